@@ -1,0 +1,1 @@
+"""The contract between the processes: Job, store, objects, queue names, settings."""

@@ -1,0 +1,1 @@
+"""Speech as numbers: waveform, mel spectrogram, mouth motion."""

@@ -1,0 +1,1 @@
+"""Engines: a video and a speech track in, a lip-synced video out."""

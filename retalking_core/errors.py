@@ -1,0 +1,116 @@
+"""Everything the library refuses or fails at, by name.
+
+Each class carries the stable public `code`; the table with status and advice stands in `jobs/errors.py` (a test holds
+the two together). Raise at the cause; the worker translates once.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RetalkingError(Exception):
+    """Base of every named error. The message is a sentence that the caller can act on; it holds no local path."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class InputError(RetalkingError):
+    """The caller's video, picture or speech can not be used. Trying again with the same file can not help."""
+
+    code = "media_unreadable"
+
+
+class EmptyFileError(InputError):
+    code = "file_empty"
+
+
+class UnsupportedContainerError(InputError):
+    """Not one of the containers in the allow-list (also: playlists, text, archives)."""
+
+    code = "container_unsupported"
+
+
+class MediaUnreadableError(InputError):
+    """The container is of a known kind, but truncated or damaged."""
+
+    code = "media_unreadable"
+
+
+class CodecUnsupportedError(InputError):
+    code = "codec_unsupported"
+
+
+class NoVideoStreamError(InputError):
+    code = "video_stream_missing"
+
+
+class NoAudioStreamError(InputError):
+    code = "audio_stream_missing"
+
+
+class AudioEmptyError(InputError):
+    """The audio stream holds no samples, or fewer than 20 ms."""
+
+    code = "audio_empty"
+
+
+class AudioInvalidError(InputError):
+    """Samples that are not finite."""
+
+    code = "audio_invalid"
+
+
+class MediaTooLongError(InputError):
+    code = "media_too_long"
+
+
+class PictureTooLargeError(InputError):
+    code = "picture_too_large"
+
+
+class TooManyStreamsError(InputError):
+    code = "streams_too_many"
+
+
+class FaceNotFoundError(InputError):
+    """No frame of the whole video shows a usable face."""
+
+    code = "face_not_found"
+
+
+class FaceMissingError(InputError):
+    """`missing_face=fail` and some frames show no usable face; `details["ranges_s"]` names them."""
+
+    code = "face_missing"
+
+
+class OptionUnsupportedError(RetalkingError):
+    """The option exists, but this engine can not honour it."""
+
+    code = "unsupported_option"
+
+
+class EngineUnavailableError(RetalkingError):
+    code = "engine_unavailable"
+
+
+class EngineFaultError(RetalkingError):
+    """The engine produced something it must never ship (NaN, constant picture, wrong size)."""
+
+    code = "engine_fault"
+
+
+class OutOfMemoryError(RetalkingError):
+    code = "out_of_memory"
+
+
+class RenderCanceled(RetalkingError):
+    """Raised by the progress hook when the caller wants no more of it; the engine stops at once and cleans up."""
+
+    code = "canceled"

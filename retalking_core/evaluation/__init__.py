@@ -1,0 +1,1 @@
+"""How good is a result: metrics with direction, range and source."""

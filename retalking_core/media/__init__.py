@@ -1,0 +1,1 @@
+"""Decode, time and encode pictures and sound (PyAV)."""

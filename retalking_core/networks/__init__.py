@@ -1,0 +1,1 @@
+"""nn.Module only, one architecture a file."""

@@ -1,0 +1,1 @@
+"""A network with its pre- and post-processing, one stage a file."""

@@ -1,0 +1,173 @@
+"""The types that carry the flow. Frozen; shapes are checked where they are born."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ColourTags:
+    """ITU-T H.273 code points as the stream states them; 2 means unspecified. full_range: 0..255 luma."""
+
+    matrix: int = 2
+    primaries: int = 2
+    transfer: int = 2
+    full_range: bool = False
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A probed picture stream, described upright (rotation applied) and cut to even width and height.
+
+    fps: the container's average rate (a still image: the rate asked for). frame_times_s: f64 [N], presentation time of
+    each source frame, ascending, first one 0. rotation_deg: clockwise turn that makes the frame upright.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    frame_times_s: NDArray[np.float64]
+    duration_s: float
+    rotation_deg: int
+    colour: ColourTags
+    is_still: bool
+    container: str
+    codec: str
+
+    def __post_init__(self) -> None:
+        if self.frame_times_s.ndim != 1 or len(self.frame_times_s) == 0:
+            raise ValueError("frame_times_s must be a non-empty vector")
+
+    @property
+    def frame_count(self) -> int:
+        return len(self.frame_times_s)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """A probed audio stream."""
+
+    duration_s: float
+    rate_hz: int
+    channels: int
+    container: str
+    codec: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One upright picture as planar YUV 4:2:0, 8 bit, in the source's own matrix and range.
+
+    y: u8 [H, W]; u, v: u8 [H/2, W/2]. index: number of the source frame. Planes may be read-only; take `copy()` before
+    writing.
+    """
+
+    index: int
+    y: NDArray[np.uint8]
+    u: NDArray[np.uint8]
+    v: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        height, width = self.y.shape
+        if height % 2 or width % 2 or self.u.shape != (height // 2, width // 2) or self.v.shape != self.u.shape:
+            raise ValueError(f"not 4:2:0 planes: {self.y.shape} {self.u.shape} {self.v.shape}")
+
+    def copy(self) -> Frame:
+        return Frame(self.index, self.y.copy(), self.u.copy(), self.v.copy())
+
+
+class FrameSource(Protocol):
+    """A video that can be read more than once. Memory does not grow with its length."""
+
+    info: VideoInfo
+
+    def frames(self) -> Iterator[Frame]:
+        """Every source frame once, in order."""
+        ...
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """The frames of these source numbers, in the order asked; numbers may repeat, jump and run backwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Speech for analysis: samples f32 [n], mono, -1..1, at rate_hz (16,000)."""
+
+    samples: NDArray[np.float32]
+    rate_hz: int = 16_000
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / self.rate_hz
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Which source frame each output frame shows.
+
+    source_index: i64 [M]. fps: output rate. duration_s: M / fps. speech_s: length of the speech inside it; the rest,
+    if any, is silence.
+    """
+
+    source_index: NDArray[np.int64]
+    fps: Fraction
+    speech_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return float(len(self.source_index) / self.fps)
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """One face through the source video.
+
+    boxes: f32 [N, 4] left, top, right, bottom px; landmarks: f32 [N, 68, 2] (x, y) px of the upright frame, iBUG order;
+    visible: bool [N]. Where visible is false, boxes and landmarks are NaN.
+    """
+
+    boxes: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        n = len(self.visible)
+        if self.boxes.shape != (n, 4) or self.landmarks.shape != (n, 68, 2):
+            raise ValueError(f"face track shapes disagree: {self.boxes.shape} {self.landmarks.shape} {n}")
+
+    @property
+    def coverage(self) -> float:
+        """Share of frames with a usable face, 0..1."""
+        return float(self.visible.mean()) if len(self.visible) else 0.0
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What a render did. Times in seconds; regions and ranges in output time.
+
+    mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
+    without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
+    checkpoints.
+    """
+
+    engine: str
+    engine_version: str
+    device: str
+    frames: int
+    fps: Fraction
+    duration_s: float
+    width: int
+    height: int
+    face_coverage: float
+    faceless_ranges_s: list[tuple[float, float]]
+    stage_times_s: dict[str, float]
+    mouth_target: NDArray[np.float32] | None = None
+    synthetic_weights: bool = False
+    notes: list[str] = field(default_factory=list)

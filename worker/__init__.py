@@ -1,0 +1,1 @@
+"""Celery workers: render queue, webhook delivery, janitor."""
