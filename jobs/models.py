@@ -1,0 +1,327 @@
+"""The shapes of a job: what is asked (JobOptions, JobSpec), what is stored (Job), what callers see (JobView)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_over(self) -> bool:
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
+
+
+WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
+DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
+Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FacePoint(_Shape):
+    """The face nearest to a point of the upright picture at a time."""
+
+    x: float = Field(ge=0, le=16384, description="Pixels from the left")
+    y: float = Field(ge=0, le=16384, description="Pixels from the top")
+    time_s: float = Field(0.0, ge=0, le=86400)
+
+
+class FaceBox(_Shape):
+    """The face inside a box of the upright picture, in pixels."""
+
+    left: float = Field(ge=0, le=16384)
+    top: float = Field(ge=0, le=16384)
+    right: float = Field(ge=0, le=16384)
+    bottom: float = Field(ge=0, le=16384)
+
+
+class Crop(_Shape):
+    """Margins to leave out when looking for the face, as fractions of the picture. The output keeps the whole frame."""
+
+    left: float = Field(0.0, ge=0, lt=1)
+    top: float = Field(0.0, ge=0, lt=1)
+    right: float = Field(0.0, ge=0, lt=1)
+    bottom: float = Field(0.0, ge=0, lt=1)
+
+
+class Pads(_Shape):
+    """Growth of the face box, in pixels."""
+
+    top: int = Field(0, ge=-500, le=500)
+    bottom: int = Field(20, ge=-500, le=500)
+    left: int = Field(0, ge=-500, le=500)
+    right: int = Field(0, ge=-500, le=500)
+
+
+class Output(_Shape):
+    """How the result is encoded."""
+
+    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
+    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
+    container: Literal["mp4", "mov", "mkv"] = "mp4"
+    fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
+
+
+class JobOptions(_Shape):
+    """What can be asked of a render."""
+
+    engine: Literal["auto", "videoretalking", "preview"] = Field(
+        "auto", description="auto: the best one the workers offer"
+    )
+    expression: Literal["neutral", "smile"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")] = (
+        Field("neutral", description="Expression template: neutral, smile, or `upload:<id>` of an uploaded image")
+    )
+    upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
+        "original", description="Emotion of eyes and brows"
+    )
+    length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
+        "bounce", description="What happens when video and speech differ in length"
+    )
+    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
+        Field("largest", description="Which face speaks")
+    )
+    missing_face: Literal["pass_through", "fail"] = Field("pass_through", description="Frames without a usable face")
+    crop: Crop = Field(default_factory=Crop)
+    pads: Pads = Field(default_factory=Pads)
+    one_shot: bool = Field(False, description="Expression from the first frame only")
+    fps: float = Field(25.0, ge=1, le=120, description="Rate of a still-image face")
+    output: Output = Field(default_factory=Output)
+    evaluate: list[Metric] | None = Field(
+        None, max_length=40, description="Metrics to compute; absent: all that can be; []: none"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class JobRequest(JobOptions):
+    """The `spec` of a submission: the options, and what is done with the job around the render."""
+
+    webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
+        None, description="http(s) address told about the job"
+    )
+    webhook_events: list[WebhookEvent] = Field(
+        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=5, description="Which events are delivered"
+    )
+    priority: int = Field(1, ge=0, le=2, description="2 is served first")
+    expires_in_s: int | None = Field(
+        None, ge=1, le=30 * 86400, description="Fail the job if it is still queued after this"
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Echoed in the job and its webhooks; at most 16 kB"
+    )
+
+
+class InputRef(_Shape):
+    """Where an input is: an object we hold, or an address the worker fetches."""
+
+    kind: Literal["object", "url"]
+    key: str | None = None
+    url: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    filename: str | None = Field(None, description="The caller's name for it: data, never a path")
+
+
+class JobSpec(_Shape):
+    """Everything that was asked, fixed at submission."""
+
+    video: InputRef
+    audio: InputRef
+    expression_image: InputRef | None = None
+    request: JobRequest
+
+
+class ErrorInfo(_Shape):
+    code: str = Field(description="Stable code, see GET /errors")
+    message: str = Field(description="What happened, in a sentence")
+    retryable: bool = False
+
+
+class ResultInfo(_Shape):
+    """The published file, as stored."""
+
+    key: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    frames: int
+
+
+class MetricResult(_Shape):
+    """One number about the result; value null comes with a reason."""
+
+    name: str
+    value: float | None
+    unit: str = ""
+    better: Literal["higher", "lower", "neutral"] = "neutral"
+    reason: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class RenderInfo(_Shape):
+    """What the engine reported, JSON-safe."""
+
+    engine: str
+    engine_version: str
+    device: str
+    face_coverage: float
+    faceless_ranges_s: list[tuple[float, float]]
+    stage_times_s: dict[str, float]
+    synthetic_weights: bool = False
+    notes: list[str] = Field(default_factory=list)
+
+
+class DeliveryAttempt(_Shape):
+    at: datetime
+    status_code: int | None = None
+    error: str | None = None
+    duration_ms: int = 0
+
+
+class Delivery(_Shape):
+    """One webhook event of a job. `id` is the webhook-id header, the same over all its attempts."""
+
+    id: str
+    job_id: str
+    event: WebhookEvent
+    state: Literal["pending", "delivered", "given_up"] = "pending"
+    created_at: datetime
+    next_attempt_at: datetime | None = None
+    attempts: list[DeliveryAttempt] = Field(default_factory=list)
+
+
+class Job(_Shape):
+    """The stored truth about a job. Changed only through JobStore's transitions."""
+
+    id: str
+    spec: JobSpec
+    status: JobStatus = JobStatus.QUEUED
+    stage: str | None = None
+    progress: float = Field(0.0, ge=0, le=1)
+    attempt: int = 0
+    max_attempts: int = 3
+    cancel_requested: bool = False
+    worker: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    delete_at: datetime | None = None
+    error: ErrorInfo | None = None
+    result: ResultInfo | None = None
+    evaluation: list[MetricResult] | None = None
+    render: RenderInfo | None = None
+
+
+# What callers see
+
+
+class ResultView(_Shape):
+    url: str = Field(description="Download link; expires")
+    expires_at: datetime | None = Field(None, description="null: the link lives as long as the job")
+    content_type: str
+    size_bytes: int
+    sha256: str
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    frames: int
+
+
+class DeliveryView(_Shape):
+    id: str
+    event: WebhookEvent
+    state: Literal["pending", "delivered", "given_up"]
+    created_at: datetime
+    next_attempt_at: datetime | None
+    attempts: list[DeliveryAttempt]
+
+
+class WebhookView(_Shape):
+    url: str
+    events: list[WebhookEvent]
+    deliveries: list[DeliveryView]
+
+
+class JobView(_Shape):
+    """A job as callers see it: the body of `GET /jobs/{id}` and the `data` of every webhook."""
+
+    id: str
+    status: JobStatus
+    stage: str | None = Field(description="Running stage: fetch, analyse, synthesise, evaluate, publish")
+    progress: float = Field(description="0..1")
+    queue_position: int | None = Field(description="1 is next; null when not queued")
+    eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")
+    engine_requested: str
+    engine: str | None = Field(description="The engine that ran; `preview` results are previews, not the neural method")
+    device: str | None
+    attempts: int
+    max_attempts: int
+    cancel_requested: bool
+    options: JobOptions
+    priority: int
+    metadata: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    delete_at: datetime | None
+    error: ErrorInfo | None
+    result: ResultView | None
+    render: RenderInfo | None
+    evaluation: list[MetricResult] | None
+    webhook: WebhookView | None
+
+
+class JobEvent(_Shape):
+    """One line of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
+
+    id: str
+    event: Literal[
+        "job.queued", "job.started", "job.progress", "job.requeued", "job.succeeded", "job.failed", "job.canceled"
+    ]
+    at: datetime
+    status: JobStatus
+    stage: str | None = None
+    progress: float = 0.0
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class EngineInfo(_Shape):
+    """An engine as a worker offers it."""
+
+    name: str
+    version: str
+    device: str
+    description: str
+    unsupported_options: dict[str, list[str]] = Field(
+        description="Option -> values it refuses; []: any but the default"
+    )
+    synthetic_weights: bool = False
+
+
+class WorkerInfo(_Shape):
+    """A live render worker."""
+
+    id: str
+    engines: list[EngineInfo]
+    metrics: list[str] = Field(default_factory=list, description="Metrics this worker can compute")
+    versions: dict[str, str] = Field(default_factory=dict)
+    started_at: datetime
+    busy_with: str | None = Field(None, description="Job id in work")

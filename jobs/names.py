@@ -1,0 +1,32 @@
+"""Names that more than one process must agree on: queues, tasks, object keys. Keys come from job ids, never from users."""
+
+from __future__ import annotations
+
+RENDER_QUEUE = "retalking.render"
+WEBHOOK_QUEUE = "retalking.webhooks"
+RENDER_TASK = "retalking.render_job"
+DELIVER_TASK = "retalking.deliver_webhook"
+
+# Celery's Redis transport serves 0 first and keeps one list a step; job priority 2 is the most urgent.
+PRIORITY_STEPS = [0, 3, 6]
+BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
+
+
+def upload_key(upload_id: str) -> str:
+    """An input that arrived before its job (`POST /uploads`)."""
+    return f"uploads/{upload_id}"
+
+
+def job_prefix(job_id: str) -> str:
+    """Everything a job owns lies under this prefix; deleting the prefix deletes the job's files."""
+    return f"jobs/{job_id}/"
+
+
+def input_key(job_id: str, part: str) -> str:
+    """part: `video`, `audio` or `expression`."""
+    return f"{job_prefix(job_id)}input/{part}"
+
+
+def result_key(job_id: str, attempt: int, container: str) -> str:
+    """One key an attempt, so that a late writer that lost its lease never touches the published file."""
+    return f"{job_prefix(job_id)}result/attempt-{attempt}.{container}"

@@ -1,0 +1,77 @@
+"""The contract of the object store: bytes under keys. Two implementations (local folder, S3), one suite of tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+
+class ObjectNotFoundError(LookupError):
+    """No object under this key."""
+
+
+class ObjectStoreError(Exception):
+    """The store can not be reached, refused, or broke off. Passing faults were already retried."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    size_bytes: int
+    content_type: str
+
+
+class ObjectWriter(Protocol):
+    """Streams one object in constant memory. Nothing is visible under the key before commit(); leaving the `with`
+    block without commit() leaves no trace."""
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def commit(self) -> ObjectInfo: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class ObjectStore(Protocol):
+    def writer(self, key: str, content_type: str = "application/octet-stream") -> ObjectWriter: ...
+
+    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo: ...
+
+    def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
+        """Write the object to `path`, whole or not at all. Raises ObjectNotFoundError, ObjectStoreError."""
+        ...
+
+    def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
+        """Bytes start..end (end exclusive, None: to the end) in chunks."""
+        ...
+
+    def info(self, key: str) -> ObjectInfo:
+        """Raises ObjectNotFoundError."""
+        ...
+
+    def copy(self, source: str, target: str) -> ObjectInfo: ...
+
+    def delete(self, key: str) -> None:
+        """Deleting what is not there is not an error."""
+        ...
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Number of objects deleted."""
+        ...
+
+    def list_keys(self, prefix: str) -> Iterator[str]: ...
+
+    def presign_get(self, key: str, expires_s: int, download_name: str) -> str | None:
+        """A link that serves the object without us; None when this store has none (the API then streams it)."""
+        ...
+
+    def presign_put(self, key: str, expires_s: int) -> str | None:
+        """A link that takes a PUT; None when this store has none (the API then offers a signed one of its own)."""
+        ...
+
+    def check(self) -> None:
+        """Raises ObjectStoreError when objects could not be written now (for /readyz)."""
+        ...

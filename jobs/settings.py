@@ -1,0 +1,79 @@
+"""Configuration, read once from the environment (prefix RETALKING_) in each process's entry file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """All processes share this one table; docs/configuration.md is generated from it.
+
+    Durations in seconds, sizes in bytes.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RETALKING_", env_file=".env", extra="ignore", frozen=True)
+
+    # Where things are
+    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis: broker, job store, events")
+    data_dir: Path = Field(Path("data"), description="Files of the embedded services and of the local object store")
+    public_url: str = Field("http://127.0.0.1:8000", description="How callers reach the API; links are built on it")
+    link_secret: SecretStr = Field(
+        SecretStr(""), description="Signs local upload links; empty: one is made and kept in data_dir"
+    )
+
+    # S3 (all empty: objects are files under data_dir/objects)
+    s3_bucket: str = Field("", description="Bucket; setting it switches from the local folder to S3")
+    s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")
+    s3_public_endpoint: str = Field(
+        "", description="Endpoint put into presigned links, where callers see another address"
+    )
+    s3_region: str = Field("us-east-1", description="Region used in signatures")
+    s3_access_key_id: SecretStr = Field(SecretStr(""), description="Empty: the standard AWS credential chain")
+    s3_secret_access_key: SecretStr = Field(SecretStr(""), description="Secret of the access key")
+    link_ttl_s: int = Field(3600, ge=60, le=7 * 86400, description="How long a presigned link lives")
+
+    # Limits on input
+    max_upload_bytes: int = Field(2 * 1024**3, ge=1024, description="Largest single input file")
+    max_json_bytes: int = Field(1024**2, ge=1024, description="Largest JSON body and largest form field")
+    max_video_s: float = Field(600.0, gt=0, description="Longest input video")
+    max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
+
+    # Jobs
+    lease_s: float = Field(30.0, gt=1, description="A worker that is silent this long loses its job")
+    stall_s: float = Field(300.0, gt=1, description="A render without progress this long is given up by its worker")
+    render_limit_s: float = Field(3600.0, gt=1, description="Hard limit of one attempt")
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a job fails as worker_lost")
+    retention_s: int = Field(7 * 86400, ge=60, description="Finished jobs and their files are deleted after this")
+    upload_ttl_s: int = Field(86400, ge=60, description="Uploads that no job took are deleted after this")
+    idempotency_ttl_s: int = Field(86400, ge=60, description="How long an Idempotency-Key is remembered")
+    janitor_interval_s: float = Field(2.0, gt=0.05, description="Pause between two rounds of the janitor")
+    worker_ttl_s: float = Field(30.0, gt=1, description="A worker that has not reported this long counts as gone")
+
+    # Webhooks
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Signing secret (whsec_...); empty: one is made and kept in data_dir"
+    )
+    webhook_max_attempts: int = Field(8, ge=1, le=20, description="Deliveries tried before an event is given up")
+    webhook_backoff_s: float = Field(
+        5.0, gt=0, description="First pause; doubles, jittered, up to webhook_backoff_cap_s"
+    )
+    webhook_backoff_cap_s: float = Field(3600.0, gt=0, description="Longest pause between two deliveries")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="Time a receiver has to answer")
+    allow_private_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Host names, addresses or CIDR ranges, comma separated, that links and webhooks may reach although private",
+    )
+
+    # Worker
+    engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview or videoretalking")
+    models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
+
+    @field_validator("allow_private_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

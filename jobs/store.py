@@ -1,0 +1,224 @@
+"""The contract of the job store. One real implementation (`redis_store.RedisJobStore`), one suite of tests.
+
+Every transition is atomic and fenced: a worker acts through the `Lease` it was given, and one whose lease was taken over
+gets `LeaseLostError` instead of an effect. Times are those of the store's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from jobs.models import (
+    Delivery,
+    DeliveryAttempt,
+    ErrorInfo,
+    Job,
+    JobEvent,
+    JobSpec,
+    JobStatus,
+    MetricResult,
+    RenderInfo,
+    ResultInfo,
+    WorkerInfo,
+)
+
+
+class JobNotFoundError(LookupError):
+    """No job, or no delivery, with this id."""
+
+
+class LeaseLostError(Exception):
+    """The job is over, or another worker holds it now. Stop, and publish nothing."""
+
+
+class IdempotencyConflictError(Exception):
+    """The key was used for another request."""
+
+
+class IdempotencyInProgressError(Exception):
+    """A request with this key is still being received."""
+
+
+class WrongStateError(Exception):
+    """The job is in a state that does not allow this (delete while live, redeliver with nothing to deliver)."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job. fence: grows with every claim of the job; the store accepts only the newest."""
+
+    job_id: str
+    worker_id: str
+    fence: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """jobs: newest first. next_cursor: pass it to get the following page; None at the end."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class JobStore(Protocol):
+    # Submission. Idempotency: reserve(key, fingerprint) before the body is read, create() binds it, abandon() frees it.
+    def reserve_idempotency(self, key: str, fingerprint: str | None, hold_s: float) -> Job | None:
+        """Hold a key while its request is received. Returns the job it already made (body still to be compared by
+        `check_fingerprint`), None when the key is now held by this caller.
+
+        Raises IdempotencyInProgressError, IdempotencyConflictError (fingerprint given and different).
+        """
+        ...
+
+    def idempotency_fingerprint(self, key: str) -> str | None: ...
+
+    def abandon_idempotency(self, key: str) -> None: ...
+
+    def create(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        max_attempts: int,
+        idempotency_key: str | None = None,
+        fingerprint: str | None = None,
+        idempotency_ttl_s: int = 86400,
+    ) -> Job:
+        """Store a queued job, in the waiting line, in the outbox (message not yet sent), with its deadline, atomically."""
+        ...
+
+    def mark_message_sent(self, job_id: str) -> None:
+        """The broker took the job's message: leave the outbox."""
+        ...
+
+    # Reading
+    def get(self, job_id: str) -> Job:
+        """Raises JobNotFoundError."""
+        ...
+
+    def list_jobs(self, *, status: JobStatus | None, cursor: str | None, limit: int) -> JobPage: ...
+
+    def queue_position(self, job_id: str) -> int | None:
+        """1 is next. O(log n)."""
+        ...
+
+    def queue_depths(self) -> dict[int, int]:
+        """Waiting jobs by priority."""
+        ...
+
+    def mean_run_s(self) -> float | None:
+        """Smoothed duration of recent successful runs, for ETAs; None when there was none yet."""
+        ...
+
+    def events(self, job_id: str, *, after: str | None, block_ms: int = 0) -> list[JobEvent]:
+        """History after an event id (None: from the start); waits up to block_ms for a first one (0: does not wait)."""
+        ...
+
+    # A worker's way through a job
+    def claim(self, job_id: str, worker_id: str, lease_s: float) -> Lease | None:
+        """Take a queued job. None: over, deleted, canceled, past its deadline (then failed here), or leased."""
+        ...
+
+    def report(self, lease: Lease, *, stage: str, progress: float, lease_s: float) -> bool:
+        """Renew the lease and tell progress (never falling). True: the caller wants the job canceled."""
+        ...
+
+    def renew(self, lease: Lease, lease_s: float) -> bool:
+        """Renew without news. True as in report()."""
+        ...
+
+    def succeed(
+        self,
+        lease: Lease,
+        *,
+        result: ResultInfo,
+        render: RenderInfo,
+        evaluation: Sequence[MetricResult],
+        retention_s: int,
+    ) -> Job:
+        """running -> succeeded. A cancel asked for before this moment wins: raises WrongStateError, then cancel()."""
+        ...
+
+    def fail(self, lease: Lease, error: ErrorInfo, *, retention_s: int) -> Job: ...
+
+    def cancel(self, lease: Lease, *, retention_s: int) -> Job:
+        """The worker stopped because of cancel_requested."""
+        ...
+
+    def release(self, lease: Lease, *, count_attempt: bool) -> Job:
+        """Hand the job back to the line (shutdown, or a passing fault). Over max_attempts: failed as worker_lost."""
+        ...
+
+    # What callers ask
+    def request_cancel(self, job_id: str, *, retention_s: int) -> Job:
+        """queued -> canceled at once; running -> flag for the worker; over -> unchanged."""
+        ...
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that is over, with its events and deliveries. Raises WrongStateError while it is live."""
+        ...
+
+    # The janitor's rounds
+    def unsent(self, older_than_s: float, limit: int = 100) -> list[Job]:
+        """Jobs in the outbox that long."""
+        ...
+
+    def requeue_lost(self, limit: int = 100) -> list[Job]:
+        """Running jobs whose lease ran out: back to the line and outbox, or failed as worker_lost. Returns them."""
+        ...
+
+    def fail_past_deadline(self, retention_s: int, limit: int = 100) -> list[Job]: ...
+
+    def due_for_deletion(self, limit: int = 100) -> list[str]:
+        """Ids of jobs past delete_at; the caller removes their files, then delete()s them."""
+        ...
+
+    # Webhooks. A transition whose event the job subscribed to creates the delivery in the same atomic step.
+    def deliveries(self, job_id: str) -> list[Delivery]: ...
+
+    def due_deliveries(self, limit: int = 100) -> list[str]:
+        """Delivery ids whose time has come and that nobody holds."""
+        ...
+
+    def claim_delivery(self, delivery_id: str, hold_s: float) -> Delivery | None: ...
+
+    def record_attempt(
+        self, delivery_id: str, attempt: DeliveryAttempt, *, state: str, retry_in_s: float | None
+    ) -> Delivery:
+        """Append to the log; state `pending` with retry_in_s, `delivered` or `given_up`."""
+        ...
+
+    def redeliver(self, job_id: str) -> list[Delivery]:
+        """Make the job's latest terminal delivery (or any given up) due again, same id. Raises WrongStateError if none."""
+        ...
+
+    # Uploads and workers
+    def add_upload(self, upload_id: str, expires_at: datetime) -> None: ...
+
+    def upload_exists(self, upload_id: str) -> bool: ...
+
+    def take_upload(self, upload_id: str) -> None:
+        """A job uses it now: it lives as long as that job; forget its expiry."""
+        ...
+
+    def expired_uploads(self, limit: int = 100) -> list[str]: ...
+
+    def drop_upload(self, upload_id: str) -> None: ...
+
+    def report_worker(self, worker: WorkerInfo, ttl_s: float) -> None: ...
+
+    def forget_worker(self, worker_id: str) -> None: ...
+
+    def workers(self) -> list[WorkerInfo]: ...
+
+    def acquire_lock(self, name: str, owner: str, ttl_s: float) -> bool:
+        """A named lock with an owner, re-entrant for the same owner (the janitor's round)."""
+        ...
+
+    def ping(self) -> None:
+        """Raises when the store can not be reached."""
+        ...
