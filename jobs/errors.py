@@ -79,13 +79,6 @@ _TABLE = [
         "Use a fresh key for a different request.",
     ),
     ErrorCode(
-        "idempotency_in_progress",
-        409,
-        "A request with this Idempotency-Key is still being received",
-        "Try again in a few seconds with the same key.",
-        True,
-    ),
-    ErrorCode(
         "job_not_found", 404, "No such job", "Check the id; finished jobs are deleted after their retention time."
     ),
     ErrorCode(

@@ -1,7 +1,7 @@
 """The contract of the job store. One real implementation (`redis_store.RedisJobStore`), one suite of tests.
 
-Every transition is atomic and fenced: a worker acts through the `Lease` it was given, and one whose lease was taken over
-gets `LeaseLostError` instead of an effect. Times are those of the store's own clock.
+Every transition is atomic and fenced: a worker acts through the `Lease` it was given, and one whose lease was taken
+over gets `LeaseLostError` instead of an effect. Times are those of the store's own clock.
 """
 
 from __future__ import annotations
@@ -38,10 +38,6 @@ class IdempotencyConflictError(Exception):
     """The key was used for another request."""
 
 
-class IdempotencyInProgressError(Exception):
-    """A request with this key is still being received."""
-
-
 class WrongStateError(Exception):
     """The job is in a state that does not allow this (delete while live, redeliver with nothing to deliver)."""
 
@@ -57,6 +53,23 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class IdempotencyKey:
+    """fingerprint: hash of everything that was asked, files included."""
+
+    key: str
+    fingerprint: str
+    ttl_s: int
+
+
+@dataclass(frozen=True)
+class Created:
+    """is_new: false when an idempotency key led to the job that was there."""
+
+    job: Job
+    is_new: bool
+
+
+@dataclass(frozen=True)
 class JobPage:
     """jobs: newest first. next_cursor: pass it to get the following page; None at the end."""
 
@@ -65,30 +78,20 @@ class JobPage:
 
 
 class JobStore(Protocol):
-    # Submission. Idempotency: reserve(key, fingerprint) before the body is read, create() binds it, abandon() frees it.
-    def reserve_idempotency(self, key: str, fingerprint: str | None, hold_s: float) -> Job | None:
-        """Hold a key while its request is received. Returns the job it already made (body still to be compared by
-        `check_fingerprint`), None when the key is now held by this caller.
-
-        Raises IdempotencyInProgressError, IdempotencyConflictError (fingerprint given and different).
-        """
-        ...
-
-    def idempotency_fingerprint(self, key: str) -> str | None: ...
-
-    def abandon_idempotency(self, key: str) -> None: ...
-
+    # Submission
     def create(
         self,
         job_id: str,
         spec: JobSpec,
         *,
         max_attempts: int,
-        idempotency_key: str | None = None,
-        fingerprint: str | None = None,
-        idempotency_ttl_s: int = 86400,
-    ) -> Job:
-        """Store a queued job, in the waiting line, in the outbox (message not yet sent), with its deadline, atomically."""
+        idempotency: IdempotencyKey | None = None,
+    ) -> Created:
+        """Store a queued job: in the waiting line, in the outbox (message not yet sent), with its deadline, atomically.
+
+        With a key that already made a job: that job, unchanged, when the fingerprints agree; else
+        IdempotencyConflictError. The body was received by then, so no reservation is needed.
+        """
         ...
 
     def mark_message_sent(self, job_id: str) -> None:
@@ -193,7 +196,10 @@ class JobStore(Protocol):
         ...
 
     def redeliver(self, job_id: str) -> list[Delivery]:
-        """Make the job's latest terminal delivery (or any given up) due again, same id. Raises WrongStateError if none."""
+        """Make the job's latest terminal delivery, and any given up, due again under the same ids.
+
+        Raises WrongStateError when there is none.
+        """
         ...
 
     # Uploads and workers

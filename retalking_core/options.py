@@ -29,7 +29,9 @@ class FaceInBox:
     bottom_px: float
 
 
-FaceChoice = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FaceAtPoint | FaceInBox
+FaceChoice = (
+    Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FaceAtPoint | FaceInBox
+)
 
 
 @dataclass(frozen=True)
