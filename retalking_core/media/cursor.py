@@ -1,0 +1,163 @@
+"""A decoder that can be asked for any picture by number: forward by decoding, elsewhere by the nearest key picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from retalking_core.errors import MediaUnreadableError, NoVideoStreamError
+from retalking_core.media.container import MediaFile, open_container
+from retalking_core.media.faults import reading
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.packets import PacketTable
+from retalking_core.media.planes import PlaneConverter
+from retalking_core.types import Frame
+
+
+def video_stream(media: MediaFile) -> VideoStream:
+    """The first moving-picture stream; cover art of a song is none. Raises NoVideoStreamError."""
+    for stream in media.container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise NoVideoStreamError("The file holds no video; send a video or a picture of a face.")
+
+
+class PictureDecoder:
+    """Decoded pictures of one stream in order, damaged packets skipped. `seek` restarts at a key picture."""
+
+    def __init__(self, media: MediaFile, limits: MediaLimits) -> None:
+        self._container = media.container
+        self._stream = video_stream(media)
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.options = {"max_pixels": str(limits.max_picture_px)}
+
+    def seek(self, stamp: int) -> None:
+        with reading("video"):
+            self._container.seek(stamp, stream=self._stream, backward=True)
+
+    def pictures(self) -> Iterator[VideoFrame]:
+        """Ends with the stream. A packet that does not decode is passed over: its picture is missing from the run."""
+        with reading("video"):
+            for packet in self._container.demux(self._stream):
+                try:
+                    decoded = packet.decode()
+                except (av.error.InvalidDataError, av.error.EOFError):
+                    continue
+                for picture in decoded:
+                    if not picture.is_corrupt:
+                        yield picture
+
+
+class FrameCursor(AbstractContextManager["FrameCursor"]):
+    """Frames by number from one open decoder. `damaged` collects the numbers that did not decode."""
+
+    # Below this distance decoding on is cheaper than a seek, which throws away the decoder's threads' work.
+    _NEAR_FRAMES = 24
+
+    def __init__(
+        self, path: Path, limits: MediaLimits, table: PacketTable, converter: PlaneConverter, damaged: set[int]
+    ) -> None:
+        self._table = table
+        self._converter = converter
+        self._damaged = damaged
+        self._path, self._limits = path, limits
+        self._media = open_container(path, limits)
+        self._decoder = PictureDecoder(self._media, limits)
+        self._pictures = self._decoder.pictures()
+        self._position = -1  # number of the picture decoded last
+        self._ahead: tuple[int, VideoFrame] | None = None  # decoded, but later than what was asked for
+        self._last: Frame | None = None  # last good frame given out
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._media.close()
+
+    def read(self, index: int) -> Frame:
+        """The frame of this number; where it is damaged, the last good one before it under this number."""
+        if self._last is not None and self._last.index == index:
+            return self._last
+        if (
+            index <= self._position and not (self._ahead and self._last and self._last.index < index)
+        ) or self._jump_pays(index):
+            self._jump(index)
+        self._last = self._advance(index)
+        return self._last
+
+    def _advance(self, index: int) -> Frame:
+        """Decode up to `index` from where the decoder stands, at or before it."""
+        good: VideoFrame | None = None
+        while self._ahead is None or self._ahead[0] < index:
+            if self._ahead is not None:
+                good = self._ahead[1]
+            self._ahead = self._next_picture()
+            if self._ahead is None:
+                break
+        if self._ahead is not None and self._ahead[0] == index:
+            picture, self._ahead = self._ahead[1], None
+            return self._converter.to_frame(picture, index)
+        self._damaged.add(index)
+        if good is not None:
+            return self._converter.to_frame(good, index)
+        if self._last is not None and self._last.index < index:
+            return replace(self._last, index=index)
+        if self._ahead is not None:  # damaged from the first picture on: the first good one stands in
+            return self._converter.to_frame(self._ahead[1], index)
+        raise MediaUnreadableError("The video does not decode; re-export it and upload it again.")
+
+    def _next_picture(self) -> tuple[int, VideoFrame] | None:
+        for picture in self._pictures:
+            number = self._number(picture)
+            if number is not None:
+                self._position = number
+                return number, picture
+        return None
+
+    def _number(self, picture: VideoFrame) -> int | None:
+        """Number of a decoded picture by its stamp; None for one outside the edit list."""
+        following = self._position + 1
+        shown = self._table.shown
+        if not self._table.stamped or picture.pts is None:
+            return following if following < len(shown) else None
+        number = int(np.searchsorted(shown, picture.pts, side="left"))
+        if number < len(shown) and shown[number] == picture.pts:
+            return max(number, following) if number == self._position else number
+        return following if 0 < number <= following < len(shown) else None
+
+    def _jump_pays(self, index: int) -> bool:
+        if not self._table.stamped or index - self._position <= self._NEAR_FRAMES:
+            return False
+        key = int(np.searchsorted(self._table.key_shown, self._table.shown[index], side="right")) - 1
+        return key >= 0 and self._table.key_shown[key] > self._table.shown[self._position + 1]
+
+    def _jump(self, index: int) -> None:
+        """Stand before `index`: at its key picture, or an earlier one when the container lands too late."""
+        keys = np.searchsorted(self._table.key_shown, self._table.shown[index], side="right")
+        for key in range(int(keys) - 1, max(int(keys) - 4, -1), -1) if self._table.stamped else ():
+            self._restart(int(self._table.key_seek[key]))
+            self._ahead = self._next_picture()
+            if self._ahead is not None and self._ahead[0] <= index:
+                return
+        self._reopen()
+
+    def _restart(self, stamp: int) -> None:
+        self._pictures.close()
+        self._decoder.seek(stamp)
+        self._pictures = self._decoder.pictures()
+        self._position, self._ahead, self._last = -1, None, None
+
+    def _reopen(self) -> None:
+        """From the very start: some containers have no usable index."""
+        self._media.close()
+        self._media = open_container(self._path, self._limits)
+        self._decoder = PictureDecoder(self._media, self._limits)
+        self._pictures = self._decoder.pictures()
+        self._position, self._ahead, self._last = -1, None, None

@@ -1,0 +1,37 @@
+"""Translation of decoder and demuxer failures into the library's named errors, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+
+from retalking_core.errors import CodecUnsupportedError, InputError, MediaUnreadableError
+
+_UNSUPPORTED = (
+    av.error.DecoderNotFoundError,
+    av.error.PatchWelcomeError,
+    av.error.NotImplementedError,
+    av.error.BSFNotFoundError,
+)
+
+
+def input_error(error: Exception, kind: str) -> InputError:
+    """The named error for a failed read of the caller's `kind` ("video", "picture", "speech file")."""
+    if isinstance(error, _UNSUPPORTED):
+        return CodecUnsupportedError(
+            f"The {kind} uses a codec or a codec feature that can not be decoded here; convert it to H.264 and AAC."
+        )
+    return MediaUnreadableError(
+        f"The {kind} is damaged or incomplete and can not be read; upload the whole file again or re-export it."
+    )
+
+
+@contextmanager
+def reading(kind: str) -> Iterator[None]:
+    """Every FFmpeg failure inside the block leaves it as an `InputError`."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise input_error(error, kind) from error

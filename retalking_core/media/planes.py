@@ -1,0 +1,176 @@
+"""A decoded picture of any pixel format as upright, square-pixel, 8-bit 4:2:0 planes in its own matrix and range."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from retalking_core.media.colour import HD_HEIGHT_PX, resolve_matrix
+from retalking_core.types import ColourTags, Frame
+
+_EXACT_FORMATS = frozenset({"yuv420p", "yuvj420p"})
+_FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
+_BICUBIC = "BICUBIC"
+# swscale's own numbers for the matrices (SWS_CS_*); it knows no others.
+_SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+# A pixel shape beyond this is a broken header, not a film format (the widest in use, PAL 16:9, is 1.46).
+_MAX_PIXEL_ASPECT = 4
+
+
+@dataclass(frozen=True)
+class PictureGeometry:
+    """stored_*: size to scale the decoded picture to (square pixels); turn: (a, b, c, d) of the display matrix, -1..1.
+
+    width, height: of the upright, even result.
+    """
+
+    stored_width: int
+    stored_height: int
+    turn: tuple[int, int, int, int]
+
+    @property
+    def is_sideways(self) -> bool:
+        return self.turn[0] == 0
+
+    @property
+    def width(self) -> int:
+        return (self.stored_height if self.is_sideways else self.stored_width) & ~1
+
+    @property
+    def height(self) -> int:
+        return (self.stored_width if self.is_sideways else self.stored_height) & ~1
+
+    @property
+    def rotation_deg(self) -> int:
+        """Clockwise, 0..270."""
+        return round(math.degrees(math.atan2(self.turn[1], self.turn[0]))) % 360
+
+
+def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None) -> PictureGeometry:
+    """How to bring pictures like this one upright. pixel_aspect: width of a pixel over its height."""
+    width, height = picture.width, picture.height
+    aspect = pixel_aspect or Fraction(1)
+    if 1 < aspect <= _MAX_PIXEL_ASPECT:
+        width = round(width * aspect)
+    elif Fraction(1, _MAX_PIXEL_ASPECT) <= aspect < 1:
+        height = round(height / aspect)
+    return PictureGeometry(width, height, _display_turn(picture))
+
+
+def picture_colour(picture: VideoFrame, stored_full: bool) -> ColourTags:
+    """The colour tags of the planes that `to_frame` makes. stored_full: untagged grey means 0..255 (picture files).
+
+    RGB and palette pictures have no YUV matrix: they get BT.601 below 720 rows, BT.709 from there on, limited range,
+    sRGB primaries and transfer.
+    """
+    if _is_rgb(picture):
+        return ColourTags(
+            matrix=6 if picture.height < HD_HEIGHT_PX else 1,
+            primaries=picture.color_primaries if picture.color_primaries != 2 else 1,
+            transfer=picture.color_trc if picture.color_trc != 2 else 13,
+            full_range=False,
+        )
+    name = picture.format.name
+    untagged_full = name.startswith("yuvj") or (stored_full and name.startswith(("gray", "ya")))
+    return ColourTags(
+        matrix=int(picture.colorspace) or 2,
+        primaries=int(picture.color_primaries),
+        transfer=int(picture.color_trc),
+        full_range=picture.color_range == _FULL or (picture.color_range != _LIMITED and untagged_full),
+    )
+
+
+class PlaneConverter:
+    """Turns decoded pictures of one stream into `Frame`s. Keeps swscale's tables between pictures."""
+
+    def __init__(self, geometry: PictureGeometry, colour: ColourTags) -> None:
+        self._geometry = geometry
+        self._colour = colour
+        self._reformatter = VideoReformatter()
+
+    def to_frame(self, picture: VideoFrame, index: int) -> Frame:
+        """Planes are views of the decoder's own bytes (read-only) when the picture already is 8-bit 4:2:0."""
+        geometry = self._geometry
+        size = (geometry.stored_width, geometry.stored_height)
+        has_alpha = any(part.is_alpha for part in picture.format.components)
+        if has_alpha or picture.format.name not in _EXACT_FORMATS or (picture.width, picture.height) != size:
+            picture = self._converted(picture, "yuva420p" if has_alpha else "yuv420p")
+        planes = [_plane(picture, number) for number in range(3)]
+        if has_alpha:
+            planes = self._over_black(planes, _plane(picture, 3))
+        width, height = size[0] & ~1, size[1] & ~1
+        cut = (planes[0][:height, :width], *(plane[: height // 2, : width // 2] for plane in planes[1:]))
+        upright = [_turned(plane, geometry.turn) for plane in cut]
+        for plane in upright:
+            plane.flags.writeable = False
+        return Frame(index, *upright)
+
+    def _converted(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
+        matrix = _SWS_MATRIX[resolve_matrix(self._colour, picture.height)]
+        wanted_range = _FULL if self._colour.full_range else _LIMITED
+        return self._reformatter.reformat(
+            picture,
+            self._geometry.stored_width,
+            self._geometry.stored_height,
+            pixel_format,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            interpolation=_BICUBIC,
+            src_color_range=_FULL if _is_rgb(picture) else wanted_range,
+            dst_color_range=wanted_range,
+        )
+
+    def _over_black(self, planes: list[NDArray[np.uint8]], alpha: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """What lies under transparent pixels is arbitrary; a player shows black there, and so do we."""
+        opacity = alpha.astype(np.float32) / 255
+        height, width = (side & ~1 for side in alpha.shape)
+        blocks = opacity[:height, :width].reshape(height // 2, 2, width // 2, 2)
+        half = np.pad(
+            blocks.mean(axis=(1, 3)),
+            ((0, planes[1].shape[0] - height // 2), (0, planes[1].shape[1] - width // 2)),
+            mode="edge",
+        )
+        blacks = (0.0 if self._colour.full_range else 16.0, 128.0, 128.0)
+        weights = (opacity, half, half)
+        return [
+            np.rint(black + (plane - black) * weight).astype(np.uint8)
+            for plane, black, weight in zip(planes, blacks, weights, strict=True)
+        ]
+
+
+def _is_rgb(picture: VideoFrame) -> bool:
+    return picture.format.is_rgb or picture.format.has_palette or picture.format.name.startswith("mono")
+
+
+def _plane(picture: VideoFrame, number: int) -> NDArray[np.uint8]:
+    plane = picture.planes[number]
+    rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
+    return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def _display_turn(picture: VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d), the nearest of the eight upright orientations: x' = a x + c y, y' = b x + d y, y downwards."""
+    data = picture.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64)
+    if max(abs(a), abs(b)) == 0 or max(abs(c), abs(d)) == 0:
+        return 1, 0, 0, 1
+    if abs(a) >= abs(b):
+        return int(np.sign(a)), 0, 0, int(np.sign(d)) or int(np.sign(a))
+    return 0, int(np.sign(b)), int(np.sign(c)) or -int(np.sign(b)), 0
+
+
+def _turned(plane: NDArray[np.uint8], turn: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    a, b, c, d = turn
+    if turn == (1, 0, 0, 1):
+        return plane.view()
+    if a == 0:
+        return np.ascontiguousarray(plane.T[::b, ::c])
+    return np.ascontiguousarray(plane[::d, ::a])

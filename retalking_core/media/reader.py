@@ -1,0 +1,201 @@
+"""The caller's video or picture as a `FrameSource`: upright 4:2:0 frames that can be read again, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from retalking_core.errors import MediaTooLongError, MediaUnreadableError
+from retalking_core.media.container import MediaFile, check_picture_size, open_container
+from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_stream
+from retalking_core.media.faults import reading
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.packets import PacketTable, scan_packets, too_long
+from retalking_core.media.planes import PictureGeometry, PlaneConverter, picture_colour, picture_geometry
+from retalking_core.media.timeline import exact_rate
+from retalking_core.types import ColourTags, Frame, FrameSource, VideoInfo
+
+_MIN_HELD_FRAMES = 4
+_SMALLEST_SIDE_PX = 16  # what x264 and every face detector still take
+
+
+def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> FrameSource:
+    """Open a video, or a picture as a video of one frame at `still_fps`.
+
+    Everything but the first picture stays undecoded. Raises an InputError: file_empty, container_unsupported,
+    media_unreadable, codec_unsupported, video_stream_missing, media_too_long, picture_too_large, streams_too_many.
+    """
+    with open_container(path, limits) as media:
+        stream = video_stream(media)
+        check_picture_size(stream.codec_context.width, stream.codec_context.height, limits)
+        if media.kind.is_picture:
+            return _open_still(media, limits, still_fps)
+        table = _scan(media, limits)
+        kind, codec = media.kind.name, stream.codec_context.name
+        rate = _average_rate(stream.average_rate, table, limits)
+    with open_container(path, limits) as media:
+        geometry, colour = _first_picture(media, limits, stored_full=False)[1:]
+    info = VideoInfo(
+        width=geometry.width,
+        height=geometry.height,
+        fps=rate,
+        frame_times_s=table.times_s,
+        duration_s=float(table.duration_ticks * table.time_base),
+        rotation_deg=geometry.rotation_deg,
+        colour=colour,
+        is_still=False,
+        container=kind,
+        codec=codec,
+    )
+    return VideoReader(path, limits, info, table, PlaneConverter(geometry, colour))
+
+
+class VideoReader:
+    """A video file. Memory: the decoder's own pictures, plus at most `max_held_bytes` when run backwards.
+
+    damaged: numbers of the frames that did not decode so far and were given as a repeat of the one before.
+    """
+
+    def __init__(
+        self, path: Path, limits: MediaLimits, info: VideoInfo, table: PacketTable, converter: PlaneConverter
+    ) -> None:
+        self.info = info
+        self.damaged: set[int] = set()
+        self._path, self._limits, self._table, self._converter = path, limits, table, converter
+        frame_bytes = info.width * info.height * 3 // 2
+        self._held_frames = max(_MIN_HELD_FRAMES, limits.max_held_bytes // frame_bytes)
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame once, in order. Raises MediaUnreadableError when fewer than half of them decode."""
+        return self.frames_at(range(self.info.frame_count))
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """The frames of these numbers in the order asked. Raises IndexError for a number outside the video.
+
+        A long forward run is decoded as it is asked for. Anything else (backwards, to and fro) is cut into blocks of
+        as many different frames as may be held; a block is decoded forward once and given out in the order asked.
+        """
+        wanted = np.asarray(indices, np.int64)
+        if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.info.frame_count):
+            raise IndexError(f"frame numbers must be 0..{self.info.frame_count - 1}")
+        with FrameCursor(self._path, self._limits, self._table, self._converter, self.damaged) as cursor:
+            for block, is_forward in _blocks(wanted, self._held_frames):
+                if is_forward:
+                    for index in block:
+                        yield self._checked(cursor.read(int(index)))
+                else:
+                    held = {int(index): self._checked(cursor.read(int(index))) for index in np.unique(block)}
+                    yield from (held[int(index)] for index in block)
+
+    def _checked(self, frame: Frame) -> Frame:
+        if 2 * len(self.damaged) > self.info.frame_count:
+            raise MediaUnreadableError(
+                f"More than half of the {self.info.frame_count} pictures of the video do not decode; re-export it."
+            )
+        return frame
+
+
+class StillReader:
+    """A picture as a video of one frame."""
+
+    def __init__(self, info: VideoInfo, frame: Frame) -> None:
+        self.info = info
+        self._frame = frame
+
+    def frames(self) -> Iterator[Frame]:
+        yield self._frame
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Raises IndexError for any number but 0."""
+        for index in indices:
+            if index != 0:
+                raise IndexError("a picture has only frame 0")
+            yield self._frame
+
+
+def _blocks(wanted: np.ndarray, held_frames: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Cut a list of frame numbers into (numbers, is a forward run) pieces."""
+    turns = np.flatnonzero(np.diff(wanted) < 0) + 1
+    start = 0
+    while start < len(wanted):
+        following = int(np.searchsorted(turns, start, side="right"))
+        end = int(turns[following]) if following < len(turns) else len(wanted)
+        if end == len(wanted) or wanted[end - 1] - wanted[start] >= held_frames:
+            yield wanted[start:end], True
+        else:
+            end = _block_end(wanted, start, held_frames)
+            yield wanted[start:end], False
+        start = end
+
+
+def _block_end(wanted: np.ndarray, start: int, held_frames: int) -> int:
+    seen: set[int] = set()
+    for position in range(start, len(wanted)):
+        seen.add(int(wanted[position]))
+        if len(seen) > held_frames:
+            return position
+    return len(wanted)
+
+
+def _scan(media: MediaFile, limits: MediaLimits) -> PacketTable:
+    stream = video_stream(media)
+    if stream.duration is not None and stream.duration * stream.time_base > limits.max_video_s:
+        raise too_long("video", float(stream.duration * stream.time_base), limits.max_video_s)
+    if stream.frames > limits.max_frames:
+        raise MediaTooLongError(
+            f"The video has {stream.frames} pictures; at most {limits.max_frames} are allowed. Cut it into parts.",
+            limit_frames=limits.max_frames,
+        )
+    with reading("video"):
+        return scan_packets(media.container, stream, limits)
+
+
+def _average_rate(declared: Fraction | None, table: PacketTable, limits: MediaLimits) -> Fraction:
+    """The container's rate if the packets bear it out within 2 %, else pictures over duration."""
+    counted = Fraction(len(table.shown)) / (table.duration_ticks * table.time_base)
+    rate = declared if declared and abs(declared / counted - 1) < Fraction(1, 50) else counted
+    if rate > limits.max_fps:
+        raise MediaTooLongError(
+            f"The video has {float(rate):.0f} pictures a second; at most {limits.max_fps:.0f} are allowed. "
+            "Re-export it at a lower rate."
+        )
+    return rate.limit_denominator(100_000)
+
+
+def _first_picture(
+    media: MediaFile, limits: MediaLimits, stored_full: bool
+) -> tuple[object, PictureGeometry, ColourTags]:
+    """The first picture that decodes, with its geometry and colours."""
+    stream = video_stream(media)
+    picture = next(PictureDecoder(media, limits).pictures(), None)
+    if picture is None:
+        raise MediaUnreadableError("Not one picture of the file decodes; re-export it and upload it again.")
+    geometry = picture_geometry(picture, stream.sample_aspect_ratio)
+    check_picture_size(geometry.width, geometry.height, limits)
+    if min(geometry.width, geometry.height) < _SMALLEST_SIDE_PX:
+        raise MediaUnreadableError(
+            f"The picture is {geometry.width}x{geometry.height}; at least {_SMALLEST_SIDE_PX} pixels a side are needed."
+        )
+    return picture, geometry, picture_colour(picture, stored_full)
+
+
+def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> StillReader:
+    picture, geometry, colour = _first_picture(media, limits, stored_full=True)
+    frame = PlaneConverter(geometry, colour).to_frame(picture, 0)
+    fps = exact_rate(still_fps)
+    info = VideoInfo(
+        width=geometry.width,
+        height=geometry.height,
+        fps=fps,
+        frame_times_s=np.zeros(1),
+        duration_s=float(1 / fps),
+        rotation_deg=geometry.rotation_deg,
+        colour=colour,
+        is_still=True,
+        container=media.kind.name,
+        codec=video_stream(media).codec_context.name,
+    )
+    return StillReader(info, frame)
