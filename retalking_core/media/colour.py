@@ -105,7 +105,7 @@ def _planes_in(frame: Frame, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.ui
 
 @lru_cache(maxsize=32)
 def _matrices(matrix: int, full_range: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(YUV -> BGR, BGR -> YUV), each 3x4 with the offset in the last column, on 0..255 values (H.273, equations 38-44)."""
+    """(YUV -> BGR, BGR -> YUV), each 3x4 with the offset in the last column, on 0..255 (ITU-T H.273, 8.3)."""
     red, blue = _LUMA_WEIGHTS[matrix]
     green = 1.0 - red - blue
     luma_scale, chroma_scale, luma_zero = (1.0, 1.0, 0.0) if full_range else (219 / 255, 224 / 255, 16.0)

@@ -147,7 +147,7 @@ def _sniff_signature(head: bytes) -> ContainerKind | None:
 
 
 def _sniff_mp3(head: bytes) -> ContainerKind | None:
-    """MPEG audio without a tag: sync word, layer III, a bit rate and a sample rate that exist (ISO 11172-3, 2.4.1.3)."""
+    """MPEG audio without a tag: sync word, layer III, a bit rate and a sample rate that exist (ISO 11172-3)."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return None
     return MP3 if head[2] >> 4 not in (0, 15) and (head[2] >> 2) & 3 != 3 and (head[1] >> 3) & 3 != 1 else None

@@ -85,9 +85,8 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         """The frame of this number; where it is damaged, the last good one before it under this number."""
         if self._last is not None and self._last.index == index:
             return self._last
-        if (
-            index <= self._position and not (self._ahead and self._last and self._last.index < index)
-        ) or self._jump_pays(index):
+        is_behind = self._last is not None and index < self._last.index
+        if is_behind or self._jump_pays(index):
             self._jump(index)
         self._last = self._advance(index)
         return self._last

@@ -1,0 +1,115 @@
+"""The speech as an AAC track of exactly the length of the video, produced step by step beside the pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from retalking_core.media.faults import reading
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.sound import decoded_speech
+from retalking_core.types import AudioInfo
+
+# Sample rates of AAC (ISO 14496-3, table 1.18).
+_AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+# Three bits a sample and channel: 132 kb/s for one channel at 44.1 kHz, where FFmpeg's own AAC encoder is transparent.
+_BITS_PER_SAMPLE = 3
+_BLOCK = 1024  # samples of one AAC frame
+
+
+def nearest_aac_rate(rate_hz: int) -> int:
+    """The rate itself if AAC has it, else the nearest by ratio, the higher of two equally near."""
+    return min(_AAC_RATES_HZ, key=lambda legal: abs(math.log(legal / rate_hz)))
+
+
+class SpeechTrack:
+    """Adds an AAC stream to an open container and fills it up to a given time on request.
+
+    One or two channels stay as they are; more are mixed down to stereo, which every player shows.
+    """
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        speech: Path,
+        info: AudioInfo,
+        speech_s: float,
+        total_s: Fraction,
+        limits: MediaLimits,
+    ) -> None:
+        self._rate_hz = nearest_aac_rate(info.rate_hz)
+        self._layout = "mono" if info.channels == 1 else "stereo"
+        self._stream: AudioStream = container.add_stream("aac", rate=self._rate_hz)
+        self._stream.codec_context.layout = self._layout
+        self._stream.codec_context.format = "fltp"
+        self._stream.codec_context.bit_rate = _BITS_PER_SAMPLE * self._rate_hz * (1 if info.channels == 1 else 2)
+        self._stream.codec_context.time_base = Fraction(1, self._rate_hz)
+        self._total = round(total_s * self._rate_hz)
+        self._spoken = min(self._total, round(speech_s * self._rate_hz))
+        self._blocks = self._encoded_blocks(speech, limits)
+        self._written = 0
+
+    def packets_until(self, time_s: Fraction | None) -> Iterator[Packet]:
+        """Encoded packets for all samples up to a time; None: the rest, flushed."""
+        while time_s is None or self._written < time_s * self._rate_hz:
+            packets = next(self._blocks, None)
+            if packets is None:
+                return
+            yield from packets
+
+    def close(self) -> None:
+        self._blocks.close()
+
+    def _encoded_blocks(self, speech: Path, limits: MediaLimits) -> Iterator[list[Packet]]:
+        for block in self._sample_blocks(speech, limits):
+            frame = AudioFrame.from_ndarray(block, format="fltp", layout=self._layout)
+            frame.sample_rate = self._rate_hz
+            frame.time_base = Fraction(1, self._rate_hz)
+            frame.pts = self._written
+            self._written += block.shape[1]
+            yield self._stream.encode(frame)
+        yield self._stream.encode(None)
+
+    def _sample_blocks(self, speech: Path, limits: MediaLimits) -> Iterator[NDArray[np.float32]]:
+        """f32 [channels, <= 1024] pieces: the speech, cut, then silence, in all exactly `total` samples."""
+        channels = 1 if self._layout == "mono" else 2
+        rest = np.zeros((channels, 0), np.float32)
+        taken = 0
+        for piece in self._resampled(speech, limits):
+            piece = piece[:, : self._spoken - taken]
+            taken += piece.shape[1]
+            rest = np.concatenate([rest, piece], axis=1)
+            while rest.shape[1] >= _BLOCK:
+                yield np.ascontiguousarray(rest[:, :_BLOCK])
+                rest = rest[:, _BLOCK:]
+            if taken == self._spoken:
+                break
+        missing = self._total - taken
+        while rest.shape[1] + missing > 0:
+            fill = min(missing, _BLOCK - rest.shape[1])
+            yield np.pad(rest, ((0, 0), (0, fill)))
+            missing -= fill
+            rest = rest[:, :0]
+
+    def _resampled(self, speech: Path, limits: MediaLimits) -> Iterator[NDArray[np.float32]]:
+        # rematrix_maxval: keep the level when more than two channels are mixed (float sound is summed unscaled else).
+        resampler = AudioResampler(
+            format="fltp", layout=self._layout, rate=self._rate_hz, options={"rematrix_maxval": "1.0"}
+        )
+        with reading("speech file"):
+            for frame in decoded_speech(speech, limits):
+                frame.pts = None
+                for piece in resampler.resample(frame):
+                    yield piece.to_ndarray()
+            for piece in resampler.resample(None):
+                yield piece.to_ndarray()
