@@ -54,6 +54,13 @@ _TABLE = [
         "Send a smaller file, or less metadata; the limits are in `GET /engines`.",
     ),
     ErrorCode(
+        "request_timeout",
+        408,
+        "The body stopped arriving",
+        "Send it again without long pauses, or put large files to a link from `POST /uploads`.",
+        True,
+    ),
+    ErrorCode(
         "invalid_option",
         422,
         "An option has a value that is not allowed",

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     # Limits on input
     max_upload_bytes: int = Field(2 * 1024**3, ge=1024, description="Largest single input file")
     max_json_bytes: int = Field(1024**2, ge=1024, description="Largest JSON body and largest form field")
+    upload_idle_s: float = Field(60.0, gt=0, description="A body of which nothing arrives this long is given up")
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
 

@@ -113,6 +113,10 @@ class JobStore(Protocol):
         """Waiting jobs by priority."""
         ...
 
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """Jobs in the store, every status named."""
+        ...
+
     def mean_run_s(self) -> float | None:
         """Smoothed duration of recent successful runs, for ETAs; None when there was none yet."""
         ...
