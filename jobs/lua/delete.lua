@@ -1,0 +1,14 @@
+-- Forget a job that is over, with its events and deliveries.
+local id = ARGV[1]
+local status = get(id, 'status')
+if not status then return {'missing'} end
+if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end
+for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
+  redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
+  redis.call('ZREM', key('webhooks_due'), delivery)
+end
+redis.call('ZREM', key('status', status), id)
+redis.call('ZREM', key('created'), id)
+redis.call('ZREM', key('delete_at'), id)
+redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
+return {'ok'}

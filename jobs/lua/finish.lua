@@ -1,0 +1,23 @@
+-- A worker ends its job: verb is succeed, fail or cancel.
+local id, fence, worker, verb, retention_ms, delivery_id = unpack(ARGV, 1, 6)
+local result, render, evaluation, error_json = unpack(ARGV, 7, 10)
+
+local state = lease_state(id, fence, worker, verb)
+if state == 'repeated' then return reply_job(id) end
+if state == 'lost' then return {'lost'} end
+
+if verb == 'succeed' then
+  if get(id, 'cancel_requested') == '1' then return {'state', 'a cancel was asked for before the job succeeded'} end
+  local run_ms = NOW - tonumber(get(id, 'started_ms'))
+  local mean = tonumber(redis.call('GET', key('mean_run_ms')) or '')
+  -- Exponential mean over about the last five runs: follows a change of load, is not thrown by one odd clip
+  redis.call('SET', key('mean_run_ms'), string.format('%.0f', mean and (0.8 * mean + 0.2 * run_ms) or run_ms))
+  set(id, 'result', result, 'render', render, 'evaluation', evaluation, 'progress', '1', 'error', '')
+  finish(id, 'succeeded', retention_ms, delivery_id, {attempt = tonumber(get(id, 'attempt'))})
+elseif verb == 'fail' then
+  fail(id, error_json, retention_ms, delivery_id)
+else
+  finish(id, 'canceled', retention_ms, delivery_id, {reason = 'cancel_requested'})
+end
+set(id, 'closed', fence .. ':' .. verb)
+return reply_job(id)

@@ -1,0 +1,103 @@
+-- Shared by every script. KEYS[1] is the key prefix; its hash tag keeps all keys in one cluster slot.
+-- Replies are lists whose first item says the outcome; redis_base.py turns it into a value or an error.
+-- A field that holds '' means "none".
+local P = KEYS[1]
+local clock = redis.call('TIME')
+local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+-- 1 % steps of progress make at most 100 events an attempt; the cap holds over many attempts.
+local MAX_PROGRESS_EVENTS = 1000
+-- Far above what the rules here let a job write: only a guard, it drops the oldest.
+local MAX_EVENTS = 5000
+
+local function key(kind, id)
+  if id then return P .. kind .. ':' .. id end
+  return P .. kind
+end
+
+local function get(id, field) return redis.call('HGET', key('job', id), field) end
+
+local function set(id, ...) redis.call('HSET', key('job', id), ...) end
+
+local function is_over(status) return status == 'succeeded' or status == 'failed' or status == 'canceled' end
+
+local function reply_job(id) return {'ok', redis.call('HGETALL', key('job', id))} end
+
+local function move(id, status)
+  local was = get(id, 'status')
+  if was then redis.call('ZREM', key('status', was), id) end
+  redis.call('ZADD', key('status', status), get(id, 'seq'), id)
+  set(id, 'status', status)
+end
+
+-- The delivery is made in the same step as the transition, so that no crash can come between them.
+local function deliver(id, event, delivery_id)
+  local wanted = get(id, 'webhook_events')
+  if delivery_id == '' or not wanted or not string.find(wanted, ' ' .. event .. ' ', 1, true) then return end
+  redis.call('HSET', key('delivery', delivery_id), 'id', delivery_id, 'job_id', id, 'event', event,
+    'state', 'pending', 'created_ms', NOW, 'next_ms', NOW, 'held_until', 0)
+  redis.call('ZADD', key('webhooks_due'), NOW, delivery_id)
+  redis.call('RPUSH', key('job_deliveries', id), delivery_id)
+end
+
+local function record_event(id, event, detail)
+  local status, stage, progress = unpack(redis.call('HMGET', key('job', id), 'status', 'stage', 'progress'))
+  redis.call('XADD', key('events', id), 'MAXLEN', '~', MAX_EVENTS, '*', 'event', event, 'at', NOW,
+    'status', status, 'stage', stage or '', 'progress', progress, 'detail', cjson.encode(detail))
+end
+
+local function leave_line(id)
+  for _, line in ipairs({'waiting', 'outbox', 'sent', 'deadlines'}) do redis.call('ZREM', key(line), id) end
+end
+
+-- Score: priority class first, then the number given at creation, so that a job handed back keeps its place.
+local function join_line(id)
+  local class = 2 - tonumber(get(id, 'priority'))
+  redis.call('ZADD', key('waiting'), class * 2 ^ 50 + tonumber(get(id, 'seq')), id)
+  redis.call('ZADD', key('outbox'), NOW, id)
+end
+
+-- The only way into a terminal state. Callers have checked that the job is live.
+local function finish(id, status, retention_ms, delivery_id, detail)
+  leave_line(id)
+  redis.call('ZREM', key('leases'), id)
+  move(id, status)
+  local delete_ms = NOW + tonumber(retention_ms)
+  set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
+  redis.call('ZADD', key('delete_at'), delete_ms, id)
+  record_event(id, 'job.' .. status, detail)
+  deliver(id, 'job.' .. status, delivery_id)
+end
+
+local function fail(id, error_json, retention_ms, delivery_id)
+  local error = cjson.decode(error_json)
+  set(id, 'error', error_json)
+  finish(id, 'failed', retention_ms, delivery_id, {code = error.code, message = error.message})
+end
+
+-- A job whose attempt ended without an outcome: canceled if that was asked, failed when the attempts are used up,
+-- else back to its place in the line.
+local function give_back(id, reason, error_json, retention_ms, delivery_id)
+  redis.call('ZREM', key('leases'), id)
+  local attempt, most = tonumber(get(id, 'attempt')), tonumber(get(id, 'max_attempts'))
+  if get(id, 'cancel_requested') == '1' then
+    finish(id, 'canceled', retention_ms, delivery_id, {reason = reason})
+  elseif attempt >= most then
+    fail(id, error_json, retention_ms, delivery_id)
+  else
+    move(id, 'queued')
+    set(id, 'worker', '', 'stage', '', 'progress', '0', 'started_ms', '')
+    join_line(id)
+    record_event(id, 'job.requeued', {reason = reason, attempt = attempt})
+  end
+end
+
+-- 'held': this lease is the newest and the job runs. 'repeated': this very call was done before and its reply got
+-- lost. 'lost': anything else.
+local function lease_state(id, fence, worker, verb)
+  local status, newest, holder, closed =
+    unpack(redis.call('HMGET', key('job', id), 'status', 'fence', 'worker', 'closed'))
+  if status == 'running' and newest == fence and holder == worker then return 'held' end
+  if closed and closed == fence .. ':' .. verb then return 'repeated' end
+  return 'lost'
+end

@@ -1,0 +1,51 @@
+"""From settings to the two stores: the only place that knows which implementation serves."""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from jobs.objects import ObjectStore
+from jobs.redis_store import RedisJobStore
+from jobs.settings import Settings
+from jobs.store import JobStore
+
+
+def connect_redis(url: str) -> redis.Redis:
+    """A client that survives a restart of Redis: about 5 s of retries, then redis.ConnectionError or TimeoutError.
+
+    health_check_interval: a connection that idled longer is pinged before use, since a dead one looks alive.
+    """
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=10.0,
+        socket_connect_timeout=5.0,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), retries=6),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
+
+
+def open_store(settings: Settings) -> JobStore:
+    return RedisJobStore(connect_redis(settings.redis_url.get_secret_value()), retention_s=settings.retention_s)
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """S3 when a bucket is set, else files under data_dir/objects."""
+    if settings.s3_bucket:
+        from jobs.s3_objects import S3ObjectStore
+
+        return S3ObjectStore(
+            settings.s3_bucket,
+            endpoint=settings.s3_endpoint,
+            public_endpoint=settings.s3_public_endpoint,
+            region=settings.s3_region,
+            access_key_id=settings.s3_access_key_id.get_secret_value(),
+            secret_access_key=settings.s3_secret_access_key.get_secret_value(),
+        )
+    from jobs.local_objects import LocalObjectStore
+
+    return LocalObjectStore(settings.data_dir / "objects")

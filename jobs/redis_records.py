@@ -1,0 +1,90 @@
+"""Between the fields that Redis holds and the models: one function a shape, no Redis in here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from jobs.models import (
+    Delivery,
+    DeliveryAttempt,
+    ErrorInfo,
+    Job,
+    JobEvent,
+    JobSpec,
+    MetricResult,
+    RenderInfo,
+    ResultInfo,
+)
+
+_METRICS = TypeAdapter(list[MetricResult])
+
+
+def pairs(flat: Iterable[str]) -> dict[str, str]:
+    """[name, value, name, value, ...] as a script returns HGETALL -> a dictionary."""
+    items = iter(flat)
+    return dict(zip(items, items, strict=True))
+
+
+def time_of(text: str | None) -> datetime | None:
+    """Milliseconds since 1970 as text -> aware UTC; '' and None -> None."""
+    return datetime.fromtimestamp(int(text) / 1000, UTC) if text else None
+
+
+def job_of(fields: dict[str, str]) -> Job:
+    def parsed(model: type[Any], name: str) -> Any:
+        return model.model_validate_json(fields[name]) if fields.get(name) else None
+
+    return Job(
+        id=fields["id"],
+        spec=JobSpec.model_validate_json(fields["spec"]),
+        status=fields["status"],
+        stage=fields.get("stage") or None,
+        progress=float(fields["progress"]),
+        attempt=int(fields["attempt"]),
+        max_attempts=int(fields["max_attempts"]),
+        cancel_requested=fields["cancel_requested"] == "1",
+        worker=fields.get("worker") or None,
+        created_at=time_of(fields["created_ms"]),
+        started_at=time_of(fields.get("started_ms")),
+        finished_at=time_of(fields.get("finished_ms")),
+        deadline_at=time_of(fields.get("deadline_ms")),
+        delete_at=time_of(fields.get("delete_ms")),
+        error=parsed(ErrorInfo, "error"),
+        result=parsed(ResultInfo, "result"),
+        render=parsed(RenderInfo, "render"),
+        evaluation=_METRICS.validate_json(fields["evaluation"]) if fields.get("evaluation") else None,
+    )
+
+
+def metrics_json(metrics: Iterable[MetricResult]) -> str:
+    return _METRICS.dump_json(list(metrics)).decode()
+
+
+def event_of(event_id: str, fields: dict[str, str]) -> JobEvent:
+    return JobEvent(
+        id=event_id,
+        event=fields["event"],
+        at=time_of(fields["at"]),
+        status=fields["status"],
+        stage=fields["stage"] or None,
+        progress=float(fields["progress"]),
+        # Lua has one table type: an empty one is written as a JSON object, which is what detail is
+        detail=json.loads(fields["detail"]),
+    )
+
+
+def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
+    return Delivery(
+        id=fields["id"],
+        job_id=fields["job_id"],
+        event=fields["event"],
+        state=fields["state"],
+        created_at=time_of(fields["created_ms"]),
+        next_attempt_at=time_of(fields["next_ms"]) if fields["state"] == "pending" else None,
+        attempts=[DeliveryAttempt.model_validate_json(line) for line in attempts],
+    )
