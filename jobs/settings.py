@@ -54,6 +54,10 @@ class Settings(BaseSettings):
     janitor_interval_s: float = Field(2.0, gt=0.05, description="Pause between two rounds of the janitor")
     worker_ttl_s: float = Field(30.0, gt=1, description="A worker that has not reported this long counts as gone")
 
+    shutdown_grace_s: float = Field(
+        8.0, ge=0, description="A worker told to stop finishes its job within this, or hands it back to the line"
+    )
+
     # Webhooks
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signing secret (whsec_...); empty: one is made and kept in data_dir"
