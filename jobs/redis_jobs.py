@@ -73,6 +73,12 @@ class JobRecords(RedisPart):
                 pipe.zcount(self._key("waiting"), low, low + 2**50 - 1)
             return dict(enumerate(pipe.execute()))
 
+    def count_by_status(self) -> dict[JobStatus, int]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for status in JobStatus:
+                pipe.zcard(self._key("status", status.value))
+            return dict(zip(JobStatus, pipe.execute(), strict=True))
+
     def mean_run_s(self) -> float | None:
         mean_ms = self._client.get(self._key("mean_run_ms"))
         return None if mean_ms is None else int(mean_ms) / 1000

@@ -1,0 +1,173 @@
+"""Where this service may connect to on a caller's word: public addresses only (OWASP: server-side request forgery).
+
+Checked twice: check_url when an address is handed in, and resolve_checked when a connection is made, whose result must
+be the address that is connected to. A name that changes its answer in between gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import urllib.parse
+from collections.abc import Sequence
+
+from jobs.errors import ServiceError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+MAX_URL_CHARS = 2048
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+# IANA special-purpose registry, in full: Python's own is_private differs between its versions
+_REFUSED_V4 = [
+    ipaddress.IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",  # this network, unspecified
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT; also a cloud's metadata at 100.100.100.200
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # a cloud's host agent, on an address that looks public
+        "169.254.0.0/16",  # link-local; metadata at 169.254.169.254
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+]
+# Only global unicast is let through, less what tunnels or is reserved in it
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+_REFUSED_V6 = [
+    ipaddress.IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments, Teredo (carries an IPv4 address)
+        "2001:db8::/32",
+        "2002::/16",  # 6to4 (carries an IPv4 address)
+        "3fff::/20",
+    )
+]
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class UrlNotAllowedError(ServiceError):
+    """Code url_not_allowed. The message never says what a name resolved to."""
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__("url_not_allowed", message, **details)
+
+
+def check_url(url: str, allow_private: Sequence[str]) -> None:
+    """Raises UrlNotAllowedError unless `url` is http(s), plain in form, and leads to public or allowed addresses."""
+    host, port = _host_and_port(url)
+    resolve_checked(host, port, allow_private)
+
+
+def resolve_checked(host: str, port: int, allow_private: Sequence[str]) -> list[tuple[socket.AddressFamily, str]]:
+    """(family, address) pairs to connect to, in the resolver's order. Every one of them must be allowed.
+
+    host: a name, a dotted IPv4 address, or an IPv6 address with or without brackets. Raises UrlNotAllowedError.
+    """
+    host = _checked_host(host)
+    literal = _literal(host)
+    addresses = [literal] if literal is not None else _resolve(host, port)
+    names, networks = _split_allowed(allow_private)
+    if host not in names:
+        for address in addresses:
+            if not is_public(address) and not any(_unwrapped(address) in network for network in networks):
+                raise UrlNotAllowedError(f"{host} leads to an address that is not public.", host=host)
+    families = {4: socket.AF_INET, 6: socket.AF_INET6}
+    return [(families[address.version], str(address)) for address in addresses]
+
+
+def is_public(address: Address) -> bool:
+    address = _unwrapped(address)
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in block for block in _REFUSED_V4)
+    return address in _GLOBAL_V6 and not any(address in block for block in _REFUSED_V6)
+
+
+def _unwrapped(address: Address) -> Address:
+    """The IPv4 address inside an IPv4-mapped or NAT64 one, since that is where the connection ends."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    if len(url) > MAX_URL_CHARS:
+        raise UrlNotAllowedError(f"The address has more than {MAX_URL_CHARS} characters.")
+    # Parsers differ in what they do with these: none of them belongs into an address as it is
+    if any(not "!" <= char <= "~" or char == "\\" for char in url):
+        raise UrlNotAllowedError("The address holds a space, control, backslash or non-ASCII character; encode it.")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise UrlNotAllowedError("The address is not well formed.") from None
+    if parts.scheme not in DEFAULT_PORTS:
+        raise UrlNotAllowedError("The address must begin with http:// or https://.")
+    if "@" in parts.netloc:
+        raise UrlNotAllowedError("The address holds a user name or password; leave them out.")
+    if not host or port == 0:
+        raise UrlNotAllowedError("The address names no host, or port 0.")
+    return host, port if port is not None else DEFAULT_PORTS[parts.scheme]
+
+
+def _checked_host(host: str) -> str:
+    """Lower case, without brackets and final dot. Refuses every form but a plain name and a plain address."""
+    host = host.lower().removesuffix(".")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if _literal(host) is not None:
+        return host
+    if len(host) > 253 or not _NAME.fullmatch(host):
+        raise UrlNotAllowedError("The host is neither a plain name nor a plain address.")
+    # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers read them as IPv4 addresses
+    if _NUMBER.fullmatch(host.rpartition(".")[2]):
+        raise UrlNotAllowedError("The host is a number; write an IPv4 address as four decimal parts.")
+    return host
+
+
+def _literal(host: str) -> Address | None:
+    """A plain address, else None. Zone ids (fe80::1%eth0) count as no address and so are refused as names."""
+    if "%" in host:
+        return None
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _resolve(host: str, port: int) -> list[Address]:
+    try:
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise UrlNotAllowedError(f"{host} can not be resolved to an address.", host=host) from None
+    # dict: keeps the order, drops repeats. A zone id can only come with a link-local address, which is refused anyway
+    found = dict.fromkeys(str(row[4][0]).partition("%")[0] for row in rows)
+    if not found:
+        raise UrlNotAllowedError(f"{host} can not be resolved to an address.", host=host)
+    return [ipaddress.ip_address(text) for text in found]
+
+
+def _split_allowed(entries: Sequence[str]) -> tuple[set[str], list[ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+    """Names, and addresses and ranges as networks."""
+    names, networks = set(), []
+    for entry in entries:
+        try:
+            networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
+        except ValueError:
+            names.add(entry.lower().removesuffix("."))
+    return names, networks

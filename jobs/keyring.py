@@ -1,0 +1,68 @@
+"""Secrets of the deployment: from the settings, or made once and kept in data_dir."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from jobs.settings import Settings
+
+_WEBHOOK_PREFIX = "whsec_"
+
+
+class SecretInvalidError(ValueError):
+    """A secret in the settings, or in its file, can not be used."""
+
+
+def link_secret(settings: Settings) -> bytes:
+    """Key that signs upload and result links of the local object store."""
+    text = settings.link_secret.get_secret_value() or _kept(settings.data_dir, "link_secret", secrets.token_hex(32))
+    if len(text) < 16:
+        raise SecretInvalidError("RETALKING_LINK_SECRET has fewer than 16 characters; use e.g. `openssl rand -hex 32`")
+    return text.encode()
+
+
+def webhook_secret(settings: Settings) -> str:
+    """Signing secret in the form of Standard Webhooks: whsec_ and base64 of 24 to 64 bytes."""
+    fresh = _WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    text = settings.webhook_secret.get_secret_value() or _kept(settings.data_dir, "webhook_secret", fresh)
+    try:
+        size_bytes = len(base64.b64decode(text.removeprefix(_WEBHOOK_PREFIX), validate=True))
+    except binascii.Error:
+        size_bytes = 0
+    if not text.startswith(_WEBHOOK_PREFIX) or not 24 <= size_bytes <= 64:
+        raise SecretInvalidError(
+            "RETALKING_WEBHOOK_SECRET must be whsec_ followed by the base64 form of 24 to 64 random bytes; "
+            'use e.g. `echo "whsec_$(openssl rand -base64 32)"`'
+        )
+    return text
+
+
+def _kept(data_dir: Path, name: str, fresh: str) -> str:
+    """The secret in data_dir/secrets/<name>; `fresh` becomes it when there is none.
+
+    The file gets its name only when it is whole, and the first to name it wins: processes that race read one secret.
+    """
+    folder = data_dir / "secrets"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / name
+    if not path.exists():
+        part = folder / f".{name}.{secrets.token_hex(8)}"
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                file.write(fresh)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    kept = path.read_text("ascii").strip()
+    if not kept:
+        raise SecretInvalidError(f"{path} is empty; delete it, and a new secret is made")
+    return kept

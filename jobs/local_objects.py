@@ -1,0 +1,212 @@
+"""Objects as files in a folder: the default on one machine.
+
+root/files/<key> holds the bytes, root/types/<key> the content type, root/new/ what is being written. Files are never
+changed in place, only replaced whole, so a reader keeps the object that it opened.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from jobs.object_keys import checked_folder, checked_key, checked_prefix
+from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+
+COPY_CHUNK_BYTES = 1 << 20
+# An unfinished write that old belongs to a process that died
+LEFTOVER_AGE_S = 86400
+
+
+@contextmanager
+def _os_errors_named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ObjectNotFoundError(f"There is no object {key}") from None
+    except OSError as error:
+        raise ObjectStoreError(f"{key}: {error.strerror or error}") from error
+
+
+class LocalObjectWriter:
+    """Writes to root/new/, and moves the finished file to its key."""
+
+    def __init__(self, store: LocalObjectStore, key: str, content_type: str) -> None:
+        self._store, self._key, self._content_type = store, key, content_type
+        with _os_errors_named(key):
+            self._path = store.new_path()
+            self._file: BinaryIO | None = self._path.open("xb")
+
+    def write(self, chunk: bytes) -> None:
+        if self._file is None:
+            raise ValueError("The writer is closed")
+        with _os_errors_named(self._key):
+            self._file.write(chunk)
+
+    def commit(self) -> ObjectInfo:
+        if self._file is None:
+            raise ValueError("The writer is closed")
+        with _os_errors_named(self._key):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+            return self._store.publish(self._path, self._key, self._content_type)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._path.unlink(missing_ok=True)
+
+
+class LocalObjectStore:
+    """Implements jobs.objects.ObjectStore on a folder. Several processes may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self._files, self._types, self._new = root / "files", root / "types", root / "new"
+        with _os_errors_named(str(root)):
+            for folder in (self._files, self._types, self._new):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        oldest_s = time.time() - LEFTOVER_AGE_S
+        for path in self._new.iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
+
+    def new_path(self) -> Path:
+        return self._new / secrets.token_hex(16)
+
+    def publish(self, path: Path, key: str, content_type: str) -> ObjectInfo:
+        """Move a finished file to its key; the type is there first, so that no object is ever seen without one."""
+        size_bytes = path.stat().st_size
+        type_path = self.new_path()
+        type_path.write_text(content_type, "utf-8")
+        _move(type_path, self._types / key)
+        _move(path, self._files / key)
+        return ObjectInfo(size_bytes, content_type)
+
+    def writer(self, key: str, content_type: str = "application/octet-stream") -> LocalObjectWriter:
+        return LocalObjectWriter(self, checked_key(key), content_type)
+
+    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+        with path.open("rb") as source, self.writer(key, content_type) as writer:
+            while chunk := source.read(COPY_CHUNK_BYTES):
+                writer.write(chunk)
+            return writer.commit()
+
+    def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
+        info = self.info(key)
+        if max_bytes is not None and info.size_bytes > max_bytes:
+            raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            with _os_errors_named(key), (self._files / key).open("rb") as source, part.open("xb") as target:
+                shutil.copyfileobj(source, target, COPY_CHUNK_BYTES)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return info
+
+    def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
+        """Opens at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
+        with _os_errors_named(key):
+            source = (self._files / checked_key(key)).open("rb")
+            source.seek(start)
+        return _chunks(source, None if end is None else max(0, end - start), chunk_bytes)
+
+    def info(self, key: str) -> ObjectInfo:
+        with _os_errors_named(key):
+            path = self._files / checked_key(key)
+            if not path.is_file():
+                raise ObjectNotFoundError(f"There is no object {key}")
+            return ObjectInfo(path.stat().st_size, (self._types / key).read_text("utf-8"))
+
+    def copy(self, source: str, target: str) -> ObjectInfo:
+        """A second name for the same bytes (files are never changed in place), or a copy where links are refused."""
+        info, path = self.info(source), self.new_path()
+        checked_key(target)
+        with _os_errors_named(source):
+            try:
+                try:
+                    os.link(self._files / source, path)
+                except PermissionError:
+                    shutil.copyfile(self._files / source, path)
+                return self.publish(path, target, info.content_type)
+            finally:
+                path.unlink(missing_ok=True)  # renaming onto a link to the same bytes leaves the old name
+
+    def delete(self, key: str) -> None:
+        checked_key(key)
+        for folder in (self._files, self._types):
+            path = folder / key
+            with suppress(ObjectNotFoundError), _os_errors_named(key):
+                path.unlink()
+            _remove_empty_folders(path.parent, folder)
+
+    def delete_prefix(self, prefix: str) -> int:
+        keys = list(self.list_keys(checked_folder(prefix)))
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        folder = self._files / checked_prefix(prefix).rpartition("/")[0]
+        for place, folders, names in os.walk(folder):
+            folders.sort()
+            for name in sorted(names):
+                key = (Path(place) / name).relative_to(self._files).as_posix()
+                if key.startswith(prefix):
+                    yield key
+
+    def presign_get(self, key: str, expires_s: int, download_name: str) -> str | None:
+        return None
+
+    def presign_put(self, key: str, expires_s: int) -> str | None:
+        return None
+
+    def check(self) -> None:
+        probe = self.new_path()
+        with _os_errors_named("The objects folder"):
+            try:
+                probe.write_bytes(b"probe")
+            finally:
+                probe.unlink(missing_ok=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Rename into a folder that another process may be removing as empty at this moment."""
+    for _ in range(100):
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            path.replace(target)
+            return
+    raise ObjectStoreError(f"{target.parent} vanishes again and again")
+
+
+def _remove_empty_folders(folder: Path, root: Path) -> None:
+    with suppress(OSError):  # not empty, or already gone
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _chunks(source: BinaryIO, left: int | None, chunk_bytes: int) -> Iterator[bytes]:
+    with source:
+        while left is None or left > 0:
+            chunk = source.read(chunk_bytes if left is None else min(chunk_bytes, left))
+            if not chunk:
+                return
+            left = None if left is None else left - len(chunk)
+            yield chunk

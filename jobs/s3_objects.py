@@ -1,0 +1,251 @@
+"""Objects in an S3-compatible bucket."""
+
+from __future__ import annotations
+
+import mimetypes
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from jobs.object_keys import attachment_header, checked_folder, checked_key, checked_prefix
+from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+
+# S3 takes parts from 5 MiB and 10,000 of them: 8 MiB parts reach 78 GiB in 8 MiB of memory
+PART_BYTES = 8 << 20
+# A body that breaks off is asked for again from where it stopped; botocore retries only up to the first byte
+READ_ATTEMPTS = 4
+_NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+
+
+@contextmanager
+def _s3_errors_named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in _NOT_FOUND:
+            raise ObjectNotFoundError(f"There is no object {key}") from None
+        raise ObjectStoreError(f"{key}: the object store refused with {code or 'no code'}") from error
+    except BotoCoreError as error:
+        raise ObjectStoreError(f"{key}: the object store can not be reached ({type(error).__name__})") from error
+
+
+class S3ObjectWriter:
+    """Holds one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
+
+    def __init__(self, client: Any, bucket: str, key: str, content_type: str) -> None:
+        self._client, self._target = client, {"Bucket": bucket, "Key": key}
+        self._content_type = content_type
+        self._buffer = bytearray()
+        self._size_bytes = 0
+        self._upload_id: str | None = None
+        self._parts: list[dict[str, Any]] = []
+        self._is_open = True
+
+    def write(self, chunk: bytes) -> None:
+        if not self._is_open:
+            raise ValueError("The writer is closed")
+        self._size_bytes += len(chunk)
+        view = memoryview(chunk)
+        while view:
+            taken = min(len(view), PART_BYTES - len(self._buffer))
+            self._buffer += view[:taken]
+            view = view[taken:]
+            if len(self._buffer) == PART_BYTES:
+                self._send_part()
+
+    def _send_part(self) -> None:
+        with _s3_errors_named(self._target["Key"]):
+            if self._upload_id is None:
+                reply = self._client.create_multipart_upload(**self._target, ContentType=self._content_type)
+                self._upload_id = reply["UploadId"]
+            number = len(self._parts) + 1
+            reply = self._client.upload_part(
+                **self._target, UploadId=self._upload_id, PartNumber=number, Body=bytes(self._buffer)
+            )
+            self._parts.append({"PartNumber": number, "ETag": reply["ETag"]})
+            self._buffer.clear()
+
+    def commit(self) -> ObjectInfo:
+        if not self._is_open:
+            raise ValueError("The writer is closed")
+        with _s3_errors_named(self._target["Key"]):
+            if self._upload_id is None:
+                self._client.put_object(**self._target, Body=bytes(self._buffer), ContentType=self._content_type)
+            else:
+                if self._buffer:
+                    self._send_part()
+                self._client.complete_multipart_upload(
+                    **self._target, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+                )
+                self._upload_id = None
+        self._is_open = False
+        return ObjectInfo(self._size_bytes, self._content_type)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._is_open = False
+        self._buffer.clear()
+        if self._upload_id is not None:
+            upload_id, self._upload_id = self._upload_id, None
+            with _s3_errors_named(self._target["Key"]):
+                self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
+
+
+class S3ObjectStore:
+    """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one a process.
+
+    endpoint '': AWS. public_endpoint: put into presigned links where callers see another address than we do.
+    access_key_id '': the standard AWS credential chain.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        endpoint: str = "",
+        public_endpoint: str = "",
+        region: str = "us-east-1",
+        access_key_id: str = "",
+        secret_access_key: str = "",
+    ) -> None:
+        session = boto3.session.Session(
+            aws_access_key_id=access_key_id or None,
+            aws_secret_access_key=secret_access_key or None,
+            region_name=region,
+        )
+        config = Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            retries={"mode": "standard", "max_attempts": 4},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=32,
+            # Newer default checksums are trailers that many S3-compatible stores do not know
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        self._bucket = bucket
+        self._client = session.client("s3", endpoint_url=endpoint or None, config=config)
+        self._signer = (
+            session.client("s3", endpoint_url=public_endpoint, config=config) if public_endpoint else self._client
+        )
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": checked_key(key)}
+
+    def writer(self, key: str, content_type: str = "application/octet-stream") -> S3ObjectWriter:
+        return S3ObjectWriter(self._client, self._bucket, checked_key(key), content_type)
+
+    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+        with path.open("rb") as source, self.writer(key, content_type) as writer:
+            while chunk := source.read(1 << 20):
+                writer.write(chunk)
+            return writer.commit()
+
+    def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
+        info = self.info(key)
+        if max_bytes is not None and info.size_bytes > max_bytes:
+            raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as target:
+                for chunk in self.read(key, 0, info.size_bytes, 1 << 20):
+                    target.write(chunk)
+                if target.tell() != info.size_bytes:
+                    raise ObjectStoreError(f"{key}: {target.tell()} of {info.size_bytes} bytes came")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return info
+
+    def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
+        """Asks for the object at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
+        with _s3_errors_named(key):
+            head = self._client.head_object(**self._at(key))
+            end = head["ContentLength"] if end is None else min(end, head["ContentLength"])
+        return self._stream(key, head["ETag"], start, end, chunk_bytes)
+
+    def _stream(self, key: str, etag: str, start: int, end: int, chunk_bytes: int) -> Iterator[bytes]:
+        """Bytes start..end of exactly this version of the object, resumed when the connection breaks."""
+        attempts_left = READ_ATTEMPTS
+        while start < end:
+            attempts_left -= 1
+            with _s3_errors_named(key):
+                reply = self._client.get_object(**self._at(key), Range=f"bytes={start}-{end - 1}", IfMatch=etag)
+                try:
+                    for chunk in reply["Body"].iter_chunks(chunk_bytes):
+                        start += len(chunk)
+                        yield chunk
+                except (HTTPClientError, IncompleteReadError):
+                    if attempts_left <= 0:
+                        raise
+                finally:
+                    reply["Body"].close()
+
+    def info(self, key: str) -> ObjectInfo:
+        with _s3_errors_named(key):
+            head = self._client.head_object(**self._at(key))
+        return ObjectInfo(head["ContentLength"], head.get("ContentType", "application/octet-stream"))
+
+    def copy(self, source: str, target: str) -> ObjectInfo:
+        """Inside the store. One request takes up to 5 GiB; above 4 GiB boto3 copies in parts."""
+        whole = TransferConfig(multipart_threshold=4 << 30, use_threads=False)
+        with _s3_errors_named(source):
+            self._client.copy(self._at(source), self._bucket, checked_key(target), Config=whole)
+        return self.info(target)
+
+    def delete(self, key: str) -> None:
+        with _s3_errors_named(key):
+            self._client.delete_object(**self._at(key))
+
+    def delete_prefix(self, prefix: str) -> int:
+        checked_folder(prefix)
+        deleted = 0
+        # Always the first page: what it named is gone in the next round, and no listing runs while it is changed
+        while page := next(self._pages(prefix), None):
+            with _s3_errors_named(prefix):
+                reply = self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in page], "Quiet": True}
+                )
+            if errors := reply.get("Errors"):
+                raise ObjectStoreError(f"{errors[0].get('Key')}: not deleted, {errors[0].get('Code')}")
+            deleted += len(page)
+        return deleted
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        for page in self._pages(checked_prefix(prefix)):
+            yield from page
+
+    def _pages(self, prefix: str) -> Iterator[list[str]]:
+        """At most 1000 keys each."""
+        with _s3_errors_named(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):
+                if keys := [row["Key"] for row in page.get("Contents", [])]:
+                    yield keys
+
+    def presign_get(self, key: str, expires_s: int, download_name: str) -> str | None:
+        answer = {
+            "ResponseContentDisposition": attachment_header(download_name),
+            "ResponseContentType": mimetypes.guess_type(download_name)[0] or "application/octet-stream",
+        }
+        return self._signer.generate_presigned_url(
+            "get_object", Params={**self._at(key), **answer}, ExpiresIn=expires_s
+        )
+
+    def presign_put(self, key: str, expires_s: int) -> str | None:
+        return self._signer.generate_presigned_url("put_object", Params=self._at(key), ExpiresIn=expires_s)
+
+    def check(self) -> None:
+        """Writes one small object, always the same: a bucket that can be read may still refuse to be written."""
+        with _s3_errors_named("The bucket"):
+            self._client.put_object(Bucket=self._bucket, Key="health/probe", Body=b"probe")

@@ -1,0 +1,99 @@
+"""From the stored Job to what callers see: the body of `GET /jobs/{id}` and the data of every webhook."""
+
+from __future__ import annotations
+
+import math
+import urllib.parse
+from datetime import UTC, datetime, timedelta
+
+from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
+from jobs.objects import ObjectStore
+from jobs.settings import Settings
+from jobs.store import JobNotFoundError, JobStore
+
+# Below this, what was measured is start-up and not the render's own speed
+MIN_PROGRESS_FOR_RATE = 0.05
+
+
+def view_job(job: Job, store: JobStore, objects: ObjectStore, settings: Settings) -> JobView:
+    """Addresses of inputs are left out: they may carry credentials of the caller's own stores."""
+    request = job.spec.request
+    position = store.queue_position(job.id) if job.status is JobStatus.QUEUED else None
+    return JobView(
+        id=job.id,
+        status=job.status,
+        stage=job.stage,
+        progress=job.progress,
+        queue_position=position,
+        eta_s=_eta_s(job, position, store),
+        engine_requested=request.engine,
+        engine=job.render.engine if job.render else None,
+        device=job.render.device if job.render else None,
+        attempts=job.attempt,
+        max_attempts=job.max_attempts,
+        cancel_requested=job.cancel_requested,
+        options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
+        priority=request.priority,
+        metadata=request.metadata,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        deadline_at=job.deadline_at,
+        delete_at=job.delete_at,
+        error=job.error,
+        result=_result(job, objects, settings),
+        render=job.render,
+        evaluation=job.evaluation,
+        webhook=_webhook(job, store),
+    )
+
+
+def _eta_s(job: Job, position: int | None, store: JobStore) -> float | None:
+    """Seconds to the end of the job. Queued: whole rounds of the workers that are up. Running: at its own rate so far,
+    and before there is one, what is left of a usual run."""
+    if job.status is JobStatus.RUNNING and job.started_at is not None:
+        elapsed_s = max(0.0, (datetime.now(UTC) - job.started_at).total_seconds())
+        if job.progress >= MIN_PROGRESS_FOR_RATE:
+            return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
+        mean_s = store.mean_run_s()
+        return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)
+    if position is None:
+        return None
+    mean_s = store.mean_run_s()
+    return None if mean_s is None else round(mean_s * math.ceil(position / max(1, len(store.workers()))), 1)
+
+
+def _result(job: Job, objects: ObjectStore, settings: Settings) -> ResultView | None:
+    """A presigned link where the object store has such, else the API's own address, which lives as long as the job."""
+    if job.result is None:
+        return None
+    name = f"{job.id}.{job.result.key.rpartition('.')[2]}"
+    link = objects.presign_get(job.result.key, settings.link_ttl_s, name)
+    return ResultView(
+        url=link or f"{settings.public_url.rstrip('/')}/jobs/{job.id}/result",
+        expires_at=datetime.now(UTC) + timedelta(seconds=settings.link_ttl_s) if link else None,
+        **job.result.model_dump(exclude={"key"}),
+    )
+
+
+def _webhook(job: Job, store: JobStore) -> WebhookView | None:
+    request = job.spec.request
+    if request.webhook_url is None:
+        return None
+    try:
+        deliveries = store.deliveries(job.id)
+    except JobNotFoundError:  # deleted while we looked
+        deliveries = []
+    return WebhookView(
+        url=masked_url(request.webhook_url),
+        events=request.webhook_events,
+        deliveries=[DeliveryView(**delivery.model_dump(exclude={"job_id"})) for delivery in deliveries],
+    )
+
+
+def masked_url(url: str) -> str:
+    """The address without what may be secret in it: user info, fragment, and the values of the query."""
+    parts = urllib.parse.urlsplit(url)
+    names = [name for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)]
+    query = "&".join(f"{urllib.parse.quote(name)}=***" for name in names)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
