@@ -1,0 +1,145 @@
+"""The preview engine: real pixels moved by landmarks, on any CPU, without a checkpoint.
+
+It is labelled `preview` in the report and in the file, and never passes for the neural engine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from retalking_core import __version__
+from retalking_core.audio.mouth_motion import plan_mouth_motion
+from retalking_core.audio.waveform import load_waveform
+from retalking_core.engine import EngineCapabilities
+from retalking_core.engines.preview_flow import PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_scene import (
+    PreviewScene,
+    faceless_ranges_s,
+    prepare_scene,
+    refuse_faceless,
+    synthesise,
+)
+from retalking_core.errors import OptionUnsupportedError
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.track import FaceTracker, TrackRequest
+from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
+from retalking_core.media.reader import open_video
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.options import RenderOptions
+from retalking_core.progress import Progress, ProgressHook
+from retalking_core.types import FrameSource, RenderReport, Timeline, Waveform
+
+# Options that only a network can honour.
+UNSUPPORTED: dict[str, tuple[str, ...]] = {"expression": (), "upper_face": (), "one_shot": ()}
+METADATA = {
+    "title": "Retalking preview",
+    "comment": "Synthetic media: lip-sync by Retalking, engine preview (landmark warp, no neural network).",
+}
+# Share of the whole render that the analysis takes (measured on a 700x700 clip).
+ANALYSE_SHARE = 0.4
+REPORT_EVERY = 4
+
+
+class PreviewEngine:
+    """An `Engine` on dlib and OpenCV."""
+
+    def __init__(self, limits: MediaLimits = DEFAULT_LIMITS, tracker: FaceTracker | None = None) -> None:
+        self._limits = limits
+        self._tracker = tracker or DlibFaceTracker()
+        self.capabilities = EngineCapabilities(
+            name="preview",
+            version=__version__,
+            device="cpu",
+            description="Landmark-driven mouth warp on real pixels; runs anywhere, needs no checkpoint.",
+            unsupported_options=dict(UNSUPPORTED),
+        )
+
+    def warm_up(self) -> None:
+        """Load the face models (1.3 s)."""
+        self._tracker.warm_up()
+
+    def render(
+        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> RenderReport:
+        """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault."""
+        refuse_unsupported(options)
+        clock = StageClock()
+        progress(Progress("analyse", 0.0))
+        with clock.stage("read"):
+            source = open_video(video, self._limits, options.fps)
+            speech = load_waveform(audio, self._limits)
+            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
+        with clock.stage("analyse"):
+            scene = self.analyse(source, speech, timeline, options, progress)
+        count = len(timeline.source_index)
+        with (
+            clock.stage("synthesise"),
+            ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer,
+            ReadAhead(synthesise(scene, source, clock)) as drawn,
+        ):
+            for done, (frame, _) in enumerate(drawn, start=1):
+                with clock.stage("encode"):
+                    writer.write(frame)
+                if done % REPORT_EVERY == 0 or done == count:
+                    share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
+                    progress(Progress("synthesise", share, done, count))
+        progress(Progress("synthesise", 1.0, count, count))
+        return _report(scene, source, options, clock)
+
+    def analyse(
+        self,
+        source: FrameSource,
+        speech: Waveform,
+        timeline: Timeline,
+        options: RenderOptions,
+        progress: ProgressHook,
+    ) -> PreviewScene:
+        """Follow the face, read the speech, learn the clip's mouth. Reads only frames that the timeline shows."""
+        indices = np.unique(timeline.source_index)
+
+        def on_frame(done: int, total: int) -> None:
+            if done % REPORT_EVERY == 0 or done == total:
+                progress(Progress("analyse", ANALYSE_SHARE * done / total, done, total))
+
+        request = TrackRequest(indices.tolist(), options.face, options.crop)
+        track = self._tracker.track(PrefetchedSource(source), request, on_frame)
+        if options.missing_face == "fail":
+            refuse_faceless(track, indices, source)
+        return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)
+
+
+def refuse_unsupported(options: RenderOptions) -> None:
+    """Raises: OptionUnsupportedError for what only the neural engine can do."""
+    default = RenderOptions()
+    for name in UNSUPPORTED:
+        if getattr(options, name) != getattr(default, name):
+            raise OptionUnsupportedError(
+                f"The preview engine can not honour `{name}`; leave it out or use engine=videoretalking.", option=name
+            )
+
+
+def _report(scene: PreviewScene, source: FrameSource, options: RenderOptions, clock: StageClock) -> RenderReport:
+    timeline = scene.timeline
+    count = len(timeline.source_index)
+    width, height = output_size(source.info, options.output.max_height)
+    shown = scene.track.visible[timeline.source_index]
+    times_s = np.arange(count) / float(timeline.fps)
+    notes = ["mouth interior painted: the clip never shows an open mouth"] if scene.interior.drawn else []
+    return RenderReport(
+        engine="preview",
+        engine_version=__version__,
+        device="cpu",
+        frames=count,
+        fps=timeline.fps,
+        duration_s=timeline.duration_s,
+        width=width,
+        height=height,
+        face_coverage=float(shown.mean()),
+        faceless_ranges_s=faceless_ranges_s(shown, times_s, timeline.duration_s),
+        stage_times_s=dict(clock.times_s),
+        mouth_target=scene.motion.opening * scene.strength,
+        notes=notes,
+    )

@@ -1,0 +1,99 @@
+"""Follows one face with dlib: HOG detection where needed, the 68-point predictor on every frame.
+
+Detection costs 10 to 40 ms and the predictor 3 ms, so a followed face is only detected again, inside a window around
+it, every few frames or when something is odd. A lost face is looked for in the whole picture; who it is decides the
+face descriptor, so the track never jumps to another person.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.errors import FaceNotFoundError
+from retalking_core.faces.choice import choose_face
+from retalking_core.faces.dlib_models import DlibModels
+from retalking_core.faces.follower import FaceFollower, FaceSearch
+from retalking_core.faces.smoothing import smooth_track
+from retalking_core.faces.track import OnFrame, TrackRequest
+from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
+from retalking_core.types import FaceTrack, FrameSource
+
+# While no face has been seen yet, only every third frame is searched, every fifteenth of them finely.
+SEED_STRIDE, FINE_EVERY = 3, 5
+
+
+class DlibFaceTracker:
+    """A `FaceTracker` on dlib; needs no download. One instance may track any number of videos, one after the other."""
+
+    def __init__(self) -> None:
+        self._models = DlibModels()
+
+    def warm_up(self) -> None:
+        """Load detector and predictor (1.3 s)."""
+        blank = np.zeros((100, 100), np.uint8)
+        self._models.detect(blank, np.array([0, 0, 100, 100], np.float32), 80)
+        self._models.landmarks(blank, np.array([20, 20, 80, 80], np.float32))
+
+    def track(self, source: FrameSource, request: TrackRequest, on_frame: OnFrame) -> FaceTrack:
+        """See `FaceTracker.track`. Runs from the frame that settles the choice to the end, then back to the start."""
+        times_s = source.info.frame_times_s
+        indices = np.asarray(request.indices, np.int64)
+        search = FaceSearch.over(self._models, source.info.width, source.info.height, request.crop)
+        seed, first = self._find_seed(source, indices, request.choice, search, on_frame)
+        forward = FaceFollower(self._models, search, first)
+        raw = np.full((len(times_s), 68, 2), np.nan, np.float32)
+        cuts = np.zeros(len(times_s) + 1, bool)
+        done = 0
+        for part in (indices[seed:], indices[:seed][::-1]):
+            follower = forward if done == 0 else forward.rewound()
+            for position, frame in zip(part, source.frames_at(part.tolist()), strict=True):
+                raw[position] = follower.step(frame.y)
+                # Read backwards, the new shot begins at the frame seen just before.
+                cuts[position if follower is forward else position + 1] |= follower.cut
+                done += 1
+                on_frame(done, len(indices))
+            raw[part[follower.doubtful]] = np.nan
+        cuts = cuts[indices]
+        smooth = smooth_track(times_s[indices], raw[indices], cuts)
+        return _spread(smooth, indices, len(times_s))
+
+    def _find_seed(
+        self,
+        source: FrameSource,
+        indices: NDArray[np.int64],
+        choice: FaceChoice,
+        search: FaceSearch,
+        on_frame: OnFrame,
+    ) -> tuple[int, NDArray[np.float32]]:
+        """Position in `indices` of the frame that settles the choice, and the landmarks of the face there."""
+        start = 0
+        if isinstance(choice, FaceAtPoint):
+            start = int(np.abs(source.info.frame_times_s[indices] - choice.time_s).argmin())
+        order = [*range(start, len(indices), SEED_STRIDE), *range(start - 1, -1, -SEED_STRIDE)]
+        all_faces = choice != "largest"
+        for turn, frame in enumerate(source.frames_at([int(indices[k]) for k in order])):
+            on_frame(0, len(indices))
+            faces = search.everywhere(frame.y, fine=turn % FINE_EVERY == 0, every_size=all_faces)
+            chosen = choose_face([face.box for face in faces], choice, source.info.width, source.info.height)
+            if chosen is not None:
+                return order[turn], faces[chosen].landmarks
+        raise FaceNotFoundError(_advice(choice))
+
+
+def _advice(choice: FaceChoice) -> str:
+    if isinstance(choice, FaceAtPoint | FaceInBox):
+        where = "near the point" if isinstance(choice, FaceAtPoint) else "inside the box"
+        return f"No face was found {where} given in `face`; check the place (upright pixels) or use `largest`."
+    return (
+        "No face was found in the video; send one whose face is at least 48 pixels high, lit, and turned to the camera."
+    )
+
+
+def _spread(track: FaceTrack, indices: NDArray[np.int64], count: int) -> FaceTrack:
+    """A track over the analysed frames -> one over all source frames."""
+    boxes = np.full((count, 4), np.nan, np.float32)
+    landmarks = np.full((count, 68, 2), np.nan, np.float32)
+    visible = np.zeros(count, bool)
+    boxes[indices], landmarks[indices], visible[indices] = track.boxes, track.landmarks, track.visible
+    return FaceTrack(boxes, landmarks, visible)

@@ -1,0 +1,130 @@
+"""Teeth, tongue and the dark between them: from the clip's own most open mouth, or painted where it never opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
+from retalking_core.stages.mouth_curves import MouthCurves, mouth_curves
+from retalking_core.types import Frame
+
+TEXTURE_ROWS, TEXTURE_COLUMNS = 64, 128
+# Gap (in face scales) from which a frame's own mouth shows enough to be used for all others.
+OPEN_ENOUGH = 0.07
+
+
+@dataclass(frozen=True)
+class MouthInterior:
+    """The inside of a mouth, flattened: rows from the upper to the lower lip, columns from corner to corner.
+
+    yuv: f32 [rows, columns, 3], 8-bit levels. half_width, gaps (f32 [columns]): its size, in units of the face scale.
+    light: mean luma of the skin around it, above black. drawn: painted, not taken from the clip.
+    """
+
+    yuv: NDArray[np.float32]
+    half_width: float
+    gaps: NDArray[np.float32]
+    light: float
+    drawn: bool
+
+
+def skin_light(frame: Frame, marks: Points, black: float) -> float:
+    """Mean luma above black of both cheeks and the chin: what the mouth's brightness goes by."""
+    side = max(1, int(0.08 * float(face_scale(marks))))
+    centres = ((marks[48] + marks[4]) / 2, (marks[54] + marks[12]) / 2, (marks[57] + marks[8]) / 2)
+    height, width = frame.y.shape
+    patches = []
+    for x, y in centres:
+        left, top = int(np.clip(x - side, 0, width - 1)), int(np.clip(y - side, 0, height - 1))
+        patches.append(float(frame.y[top : top + 2 * side, left : left + 2 * side].mean()))
+    return max(float(np.mean(patches)) - black, 4.0)
+
+
+def rank_open_frames(gaps: NDArray[np.float32], closed_gap: float) -> list[int]:
+    """Source frames whose mouth is open enough to show its inside, most useful first, at most six.
+
+    gaps: f32 [N] in face scales, NaN where no face. Frames next to an even wider one are preferred to lonely peaks,
+    which are more often a landmark error than a mouth.
+    """
+    known = np.where(np.isnan(gaps), 0, gaps) - closed_gap
+    padded = np.pad(known, 1, mode="edge")
+    steady = np.minimum(known, np.maximum(padded[:-2], padded[2:]) + 0.02)
+    order = np.argsort(-steady)[:6]
+    return [int(k) for k in order if steady[k] >= max(OPEN_ENOUGH, 0.7 * steady[order[0]])]
+
+
+def sharpest(frames: Sequence[Frame], marks: Sequence[Points]) -> int:
+    """Which of some frames shows its mouth with the most detail (variance of the Laplacian)."""
+    scores = []
+    for frame, points in zip(frames, marks, strict=True):
+        x0, y0 = np.maximum(points[60:68].min(axis=0).astype(int) - 2, 0)
+        x1, y1 = points[60:68].max(axis=0).astype(int) + 3
+        scores.append(float(cv2.Laplacian(frame.y[y0:y1, x0:x1], cv2.CV_32F).var()))
+    return int(np.argmax(scores))
+
+
+def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black: float) -> MouthInterior:
+    """Flatten the open mouth of a frame."""
+    scale = float(face_scale(marks))
+    gaps = np.array([(marks[low] - marks[up]) @ down for up, low in INNER_PAIRS], np.float32)
+    curves = mouth_curves(marks, np.maximum(gaps, 0.5))
+    x, y, columns = _flat_places(curves)
+    luma = cv2.remap(frame.y, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    chroma = cv2.merge([frame.u, frame.v])
+    chroma = cv2.remap(chroma, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    yuv = np.dstack([luma, chroma]).astype(np.float32)
+    return MouthInterior(yuv, curves.half_width / scale, columns / scale, skin_light(frame, marks, black), False)
+
+
+def _flat_places(curves: MouthCurves) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Picture coordinates of the flattened mouth [rows, columns], and its gap per column, px.
+
+    The outermost 3 % at the corners and 6 % at the lips are left out: they are lip as often as mouth.
+    """
+    along = np.linspace(-0.97, 0.97, TEXTURE_COLUMNS, dtype=np.float32) * curves.half_width
+    middle, half = curves.at(along)
+    rows = np.linspace(-0.88, 0.94, TEXTURE_ROWS, dtype=np.float32)[:, None]
+    down = middle + half * rows
+    x = curves.origin[0] + along * curves.along[0] + down * curves.down[0]
+    y = curves.origin[1] + along * curves.along[1] + down * curves.down[1]
+    return x.astype(np.float32), y.astype(np.float32), 2 * half
+
+
+def paint_interior(frame: Frame, marks: Points, black: float) -> MouthInterior:
+    """A mouth for a clip that never shows one: dark cavity, upper teeth, a tongue, in the light of the face."""
+    light = skin_light(frame, marks, black)
+    lip = _mean_yuv(frame, np.concatenate([marks[56:59], marks[65:68]]))
+    t, u = np.meshgrid(np.linspace(0, 1, TEXTURE_ROWS), np.linspace(-1, 1, TEXTURE_COLUMNS), indexing="ij")
+    cavity = np.array([black + 0.16 * light, 128 + 0.35 * (lip[1] - 128), 128 + 0.8 * (lip[2] - 128) + 3])
+    yuv = np.broadcast_to(cavity, (*t.shape, 3)).astype(np.float32).copy()
+    tongue = _bump((t - 1.02) / 0.42) * _bump(u / 0.8)
+    _mix(yuv, tongue, np.array([black + 0.5 * light, lip[1], lip[2] + 3]))
+    # The row of teeth is an arch: its edge hangs lower in the middle, and the side teeth stand in the cheek's shadow.
+    edge = 0.36 * (1 - 0.45 * u**2) + 0.012 * np.cos(u * 9.4 * np.pi / 1.1)
+    teeth = np.clip((edge - t) / 0.08, 0, 1) * np.clip((0.86 - np.abs(u)) / 0.3, 0, 1)
+    shade = (0.72 + 0.28 * np.clip(t / 0.22, 0, 1)) * (1 - 0.38 * u**2)
+    groove = 1 - 0.09 * np.exp(-((np.abs((u * 4.7) % 1 - 0.5) / 0.07) ** 2))
+    enamel = np.stack([black + 1.02 * light * shade * groove, np.full_like(t, 124), np.full_like(t, 131)], axis=2)
+    _mix(yuv, 0.9 * teeth, enamel)
+    yuv = cv2.GaussianBlur(yuv.astype(np.float32), (0, 0), 1.2)
+    return MouthInterior(yuv, 0.29, (0.19 * (1 - u[0] ** 2) ** 0.7).astype(np.float32), light, True)
+
+
+def _mix(yuv: NDArray, share: NDArray, colour: NDArray) -> None:
+    yuv += share[..., None] * (colour - yuv)
+
+
+def _bump(x: NDArray) -> NDArray:
+    return np.clip(1 - x * x, 0, 1) ** 1.5
+
+
+def _mean_yuv(frame: Frame, points: NDArray[np.float32]) -> NDArray[np.float64]:
+    height, width = frame.y.shape
+    x = np.clip(points[:, 0].astype(int), 0, width - 1)
+    y = np.clip(points[:, 1].astype(int), 0, height - 1)
+    return np.array([plane.mean() for plane in (frame.y[y, x], frame.u[y // 2, x // 2], frame.v[y // 2, x // 2])])

@@ -1,0 +1,161 @@
+"""Where the lips, the jaw and the cheeks of one frame should go, from where they are and what the speech asks for.
+
+All lengths inside are in units of `face_scale` (about the outer-eye distance), so a face counts the same at any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.faces.landmarks import INNER_PAIRS, MOUTH, OUTER_EYES, Points, face_scale, inner_gap
+from retalking_core.types import FaceTrack
+
+# Of a change of the gap between the lips, the upper lip takes this share; the jaw carries the rest (articulography:
+# the upper lip moves a fifth to a quarter as much as lower lip and jaw together).
+UPPER_SHARE = 0.22
+# How far the jaw line follows the lower lip, by landmark, from the chin (8) up to the ears.
+JAW_FOLLOWS = {8: 0.78, 7: 0.75, 9: 0.75, 6: 0.62, 10: 0.62, 5: 0.42, 11: 0.42, 4: 0.2, 12: 0.2, 3: 0.06, 13: 0.06}
+# Gap of the outer inner-lip pairs relative to the middle one.
+GAP_PROFILE = np.array([0.84, 1.0, 0.84], np.float32)
+WIDEN, NARROW, NARROW_OPEN = 0.07, 0.15, 0.03
+PRESS, OVERLAP = 0.02, 0.012
+
+
+@dataclass(frozen=True)
+class MouthRest:
+    """What one clip's mouth does by itself, in units of `face_scale`.
+
+    closed_gap: inner-lip gap that the landmarks report on the closed mouth. open_gap: gap at opening 1. widths: f32
+    [N], mouth width around each source frame, its own spreading averaged out.
+    """
+
+    closed_gap: float
+    open_gap: float
+    widths: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MouthShape:
+    """One frame's plan.
+
+    before, after: landmarks f32 [68, 2] px. gaps_before: f32 [3] px, how far the lips stand open in the source (the
+    resting gap of closed lips taken off). gaps: f32 [3] px, how far they shall be seen open. scale: px. across, down:
+    unit axes.
+    """
+
+    before: Points
+    after: Points
+    gaps_before: NDArray[np.float32]
+    gaps: NDArray[np.float32]
+    scale: float
+    across: NDArray[np.float32]
+    down: NDArray[np.float32]
+
+
+def learn_rest(track: FaceTrack) -> MouthRest:
+    """Resting gap, range and width of the mouth from the whole track."""
+    visible = np.flatnonzero(track.visible)
+    marks = track.landmarks[visible]
+    gaps = inner_gap(marks)
+    # A mouth that is never shut in the clip has no resting gap to learn: 0.03 is the largest seen on shut ones.
+    closed = float(min(np.percentile(gaps, 4), 0.03))
+    largest = float(np.clip(1.15 * (np.percentile(gaps, 97) - closed), 0.15, 0.21))
+    across = np.linalg.norm(marks[:, 54] - marks[:, 48], axis=1) / face_scale(marks)
+    widths = np.full(len(track.visible), np.nan, np.float32)
+    for start in range(len(visible)):
+        near = slice(max(0, start - 15), start + 16)
+        widths[visible[start]] = np.median(across[near])
+    return MouthRest(closed, largest, _smooth_widths(widths))
+
+
+def _smooth_widths(widths: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median of ±15 frames, then a mean of ±8, over the visible frames only."""
+    out = widths.copy()
+    known = np.flatnonzero(~np.isnan(widths))
+    padded = np.pad(widths[known], 8, mode="edge")
+    out[known] = np.convolve(padded, np.full(17, 1 / 17), mode="valid")
+    return out
+
+
+def face_axes(marks: Points) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit vectors across (the observer's left to right) and down the face."""
+    eyes = marks[OUTER_EYES[1]] - marks[OUTER_EYES[0]]
+    across = eyes / max(float(np.linalg.norm(eyes)), 1e-6)
+    chin = marks[8] - marks[27]
+    down = np.array([-across[1], across[0]]) + chin / max(float(np.linalg.norm(chin)), 1e-6)
+    return across.astype(np.float32), (down / np.linalg.norm(down)).astype(np.float32)
+
+
+def plan_shape(
+    marks: Points,
+    rest: MouthRest,
+    rest_width: float,
+    opening: float,
+    spread: float,
+    closure: float,
+    strength: float = 1.0,
+) -> MouthShape:
+    """From the landmarks of a frame (px) to where they should be.
+
+    opening, closure: 0..1; spread: -1..1. strength: 0 (the source's own mouth) .. 1 (the planned one).
+    """
+    scale = float(face_scale(marks))
+    across, down = face_axes(marks)
+    gaps = np.array([(marks[low] - marks[up]) @ down for up, low in INNER_PAIRS], np.float32) / scale
+    before = np.maximum(gaps - rest.closed_gap, 0)
+    rounded, wide = max(0.0, -spread), max(0.0, spread)
+    target = opening * rest.open_gap * (1 - 0.1 * wide) * GAP_PROFILE
+    target = before + (target - before) * strength
+    # Closed lips keep the resting gap, which is the landmarks' error about them. Lips that have to be shut go a little
+    # past each other instead, so that no sliver of the old mouth shows between them.
+    was_open = np.clip(before / 0.04, 0, 1)
+    resting = np.minimum(gaps, rest.closed_gap) * (1 - was_open) - OVERLAP * was_open
+    change = target + resting - gaps
+    shift = np.zeros((68, 2), np.float32)  # columns: across, down; units of scale
+    _move_lips(shift, change, closure * (1 - min(1.0, opening * 4)), rounded)
+    _move_corners(shift, marks, across, scale, rest_width, wide, rounded, opening, float(change.mean()))
+    shift[MOUTH, 0] *= strength
+    for point, share in JAW_FOLLOWS.items():
+        shift[point, 1] = share * (1 - UPPER_SHARE) * float(np.clip(change[1], -0.28, 0.28))
+    after = marks + scale * (shift[:, :1] * across + shift[:, 1:] * down)
+    seen = target + np.maximum(resting, 0) * np.clip(target / 0.03, 0, 1)
+    return MouthShape(marks, after.astype(np.float32), before * scale, seen * scale, scale, across, down)
+
+
+def _move_lips(shift: NDArray[np.float32], change: NDArray[np.float32], press: float, rounded: float) -> None:
+    """Upper lip up, lower lip down; the outer contour follows the inner one, thinner when the lips stretch or press."""
+    up, low = -UPPER_SHARE * change, (1 - UPPER_SHARE) * change
+    shift[[61, 62, 63], 1] = up
+    shift[[67, 66, 65], 1] = low
+    shift[[50, 51, 52], 1] = 0.8 * up + PRESS * press - 0.012 * rounded
+    shift[[49, 53], 1] = 0.45 * up[[0, 2]]
+    shift[[58, 57, 56], 1] = 0.93 * low - 1.3 * PRESS * press + 0.012 * rounded
+    shift[[59, 55], 1] = 0.6 * low[[0, 2]]
+
+
+def _move_corners(
+    shift: NDArray[np.float32],
+    marks: Points,
+    across: NDArray[np.float32],
+    scale: float,
+    rest_width: float,
+    wide: float,
+    rounded: float,
+    opening: float,
+    change: float,
+) -> None:
+    """Corners out or in (every lip point by its share of the way to its corner), and a little down with the jaw."""
+    place = (marks[MOUTH] - (marks[48] + marks[54]) / 2) @ across / scale
+    width = float(place[6] - place[0])
+    wanted = rest_width * (1 + WIDEN * wide - NARROW * rounded - NARROW_OPEN * opening)
+    stretch = np.clip(wanted / max(width, 1e-3) - 1, -0.25, 0.25)
+    shift[MOUTH, 0] = place * stretch
+    shift[[48, 54, 60, 64], 1] = 0.3 * (1 - UPPER_SHARE) * change - 0.008 * wide
+
+
+def gap_of(track: FaceTrack) -> NDArray[np.float32]:
+    """Inner-lip gap per source frame in units of `face_scale`, NaN where the face is not visible."""
+    return inner_gap(track.landmarks)
