@@ -13,7 +13,7 @@ from av.container import InputContainer
 from retalking_core.errors import EmptyFileError, PictureTooLargeError, TooManyStreamsError, UnsupportedContainerError
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.picture_header import read_picture_size
+from retalking_core.media.picture_header import read_picture_header
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,15 @@ _HEAD_BYTES = 4096
 
 
 class MediaFile:
-    """An open container and its kind; a context manager. Owns the file handle."""
+    """An open container and its kind; a context manager. Owns the file handle.
 
-    def __init__(self, kind: ContainerKind, handle: BinaryIO, container: InputContainer) -> None:
+    orientation: EXIF orientation 1..8 of a picture, 1 for everything else.
+    """
+
+    def __init__(self, kind: ContainerKind, handle: BinaryIO, container: InputContainer, orientation: int = 1) -> None:
         self.kind = kind
         self.container = container
+        self.orientation = orientation
         self._handle = handle
 
     def close(self) -> None:
@@ -75,8 +79,9 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
     handle = path.open("rb")
     try:
         kind = _sniff_handle(handle)
+        orientation = 1
         if kind.is_picture:
-            width, height = read_picture_size(handle, kind.name)
+            width, height, orientation = read_picture_header(handle, kind.name)
             check_picture_size(width, height, limits)
         handle.seek(0)
         with reading("file"):
@@ -84,12 +89,11 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
     except BaseException:
         handle.close()
         raise
-    media = MediaFile(kind, handle, container)
-    if len(container.streams) > limits.max_streams:
+    media = MediaFile(kind, handle, container, orientation)
+    streams = len(container.streams)
+    if streams > limits.max_streams:
         media.close()
-        raise TooManyStreamsError(
-            f"The file holds {len(container.streams)} streams; at most {limits.max_streams} are allowed."
-        )
+        raise TooManyStreamsError(f"The file holds {streams} streams; at most {limits.max_streams} are allowed.")
     return media
 
 

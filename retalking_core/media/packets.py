@@ -44,7 +44,7 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
 
     Raises MediaTooLongError, MediaUnreadableError (no packets, or fewer than the index of an MP4 promises).
     """
-    stamps: list[tuple[int | None, int | None]] = []
+    stamps: list[int | None] = []
     keys: list[tuple[int, int]] = []
     found, ticks = 0, 0
     limit_ticks = limits.max_video_s / stream.time_base
@@ -62,18 +62,21 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
             keys.append((packet.pts, seek))
         if packet.is_discard:
             continue
-        stamps.append((packet.pts, packet.dts))
+        stamps.append(packet.pts)
         ticks = packet.duration or ticks
-        if packet.pts is not None and stamps[0][0] is not None and packet.pts - stamps[0][0] > limit_ticks:
+        if None not in (packet.pts, stamps[0]) and packet.pts - stamps[0] > limit_ticks:
             raise too_long("video", None, limits.max_video_s)
     if not stamps:
         raise MediaUnreadableError("The video holds no pictures; upload the whole file again or re-export it.")
+    table = _table(stamps, keys, ticks, stream, counted_only=container.format.name == "avi")
+    if table.duration_ticks > limit_ticks:
+        raise too_long("video", float(table.duration_ticks * table.time_base), limits.max_video_s)
     if container.format.name.startswith("mov") and found < stream.frames:
         raise MediaUnreadableError(
             f"The video ends early: its index lists {stream.frames} pictures and only {found} are in the file. "
             "Upload the whole file again."
         )
-    return _table(stamps, keys, ticks, stream)
+    return table
 
 
 def too_long(what: str, seconds: float | None, limit_s: float) -> MediaTooLongError:
@@ -84,13 +87,14 @@ def too_long(what: str, seconds: float | None, limit_s: float) -> MediaTooLongEr
 
 
 def _table(
-    stamps: list[tuple[int | None, int | None]], keys: list[tuple[int, int]], ticks: int, stream: VideoStream
+    stamps: list[int | None], keys: list[tuple[int, int]], ticks: int, stream: VideoStream, counted_only: bool
 ) -> PacketTable:
+    """counted_only: AVI stores no presentation stamps, and those made up for it are wrong where B pictures follow."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     step = max(1, round(1 / (rate * stream.time_base)))
-    stamped = all(pts is not None for pts, _ in stamps)
+    stamped = not counted_only and None not in stamps
     if stamped:
-        shown = np.sort(np.array([pts for pts, _ in stamps], np.int64))
+        shown = np.sort(np.array(stamps, np.int64))
         # Two pictures with one stamp: the later one gets the next tick, so that times stay ascending.
         shown = np.maximum.accumulate(shown - np.arange(len(shown))) + np.arange(len(shown))
     else:

@@ -1,4 +1,4 @@
-"""Width and height of a still picture from its header alone, so that a picture bomb is refused before it is decoded."""
+"""Size and orientation of a still picture from its header alone: a picture bomb is refused before it is decoded."""
 
 from __future__ import annotations
 
@@ -10,38 +10,60 @@ from retalking_core.errors import MediaUnreadableError
 # JPEG frame headers: SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), ITU-T T.81 table B.1.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_APP1 = 0xE1
+_EXIF_PREFIX = b"Exif\0\0"
+_ORIENTATION_TAG = 0x0112
+_MAX_CHUNKS = 1000
 
 
-def read_picture_size(handle: BinaryIO, kind: str) -> tuple[int, int]:
-    """(width, height) px as stored, before any EXIF turn. kind: png, jpeg or webp. Raises MediaUnreadableError."""
+def read_picture_header(handle: BinaryIO, kind: str) -> tuple[int, int, int]:
+    """(width, height, EXIF orientation 1..8) as stored. kind: png, jpeg or webp. Raises MediaUnreadableError."""
     handle.seek(0)
-    readers = {"png": _png_size, "jpeg": _jpeg_size, "webp": _webp_size}
+    readers = {"png": _read_png, "jpeg": _read_jpeg, "webp": _read_webp}
     try:
-        width, height = readers[kind](handle)
+        width, height, exif = readers[kind](handle)
     except (struct.error, IndexError) as error:
         raise _broken(kind) from error
-    if width < 2 or height < 2:
-        raise MediaUnreadableError(f"The {kind.upper()} picture is {width}x{height}; it needs at least 2x2 pixels.")
-    return width, height
+    if width < 1 or height < 1:
+        raise MediaUnreadableError(f"The {kind.upper()} picture is {width}x{height}; it holds no pixels.")
+    return width, height, exif_orientation(exif)
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation 1..8 in a block of EXIF data (TIFF); 1 where it is absent or damaged."""
+    exif = exif.removeprefix(_EXIF_PREFIX)
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for entry in range(count):
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
 
 
 def _broken(kind: str) -> MediaUnreadableError:
     return MediaUnreadableError(f"The {kind.upper()} picture ends inside its header; upload the whole file again.")
 
 
-def _png_size(handle: BinaryIO) -> tuple[int, int]:
+def _read_png(handle: BinaryIO) -> tuple[int, int, bytes]:
     head = handle.read(24)
     if head[12:16] != b"IHDR":
         raise _broken("png")
-    return struct.unpack(">II", head[16:24])
+    width, height = struct.unpack(">II", head[16:24])
+    handle.seek(8)
+    return width, height, _find_chunk(handle, b"eXIf", ">I4s", trailer=4)
 
 
-def _jpeg_size(handle: BinaryIO) -> tuple[int, int]:
+def _read_jpeg(handle: BinaryIO) -> tuple[int, int, bytes]:
     handle.read(2)
-    while True:
-        byte = handle.read(1)
-        if not byte:
-            raise _broken("jpeg")
+    exif = b""
+    while byte := handle.read(1):
         if byte != b"\xff":
             continue
         marker = handle.read(1)
@@ -53,17 +75,37 @@ def _jpeg_size(handle: BinaryIO) -> tuple[int, int]:
         (length,) = struct.unpack(">H", handle.read(2))
         if code in _JPEG_FRAME_MARKERS:
             height, width = struct.unpack(">xHH", handle.read(5))
-            return width, height
-        handle.seek(max(length - 2, 0), 1)
+            return width, height, exif
+        body = handle.read(max(length - 2, 0))
+        if code == _JPEG_APP1 and body.startswith(_EXIF_PREFIX):
+            exif = body
+    raise _broken("jpeg")
 
 
-def _webp_size(handle: BinaryIO) -> tuple[int, int]:
+def _read_webp(handle: BinaryIO) -> tuple[int, int, bytes]:
     head = handle.read(30)
-    chunk = head[12:16]
-    if chunk == b"VP8X":
-        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-    if chunk == b"VP8L":
+    kind = head[12:16]
+    if kind == b"VP8X":
+        size = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    elif kind == b"VP8L":
         bits = struct.unpack("<I", head[21:25])[0]
-        return 1 + (bits & 0x3FFF), 1 + ((bits >> 14) & 0x3FFF)
-    width, height = struct.unpack("<HH", head[26:30])
-    return width & 0x3FFF, height & 0x3FFF
+        size = 1 + (bits & 0x3FFF), 1 + ((bits >> 14) & 0x3FFF)
+    else:
+        width, height = struct.unpack("<HH", head[26:30])
+        size = width & 0x3FFF, height & 0x3FFF
+    handle.seek(12)
+    return *size, _find_chunk(handle, b"EXIF", "<4sI", trailer=0)
+
+
+def _find_chunk(handle: BinaryIO, wanted: bytes, layout: str, trailer: int) -> bytes:
+    """Body of a chunk in a PNG (length first, checksum behind) or RIFF (name first, padded to even) file."""
+    for _ in range(_MAX_CHUNKS):
+        head = handle.read(8)
+        if len(head) < 8:
+            return b""
+        first, second = struct.unpack(layout, head)
+        name, length = (first, second) if isinstance(first, bytes) else (second, first)
+        if name == wanted:
+            return handle.read(min(length, 65536))
+        handle.seek(length + (trailer or length % 2), 1)
+    return b""

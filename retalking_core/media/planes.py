@@ -14,8 +14,24 @@ from numpy.typing import NDArray
 from retalking_core.media.colour import HD_HEIGHT_PX, resolve_matrix
 from retalking_core.types import ColourTags, Frame
 
+# (a, b, c, d) of the display matrix, each -1, 0 or 1: x' = a x + c y, y' = b x + d y, y downwards.
+Turn = tuple[int, int, int, int]
+# EXIF orientation 1..8 (CIPA DC-008, 4.6.5.1.6) as turns.
+EXIF_TURNS: tuple[Turn, ...] = (
+    (1, 0, 0, 1),
+    (-1, 0, 0, 1),
+    (-1, 0, 0, -1),
+    (1, 0, 0, -1),
+    (0, 1, 1, 0),
+    (0, 1, -1, 0),
+    (0, -1, -1, 0),
+    (0, -1, 1, 0),
+)
 _EXACT_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
+# VP8 and so lossy WebP have one range, 16..235 (RFC 6386, 9.2); FFmpeg reads the clamping bit as a range tag.
+_ALWAYS_LIMITED = frozenset({"vp8", "libvpx", "webp"})
+_PICTURE_CODECS = frozenset({"png", "apng", "mjpeg"})
 _BICUBIC = "BICUBIC"
 # swscale's own numbers for the matrices (SWS_CS_*); it knows no others.
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
@@ -25,14 +41,14 @@ _MAX_PIXEL_ASPECT = 4
 
 @dataclass(frozen=True)
 class PictureGeometry:
-    """stored_*: size to scale the decoded picture to (square pixels); turn: (a, b, c, d) of the display matrix, -1..1.
+    """stored_*: size to scale the decoded picture to (square pixels); turn: brings it upright.
 
     width, height: of the upright, even result.
     """
 
     stored_width: int
     stored_height: int
-    turn: tuple[int, int, int, int]
+    turn: Turn
 
     @property
     def is_sideways(self) -> bool:
@@ -48,11 +64,13 @@ class PictureGeometry:
 
     @property
     def rotation_deg(self) -> int:
-        """Clockwise, 0..270."""
-        return round(math.degrees(math.atan2(self.turn[1], self.turn[0]))) % 360
+        """Clockwise, 0..270; of a mirrored picture the turn after the mirroring."""
+        a, b, c, d = self.turn
+        mirrored = a * d - b * c < 0
+        return round(math.degrees(math.atan2(b, -a if mirrored else a))) % 360
 
 
-def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None) -> PictureGeometry:
+def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None, turn: Turn) -> PictureGeometry:
     """How to bring pictures like this one upright. pixel_aspect: width of a pixel over its height."""
     width, height = picture.width, picture.height
     aspect = pixel_aspect or Fraction(1)
@@ -60,11 +78,11 @@ def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None) -> Pict
         width = round(width * aspect)
     elif Fraction(1, _MAX_PIXEL_ASPECT) <= aspect < 1:
         height = round(height / aspect)
-    return PictureGeometry(width, height, _display_turn(picture))
+    return PictureGeometry(width, height, turn)
 
 
-def picture_colour(picture: VideoFrame, stored_full: bool) -> ColourTags:
-    """The colour tags of the planes that `to_frame` makes. stored_full: untagged grey means 0..255 (picture files).
+def picture_colour(picture: VideoFrame, codec: str) -> ColourTags:
+    """The colour tags of the planes that `to_frame` makes. codec: FFmpeg's name of the decoder.
 
     RGB and palette pictures have no YUV matrix: they get BT.601 below 720 rows, BT.709 from there on, limited range,
     sRGB primaries and transfer.
@@ -76,13 +94,11 @@ def picture_colour(picture: VideoFrame, stored_full: bool) -> ColourTags:
             transfer=picture.color_trc if picture.color_trc != 2 else 13,
             full_range=False,
         )
-    name = picture.format.name
-    untagged_full = name.startswith("yuvj") or (stored_full and name.startswith(("gray", "ya")))
     return ColourTags(
         matrix=int(picture.colorspace) or 2,
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
-        full_range=picture.color_range == _FULL or (picture.color_range != _LIMITED and untagged_full),
+        full_range=_is_full_range(picture, codec),
     )
 
 
@@ -144,6 +160,14 @@ class PlaneConverter:
         ]
 
 
+def _is_full_range(picture: VideoFrame, codec: str) -> bool:
+    if codec in _ALWAYS_LIMITED or picture.color_range == _LIMITED:
+        return False
+    name = picture.format.name
+    is_stored_grey = codec in _PICTURE_CODECS and name.startswith(("gray", "ya"))
+    return picture.color_range == _FULL or name.startswith("yuvj") or is_stored_grey
+
+
 def _is_rgb(picture: VideoFrame) -> bool:
     return picture.format.is_rgb or picture.format.has_palette or picture.format.name.startswith("mono")
 
@@ -154,9 +178,13 @@ def _plane(picture: VideoFrame, number: int) -> NDArray[np.uint8]:
     return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
-def _display_turn(picture: VideoFrame) -> tuple[int, int, int, int]:
-    """(a, b, c, d), the nearest of the eight upright orientations: x' = a x + c y, y' = b x + d y, y downwards."""
-    data = picture.side_data.get("DISPLAYMATRIX")
+def display_turn(picture: VideoFrame) -> Turn:
+    """The nearest of the eight upright orientations to the display matrix of a video picture."""
+    try:
+        data = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        # PyAV 18.1 can not list side data newer than its own table (EXIF: "31 is not a valid Type").
+        return EXIF_TURNS[{90: 7, 180: 2, -180: 2, -90: 5}.get(round(picture.rotation / 90) * 90, 0)]
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64)
@@ -167,7 +195,7 @@ def _display_turn(picture: VideoFrame) -> tuple[int, int, int, int]:
     return 0, int(np.sign(b)), int(np.sign(c)) or -int(np.sign(b)), 0
 
 
-def _turned(plane: NDArray[np.uint8], turn: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+def _turned(plane: NDArray[np.uint8], turn: Turn) -> NDArray[np.uint8]:
     a, b, c, d = turn
     if turn == (1, 0, 0, 1):
         return plane.view()

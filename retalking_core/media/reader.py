@@ -14,7 +14,14 @@ from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_strea
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import PacketTable, scan_packets, too_long
-from retalking_core.media.planes import PictureGeometry, PlaneConverter, picture_colour, picture_geometry
+from retalking_core.media.planes import (
+    EXIF_TURNS,
+    PictureGeometry,
+    PlaneConverter,
+    display_turn,
+    picture_colour,
+    picture_geometry,
+)
 from retalking_core.media.timeline import exact_rate
 from retalking_core.types import ColourTags, Frame, FrameSource, VideoInfo
 
@@ -37,7 +44,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         kind, codec = media.kind.name, stream.codec_context.name
         rate = _average_rate(stream.average_rate, table, limits)
     with open_container(path, limits) as media:
-        geometry, colour = _first_picture(media, limits, stored_full=False)[1:]
+        geometry, colour = _first_picture(media, limits)[1:]
     info = VideoInfo(
         width=geometry.width,
         height=geometry.height,
@@ -165,25 +172,24 @@ def _average_rate(declared: Fraction | None, table: PacketTable, limits: MediaLi
     return rate.limit_denominator(100_000)
 
 
-def _first_picture(
-    media: MediaFile, limits: MediaLimits, stored_full: bool
-) -> tuple[object, PictureGeometry, ColourTags]:
+def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[object, PictureGeometry, ColourTags]:
     """The first picture that decodes, with its geometry and colours."""
     stream = video_stream(media)
     picture = next(PictureDecoder(media, limits).pictures(), None)
     if picture is None:
         raise MediaUnreadableError("Not one picture of the file decodes; re-export it and upload it again.")
-    geometry = picture_geometry(picture, stream.sample_aspect_ratio)
+    turn = EXIF_TURNS[media.orientation - 1] if media.kind.is_picture else display_turn(picture)
+    geometry = picture_geometry(picture, stream.sample_aspect_ratio, turn)
     check_picture_size(geometry.width, geometry.height, limits)
     if min(geometry.width, geometry.height) < _SMALLEST_SIDE_PX:
         raise MediaUnreadableError(
             f"The picture is {geometry.width}x{geometry.height}; at least {_SMALLEST_SIDE_PX} pixels a side are needed."
         )
-    return picture, geometry, picture_colour(picture, stored_full)
+    return picture, geometry, picture_colour(picture, stream.codec_context.name)
 
 
 def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> StillReader:
-    picture, geometry, colour = _first_picture(media, limits, stored_full=True)
+    picture, geometry, colour = _first_picture(media, limits)
     frame = PlaneConverter(geometry, colour).to_frame(picture, 0)
     fps = exact_rate(still_fps)
     info = VideoInfo(

@@ -9,10 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 
-from retalking_core.errors import AudioEmptyError, AudioInvalidError, MediaUnreadableError, NoAudioStreamError
+from retalking_core.errors import (
+    AudioEmptyError,
+    AudioInvalidError,
+    CodecUnsupportedError,
+    MediaUnreadableError,
+    NoAudioStreamError,
+)
 from retalking_core.media.container import MediaFile, open_container
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
@@ -21,7 +26,7 @@ from retalking_core.media.packets import too_long
 # Shorter than this there is no syllable, and no AAC frame.
 MIN_SPEECH_S = 0.02
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
-_LAYOUT_BY_CHANNELS = {3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
 def audio_stream(media: MediaFile) -> AudioStream:
@@ -32,10 +37,13 @@ def audio_stream(media: MediaFile) -> AudioStream:
     if stream is None:
         raise NoAudioStreamError("The speech file holds no sound; send a sound file, or a video with sound.")
     if stream.codec_context is None:
-        with reading("speech file"):
-            raise av.error.DecoderNotFoundError(-1, "no decoder")
+        raise CodecUnsupportedError("The sound uses an unknown codec; convert the speech to WAV, AAC or MP3.")
     if not stream.rate or not stream.codec_context.channels:
         raise empty_speech()
+    if stream.codec_context.channels not in _LAYOUT_BY_CHANNELS:
+        raise CodecUnsupportedError(
+            f"The speech has {stream.codec_context.channels} channels; at most 8 are understood. Mix it down to stereo."
+        )
     return stream
 
 
@@ -51,6 +59,7 @@ def decoded_speech(path: Path, limits: MediaLimits) -> Iterator[AudioFrame]:
     """
     with open_container(path, limits) as media:
         stream = audio_stream(media)
+        _check_declared(media, stream, limits)
         good_s, bad_s = 0.0, 0.0
         shape: tuple[str, str, int] | None = None
         with reading("speech file"):
@@ -60,8 +69,7 @@ def decoded_speech(path: Path, limits: MediaLimits) -> Iterator[AudioFrame]:
                 except (av.error.InvalidDataError, av.error.EOFError):
                     bad_s += float((packet.duration or 0) * stream.time_base)
                     continue
-                for frame in frames:
-                    frame = _checked(frame)
+                for frame in map(_checked, frames):
                     found = (frame.format.name, frame.layout.name, frame.sample_rate)
                     shape = shape or found
                     if found != shape:
@@ -79,11 +87,7 @@ def decoded_speech(path: Path, limits: MediaLimits) -> Iterator[AudioFrame]:
 def speech_length(media: MediaFile, limits: MediaLimits) -> Fraction:
     """Seconds of sound by header, or by counting packets. Raises MediaTooLongError, AudioEmptyError."""
     stream = audio_stream(media)
-    declared = stream.duration * stream.time_base if stream.duration is not None else None
-    if declared is None and media.container.duration is not None:
-        declared = Fraction(media.container.duration, av.time_base)
-    if declared is not None and declared > limits.max_audio_s:
-        raise too_long("speech", float(declared), limits.max_audio_s)
+    declared = _check_declared(media, stream, limits)
     counted = Fraction(0)
     with reading("speech file"):
         for packet in media.container.demux(stream):
@@ -100,16 +104,20 @@ def speech_length(media: MediaFile, limits: MediaLimits) -> Fraction:
 def _checked(frame: AudioFrame) -> AudioFrame:
     if frame.format.name in _FLOAT_FORMATS and not np.isfinite(frame.to_ndarray()).all():
         raise AudioInvalidError("The speech holds samples that are not numbers (NaN or infinity); export it again.")
-    channels = frame.layout.nb_channels
-    if frame.layout.name != AudioLayout(_LAYOUT_BY_CHANNELS.get(channels, frame.layout.name)).name and channels > 2:
-        return _with_usual_layout(frame, channels)
-    return frame
-
-
-def _with_usual_layout(frame: AudioFrame, channels: int) -> AudioFrame:
-    """More than two channels without a stated order: take the usual one, so that they can be mixed down."""
-    if channels not in _LAYOUT_BY_CHANNELS:
-        raise AudioInvalidError(f"The speech has {channels} channels; at most 8 are understood. Mix it down to stereo.")
-    relabelled = AudioFrame.from_ndarray(frame.to_ndarray(), frame.format.name, _LAYOUT_BY_CHANNELS[channels])
+    if "channels" not in frame.layout.name:
+        return frame
+    # An order of channels that nobody states can not be mixed down: take the usual one for their number.
+    layout = _LAYOUT_BY_CHANNELS[frame.layout.nb_channels]
+    relabelled = AudioFrame.from_ndarray(frame.to_ndarray(), frame.format.name, layout)
     relabelled.sample_rate = frame.sample_rate
     return relabelled
+
+
+def _check_declared(media: MediaFile, stream: AudioStream, limits: MediaLimits) -> Fraction | None:
+    """The length that the header states. Raises MediaTooLongError."""
+    declared = stream.duration * stream.time_base if stream.duration is not None else None
+    if declared is None and media.container.duration is not None:
+        declared = Fraction(media.container.duration, av.time_base)
+    if declared is not None and declared > limits.max_audio_s:
+        raise too_long("speech", float(declared), limits.max_audio_s)
+    return declared

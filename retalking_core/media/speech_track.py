@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
-from retalking_core.types import AudioInfo
+from retalking_core.types import AudioInfo, Timeline
 
 # Sample rates of AAC (ISO 14496-3, table 1.18).
 _AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -39,13 +39,7 @@ class SpeechTrack:
     """
 
     def __init__(
-        self,
-        container: OutputContainer,
-        speech: Path,
-        info: AudioInfo,
-        speech_s: float,
-        total_s: Fraction,
-        limits: MediaLimits,
+        self, container: OutputContainer, speech: Path, info: AudioInfo, timeline: Timeline, limits: MediaLimits
     ) -> None:
         self._rate_hz = nearest_aac_rate(info.rate_hz)
         self._layout = "mono" if info.channels == 1 else "stereo"
@@ -54,8 +48,12 @@ class SpeechTrack:
         self._stream.codec_context.format = "fltp"
         self._stream.codec_context.bit_rate = _BITS_PER_SAMPLE * self._rate_hz * (1 if info.channels == 1 else 2)
         self._stream.codec_context.time_base = Fraction(1, self._rate_hz)
-        self._total = round(total_s * self._rate_hz)
-        self._spoken = min(self._total, round(speech_s * self._rate_hz))
+        self._total = round(len(timeline.source_index) / timeline.fps * self._rate_hz)
+        if container.format.name == "matroska":
+            # Matroska states the encoder's 1024 lead-in samples as duration. Without a last, partly filled AAC frame
+            # (23 ms at most) sound and pictures still agree within one picture.
+            self._total = max(_BLOCK, self._total // _BLOCK * _BLOCK)
+        self._spoken = min(self._total, round(timeline.speech_s * self._rate_hz))
         self._blocks = self._encoded_blocks(speech, limits)
         self._written = 0
 
@@ -86,9 +84,9 @@ class SpeechTrack:
         rest = np.zeros((channels, 0), np.float32)
         taken = 0
         for piece in self._resampled(speech, limits):
-            piece = piece[:, : self._spoken - taken]
-            taken += piece.shape[1]
-            rest = np.concatenate([rest, piece], axis=1)
+            spoken = piece[:, : self._spoken - taken]
+            taken += spoken.shape[1]
+            rest = np.concatenate([rest, spoken], axis=1)
             while rest.shape[1] >= _BLOCK:
                 yield np.ascontiguousarray(rest[:, :_BLOCK])
                 rest = rest[:, _BLOCK:]

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from retalking_core.options import LengthMode
 from retalking_core.types import Timeline, VideoInfo
 
+# Below this rate no lip movement can be shown (a syllable takes about 200 ms): slide shows and one-picture videos come
+# out at the rate of a still picture.
+_LOWEST_RATE = 10
+_STILL_RATE = Fraction(25)
 # Two source pictures count as equally near within this; the earlier is taken. Keeps an exact doubling of the rate
 # (25 -> 50) regular in spite of floating-point noise. A microsecond is far below any frame step.
 _TIE_S = 1e-6
@@ -19,7 +23,8 @@ _TIE_S = 1e-6
 def plan_timeline(
     info: VideoInfo, speech_s: float, length_mode: LengthMode, output_fps: float | None = None
 ) -> Timeline:
-    """Plan the output pictures at a constant rate (the source's own average unless `output_fps` is given).
+    """Plan the output pictures at a constant rate (the source's own average unless `output_fps` is given;
+    25 for a source of fewer than ten pictures a second, whose lips could not move).
 
     The number of pictures M is the one whose duration M / fps is nearest the wanted length (at least one), so that the
     result is never shorter than it by more than half a picture. Every output picture takes the source picture nearest
@@ -32,7 +37,8 @@ def plan_timeline(
     """
     if not (math.isfinite(speech_s) and speech_s > 0):
         raise ValueError(f"speech_s must be positive, not {speech_s}")
-    fps = info.fps if output_fps is None else exact_rate(output_fps)
+    own_fps = info.fps if info.fps >= _LOWEST_RATE else _STILL_RATE
+    fps = own_fps if output_fps is None else exact_rate(output_fps)
     wanted_s = {
         "cut_off": min(speech_s, info.duration_s),
         "silence": max(speech_s, info.duration_s),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +22,8 @@ from retalking_core.types import Frame, Timeline, VideoInfo
 
 _FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska"}
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
+# Measured at 700x700, crf 18, two cores, decode and sound included: veryfast 68 frames a second at 49.6 dB luma; faster
+# 0.6 times the speed for 1.0 dB, medium 0.4 times for 1.3 dB, all at 435 to 505 kB for five seconds.
 PRESET = "veryfast"
 
 
@@ -57,8 +58,7 @@ class ResultWriter:
             )
             self._container.metadata.update(metadata)
             self._video = self._add_video()
-            total_s = Fraction(len(timeline.source_index)) / timeline.fps
-            self._speech = SpeechTrack(self._container, speech, speech_info, timeline.speech_s, total_s, limits)
+            self._speech = SpeechTrack(self._container, speech, speech_info, timeline, limits)
         except av.error.FFmpegError as error:
             self._part.unlink(missing_ok=True)
             raise _write_error() from error
