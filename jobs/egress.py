@@ -65,6 +65,10 @@ class UrlNotAllowedError(ServiceError):
         super().__init__("url_not_allowed", message, **details)
 
 
+class HostUnknownError(UrlNotAllowedError):
+    """The name has no address now. To a caller the same refusal; to a worker a fault that may pass."""
+
+
 def check_url(url: str, allow_private: Sequence[str]) -> None:
     """Raises UrlNotAllowedError unless `url` is http(s), plain in form, and leads to public or allowed addresses."""
     host, port = _host_and_port(url)
@@ -154,11 +158,11 @@ def _resolve(host: str, port: int) -> list[Address]:
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise UrlNotAllowedError(f"{host} can not be resolved to an address.", host=host) from None
+        raise HostUnknownError(f"{host} can not be resolved to an address.", host=host) from None
     # dict: keeps the order, drops repeats. A zone id can only come with a link-local address, which is refused anyway
     found = dict.fromkeys(str(row[4][0]).partition("%")[0] for row in rows)
     if not found:
-        raise UrlNotAllowedError(f"{host} can not be resolved to an address.", host=host)
+        raise HostUnknownError(f"{host} can not be resolved to an address.", host=host)
     return [ipaddress.ip_address(text) for text in found]
 
 
