@@ -1,0 +1,83 @@
+"""Which engine a job would run on, by what the live workers offer, and whether that engine can honour its options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.problems import FieldError
+from jobs.errors import ServiceError
+from jobs.models import EngineInfo, JobRequest, WorkerInfo
+from jobs.settings import Settings
+
+# What `auto` means, best first.
+PREFERENCE = ("videoretalking", "preview")
+
+
+def check_engine(request: JobRequest, has_image: bool, workers: Sequence[WorkerInfo], settings: Settings) -> None:
+    """Raises engine_unavailable or unsupported_option. Without a live worker nothing is known: the worker that takes
+    the job checks again."""
+    if not workers:
+        return
+    offers = [engine for worker in workers for engine in worker.engines]
+    name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers})
+    refused = [refused_options(request, has_image, offer) for offer in offers if offer.name == name]
+    # Workers of different versions can offer the same engine: one that honours everything is enough.
+    if all(refused):
+        raise _unsupported(name, refused[0], request, has_image, offers)
+
+
+def choose_engine(asked: str, configured: str, offered: set[str]) -> str:
+    """The engine that would run. `auto` in the request is what the deployment configured; `auto` there, the best."""
+    wanted = configured if asked == "auto" else asked
+    candidates = PREFERENCE if wanted == "auto" else (wanted,)
+    for name in candidates:
+        if name in offered:
+            return name
+    have = ", ".join(sorted(offered)) or "none"
+    raise ServiceError("engine_unavailable", f"No live worker offers the engine {wanted}; offered now: {have}.")
+
+
+def refused_options(request: JobRequest, has_image: bool, engine: EngineInfo) -> dict[str, str]:
+    """Option -> value, for each option that this engine can not honour with the value asked."""
+    refused = {}
+    for option, values in engine.unsupported_options.items():
+        asked = _text(_value(request, option, has_image))
+        is_default = asked == _text(_value(JobRequest(), option, False))
+        if asked in values or (not values and not is_default):
+            refused[option] = asked
+    return refused
+
+
+def _value(request: JobRequest, option: str, has_image: bool) -> Any:
+    """The value of an option; dotted names reach inside. An expression given as a picture has the value `image`."""
+    if option == "expression" and (has_image or request.expression.startswith("upload:")):
+        return "image"
+    value: Any = request
+    for step in option.split("."):
+        value = getattr(value, step, None)
+    return value
+
+
+def _text(value: Any) -> str:
+    """A value as engines and messages write it: JSON, but words without quotes."""
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _unsupported(
+    name: str, refused: dict[str, str], request: JobRequest, has_image: bool, offers: Sequence[EngineInfo]
+) -> ServiceError:
+    able = sorted({o.name for o in offers if o.name != name and not refused_options(request, has_image, o)})
+    remedy = f"ask for engine {able[0]}" if able else "wait for a worker with an engine that can (`GET /engines`)"
+    errors = [
+        FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} can not honour {value}")
+        for option, value in refused.items()
+    ]
+    asked = ", ".join(f"{option}={value}" for option, value in refused.items())
+    message = f"The engine {name} would run, and it can not honour {asked}. Leave it out, or {remedy}."
+    return ServiceError("unsupported_option", message, errors=errors)

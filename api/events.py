@@ -1,0 +1,101 @@
+"""The life of a job as Server-Sent Events."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import anyio
+from fastapi import APIRouter, Header, Response
+from fastapi.concurrency import run_in_threadpool
+from redis.exceptions import RedisError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from api.jobs import JobId, find_job
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from jobs.models import JobEvent
+from jobs.store import JobNotFoundError, JobStore
+
+logger = logging.getLogger("retalking.api")
+router = APIRouter(prefix="/jobs/{job_id}", tags=["events"])
+
+HEARTBEAT_S = 15
+RECONNECT_MS = 2000
+# Polls that do not block, from a few threads of their own: 200 listeners at one poll a second cost 200 short XRANGE
+# calls; a blocking read each would hold 200 threads and Redis connections.
+POLL_FIRST_S = 0.2
+POLL_LONGEST_S = 1.0
+
+_EXAMPLE = (
+    'id: 1763812345678-0\nevent: job.progress\ndata: {"id":"1763812345678-0","event":"job.progress",'
+    '"at":"2025-11-22T12:00:00Z","status":"running","stage":"synthesise","progress":0.42,"detail":{}}\n\n'
+)
+
+
+@router.get(
+    "/events",
+    operation_id="streamEvents",
+    summary="Follow a job",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Every event from the beginning, then live; ends after the terminal one. Each `data` is a "
+            "JobEvent. A comment line every 15 s keeps the connection open.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        }
+    }
+    | refusals("job_not_found", "service_unavailable"),
+)
+async def stream_events(
+    job_id: JobId,
+    parts: WithParts,
+    last_event_id: Annotated[
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            pattern=r"^[0-9]{1,19}-[0-9]{1,19}$",
+            description="Replay starts after this event; browsers send it when they reconnect",
+        ),
+    ] = None,
+) -> Response:
+    await run_in_threadpool(find_job, parts, job_id)
+    parts.metrics.listeners.inc()
+    return EventSourceResponse(
+        _follow(parts, job_id, last_event_id),
+        ping=HEARTBEAT_S,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:
+    """Events after an id until the job is over or gone. A store that is down for a while delays them."""
+    pause_s = POLL_FIRST_S
+    while True:
+        try:
+            found, is_over = await parts.in_listener_thread(_poll, parts.store, job_id, after)
+        except JobNotFoundError:
+            return
+        except RedisError as error:
+            logger.warning("Events of %s wait for the job store: %s", job_id, type(error).__name__)
+            found, is_over = [], False
+        for event in found:
+            after = event.id
+            yield _message(event)
+            if event.status.is_over:
+                return
+        if is_over and not found:
+            return
+        pause_s = POLL_FIRST_S if found else min(POLL_LONGEST_S, pause_s * 1.5)
+        await anyio.sleep(pause_s)
+
+
+def _poll(store: JobStore, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
+    """New events, and whether the job was over before they were read: then they are the last there will be."""
+    is_over = store.get(job_id).status.is_over
+    return store.events(job_id, after=after), is_over
+
+
+def _message(event: JobEvent) -> ServerSentEvent:
+    return ServerSentEvent(data=event.model_dump_json(), event=event.event, id=event.id, retry=RECONNECT_MS, sep="\n")

@@ -1,0 +1,268 @@
+"""Jobs: submit, list, look, cancel or delete, tell the webhook once more."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import anyio
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
+
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from api.submission import Submission, read_submission
+from jobs.errors import ServiceError
+from jobs.ids import is_job_id, new_job_id
+from jobs.messages import MessageNotSentError, send_render
+from jobs.models import Job, JobStatus, JobView
+from jobs.names import job_prefix
+from jobs.objects import ObjectStoreError
+from jobs.store import Created, IdempotencyConflictError, IdempotencyKey, JobNotFoundError, WrongStateError
+from jobs.view import view_job
+
+logger = logging.getLogger("retalking.api")
+router = APIRouter(tags=["jobs"])
+
+POLL_AFTER_S = 1
+JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The same key with the same request gives the same job; visible ASCII",
+    ),
+]
+SUBMISSION_REFUSALS = [
+    "malformed_json",
+    "malformed_form",
+    "unsupported_media_type",
+    "body_too_large",
+    "request_timeout",
+    "invalid_option",
+    "unsupported_option",
+    "engine_unavailable",
+    "idempotency_conflict",
+    "upload_not_found",
+    "url_not_allowed",
+    "file_empty",
+    "container_unsupported",
+    "service_unavailable",
+]
+ACCEPTED_HEADERS = {
+    "Location": {"description": "Where the job is", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}},
+    "Idempotent-Replayed": {
+        "description": "`true`: the job was there already, by its Idempotency-Key",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+
+
+class JobListLinks(BaseModel):
+    """Addresses of this page and the one after it."""
+
+    self: str
+    next: str | None = None
+
+
+class JobList(BaseModel):
+    """One page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    links: JobListLinks
+
+
+@router.post(
+    "/jobs",
+    operation_id="submitJob",
+    summary="Submit a job",
+    status_code=202,
+    response_model=JobView,
+    responses={202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS}}
+    | refusals(*SUBMISSION_REFUSALS),
+)
+async def submit_job(request: Request, parts: WithParts, idempotency_key: IdempotencyHeader = None) -> Response:
+    """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
+
+    A form takes `video`, `audio` and optionally `expression` (a picture) as files; the options are form fields, nested
+    ones as JSON text or dotted names (`output.crf`), or all of them are one `spec` part in JSON. An input that is not a
+    file is named by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
+    """
+    job_id = new_job_id()
+    try:
+        submission = await read_submission(request, parts, job_id)
+        created = await _create(parts, job_id, submission, idempotency_key)
+    except _OutcomeUnknownError as unknown:
+        raise unknown.cause from None
+    except BaseException:
+        await _remove_staged(parts, job_id)
+        raise
+    if created.is_new:
+        await run_in_threadpool(_send, parts, created.job)
+    else:
+        await _remove_staged(parts, job_id)
+    body = await run_in_threadpool(view, parts, created.job)
+    headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
+    if not created.is_new:
+        headers["Idempotent-Replayed"] = "true"
+    return view_response(body, 202, headers)
+
+
+class _OutcomeUnknownError(Exception):
+    """The store broke off and can not be asked: the job may exist, so its files must stay. The caller's retry under
+    the same Idempotency-Key finds it whole, or makes it."""
+
+    def __init__(self, cause: RedisError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+async def _create(parts: Parts, job_id: str, submission: Submission, key: str | None) -> Created:
+    settings = parts.settings
+    memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
+
+    def create() -> Created:
+        try:
+            return parts.store.create(job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory)
+        except RedisError as cause:
+            try:
+                return Created(parts.store.get(job_id), True)
+            except JobNotFoundError:
+                raise cause from None
+            except RedisError:
+                raise _OutcomeUnknownError(cause) from None
+
+    try:
+        return await run_in_threadpool(create)
+    except IdempotencyConflictError:
+        message = "This Idempotency-Key came before with another body."
+        raise ServiceError("idempotency_conflict", message) from None
+
+
+async def _remove_staged(parts: Parts, job_id: str) -> None:
+    """Shielded: this also runs when the client went away and the request is being torn down."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
+        except ObjectStoreError as error:
+            logger.warning("Staged files of %s stay behind: %s", job_id, error)
+
+
+def _send(parts: Parts, job: Job) -> None:
+    """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
+    try:
+        send_render(parts.celery, job)
+        parts.store.mark_message_sent(job.id)
+    except (MessageNotSentError, RedisError) as error:
+        logger.warning("The message for %s waits in the outbox: %s", job.id, type(error).__name__)
+
+
+@router.get(
+    "/jobs",
+    operation_id="listJobs",
+    summary="List jobs, newest first",
+    response_model=JobList,
+    responses=refusals("service_unavailable"),
+)
+def list_jobs(
+    parts: WithParts,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
+    ] = None,
+) -> Response:
+    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit)
+    asked: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
+
+    def link(at: str | None) -> str:
+        return "/jobs?" + urlencode({key: value for key, value in {**asked, "cursor": at}.items() if value is not None})
+
+    body = JobList(
+        jobs=[view(parts, job) for job in page.jobs],
+        next_cursor=page.next_cursor,
+        links=JobListLinks(self=link(cursor), next=link(page.next_cursor) if page.next_cursor else None),
+    )
+    return view_response(body)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    operation_id="getJob",
+    summary="Status, progress, result link, evaluation, webhook log",
+    response_model=JobView,
+    responses={200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}}}
+    | refusals("job_not_found", "service_unavailable"),
+)
+def get_job(job_id: JobId, parts: WithParts) -> Response:
+    job = find_job(parts, job_id)
+    return view_response(view(parts, job), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)})
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    operation_id="deleteJob",
+    summary="Cancel a live job, delete a finished one",
+    status_code=202,
+    response_model=JobView,
+    responses={202: {"description": "Was live: cancel asked for"}, 204: {"description": "Was over: deleted, files too"}}
+    | refusals("job_not_found", "service_unavailable"),
+)
+def delete_job(job_id: JobId, parts: WithParts) -> Response:
+    job = find_job(parts, job_id)
+    if not job.status.is_over:
+        job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+        return view_response(view(parts, job), 202)
+    # Files first: if this breaks off, the record still leads the janitor to what is left.
+    parts.objects.delete_prefix(job_prefix(job_id))
+    parts.store.delete(job_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/jobs/{job_id}/webhook/redeliver",
+    operation_id="redeliverWebhook",
+    summary="Deliver the webhook once more",
+    status_code=202,
+    response_model=JobView,
+    responses=refusals("job_not_found", "webhook_not_configured", "job_not_finished", "service_unavailable"),
+    tags=["webhooks"],
+)
+def redeliver_webhook(job_id: JobId, parts: WithParts) -> Response:
+    """The last event of the job, and every one that was given up, under the ids they had: receivers can tell."""
+    job = find_job(parts, job_id)
+    if job.spec.request.webhook_url is None:
+        raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
+    try:
+        parts.store.redeliver(job_id)
+    except WrongStateError:
+        if job.status.is_over:
+            message = "No event of this job was subscribed to, so there is nothing to deliver."
+            raise ServiceError("webhook_not_configured", message) from None
+        raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
+    return view_response(view(parts, parts.store.get(job_id)), 202)
+
+
+def find_job(parts: Parts, job_id: str) -> Job:
+    """The job, or job_not_found, for ids that can not exist too."""
+    if not is_job_id(job_id):
+        raise JobNotFoundError(job_id)
+    return parts.store.get(job_id)
+
+
+def view(parts: Parts, job: Job) -> JobView:
+    return view_job(job, store=parts.store, objects=parts.objects, settings=parts.settings)
+
+
+def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Serialised by pydantic once; FastAPI would validate and dump a second time."""
+    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

@@ -1,0 +1,124 @@
+"""The OpenAPI document: what FastAPI can not know is added here, once, for every route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from api.forms import NESTED_FIELDS
+from api.problems import Problem
+from api.submission import JobSubmission
+from api.tracing import REQUEST_ID_HEADER
+from jobs.models import JobEvent
+
+DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id
+back, the lip-synced video and its evaluation when the job is done. Poll the job, follow its events, or give it a
+`webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
+TAGS = [
+    {"name": "jobs", "description": "Submit, follow, cancel and delete"},
+    {"name": "results", "description": "What a finished job leaves"},
+    {"name": "events", "description": "Server-Sent Events"},
+    {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
+    {"name": "uploads", "description": "Files that arrive before their job"},
+    {"name": "service", "description": "What is offered now, and what its answers mean"},
+    {"name": "operations", "description": "For probes and scrapers"},
+]
+_REF = "#/components/schemas/"
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Replace app.openapi with one that builds the complete document on first use."""
+
+    def build() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = build_document(app)
+        return app.openapi_schema
+
+    app.openapi = build  # type: ignore[method-assign]
+
+
+def build_document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS
+    )
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    _, shapes = models_json_schema(
+        [(JobSubmission, "validation"), (Problem, "serialization"), (JobEvent, "serialization")],
+        ref_template=_REF + "{model}",
+    )
+    for name, shape in shapes["$defs"].items():
+        schemas.setdefault(name, shape)
+    schemas["JobSubmission"]["allOf"] = [_one_source("video"), _one_source("audio")]
+    schemas["JobForm"] = _form_schema(schemas["JobSubmission"])
+    components["headers"] = {"RequestId": {"description": "Id of this request", "schema": {"type": "string"}}}
+    components["parameters"] = {
+        "RequestId": {
+            "name": REQUEST_ID_HEADER,
+            "in": "header",
+            "required": False,
+            "description": "Id to log this request under; one is made where it is absent or unsafe to log",
+            "schema": {"type": "string"},
+        }
+    }
+    document["paths"]["/jobs"]["post"]["requestBody"] = _job_body()
+    for operation in _operations(document):
+        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
+        for response in operation["responses"].values():
+            response.setdefault("headers", {})[REQUEST_ID_HEADER] = {"$ref": "#/components/headers/RequestId"}
+    return document
+
+
+def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in document["paths"].values() for operation in path.values()]
+
+
+def _one_source(slot: str) -> dict[str, Any]:
+    """Exactly one of the two ways to name an input is not null."""
+    ways = (f"{slot}_url", f"{slot}_upload_id")
+    return {"oneOf": [{"required": [way], "properties": {way: {"type": "string"}}} for way in ways]}
+
+
+def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
+    """The form has the fields of the JSON body, as text, and the files."""
+    fields = {name: dict(shape) for name, shape in submission["properties"].items()}
+    for name in NESTED_FIELDS & fields.keys():
+        text = fields[name].get("description", "")
+        fields[name]["description"] = f"{text} As JSON text, or its members by dotted names".strip()
+    files = {
+        "video": _BINARY | {"description": "The video or still image with the face; or `video_url`, `video_upload_id`"},
+        "audio": _BINARY | {"description": "The speech, or a video file with it; or `audio_url`, `audio_upload_id`"},
+        "spec": {"type": "string", "contentMediaType": "application/json", "description": "All options at once"},
+    }
+    fields["expression"] = {
+        "anyOf": [fields["expression"], _BINARY],
+        "description": "A template's name, or a picture as a file",
+    }
+    return {
+        "type": "object",
+        "description": "Files and options of a job. An empty field counts as not sent.",
+        "properties": files | fields,
+    }
+
+
+def _job_body() -> dict[str, Any]:
+    by_reference = {
+        "video_url": "https://example.com/face.mp4",
+        "audio_url": "https://example.com/speech.wav",
+        "output": {"crf": 20},
+        "metadata": {"order": 7},
+    }
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}},
+            "application/json": {
+                "schema": {"$ref": _REF + "JobSubmission"},
+                "examples": {"by-reference": {"summary": "Inputs by address", "value": by_reference}},
+            },
+        },
+    }

@@ -1,0 +1,52 @@
+"""What a request works with: built once in `create_app`, handed to the endpoints as a dependency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, ParamSpec, TypeVar
+
+import anyio
+from anyio import CapacityLimiter
+from celery import Celery
+from fastapi import Depends, Request
+
+from api.metrics import RequestMetrics
+from jobs.objects import ObjectStore
+from jobs.settings import Settings
+from jobs.store import JobStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Threads apart from those of the plain endpoints (40 by default), so that slow uploads and many listeners can not keep
+# `GET /jobs/{id}` waiting.
+UPLOAD_THREADS = 16
+LISTENER_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of the service. store and objects are synchronous: call them from a thread."""
+
+    settings: Settings
+    store: JobStore
+    objects: ObjectStore
+    celery: Celery
+    link_key: bytes
+    metrics: RequestMetrics
+    upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
+    listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
+
+    async def in_upload_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.upload_threads)
+
+    async def in_listener_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)
+
+
+def get_parts(request: Request) -> Parts:
+    return request.app.state.parts
+
+
+WithParts = Annotated[Parts, Depends(get_parts)]

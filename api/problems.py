@@ -1,0 +1,191 @@
+"""Errors as callers see them: RFC 9457 problem documents with a code of the public table, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from jobs.errors import ERROR_CODES, ServiceError
+from jobs.objects import ObjectStoreError
+from jobs.store import JobNotFoundError
+
+logger = logging.getLogger("retalking.api")
+
+PROBLEM_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+
+
+class FieldError(BaseModel):
+    """One thing to correct. pointer: JSON Pointer into the body, or the name of the parameter, header or part."""
+
+    location: Literal["body", "query", "header", "path", "service"] = "body"
+    pointer: str
+    message: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document. `code` is stable, `detail` is for people."""
+
+    type: str = Field(description="URI reference of the kind of problem, `/errors#<code>`")
+    title: str
+    status: int
+    detail: str = Field(description="What happened this time, in a sentence")
+    code: str = Field(description="Stable code, see `GET /errors`", json_schema_extra={"enum": sorted(ERROR_CODES)})
+    instance: str = Field(description="Path that was asked")
+    request_id: str = Field(description="Also in the header X-Request-Id; quote it in a report")
+    retryable: bool = Field(description="The same call may succeed later")
+    advice: str = Field(description="What the caller can do")
+    errors: list[FieldError] | None = Field(None, description="Every field to correct, where there are several")
+
+
+def describe_problem(
+    code: str, detail: str, *, instance: str, request_id: str, errors: Sequence[FieldError] = ()
+) -> dict[str, Any]:
+    """The body of a problem response."""
+    row = ERROR_CODES[code]
+    problem = Problem(
+        type=f"/errors#{code}",
+        title=row.title,
+        status=row.status,
+        detail=detail,
+        code=code,
+        instance=instance,
+        request_id=request_id,
+        retryable=row.retryable,
+        advice=row.advice,
+        errors=list(errors) or None,
+    )
+    return problem.model_dump(exclude_none=True)
+
+
+def problem_response(
+    request: Request,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = describe_problem(code, detail, instance=request.url.path, request_id=request_id_of(request), errors=errors)
+    all_headers = dict(headers or {})
+    if body["status"] == 503:
+        all_headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    return JSONResponse(body, status_code=body["status"], headers=all_headers, media_type=PROBLEM_TYPE)
+
+
+def request_id_of(request: Request) -> str:
+    return getattr(request.state, "request_id", "")
+
+
+def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for these codes, one entry a status, one example a code. `internal_error` is always among
+    them; so is `invalid_request`, because a header or a parameter can be wrong on any route."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for code in sorted({*codes, "internal_error", "invalid_request"}):
+        row = ERROR_CODES[code]
+        example = describe_problem(code, row.title + ".", instance="/jobs", request_id="req_7f3b9c")
+        entry = responses.setdefault(
+            row.status,
+            {
+                "description": "",
+                "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        entry["description"] = "; ".join(filter(None, [entry["description"], f"{row.title} (`{code}`)"]))
+        entry["content"][PROBLEM_TYPE]["examples"][code] = {"summary": row.title, "value": example}
+        if row.status == 503:
+            entry["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
+    return responses
+
+
+def pointer_of(location: Sequence[int | str]) -> str:
+    """JSON Pointer of a pydantic error location, less the names that pydantic gives to the arms of a union."""
+    steps = [str(step) for step in location if isinstance(step, int) or re.fullmatch(r"[a-z][a-z0-9_]*", step)]
+    return "#/" + "/".join(steps or [str(step) for step in location])
+
+
+def field_errors(errors: Sequence[Mapping[str, Any]], location: str = "body") -> list[FieldError]:
+    """Pydantic's errors as ours: one a field (a union that no arm fits gives one error an arm), without the input."""
+    messages: dict[str, list[str]] = {}
+    for error in errors:
+        is_unknown_field = error["type"] == "extra_forbidden"
+        pointer = "#/" + "/".join(map(str, error["loc"])) if is_unknown_field else pointer_of(error["loc"])
+        message = "There is no such field" if is_unknown_field else error["msg"]
+        if message not in messages.setdefault(pointer, []):
+            messages[pointer].append(message)
+    return [
+        FieldError(location=location, pointer=pointer, message="; or ".join(found))
+        for pointer, found in messages.items()
+    ]
+
+
+def say(errors: Sequence[FieldError]) -> str:
+    """The first of them as a sentence."""
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{first.pointer.removeprefix('#/').replace('/', '.') or 'body'}: {first.message}{more}."
+
+
+async def _on_service_error(request: Request, error: ServiceError) -> JSONResponse:
+    return problem_response(
+        request,
+        error.code,
+        error.message,
+        errors=error.details.get("errors", ()),
+        headers=error.details.get("headers"),
+    )
+
+
+async def _on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+    errors = [
+        FieldError(location=entry["loc"][0], pointer=str(entry["loc"][-1]), message=entry["msg"])
+        for entry in error.errors()
+    ]
+    return problem_response(request, "invalid_request", say(errors), errors=errors)
+
+
+async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+    if error.status_code == 405:
+        allow = allowed_methods(request) or (error.headers or {}).get("Allow", "")
+        detail = f"{request.url.path} does not know {request.method}; it knows {allow}."
+        return problem_response(request, "method_not_allowed", detail, headers={"Allow": allow})
+    if error.status_code == 404:
+        return problem_response(request, "not_found", "There is nothing at this address.")
+    code = "invalid_request" if error.status_code < 500 else "internal_error"
+    return problem_response(request, code, ERROR_CODES[code].title + ".", headers=error.headers)
+
+
+def allowed_methods(request: Request) -> str:
+    """Every method of the matched path. Starlette names those of the first route with that path only."""
+    template = getattr(request.scope.get("route"), "path", None)
+    operations = request.app.openapi()["paths"].get(template, {})
+    return ", ".join(sorted(method.upper() for method in operations if method != "parameters"))
+
+
+async def _on_unknown_job(request: Request, _: JobNotFoundError) -> JSONResponse:
+    return problem_response(request, "job_not_found", "There is no job with this id.")
+
+
+async def _on_part_down(request: Request, error: Exception) -> JSONResponse:
+    part = "The job store" if isinstance(error, RedisError) else "The object store"
+    logger.warning("%s failed on request %s: %s", part, request_id_of(request), type(error).__name__)
+    return problem_response(request, "service_unavailable", f"{part} can not be reached now.")
+
+
+def install_problems(app: FastAPI) -> None:
+    """The edge: every exception becomes a problem document here (what is left, in `api.tracing`)."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(JobNotFoundError, _on_unknown_job)
+    app.add_exception_handler(RedisError, _on_part_down)
+    app.add_exception_handler(ObjectStoreError, _on_part_down)

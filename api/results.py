@@ -1,0 +1,150 @@
+"""What a finished job leaves: the video, and the numbers about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse, StreamingResponse
+from pydantic import BaseModel, Field
+
+from api.jobs import JobId, find_job, view_response
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from api.ranges import asked_range, is_unchanged
+from jobs.errors import ServiceError
+from jobs.models import JobStatus, MetricResult, ResultInfo
+from jobs.objects import ObjectNotFoundError
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
+
+_VIDEO = {"schema": {"type": "string", "format": "binary"}}
+_FILE_TYPES = dict.fromkeys(("video/mp4", "video/quicktime", "video/x-matroska"), _VIDEO)
+_FILE_HEADERS = {
+    "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
+    "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},
+    "Content-Disposition": {"schema": {"type": "string"}},
+}
+_RANGE_HEADER = {"Content-Range": {"schema": {"type": "string"}}}
+RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file", "content": _FILE_TYPES, "headers": _FILE_HEADERS},
+    206: {"description": "The range asked for", "content": _FILE_TYPES, "headers": _FILE_HEADERS | _RANGE_HEADER},
+    304: {"description": "The file that If-None-Match names is the current one"},
+    307: {
+        "description": "The object store serves the file, at a link that expires",
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "Presigned link"}},
+    },
+}
+RESULT_REFUSALS = refusals(
+    "job_not_found", "result_not_ready", "range_not_satisfiable", "storage_failed", "service_unavailable"
+)
+RESULT_PARAMETERS = {
+    "parameters": [
+        {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
+        for name, description in {
+            "Range": "`bytes=first-last`, one range",
+            "If-Range": "ETag: send the whole file where it is another",
+            "If-None-Match": "ETag: 304 where it is the same",
+        }.items()
+    ]
+}
+
+
+class Evaluation(BaseModel):
+    """The numbers about a result. `engine` and `synthetic_weights` say what they are about."""
+
+    job_id: str
+    engine: str | None
+    synthetic_weights: bool = Field(description="True: made with generated checkpoints, for tests; means nothing")
+    metrics: list[MetricResult]
+
+
+@router.get(
+    "/result",
+    operation_id="getResult",
+    summary="Download the result",
+    response_class=Response,
+    responses=RESULT_RESPONSES | RESULT_REFUSALS,
+    openapi_extra=RESULT_PARAMETERS,
+)
+def get_result(job_id: JobId, request: Request, parts: WithParts) -> Response:
+    """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
+    result = _result_of(parts, job_id)
+    link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
+    if link is not None:
+        return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
+    headers = _file_headers(job_id, result)
+    if is_unchanged(request.headers, headers["ETag"]):
+        return Response(status_code=304, headers=headers)
+    part = asked_range(request.headers, result.size_bytes, headers["ETag"])
+    start, end = (part.start, part.end) if part else (0, result.size_bytes)
+    try:
+        parts.objects.info(result.key)
+    except ObjectNotFoundError:
+        raise ServiceError("storage_failed", "The file of this result is not in the object store.") from None
+    if part is not None:
+        headers["Content-Range"] = part.header
+    return StreamingResponse(
+        parts.objects.read(result.key, start, end),
+        status_code=206 if part else 200,
+        headers=headers | {"Content-Length": str(end - start)},
+        media_type=result.content_type,
+    )
+
+
+@router.head(
+    "/result",
+    operation_id="headResult",
+    summary="Size, type and ETag of the result",
+    response_class=Response,
+    responses={
+        200: {"description": "The headers of the file", "headers": _FILE_HEADERS},
+    }
+    | {status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
+)
+def head_result(job_id: JobId, parts: WithParts) -> Response:
+    """Answered here, not redirected: a presigned link is good for GET only."""
+    result = _result_of(parts, job_id)
+    headers = _file_headers(job_id, result) | {"Content-Length": str(result.size_bytes)}
+    return Response(headers=headers, media_type=result.content_type)
+
+
+@router.get(
+    "/evaluation",
+    operation_id="getEvaluation",
+    summary="The numbers about the result",
+    response_model=Evaluation,
+    responses=refusals("job_not_found", "evaluation_not_ready", "service_unavailable"),
+)
+def get_evaluation(job_id: JobId, parts: WithParts) -> Response:
+    job = find_job(parts, job_id)
+    if job.status is not JobStatus.SUCCEEDED:
+        raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
+    return view_response(
+        Evaluation(
+            job_id=job.id,
+            engine=job.render.engine if job.render else None,
+            synthetic_weights=job.render.synthetic_weights if job.render else False,
+            metrics=job.evaluation or [],
+        )
+    )
+
+
+def _result_of(parts: Parts, job_id: str) -> ResultInfo:
+    job = find_job(parts, job_id)
+    if job.result is None or job.status is not JobStatus.SUCCEEDED:
+        raise ServiceError("result_not_ready", f"The job is {job.status.value}; it has no result.")
+    return job.result
+
+
+def _download_name(job_id: str, result: ResultInfo) -> str:
+    return f"{job_id}.{result.key.rpartition('.')[2]}"
+
+
+def _file_headers(job_id: str, result: ResultInfo) -> dict[str, str]:
+    return {
+        "ETag": f'"{result.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": f'attachment; filename="{_download_name(job_id, result)}"',
+        "Cache-Control": "private, max-age=3600",
+    }

@@ -1,0 +1,20 @@
+"""Entry of the API process: `uvicorn --factory api.server:app`. The environment is read here, once."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI
+
+from api.main import create_app
+from jobs.messages import make_celery
+from jobs.opening import open_objects, open_store
+from jobs.settings import Settings
+
+
+def app() -> FastAPI:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Its lines would hold the signatures of upload links; `api.tracing` logs every request without its query.
+    logging.getLogger("uvicorn.access").disabled = True
+    settings = Settings()
+    return create_app(settings, open_store(settings), open_objects(settings), make_celery(settings))

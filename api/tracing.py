@@ -1,0 +1,77 @@
+"""Around every request: an id in and out, its count and latency, and the last net for what nobody caught."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.metrics import RequestMetrics
+from api.problems import problem_response
+
+logger = logging.getLogger("retalking.api")
+
+REQUEST_ID_HEADER = "X-Request-Id"
+# A caller's id goes into our logs: no spaces, quotes or control characters.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+# nginx's number for "the client went away"; no response was sent.
+CLIENT_GONE = 499
+
+
+class Tracing:
+    """ASGI middleware. Pure ASGI, because Starlette's BaseHTTPMiddleware would buffer between us and the stream."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        request.state.request_id = accepted_id(request.headers.get(REQUEST_ID_HEADER))
+        started_s = time.perf_counter()
+        status = CLIENT_GONE
+
+        async def send_traced(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request.state.request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_traced)
+        except ClientDisconnect:
+            logger.info("The client left request %s before it was whole", request.state.request_id)
+        except Exception:
+            logger.exception("Request %s broke", request.state.request_id)
+            if status != CLIENT_GONE:
+                raise  # The response has begun: only closing the connection tells the caller.
+            detail = "Something broke here that should not. It is logged under the request id."
+            await problem_response(request, "internal_error", detail)(scope, receive, send_traced)
+        finally:
+            self._record(scope, request.state.request_id, status, time.perf_counter() - started_s)
+
+    def _record(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
+        logger.info("%s %s %d %.0f ms %s", scope["method"], quote(scope["path"]), status, duration_s * 1000, request_id)
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self.metrics.requests.labels(route, method, str(status)).inc()
+        self.metrics.latency_s.labels(route, method).observe(duration_s)
+
+
+# Labels must not grow with what callers invent.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+
+def accepted_id(value: str | None) -> str:
+    """The caller's request id where it is safe to log, else a new one."""
+    return value if value and _REQUEST_ID.fullmatch(value) else f"req_{uuid.uuid4().hex}"

@@ -1,0 +1,138 @@
+"""Files that arrive before their job: a link to put them to, and the receiving end where the object store has none."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+import anyio
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
+
+from api.bodies import body_chunks
+from api.jobs import view_response
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from api.staging import Intake, StagedFile
+from jobs.errors import ServiceError
+from jobs.ids import is_upload_id, new_upload_id
+from jobs.names import upload_key
+
+router = APIRouter(prefix="/uploads", tags=["uploads"])
+
+
+class UploadLink(BaseModel):
+    """Where to put a file, and the id to submit it by (`video_upload_id`, `audio_upload_id`, `expression`)."""
+
+    id: str
+    method: Literal["PUT"] = "PUT"
+    url: str = Field(description="Takes one PUT with the file as its body; no other header is needed")
+    url_expires_at: datetime
+    expires_at: datetime = Field(description="The file is deleted then; jobs submitted before keep their own copy")
+    max_bytes: int
+
+
+class UploadedFile(BaseModel):
+    """What was received."""
+
+    id: str
+    size_bytes: int
+    sha256: str
+
+
+@router.post(
+    "",
+    operation_id="createUpload",
+    summary="Get a link for a large file",
+    status_code=201,
+    response_model=UploadLink,
+    responses=refusals("service_unavailable"),
+)
+def create_upload(parts: WithParts) -> Response:
+    """The file goes straight to the object store where that gives links, else to this service. One upload can serve
+    any number of jobs until it expires."""
+    settings = parts.settings
+    upload_id = new_upload_id()
+    now = datetime.now(UTC)
+    expires_at = now + timedelta(seconds=settings.upload_ttl_s)
+    link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
+    link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s)
+    parts.store.add_upload(upload_id, expires_at)
+    body = UploadLink(
+        id=upload_id,
+        url=link,
+        url_expires_at=now + timedelta(seconds=link_s),
+        expires_at=expires_at,
+        max_bytes=settings.max_upload_bytes,
+    )
+    return view_response(body, 201)
+
+
+@router.put(
+    "/{upload_id}/content",
+    operation_id="putUpload",
+    summary="Put the file to a link of this service",
+    response_model=UploadedFile,
+    responses=refusals(
+        "link_invalid",
+        "upload_not_found",
+        "body_too_large",
+        "request_timeout",
+        "file_empty",
+        "container_unsupported",
+        "service_unavailable",
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The file itself, of any content type",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def put_upload(
+    upload_id: Annotated[str, Path(description="Id from `POST /uploads`")],
+    request: Request,
+    parts: WithParts,
+    expires: Annotated[int, Query(ge=0, le=10**12, description="From the link")],
+    signature: Annotated[str, Query(max_length=128, description="From the link")],
+) -> Response:
+    """Only links made by `POST /uploads` are accepted. Putting again replaces the file."""
+    known = is_upload_id(upload_id) and hmac.compare_digest(
+        signature.encode(), _sign(parts.link_key, upload_id, expires).encode()
+    )
+    if not known or expires < time.time():
+        raise ServiceError("link_invalid", "The link was altered or has expired.")
+    if not await run_in_threadpool(parts.store.upload_exists, upload_id):
+        raise ServiceError("upload_not_found", "This upload expired before its file came.")
+    staged = await _receive(request, parts, upload_key(upload_id))
+    return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
+
+
+async def _receive(request: Request, parts: Parts, key: str) -> StagedFile:
+    settings = parts.settings
+    intake = Intake(parts, key, None)
+    try:
+        async for chunk in body_chunks(request, settings.max_upload_bytes, settings.upload_idle_s):
+            await intake.add(chunk)
+        return await intake.finish()
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await intake.abandon()
+        raise
+
+
+def _own_link(parts: Parts, upload_id: str, ttl_s: int) -> str:
+    expires = int(time.time()) + ttl_s
+    signature = _sign(parts.link_key, upload_id, expires)
+    base = parts.settings.public_url.rstrip("/")
+    return f"{base}/uploads/{upload_id}/content?expires={expires}&signature={signature}"
+
+
+def _sign(key: bytes, upload_id: str, expires: int) -> str:
+    """HMAC-SHA-256 over what the link grants, as hex."""
+    return hmac.new(key, f"PUT uploads/{upload_id} {expires}".encode(), hashlib.sha256).hexdigest()
