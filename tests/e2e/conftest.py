@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.services import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

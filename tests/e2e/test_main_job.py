@@ -1,0 +1,84 @@
+"""The main job through HTTP, on real clips and on the portrait that scikit-image carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from cli.demo_input import write_portrait
+from tests.e2e.conftest import Service
+from tests.media import clips
+
+pytestmark = pytest.mark.e2e
+
+
+def _durations_s(path: Path) -> tuple[float, float, float]:
+    """Video, audio, and one frame's time."""
+    with av.open(str(path)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        return (
+            float(video.duration * video.time_base),
+            float(audio.duration * audio.time_base),
+            float(1 / video.average_rate),
+        )
+
+
+def _metrics(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in job["evaluation"]}
+
+
+@pytest.mark.media
+def test_a_real_clip_speaks(
+    service: Service, succeed: Callable[..., dict[str, Any]], media_dir: Path, tmp_path: Path
+) -> None:
+    job = succeed(media_dir / "1.mp4", media_dir / "1.wav")
+    assert job["engine"] == "preview"
+    assert job["render"]["face_coverage"] == pytest.approx(1.0)
+    video_s, audio_s, frame_s = _durations_s(service.download(job["id"], tmp_path / "result.mp4"))
+    assert abs(video_s - audio_s) <= frame_s
+    assert abs(video_s - 221184 / 44100) <= frame_s  # as long as the speech
+    sync = _metrics(job)["mouth_sync"]
+    assert sync["value"] >= 0.8
+    assert abs(sync["detail"]["lag_frames"]) <= 1
+
+
+def test_a_still_portrait_speaks(service: Service, succeed: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    speech = clips.make_wav(tmp_path / "speech.wav", seconds=1.5)
+    job = succeed(write_portrait(tmp_path), speech, metadata='{"order": 7}')
+    assert job["metadata"] == {"order": 7}
+    assert job["progress"] == 1
+    video_s, audio_s, frame_s = _durations_s(service.download(job["id"], tmp_path / "result.mp4"))
+    assert abs(video_s - audio_s) <= frame_s
+    assert abs(video_s - 1.5) <= frame_s
+
+
+def test_a_finished_job_is_deleted_with_its_files(
+    service: Service, succeed: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    job = succeed(write_portrait(tmp_path), clips.make_wav(tmp_path / "speech.wav", seconds=0.5))
+    assert list(service.data_dir.rglob(f"*{job['id']}*"))
+    assert service.client.delete(f"/jobs/{job['id']}").status_code == 204
+    assert service.client.get(f"/jobs/{job['id']}").status_code == 404
+    assert not [path for path in service.data_dir.rglob(f"*{job['id']}*") if path.is_file()]
+    assert not [path for path in service.data_dir.rglob(f"*{job['id']}*/**/*") if path.is_file()]
+
+
+def test_a_running_job_is_canceled(service: Service, tmp_path: Path) -> None:
+    answer = service.submit(write_portrait(tmp_path), clips.make_wav(tmp_path / "long.wav", seconds=120))
+    job_id = answer.json()["id"]
+    assert service.client.delete(f"/jobs/{job_id}").status_code == 202
+    assert service.finish(job_id, timeout_s=30)["status"] == "canceled"
+
+
+def test_the_events_tell_the_whole_story(service: Service, tmp_path: Path) -> None:
+    answer = service.submit(write_portrait(tmp_path), clips.make_wav(tmp_path / "speech.wav", seconds=0.5))
+    job_id = answer.json()["id"]
+    with service.client.stream("GET", f"/jobs/{job_id}/events", timeout=60) as stream:
+        names = [line.removeprefix("event:").strip() for line in stream.iter_lines() if line.startswith("event:")]
+    assert names[0] == "job.queued"
+    assert "job.started" in names
+    assert names[-1] == "job.succeeded"
