@@ -1,0 +1,147 @@
+"""HTTP to addresses that strangers named: inputs to fetch, webhooks to deliver.
+
+The check and the connection are one step: a name is resolved, every address it gives is checked, and the socket is
+opened to the checked address itself. A name that answers differently a second later (DNS rebinding) gains nothing. TLS
+still verifies the name. httpcore's network backend is its public seat for this (encode.io/httpcore/network-backends),
+and, unlike a whole client, httpcore reads no proxy from the environment.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+import httpx
+
+from jobs.egress import HostUnknownError, check_url, resolve_checked
+
+USER_AGENT = "Retalking/1"
+# A name and a port to checked addresses; what else a pair holds is of no interest here.
+Resolve = Callable[[str, int], Sequence[tuple[Any, str]]]
+
+
+class UnreachableError(Exception):
+    """The address does not answer as HTTP. The message says why, without the address."""
+
+
+@dataclass(frozen=True)
+class Egress:
+    """allow: private hosts that may be reached. idle_s: longest silence. total_s: longest exchange, drip or not."""
+
+    allow: tuple[str, ...]
+    idle_s: float
+    total_s: float
+
+    @contextmanager
+    def exchange(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, content: bytes | None = None
+    ) -> Iterator[httpcore.Response]:
+        """One request; the body of the answer is still to be read. Redirects are the caller's business.
+
+        Raises ServiceError(url_not_allowed) and UnreachableError, also while the body is read inside the block.
+        """
+        backend = GuardedBackend(lambda host, port: resolve_checked(host, port, self.allow), self.total_s)
+        fields = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"} | dict(headers or {})
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
+        try:
+            check_url(url, self.allow)
+            with (
+                httpcore.ConnectionPool(network_backend=backend, max_connections=1) as pool,
+                pool.stream(
+                    method, _target(url), headers=fields, content=content, extensions={"timeout": limits}
+                ) as answer,
+            ):
+                yield answer
+        except HostUnknownError:
+            raise UnreachableError("its name is not known") from None
+        except httpcore.TimeoutException:
+            raise UnreachableError("it did not answer in time") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as fault:
+            raise UnreachableError(_reason(fault)) from fault
+
+
+class GuardedBackend(httpcore.NetworkBackend):
+    """Connects only to addresses that `resolve` lets through, and ends everything `total_s` after it was made."""
+
+    def __init__(self, resolve: Resolve, total_s: float) -> None:
+        self._resolve = resolve
+        self._backend = httpcore.SyncBackend()
+        self._deadline = time.monotonic() + total_s
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        fault: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("the name has no address")
+        for _family, address in self._resolve(host, port):
+            left = remaining(self._deadline, timeout, httpcore.ConnectTimeout)
+            try:
+                stream = self._backend.connect_tcp(address, port, left, local_address, socket_options)
+            except (httpcore.NetworkError, httpcore.ConnectTimeout) as refused:
+                fault = refused
+            else:
+                return TimedStream(stream, self._deadline)
+        raise fault
+
+    def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
+        raise httpcore.UnsupportedProtocol("local sockets are not reached")
+
+
+class TimedStream(httpcore.NetworkStream):
+    """A stream with one deadline over all its reads and writes: a peer that drips a byte a second ends there too."""
+
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, remaining(self._deadline, timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, remaining(self._deadline, timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = remaining(self._deadline, timeout, httpcore.ConnectTimeout)
+        return TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def remaining(deadline: float, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
+    """Seconds for the next step: `timeout`, or less when the deadline is near. Raises `late` when it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise late("the exchange took too long")
+    return left if timeout is None else min(left, timeout)
+
+
+def _target(url: str) -> httpcore.URL:
+    """httpx knows international names and escapes; httpcore wants plain bytes."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        raise UnreachableError("it is not a valid address") from None
+    return httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault.__cause__ or fault, ssl.SSLError) or "CERTIFICATE" in str(fault):
+        return "its TLS certificate was not accepted"
+    if isinstance(fault, httpcore.ConnectError):
+        return "the connection was refused"
+    return "the connection broke off"

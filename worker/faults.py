@@ -1,0 +1,49 @@
+"""What went wrong, in the caller's words: the one place where a worker's exceptions become public codes."""
+
+from __future__ import annotations
+
+import errno
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobs.errors import ERROR_CODES, ServiceError
+from jobs.models import ErrorInfo
+from jobs.objects import ObjectNotFoundError, ObjectStoreError
+from retalking_core.errors import RetalkingError
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# The first row whose class fits decides. Messages of other libraries may hold paths and addresses: none is passed on.
+_SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
+    (SoftTimeLimitExceeded, "render_timeout", "The render ran past the time that one attempt may take."),
+    (ObjectNotFoundError, "storage_failed", "An input file of the job is no longer in the object store."),
+    (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
+    (MemoryError, "out_of_memory", "The worker ran out of memory."),
+)
+
+
+def describe_fault(fault: BaseException) -> ErrorInfo:
+    """The public face of an exception: code, a sentence, and whether submitting again can help."""
+    if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
+        return _info(fault.code, fault.message)
+    # A full disk may come inside another error, e.g. of the object store whose file was being fetched.
+    if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
+        return _info("disk_full", "The worker's disk is full.")
+    for kind, code, sentence in _SENTENCES:
+        if isinstance(fault, kind):
+            return _info(code, sentence)
+    return _info("internal_error", "The job failed for a reason that is not the input's; the details are in the log.")
+
+
+def is_passing(fault: BaseException) -> bool:
+    """True where another attempt at the same job may go well: the store of objects was away."""
+    return isinstance(fault, ObjectStoreError)
+
+
+def is_expected(fault: BaseException) -> bool:
+    """True for what the caller or the surroundings caused: one log line, no traceback."""
+    return describe_fault(fault).code not in {"internal_error", "engine_fault"}
+
+
+def _info(code: str, message: str) -> ErrorInfo:
+    return ErrorInfo(code=code, message=message, retryable=ERROR_CODES[code].retryable)

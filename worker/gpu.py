@@ -1,0 +1,9 @@
+"""Entry of the render worker: `celery -A worker.gpu worker --pool prefork -c 1`."""
+
+from __future__ import annotations
+
+from jobs.settings import Settings
+from worker.engines import load_engines
+from worker.render_app import build
+
+app = build(Settings(), load_engines)

@@ -1,0 +1,121 @@
+"""Rounds that put right what a crash left behind: unsent messages, lost leases, passed deadlines, old files.
+
+Any number of janitors may run; a lock in the store lets one of them work. Every step stands alone: one that fails is
+logged, and the others still run.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from celery import Celery
+
+from jobs.messages import send_delivery
+from jobs.names import job_prefix, upload_key
+from jobs.objects import ObjectStore
+from jobs.settings import Settings
+from jobs.store import JobNotFoundError, JobStore, WrongStateError
+from worker.notices import send_job
+
+log = logging.getLogger(__name__)
+
+LOCK = "janitor"
+# The one who made a job sends its message at once; this long is left to it.
+UNSENT_S = 2.0
+# A message sent this long ago, while a worker is idle, has died with a reader or with the broker's memory.
+STRANDED_S = 15.0
+
+
+class Janitor:
+    """round() does everything once; start() and stop() do it in a thread, every `janitor_interval_s`."""
+
+    def __init__(self, app: Celery, store: JobStore, objects: ObjectStore, settings: Settings) -> None:
+        self._app = app
+        self._store = store
+        self._objects = objects
+        self._settings = settings
+        self._owner = secrets.token_hex(8)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(timeout=10.0)
+
+    def round(self) -> None:
+        """Raises nothing; a round that another janitor holds does nothing."""
+        # Long enough that a slow round keeps it, short enough that a dead janitor is soon replaced.
+        lock_s = max(30.0, 3 * self._settings.janitor_interval_s)
+        if not self._do("lock", lambda: self._store.acquire_lock(LOCK, self._owner, lock_s)):
+            return
+        for step in (
+            self.requeue_lost,
+            self.fail_past_deadline,
+            self.send_unsent,
+            self.send_stranded,
+            self.send_deliveries,
+            self.delete_jobs,
+            self.delete_uploads,
+        ):
+            self._do(step.__name__, step)
+
+    def requeue_lost(self) -> None:
+        for job in self._store.requeue_lost():
+            log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
+            send_job(self._app, self._store, job)
+
+    def fail_past_deadline(self) -> None:
+        for job in self._store.fail_past_deadline(self._settings.retention_s):
+            log.info("failed: past its deadline", extra={"job": job.id})
+
+    def send_unsent(self) -> None:
+        for job in self._store.unsent(UNSENT_S):
+            send_job(self._app, self._store, job)
+
+    def send_stranded(self) -> None:
+        """Only while a worker is idle: a long line is no reason to send everything in it again."""
+        if all(worker.busy_with for worker in self._store.workers()):
+            return
+        for job in self._store.stranded(STRANDED_S):
+            log.warning("message sent again", extra={"job": job.id})
+            send_job(self._app, self._store, job)
+
+    def send_deliveries(self) -> None:
+        for delivery_id in self._store.due_deliveries():
+            send_delivery(self._app, delivery_id)
+
+    def delete_jobs(self) -> None:
+        """Files first: a record without files is cleaned up in the next round, files without a record never."""
+        for job_id in self._store.due_for_deletion():
+            count = self._objects.delete_prefix(job_prefix(job_id))
+            try:
+                self._store.delete(job_id)
+            except (JobNotFoundError, WrongStateError) as fault:
+                log.warning("not deleted: %s", type(fault).__name__, extra={"job": job_id})
+            else:
+                log.info("deleted after its retention", extra={"job": job_id, "count": count})
+
+    def delete_uploads(self) -> None:
+        for upload_id in self._store.expired_uploads():
+            self._objects.delete(upload_key(upload_id))
+            self._store.drop_upload(upload_id)
+
+    def _do(self, name: str, step: Callable[[], object]) -> object:
+        try:
+            return step()
+        except Exception as fault:
+            log.error("janitor: %s", type(fault).__name__, exc_info=fault, extra={"step": name})
+            return None
+
+    def _work(self) -> None:
+        log.info("janitor started at %s", datetime.now(UTC).isoformat(timespec="seconds"))
+        while not self._over.is_set():
+            self.round()
+            self._over.wait(self._settings.janitor_interval_s)

@@ -1,0 +1,151 @@
+"""The render worker as a Celery application: a parent that only passes messages on, children that hold the models.
+
+Start it with `--pool prefork -c 1`, one for each device. The parent imports no engine and makes no CUDA call: a CUDA
+context does not survive a fork. Engines are loaded in `worker_process_init`, in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import uuid
+from typing import TYPE_CHECKING
+
+from celery import Celery, signals
+from celery.exceptions import Reject
+from redis.exceptions import RedisError
+
+from jobs.messages import make_celery
+from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.opening import open_objects, open_store
+from jobs.settings import Settings
+from worker.engines import LoadEngines, engine_info
+from worker.journal import write_journal
+from worker.shutdown import ShutdownNotice, soften_sigterm
+
+if TYPE_CHECKING:
+    from worker.presence import Presence
+    from worker.runner import RunContext
+
+log = logging.getLogger(__name__)
+
+# Reading a few gigabytes of checkpoints from a cold disk and warming up; Celery's own default is 4 s.
+LOADING_LIMIT_S = 900.0
+# What the child has to come to rest after the soft limit, before the parent kills it.
+HARD_LIMIT_MARGIN_S = 30.0
+
+
+class RenderProcess:
+    """What one child holds, from its start to its end."""
+
+    def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice) -> None:
+        self._settings = settings
+        self._load_engines = load_engines
+        self._notice = notice
+        self.context: RunContext | None = None
+        self.presence: Presence | None = None
+
+    def open(self, app: Celery) -> None:
+        """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
+        from retalking_core.media.limits import MediaLimits
+        from worker.metrics import metric_names
+        from worker.notices import Notices
+        from worker.presence import Presence
+        from worker.runner import RunContext
+        from worker.scratch import scratch_root, sweep_orphans
+
+        settings = self._settings
+        swept = sweep_orphans(scratch_root(settings.work_dir))
+        if swept:
+            log.warning("temporary folders of dead attempts removed", extra={"count": swept})
+        engines = self._load_engines(settings)
+        for engine in engines.values():
+            engine.warm_up()
+        store = open_store(settings)
+        worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        cards = [engine_info(engine.capabilities) for engine in engines.values()]
+        self.presence = Presence(
+            store, worker_id, cards, metric_names(), settings.worker_ttl_s, is_closing=lambda: self._notice.is_given
+        )
+        self.context = RunContext(
+            settings=settings,
+            store=store,
+            objects=open_objects(settings),
+            engines=engines,
+            limits=MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s),
+            worker_id=worker_id,
+            notice=self._notice,
+            announce=Notices(app, store),
+        )
+        soften_sigterm(self._notice, settings.shutdown_grace_s, lambda: self.presence.is_busy)
+        self.presence.start()
+        log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
+
+    def close(self) -> None:
+        if self.presence is not None:
+            self.presence.stop()
+
+    def run(self, job_id: str) -> None:
+        from worker.runner import run_job
+
+        if self.context is None or self.presence is None or self._notice.is_given:
+            raise Reject("the worker is going down", requeue=True)
+        with self.presence.working_on(job_id):
+            try:
+                run_job(job_id, self.context)
+            except RedisError as fault:
+                raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
+
+
+def build(settings: Settings, load_engines: LoadEngines) -> Celery:
+    """The application of a render worker. Call it once a process, in the entry module that `celery -A` names."""
+    app = make_celery(settings)
+    app.conf.update(
+        task_default_queue=RENDER_QUEUE,
+        task_soft_time_limit=settings.render_limit_s,
+        task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
+        worker_proc_alive_timeout=LOADING_LIMIT_S,
+        worker_pool="prefork",
+        worker_concurrency=1,
+    )
+    # As `-Q` would: both queues are known, for sending, and only one is consumed.
+    app.amqp.queues.select([RENDER_QUEUE])
+    notice = ShutdownNotice()
+    process = RenderProcess(settings, load_engines, notice)
+
+    @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
+    def render_job(job_id: str) -> None:
+        process.run(job_id)
+
+    _connect(app, process, notice, settings)
+    return app
+
+
+def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settings: Settings) -> None:
+    """Hang the process's life on Celery's signals. weak=False: nothing else holds these functions."""
+
+    @signals.setup_logging.connect(weak=False)
+    def on_logging(**_: object) -> None:
+        write_journal()
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def on_shutting_down(**_: object) -> None:
+        notice.give(settings.shutdown_grace_s)
+
+    @signals.worker_process_init.connect(weak=False)
+    def on_child(**_: object) -> None:
+        try:
+            process.open(app)
+        except Exception:
+            # Celery logs what a receiver raises and goes on; a child without engines must not take jobs.
+            log.critical("the engines could not be loaded: the worker ends", exc_info=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(os.getppid(), signal.SIGTERM)
+            raise SystemExit(1) from None
+
+    @signals.worker_process_shutdown.connect(weak=False)
+    def on_child_end(**_: object) -> None:
+        process.close()

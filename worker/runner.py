@@ -1,0 +1,236 @@
+"""One attempt at one job, top to bottom: claim, fetch, probe, render, evaluate, publish, succeed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from redis.exceptions import RedisError
+
+from jobs.models import Job, MetricResult, ResultInfo
+from jobs.names import result_key
+from jobs.objects import ObjectStore, ObjectStoreError
+from jobs.settings import Settings
+from jobs.store import JobNotFoundError, JobStore, Lease, LeaseLostError, WrongStateError
+from retalking_core.engine import Engine
+from retalking_core.errors import RenderCanceled
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.probe import probe_audio, probe_video
+from retalking_core.progress import Progress
+from retalking_core.types import RenderReport
+from worker.egress import Egress
+from worker.engines import choose_engine
+from worker.faults import describe_fault, is_expected, is_passing
+from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
+from worker.lease import LeaseKeeper, patiently
+from worker.metrics import measure
+from worker.options import render_options
+from worker.outcome import render_info, result_info
+from worker.scratch import attempt_folder, scratch_root
+from worker.shutdown import HandBackError, ShutdownNotice
+
+log = logging.getLogger(__name__)
+
+# Where each stage ends, in the progress of the whole job.
+FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a render process holds for all its jobs.
+
+    announce: called with a job id after each of its transitions. publish_pauses_s: between tries to store a result; a
+    render is dear, so a store that is away for half a minute does not cost it.
+    """
+
+    settings: Settings
+    store: JobStore
+    objects: ObjectStore
+    engines: Mapping[str, Engine]
+    limits: MediaLimits
+    worker_id: str
+    notice: ShutdownNotice
+    announce: Callable[[str], None]
+    publish_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
+
+
+@dataclass
+class Attempt:
+    """published: key of the result that this attempt wrote, once it did."""
+
+    context: RunContext
+    lease: Lease
+    keeper: LeaseKeeper
+    began: float = field(default_factory=time.monotonic)
+    published: str | None = None
+
+    def log(self, level: int, message: str, **extra: object) -> None:
+        tags = {"job": self.lease.job_id, "attempt": self.lease.attempt}
+        log.log(level, message, extra=tags | {"seconds": round(time.monotonic() - self.began, 2)} | extra)
+
+
+def run_job(job_id: str, context: RunContext) -> None:
+    """Work on a job if it is to be had. Every end of the attempt is told to the store; nothing but SystemExit escapes.
+
+    Raises RedisError when the store did not even answer the claim.
+    """
+    settings = context.settings
+    lease = patiently(lambda: context.store.claim(job_id, context.worker_id, settings.lease_s))
+    if lease is None:
+        log.info("nothing to do: over, canceled, past its deadline or in other hands", extra={"job": job_id})
+        context.announce(job_id)
+        return
+    keeper = LeaseKeeper(
+        context.store, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
+    )
+    attempt = Attempt(context, lease, keeper)
+    context.announce(job_id)
+    attempt.log(logging.INFO, "attempt started")
+    with keeper:
+        try:
+            _produce(attempt)
+        except LeaseLostError:
+            _withdraw(attempt)
+        except RenderCanceled:
+            _settle(attempt, "canceled", lambda: context.store.cancel(lease, retention_s=settings.retention_s))
+        except HandBackError:
+            _settle(attempt, "handed back", lambda: context.store.release(lease, count_attempt=False))
+        except RedisError:
+            log.exception("the job store is away; the lease will run out", extra={"job": job_id})
+        except Exception as fault:
+            _give_up(attempt, fault)
+        except BaseException:
+            _settle(attempt, "handed back", lambda: context.store.release(lease, count_attempt=False))
+            raise
+    context.announce(job_id)
+
+
+def _produce(attempt: Attempt) -> None:
+    """Fetch, render, evaluate, publish, and mark the job as succeeded."""
+    context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
+    job = patiently(lambda: context.store.get(lease.job_id))
+    container = job.spec.request.output.container
+    with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
+        inputs = _fetch(attempt, job, folder)
+        engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
+        probe_video(inputs.video, context.limits, job.spec.request.fps)
+        probe_audio(inputs.audio, context.limits)
+        file = folder / f"result.{container}"
+        options = render_options(job.spec.request, inputs.expression_image)
+        report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
+        metrics = _evaluate(attempt, job, file, inputs, report)
+        result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
+        _publish(attempt, file, result)
+    try:
+        patiently(
+            lambda: context.store.succeed(
+                lease,
+                result=result,
+                render=render_info(report),
+                evaluation=metrics,
+                retention_s=context.settings.retention_s,
+            )
+        )
+    except WrongStateError:
+        _delete_published(attempt)
+        raise RenderCanceled("The job was canceled.") from None
+    attempt.log(logging.INFO, "succeeded")
+
+
+def _fetch(attempt: Attempt, job: Job, folder: Path) -> Inputs:
+    settings, keeper = attempt.context.settings, attempt.keeper
+    fetcher = Fetcher(
+        objects=attempt.context.objects,
+        egress=Egress(tuple(settings.allow_private_hosts), idle_s=IDLE_S, total_s=DOWNLOAD_S),
+        max_bytes=settings.max_upload_bytes,
+        beat=lambda stage, fraction, detail: keeper.beat(stage, FETCHED * fraction, detail),
+        wait=keeper.wait,
+    )
+    return fetcher.fetch_all(job.spec, folder)
+
+
+def _tell_render(keeper: LeaseKeeper, told: Progress) -> None:
+    keeper.beat(told.stage, FETCHED + (RENDERED - FETCHED) * told.fraction, (told.done, told.total))
+
+
+def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport) -> list[MetricResult]:
+    """A metric that breaks must not cost the render: the numbers are then null, with the reason."""
+    names = job.spec.request.evaluate
+    if names == []:
+        return []
+    attempt.keeper.beat("evaluate", RENDERED)
+    metrics = measure(file, inputs.audio, report, names, attempt.log)
+    attempt.keeper.beat("evaluate", EVALUATED)
+    return metrics
+
+
+def _publish(attempt: Attempt, file: Path, result: ResultInfo) -> None:
+    """Raises ObjectStoreError when the store stayed away."""
+    attempt.keeper.beat("publish", EVALUATED)
+    for pause_s in (*attempt.context.publish_pauses_s, None):
+        try:
+            attempt.context.objects.put_file(result.key, file, result.content_type)
+        except ObjectStoreError as fault:
+            attempt.log(logging.WARNING, f"the result was not taken: {type(fault).__name__}")
+            if pause_s is None:
+                raise
+            attempt.keeper.wait(pause_s)
+        else:
+            attempt.published = result.key
+            attempt.keeper.check()
+            return
+
+
+def _give_up(attempt: Attempt, fault: Exception) -> None:
+    """Back to the line after a passing fault while attempts are left; else failed, with a public reason."""
+    context, lease = attempt.context, attempt.lease
+    error = describe_fault(fault)
+    trace = None if is_expected(fault) else fault
+    log.error(
+        "attempt failed", exc_info=trace, extra={"job": lease.job_id, "attempt": lease.attempt, "code": error.code}
+    )
+    if is_passing(fault) and lease.attempt < patiently(lambda: context.store.get(lease.job_id)).max_attempts:
+        _settle(attempt, "back to the line", lambda: context.store.release(lease, count_attempt=True))
+    else:
+        retention_s = context.settings.retention_s
+        _settle(attempt, "failed", lambda: context.store.fail(lease, error, retention_s=retention_s))
+
+
+def _settle(attempt: Attempt, outcome: str, call: Callable[[], object]) -> None:
+    """The last word about an attempt. Nobody is harmed when it is not heard: the lease runs out."""
+    try:
+        patiently(call)
+        attempt.log(logging.INFO, outcome)
+    except (LeaseLostError, WrongStateError, JobNotFoundError):
+        attempt.log(logging.INFO, "the job went on without this attempt")
+    except RedisError:
+        attempt.log(logging.ERROR, f"the job store is away: `{outcome}` could not be told, the lease will run out")
+    _delete_published(attempt)
+
+
+def _withdraw(attempt: Attempt) -> None:
+    """The lease is gone. Remove what was published, unless the store names it: then an answer got lost on the way."""
+    attempt.log(logging.WARNING, "the lease is lost: this attempt ends")
+    _delete_published(attempt)
+
+
+def _delete_published(attempt: Attempt) -> None:
+    if attempt.published is None:
+        return
+    try:
+        result = patiently(lambda: attempt.context.store.get(attempt.lease.job_id)).result
+    except JobNotFoundError:
+        result = None
+    except RedisError:
+        attempt.log(logging.ERROR, "the job store is away: the result stays where it is")
+        return
+    if result is not None and result.key == attempt.published:
+        return
+    try:
+        attempt.context.objects.delete(attempt.published)
+        attempt.published = None
+    except ObjectStoreError:
+        attempt.log(logging.ERROR, "a withdrawn result could not be deleted; it goes with the job's files")
