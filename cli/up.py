@@ -1,0 +1,69 @@
+"""`retalking up`: the whole service on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cli.failures import MissingExtraError
+from cli.stopping import catch_signals
+
+_LOOPBACK = ("127.", "localhost", "::1")
+
+
+def up(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0: any free one")] = 8000,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of queue, inputs and results  [default: RETALKING_DATA_DIR, else data]")
+    ] = None,
+) -> None:
+    """Run Redis, a render worker, a webhook worker and the API, and keep them running. Ctrl-C ends it all.
+
+    RETALKING_REDIS_URL and RETALKING_S3_BUCKET (in the environment or in .env) point it at real servers instead of the
+    embedded ones. Queued jobs outlive a restart.
+    """
+    try:
+        from cli.embedded import StackAddress, StoppedError, open_stack
+        from jobs.settings import Settings
+    except ImportError as error:
+        raise MissingExtraError("embedded", error.name) from error
+
+    console = Console(stderr=True)
+    settings = Settings()
+    folder = (data or settings.data_dir).expanduser()
+    redis_url = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
+    with catch_signals() as stop:
+        try:
+            with open_stack(settings, StackAddress(host, port), folder, stop, console.print, redis_url) as stack:
+                _log_to(console, stack.folder / "logs" / "up.log")
+                _greet(console, stack.address.url, stack.folder, host)
+                stack.supervise(until=lambda: False)
+        except StoppedError:
+            console.print("Stopped. Queued jobs are kept.")
+
+
+def _greet(console: Console, url: str, folder: Path, host: str) -> None:
+    console.print(f"[bold green]Ready[/] at [bold]{url}[/]  (console {url}/  API docs {url}/docs)", highlight=False)
+    console.print(f"Logs and data: {folder}", highlight=False, soft_wrap=True)
+    if not host.startswith(_LOOPBACK):
+        console.print("[yellow]The API has no login:[/] everyone who reaches this address can use it.")
+    console.print("\nTry it:\n")
+    # stdout, unwrapped: this line is for pasting.
+    typer.echo(f"curl -F video=@face.mp4 -F audio=@speech.wav {url}/jobs")
+    console.print("\nCtrl-C stops everything.")
+
+
+def _log_to(console: Console, path: Path) -> None:
+    """What the supervisor does (restarts) goes to the screen and to its own log."""
+    to_file = logging.FileHandler(path)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("cli")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [to_file, RichHandler(console=console, show_path=False)]
+    logger.propagate = False
