@@ -27,6 +27,13 @@ TAGS = [
     {"name": "operations", "description": "For probes and scrapers"},
 ]
 _REF = "#/components/schemas/"
+_PICTURE_TYPES = "image/png, image/jpeg, image/webp"
+_FILM_TYPES = "video/mp4, video/quicktime, video/x-matroska, video/webm, video/x-msvideo"
+_SOUND_TYPES = "audio/wav, audio/mpeg, audio/flac, audio/ogg, audio/mp4"
+_FILE_ENCODING = {
+    "video": {"contentType": f"{_FILM_TYPES}, {_PICTURE_TYPES}"},
+    "audio": {"contentType": f"{_SOUND_TYPES}, {_FILM_TYPES}"},
+}
 _BINARY = {"type": "string", "format": "binary"}
 
 
@@ -65,8 +72,20 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             "schema": {"type": "string"},
         }
     }
-    document["paths"]["/jobs"]["post"]["requestBody"] = _job_body()
+    submit = document["paths"]["/jobs"]["post"]
+    submit["requestBody"] = _job_body()
+    submit["responses"]["202"]["links"] = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"job_id": "$response.body#/id"},
+        }
+        for path, operations in document["paths"].items()
+        if path.startswith("/jobs/{job_id}")
+        for operation in operations.values()
+    }
     for operation in _operations(document):
+        for parameter in operation.get("parameters", ()):
+            parameter["schema"] = _without_null(parameter["schema"])
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
         for response in operation["responses"].values():
             response.setdefault("headers", {})[REQUEST_ID_HEADER] = {"$ref": "#/components/headers/RequestId"}
@@ -84,25 +103,44 @@ def _one_source(slot: str) -> dict[str, Any]:
 
 
 def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
-    """The form has the fields of the JSON body, as text, and the files."""
-    fields = {name: dict(shape) for name, shape in submission["properties"].items()}
-    for name in NESTED_FIELDS & fields.keys():
-        text = fields[name].get("description", "")
-        fields[name]["description"] = f"{text} As JSON text, or its members by dotted names".strip()
-    files = {
-        "video": _BINARY | {"description": "The video or still image with the face; or `video_url`, `video_upload_id`"},
-        "audio": _BINARY | {"description": "The speech, or a video file with it; or `audio_url`, `audio_upload_id`"},
-        "spec": {"type": "string", "contentMediaType": "application/json", "description": "All options at once"},
-    }
+    """The form has the fields of the JSON body, as text, and the files. A form has no null: a field is there or not."""
+    fields = {name: _without_null(shape) for name, shape in submission["properties"].items()}
     fields["expression"] = {
         "anyOf": [fields["expression"], _BINARY],
         "description": "A template's name, or a picture as a file",
     }
+    files = {
+        "video": _BINARY | {"description": "The video or still image with the face"},
+        "audio": _BINARY | {"description": "The speech, or a video file with it"},
+    }
+    spec = {"type": "string", "contentMediaType": "application/json", "description": "All fields at once, as JSON"}
+    nested = "|".join(sorted(NESTED_FIELDS))
     return {
         "type": "object",
-        "description": "Files and options of a job. An empty field counts as not sent.",
-        "properties": files | fields,
+        "description": "Each input as a file, by address or by upload id; the options as fields (nested ones as JSON "
+        "text, or their members by dotted names such as `output.crf`) or as one `spec` part. An empty field counts as "
+        "not sent.",
+        "properties": files | fields | {"spec": spec},
+        "patternProperties": {rf"^({nested})\.[a-z_]+$": {"type": "string"}},
+        "additionalProperties": False,
+        "oneOf": [
+            {"required": ["spec"], "propertyNames": {"enum": ["spec", "video", "audio", "expression"]}},
+            {"not": {"required": ["spec"]}, "allOf": [_one_given("video"), _one_given("audio")]},
+        ],
     }
+
+
+def _one_given(slot: str) -> dict[str, Any]:
+    return {"oneOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id")]}
+
+
+def _without_null(shape: dict[str, Any]) -> dict[str, Any]:
+    """A schema less the arm that allows null: parameters and form fields are given or left out."""
+    arms = [arm for arm in shape.get("anyOf", ()) if arm != {"type": "null"}]
+    if not arms:
+        return shape
+    rest = {key: value for key, value in shape.items() if key != "anyOf"}
+    return {**rest, **arms[0]} if len(arms) == 1 else {**rest, "anyOf": arms}
 
 
 def _job_body() -> dict[str, Any]:
@@ -115,7 +153,7 @@ def _job_body() -> dict[str, Any]:
     return {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}},
+            "multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}, "encoding": _FILE_ENCODING},
             "application/json": {
                 "schema": {"$ref": _REF + "JobSubmission"},
                 "examples": {"by-reference": {"summary": "Inputs by address", "value": by_reference}},
