@@ -24,7 +24,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from worker.engines import LoadEngines, engine_info
 from worker.journal import write_journal
-from worker.shutdown import ShutdownNotice, soften_sigterm
+from worker.shutdown import ShutdownNotice
 
 if TYPE_CHECKING:
     from worker.presence import Presence
@@ -80,7 +80,6 @@ class RenderProcess:
             notice=self._notice,
             announce=Notices(app, store),
         )
-        soften_sigterm(self._notice, settings.shutdown_grace_s, lambda: self.presence.is_busy)
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
 

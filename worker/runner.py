@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 from jobs.models import Job, MetricResult, ResultInfo
@@ -102,8 +103,8 @@ def run_job(job_id: str, context: RunContext) -> None:
             log.exception("the job store is away; the lease will run out", extra={"job": job_id})
         except Exception as fault:
             _give_up(attempt, fault)
-        except BaseException:
-            _settle(attempt, "handed back", lambda: context.store.release(lease, count_attempt=False))
+        except SystemExit:
+            _hand_back_in_haste(attempt)
             raise
     context.announce(job_id)
 
@@ -197,6 +198,15 @@ def _give_up(attempt: Attempt, fault: Exception) -> None:
     else:
         retention_s = context.settings.retention_s
         _settle(attempt, "failed", lambda: context.store.fail(lease, error, retention_s=retention_s))
+
+
+def _hand_back_in_haste(attempt: Attempt) -> None:
+    """SIGTERM reached this process. Celery sends it at the hard time limit too, 0.1 s before SIGKILL: an engine that
+    swallowed the soft limit must not get its job back for ever."""
+    if time.monotonic() - attempt.began > attempt.context.settings.render_limit_s:
+        _give_up(attempt, SoftTimeLimitExceeded())
+    else:
+        _settle(attempt, "handed back", lambda: attempt.context.store.release(attempt.lease, count_attempt=False))
 
 
 def _settle(attempt: Attempt, outcome: str, call: Callable[[], object]) -> None:

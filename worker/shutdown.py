@@ -4,16 +4,16 @@ Celery's warm shutdown (SIGTERM) waits for the running task without limit. Its s
 REMAP_SIGTERM, waits for worker_soft_shutdown_timeout and kills the child, which learns of it by dying. Neither lets the
 child hand its job back: the job would lie still until its lease runs out, and the attempt would count. Therefore the
 parent notes a moment in memory that it shares with its children, and the render reads it between batches.
+
+A SIGTERM that reaches the child itself (systemd signals every process of a service; Celery's hard time limit and cold
+shutdown do too) becomes SystemExit there, billiard's doing: it runs through the render, and runner.py settles the job.
 """
 
 from __future__ import annotations
 
 import mmap
-import signal
 import struct
 import time
-from collections.abc import Callable
-from types import FrameType
 
 _MOMENT = struct.Struct("d")
 
@@ -47,21 +47,3 @@ class ShutdownNotice:
 
     def _moment(self) -> float:
         return _MOMENT.unpack(self._page[:])[0]
-
-
-def soften_sigterm(notice: ShutdownNotice, grace_s: float, is_busy: Callable[[], bool]) -> None:
-    """In a child: a first SIGTERM in a job starts the grace period, a second one (or one while idle) ends it at once.
-
-    systemd and some init programs signal every process of a service; without this the child would die in mid-render.
-    SystemExit runs through the render, so the job is handed back and the temporary folder goes.
-    """
-    asked = False
-
-    def on_term(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked or not is_busy():
-            raise SystemExit(0)
-        asked = True
-        notice.give(grace_s)
-
-    signal.signal(signal.SIGTERM, on_term)

@@ -51,7 +51,9 @@ class Stack:
     celery: Celery
     clips: Clips
 
-    def create(self, *, video: Path | None = None, audio: Path | None = None, max_attempts: int = 3, **asked: Any) -> str:
+    def create(
+        self, *, video: Path | None = None, audio: Path | None = None, max_attempts: int = 3, **asked: Any
+    ) -> str:
         """A stored job whose message is not sent."""
         job_id = new_job_id()
         refs = {}

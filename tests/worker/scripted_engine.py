@@ -33,7 +33,7 @@ class Act(IntEnum):
     SLOW = 3
     """Progress every BATCH_S for a minute."""
     HANG = 4
-    """No sign of life, deaf to everything but a signal."""
+    """No sign of life, and deaf to the soft time limit, as inside a call that never comes back to Python."""
     BREAK = 5
     """An exception that nobody expects, with a secret in it."""
     FAULT = 6
@@ -41,7 +41,7 @@ class Act(IntEnum):
     NO_MEMORY = 8
     DISK_FULL = 9
     STUBBORN = 10
-    """Progress that never stops and swallows the soft time limit once."""
+    """Progress that never stops, and swallows the soft time limit."""
     BRIEF = 11
     """Progress for about three seconds, then like COPY."""
 
@@ -79,6 +79,7 @@ class ScriptedEngine:
         elif act in (Act.SLOW, Act.BRIEF):
             _work(progress, 60.0 if act is Act.SLOW else 3.0)
         elif act is Act.HANG:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
             time.sleep(600)
         elif act is Act.BREAK:
             raise RuntimeError("secret /etc/shadow")

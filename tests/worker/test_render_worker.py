@@ -43,3 +43,131 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
     assert stages[0] == "fetch"
     assert stages[-1] == "publish"
+
+
+def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: WorkerProcess) -> None:
+    (card,) = stack.store.workers()
+    assert [engine.name for engine in card.engines] == ["preview"]
+    assert card.versions["celery"].startswith("5.7")
+    assert card.busy_with is None
+    job_id = stack.submit(seed=Act.SLOW)
+    wait_until(lambda: stack.store.workers()[0].busy_with == job_id)
+    stack.store.request_cancel(job_id, retention_s=60)
+    stack.finish(job_id)
+    wait_until(lambda: stack.store.workers()[0].busy_with is None)
+
+
+def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerProcess) -> None:
+    job_id = stack.submit(seed=Act.SLOW)
+    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    folder = Path((stack.marks / "folder").read_text())
+    assert folder in stack.attempt_folders()
+    (stack.marks / "left").unlink(missing_ok=True)
+    asked = stack.store.request_cancel(job_id, retention_s=60)
+    assert asked.cancel_requested
+    # Told at most every half second, then one batch of 50 ms; the rest is room for a loaded machine.
+    wait_until((stack.marks / "left").exists, timeout=2.0)
+    assert stack.finish(job_id).status is JobStatus.CANCELED
+    assert not folder.exists()
+    assert stack.files_of(job_id) == ["input/audio", "input/video"]
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (Act.BREAK, "internal_error"),
+        (Act.FAULT, "engine_fault"),
+        (Act.NO_FACE, "face_not_found"),
+        (Act.NO_MEMORY, "out_of_memory"),
+        (Act.DISK_FULL, "disk_full"),
+    ],
+)
+def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
+    stack: Stack, worker: WorkerProcess, act: Act, code: str
+) -> None:
+    child = worker.child
+    job = stack.finish(stack.submit(seed=act))
+    assert (job.status, job.attempt) == (JobStatus.FAILED, 1)
+    assert job.error is not None
+    assert job.error.code == code
+    assert "secret" not in job.error.message
+    assert "/" not in job.error.message
+    assert stack.attempt_folders() == []
+    assert worker.child == child
+
+
+def test_an_unexpected_exception_is_in_the_log_as_one_line_with_the_job(stack: Stack, worker: WorkerProcess) -> None:
+    job = stack.finish(stack.submit(seed=Act.BREAK))
+    (line,) = [line for line in worker.lines if line.get("job") == job.id and "traceback" in line]
+    assert line["code"] == "internal_error"
+    assert "RuntimeError: secret" in line["traceback"]
+
+
+BAD_INPUTS = {
+    "video/empty": (media.make_empty, "file_empty"),
+    "video/text": (media.make_text, "container_unsupported"),
+    "video/sound_only": (media.make_sound_only_mp4, "video_stream_missing"),
+    "video/huge_picture": (media.make_huge_png_header, "picture_too_large"),
+    "video/truncated": (media.make_truncated_mp4, "media_unreadable"),
+    "audio/empty": (media.make_empty, "file_empty"),
+    "audio/silent_video": (media.make_silent_video, "audio_stream_missing"),
+    "audio/no_samples": (media.make_empty_wav, "audio_empty"),
+    "audio/three_hours": (media.make_long_wav, "media_too_long"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_media_has_a_code_and_leaves_the_worker_alive(
+    stack: Stack, worker: WorkerProcess, tmp_path: Path, case: str
+) -> None:
+    part = case.partition("/")[0]
+    make, code = BAD_INPUTS[case]
+    child = worker.child
+    job = stack.finish(stack.submit(**{part: make(tmp_path / "input.mp4")}))
+    assert job.error is not None, job
+    assert (job.status, job.error.code) == (JobStatus.FAILED, code), job.error
+    assert len(job.error.message) > 20
+    assert worker.child == child
+    assert stack.attempt_folders() == []
+
+
+def test_a_named_engine_that_is_not_here_is_refused(stack: Stack, worker: WorkerProcess) -> None:
+    job = stack.finish(stack.submit(engine="videoretalking"))
+    assert job.error is not None
+    assert job.error.code == "engine_unavailable"
+    assert "preview" in job.error.message
+
+
+def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: WorkerProcess) -> None:
+    """kill -9 in mid-render: the lease runs out, the job is given out again, a fresh child finishes it."""
+    job_id = stack.submit(seed=Act.BRIEF)
+    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    child = worker.child
+    os.kill(child, signal.SIGKILL)
+    job = stack.tend(job_id)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
+    assert worker.child != child
+    assert stack.attempt_folders() == []
+    assert worker.says("temporary folders of dead attempts removed")
+
+
+def test_a_job_that_kills_its_worker_every_time_ends_and_the_next_one_runs(stack: Stack, worker: WorkerProcess) -> None:
+    job = stack.tend(stack.submit(seed=Act.CRASH, max_attempts=2), timeout_s=60)
+    assert job.error is not None
+    assert (job.status, job.error.code, job.attempt) == (JobStatus.FAILED, "worker_lost", 2)
+    assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_a_second_message_for_a_job_that_runs_or_is_over_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+    job_id = stack.submit()
+    job = stack.finish(job_id)
+    stack.celery.send_task("retalking.render_job", args=[job_id], queue="retalking.render")
+    wait_until(lambda: any(line.get("job") == job_id and "nothing to do" in line["message"] for line in worker.lines))
+    assert stack.store.get(job_id) == job
+
+
+def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+    gone = "job_" + "0" * 32
+    stack.celery.send_task("retalking.render_job", args=[gone], queue="retalking.render")
+    wait_until(lambda: any(line.get("job") == gone for line in worker.lines))
+    assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED

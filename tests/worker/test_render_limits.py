@@ -1,0 +1,99 @@
+"""What ends a render that does not end by itself, and what a worker that is told to stop does with its job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.models import JobStatus
+from tests.services import wait_until
+from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
+from tests.worker.scripted_engine import Act
+
+SCRIPTED = "tests.worker.scripted_app"
+
+
+@pytest.fixture(scope="module")
+def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory, clips: Clips) -> Stack:
+    folder = tmp_path_factory.mktemp("limits")
+    return make_stack(redis_url, folder, clips, RETALKING_STALL_S="1.5", RETALKING_RENDER_LIMIT_S="4")
+
+
+@pytest.fixture
+def worker(stack: Stack, tmp_path: Path) -> Iterator[WorkerProcess]:
+    with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
+        yield process
+
+
+def test_the_time_limit_fails_the_job_and_deafness_costs_the_process_not_the_worker(
+    stack: Stack, tmp_path: Path
+) -> None:
+    with running("tests.worker.impatient_app", stack, tmp_path / "worker.log") as worker:
+        child = worker.child
+        assert _failure(stack, Act.SLOW) == "render_timeout"
+        assert worker.child == child
+
+        # No sign of life: the lease is let go after stall_s, and the process ends itself a lease later.
+        assert _failure(stack, Act.HANG) == "worker_lost"
+        wait_until(lambda: worker.says("the render does not come back"), timeout=15)
+        assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
+        assert worker.child != child
+
+        # It swallows the soft limit and goes on telling progress: the parent ends the process at the hard one.
+        child = worker.child
+        assert _failure(stack, Act.STUBBORN) == "render_timeout"
+        assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
+        assert worker.child != child
+        assert stack.attempt_folders() == []
+
+
+def _failure(stack: Stack, act: Act) -> str:
+    job = stack.tend(stack.submit(seed=act, max_attempts=1))
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    return job.error.code
+
+
+def test_sigterm_lets_a_short_job_finish(stack: Stack, worker: WorkerProcess) -> None:
+    job_id = stack.submit(seed=Act.COPY)
+    stack.wait_for(job_id, lambda job: job.status is not JobStatus.QUEUED)
+    worker.terminate()
+    assert worker.wait() == 0
+    assert stack.store.get(job_id).status is JobStatus.SUCCEEDED
+    assert stack.store.workers() == []
+
+
+@pytest.mark.parametrize("to_the_whole_group", [False, True])
+def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerProcess, to_the_whole_group: bool) -> None:
+    """docker stops the first process only; systemd signals every process of the service."""
+    job_id = stack.submit(seed=Act.SLOW)
+    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    began = time.monotonic()
+    if to_the_whole_group:
+        os.killpg(worker.pid, signal.SIGTERM)
+    else:
+        worker.terminate()
+    worker.wait()
+    assert time.monotonic() - began < 8
+    job = stack.store.get(job_id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    assert stack.attempt_folders() == []
+    assert stack.store.workers() == []
+    stack.store.request_cancel(job_id, retention_s=60)
+
+
+def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProcess) -> None:
+    """SIGQUIT, as a second Ctrl-C sends it: no grace, but no lost attempt and no left-over file either."""
+    job_id = stack.submit(seed=Act.SLOW)
+    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    os.kill(worker.pid, signal.SIGQUIT)
+    worker.wait()
+    job = stack.store.get(job_id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    assert stack.attempt_folders() == []
+    stack.store.request_cancel(job_id, retention_s=60)
