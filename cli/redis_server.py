@@ -9,9 +9,12 @@ import secrets
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+
+from jobs.keyring import kept_secret
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
@@ -37,13 +40,16 @@ class RedisServerError(RuntimeError):
 class EmbeddedRedis:
     """Runs from construction to stop(). url: with the password, for this machine only.
 
-    port None: a free one. Starting again on the same data_dir finds the data of the last run.
+    port None: a free one. Starting again on the same data_dir finds the data of the last run. launcher: program and
+    arguments that become the server (`cli.tether`: then it ends with its parent).
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, launcher: Sequence[str] = ()) -> None:
         self._data_dir = data_dir
+        self._launcher = tuple(launcher)
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._password = secrets.token_urlsafe(32)
+        # Kept, so that clients find the server again after a restart on the same port
+        self._password = kept_secret(data_dir, "redis_password", secrets.token_hex(32))
         self._lock_fd = self._lock_folder()
         try:
             # A free port may be taken before the server binds it: then another one
@@ -110,7 +116,7 @@ class EmbeddedRedis:
     def _launch(self) -> subprocess.Popen[bytes]:
         # The configuration goes in through stdin: arguments, and so passwords in them, are public on a machine
         process = subprocess.Popen(
-            [str(redis_server_binary()), "-"],
+            [*self._launcher, str(redis_server_binary()), "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

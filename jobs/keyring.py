@@ -20,7 +20,9 @@ class SecretInvalidError(ValueError):
 
 def link_secret(settings: Settings) -> bytes:
     """Key that signs upload and result links of the local object store."""
-    text = settings.link_secret.get_secret_value() or _kept(settings.data_dir, "link_secret", secrets.token_hex(32))
+    text = settings.link_secret.get_secret_value() or kept_secret(
+        settings.data_dir, "link_secret", secrets.token_hex(32)
+    )
     if len(text) < 16:
         raise SecretInvalidError("RETALKING_LINK_SECRET has fewer than 16 characters; use e.g. `openssl rand -hex 32`")
     return text.encode()
@@ -29,7 +31,7 @@ def link_secret(settings: Settings) -> bytes:
 def webhook_secret(settings: Settings) -> str:
     """Signing secret in the form of Standard Webhooks: whsec_ and base64 of 24 to 64 bytes."""
     fresh = _WEBHOOK_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
-    text = settings.webhook_secret.get_secret_value() or _kept(settings.data_dir, "webhook_secret", fresh)
+    text = settings.webhook_secret.get_secret_value() or kept_secret(settings.data_dir, "webhook_secret", fresh)
     try:
         size_bytes = len(base64.b64decode(text.removeprefix(_WEBHOOK_PREFIX), validate=True))
     except binascii.Error:
@@ -42,7 +44,7 @@ def webhook_secret(settings: Settings) -> str:
     return text
 
 
-def _kept(data_dir: Path, name: str, fresh: str) -> str:
+def kept_secret(data_dir: Path, name: str, fresh: str) -> str:
     """The secret in data_dir/secrets/<name>; `fresh` becomes it when there is none.
 
     The file gets its name only when it is whole, and the first to name it wins: processes that race read one secret.

@@ -135,8 +135,8 @@ class LocalObjectStore:
 
     def copy(self, source: str, target: str) -> ObjectInfo:
         """A second name for the same bytes (files are never changed in place), or a copy where links are refused."""
-        info, path = self.info(source), self.new_path()
         checked_key(target)
+        info, path = self.info(source), self.new_path()
         with _os_errors_named(source):
             try:
                 try:

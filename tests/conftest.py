@@ -1,0 +1,45 @@
+"""Fixtures for every suite: the real parts, started once a run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from cli.redis_server import EmbeddedRedis
+from jobs.opening import connect_redis
+from jobs.redis_store import RedisJobStore
+from tests.services import S3Endpoint, start_s3
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis server. Suites share it: use own key prefixes, or own database numbers."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    with connect_redis(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def job_store(redis_client: redis.Redis) -> RedisJobStore:
+    """An empty job store of its own for each test."""
+    return RedisJobStore(redis_client, prefix=f"{{test-{secrets.token_hex(6)}}}:")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """A real S3 endpoint with a bucket."""
+    folder: Path = tmp_path_factory.mktemp("s3")
+    server = start_s3(folder)
+    try:
+        yield server.s3
+    finally:
+        server.stop()

