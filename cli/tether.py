@@ -14,6 +14,11 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
+def tether() -> tuple[str, ...]:
+    """What to put before a command so that it ends with this process; the thread that starts it must stay alive."""
+    return (sys.executable, "-P", "-m", "cli.tether", str(os.getpid()))
+
+
 def become(parent_pid: int, command: list[str]) -> None:
     """Replace this process by `command`. Outside Linux there is no such tie, and the child merely starts."""
     if sys.platform == "linux":
