@@ -76,22 +76,22 @@ def blend_bgr_into(
     y, u, v = _planes_in(frame, box)
     height, width = y.shape
     if bgr.shape != (height, width, 3) or (alpha is not None and alpha.shape != (height, width)):
-        raise ValueError(
-            f"box is {width}x{height}, picture {bgr.shape}, alpha {None if alpha is None else alpha.shape}"
-        )
+        raise ValueError(f"pixels {bgr.shape} or alpha do not fit the {width}x{height} box")
     if not (y.flags.writeable and u.flags.writeable and v.flags.writeable):
         raise ValueError("the frame is read-only; blend into frame.copy()")
     half = (width // 2, height // 2)
     _, to_yuv = _matrices(resolve_matrix(colour, frame.y.shape[0]), colour.full_range)
-    new_y = cv2.transform(bgr, to_yuv[:1])
-    new_u, new_v = cv2.split(cv2.transform(cv2.resize(bgr, half, interpolation=cv2.INTER_AREA), to_yuv[1:]))
+    # All three channels at once: OpenCV has a fast path for 3 -> 3 and none for 3 -> 1 (0.5 against 1.0 ms at 400x400).
+    yuv = cv2.transform(bgr, to_yuv)
+    half_yuv = cv2.resize(yuv, half, interpolation=cv2.INTER_AREA)
+    new_y, new_u, new_v = cv2.extractChannel(yuv, 0), cv2.extractChannel(half_yuv, 1), cv2.extractChannel(half_yuv, 2)
     if alpha is None:
         y[:], u[:], v[:] = new_y, new_u, new_v
         return
     half_alpha = cv2.resize(alpha, half, interpolation=cv2.INTER_AREA)
     for plane, new, weight in ((y, new_y, alpha), (u, new_u, half_alpha), (v, new_v, half_alpha)):
-        # blendLinear divides by w1 + w2 + 1e-5 and rounds: with w2 = 0 the old byte comes back exactly.
-        plane[:] = cv2.blendLinear(np.ascontiguousarray(plane), new, 1.0 - weight, weight)
+        # Divides by the sum of the weights + 1e-5 and rounds: a weight of 0 gives the old byte back exactly.
+        plane[:] = cv2.blendLinear(plane, new, 1.0 - weight, weight)
 
 
 def _planes_in(frame: Frame, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:

@@ -159,8 +159,9 @@ def _sniff_mp3(head: bytes) -> ContainerKind | None:
 
 def _open_forced(handle: BinaryIO, kind: ContainerKind, limits: MediaLimits) -> InputContainer:
     options = {
-        # `max_pixels` holds while FFmpeg itself decodes a first picture to learn the pixel format.
-        "max_pixels": str(limits.max_picture_px),
+        # Holds while FFmpeg itself decodes a first picture to learn the pixel format. Wider than the limit, because
+        # beyond it FFmpeg also forgets the size that the error message names.
+        "max_pixels": str(4 * limits.max_picture_px),
         "max_streams": str(limits.max_streams + 64),
         "protocol_whitelist": "",
     }

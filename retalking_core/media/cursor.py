@@ -13,9 +13,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from retalking_core.errors import MediaUnreadableError, NoVideoStreamError
+from retalking_core.errors import CodecUnsupportedError, MediaUnreadableError, NoVideoStreamError
 from retalking_core.media.container import MediaFile, open_container
-from retalking_core.media.faults import reading
+from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import PacketTable
 from retalking_core.media.planes import PlaneConverter
@@ -23,8 +23,13 @@ from retalking_core.types import Frame
 
 
 def video_stream(media: MediaFile) -> VideoStream:
-    """The first moving-picture stream; cover art of a song is none. Raises NoVideoStreamError."""
+    """The first moving-picture stream; cover art of a song is none.
+
+    Raises NoVideoStreamError, CodecUnsupportedError.
+    """
     for stream in media.container.streams.video:
+        if stream.codec_context is None:
+            raise CodecUnsupportedError("The video uses an unknown codec; convert it to H.264 in MP4.")
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
     raise NoVideoStreamError("The file holds no video; send a video or a picture of a face.")
@@ -49,7 +54,7 @@ class PictureDecoder:
             for packet in self._container.demux(self._stream):
                 try:
                     decoded = packet.decode()
-                except (av.error.InvalidDataError, av.error.EOFError):
+                except DAMAGED_PACKET:
                     continue
                 for picture in decoded:
                     if not picture.is_corrupt:

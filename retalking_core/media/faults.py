@@ -16,6 +16,15 @@ _UNSUPPORTED = (
     av.error.BSFNotFoundError,
 )
 
+# What decoders answer to one damaged packet (EINVAL: sizes in it that no picture may have); the next may be fine.
+DAMAGED_PACKET = (
+    av.error.InvalidDataError,
+    av.error.EOFError,
+    av.error.ArgumentError,
+    av.error.ExternalError,
+    av.error.UnknownError,
+)
+
 
 def input_error(error: Exception, kind: str) -> InputError:
     """The named error for a failed read of the caller's `kind` ("video", "picture", "speech file")."""

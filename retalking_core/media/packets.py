@@ -71,9 +71,10 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
     table = _table(stamps, keys, ticks, stream, counted_only=container.format.name == "avi")
     if table.duration_ticks > limit_ticks:
         raise too_long("video", float(table.duration_ticks * table.time_base), limits.max_video_s)
-    if container.format.name.startswith("mov") and found < stream.frames:
+    indexed = len(stream.index_entries)
+    if container.format.name.startswith("mov") and found < indexed:
         raise MediaUnreadableError(
-            f"The video ends early: its index lists {stream.frames} pictures and only {found} are in the file. "
+            f"The video ends early: its index lists {indexed} pictures and only {found} are in the file. "
             "Upload the whole file again."
         )
     return table

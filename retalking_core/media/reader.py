@@ -37,7 +37,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
     """
     with open_container(path, limits) as media:
         stream = video_stream(media)
-        check_picture_size(stream.codec_context.width, stream.codec_context.height, limits)
+        _check_stored_size(stream.codec_context.width, stream.codec_context.height, limits)
         if media.kind.is_picture:
             return _open_still(media, limits, still_fps)
         table = _scan(media, limits)
@@ -145,6 +145,15 @@ def _block_end(wanted: np.ndarray, start: int, held_frames: int) -> int:
         if len(seen) > held_frames:
             return position
     return len(wanted)
+
+
+def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
+    check_picture_size(width, height, limits)
+    if width < 1 or height < 1:
+        raise MediaUnreadableError(
+            f"The size of the pictures can not be read: the video is damaged, or they are far larger than the "
+            f"{limits.max_picture_px / 1e6:.0f} megapixels allowed. Re-export it."
+        )
 
 
 def _scan(media: MediaFile, limits: MediaLimits) -> PacketTable:

@@ -19,7 +19,7 @@ from retalking_core.errors import (
     NoAudioStreamError,
 )
 from retalking_core.media.container import MediaFile, open_container
-from retalking_core.media.faults import reading
+from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import too_long
 
@@ -66,7 +66,7 @@ def decoded_speech(path: Path, limits: MediaLimits) -> Iterator[AudioFrame]:
             for packet in media.container.demux(stream):
                 try:
                     frames = packet.decode()
-                except (av.error.InvalidDataError, av.error.EOFError):
+                except DAMAGED_PACKET:
                     bad_s += float((packet.duration or 0) * stream.time_base)
                     continue
                 for frame in map(_checked, frames):

@@ -59,6 +59,7 @@ class ResultWriter:
             self._container.metadata.update(metadata)
             self._video = self._add_video()
             self._speech = SpeechTrack(self._container, speech, speech_info, timeline, limits)
+            self._container.start_encoding()  # opens the file now, so that a bad folder or codec is known before work
         except av.error.FFmpegError as error:
             self._part.unlink(missing_ok=True)
             raise _write_error() from error

@@ -1,0 +1,108 @@
+"""The mel is the reference's, number by number; the windows start where the reference's start."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retalking_core.audio.mel import mel_basis, mel_spectrogram, mel_windows, window_starts
+from retalking_core.types import Waveform
+
+SLICE = np.load(Path(__file__).parent / "golden" / "mel_slice.npz")
+# Float64 here and there; the stored reference is float32 of -4..4.
+TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def golden() -> np.lib.npyio.NpzFile:
+    """The whole golden file; skips with the reason where it is absent."""
+    root = Path(__file__).resolve().parents[2]
+    path = Path(os.environ.get("RETALKING_GOLDEN_DIR", root.parent / "shared" / "golden")) / "pipeline" / "01_audio.npz"
+    if not path.is_file():
+        pytest.skip(f"no golden vectors at {path}; set RETALKING_GOLDEN_DIR")
+    return np.load(path)
+
+
+def test_the_slice_of_the_golden_mel() -> None:
+    mel = mel_spectrogram(Waveform(SLICE["wave16k"]))
+    assert mel.dtype == np.float32
+    assert mel.shape == (80, 81)
+    assert np.abs(mel[:, :78] - SLICE["mel"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["25", "1350_61", "30000_1001"])
+def test_window_starts_of_the_slice(name: str) -> None:
+    assert (window_starts(402, Fraction(name.replace("_", "/"))) == SLICE[f"starts_{name}"]).all()
+
+
+def test_window_counts_of_ten_rates() -> None:
+    counts = [[len(window_starts(int(frames), fps)) for frames in SLICE["chunk_T"]] for fps in SLICE["fps_values"]]
+    assert (np.array(counts) == SLICE["chunk_counts"]).all()
+
+
+@pytest.mark.golden
+def test_the_whole_golden_mel(golden: np.lib.npyio.NpzFile) -> None:
+    assert np.abs(mel_basis() - golden["mel_basis"]).max() < 1e-7
+    for wave, mel in (("wave16k", "mel"), ("media_wav16k", "media_mel")):
+        ours = mel_spectrogram(Waveform(golden[wave]))
+        assert ours.shape == golden[mel].shape
+        assert np.abs(ours - golden[mel]).max() < TOLERANCE
+    for samples in (401, 2999, 3000, 3199, 3200, 3201):
+        wave = Waveform(np.zeros(samples, np.float32))
+        assert mel_spectrogram(wave).shape[1] == golden[f"mel_T_n{samples}"]
+
+
+@pytest.mark.golden
+def test_the_whole_golden_windows(golden: np.lib.npyio.NpzFile) -> None:
+    names = [name for name in golden.files if name.startswith("starts_")]
+    assert len(names) == 20
+    for name in names:
+        rate, frames = name.removeprefix("starts_").rsplit("_T", 1)
+        assert (window_starts(int(frames), Fraction(rate.replace("_", "/"))) == golden[name]).all(), name
+    windows = mel_windows(golden["mel"], 25)
+    assert len(windows) == golden["chunks_fps25_n"]
+    assert (windows[golden["chunks_fps25_idx"]] == golden["chunks_fps25"]).all()
+
+
+def test_silence_is_minus_four_and_short_speech_is_padded_with_it() -> None:
+    mel = mel_spectrogram(Waveform(np.zeros(1000, np.float32)))
+    assert mel.shape == (80, 6)
+    assert (mel == -4).all()
+    loud = mel + 5
+    windows = mel_windows(loud, 25)
+    assert windows.shape == (2, 80, 16)
+    assert (windows[:, :, :6] == 1).all()
+    assert (windows[:, :, 6:] == -4).all()
+
+
+def test_a_long_wave_is_the_same_in_blocks() -> None:
+    """Block borders lie every 8000 frames (100 s)."""
+    rng = np.random.default_rng(1)
+    samples = rng.normal(0, 0.1, 101 * 16000).astype(np.float32)
+    mel = mel_spectrogram(Waveform(samples))
+    tail = mel_spectrogram(Waveform(samples[98 * 16000 :]))
+    assert np.abs(mel[:, 98 * 80 + 4 :] - tail[:, 4:]).max() < TOLERANCE
+
+
+def test_another_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match="16000"):
+        mel_spectrogram(Waveform(np.zeros(100, np.float32), rate_hz=8000))
+
+
+@given(frames=st.integers(0, 400), count=st.integers(0, 200), fps=st.sampled_from([25, 30, Fraction(1350, 61)]))
+def test_padded_windows_are_as_many_as_asked_and_start_at_the_picture(
+    frames: int, count: int, fps: Fraction | int
+) -> None:
+    mel = np.tile(np.arange(frames, dtype=np.float32), (80, 1))
+    windows = mel_windows(mel, fps, count)
+    assert windows.shape == (count, 80, 16)
+    for number, window in enumerate(windows):
+        first = int(number * 80 / float(fps))
+        expected = [frame if frame < frames else -4 for frame in range(first, first + 16)]
+        assert (window[0] == expected).all()

@@ -1,0 +1,203 @@
+"""Every odd or hostile file gets its own named error; nothing else is ever opened."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retalking_core.errors import (
+    EmptyFileError,
+    InputError,
+    MediaTooLongError,
+    MediaUnreadableError,
+    NoVideoStreamError,
+    PictureTooLargeError,
+    TooManyStreamsError,
+    UnsupportedContainerError,
+)
+from retalking_core.media.container import open_container, sniff_kind
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.picture_header import exif_orientation
+from retalking_core.media.reader import open_video
+from retalking_core.types import Frame
+from tests.media import clips
+
+LIMITS = MediaLimits()
+
+
+def read_all(path: Path) -> list[Frame]:
+    return list(open_video(path, LIMITS).frames())
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (clips.make_empty, EmptyFileError, "empty"),
+        (clips.make_text, UnsupportedContainerError, "not a known media file"),
+        (clips.make_truncated_mp4, MediaUnreadableError, "damaged or incomplete"),
+        (lambda path: clips.make_truncated_mp4(path, faststart=True), MediaUnreadableError, "ends early"),
+        (clips.make_sound_only_mp4, NoVideoStreamError, "no video"),
+        (clips.make_huge_png, PictureTooLargeError, "20000x20000"),
+        (clips.make_huge_png_header, PictureTooLargeError, "20000x20000"),
+        (lambda path: clips.make_damaged_video(path.with_suffix(".mov"), range(3, 40)), MediaUnreadableError, "half"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, make: object, error: type[InputError], says: str) -> None:
+    path = make(tmp_path / "clip.mp4")
+    with pytest.raises(error, match=says) as caught:
+        read_all(path)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_huge_picture_is_refused_without_decoding_it(tmp_path: Path) -> None:
+    path = clips.make_huge_png(tmp_path / "face.png")
+    start = time.perf_counter()
+    with pytest.raises(PictureTooLargeError):
+        open_video(path, LIMITS)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_a_picture_inside_a_video_is_held_to_the_same_limit(tmp_path: Path) -> None:
+    path = clips.make_video(tmp_path / "clip.mov", frames=2, size=(640, 480), codec="mjpeg", pixel_format="yuvj420p")
+    with pytest.raises(PictureTooLargeError, match="640x480"):
+        open_video(path, MediaLimits(max_side_px=500))
+    with pytest.raises(PictureTooLargeError, match="640x480"):
+        open_video(path, MediaLimits(max_picture_px=640 * 479))
+    with pytest.raises(MediaUnreadableError, match="far larger"):
+        open_video(path, MediaLimits(max_picture_px=100))
+
+
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.mkv", "list.wav"])
+def test_a_playlist_never_reaches_the_file_it_points_at(tmp_path: Path, name: str) -> None:
+    secret = clips.make_silent_video(tmp_path / "secret.mp4")
+    for make in (clips.make_playlist, clips.make_concat_list):
+        with pytest.raises(UnsupportedContainerError, match="playlist"):
+            open_container(make(tmp_path / name, secret), LIMITS)
+
+
+def test_an_mp4_that_points_at_another_file_is_not_followed(tmp_path: Path) -> None:
+    """The data reference of a track is turned from "in this file" into an outside address of the same size."""
+    path = clips.make_silent_video(tmp_path / "clip.mp4")
+    data = path.read_bytes()
+    own = data.index(b"url \x00\x00\x00\x01")
+    path.write_bytes(data[: own + 4] + b"\x00\x00\x00\x00" + data[own + 8 :])
+    other = clips.make_silent_video(tmp_path / "other.mp4")
+    opened = []
+    real_open = Path.open
+
+    def watched(self: Path, *args: object, **kwargs: object) -> object:
+        opened.append(self)
+        return real_open(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", watched)
+        with contextlib.suppress(InputError):
+            read_all(path)
+    assert path in opened
+    assert other not in opened
+
+
+def test_the_name_never_decides(tmp_path: Path) -> None:
+    video = clips.make_silent_video(tmp_path / "clip.mp4")
+    disguised = Path(shutil.copy(video, tmp_path / "face.png"))
+    assert not open_video(disguised, LIMITS).info.is_still
+    picture = clips.make_png(tmp_path / "face.mp4", clips.gradient_rgb(0, 64, 48))
+    assert open_video(picture, LIMITS).info.is_still
+
+
+def test_too_many_streams_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TooManyStreamsError, match="20 streams"):
+        open_container(clips.make_many_streams(tmp_path / "many.mkv"), LIMITS)
+
+
+def test_length_pictures_and_rate_are_capped_before_decoding(tmp_path: Path) -> None:
+    path = clips.make_video(tmp_path / "clip.mp4", frames=30)
+    with pytest.raises(MediaTooLongError, match="1 s"):
+        open_video(path, MediaLimits(max_video_s=1.0))
+    with pytest.raises(MediaTooLongError, match="pictures"):
+        open_video(path, MediaLimits(max_frames=29))
+    with pytest.raises(MediaTooLongError, match="a second"):
+        open_video(path, MediaLimits(max_fps=24))
+    matroska = clips.make_video(tmp_path / "clip.mkv", frames=30)
+    with pytest.raises(MediaTooLongError, match="pictures"):
+        open_video(matroska, MediaLimits(max_frames=29))
+    with pytest.raises(MediaTooLongError):
+        open_video(matroska, MediaLimits(max_video_s=1.0))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 11, 30, 200, 900])
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "png", "jpg", "webp", "wav", "avi"])
+def test_a_file_cut_anywhere_gives_a_named_error_or_works(tmp_path: Path, kind: str, cut: int) -> None:
+    pixels = clips.gradient_rgb(0, 64, 48)
+    make = {
+        "png": lambda path: clips.make_png(path, pixels),
+        "jpg": lambda path: clips.make_jpeg(path, pixels),
+        "webp": lambda path: clips.make_webp(path, pixels),
+        "wav": clips.make_wav,
+        "avi": lambda path: clips.make_video(path, frames=5, codec="mpeg4"),
+    }.get(kind, lambda path: clips.make_video(path, frames=5))
+    path = make(tmp_path / f"clip.{kind}")
+    path.write_bytes(path.read_bytes()[:cut])
+    outcome = None
+    try:
+        outcome = len(read_all(path))
+    except InputError as error:
+        outcome = error.message
+    assert outcome
+    assert str(tmp_path) not in str(outcome)
+
+
+def test_random_damage_never_leaks_a_foreign_exception(tmp_path: Path) -> None:
+    source = clips.make_video(tmp_path / "clip.mp4", frames=12, speech_s=0.5).read_bytes()
+    rng = np.random.default_rng(7)
+    outcomes = set()
+    for trial in range(60):
+        data = bytearray(source)
+        for place in rng.integers(0, len(data), 12):
+            data[place] = rng.integers(0, 256)
+        path = tmp_path / f"damaged{trial}.mp4"
+        path.write_bytes(data)
+        try:
+            video = open_video(path, LIMITS)
+            assert len(list(video.frames())) == video.info.frame_count
+            outcomes.add("read")
+        except InputError as error:
+            outcomes.add(error.code)
+    assert "read" in outcomes
+
+
+def test_sniffing_knows_the_allow_list_and_nothing_else() -> None:
+    assert sniff_kind(b"\x00\x00\x00\x18ftypqt  ").name == "mov"
+    assert sniff_kind(b"\x00\x00\x00\x18ftypM4A ").name == "m4a"
+    assert sniff_kind(b"\xff\xfb\x90\x00" + bytes(10)).name == "mp3"
+    for head in (
+        b"\xff\xff\xff\xff",
+        b"MZ\x90\x00",
+        b"%PDF-1.7",
+        b"PK\x03\x04",
+        b"RIFF\0\0\0\0ABCD",
+        b"\0" * 64,
+        b"\xff",
+    ):
+        with pytest.raises(UnsupportedContainerError):
+            sniff_kind(head)
+    with pytest.raises(UnsupportedContainerError, match="HEIC"):
+        sniff_kind(b"\x00\x00\x00\x18ftypheic")
+    with pytest.raises(UnsupportedContainerError, match="archive"):
+        sniff_kind(b"PK\x03\x04")
+
+
+def test_damaged_exif_means_upright() -> None:
+    for exif in (
+        b"",
+        b"Exif\0\0",
+        b"Exif\0\0MM\0*",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+    ):
+        assert exif_orientation(exif) == 1
