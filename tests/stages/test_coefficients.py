@@ -6,6 +6,7 @@ import torch
 
 from retalking_core.faces.alignment import STANDARD_FIVE, five_points_3dmm
 from retalking_core.stages import coefficients as stage
+from retalking_core.stages import stabilise
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_file("03_align3dmm")]
@@ -89,3 +90,10 @@ def test_a_foreign_source_and_a_template(golden: GoldenSet) -> None:
     golden.check("foreign_ratio", [ratio], 1e-7)
     with_template = stage.semantic_windows(clip, np.array([5]), ratio, golden["expr"])
     golden.check("foreign_sem_expr_frame5", with_template, 1e-6)
+    golden.check("foreign_sem", stage.semantic_windows(clip, np.array([24]), ratio)[0], 0)
+
+
+def test_pictures_in_and_out_of_the_expression_network(golden: GoldenSet) -> None:
+    golden.check("dnet_out_bgr", stabilise.stabilised_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
+    picture = torch.from_numpy(np.rint((golden["dnet_in"] + 1) / 2 * 255)).float()
+    golden.check("dnet_in", stabilise.to_signed(picture), 1e-6)
