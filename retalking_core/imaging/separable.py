@@ -33,8 +33,9 @@ def resampling_matrix(
     # An axis place further out than the kernel reaches has no sample at all: it repeats the last one.
     centre = torch.maximum(torch.minimum(centre, length - 0.5 + reach * 0.999), 0.5 - reach * 0.999)
     taps = torch.arange(length, device=device, dtype=torch.float64) + 0.5
-    weights = _kernel((taps - centre[..., None]) / widening[:, None, None], kernel)
-    return (weights / weights.sum(dim=2, keepdim=True)).float()
+    # Places need float64 (a frame is wide), distances from them do not.
+    weights = _kernel(((taps - centre[..., None]) / widening[:, None, None]).float(), kernel)
+    return weights / weights.sum(dim=2, keepdim=True)
 
 
 def resample(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-
 def warp_affine(
     picture: NDArray, matrix: NDArray[np.float64], width: int, height: int, border: tuple[float, ...] = (0.0,)
 ) -> NDArray:

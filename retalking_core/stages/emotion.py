@@ -87,9 +87,7 @@ def compose_halves(prediction: Tensor, upper: Tensor) -> Tensor:
     return upper + (prediction - upper) * weight
 
 
-def redraw_upper_half(
-    network: Callable[[], EmotionNetwork], prediction: Tensor, faces: Tensor, emotion: str
-) -> Tensor:
+def redraw_upper_half(network: Callable[[], EmotionNetwork], prediction: Tensor, faces: Tensor, emotion: str) -> Tensor:
     """The prediction with the upper half that the caller asked for.
 
     `original` keeps what the lip network drew, as the method's own default does; an emotion takes the edited face.

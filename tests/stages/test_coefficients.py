@@ -55,6 +55,7 @@ def test_alignment_of_a_batch_is_that_of_its_faces(golden: GoldenSet) -> None:
 
 
 def test_alignment_in_a_picture_that_is_not_square(golden: GoldenSet) -> None:
+    golden.require("nonsq_img")
     picture = golden["nonsq_img"]
     alignment = stage.align_faces(golden["nonsq_lm"][None], picture.shape[1], picture.shape[0])
     _check_alignment(golden, "nonsq", alignment)
@@ -73,6 +74,7 @@ def test_semantic_windows(golden: GoldenSet) -> None:
     clip, frames = golden["coeffs"], golden["sem_frames"]
     golden.check("sem_index", stage.window_indices(frames, len(clip)), 0)
     golden.check("sem_ratio", [stage.crop_ratio(clip[f], clip) for f in frames], 0)
+    golden.require("sem")
     golden.check("sem", stage.semantic_windows(clip, frames), 0)
 
 
@@ -80,6 +82,7 @@ def test_semantic_windows_of_a_short_clip(golden: GoldenSet) -> None:
     count = len(golden["short_index"])
     frames = np.arange(count)
     golden.check("short_index", stage.window_indices(frames, count), 0)
+    golden.require("short_sem")
     golden.check("short_sem", stage.semantic_windows(golden["coeffs"][:count], frames), 0)
 
 

@@ -31,13 +31,18 @@ def test_action_units(golden: GoldenSet) -> None:
 
 @pytest.mark.golden
 @file
-def test_sizes_and_attention(golden: GoldenSet) -> None:
+def test_sizes(golden: GoldenSet) -> None:
     pattern = triangle_pattern(384, 384, np.array(((3, 1, 2), (1, 4, 2), (10, 90, 200))))
     face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    golden.require("emo_fake", "emo_src128")
     golden.check("emo_src128", stage.to_network_size(face)[..., ::2, ::2], 1e-5)
-    if golden.has("emo_fake"):
-        enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
-        golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
+    enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
+    golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
+
+
+@pytest.mark.golden
+@file
+def test_attention(golden: GoldenSet) -> None:
     color, attention, source = (torch.from_numpy(golden[f"gan_{part}"]) for part in ("color", "mask", "src"))
     golden.check("gan_fake", stage.compose_edit(color, attention, source), 1e-6)
 

@@ -27,6 +27,7 @@ def test_crop_of_every_case(golden: GoldenSet) -> None:
 @pytest.mark.golden
 @file
 def test_picture_of_the_crop(golden: GoldenSet) -> None:
+    golden.require("img_frame")
     frame = golden["img_frame"]
     crop = face_crop.crop_first_frame_original(golden["img_lm"], frame.shape[1], frame.shape[0])
     golden.check("img_crop", crop.crop, 0)

@@ -37,8 +37,7 @@ def _references(golden: GoldenSet, count: int) -> np.ndarray:
 
 
 def test_batches(golden: GoldenSet) -> None:
-    if not golden.has("dg_mel_batch"):
-        pytest.skip("the slices leave out all frames but the first (400 kB)")
+    golden.require("dg_mel_batch")
     frames = golden["dg_full"]
     height, width = frames.shape[1:3]
     boxes = lip_boxes.face_boxes_original(golden["dg_rects"], width, height)
@@ -68,7 +67,10 @@ def test_one_item_at_full_size(golden: GoldenSet) -> None:
     item = next(lip_windows.lip_batches_original(frames, _references(golden, 1), boxes, sound))
     golden.check("dg384_tensor_shape", item.six.shape, 0)
     six = item.six.transpose(0, 2, 3, 1)[:, ::2, ::2] * 255
-    golden.check("dg384_img_batch_u8_stride2", six, 3, 0.2)
+    if golden.has("dg384_img_batch_u8_stride2"):
+        golden.check("dg384_img_batch_u8_stride2", six, 3, 0.2)
+    else:
+        golden.check("dg384_sample", six[0, ::6, ::6], 3, 0.2)
     assert item.six[0, :3, 192:].max() == 0
 
 

@@ -21,14 +21,9 @@ def test_quads_and_coefficients(golden: GoldenSet) -> None:
         assert np.abs(own - stored).max() <= 1e-4 * np.abs(stored).max()
 
 
-def _need_picture(golden: GoldenSet) -> None:
-    if not golden.has("imgA"):
-        pytest.skip("the slices leave out imgA (177 kB)")
-
-
 def test_crop_and_paste(golden: GoldenSet) -> None:
     """Some cases are stored as every fourth pixel."""
-    _need_picture(golden)
+    golden.require("imgA")
     patch = triangle_pattern(256, 256, golden["imgB_tri_params"])
     for case in golden.pick(golden["cases"].tolist(), "_crop", "_pasted"):
         marks = golden[f"{case}_lm"]
@@ -40,12 +35,12 @@ def test_crop_and_paste(golden: GoldenSet) -> None:
 
 
 def test_large_quad_is_shrunk_first(golden: GoldenSet) -> None:
-    _need_picture(golden)
+    golden.require("imgA")
     golden.check("shrink_out32", stage.quad_crop_original(golden["imgA"], golden["shrink_quad"], 32), 1, 1e-2)
 
 
 def test_insertion_into_the_frame(golden: GoldenSet) -> None:
-    _need_picture(golden)
+    golden.require("imgA")
     frame, marks = golden["ins_full"], golden["real0_lm"]
     box = tuple(golden["ins_obox"].tolist())
     golden.check("ins_out", stage.insert_original(frame, golden["imgA"], marks, box), 2)
@@ -53,7 +48,7 @@ def test_insertion_into_the_frame(golden: GoldenSet) -> None:
 
 def test_one_resampling_shows_the_same_reference(golden: GoldenSet) -> None:
     """Inside the square both versions show the same face; outside it the frame, sharper than after three steps."""
-    _need_picture(golden)
+    golden.require("imgA")
     frame, marks, face = golden["ins_full"], golden["real0_lm"], golden["imgA"]
     y1, y2, x1, x2 = golden["ins_obox"].tolist()
     inserted = resize_bilinear(stage.insert_original(frame, face, marks, (y1, y2, x1, x2))[y1:y2, x1:x2], 96, 96)
