@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.faces.alignment import STANDARD_FIVE, fit_orthographic, five_points_3dmm
-from retalking_core.imaging.separable import resample, resampling_matrix
+from retalking_core.imaging.separable import resampling_matrix
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.

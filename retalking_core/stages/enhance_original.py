@@ -1,4 +1,4 @@
-"""Enhancement and final composite with the original's arithmetic (spec: restoration-compositing 5, 6), for golden vectors.
+"""Enhancement and final composite with the original's arithmetic (restoration-compositing 5, 6), for golden tests.
 
 Mode A restores the stabilised face; mode B lays the finished face over the original frame. Whole frames, one at a time;
 the engine's versions stand in `enhance.py` and `composite.py`.
