@@ -1,4 +1,4 @@
-"""What several metrics look at, measured once: the mouth on every frame of the result, and the length of its streams."""
+"""What several metrics look at, measured once: the mouth on every frame of the result."""
 
 from __future__ import annotations
 
