@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from retalking_core.errors import MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
@@ -44,7 +45,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         kind, codec = media.kind.name, stream.codec_context.name
         rate = _average_rate(stream.average_rate, table, limits)
     with open_container(path, limits) as media:
-        geometry, colour = _first_picture(media, limits)[1:]
+        _, geometry, colour = _first_picture(media, limits)
     info = VideoInfo(
         width=geometry.width,
         height=geometry.height,
@@ -57,21 +58,23 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         container=kind,
         codec=codec,
     )
-    return VideoReader(path, limits, info, table, PlaneConverter(geometry, colour))
+    return VideoReader(path, limits, info, table, geometry)
 
 
 class VideoReader:
-    """A video file. Memory: the decoder's own pictures, plus at most `max_held_bytes` when run backwards.
+    """A video file. Every pass has a decoder of its own: passes may run side by side, also in threads.
+
+    Memory of a pass: the decoder's own pictures, plus at most `max_held_bytes` when run backwards.
 
     damaged: numbers of the frames that did not decode so far and were given as a repeat of the one before.
     """
 
     def __init__(
-        self, path: Path, limits: MediaLimits, info: VideoInfo, table: PacketTable, converter: PlaneConverter
+        self, path: Path, limits: MediaLimits, info: VideoInfo, table: PacketTable, geometry: PictureGeometry
     ) -> None:
         self.info = info
         self.damaged: set[int] = set()
-        self._path, self._limits, self._table, self._converter = path, limits, table, converter
+        self._path, self._limits, self._table, self._geometry = path, limits, table, geometry
         frame_bytes = info.width * info.height * 3 // 2
         self._held_frames = max(_MIN_HELD_FRAMES, limits.max_held_bytes // frame_bytes)
 
@@ -88,7 +91,8 @@ class VideoReader:
         wanted = np.asarray(indices, np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.info.frame_count):
             raise IndexError(f"frame numbers must be 0..{self.info.frame_count - 1}")
-        with FrameCursor(self._path, self._limits, self._table, self._converter, self.damaged) as cursor:
+        converter = PlaneConverter(self._geometry, self.info.colour)
+        with FrameCursor(self._path, self._limits, self._table, converter, self.damaged) as cursor:
             for block, is_forward in _blocks(wanted, self._held_frames):
                 if is_forward:
                     for index in block:
@@ -106,10 +110,11 @@ class VideoReader:
 
 
 class StillReader:
-    """A picture as a video of one frame."""
+    """A picture as a video of one frame. damaged: always empty, a damaged picture is not opened."""
 
     def __init__(self, info: VideoInfo, frame: Frame) -> None:
         self.info = info
+        self.damaged: set[int] = set()
         self._frame = frame
 
     def frames(self) -> Iterator[Frame]:
@@ -181,7 +186,7 @@ def _average_rate(declared: Fraction | None, table: PacketTable, limits: MediaLi
     return rate.limit_denominator(100_000)
 
 
-def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[object, PictureGeometry, ColourTags]:
+def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, PictureGeometry, ColourTags]:
     """The first picture that decodes, with its geometry and colours."""
     stream = video_stream(media)
     picture = next(PictureDecoder(media, limits).pictures(), None)

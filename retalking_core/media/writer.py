@@ -113,7 +113,8 @@ class ResultWriter:
         context, colour = stream.codec_context, self._info.colour
         context.time_base = 1 / self._timeline.fps
         context.thread_type = "FRAME"
-        context.thread_count = 0
+        # x264 takes half as many again as there are cores, up to 128; past 16 that only costs memory and delay.
+        context.thread_count = min(16, (os.cpu_count() or 1) * 3 // 2)
         context.color_range = _FULL if colour.full_range else _LIMITED
         # An untagged stream is read by its height; scaling must not change how it is read.
         scaled = self._size[1] != self._info.height
