@@ -1,0 +1,45 @@
+"""The progress of a job on a terminal, and on anything else."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from cli.following import LiveDisplay, PlainDisplay, describe_left, open_display, seconds_left, show_events
+
+
+def event(stage: str | None, progress: float, status: str = "running") -> dict:
+    return {"stage": stage, "progress": progress, "status": status}
+
+
+def test_plain_lines_come_at_each_stage_and_each_tenth() -> None:
+    out = io.StringIO()
+    display = open_display(Console(file=out, width=60))
+    assert isinstance(display, PlainDisplay)
+    shares = [event("synthesise", n / 100) for n in range(30, 61)]
+    show_events([event(None, 0.0, "queued"), *shares, event(None, 1.0, "succeeded")], display)
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["queued", *["synthesise"] * 4, "succeeded"]
+    assert [line.split()[1] for line in lines] == ["0%", "30%", "40%", "50%", "60%", "100%"]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True)
+    display = open_display(console)
+    assert isinstance(display, LiveDisplay)
+    show_events([event("analyse", 0.25)], display)
+    display.close()
+    display.close()
+    assert "analyse" in out.getvalue()
+    assert "25 %" in out.getvalue()
+    assert "\x1b[?25h" in out.getvalue(), "the cursor is shown again"
+
+
+def test_the_time_left() -> None:
+    assert seconds_left(10.0, 0.02) is None
+    assert seconds_left(10.0, 0.5) == 10.0
+    assert seconds_left(10.0, 1.0) == 0.0
+    assert describe_left(None) == "ETA -"
+    assert describe_left(125.4) == "ETA 2:05"
