@@ -123,6 +123,6 @@ def _window(size: tuple[int, int]) -> NDArray[np.float32]:
     ramps = []
     for count in size:
         inward = np.minimum(np.arange(count), np.arange(count)[::-1]).astype(np.float32)
-        t = np.clip((inward - 0.5) / 3, 0, 1)
+        t = np.clip((inward - 1) / 3, 0, 1)
         ramps.append(t * t * (3 - 2 * t))
     return ramps[0][:, None] * ramps[1][None, :]
