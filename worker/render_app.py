@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Reading a few gigabytes of checkpoints from a cold disk and warming up; Celery's own default is 4 s.
-LOADING_LIMIT_S = 900.0
 # What the child has to come to rest after the soft limit, before the parent kills it.
 HARD_LIMIT_MARGIN_S = 30.0
 
@@ -106,7 +104,6 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         task_default_queue=RENDER_QUEUE,
         task_soft_time_limit=settings.render_limit_s,
         task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
-        worker_proc_alive_timeout=LOADING_LIMIT_S,
         worker_pool="prefork",
         worker_concurrency=1,
     )

@@ -59,7 +59,7 @@ def context(job_store: RedisJobStore, tmp_path: Path, told: list[str]) -> RunCon
         worker_id="w1",
         notice=ShutdownNotice(),
         announce=told.append,
-        publish_pauses_s=(0.05, 0.05),
+        storage_pauses_s=(0.05, 0.05),
     )
 
 
@@ -251,3 +251,20 @@ def test_the_result_goes_to_s3(context: RunContext, submit: Callable[..., str], 
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.result is not None
     assert objects.info(job.result.key).size_bytes == job.result.size_bytes
+
+
+def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+    tries: list[str] = []
+
+    def fetch(key: str, path: Path, max_bytes: int | None) -> ObjectInfo:
+        tries.append(key)
+        if len(tries) == 1:
+            raise ObjectStoreError("away")
+        return context.objects.fetch(key, path, max_bytes)
+
+    run_job(job_id, replace(context, objects=Interposed(context.objects, fetch=fetch)))
+    job = context.store.get(job_id)
+    assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
