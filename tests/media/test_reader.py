@@ -40,7 +40,7 @@ def test_planes_are_the_decoded_bytes(tmp_path: Path, name: str) -> None:
     assert not video.damaged
 
 
-@pytest.mark.parametrize("held_frames", [4, 9, 1000])
+@pytest.mark.parametrize("held_frames", [6, 1000])
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi", "clip.webm"])
 def test_any_order_gives_the_frames_of_one_pass(tmp_path: Path, name: str, held_frames: int) -> None:
     codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
