@@ -112,8 +112,8 @@ class LocalObjectStore:
             raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
         part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
         try:
-            with _os_errors_named(key), (self._files / key).open("rb") as source, part.open("xb") as target:
-                shutil.copyfileobj(source, target, COPY_CHUNK_BYTES)
+            with part.open("xb") as target:
+                target.writelines(self.read(key, chunk_bytes=COPY_CHUNK_BYTES))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ class LocalObjectStore:
         with _os_errors_named(key):
             source = (self._files / checked_key(key)).open("rb")
             source.seek(start)
-        return _chunks(source, None if end is None else max(0, end - start), chunk_bytes)
+        return _chunks(key, source, None if end is None else max(0, end - start), chunk_bytes)
 
     def info(self, key: str) -> ObjectInfo:
         with _os_errors_named(key):
@@ -202,10 +202,11 @@ def _remove_empty_folders(folder: Path, root: Path) -> None:
             folder = folder.parent
 
 
-def _chunks(source: BinaryIO, left: int | None, chunk_bytes: int) -> Iterator[bytes]:
+def _chunks(key: str, source: BinaryIO, left: int | None, chunk_bytes: int) -> Iterator[bytes]:
     with source:
         while left is None or left > 0:
-            chunk = source.read(chunk_bytes if left is None else min(chunk_bytes, left))
+            with _os_errors_named(key):
+                chunk = source.read(chunk_bytes if left is None else min(chunk_bytes, left))
             if not chunk:
                 return
             left = None if left is None else left - len(chunk)

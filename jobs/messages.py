@@ -6,11 +6,14 @@ claims refuse the second, and the janitor sends again what was lost.
 
 from __future__ import annotations
 
+import ssl
+
 import redis
 from celery import Celery
 from kombu import Queue
 from kombu.exceptions import OperationalError
 
+from jobs.broker import TRANSPORT
 from jobs.models import Job
 from jobs.names import BROKER_PRIORITY, DELIVER_TASK, PRIORITY_STEPS, RENDER_QUEUE, RENDER_TASK, WEBHOOK_QUEUE
 from jobs.settings import Settings
@@ -28,9 +31,14 @@ def visibility_timeout_s(settings: Settings) -> int:
 
 def make_celery(settings: Settings) -> Celery:
     """Connects to nothing by itself."""
-    celery = Celery("retalking", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    url = settings.redis_url.get_secret_value()
+    uses_tls_defaults = url.startswith("rediss:") and "ssl_" not in url
+    celery = Celery("retalking", broker=url, set_as_current=False)
     celery.conf.update(
         _delivery_rules(),
+        broker_transport=TRANSPORT,
+        # Certificates are checked, as redis-py does for the job store; kombu's own default is not to
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if uses_tls_defaults else None,
         broker_transport_options=_redis_options(settings),
         task_queues=(Queue(RENDER_QUEUE), Queue(WEBHOOK_QUEUE)),
         task_default_queue=RENDER_QUEUE,

@@ -47,7 +47,8 @@ class ObjectStore(Protocol):
     def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to `path`, whole or not at all.
 
-        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError.
+        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError where `path` can
+        not be written.
         """
         ...
 

@@ -99,14 +99,21 @@ class Courier:
         return DeliveryAttempt(at=at, status_code=status, error=error, duration_ms=duration_ms), verdict
 
     def _post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
-        with self._egress.exchange("POST", url, headers, body.encode()) as answer:
-            fields = {key.lower(): value.decode("latin-1") for key, value in answer.headers}
-            size = 0
-            for chunk in answer.iter_stream():
-                size += len(chunk)
-                if size >= MAX_ANSWER_BYTES:
-                    break
-        return Answer(answer.status, retry_after_s(fields.get(b"retry-after")))
+        """The status decides; a body that drips or breaks off after it changes nothing."""
+        received: Answer | None = None
+        try:
+            with self._egress.exchange("POST", url, headers, body.encode()) as answer:
+                fields = {key.lower(): value.decode("latin-1") for key, value in answer.headers}
+                received = Answer(answer.status, retry_after_s(fields.get(b"retry-after")))
+                size = 0
+                for chunk in answer.iter_stream():
+                    size += len(chunk)
+                    if size >= MAX_ANSWER_BYTES:
+                        break
+        except UnreachableError:
+            if received is None:
+                raise
+        return received
 
     def _judge(self, answer: Answer, number: int) -> Verdict:
         if 200 <= answer.status < 300:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from jobs.errors import ServiceError
 from jobs.models import EngineInfo
 from jobs.settings import Settings
-from retalking_core.engine import Engine, EngineCapabilities
 
-LoadEngines = Callable[[Settings], dict[str, Engine]]
+if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
+    from retalking_core.engine import Engine, EngineCapabilities
+
+LoadEngines = Callable[[Settings], "dict[str, Engine]"]
 
 # Best first: what `auto` means where the deployment does not say.
 PREFERENCE = ("videoretalking", "preview")

@@ -11,6 +11,7 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobSpec
 from jobs.objects import ObjectStore, ObjectTooLargeError
 from worker.egress import Egress, UnreachableError
+from worker.patience import insist
 
 MAX_REDIRECTS = 3
 # A slow but honest server gets this long for one file; the silence allowed inside it is shorter.
@@ -44,6 +45,7 @@ class Fetcher:
     max_bytes: int
     beat: Beat
     wait: Callable[[float], None]
+    storage_pauses_s: tuple[float, ...] = ()
 
     def fetch_all(self, spec: JobSpec, folder: Path) -> Inputs:
         """Raises ServiceError (input_unreachable, url_not_allowed, body_too_large), ObjectStoreError,
@@ -74,7 +76,7 @@ class Fetcher:
 
     def _fetch_object(self, key: str, name: str, path: Path) -> None:
         try:
-            self.objects.fetch(key, path, max_bytes=self.max_bytes)
+            insist(lambda: self.objects.fetch(key, path, self.max_bytes), self.storage_pauses_s, self.wait)
         except ObjectTooLargeError:
             raise self._too_large(name) from None
 

@@ -48,13 +48,10 @@ class Janitor:
     def stop(self) -> None:
         self._over.set()
         self._thread.join(timeout=10.0)
+        self._do("unlock", lambda: self._keep_lock(0.001))
 
     def round(self) -> None:
         """Raises nothing; a round that another janitor holds does nothing."""
-        # Long enough that a slow round keeps it, short enough that a dead janitor is soon replaced.
-        lock_s = max(30.0, 3 * self._settings.janitor_interval_s)
-        if not self._do("lock", lambda: self._store.acquire_lock(LOCK, self._owner, lock_s)):
-            return
         for step in (
             self.requeue_lost,
             self.fail_past_deadline,
@@ -64,6 +61,8 @@ class Janitor:
             self.delete_jobs,
             self.delete_uploads,
         ):
+            if not self._do("lock", self._keep_lock):
+                return
             self._do(step.__name__, step)
 
     def requeue_lost(self) -> None:
@@ -106,6 +105,11 @@ class Janitor:
         for upload_id in self._store.expired_uploads():
             self._objects.delete(upload_key(upload_id))
             self._store.drop_upload(upload_id)
+
+    def _keep_lock(self, ttl_s: float | None = None) -> bool:
+        """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""
+        lock_s = max(10.0, 3 * self._settings.janitor_interval_s) if ttl_s is None else ttl_s
+        return self._store.acquire_lock(LOCK, self._owner, lock_s)
 
     def _do(self, name: str, step: Callable[[], object]) -> object:
         try:

@@ -1,9 +1,10 @@
 """Holding on to a job while it is worked on: renewing the lease, telling progress, and learning when to stop.
 
 A thread renews the lease every third of its length, because a fetch or a slow first frame may take longer than a lease
-without any progress. It stops renewing when there was no progress for `stall_s`: a hung render would otherwise be kept
+without any progress. It stops renewing when a render told no progress for `stall_s`: a hung one would otherwise be kept
 alive for ever. From then on every check() raises LeaseLostError; the store gives the job to another worker. If the
 render does not come back to a check within a further lease, the process ends itself, and Celery starts a fresh one.
+Fetching, evaluating and publishing tell too little to be judged so; their own timeouts and Celery's limit bound them.
 
 A store that can not be reached takes nothing away: the lease counts as lost when the store says so.
 """
@@ -15,8 +16,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from typing import Self, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
 
 from redis.exceptions import RedisError
 
@@ -25,8 +27,6 @@ from retalking_core.errors import RenderCanceled
 from worker.shutdown import HandBackError, ShutdownNotice
 
 log = logging.getLogger(__name__)
-
-Answer = TypeVar("Answer")
 
 # Enough for a bar that moves; Redis and the webhooks of progress are spared.
 REPORT_EVERY_S = 0.5
@@ -64,6 +64,7 @@ class LeaseKeeper:
         self._cancel = False
         self._seen: object = None
         self._moved_at = time.monotonic()
+        self._is_watched = False
         self._told_at = 0.0
         self._told_stage = ""
         self._quiet_until = 0.0
@@ -76,6 +77,15 @@ class LeaseKeeper:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(timeout=self._lease_s)
+
+    @contextmanager
+    def expecting_progress(self) -> Iterator[None]:
+        """Inside the block, silence for `stall_s` costs the lease."""
+        self._moved_at, self._is_watched = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._is_watched = False
 
     def beat(self, stage: str, fraction: float, detail: object = None) -> None:
         """Tell where the job stands (fraction 0..1 of the whole job), then check().
@@ -114,7 +124,7 @@ class LeaseKeeper:
     def _renew_until_over(self) -> None:
         pause = self._lease_s / 3
         while not self._over.wait(min(pause, self._stall_s / 3)):
-            idle_s = time.monotonic() - self._moved_at
+            idle_s = time.monotonic() - self._moved_at if self._is_watched else 0.0
             if idle_s > self._stall_s + self._lease_s:
                 log.critical("the render does not come back: this process ends", extra=self._tags | {"seconds": idle_s})
                 self._on_stuck()
@@ -139,18 +149,3 @@ class LeaseKeeper:
     @property
     def _tags(self) -> dict[str, object]:
         return {"job": self.lease.job_id, "attempt": self.lease.attempt}
-
-
-def patiently(call: Callable[[], Answer], limit_s: float = 60.0) -> Answer:
-    """A call to the job store that outlasts a restart of Redis. Raises the last RedisError after `limit_s`."""
-    until = time.monotonic() + limit_s
-    pause_s = 0.2
-    while True:
-        try:
-            return call()
-        except RedisError as fault:
-            if time.monotonic() + pause_s > until:
-                raise
-            log.warning("the job store did not answer: %s", type(fault).__name__)
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 5.0)

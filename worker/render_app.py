@@ -24,6 +24,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from worker.engines import LoadEngines, engine_info
 from worker.journal import write_journal
+from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Reading a few gigabytes of checkpoints from a cold disk and warming up; Celery's own default is 4 s.
-LOADING_LIMIT_S = 900.0
 # What the child has to come to rest after the soft limit, before the parent kills it.
 HARD_LIMIT_MARGIN_S = 30.0
 
@@ -62,6 +61,8 @@ class RenderProcess:
         if swept:
             log.warning("temporary folders of dead attempts removed", extra={"count": swept})
         engines = self._load_engines(settings)
+        if not engines:
+            raise RuntimeError("no engine can run here")
         for engine in engines.values():
             engine.warm_up()
         store = open_store(settings)
@@ -106,10 +107,10 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         task_default_queue=RENDER_QUEUE,
         task_soft_time_limit=settings.render_limit_s,
         task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
-        worker_proc_alive_timeout=LOADING_LIMIT_S,
         worker_pool="prefork",
         worker_concurrency=1,
     )
+    keep_quiet(app)
     # As `-Q` would: both queues are known, for sending, and only one is consumed.
     app.amqp.queues.select([RENDER_QUEUE])
     notice = ShutdownNotice()

@@ -26,10 +26,11 @@ from worker.egress import Egress
 from worker.engines import choose_engine
 from worker.faults import describe_fault, is_expected, is_passing
 from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
-from worker.lease import LeaseKeeper, patiently
+from worker.lease import LeaseKeeper
 from worker.metrics import measure
 from worker.options import render_options
 from worker.outcome import render_info, result_info
+from worker.patience import insist, patiently
 from worker.scratch import attempt_folder, scratch_root
 from worker.shutdown import HandBackError, ShutdownNotice
 
@@ -43,7 +44,7 @@ FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
 class RunContext:
     """What a render process holds for all its jobs.
 
-    announce: called with a job id after each of its transitions. publish_pauses_s: between tries to store a result; a
+    announce: called with a job id after each of its transitions. storage_pauses_s: between tries at the object store; a
     render is dear, so a store that is away for half a minute does not cost it.
     """
 
@@ -55,7 +56,7 @@ class RunContext:
     worker_id: str
     notice: ShutdownNotice
     announce: Callable[[str], None]
-    publish_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
+    storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
 @dataclass
@@ -68,9 +69,10 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     published: str | None = None
 
-    def log(self, level: int, message: str, **extra: object) -> None:
+    def log(self, level: int, message: str, exc_info: BaseException | None = None, **extra: object) -> None:
         tags = {"job": self.lease.job_id, "attempt": self.lease.attempt}
-        log.log(level, message, extra=tags | {"seconds": round(time.monotonic() - self.began, 2)} | extra)
+        tags["seconds"] = round(time.monotonic() - self.began, 2)
+        log.log(level, message, exc_info=exc_info, extra=tags | extra)
 
 
 def run_job(job_id: str, context: RunContext) -> None:
@@ -121,7 +123,8 @@ def _produce(attempt: Attempt) -> None:
         probe_audio(inputs.audio, context.limits)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image)
-        report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
+        with keeper.expecting_progress():
+            report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
         metrics = _evaluate(attempt, job, file, inputs, report)
         result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
         _publish(attempt, file, result)
@@ -149,6 +152,7 @@ def _fetch(attempt: Attempt, job: Job, folder: Path) -> Inputs:
         max_bytes=settings.max_upload_bytes,
         beat=lambda stage, fraction, detail: keeper.beat(stage, FETCHED * fraction, detail),
         wait=keeper.wait,
+        storage_pauses_s=attempt.context.storage_pauses_s,
     )
     return fetcher.fetch_all(job.spec, folder)
 
@@ -163,7 +167,7 @@ def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: Re
     if names == []:
         return []
     attempt.keeper.beat("evaluate", RENDERED)
-    metrics = measure(file, inputs.audio, report, names, attempt.log)
+    metrics = measure(file, inputs.audio, report, names, attempt.context.limits, attempt.log)
     attempt.keeper.beat("evaluate", EVALUATED)
     return metrics
 
@@ -171,28 +175,17 @@ def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: Re
 def _publish(attempt: Attempt, file: Path, result: ResultInfo) -> None:
     """Raises ObjectStoreError when the store stayed away."""
     attempt.keeper.beat("publish", EVALUATED)
-    for pause_s in (*attempt.context.publish_pauses_s, None):
-        try:
-            attempt.context.objects.put_file(result.key, file, result.content_type)
-        except ObjectStoreError as fault:
-            attempt.log(logging.WARNING, f"the result was not taken: {type(fault).__name__}")
-            if pause_s is None:
-                raise
-            attempt.keeper.wait(pause_s)
-        else:
-            attempt.published = result.key
-            attempt.keeper.check()
-            return
+    put = attempt.context.objects.put_file
+    insist(lambda: put(result.key, file, result.content_type), attempt.context.storage_pauses_s, attempt.keeper.wait)
+    attempt.published = result.key
+    attempt.keeper.check()
 
 
 def _give_up(attempt: Attempt, fault: Exception) -> None:
     """Back to the line after a passing fault while attempts are left; else failed, with a public reason."""
     context, lease = attempt.context, attempt.lease
     error = describe_fault(fault)
-    trace = None if is_expected(fault) else fault
-    log.error(
-        "attempt failed", exc_info=trace, extra={"job": lease.job_id, "attempt": lease.attempt, "code": error.code}
-    )
+    attempt.log(logging.ERROR, "attempt failed", None if is_expected(fault) else fault, code=error.code)
     if is_passing(fault) and lease.attempt < patiently(lambda: context.store.get(lease.job_id)).max_attempts:
         _settle(attempt, "back to the line", lambda: context.store.release(lease, count_attempt=True))
     else:

@@ -20,8 +20,9 @@ from retalking_core.types import Timeline, Waveform
 MEL_RATE_HZ = 80.0
 DB_PER_UNIT = 12.5
 LEAD_S = 0.02
-# Below this level (dB of the mel scale, full-scale sine about +25) there is no speech at all.
-SILENCE_DB = -58.0
+# Below this level (mel dB) there is no speech at all: a normal recording peaks at -46, one 26 dB too quiet at -72, and
+# white noise of -60 dB full scale is at -85.
+SILENCE_DB = -78.0
 # Rows of the 80-band Slaney mel scale, 55 to 7600 Hz.
 VOICE, FIRST_FORMANT, SPEECH = slice(1, 11), slice(11, 29), slice(5, 62)
 LOW_SECOND, HIGH_SECOND, HISS = slice(17, 31), slice(42, 56), slice(62, 80)
@@ -62,7 +63,8 @@ def _analyse(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     if loud < SILENCE_DB or levels.shape[1] < 4:
         still = np.zeros(levels.shape[1])
         return still, still.copy(), still.copy()
-    floor = max(float(np.percentile(speech, 5)) + 6, loud - 42)
+    # Above the background noise, but never so high that the weaker vowels of pauseless speech count as noise.
+    floor = float(np.clip(np.percentile(speech, 5) + 6, loud - 42, loud - 16))
     active = _smooth(_ramp(speech, floor, floor + 8), 2.0)
     vowel = _band(levels, FIRST_FORMANT)
     hiss = _ramp(_band(levels, HISS) - np.maximum(vowel, _band(levels, VOICE)), -4, 8)
@@ -71,12 +73,14 @@ def _analyse(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     # 26 dB from closed to open: the range of F1-band energy between a nasal and the loudest open vowel of one speaker.
     drive = _ramp(vowel, peak - 26, peak + 2) ** 1.25 * (1 - 0.75 * hiss)
     closure = _closures(vowel, peak) * active
-    opening = (drive + 0.10 * active) * active * (1 - 0.9 * closure)
+    opening = _attack_release((drive + 0.10 * active) * active)
+    closure = _smooth(closure, 1.2)
     balance = _band(levels, HIGH_SECOND) - _band(levels, LOW_SECOND)
-    middle = float(np.median(balance[voiced])) if voiced.any() else 0.0
-    wide = max(float(np.percentile(np.abs(balance[voiced] - middle), 80)), 6.0) if voiced.any() else 6.0
-    spread = np.tanh((balance - middle) / wide) * np.where(hiss > 0.5, 0.4, 1.0) * active * (0.35 + 0.65 * drive)
-    return _attack_release(opening), _smooth(spread, 4.0), _smooth(closure, 1.2)
+    low, high = np.percentile(balance[voiced], (15, 85)) if voiced.any() else (0.0, 0.0)
+    middle, wide = (low + high) / 2, max((high - low) / 2, 6.0)
+    spread = np.tanh((balance - middle) / wide) * np.where(hiss > 0.5, 0.4, 1.0) * active * (0.6 + 0.4 * drive)
+    # After the smoothing: a closure is short, and must not be smoothed away.
+    return opening * (1 - 0.9 * closure), _smooth(spread, 3.0), closure
 
 
 def _closures(vowel: NDArray[np.float64], peak: float) -> NDArray[np.float64]:

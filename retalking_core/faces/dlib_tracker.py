@@ -14,6 +14,7 @@ from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.choice import choose_face
 from retalking_core.faces.dlib_models import DlibModels
 from retalking_core.faces.follower import FaceFollower, FaceSearch
+from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
 from retalking_core.faces.track import OnFrame, TrackRequest
 from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
@@ -48,7 +49,8 @@ class DlibFaceTracker:
         for part in (indices[seed:], indices[:seed][::-1]):
             follower = forward if done == 0 else forward.rewound()
             for position, frame in zip(part, source.frames_at(part.tolist()), strict=True):
-                raw[position] = follower.step(frame.y)
+                found = follower.step(frame.y)
+                raw[position] = np.nan if found is None else refine_lips(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut
                 done += 1

@@ -101,8 +101,8 @@ class FaceFollower:
         back._chip, back._identity, back._thumbnail = self._chip, self._identity, self._first_thumbnail
         return back
 
-    def step(self, gray: Gray) -> NDArray[np.float32]:
-        """Landmarks on the next frame, f32 [68, 2] px, all NaN where the face is not there."""
+    def step(self, gray: Gray) -> NDArray[np.float32] | None:
+        """Landmarks on the next frame, f32 [68, 2] px, None where the face is not there."""
         self.cut = self._is_cut(gray)
         if self._last is not None:
             found = self._follow(gray)
@@ -112,10 +112,11 @@ class FaceFollower:
             found = self._find_again(gray)
         self._settle(gray, found)
         self._steps += 1
-        return np.full((68, 2), np.nan, np.float32) if found is None else found
+        return found
 
     def _is_cut(self, gray: Gray) -> bool:
-        thumbnail = cv2.resize(gray, (48, 48), interpolation=cv2.INTER_AREA)
+        coarse = max(1, min(gray.shape) // 192)
+        thumbnail = cv2.resize(gray[::coarse, ::coarse], (48, 48), interpolation=cv2.INTER_AREA)
         last, self._thumbnail = self._thumbnail, thumbnail
         if self._steps == 0:
             self._first_thumbnail = thumbnail
@@ -162,9 +163,9 @@ class FaceFollower:
     def _find_again(self, gray: Gray) -> NDArray[np.float32] | None:
         """Search the picture for the same person: at once, then every few frames, finely every now and then."""
         self._lost_for += 1
-        if self._lost_for > LOST_SOON and self._lost_for % LOST_STRIDE:
+        if self._lost_for > LOST_SOON and self._lost_for % LOST_STRIDE and not self.cut:
             return None
-        faces = self._search.everywhere(gray, fine=self._lost_for % 10 == 1)
+        faces = self._search.everywhere(gray, fine=self.cut or self._lost_for % 10 == 1)
         if not self._cut_since_lost and not self.cut and self._lost_for <= LOST_SOON:
             for face in faces:
                 if overlap(implied_box(face.landmarks), self._last_box) > 0.4:

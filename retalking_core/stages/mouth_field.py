@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.faces.landmarks import INNER_PAIRS
+from retalking_core.stages.mouth_curves import mouth_curves
 from retalking_core.stages.mouth_shape import MouthShape
 
 # Grid step and border, in units of the face scale.
-CELL = 0.055
+CELL = 0.07
 ROOM_SIDE, ROOM_BELOW = 0.22, 0.42
 SHARED = np.array([*range(17), 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 40, 41, 42, 45, 46, 47, 48, 54, 60, 64])
 UPPER = np.array([49, 50, 51, 52, 53, 61, 62, 63])
 LOWER = np.array([55, 56, 57, 58, 59, 65, 66, 67])
+# Between the landmarks and the corners, where the opening is an arch and the straight way between them is not.
+EDGE_SHARES = np.array([-0.82, 0.82], np.float32)
 RING = np.array([1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15])
 
 
@@ -55,12 +59,18 @@ def solve_field(shape: MouthShape, box: tuple[int, int, int, int]) -> MouthField
     places = _grid_places(box, CELL * shape.scale)
     flat = places.reshape(-1, 2) / shape.scale
     ring = _ring(shape) / shape.scale
+    gaps = (shape.meeting, np.array([(shape.before[b] - shape.before[a]) @ shape.down for a, b in INNER_PAIRS]))
+    edges = [
+        mouth_curves(marks, np.maximum(gap, 0)).edges(EDGE_SHARES)
+        for marks, gap in zip((shape.after, shape.before), gaps, strict=True)
+    ]
     fields = []
-    for part in (UPPER, LOWER):
-        moved = np.concatenate([SHARED, part])
-        points = np.concatenate([shape.after[moved] / shape.scale, ring])
+    for side, part in enumerate((UPPER, LOWER)):
+        after = np.concatenate([shape.after[SHARED], shape.after[part], edges[0][side]])
+        before = np.concatenate([shape.before[SHARED], shape.before[part], edges[1][side]])
+        points = np.concatenate([after / shape.scale, ring])
         values = np.zeros((len(points), 2), np.float32)
-        values[: len(moved)] = shape.before[moved] - shape.after[moved]
+        values[: len(after)] = before - after
         fields.append(_thin_plate(points, values, flat).reshape(places.shape) * _window(places.shape[:2])[..., None])
     return MouthField(box, *(field.astype(np.float32) for field in fields))
 
@@ -113,6 +123,6 @@ def _window(size: tuple[int, int]) -> NDArray[np.float32]:
     ramps = []
     for count in size:
         inward = np.minimum(np.arange(count), np.arange(count)[::-1]).astype(np.float32)
-        t = np.clip((inward - 0.5) / 3, 0, 1)
+        t = np.clip((inward - 1) / 3, 0, 1)
         ramps.append(t * t * (3 - 2 * t))
     return ramps[0][:, None] * ramps[1][None, :]

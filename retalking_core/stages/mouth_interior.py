@@ -55,7 +55,7 @@ def rank_open_frames(gaps: NDArray[np.float32], closed_gap: float) -> list[int]:
     padded = np.pad(known, 1, mode="edge")
     steady = np.minimum(known, np.maximum(padded[:-2], padded[2:]) + 0.02)
     order = np.argsort(-steady)[:6]
-    return [int(k) for k in order if steady[k] >= max(OPEN_ENOUGH, 0.7 * steady[order[0]])]
+    return [int(k) for k in order if steady[k] >= max(OPEN_ENOUGH, 0.88 * steady[order[0]])]
 
 
 def sharpest(frames: Sequence[Frame], marks: Sequence[Points]) -> int:
@@ -77,8 +77,20 @@ def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black:
     luma = cv2.remap(frame.y, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     chroma = cv2.merge([frame.u, frame.v])
     chroma = cv2.remap(chroma, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    yuv = np.dstack([luma, chroma]).astype(np.float32)
+    yuv = _centred(np.dstack([luma, chroma]).astype(np.float32))
     return MouthInterior(yuv, curves.half_width / scale, columns / scale, skin_light(frame, marks, black), False)
+
+
+def _centred(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shift the picture sideways so that the upper teeth (the bright part of its upper third) are in the middle: on a
+    turned head they are not, and on the next frame the head is turned another way."""
+    bright = yuv[: TEXTURE_ROWS // 3, :, 0].mean(axis=0)
+    bright = np.clip(bright - bright.mean(), 0, None)
+    columns = np.arange(TEXTURE_COLUMNS)
+    middle = float((bright * columns).sum() / max(float(bright.sum()), 1e-6)) if bright.any() else TEXTURE_COLUMNS / 2
+    shift = float(np.clip(middle - (TEXTURE_COLUMNS - 1) / 2, -0.15 * TEXTURE_COLUMNS, 0.15 * TEXTURE_COLUMNS))
+    x, y = np.meshgrid((columns + shift).astype(np.float32), np.arange(TEXTURE_ROWS, dtype=np.float32))
+    return cv2.remap(yuv, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _flat_places(curves: MouthCurves) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.stages.mouth_curves import MouthCurves, mouth_curves
-from retalking_core.stages.mouth_field import MouthField
+from retalking_core.stages.mouth_field import CELL, MouthField
 from retalking_core.stages.mouth_interior import MouthInterior
 from retalking_core.stages.mouth_shape import MouthShape
 from retalking_core.types import Frame
 
 Plane = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 # Room around the mouth, in face scales, that is drawn lip by lip; the rest of the region moves as one.
 MOUTH_ROOM = 0.12
 LIP_LINE_DEPTH = 0.32
+# Gap (face scales) from which the inside of the mouth begins to be made out; at twice this it is seen in full.
+SLIT, SLIT_SHADE = 0.028, 0.6
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,16 @@ class MouthPatch:
     window: left, top, right, bottom px, even, inside the region. along, down, middle, half_gap: f32 [h, w] px.
     """
 
-    window: tuple[int, int, int, int]
+    window: Box
     along: NDArray[np.float32]
     down: NDArray[np.float32]
     middle: NDArray[np.float32]
     half_gap: NDArray[np.float32]
+
+    def slices(self, box: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Where the window lies in the luma and in the half-size chroma of a box."""
+        x0, y0, x1, y1 = (v - o for v, o in zip(self.window, (box[0], box[1], box[0], box[1]), strict=True))
+        return (slice(y0, y1), slice(x0, x1)), (slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2))
 
 
 def draw_mouth(
@@ -51,20 +59,25 @@ def draw_mouth(
     light: skin luma above black in this frame. strength: 0 (the frame as it was) .. 1.
     """
     curves = mouth_curves(shape.after, shape.gaps)
-    upper, lower = (_to_source(grid, field.box) for grid in (field.upper, field.lower))
     weight = _coarse_weight(field, curves, shape.scale)
     blended = field.upper + (field.lower - field.upper) * weight[..., None]
-    luma, chroma = _sample(frame, _to_source(blended, field.box))
+    luma, chroma = _sample(frame, _to_source(blended, field.box, field.box))
     patch = _mouth_patch(field.box, curves, shape.scale)
-    _draw_lips(frame, luma, chroma, field.box, patch, (upper, lower), curves.half_width, shape)
-    _draw_interior(luma, chroma, field.box, patch, interior, shape.scale, light, black)
+    _draw_lips(frame, luma, chroma, field, patch, curves.half_width, shape)
+    _draw_interior(luma, chroma, field.box, patch, interior, curves.half_width, shape.scale, light, black)
     return _put_back(frame, field.box, luma, chroma, strength)
 
 
-def _to_source(grid: NDArray[np.float32], box: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """Displacement grid -> where each pixel of the box comes from, f32 [H, W, 2], picture coordinates."""
-    x0, y0, x1, y1 = box
-    source = cv2.resize(grid, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
+def _to_source(grid: NDArray[np.float32], box: Box, window: Box) -> NDArray[np.float32]:
+    """Displacement grid over a box -> where each pixel of a window in it comes from, f32 [h, w, 2], picture places."""
+    x0, y0, x1, y1 = window
+    if window == box:
+        source = cv2.resize(grid, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
+    else:
+        sx, sy = grid.shape[1] / (box[2] - box[0]), grid.shape[0] / (box[3] - box[1])
+        place = np.array([[sx, 0, (x0 - box[0] + 0.5) * sx - 0.5], [0, sy, (y0 - box[1] + 0.5) * sy - 0.5]])
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        source = cv2.warpAffine(grid, place, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
     source[..., 0] += np.arange(x0, x1, dtype=np.float32)
     source[..., 1] += np.arange(y0, y1, dtype=np.float32)[:, None]
     return source
@@ -79,16 +92,13 @@ def _sample(frame: Frame, source: NDArray[np.float32]) -> tuple[Plane, Plane]:
     return luma, cv2.merge(planes)
 
 
-def _lower_weight(
-    along: NDArray, offset: NDArray, half_width: float, least_px: float, scale: float
-) -> NDArray[np.float32]:
+def _lower_weight(along: NDArray, offset: NDArray, half_width: float, least_px: float) -> NDArray[np.float32]:
     """Share of the lower field, 0..1, `offset` px below the line of the lips.
 
     A hard step inside the mouth, softer and softer beyond its corners, where both fields agree anyway.
     """
     soft = least_px + 0.8 * np.maximum(np.abs(along) - 0.96 * half_width, 0)
-    t = np.clip(offset / (2 * soft) + 0.5, 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    return _ease(offset / (2 * soft) + 0.5).astype(np.float32)
 
 
 def _coarse_weight(field: MouthField, curves: MouthCurves, scale: float) -> NDArray[np.float32]:
@@ -98,10 +108,10 @@ def _coarse_weight(field: MouthField, curves: MouthCurves, scale: float) -> NDAr
     ys = y0 + (np.arange(ny, dtype=np.float32) + 0.5) * ((y1 - y0) / ny) - 0.5
     along, down = curves.coordinates(xs[None], ys[:, None])
     middle, _ = curves.at(along)
-    return _lower_weight(along, down - middle, curves.half_width, 0.055 * scale, scale)
+    return _lower_weight(along, down - middle, curves.half_width, CELL * scale)
 
 
-def _mouth_patch(box: tuple[int, int, int, int], curves: MouthCurves, scale: float) -> MouthPatch:
+def _mouth_patch(box: Box, curves: MouthCurves, scale: float) -> MouthPatch:
     room = MOUTH_ROOM * scale
     reach = np.array([curves.half_width + room, np.abs(curves.middle).max() + curves.half_gap.max() + room])
     extent = np.abs(np.stack([curves.along, curves.down], axis=1)) @ reach
@@ -117,19 +127,18 @@ def _draw_lips(
     frame: Frame,
     luma: Plane,
     chroma: Plane,
-    box: tuple[int, int, int, int],
+    field: MouthField,
     patch: MouthPatch,
-    sources: tuple[NDArray[np.float32], NDArray[np.float32]],
     half_width: float,
     shape: MouthShape,
 ) -> None:
     """Upper and lower lip, each from its own field, meeting on the middle line."""
-    x0, y0, x1, y1 = patch.window
-    inside = (slice(y0 - box[1], y1 - box[1]), slice(x0 - box[0], x1 - box[0]))
-    halves = (slice(inside[0].start // 2, inside[0].stop // 2), slice(inside[1].start // 2, inside[1].stop // 2))
+    inside, halves = patch.slices(field.box)
     offset = patch.down - patch.middle
-    weight = _lower_weight(patch.along, offset, half_width, max(0.6, 0.004 * shape.scale), shape.scale)
-    (upper_y, upper_c), (lower_y, lower_c) = (_sample(frame, source[inside]) for source in sources)
+    weight = _lower_weight(patch.along, offset, half_width, max(0.6, 0.004 * shape.scale))
+    (upper_y, upper_c), (lower_y, lower_c) = (
+        _sample(frame, _to_source(grid, field.box, patch.window)) for grid in (field.upper, field.lower)
+    )
     mixed = _lerp(upper_y, lower_y, weight)
     line = _lip_line(patch, offset, half_width, shape)
     luma[inside] = np.clip(mixed * line + 0.5, 0, 255)
@@ -148,9 +157,10 @@ def _lip_line(patch: MouthPatch, offset: NDArray, half_width: float, shape: Mout
 def _draw_interior(
     luma: Plane,
     chroma: Plane,
-    box: tuple[int, int, int, int],
+    box: Box,
     patch: MouthPatch,
     interior: MouthInterior,
+    half_width: float,
     scale: float,
     light: float,
     black: float,
@@ -159,22 +169,26 @@ def _draw_interior(
     gap = 2 * patch.half_gap
     if float(gap.max()) < 0.3:
         return
-    x0, y0, x1, y1 = patch.window
-    inside = (slice(y0 - box[1], y1 - box[1]), slice(x0 - box[0], x1 - box[0]))
-    halves = (slice(inside[0].start // 2, inside[0].stop // 2), slice(inside[1].start // 2, inside[1].stop // 2))
+    inside, halves = patch.slices(box)
     depth = patch.down - patch.middle + patch.half_gap
-    soft = max(1.0, 0.014 * scale)
+    soft = max(1.2, 0.018 * scale)
     alpha = np.clip(depth / soft + 0.5, 0, 1) * np.clip((gap - depth) / soft + 0.5, 0, 1)
-    alpha *= np.clip(gap / soft, 0, 1)
+    alpha *= np.clip(gap / soft, 0, 1) * np.clip((half_width - np.abs(patch.along)) / (0.05 * scale), 0, 1)
     yuv = _read_interior(interior, patch, depth, gap, scale)
-    # A narrow slit lets in less light; the upper lip throws a soft shadow on the teeth.
-    lit = 0.5 + 0.5 * np.clip(gap / (0.1 * scale), 0, 1)
-    lit *= 0.7 + 0.3 * np.clip(depth / (0.045 * scale), 0, 1)
+    # The upper lip throws a soft shadow on the teeth, and a narrow slit lets in less light.
+    lit = (0.8 + 0.2 * np.clip(gap / (0.1 * scale), 0, 1)) * (0.7 + 0.3 * np.clip(depth / (0.045 * scale), 0, 1))
+    # A tongue that was bright in a wide-open mouth lies deeper in the dark of a smaller one.
+    lit *= 1 - 0.5 * _ease(depth / np.maximum(gap, 1e-3)) * np.clip(1 - gap / (interior.gaps.max() * scale), 0, 1)
     bright = black + (yuv[..., 0] - black) * lit * (light / interior.light)
+    # Through a slit nothing can be made out: it is the lips' own colour in shadow, and becomes a mouth as it widens.
+    seen = _ease((gap / scale - SLIT) / SLIT)
+    shadow = black + (luma[inside] - black) * SLIT_SHADE
+    bright = _lerp(shadow, bright, seen)
     luma[inside] = np.clip(_lerp(luma[inside], bright, alpha) + 0.5, 0, 255)
     size = (alpha.shape[1] // 2, alpha.shape[0] // 2)
     half_alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)[..., None]
     half_colour = cv2.resize(np.ascontiguousarray(yuv[..., 1:]), size, interpolation=cv2.INTER_AREA)
+    half_alpha = half_alpha * cv2.resize(seen.astype(np.float32), size, interpolation=cv2.INTER_AREA)[..., None]
     chroma[halves] = np.clip(_lerp(chroma[halves], half_colour, half_alpha) + 0.5, 0, 255)
 
 
@@ -191,8 +205,7 @@ def _read_interior(
     own = np.maximum(np.interp(column, np.arange(columns), interior.gaps) * scale, 1.0)
     gap = np.maximum(gap, 1e-3)
     share = np.clip(depth / gap, 0, 1)
-    t = np.clip((share - 0.4) / 0.5, 0, 1)
-    from_bottom = t * t * (3 - 2 * t)
+    from_bottom = _ease((share - 0.4) / 0.5)
     fitted = (1 - from_bottom) * np.clip(depth / own, 0, 1) + from_bottom * np.clip(1 - (gap - depth) / own, 0, 1)
     row = np.where(gap >= own, share, fitted) * (rows - 1)
     return cv2.remap(
@@ -204,11 +217,17 @@ def _read_interior(
     )
 
 
+def _ease(x: NDArray) -> NDArray:
+    """0 below 0, 1 above 1, smooth between."""
+    t = np.clip(x, 0, 1)
+    return t * t * (3 - 2 * t)
+
+
 def _lerp(one: NDArray, other: NDArray, share: NDArray) -> NDArray[np.float32]:
     return one + (other - one.astype(np.float32)) * share
 
 
-def _put_back(frame: Frame, box: tuple[int, int, int, int], luma: Plane, chroma: Plane, strength: float) -> Frame:
+def _put_back(frame: Frame, box: Box, luma: Plane, chroma: Plane, strength: float) -> Frame:
     result = frame.copy()
     x0, y0, x1, y1 = box
     for plane, new, step in ((result.y, luma, 1), (result.u, chroma[..., 0], 2), (result.v, chroma[..., 1], 2)):

@@ -42,14 +42,15 @@ class MouthShape:
     """One frame's plan.
 
     before, after: landmarks f32 [68, 2] px. gaps_before: f32 [3] px, how far the lips stand open in the source (the
-    resting gap of closed lips taken off). gaps: f32 [3] px, how far they shall be seen open. scale: px. across, down:
-    unit axes.
+    resting gap of closed lips taken off). gaps: f32 [3] px, how far they shall be seen open. meeting: f32 [3] px, how
+    far apart the field puts the lips. scale: px. across, down: unit axes.
     """
 
     before: Points
     after: Points
     gaps_before: NDArray[np.float32]
     gaps: NDArray[np.float32]
+    meeting: NDArray[np.float32]
     scale: float
     across: NDArray[np.float32]
     down: NDArray[np.float32]
@@ -62,7 +63,7 @@ def learn_rest(track: FaceTrack) -> MouthRest:
     gaps = inner_gap(marks)
     # A mouth that is never shut in the clip has no resting gap to learn: 0.03 is the largest seen on shut ones.
     closed = float(min(np.percentile(gaps, 4), 0.03))
-    largest = float(np.clip(1.15 * (np.percentile(gaps, 97) - closed), 0.15, 0.21))
+    largest = float(np.clip(1.15 * (np.percentile(gaps, 97) - closed), 0.16, 0.21))
     across = np.linalg.norm(marks[:, 54] - marks[:, 48], axis=1) / face_scale(marks)
     widths = np.full(len(track.visible), np.nan, np.float32)
     for start in range(len(visible)):
@@ -120,9 +121,32 @@ def plan_shape(
     shift[MOUTH, 0] *= strength
     for point, share in JAW_FOLLOWS.items():
         shift[point, 1] = share * (1 - UPPER_SHARE) * float(np.clip(change[1], -0.28, 0.28))
-    after = marks + scale * (shift[:, :1] * across + shift[:, 1:] * down)
+    after = (marks + scale * (shift[:, :1] * across + shift[:, 1:] * down)).astype(np.float32)
     seen = target + np.maximum(resting, 0) * np.clip(target / 0.03, 0, 1)
-    return MouthShape(marks, after.astype(np.float32), before * scale, seen * scale, scale, across, down)
+    lowered = _round_lower_lip(after, across, down, float(target[1])) / scale
+    return MouthShape(
+        marks, after, before * scale, (seen + lowered) * scale, (gaps + change + lowered) * scale, scale, across, down
+    )
+
+
+def _round_lower_lip(
+    after: Points, across: NDArray[np.float32], down: NDArray[np.float32], target: float
+) -> NDArray[np.float32]:
+    """Bring the inner lower lip onto an arch as the mouth opens; returns how far its three points went down, f32 [3]
+    px.
+
+    On closed lips it has the upper lip's bow; pulled down as it is, an open mouth would have a wavy lower edge.
+    """
+    lower = [pair[1] for pair in INNER_PAIRS]
+    origin, reach = (after[60] + after[64]) / 2, max(float((after[64] - after[60]) @ across) / 2, 1.0)
+    u = np.clip((after[lower] - origin) @ across / reach, -0.85, 0.85)
+    tilt = float((after[64] - after[60]) @ down) / (2 * reach)
+    depth = (after[lower] - origin) @ down - tilt * u * reach
+    arch = (1 - u**2) ** 0.7
+    height = float((depth * arch).sum() / (arch**2).sum())
+    moved = 0.85 * min(1.0, target / 0.07) * (height * arch - depth)
+    after[lower] += moved[:, None] * down
+    return moved.astype(np.float32)
 
 
 def _move_lips(shift: NDArray[np.float32], change: NDArray[np.float32], press: float, rounded: float) -> None:

@@ -33,7 +33,9 @@ PREVIEW = EngineInfo(
     description="for tests",
     unsupported_options={"upper_face": [], "expression": ["smile", "image"], "output.crf": ["51"]},
 )
-NEURAL = EngineInfo(name="videoretalking", version="1", device="cuda:0", description="for tests", unsupported_options={})
+NEURAL = EngineInfo(
+    name="videoretalking", version="1", device="cuda:0", description="for tests", unsupported_options={}
+)
 
 
 @dataclass(frozen=True)

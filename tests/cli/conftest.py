@@ -18,6 +18,7 @@ import pytest
 
 from cli.demo_input import write_portrait
 from cli.demo_speech import write_demo_speech
+from cli.main import main
 from tests.services import wait_until
 
 RETALKING = [sys.executable, "-P", "-m", "cli.main"]
@@ -38,6 +39,33 @@ def run_command(*arguments: str, cwd: Path, timeout_s: float = 120.0, **environm
         timeout=timeout_s,
         check=False,
     )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """A command in this process, standing in tmp_path: much quicker than one of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("RETALKING_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["retalking", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return Ended(ended.value.code or 0, shown.out, shown.err)
+
+    return run
 
 
 @dataclass

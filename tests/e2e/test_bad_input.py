@@ -42,7 +42,7 @@ BAD_FILES: dict[str, tuple[Maker, Maker, str]] = {
     "20000x20000 image": (lambda path: clips.make_huge_png(path.with_suffix(".png")), _speech, "picture_too_large"),
     "3-hour audio": (_still, lambda path: clips.make_long_wav(path.with_suffix(".wav")), "media_too_long"),
     "HLS playlist renamed .mp4": (_playlist, _speech, "container_unsupported"),
-    "picture as speech": (_still, _still, "audio_stream_missing"),
+    "picture as speech": (_still, _still, "container_unsupported"),
 }
 
 

@@ -24,6 +24,12 @@ def gradient_rgb(number: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
 
 
+def decoded_luma(path: Path) -> list[NDArray[np.uint8]]:
+    """What FFmpeg itself decodes: the luma plane of every picture, u8 [h, w]."""
+    with av.open(str(path)) as media:
+        return [picture.to_ndarray()[: picture.height] for picture in media.decode(video=0)]
+
+
 def make_video(
     path: Path,
     frames: int = 30,
@@ -49,19 +55,14 @@ def make_video(
         stream = out.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
-        context = stream.codec_context
-        context.time_base = Fraction(1, 1000) if times_ms is not None else 1 / Fraction(fps)
-        if pixel_aspect is not None:
-            context.sample_aspect_ratio = pixel_aspect
-        if colour is not None:
-            context.colorspace, context.color_primaries, context.color_trc, context.color_range = colour
-        if rotation_deg is not None or mirrored:
-            stream.set_display_rotation(rotation_deg or 0.0, hflip=mirrored)
+        time_base = Fraction(1, 1000) if times_ms is not None else 1 / Fraction(fps)
+        stream.codec_context.time_base = time_base
+        _tag_stream(stream, rotation_deg, mirrored, pixel_aspect, colour)
         sound = out.add_stream("aac", rate=44100) if speech_s is not None else None
         for number in range(frames):
             picture = av.VideoFrame.from_ndarray(gradient_rgb(number, *size), "rgb24").reformat(format=pixel_format)
             picture.pts = times_ms[number] if times_ms is not None else number
-            picture.time_base = context.time_base
+            picture.time_base = time_base
             out.mux(stream.encode(picture))
         out.mux(stream.encode(None))
         if sound is not None:
@@ -254,6 +255,22 @@ def make_many_streams(path: Path, count: int = 20) -> Path:
         for stream in streams:
             _encode_tone(out, stream, 0.2, 16000)
     return path
+
+
+def _tag_stream(
+    stream: av.VideoStream,
+    rotation_deg: float | None,
+    mirrored: bool,
+    pixel_aspect: Fraction | None,
+    colour: tuple[int, int, int, int] | None,
+) -> None:
+    context = stream.codec_context
+    if pixel_aspect is not None:
+        context.sample_aspect_ratio = pixel_aspect
+    if colour is not None:
+        context.colorspace, context.color_primaries, context.color_trc, context.color_range = colour
+    if rotation_deg is not None or mirrored:
+        stream.set_display_rotation(rotation_deg or 0.0, hflip=mirrored)
 
 
 def _encode_tone(out: av.container.OutputContainer, stream: av.AudioStream, seconds: float, rate_hz: int) -> None:

@@ -129,7 +129,9 @@ def test_even_boxes_are_even_and_hold_what_lies_inside(
 ) -> None:
     left, right = sorted((box[0], box[2]))
     top, bottom = sorted((box[1], box[3]))
-    if right <= 0 or bottom <= 0 or left >= width or top >= height or right - left < 1e-6 or bottom - top < 1e-6:
+    sliver = 1e-6
+    is_outside = right <= sliver or bottom <= sliver or left >= width - sliver or top >= height - sliver
+    if is_outside or right - left < sliver or bottom - top < sliver:
         return
     snapped = even_box((left, top, right, bottom), width, height)
     assert all(side % 2 == 0 for side in snapped)

@@ -97,3 +97,15 @@ def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProc
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     assert stack.attempt_folders() == []
     stack.store.request_cancel(job_id, retention_s=60)
+
+
+def test_a_worker_whose_engines_do_not_load_takes_no_job_and_ends(stack: Stack, tmp_path: Path) -> None:
+    job_id = stack.submit()
+    worker = WorkerProcess("tests.worker.broken_app", stack, tmp_path / "worker.log")
+    try:
+        worker.wait(40)
+        assert worker.says("the engines could not be loaded")
+        assert stack.store.get(job_id).status is JobStatus.QUEUED
+    finally:
+        worker.stop()
+    stack.store.request_cancel(job_id, retention_s=60)

@@ -11,6 +11,7 @@ import av
 import pytest
 
 from jobs.models import JobStatus
+from jobs.opening import connect_redis
 from tests.media import clips as media
 from tests.services import wait_until
 from tests.worker.conftest import Stack, WorkerProcess, running
@@ -171,3 +172,15 @@ def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: Wor
     stack.celery.send_task("retalking.render_job", args=[gone], queue="retalking.render")
     wait_until(lambda: any(line.get("job") == gone for line in worker.lines))
     assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
+
+
+def test_lost_connections_to_redis_cost_nothing(stack: Stack, worker: WorkerProcess) -> None:
+    """Every connection is cut in mid-render: the job goes on, and the parent consumes again."""
+    job_id = stack.submit(seed=Act.BRIEF)
+    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    with connect_redis(stack.environment["RETALKING_REDIS_URL"]) as client:
+        for kind in ("normal", "pubsub"):
+            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    job = stack.finish(job_id)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
+    assert stack.finish(stack.submit(), timeout_s=40).status is JobStatus.SUCCEEDED

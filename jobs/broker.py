@@ -1,0 +1,33 @@
+"""kombu's Redis transport, with one repair: an acknowledgement that fails gives its prefetch slot back.
+
+Found with kombu 5.7.0 and tests/jobs/test_messages.py: Redis goes away while a late-acknowledging worker with prefetch
+1 works. Its acknowledgement fails and is only logged; the message still counts as taken, so the worker asks for no
+other, and since it asks for nothing it never notices that its connection is dead. It stays alive and does nothing.
+With the slot free it asks again, meets the dead connection, and reconnects. The message itself comes again after the
+visibility timeout, and its claim is refused.
+"""
+
+from __future__ import annotations
+
+from kombu.transport import redis, virtual
+
+TRANSPORT = f"{__name__}:Transport"
+
+
+class _QoS(redis.QoS):
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)
+            raise
+
+
+class _Channel(redis.Channel):
+    QoS = _QoS
+
+
+class Transport(redis.Transport):
+    """For `broker_transport`: used instead of the one that the scheme of the address names."""
+
+    Channel = _Channel

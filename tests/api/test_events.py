@@ -1,0 +1,114 @@
+"""Following a job over Server-Sent Events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.running import RunningApi, check_problem
+
+
+def parse_events(text: str) -> list[dict[str, Any]]:
+    """The events of a stream; comments are left out."""
+    events = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if "data" in fields:
+            events.append({"id": fields["id"], "event": fields["event"], "data": json.loads(fields["data"])})
+    return events
+
+
+def read_stream(api: RunningApi, job_id: str, last: str | None = None) -> list[dict[str, Any]]:
+    """Reads until the service ends the stream."""
+    headers = {} if last is None else {"Last-Event-ID": last}
+    answer = api.client.get(f"/jobs/{job_id}/events", headers=headers, timeout=20)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return parse_events(answer.text)
+
+
+def test_the_whole_life_is_replayed_and_the_stream_ends(api: RunningApi) -> None:
+    job_id = api.new_job()
+    api.finish(job_id)
+    events = read_stream(api, job_id)
+    assert [row["event"] for row in events] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
+    assert [row["id"] for row in events] == [row["data"]["id"] for row in events]
+    assert events[2]["data"]["stage"] == "synthesise"
+    assert events[2]["data"]["progress"] == 0.5
+
+
+def test_replay_after_the_last_event_seen(api: RunningApi) -> None:
+    job_id = api.new_job()
+    api.finish(job_id)
+    events = read_stream(api, job_id)
+    assert read_stream(api, job_id, events[1]["id"]) == events[2:]
+    assert read_stream(api, job_id, events[-1]["id"]) == [], "nothing is left, and the stream ends all the same"
+
+
+@pytest.mark.parametrize("last", ["nonsense", "1", "-", "1-2-3", "9" * 40])
+def test_ids_that_are_none(api: RunningApi, last: str) -> None:
+    answer = api.client.get(f"/jobs/{api.new_job()}/events", headers={"Last-Event-ID": last})
+    assert check_problem(answer, 422, "invalid_request")["errors"][0]["pointer"] == "Last-Event-ID"
+
+
+def test_events_arrive_while_they_happen(api: RunningApi) -> None:
+    job_id = api.new_job()
+    worker = threading.Timer(1.0, api.finish, [job_id])
+    worker.start()
+    started_s = time.monotonic()
+    arrivals = {}
+    with api.client.stream("GET", f"/jobs/{job_id}/events") as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                arrivals[line.removeprefix("event: ")] = time.monotonic() - started_s
+    worker.join()
+    assert arrivals["job.queued"] < 0.8
+    assert 1.0 <= arrivals["job.succeeded"] < 3.0
+
+
+def test_a_deleted_job_ends_its_streams(api: RunningApi) -> None:
+    job_id = api.new_job()
+
+    def remove() -> None:
+        api.client.delete(f"/jobs/{job_id}")
+        api.client.delete(f"/jobs/{job_id}")
+
+    timer = threading.Timer(0.5, remove)
+    timer.start()
+    events = read_stream(api, job_id)
+    timer.join()
+    assert events[0]["event"] == "job.queued"
+
+
+def test_two_hundred_listeners_starve_nobody(api: RunningApi) -> None:
+    job_id = api.new_job()
+
+    async def listen(client: httpx.AsyncClient) -> list[str]:
+        answer = await client.get(f"/jobs/{job_id}/events")
+        return [row["event"] for row in parse_events(answer.text)]
+
+    async def follow() -> tuple[list[list[str]], list[float]]:
+        limits = httpx.Limits(max_connections=300)
+        async with httpx.AsyncClient(base_url=api.url, timeout=60, limits=limits) as client:
+            listeners = [asyncio.create_task(listen(client)) for _ in range(200)]
+            await asyncio.sleep(2)
+            waits_s = []
+            for _ in range(10):
+                started_s = time.monotonic()
+                assert (await client.get(f"/jobs/{job_id}")).status_code == 200
+                waits_s.append(time.monotonic() - started_s)
+                await asyncio.sleep(0.1)
+            await asyncio.to_thread(api.finish, job_id)
+            return await asyncio.gather(*listeners), waits_s
+
+    heard, waits_s = asyncio.run(follow())
+    print(f"GET beside 200 listeners: median {sorted(waits_s)[5] * 1000:.0f} ms, worst {max(waits_s) * 1000:.0f} ms")
+    assert len(heard) == 200
+    assert all(events[-1] == "job.succeeded" for events in heard)
+    assert sorted(waits_s)[5] < 0.5

@@ -1,0 +1,184 @@
+"""The service about itself: offers, probes, metrics, codes, pages, and how it fails."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cli.redis_server import EmbeddedRedis
+from jobs.errors import ERROR_CODES
+from jobs.models import JobOptions
+from tests.api.running import NEURAL, PREVIEW, RunningApi, check_problem, run_api
+from tests.services import free_port
+
+
+def test_engines_of_the_live_workers(api: RunningApi) -> None:
+    assert api.client.get("/engines").json()["workers"] == 0
+    with api.live_worker(PREVIEW, NEURAL, metrics=("sharpness", "coverage")):
+        offer = api.client.get("/engines").json()
+    assert offer["workers"] == 1
+    assert [(row["name"], row["workers"]) for row in offer["engines"]] == [("preview", 1), ("videoretalking", 1)]
+    assert offer["engines"][0]["unsupported_options"] == PREVIEW.unsupported_options
+    assert offer["metrics"] == ["coverage", "sharpness"]
+    assert set(offer["options"]) == set(JobOptions.model_fields)
+    assert offer["options"]["output"]["values"]["properties"]["crf"]["maximum"] == 51
+    assert offer["options"]["length_mode"]["default"] == "bounce"
+    assert "$ref" not in str(offer["options"])
+    assert offer["limits"]["max_upload_bytes"] == api.settings.max_upload_bytes
+
+
+def test_probes(api: RunningApi) -> None:
+    assert api.client.get("/healthz").json() == {"status": "ok"}
+    answer = api.client.get("/readyz")
+    problem = check_problem(answer, 503, "service_unavailable")
+    assert [error["pointer"] for error in problem["errors"]] == ["workers"]
+    assert int(answer.headers["retry-after"]) > 0
+    with api.live_worker(PREVIEW):
+        ready = api.client.get("/readyz")
+        assert ready.status_code == 200
+        assert set(ready.json()["parts"]) == {"redis", "objects", "workers"}
+
+
+def test_metrics(api: RunningApi) -> None:
+    job_id = api.new_job(priority="0")
+    api.client.get(f"/jobs/{job_id}")
+    api.client.get("/no/such/address")
+    with api.live_worker(PREVIEW):
+        families = {family.name: family for family in text_string_to_metric_families(api.client.get("/metrics").text)}
+    requests = {
+        (sample.labels["route"], sample.labels["method"], sample.labels["status"]): sample.value
+        for sample in families["retalking_http_requests"].samples
+        if sample.name.endswith("_total")
+    }
+    assert requests["/jobs", "POST", "202"] >= 1
+    assert requests["/jobs/{job_id}", "GET", "200"] >= 1
+    assert requests["unmatched", "GET", "404"] >= 1
+    assert not [route for route, *_ in requests if "job_" in route.replace("{job_id}", "")]
+    depth = {sample.labels["priority"]: sample.value for sample in families["retalking_queue_depth"].samples}
+    assert depth["0"] >= 1
+    jobs = {sample.labels["status"]: sample.value for sample in families["retalking_jobs"].samples}
+    assert set(jobs) == {"queued", "running", "succeeded", "failed", "canceled"}
+    assert jobs["queued"] >= 1
+    assert families["retalking_workers"].samples[0].value == 1
+    assert families["retalking_store_up"].samples[0].value == 1
+    assert families["retalking_upload_bytes"].samples[0].value > 10_000
+    assert "retalking_http_request_duration_seconds" in families
+
+
+def test_the_table_of_errors(api: RunningApi) -> None:
+    rows = api.client.get("/errors").json()
+    assert {row["code"]: row["status"] for row in rows} == {row.code: row.status for row in ERROR_CODES.values()}
+    assert all(row["advice"] for row in rows)
+
+
+@pytest.mark.parametrize("path", ["/nope", "/jobs/", "/jobs/a/b/c", "/docs/assets/nope.js", "/%00", "/..%2f..%2fetc"])
+def test_addresses_that_are_not_there(api: RunningApi, path: str) -> None:
+    answer = api.client.get(path)
+    check_problem(answer, 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/jobs", "GET, POST"),
+        ("TRACE", "/jobs", "GET, POST"),
+        ("PATCH", "/jobs/job_" + "0" * 32, "DELETE, GET"),
+        ("POST", f"/jobs/job_{'0' * 32}/result", "GET, HEAD"),
+        ("DELETE", "/uploads", "POST"),
+        ("POST", "/", "GET"),
+        ("PROPFIND", "/healthz", "GET"),
+    ],
+)
+def test_methods_that_are_not_known(api: RunningApi, method: str, path: str, allow: str) -> None:
+    answer = api.client.request(method, path)
+    check_problem(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == allow
+
+
+def test_request_ids(api: RunningApi) -> None:
+    assert api.client.get("/healthz", headers={"X-Request-Id": "mine-1"}).headers["x-request-id"] == "mine-1"
+    for unsafe in ('a"b', "a b", "x" * 129, "a;b", "{}"):
+        given = api.client.get("/healthz", headers={"X-Request-Id": unsafe}).headers["x-request-id"]
+        assert re.fullmatch(r"req_[0-9a-f]{32}", given)
+    assert api.client.get("/nope", headers={"X-Request-Id": "mine-2"}).json()["request_id"] == "mine-2"
+
+
+def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> None:
+    """A record that was damaged in Redis stands for every fault that has no name."""
+    job_id = api.new_job()
+    raw = api.store._client
+    raw.hset(f"{{retalking}}:job:{job_id}", "spec", "damaged")
+    try:
+        answer = api.client.get(f"/jobs/{job_id}", headers={"X-Request-Id": "look-for-me"})
+        problem = check_problem(answer, 500, "internal_error")
+        assert problem["request_id"] == "look-for-me"
+        assert "damaged" not in answer.text
+        log = api.log.read_text()
+        assert "Request look-for-me broke" in log
+        assert "Traceback" in log
+    finally:
+        raw.delete(f"{{retalking}}:job:{job_id}")
+        for line in raw.scan_iter("{retalking}:*", _type="zset"):
+            raw.zrem(line, job_id)
+
+
+def test_pages_need_no_other_host(api: RunningApi) -> None:
+    start, docs = api.client.get("/"), api.client.get("/docs")
+    assert start.headers["content-type"] == docs.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in start.headers["content-security-policy"]
+    for page in (start.text, docs.text):
+        assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", page)
+    assets = re.findall(r"""(?:src|href)=["'](/[^"']+\.(?:js|css))["']""", docs.text)
+    assert len(assets) == 2
+    for asset in assets:
+        answer = api.client.get(asset)
+        assert answer.status_code == 200
+        assert len(answer.content) > 100_000
+    assert 'name="video"' in start.text
+    assert "/engines" in start.text
+
+
+def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:
+    link = api.client.post("/uploads").json()["url"]
+    api.client.put(link, content=b"x")
+    log = api.log.read_text()
+    assert f"PUT {link.partition('?')[0].removeprefix(api.url.rstrip('/'))} 422" in log
+    assert link.partition("signature=")[2] not in log
+
+
+def test_without_redis(tmp_path: Path) -> None:
+    """Redis goes away under the running service. All at once: each call waits about 5 s for Redis to come back."""
+    with EmbeddedRedis(tmp_path / "redis") as redis, run_api(tmp_path / "api", redis.url) as api:
+        job_id = api.new_job()
+        redis.stop()
+        calls = [("GET", f"/jobs/{job_id}"), ("GET", "/engines"), ("POST", "/uploads"), ("GET", "/readyz")]
+        with ThreadPoolExecutor(6) as pool:
+            answers = [pool.submit(api.client.request, *call) for call in calls]
+            submission, scrape = pool.submit(api.submit), pool.submit(api.client.get, "/metrics")
+            assert api.client.get("/healthz").status_code == 200
+        for answer in (*answers, submission):
+            problem = check_problem(answer.result(), 503, "service_unavailable")
+            assert int(answer.result().headers["retry-after"]) > 0
+            assert problem["retryable"] is True
+        readiness = answers[-1].result().json()
+        assert {error["pointer"] for error in readiness["errors"]} == {"redis", "workers"}
+        assert "retalking_store_up 0.0" in scrape.result().text
+        assert "Traceback" not in api.log.read_text()
+
+
+def test_without_an_object_store(redis_url: str, tmp_path: Path) -> None:
+    s3 = {
+        "S3_BUCKET": "nowhere",
+        "S3_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "S3_ACCESS_KEY_ID": "id",
+        "S3_SECRET_ACCESS_KEY": "secret",
+    }
+    with run_api(tmp_path, f"{redis_url.rpartition('/')[0]}/8", **s3) as api:
+        check_problem(api.submit(), 503, "service_unavailable")
+        problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
+        assert {error["pointer"] for error in problem["errors"]} == {"objects", "workers"}
+        assert not api.store.list_jobs(status=None, cursor=None, limit=10).jobs

@@ -1,0 +1,141 @@
+"""Files that arrive before their job."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from datetime import datetime
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from jobs.ids import new_upload_id
+from jobs.names import input_key, upload_key
+from tests.api.running import MP4, PNG, WAV, RunningApi, check_problem
+
+
+def put(api: RunningApi, content: bytes) -> str:
+    """An upload with this content; its id."""
+    link = api.client.post("/uploads").json()
+    assert httpx.put(link["url"], content=content).is_success
+    return link["id"]
+
+
+def test_a_job_made_of_uploads(api: RunningApi) -> None:
+    made = api.client.post("/uploads")
+    assert made.status_code == 201
+    link = made.json()
+    assert link["method"] == "PUT"
+    assert link["max_bytes"] == api.settings.max_upload_bytes
+    assert datetime.fromisoformat(link["url_expires_at"]) <= datetime.fromisoformat(link["expires_at"])
+    answer = httpx.put(link["url"], content=MP4)
+    assert answer.json() == {"id": link["id"], "size_bytes": len(MP4), "sha256": hashlib.sha256(MP4).hexdigest()}
+    body = {"video_upload_id": link["id"], "audio_upload_id": put(api, WAV), "expression": f"upload:{put(api, PNG)}"}
+    jobs = [api.client.post("/jobs", json=body) for _ in range(2)]
+    assert [job.status_code for job in jobs] == [202, 202], jobs[0].text
+    for job in jobs:  # an upload serves many jobs; each has a copy of its own
+        job_id = job.json()["id"]
+        assert b"".join(api.objects.read(input_key(job_id, "video"))) == MP4
+        assert b"".join(api.objects.read(input_key(job_id, "expression"))) == PNG
+        assert job.json()["options"]["expression"] == body["expression"]
+
+
+def test_an_upload_in_a_form(api: RunningApi) -> None:
+    files = {"audio": ("a.wav", WAV)}
+    answer = api.client.post("/jobs", files=files, data={"video_upload_id": put(api, MP4)})
+    assert answer.status_code == 202, answer.text
+
+
+def test_the_same_key_and_upload_is_the_same_job(api: RunningApi) -> None:
+    body = {"video_upload_id": put(api, MP4), "audio_upload_id": put(api, WAV)}
+    headers = {"Idempotency-Key": f"upload-{time.time()}"}
+    first, again = (api.client.post("/jobs", json=body, headers=headers) for _ in range(2))
+    assert first.json()["id"] == again.json()["id"]
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize("change", ["signature", "expires", "id", "none"])
+def test_links_that_were_altered(api: RunningApi, change: str) -> None:
+    link = api.client.post("/uploads").json()["url"]
+    query = {name: values[0] for name, values in parse_qs(urlsplit(link).query).items()}
+    path = urlsplit(link).path
+    if change == "signature":
+        query["signature"] = query["signature"][:-1] + ("0" if query["signature"][-1] != "0" else "1")
+    elif change == "expires":
+        query["expires"] = str(int(query["expires"]) + 1)
+    elif change == "id":
+        path = f"/uploads/{new_upload_id()}/content"
+    answer = api.client.put(path, params=query, content=MP4)
+    if change == "none":
+        assert answer.status_code == 200
+    else:
+        check_problem(answer, 403, "link_invalid")
+
+
+def test_a_link_that_expired(api: RunningApi) -> None:
+    """Signed with the service's own key, so that only its age is wrong."""
+    from api.uploads import _sign
+    from jobs.keyring import link_secret
+
+    upload_id, expires = api.client.post("/uploads").json()["id"], int(time.time()) - 1
+    signature = _sign(link_secret(api.settings), upload_id, expires)
+    params = {"expires": str(expires), "signature": signature}
+    check_problem(api.client.put(f"/uploads/{upload_id}/content", params=params, content=MP4), 403, "link_invalid")
+
+
+def test_an_upload_that_was_forgotten(api: RunningApi) -> None:
+    link = api.client.post("/uploads").json()
+    api.store.drop_upload(link["id"])
+    check_problem(httpx.put(link["url"], content=MP4), 404, "upload_not_found")
+
+
+def test_a_link_without_its_signature(api: RunningApi) -> None:
+    problem = check_problem(api.client.put(f"/uploads/{new_upload_id()}/content"), 422, "invalid_request")
+    assert {error["pointer"] for error in problem["errors"]} == {"expires", "signature"}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 422, "file_empty"),
+        (b"just text", 422, "container_unsupported"),
+        (MP4 + bytes(200_000), 413, "body_too_large"),
+    ],
+)
+def test_contents_that_are_refused(tight_api: RunningApi, content: bytes, status: int, code: str) -> None:
+    link = tight_api.client.post("/uploads").json()
+    check_problem(httpx.put(link["url"], content=content), status, code)
+    assert not list(tight_api.objects.list_keys(upload_key(link["id"])))
+    body = {"video_upload_id": link["id"], "audio_url": "http://127.0.0.1:9/a.wav"}
+    check_problem(tight_api.client.post("/jobs", json=body), 404, "upload_not_found")
+
+
+def test_an_upload_of_the_wrong_kind(api: RunningApi) -> None:
+    before = api.input_keys()
+    body = {"video_upload_id": put(api, WAV), "audio_upload_id": put(api, WAV)}
+    check_problem(api.client.post("/jobs", json=body), 422, "container_unsupported")
+    assert api.input_keys() == before
+
+
+class TestS3:
+    """Presigned links: the file never passes the service."""
+
+    def test_a_job_made_of_uploads(self, s3_api: RunningApi) -> None:
+        link = s3_api.client.post("/uploads").json()
+        assert not link["url"].startswith(s3_api.url)
+        assert httpx.put(link["url"], content=MP4).is_success
+        body = {"video_upload_id": link["id"], "audio_upload_id": put(s3_api, WAV)}
+        answer = s3_api.client.post("/jobs", json=body)
+        assert answer.status_code == 202, answer.text
+        assert b"".join(s3_api.objects.read(input_key(answer.json()["id"], "video"))) == MP4
+
+    def test_nothing_was_put(self, s3_api: RunningApi) -> None:
+        body = {"video_upload_id": s3_api.client.post("/uploads").json()["id"], "audio_upload_id": put(s3_api, WAV)}
+        check_problem(s3_api.client.post("/jobs", json=body), 404, "upload_not_found")
+
+    def test_what_was_put_is_looked_at(self, s3_api: RunningApi) -> None:
+        audio = put(s3_api, WAV)
+        for content, code in ((b"", "file_empty"), (b"#EXTM3U\n", "container_unsupported")):
+            body = {"video_upload_id": put(s3_api, content), "audio_upload_id": audio}
+            check_problem(s3_api.client.post("/jobs", json=body), 422, code)

@@ -1,0 +1,39 @@
+"""`--option key=value`."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.asking import checked, read_pairs
+from cli.failures import CommandError
+from jobs.models import JobRequest
+
+
+def test_pairs_become_a_spec() -> None:
+    pairs = ["length_mode=loop", "output.crf=20", "output.container=mov", "evaluate=[]", "one_shot=true", "priority=2"]
+    spec = read_pairs([*pairs, 'face={"x": 10, "y": 20}', "metadata.title=a=b"])
+    request = checked(JobRequest, spec)
+    assert request.output.crf == 20
+    assert request.output.container == "mov"
+    assert request.evaluate == []
+    assert request.face.x == 10
+    assert request.metadata == {"title": "a=b"}
+
+
+@pytest.mark.parametrize("pair", ["crf", "=3", "output.=3", ".crf=3"])
+def test_what_is_no_pair_is_refused(pair: str) -> None:
+    with pytest.raises(CommandError, match="key=value"):
+        read_pairs([pair])
+
+
+def test_a_name_can_not_be_a_value_and_a_group() -> None:
+    with pytest.raises(CommandError, match="can not both be set"):
+        read_pairs(["output=3", "output.crf=3"])
+
+
+def test_every_fault_is_named_at_once() -> None:
+    with pytest.raises(CommandError) as caught:
+        checked(JobRequest, read_pairs(["output.crf=90", "colour=red"]))
+    assert caught.value.code == "invalid_option"
+    assert "output.crf: Input should be less than or equal to 51" in caught.value.message
+    assert "colour: Extra inputs are not permitted" in caught.value.message

@@ -1,0 +1,163 @@
+"""Every kind of picture becomes upright, even, square-pixel 8-bit 4:2:0 with its own colours."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from retalking_core.media.colour import region_to_bgr
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.reader import open_video
+from retalking_core.types import Frame
+from tests.media import clips
+
+LIMITS = MediaLimits()
+
+
+def to_rgb(frame: Frame, path: Path) -> np.ndarray:
+    height, width = frame.y.shape
+    return region_to_bgr(frame, (0, 0, width, height), open_video(path, LIMITS).info.colour)[..., ::-1]
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(0.0, 0), (90.0, 1), (180.0, 2), (-90.0, 3)])
+def test_rotation_is_applied(tmp_path: Path, rotation: float, turns: int) -> None:
+    path = clips.make_video(tmp_path / "clip.mp4", frames=3, rotation_deg=rotation)
+    video = open_video(path, LIMITS)
+    frame = next(video.frames())
+    assert (frame.y == np.rot90(clips.decoded_luma(path)[0], turns)).all()
+    assert (video.info.height, video.info.width) == frame.y.shape
+    assert video.info.rotation_deg == -turns * 90 % 360
+
+
+def test_a_mirrored_video_is_mirrored_back(tmp_path: Path) -> None:
+    path = clips.make_video(tmp_path / "clip.mp4", frames=2, mirrored=True)
+    frame = next(open_video(path, LIMITS).frames())
+    assert (frame.y == clips.decoded_luma(path)[0][:, ::-1]).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_a_photo(tmp_path: Path, orientation: int) -> None:
+    pixels = clips.gradient_rgb(3, 96, 64)
+    stored = next(open_video(clips.make_jpeg(tmp_path / "stored.jpg", pixels), LIMITS).frames()).y
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].T,
+        8: np.rot90(stored, 1),
+    }[orientation]
+    video = open_video(clips.make_jpeg(tmp_path / "face.jpg", pixels, orientation), LIMITS)
+    assert video.info.is_still
+    assert (next(video.frames()).y == turned).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixel_format", "tolerance"),
+    [
+        ("clip.mp4", "libx264", "yuv420p10le", 4),
+        ("clip.mp4", "libx264", "yuv422p", 4),
+        ("clip.mp4", "libx264", "yuv444p", 4),
+        ("clip.mp4", "libx264", "nv12", 4),
+        ("clip.mp4", "libx264rgb", "rgb24", 4),
+        ("clip.mp4", "libx265", "yuv420p10le", 4),
+        ("clip.mov", "prores_ks", "yuva444p10le", 4),
+        ("clip.mov", "qtrle", "rgb24", 4),
+        ("clip.mkv", "ffv1", "bgra", 4),
+        ("clip.mkv", "ffv1", "yuv444p16le", 4),
+        ("clip.webm", "libvpx-vp9", "yuva420p", 5),
+        ("clip.webm", "libvpx", "yuv420p", 5),
+        ("clip.avi", "mjpeg", "yuvj420p", 5),
+    ],
+)
+def test_every_pixel_format_keeps_its_colours(
+    tmp_path: Path, name: str, codec: str, pixel_format: str, tolerance: int
+) -> None:
+    options = {
+        "libx264": {"crf": "4"},
+        "libx264rgb": {"crf": "4"},
+        "libx265": {"x265-params": "crf=4:log-level=none"},
+        "libvpx-vp9": {"crf": "4", "b": "5000000"},
+        "libvpx": {"b": "5000000"},
+        "mjpeg": {"qmin": "1", "qmax": "2"},
+    }.get(codec, {})
+    path = clips.make_video(tmp_path / name, 4, codec=codec, pixel_format=pixel_format, options=options)
+    frame = list(open_video(path, LIMITS).frames())[3]
+    error = to_rgb(frame, path).astype(float) - clips.gradient_rgb(3, 96, 64)
+    assert np.abs(error).mean() < tolerance
+    assert np.abs(error.mean(axis=(0, 1))).max() < 1.5
+
+
+@pytest.mark.parametrize("size", [(97, 63), (97, 64), (96, 63)])
+def test_odd_sizes_lose_their_last_line(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = clips.make_video(tmp_path / "clip.mkv", frames=2, size=size, codec="ffv1")
+    video = open_video(path, LIMITS)
+    frame = next(video.frames())
+    width, height = size[0] // 2 * 2, size[1] // 2 * 2
+    assert (video.info.width, video.info.height) == (width, height)
+    with av.open(str(path)) as media:
+        plane = next(media.decode(video=0)).planes[0]
+        stored = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        assert (frame.y == stored[:height, :width]).all()
+
+
+def test_colour_tags_are_told(tmp_path: Path) -> None:
+    path = clips.make_video(tmp_path / "clip.mp4", frames=2, colour=(9, 9, 16, 2))
+    colour = open_video(path, LIMITS).info.colour
+    assert (colour.matrix, colour.primaries, colour.transfer, colour.full_range) == (9, 9, 16, True)
+
+
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
+    wide = open_video(clips.make_video(tmp_path / "wide.mp4", frames=2, pixel_aspect=Fraction(4, 3)), LIMITS)
+    tall = open_video(clips.make_video(tmp_path / "tall.mp4", frames=2, pixel_aspect=Fraction(1, 2)), LIMITS)
+    absurd = open_video(clips.make_video(tmp_path / "absurd.mp4", frames=2, pixel_aspect=Fraction(50)), LIMITS)
+    assert (wide.info.width, wide.info.height) == (128, 64)
+    assert (tall.info.width, tall.info.height) == (96, 128)
+    assert (absurd.info.width, absurd.info.height) == (96, 64)
+    assert next(wide.frames()).y.shape == (64, 128)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
+def test_a_photo_is_a_video_of_one_frame(tmp_path: Path, kind: str) -> None:
+    pixels = clips.gradient_rgb(3, 96, 64)
+    make = {"png": clips.make_png, "jpg": clips.make_jpeg, "webp": clips.make_webp}[kind]
+    path = make(tmp_path / f"face.{kind}", pixels)
+    video = open_video(path, LIMITS, still_fps=29.97)
+    assert video.info.is_still
+    assert video.info.frame_count == 1
+    assert video.info.fps == Fraction(30000, 1001)
+    assert [frame.index for frame in video.frames_at([0, 0, 0])] == [0, 0, 0]
+    with pytest.raises(IndexError):
+        next(video.frames_at([1]))
+    error = to_rgb(next(video.frames()), path).astype(float) - pixels
+    assert np.abs(error).mean() < 4
+    assert np.abs(error.mean(axis=(0, 1))).max() < 1.5
+
+
+def test_transparent_pixels_are_black_and_half_transparent_ones_half(tmp_path: Path) -> None:
+    pixels = np.full((64, 96, 4), 200, np.uint8)
+    pixels[:, :32, 3], pixels[:, 32:64, 3], pixels[:, 64:, 3] = 0, 128, 255
+    path = clips.make_png(tmp_path / "face.png", pixels)
+    rgb = to_rgb(next(open_video(path, LIMITS).frames()), path).astype(int)
+    assert np.abs(rgb[:, 4:28]).max() <= 2
+    assert np.abs(rgb[:, 36:60] - 100).max() <= 3
+    assert np.abs(rgb[:, 68:] - 200).max() <= 3
+
+
+def test_grey_and_palette_pictures(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(96, dtype=np.uint8) * 2, (64, 1))
+    grey = next(open_video(clips.make_png(tmp_path / "grey.png", ramp), LIMITS).frames())
+    assert (grey.y == ramp).all()
+    assert (grey.u == 128).all()
+    palette = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
+    indices = np.repeat(np.repeat(np.arange(3, dtype=np.uint8), 32)[None], 64, axis=0)
+    path = clips.make_palette_png(tmp_path / "palette.png", indices, palette)
+    rgb = to_rgb(next(open_video(path, LIMITS).frames()), path).astype(int)
+    assert np.abs(rgb[:, 4:28] - palette[0]).max() <= 4
+    assert np.abs(rgb[:, 36:60] - palette[1]).max() <= 4

@@ -1,0 +1,191 @@
+"""The plan, the field, and one drawn frame, on the portrait."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.landmarks import inner_gap
+from retalking_core.faces.track import TrackRequest
+from retalking_core.stages.mouth_curves import mouth_curves, smooth_curve
+from retalking_core.stages.mouth_field import region_box, solve_field
+from retalking_core.stages.mouth_interior import (
+    MouthInterior,
+    paint_interior,
+    rank_open_frames,
+    sharpest,
+    skin_light,
+    take_interior,
+)
+from retalking_core.stages.mouth_render import draw_mouth
+from retalking_core.stages.mouth_shape import MouthRest, MouthShape, face_axes, learn_rest, plan_shape
+from retalking_core.types import FaceTrack, Frame
+from tests.faces.clips import PictureSource, portrait, to_frame
+from tests.faces.shapes import frontal_face
+
+REST = MouthRest(0.01, 0.18, np.array([0.68], np.float32))
+PADS = (0, 20, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def subject() -> tuple[Frame, FaceTrack, DlibFaceTracker]:
+    tracker = DlibFaceTracker()
+    source = PictureSource([portrait(200, 480, 420, 240, 200)])
+    track = tracker.track(source, TrackRequest([0]), lambda done, total: None)
+    return next(source.frames()), track, tracker
+
+
+def plan(
+    marks: np.ndarray, opening: float, spread: float = 0.0, closure: float = 0.0, strength: float = 1.0
+) -> MouthShape:
+    return plan_shape(marks, REST, 0.7, opening, spread, closure, strength)
+
+
+def draw(frame: Frame, shape: MouthShape, interior: MouthInterior, strength: float = 1.0) -> tuple[Frame, tuple]:
+    box = region_box(shape, PADS, *frame.y.shape)
+    field = solve_field(shape, box)
+    return draw_mouth(frame, shape, field, interior, skin_light(frame, shape.before, 16), 16.0, strength), box
+
+
+@pytest.mark.parametrize("gap", [0.0, 6.0, 20.0])
+@pytest.mark.parametrize("opening", [0.0, 0.4, 1.0])
+def test_plan_reaches_its_opening_from_any_mouth(gap: float, opening: float) -> None:
+    """Whatever the source mouth does, the planned gap is the asked one."""
+    shape = plan(frontal_face(gap), opening)
+    wanted = opening * REST.open_gap * shape.scale
+    planned = float((shape.after[66] - shape.after[62]) @ shape.down)
+    assert abs(planned - wanted) < 0.035 * shape.scale
+    assert abs(float(shape.gaps[1]) - wanted) < 0.035 * shape.scale
+    chin = float((shape.after[8] - shape.before[8]) @ shape.down)
+    assert np.sign(round(chin, 1)) == np.sign(round(wanted - gap)) or abs(wanted - gap) < 2
+    still = np.array([*range(3), *range(14, 17), *range(17, 48)])
+    assert (shape.after[still] == shape.before[still]).all()
+
+
+def test_plan_rounds_and_spreads() -> None:
+    face = frontal_face()
+    width = [float(np.linalg.norm((s := plan(face, 0.3, spread)).after[54] - s.after[48])) for spread in (-1, 0, 1)]
+    assert width[0] < 0.92 * width[1] < 0.95 * width[2]
+
+
+def test_field_carries_the_landmarks_and_rests_at_its_border() -> None:
+    shape = plan(frontal_face(4), 0.8, -0.3)
+    box = region_box(shape, PADS, 420, 480)
+    field = solve_field(shape, box)
+    x0, y0, x1, y1 = box
+    for grid, points in ((field.upper, (50, 51, 52, 62, 48)), (field.lower, (8, 57, 66, 54, 6))):
+        full = cv2.resize(grid, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
+        for point in points:
+            x, y = shape.after[point] - (x0, y0)
+            moved = cv2.remap(full, np.float32([[x]]), np.float32([[y]]), cv2.INTER_LINEAR)[0, 0]
+            error = shape.after[point] + moved - shape.before[point]
+            assert np.abs(error).max() < 0.02 * shape.scale, point
+        border = np.concatenate([full[0], full[-1], full[:, 0], full[:, -1]])
+        assert np.abs(border).max() < 1 / 64
+    assert all(v % 2 == 0 for v in box)
+
+
+def test_nothing_outside_the_box_changes(subject: tuple) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    drawn, (x0, y0, x1, y1) = draw(frame, plan(marks, 0.8), paint_interior(frame, marks, 16))
+    for new, old, step in ((drawn.y, frame.y, 1), (drawn.u, frame.u, 2), (drawn.v, frame.v, 2)):
+        outside = np.ones(old.shape, bool)
+        outside[y0 // step : y1 // step, x0 // step : x1 // step] = False
+        assert (new[outside] == old[outside]).all()
+        assert (new != old).any()
+    assert not np.shares_memory(drawn.y, frame.y)
+
+
+def test_no_seam_at_the_box_and_eyes_stay(subject: tuple) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    drawn, (x0, y0, x1, y1) = draw(frame, plan(marks, 1.0), paint_interior(frame, marks, 16))
+    change = np.abs(drawn.y.astype(int) - frame.y)
+    ring = np.concatenate([change[y0, x0:x1], change[y1 - 1, x0:x1], change[y0:y1, x0], change[y0:y1, x1 - 1]])
+    assert ring.max() <= 1
+    eyes = marks[36:48]
+    (ex0, ey0), (ex1, ey1) = eyes.min(axis=0).astype(int) - 4, eyes.max(axis=0).astype(int) + 5
+    assert change[ey0:ey1, ex0:ex1].mean() < 0.5
+
+
+def test_dlib_sees_the_opening_that_was_drawn(subject: tuple) -> None:
+    """dlib reads a narrow slit as shut and a smile's teeth as half a mouth, but order and range must be right."""
+    frame, track, tracker = subject
+    marks = track.landmarks[0]
+    interior = take_interior(frame, marks, face_axes(marks)[1], 16)
+    openings, seen = np.linspace(0, 1, 6), []
+    for opening in openings:
+        drawn, _ = draw(frame, plan(marks, opening), interior)
+        source = PictureSource([np.dstack([drawn.y] * 3)])
+        found = tracker.track(source, TrackRequest([0]), lambda done, total: None)
+        seen.append(float(inner_gap(found.landmarks[0])))
+    assert seen[0] < 0.03
+    assert seen[-1] > 0.1
+    assert np.corrcoef(openings, seen)[0, 1] > 0.9
+
+
+def test_strength_zero_is_the_source(subject: tuple) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    drawn, _ = draw(frame, plan(marks, 0.9, strength=0.0), paint_interior(frame, marks, 16), strength=0.0)
+    assert (drawn.y == frame.y).all()
+    assert (drawn.u == frame.u).all()
+
+
+def test_painted_mouth_has_dark_teeth_and_the_clips_light(subject: tuple) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    bright = paint_interior(frame, marks, 16)
+    dim = paint_interior(
+        Frame(0, (16 + (frame.y.astype(int) - 16) * 0.4).astype(np.uint8), frame.u, frame.v), marks, 16
+    )
+    teeth, cavity = bright.yuv[8:14, 50:78, 0].mean(), bright.yuv[30:36, 4:12, 0].mean()
+    assert teeth > cavity + 60
+    assert dim.yuv[8:14, 50:78, 0].mean() - 16 == pytest.approx(0.4 * (teeth - 16), rel=0.1)
+    assert bright.drawn
+
+
+def test_flattened_mouth_keeps_what_is_up_and_down() -> None:
+    face = frontal_face(40)
+    picture = np.full((400, 400, 3), 120, np.uint8)
+    cv2.rectangle(picture, (170, 200), (230, 225), (230, 230, 230), -1)
+    cv2.rectangle(picture, (170, 226), (230, 260), (20, 20, 20), -1)
+    taken = take_interior(to_frame(0, picture), face, np.array([0, 1], np.float32), 16)
+    assert taken.yuv[4:20, 50:78, 0].min() > 150
+    assert taken.yuv[44:, 50:78, 0].max() < 80
+    assert taken.gaps[64] == pytest.approx(0.4, abs=0.06)
+
+
+def test_open_frames_are_ranked_without_lonely_peaks() -> None:
+    gaps = np.array([0.01, 0.02, 0.30, 0.02, 0.14, 0.15, 0.15, np.nan, 0.02], np.float32)
+    assert set(rank_open_frames(gaps, 0.01)) == {4, 5, 6}
+    assert rank_open_frames(np.full(5, 0.03, np.float32), 0.01) == []
+
+
+def test_the_sharpest_candidate_wins(subject: tuple) -> None:
+    frame, track, _ = subject
+    soft = Frame(1, cv2.GaussianBlur(frame.y, (0, 0), 4), frame.u, frame.v)
+    assert sharpest([soft, frame, soft], [track.landmarks[0]] * 3) == 1
+
+
+def test_rest_is_learned_from_the_track() -> None:
+    gaps = [0, 0, 6, 12, 18, 12, 6, 0, 0, 0] * 4
+    marks = np.stack([frontal_face(g) for g in gaps])
+    track = FaceTrack(np.zeros((40, 4), np.float32), marks, np.ones(40, bool))
+    rest = learn_rest(track)
+    assert rest.closed_gap < 0.02
+    assert 0.15 <= rest.open_gap <= 0.21
+    assert rest.widths == pytest.approx(0.7, abs=0.06)
+
+
+def test_curves() -> None:
+    curves = mouth_curves(frontal_face(20), np.array([16.8, 20, 16.8]))
+    middle, half = curves.at(np.array([-200, -curves.half_width, 0, curves.half_width], np.float32))
+    assert half == pytest.approx([0, 0, 10, 0], abs=0.2)
+    assert middle == pytest.approx(0, abs=0.5)
+    knots, values = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 2.5])
+    assert smooth_curve(knots, values, knots) == pytest.approx(values)
+    assert smooth_curve(knots, values, np.array([-1.0, 9.0])) == pytest.approx([0, 2.5])

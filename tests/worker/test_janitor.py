@@ -1,0 +1,188 @@
+"""The janitor's rounds, each step against a real store, broker and folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.ids import new_upload_id
+from jobs.models import ErrorInfo, JobStatus, WorkerInfo
+from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, upload_key
+from jobs.objects import ObjectStoreError
+from tests.services import wait_until
+from tests.worker.conftest import Clips, Stack, make_stack
+from tests.worker.test_runner import Interposed
+from worker import janitor as rounds
+from worker.janitor import Janitor
+
+
+@pytest.fixture
+def stack(redis_url: str, tmp_path: Path, clips: Clips) -> Stack:
+    return make_stack(redis_url, tmp_path, clips)
+
+
+@pytest.fixture
+def janitor(stack: Stack) -> Janitor:
+    return Janitor(stack.celery, stack.store, stack.objects, stack.settings)
+
+
+@pytest.fixture
+def queued(stack: Stack) -> Iterator[Callable[[str], list[str]]]:
+    """Ids in the messages of a queue; looking takes them out."""
+    with stack.celery.connection_for_read() as connection:
+
+        def take(queue: str) -> list[str]:
+            ids = []
+            with connection.SimpleQueue(queue, no_ack=True) as messages:
+                while (message := _next(messages)) is not None:
+                    ids.append(message.payload[0][0])
+            return ids
+
+        yield take
+
+
+def _next(messages: Any) -> Any:
+    try:
+        return messages.get(block=False)
+    except messages.Empty:
+        return None
+
+
+def claim(stack: Stack, job_id: str, lease_s: float = 30.0) -> Any:
+    lease = stack.store.claim(job_id, "w", lease_s)
+    assert lease is not None
+    return lease
+
+
+def fail(stack: Stack, job_id: str, retention_s: int = 0) -> None:
+    stack.store.fail(claim(stack, job_id), ErrorInfo(code="face_not_found", message="-"), retention_s=retention_s)
+
+
+def test_a_message_that_was_never_sent_is_sent(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API died between storing the job and sending its message."""
+    job_id = stack.create()
+    janitor.round()
+    assert queued(RENDER_QUEUE) == []
+    monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
+    janitor.round()
+    assert queued(RENDER_QUEUE) == [job_id]
+    janitor.round()
+    assert queued(RENDER_QUEUE) == []
+
+
+def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]]
+) -> None:
+    job_id = stack.create(max_attempts=2)
+    for attempt in (1, 2):
+        claim(stack, job_id, lease_s=0.01)
+        time.sleep(0.02)
+        janitor.round()
+        assert queued(RENDER_QUEUE) == ([job_id] if attempt == 1 else [])
+    job = stack.store.get(job_id)
+    assert job.error is not None
+    assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_lost")
+
+
+def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idle(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
+    job_id = stack.submit()
+    assert queued(RENDER_QUEUE) == [job_id]
+    busy = WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC), busy_with="job_x")
+    janitor.round()
+    stack.store.report_worker(busy, 30)
+    janitor.round()
+    assert queued(RENDER_QUEUE) == []
+    stack.store.report_worker(busy.model_copy(update={"busy_with": None}), 30)
+    janitor.round()
+    assert queued(RENDER_QUEUE) == [job_id]
+
+
+def test_a_passed_deadline_fails_the_job(stack: Stack, janitor: Janitor) -> None:
+    job_id = stack.create(expires_in_s=1)
+    janitor.round()
+    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    time.sleep(1.05)
+    janitor.round()
+    error = stack.store.get(job_id).error
+    assert error is not None
+    assert error.code == "deadline_exceeded"
+
+
+def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Janitor) -> None:
+    kept, old = stack.create(), stack.create()
+    fail(stack, kept, retention_s=600)
+    fail(stack, old)
+    janitor.round()
+    assert stack.files_of(old) == []
+    assert len(stack.files_of(kept)) == 2
+    assert [job.id for job in stack.store.list_jobs(status=None, cursor=None, limit=10).jobs] == [kept]
+
+
+def test_files_that_can_not_be_deleted_keep_their_record(stack: Stack, janitor: Janitor) -> None:
+    job_id = stack.create()
+    fail(stack, job_id)
+
+    def refuse(_: str) -> int:
+        raise ObjectStoreError("away")
+
+    Janitor(stack.celery, stack.store, Interposed(stack.objects, delete_prefix=refuse), stack.settings).round()
+    assert stack.store.get(job_id).status is JobStatus.FAILED
+    time.sleep(0.01)
+    janitor.delete_jobs()
+    assert stack.store.due_for_deletion() == []
+    assert stack.files_of(job_id) == []
+
+
+def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None:
+    old, fresh = new_upload_id(), new_upload_id()
+    for upload_id, age_s in ((old, 1), (fresh, -60)):
+        stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
+        stack.store.add_upload(upload_id, datetime.now(UTC) - timedelta(seconds=age_s))
+    janitor.round()
+    assert list(stack.objects.list_keys("uploads/")) == [upload_key(fresh)]
+    assert not stack.store.upload_exists(old)
+    assert stack.store.upload_exists(fresh)
+
+
+def test_a_due_delivery_is_sent(stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]]) -> None:
+    job_id = stack.create(webhook_url="http://hooks.example/")
+    fail(stack, job_id, retention_s=600)
+    janitor.round()
+    (delivery,) = stack.store.deliveries(job_id)
+    assert queued(WEBHOOK_QUEUE) == [delivery.id]
+
+
+def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
+    stack: Stack, janitor: Janitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse() -> list[Any]:
+        raise RuntimeError("broken step")
+
+    job_id = stack.create()
+    fail(stack, job_id)
+    Janitor(stack.celery, Interposed(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
+    assert stack.files_of(job_id) == []
+    assert "RuntimeError" in caplog.text
+
+
+def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: Janitor) -> None:
+    job_id = stack.create()
+    fail(stack, job_id)
+    assert stack.store.acquire_lock(rounds.LOCK, "somebody else", 0.5)
+    janitor.start()
+    time.sleep(0.3)
+    assert len(stack.files_of(job_id)) == 2
+    wait_until(lambda: stack.files_of(job_id) == [], timeout=5)
+    began = time.monotonic()
+    janitor.stop()
+    assert time.monotonic() - began < 1

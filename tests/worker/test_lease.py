@@ -1,0 +1,139 @@
+"""Keeping a lease: renewed while work goes on, let go when it does not, and never lost to a short silence of Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from jobs.ids import new_job_id
+from jobs.models import InputRef, JobRequest, JobSpec
+from jobs.redis_store import RedisJobStore
+from jobs.store import Lease, LeaseLostError
+from retalking_core.errors import RenderCanceled
+from tests.services import wait_until
+from tests.worker.test_runner import Interposed
+from worker.lease import LeaseKeeper
+from worker.patience import patiently
+from worker.shutdown import HandBackError, ShutdownNotice
+
+
+@dataclass
+class Held:
+    store: RedisJobStore
+    lease: Lease
+
+    def keeper(self, **changes: object) -> LeaseKeeper:
+        settings = {"store": self.store, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
+        return LeaseKeeper(lease=self.lease, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def held(job_store: RedisJobStore) -> Held:
+    job_id = new_job_id()
+    ref = InputRef(kind="url", url="http://inputs.example/")
+    job_store.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
+    lease = job_store.claim(job_id, "w", 0.3)
+    assert lease is not None
+    return Held(job_store, lease)
+
+
+def test_the_lease_outlives_long_work_without_a_word(held: Held) -> None:
+    with held.keeper() as keeper:
+        time.sleep(1.0)
+        assert held.store.requeue_lost() == []
+        keeper.check()
+    time.sleep(0.4)
+    assert [job.id for job in held.store.requeue_lost()] == [held.lease.job_id]
+
+
+def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) -> None:
+    stuck = threading.Event()
+    with held.keeper(stall_s=0.5, on_stuck=stuck.set) as keeper, keeper.expecting_progress():
+        for number in range(10):
+            keeper.beat("synthesise", 0.5, number)
+            time.sleep(0.1)
+        for _ in range(4):  # the same words again are no progress
+            keeper.beat("synthesise", 0.5, 9)
+            time.sleep(0.05)
+        wait_until(held.store.requeue_lost, timeout=3)
+        with pytest.raises(LeaseLostError):
+            keeper.check()
+        assert stuck.wait(3)
+
+
+def test_work_that_tells_nothing_is_not_judged_by_it(held: Held) -> None:
+    stuck = threading.Event()
+    with held.keeper(stall_s=0.2, on_stuck=stuck.set) as keeper:
+        time.sleep(1.0)
+        keeper.check()
+    assert not stuck.is_set()
+
+
+def test_a_cancel_is_found_without_progress(held: Held) -> None:
+    with held.keeper() as keeper:
+        held.store.request_cancel(held.lease.job_id, retention_s=60)
+        time.sleep(0.3)
+        with pytest.raises(RenderCanceled):
+            keeper.check()
+
+
+def test_a_lease_that_another_took_is_lost(held: Held) -> None:
+    with held.keeper() as keeper:
+        held.store.release(held.lease, count_attempt=True)
+        with pytest.raises(LeaseLostError):
+            keeper.beat("synthesise", 0.5)
+
+
+def test_a_notice_hands_back_when_it_is_due(held: Held) -> None:
+    notice = ShutdownNotice()
+    with held.keeper(notice=notice) as keeper:
+        notice.give(0.2)
+        notice.give(60.0)
+        keeper.check()
+        with pytest.raises(HandBackError):
+            keeper.wait(5.0)
+
+
+def test_redis_may_be_away_for_a_while(held: Held) -> None:
+    def away(*_: object, **__: object) -> bool:
+        raise RedisConnectionError("away")
+
+    calls: list[int] = []
+
+    def report(*args: object, **named: object) -> bool:
+        calls.append(1)
+        return away()
+
+    with held.keeper(store=Interposed(held.store, renew=away, report=report), lease_s=3.0) as keeper:
+        began = time.monotonic()
+        for number in range(20):
+            keeper.beat(f"stage {number}", 0.5)
+        assert time.monotonic() - began < 0.5
+    # After a failure the store is left alone for a third of a lease: a dead Redis must not slow the render down.
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_patience_outlasts_a_restart(failures: int) -> None:
+    left = [failures]
+
+    def call() -> str:
+        if left[0]:
+            left[0] -= 1
+            raise RedisConnectionError("away")
+        return "answer"
+
+    assert patiently(call) == "answer"
+
+
+def test_patience_ends(held: Held) -> None:
+    def away() -> Callable[[], None]:
+        raise RedisConnectionError("away")
+
+    with pytest.raises(RedisConnectionError):
+        patiently(away, limit_s=0.5)

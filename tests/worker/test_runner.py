@@ -1,0 +1,270 @@
+"""One attempt against a real job store and real files, with faults put between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from jobs.ids import new_job_id
+from jobs.local_objects import LocalObjectStore
+from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
+from jobs.names import input_key, job_prefix
+from jobs.objects import ObjectInfo, ObjectStoreError
+from jobs.opening import open_objects
+from jobs.redis_store import RedisJobStore
+from jobs.settings import Settings
+from jobs.store import JobStore, LeaseLostError
+from retalking_core.media.limits import MediaLimits
+from tests.services import S3Endpoint
+from tests.worker.conftest import Clips
+from tests.worker.scripted_engine import Act, ScriptedEngine
+from worker.runner import RunContext, run_job
+from worker.shutdown import ShutdownNotice
+
+
+class Interposed:
+    """Anything, with some of its methods replaced."""
+
+    def __init__(self, inner: object, **methods: Callable[..., Any]) -> None:
+        self._inner = inner
+        self._methods = methods
+
+    def __getattr__(self, name: str) -> Any:
+        return self._methods.get(name) or getattr(self._inner, name)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """Job ids that were announced."""
+    return []
+
+
+@pytest.fixture
+def context(job_store: RedisJobStore, tmp_path: Path, told: list[str]) -> RunContext:
+    settings = Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", lease_s=1.5, stall_s=60)
+    engine = ScriptedEngine(tmp_path / "marks")
+    engine.warm_up()
+    return RunContext(
+        settings=settings,
+        store=job_store,
+        objects=LocalObjectStore(tmp_path / "objects"),
+        engines={"preview": engine},
+        limits=MediaLimits(),
+        worker_id="w1",
+        notice=ShutdownNotice(),
+        announce=told.append,
+        storage_pauses_s=(0.05, 0.05),
+    )
+
+
+@pytest.fixture
+def submit(context: RunContext, clips: Clips) -> Callable[..., str]:
+    def create(max_attempts: int = 3, **asked: Any) -> str:
+        job_id = new_job_id()
+        refs = {}
+        for part, path in (("video", clips.video), ("audio", clips.audio)):
+            context.objects.put_file(input_key(job_id, part), path, "application/octet-stream")
+            refs[part] = InputRef(kind="object", key=input_key(job_id, part))
+        request = JobRequest(**({"evaluate": []} | asked))
+        context.store.create(job_id, JobSpec(**refs, request=request), max_attempts=max_attempts)
+        return job_id
+
+    return create
+
+
+def results(context: RunContext, job_id: str) -> list[str]:
+    return list(context.objects.list_keys(f"{job_prefix(job_id)}result/"))
+
+
+def lose_lease(store: JobStore, job_id: str) -> None:
+    """Wait until the lease ran out, and let the janitor and another worker have the job."""
+    until = time.monotonic() + 5
+    while job_id not in [job.id for job in store.requeue_lost()]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert store.claim(job_id, "w2", 30.0) is not None
+
+
+def without_renewal(context: RunContext) -> RunContext:
+    """A worker whose clock stood still: the store hears nothing of it after the claim."""
+    mute = Interposed(context.store, renew=lambda *_: False, report=lambda *_, **__: False)
+    return replace(context, store=mute)
+
+
+def test_a_worker_that_lost_its_lease_publishes_nothing_and_removes_its_object(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+
+    def put_late(key: str, path: Path, content_type: str) -> ObjectInfo:
+        info = context.objects.put_file(key, path, content_type)
+        assert results(context, job_id) == [key]
+        lose_lease(context.store, job_id)
+        return info
+
+    slow = replace(without_renewal(context), objects=Interposed(context.objects, put_file=put_late))
+    run_job(job_id, slow)
+    job = context.store.get(job_id)
+    assert (job.status, job.worker, job.result) == (JobStatus.RUNNING, "w2", None)
+    assert results(context, job_id) == []
+
+
+def test_a_lost_lease_stops_the_render(context: RunContext, submit: Callable[..., str], tmp_path: Path) -> None:
+    """The thread that renews is the one to find out; the engine is stopped at its next word."""
+    job_id = submit(seed=Act.SLOW)
+
+    def renew(*_: object) -> bool:
+        raise LeaseLostError(job_id)
+
+    began = time.monotonic()
+    run_job(job_id, replace(context, store=Interposed(context.store, renew=renew)))
+    assert time.monotonic() - began < 5
+    assert (tmp_path / "marks" / "left").exists()
+    assert context.store.get(job_id).status is JobStatus.RUNNING
+    assert list((tmp_path / "work").glob("retalking-attempt-*")) == []
+
+
+def test_a_store_of_objects_that_is_away_for_a_moment_does_not_cost_the_render(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+    tries: list[str] = []
+
+    def put(key: str, path: Path, content_type: str) -> ObjectInfo:
+        tries.append(key)
+        if len(tries) < 3:
+            raise ObjectStoreError("away")
+        return context.objects.put_file(key, path, content_type)
+
+    run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
+    job = context.store.get(job_id)
+    assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
+
+
+def test_a_store_of_objects_that_stays_away_costs_attempts_and_then_the_job(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    job_id = submit(max_attempts=2)
+
+    def put(*_: object) -> ObjectInfo:
+        raise ObjectStoreError("https://bucket/secret: refused")
+
+    away = replace(context, objects=Interposed(context.objects, put_file=put))
+    run_job(job_id, away)
+    job = context.store.get(job_id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 1)
+    run_job(job_id, away)
+    job = context.store.get(job_id)
+    assert job.error is not None
+    assert (job.status, job.attempt, job.error.code) == (JobStatus.FAILED, 2, "storage_failed")
+    assert job.error.retryable
+    assert "secret" not in job.error.message
+
+
+def test_an_input_that_vanished_fails_the_job(context: RunContext, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    context.objects.delete(input_key(job_id, "audio"))
+    run_job(job_id, context)
+    error = context.store.get(job_id).error
+    assert error is not None
+    assert error.code == "storage_failed"
+    assert "no longer" in error.message
+
+
+def test_a_cancel_that_comes_while_publishing_wins(context: RunContext, submit: Callable[..., str]) -> None:
+    job_id = submit()
+
+    def put(key: str, path: Path, content_type: str) -> ObjectInfo:
+        info = context.objects.put_file(key, path, content_type)
+        context.store.request_cancel(job_id, retention_s=60)
+        return info
+
+    run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
+    job = context.store.get(job_id)
+    assert (job.status, job.result) == (JobStatus.CANCELED, None)
+    assert results(context, job_id) == []
+
+
+def test_an_answer_that_got_lost_does_not_cost_the_published_result(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    """succeed() was done, the connection broke before the reply, and the repetition found the job over."""
+    job_id = submit()
+    calls: list[object] = []
+
+    def succeed(*args: Any, **named: Any) -> object:
+        calls.append(args)
+        if len(calls) == 1:
+            context.store.succeed(*args, **named)
+            raise RedisConnectionError("broke off")
+        raise LeaseLostError(job_id)
+
+    run_job(job_id, replace(context, store=Interposed(context.store, succeed=succeed)))
+    job = context.store.get(job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.result is not None
+    assert results(context, job_id) == [job.result.key]
+
+
+def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
+    context: RunContext, submit: Callable[..., str], told: list[str]
+) -> None:
+    job_id = submit(seed=Act.BRIEF)
+    seen: list[float] = []
+
+    def report(lease: Any, *, stage: str, progress: float, lease_s: float) -> bool:
+        seen.append(progress)
+        if len(seen) == 4:
+            raise RedisConnectionError("away")
+        return context.store.report(lease, stage=stage, progress=progress, lease_s=lease_s)
+
+    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
+    assert context.store.get(job_id).status is JobStatus.SUCCEEDED
+    assert seen == sorted(seen)
+    # Three seconds of progress every 50 ms, told at most twice a second, and once a stage.
+    assert 6 <= len(seen) <= 14
+    assert told == [job_id, job_id]
+
+
+def test_a_shutdown_hands_the_job_back_and_does_not_count(context: RunContext, submit: Callable[..., str]) -> None:
+    job_id = submit(seed=Act.SLOW)
+    context.notice.give(0.3)
+    run_job(job_id, context)
+    job = context.store.get(job_id)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+
+
+def test_the_result_goes_to_s3(context: RunContext, submit: Callable[..., str], s3: S3Endpoint, clips: Clips) -> None:
+    names = {name.removeprefix("RETALKING_").lower(): value for name, value in s3.env().items()}
+    objects = open_objects(Settings(_env_file=None, **names))
+    job_id = submit()
+    for part, path in (("video", clips.video), ("audio", clips.audio)):
+        objects.put_file(input_key(job_id, part), path, "application/octet-stream")
+    run_job(job_id, replace(context, objects=objects))
+    job = context.store.get(job_id)
+    assert job.status is JobStatus.SUCCEEDED, job.error
+    assert job.result is not None
+    assert objects.info(job.result.key).size_bytes == job.result.size_bytes
+
+
+def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+    tries: list[str] = []
+
+    def fetch(key: str, path: Path, max_bytes: int | None) -> ObjectInfo:
+        tries.append(key)
+        if len(tries) == 1:
+            raise ObjectStoreError("away")
+        return context.objects.fetch(key, path, max_bytes)
+
+    run_job(job_id, replace(context, objects=Interposed(context.objects, fetch=fetch)))
+    job = context.store.get(job_id)
+    assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)

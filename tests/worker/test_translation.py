@@ -1,0 +1,179 @@
+"""What crosses the worker's edges: options in, engines chosen, metrics and errors out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from celery.exceptions import SoftTimeLimitExceeded
+
+from jobs.errors import ERROR_CODES, ServiceError
+from jobs.models import FaceBox, FacePoint, JobOptions
+from jobs.objects import ObjectStoreError
+from jobs.settings import Settings
+from retalking_core import errors as core
+from retalking_core.engine import Engine
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.types import RenderReport
+from tests.worker.conftest import Clips
+from tests.worker.scripted_engine import ScriptedEngine, remux
+from worker import metrics as numbers
+from worker.engines import choose_engine, engine_info, load_engines
+from worker.faults import describe_fault
+from worker.journal import JsonLines
+from worker.options import render_options
+
+
+def test_the_defaults_of_http_are_those_of_the_library() -> None:
+    assert render_options(JobOptions(), None) == RenderOptions()
+
+
+def test_every_option_arrives() -> None:
+    asked = JobOptions(
+        expression="smile",
+        upper_face="angry",
+        length_mode="loop",
+        face=FacePoint(x=1, y=2, time_s=3),
+        missing_face="fail",
+        crop={"left": 0.1, "top": 0.2, "right": 0.3, "bottom": 0.4},
+        pads={"left": 1, "top": 2, "right": 3, "bottom": 4},
+        one_shot=True,
+        fps=30,
+        output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24},
+        seed=7,
+    )
+    assert render_options(asked, None) == RenderOptions(
+        expression="smile",
+        upper_face="angry",
+        length_mode="loop",
+        face=FaceAtPoint(1, 2, 3),
+        missing_face="fail",
+        crop=(0.1, 0.2, 0.3, 0.4),
+        pads=(2, 4, 1, 3),
+        one_shot=True,
+        fps=30,
+        output=OutputOptions(20, 480, "mkv", 24),
+        seed=7,
+    )
+    box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
+    assert render_options(box, Path("/x/expression")).face == FaceInBox(1, 2, 3, 4)
+    assert render_options(box, Path("/x/expression")).expression == "/x/expression"
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "held", "chosen"),
+    [
+        ("auto", "auto", ["preview"], "preview"),
+        ("auto", "auto", ["preview", "videoretalking"], "videoretalking"),
+        ("auto", "preview", ["preview", "videoretalking"], "preview"),
+        ("preview", "videoretalking", ["preview", "videoretalking"], "preview"),
+        ("auto", "videoretalking", ["preview"], None),
+        ("videoretalking", "auto", ["preview"], None),
+    ],
+)
+def test_the_engine_is_the_one_asked_for_or_none(
+    tmp_path: Path, asked: str, configured: str, held: list[str], chosen: str | None
+) -> None:
+    engines: dict[str, Engine] = {name: ScriptedEngine(tmp_path, name) for name in held}
+    settings = Settings(_env_file=None, engine=configured)
+    if chosen is None:
+        with pytest.raises(ServiceError) as refusal:
+            choose_engine(asked, settings, engines)
+        assert refusal.value.code == "engine_unavailable"
+    else:
+        assert choose_engine(asked, settings, engines).capabilities.name == chosen
+
+
+def test_the_engines_of_a_bare_machine() -> None:
+    engines = load_engines(Settings(_env_file=None))
+    assert set(engines) == {"preview"}
+    card = engine_info(engines["preview"].capabilities)
+    assert (card.name, card.device) == ("preview", "cpu")
+    assert card.unsupported_options
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (core.FaceNotFoundError("No face."), "face_not_found"),
+        (ServiceError("input_unreachable", "No."), "input_unreachable"),
+        (SoftTimeLimitExceeded(), "render_timeout"),
+        (ObjectStoreError("s3://bucket/key"), "storage_failed"),
+        (MemoryError(), "out_of_memory"),
+        (OSError(errno.ENOSPC, "x", "/secret"), "disk_full"),
+        (PermissionError(errno.EACCES, "x", "/secret"), "internal_error"),
+        (KeyError("/secret"), "internal_error"),
+    ],
+)
+def test_every_fault_has_a_code_and_a_clean_sentence(fault: Exception, code: str) -> None:
+    error = describe_fault(fault)
+    assert (error.code, error.retryable) == (code, ERROR_CODES[code].retryable)
+    assert error.message.endswith(".")
+    assert "/" not in error.message
+
+
+def test_a_full_disk_inside_another_error_is_found() -> None:
+    fault = ObjectStoreError("x")
+    fault.__cause__ = OSError(errno.ENOSPC, "x")
+    assert describe_fault(fault).code == "disk_full"
+
+
+@pytest.fixture
+def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
+    file = tmp_path / "result.mp4"
+    return file, remux(clips.video, clips.audio, file)
+
+
+def _ignore(*_: object, **__: object) -> None:
+    return
+
+
+def test_metrics_come_in_the_order_asked_and_unknown_ones_have_a_reason(
+    rendered: tuple[Path, RenderReport], clips: Clips
+) -> None:
+    file, report = rendered
+    names = ["no_such_metric", "av_duration_difference", "mouth_speech_lag"]
+    values = numbers.measure(file, clips.audio, report, names, DEFAULT_LIMITS, _ignore)
+    assert [value.name for value in values] == names
+    assert values[0].value is None
+    assert values[0].reason
+    assert values[1].value is not None
+    assert values[2].value is None
+    assert values[2].reason
+    everything = numbers.measure(file, clips.audio, report, None, DEFAULT_LIMITS, _ignore)
+    assert [value.name for value in everything] == numbers.metric_names()
+
+
+def test_an_evaluation_that_breaks_does_not_cost_the_render(
+    rendered: tuple[Path, RenderReport], clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret")
+
+    monkeypatch.setattr(numbers, "evaluate", broken)
+    told: list[object] = []
+    tell = lambda *words, **_: told.append(words)  # noqa: E731
+    (value,) = numbers.measure(rendered[0], clips.audio, rendered[1], ["face_coverage"], DEFAULT_LIMITS, tell)
+    assert value.value is None
+    assert "secret" not in str(value.reason)
+    assert len(told) == 1
+    assert rendered[1].fps == Fraction(25)
+
+
+def test_a_log_line_is_one_line_of_json() -> None:
+    record = logging.LogRecord("worker", logging.ERROR, __file__, 1, "broke\nin two: %s", ("x",), None)
+    record.job = "job_1"
+    try:
+        raise ValueError("here")
+    except ValueError as fault:
+        record.exc_info = (type(fault), fault, fault.__traceback__)
+    text = JsonLines().format(record)
+    assert "\n" not in text
+    line = json.loads(text)
+    assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")
+    assert "ValueError: here" in line["traceback"]
