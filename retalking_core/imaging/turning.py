@@ -36,4 +36,4 @@ def warp_batch(
 
 def shrinking_factor(out_to_in: NDArray[np.float64]) -> int:
     """Whole pixels of the input in one of the result, the least of the batch, at least 1."""
-    return max(1, int(np.sqrt(np.abs(np.linalg.det(out_to_in[..., :2]))).min()))
+    return max(1, int(np.sqrt(np.abs(np.linalg.det(out_to_in[..., :2]))).min() + 1e-6))
