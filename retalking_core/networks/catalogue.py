@@ -26,6 +26,6 @@ NETWORKS = tuple(_CLASSES)
 
 
 def build(name: str, **arguments: object) -> nn.Module:
-    """A network in evaluation mode, its weights not loaded; `torch.device("meta")` around the call builds it for free."""
+    """A network in evaluation mode, weights not loaded. `with torch.device("meta")` around the call costs no memory."""
     module = import_module(f"retalking_core.networks.{_FILES.get(name, name)}")
     return getattr(module, _CLASSES[name])(**arguments).eval()

@@ -133,7 +133,6 @@ def flow_to_deformation(flow: Tensor) -> Tensor:
     """Displacements `[B, 2, h, w]` in pixels to sampling positions `[B, 2, h, w]`, (x, y), ±1 on the outer pixel
     centres (aligned corners)."""
     height, width = flow.shape[-2:]
-    flow = flow.float()  # positions need more than eight bits of mantissa
     rows = torch.linspace(-1, 1, height, device=flow.device)
     columns = torch.linspace(-1, 1, width, device=flow.device)
     grid_y, grid_x = torch.meshgrid(rows, columns, indexing="ij")
@@ -149,9 +148,8 @@ def warp(image: Tensor, deformation: Tensor) -> Tensor:
     the mismatch stays as it is: zero flow magnifies by 256/252.
     """
     positions = F.interpolate(deformation, size=image.shape[-2:], mode="bilinear", align_corners=False)
-    return F.grid_sample(
-        image.float(), positions.permute(0, 2, 3, 1), mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    grid = positions.permute(0, 2, 3, 1)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 class WarpingNet(nn.Module):
@@ -270,8 +268,11 @@ class DNet(nn.Module):
     """image `[B, 3, 256, 256]` (RGB in -1..1) and semantics `[B, 73, 26]` (raw coefficients of frames t-13..t+12: 64
     expression, 3 angles in radians, 3 translations, scale, centre x and y in pixels of the 256 frame).
 
-    `warp_only` leaves out the editing network, nine tenths of the work.
+    `warp_only` leaves out the editing network, nine tenths of the work. `float32_parts` stay in float32 in a half
+    precision variant: the warp samples at positions, whose rounding the picture's gradients multiply.
     """
+
+    float32_parts = ("mapping_net", "warpping_net")
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,7 +281,8 @@ class DNet(nn.Module):
         self.editing_net = EditingNet()
 
     def forward(self, image: Tensor, semantics: Tensor, warp_only: bool = False) -> DNetOutput:
-        descriptor = self.mapping_net(semantics)
-        flow, warped = self.warpping_net(image, descriptor)
+        with torch.autocast(image.device.type, enabled=False):
+            descriptor = self.mapping_net(semantics.float())
+            flow, warped = self.warpping_net(image.float(), descriptor)
         fake = None if warp_only else self.editing_net(image, warped, descriptor)
         return DNetOutput(flow, warped, fake)

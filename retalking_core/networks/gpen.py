@@ -7,6 +7,7 @@ specification, page "gpen512". FIR filter and fused activation are written in pl
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +178,7 @@ class Generator(nn.Module):
         self.convs = nn.ModuleList()
         self.to_rgbs = nn.ModuleList()
         sizes = list(CHANNELS)
-        for below, size in zip(sizes[:-1], sizes[1:], strict=True):
+        for below, size in pairwise(sizes):
             channels = CHANNELS[size]
             self.convs.append(StyledConv(2 * CHANNELS[below], channels, up=True))
             self.convs.append(StyledConv(2 * channels, channels))

@@ -310,8 +310,8 @@ class Decoder(nn.Module):
 
 
 class LNet(nn.Module):
-    """audio `[B, 1, 80, 16]` (log-mel, 80 bands x 16 steps, -4..4) and face `[B, 6, 96, 96]` (BGR in 0..1: the face with
-    its lower half 0, then the reference) to the lip-synced face `[B, 3, 96, 96]`, BGR in 0..1.
+    """audio `[B, 1, 80, 16]` (log-mel, 80 bands x 16 steps, -4..4) and face `[B, 6, 96, 96]` (BGR in 0..1: the face
+    with its lower half 0, then the reference) to the lip-synced face `[B, 3, 96, 96]`, BGR in 0..1.
     """
 
     def __init__(self) -> None:

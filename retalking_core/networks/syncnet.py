@@ -1,6 +1,7 @@
-"""SyncNet: embeds five mouth frames and 0.2 s of speech so that they lie close when in sync (Chung and Zisserman, 2016).
+"""SyncNet: embeds five mouth frames and 0.2 s of speech so that they lie close when in sync.
 
-Used by the LSE-C and LSE-D scores only. Specified in the network specification, page "syncnet".
+Chung and Zisserman, ACCV-W 2016. Used by the LSE-C and LSE-D scores only. Specified in the network
+specification, page "syncnet".
 """
 
 from __future__ import annotations

@@ -7,22 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-NETWORKS = (
-    "dnet",
-    "lnet",
-    "enet",
-    "deep3d",
-    "gpen512",
-    "ganimation",
-    "syncnet",
-    "gfpgan",
-    "parsenet",
-    "retinaface",
-    "s3fd",
-    "fan2d",
-    "arcface",
-)
-
 
 @dataclass(frozen=True)
 class TensorSpec:
