@@ -29,7 +29,7 @@ FADE_ROOM = 0.125
 
 @dataclass(frozen=True)
 class BlendPlan:
-    """levels: of both pyramids. boxes: f32 [B, 4] left, top, right, bottom of the lip box, continuous px of the region."""
+    """levels: of both pyramids. boxes: f32 [B, 4] of the lip network: left, top, right, bottom, continuous region px."""
 
     levels: int
     boxes: Tensor
@@ -41,7 +41,7 @@ def pyramid_levels(box_px: float) -> int:
 
 
 def paste_prediction(pictures: Tensor, prediction: Tensor, boxes: Tensor) -> Tensor:
-    """Regions with the speaking face in its box. pictures: f32 [B, 3, R, R] 0..255; prediction: f32 [B, 3, n, n] 0..1."""
+    """Regions with the speaking face in its box. pictures: f32 [B, 3, R, R] 0..255; prediction: [B, 3, n, n] 0..1."""
     side = pictures.shape[-1]
     placed, cover = place_resized(prediction * 255, boxes, side, side)
     return pictures + (placed - pictures) * cover

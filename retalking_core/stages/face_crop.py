@@ -87,14 +87,17 @@ def resize_256_original(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return resize_bilinear(region, CROP_PX, CROP_PX)
 
 
-def follow_face(track: FaceTrack, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+def follow_face(
+    track: FaceTrack, times_s: NDArray[np.float64], runs: list[tuple[int, int]] | None = None
+) -> NDArray[np.float64]:
     """Square crops around the tracked face, f64 [N, 4] left, top, right, bottom, continuous px; NaN where it is unseen.
 
-    A crop may reach beyond the frame. Its centre and side are those of the upright box of the oriented square,
+    runs: ranges within which the face moves without a gap or a cut; from `visible` where not given. A crop may reach
+    beyond the frame. Its centre and side are those of the upright box of the oriented square,
     averaged over about `FOLLOW_S`, and pulled back to the face where it would leave.
     """
     boxes = np.full((len(track.visible), 4), np.nan)
-    for start, stop in visible_runs(track.visible):
+    for start, stop in visible_runs(track.visible) if runs is None else runs:
         corners = oriented_square(track.landmarks[start:stop]).corners + 0.5
         low, high = corners.min(axis=1), corners.max(axis=1)
         centre, side = (low + high) / 2, (high - low).max(axis=1)

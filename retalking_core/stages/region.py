@@ -79,7 +79,7 @@ def cut_regions(
 
 
 def add_changes(frames: Sequence[Frame], regions: RegionBatch, changes: Tensor, colour: ColourTags) -> list[Frame]:
-    """New frames with a change f32 [B, 3, R, R] (BGR levels) added. Where it is 0 every byte stays as it was decoded."""
+    """New frames with a change f32 [B, 3, R, R] (BGR levels) added. Where it is 0 every byte stays as decoded."""
     host = changes.permute(0, 2, 3, 1).cpu().numpy()
     return [_add(*item, colour) for item in zip(frames, regions.origins, host, strict=True)]
 

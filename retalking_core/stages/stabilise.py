@@ -10,12 +10,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.io import loadmat
 from torch import Tensor
 
-from retalking_core.errors import EngineUnavailableError
+from retalking_core.errors import OptionUnsupportedError
 from retalking_core.imaging.filters import truncate_u8
 from retalking_core.stages.coefficients import EXPRESSION_ROWS
 
+TEMPLATE_FILE = "expression.mat"
 TEMPLATE_KEYS = {"neutral": "expression_center", "smile": "expression_mouth"}
 
 
@@ -57,19 +59,18 @@ def stabilised_u8_original(output: Tensor) -> NDArray[np.uint8]:
 def load_template(word: str, file: Path | None) -> NDArray[np.float32]:
     """The 64 expression numbers of `neutral` or `smile`.
 
-    file: a NumPy archive with the entries of the original's MATLAB file. Without it `neutral` is the mean face of the
-    3DMM, whose expression is zero by definition. Raises: EngineUnavailableError for `smile` without the file.
+    file: the original's MATLAB file. Without it `neutral` is the mean face of the 3DMM, whose expression is zero by
+    definition. Raises: OptionUnsupportedError for `smile` without the file.
     """
-    key = TEMPLATE_KEYS[word]
-    if file is None:
+    if file is None or not file.is_file():
         if word == "neutral":
             return np.zeros(EXPRESSION_ROWS, np.float32)
-        raise EngineUnavailableError(
-            f"The expression `{word}` needs the expression templates, which are not installed; use `neutral` or send "
-            "a picture of the expression."
+        raise OptionUnsupportedError(
+            f"The expression `{word}` needs {TEMPLATE_FILE}, which is not in the weights folder; use `neutral` or send "
+            "a picture of the expression.",
+            option="expression",
         )
-    with np.load(file, allow_pickle=False) as entries:
-        row = np.atleast_2d(entries[key])[0]
+    row = np.atleast_2d(loadmat(file)[TEMPLATE_KEYS[word]])[0]
     return row[:EXPRESSION_ROWS].astype(np.float32)
 
 

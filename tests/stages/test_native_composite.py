@@ -134,14 +134,17 @@ def test_one_parse_gives_both_masks() -> None:
 
 def _frame(height: int, width: int, index: int = 0) -> Frame:
     rng = np.random.default_rng(index)
-    planes = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((height, width), *[(height // 2, width // 2)] * 2)]
+    planes = [
+        rng.integers(0, 256, size, dtype=np.uint8) for size in ((height, width), *[(height // 2, width // 2)] * 2)
+    ]
     return Frame(index, *planes)
 
 
 def _places(left: float, top: float, side: float) -> region.FacePlaces:
     box = np.array([[left, top, left + side, top + side]])
     marks = np.array([[left, top]]) + np.linspace(0, side, 68)[:, None] * (1, 1)
-    return region.FacePlaces(marks[None], box, box + (side / 5, side / 5, -side / 5, side / 20))
+    inner = box + np.array([side / 5, side / 5, -side / 5, side / 20])
+    return region.FacePlaces(marks[None], box, inner)
 
 
 @pytest.mark.parametrize("place", [(100.0, 80.0, 130.0), (-40.0, -30.0, 130.0), (230.0, 150.0, 130.0)])
