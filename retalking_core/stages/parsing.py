@@ -13,6 +13,7 @@ from retalking_core.imaging.soft_masks import blur, clear_border
 # Inner mouth, upper lip, lower lip; skin, nose, glasses, eyes, brows and those three.
 MOUTH_CLASSES = (10, 11, 12)
 FACE_CLASSES = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)
+CLASSES = 19
 BORDER_PX = 20
 # Softness of the masks' edges in pixels of the 512 crop. The blend adds the seam that each frequency needs.
 MOUTH_SIGMA_PX, FACE_SIGMA_PX = 2.0, 4.0
@@ -39,4 +40,6 @@ def parse_face(parser: Parser, faces: Tensor) -> FaceParts:
 
 
 def _any_of(classes: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    return torch.isin(classes, torch.tensor(wanted, device=classes.device)).float()
+    table = torch.zeros(CLASSES, device=classes.device)
+    table[list(wanted)] = 1
+    return table[classes]
