@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,11 @@ def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "weights_unreachable" in result.output
     assert "RETALKING_WEIGHTS_URL" in result.output
+
+
+def test_the_command_line_does_not_import_torch() -> None:
+    code = "import sys, cli.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
