@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -14,8 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from retalking_core.weights.errors import WeightsError
-from retalking_core.weights.fetching import CHUNK_BYTES, Fetcher, Source, SourceGoneError
 from retalking_core.weights.table import WEIGHT_FILES, WeightFile
+
+if TYPE_CHECKING:
+    from retalking_core.weights.fetching import Source
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and synthesize the weight files.")
 console = Console()
@@ -51,6 +53,9 @@ def fetch(
     ] = None,
 ) -> None:
     """Fetch weight files, resuming what was begun; each is verified before it gets its name."""
+    need_torch()
+    from retalking_core.weights.fetching import Fetcher
+
     fetcher = Fetcher(folder, base_url=url, openers={"s3": open_s3})
     failed = 0
     with progress_bars() as bars:
@@ -72,7 +77,8 @@ def fetch(
 @app.command()
 def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
     """Check files: present, digest, every key and shape. Fails unless all are right."""
-    from retalking_core.weights.verification import verify_file  # imports torch
+    need_torch()
+    from retalking_core.weights.verification import verify_file
 
     table = Table("name", "file", "tensors", "sha256", "lock", "verdict")
     problems: list[WeightsError] = []
@@ -96,7 +102,8 @@ def synthesize(
     only: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
 ) -> None:
     """Write untrained weights in the official layouts, to run and measure the pipeline without the real ones."""
-    from retalking_core.weights.synthesis import synthesize as write  # imports torch
+    need_torch()
+    from retalking_core.weights.synthesis import synthesize as write
 
     entries = chosen(only)
     existing = [entry.file for entry in entries if (folder / entry.file).exists()]
@@ -106,6 +113,16 @@ def synthesize(
         raise typer.Exit(1)
     write(folder, seed, [entry.name for entry in entries], lambda path: console.print(f"wrote {path.name}"))
     console.print("These weights are SYNTHETIC: results made with them are marked so.")
+
+
+def need_torch() -> None:
+    """Weight files are torch's. It is imported when a command needs it: it is slow, and the preview engine lives
+    without it."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        console.print("[red]engine_unavailable[/red] this needs torch: install `retalking[gpu]`")
+        raise typer.Exit(1) from None
 
 
 def progress_bars() -> Progress:
@@ -118,6 +135,8 @@ def open_s3(url: str, start: int, version: str | None) -> Iterator[Source]:
     """`s3://bucket/prefix/file`, with the usual AWS variables (`AWS_ENDPOINT_URL` for other providers)."""
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
+
+    from retalking_core.weights.fetching import CHUNK_BYTES, Source, SourceGoneError
 
     parts = urlsplit(url)
     request = {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}

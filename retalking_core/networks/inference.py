@@ -25,6 +25,7 @@ HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards. The others decide geometry, masks or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan")
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
 
@@ -91,7 +92,8 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
     if half := HALF_DTYPES.get(variant.precision):
         _cast_products(network, half)
     if variant.channels_last:
-        network.to(memory_format=torch.channels_last)
+        for parameter in network.parameters():
+            parameter.data = _channels_last(parameter.data)
     return InferenceNetwork(network.requires_grad_(False), variant)
 
 
@@ -125,8 +127,9 @@ def _cast_products(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _channels_last(value: Any) -> Any:
-    four = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if four else value
+    """Four and five axes have such a layout; a modulated weight `[1, out, in, k, k]` then has it in its four, too."""
+    layout = CHANNELS_LAST.get(value.ndim) if isinstance(value, Tensor) else None
+    return value if layout is None else value.contiguous(memory_format=layout)
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

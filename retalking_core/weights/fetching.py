@@ -191,8 +191,7 @@ def _without_secrets(url: str) -> str:
 
 def _transfer(opener: Opener, url: str, partial: Path, progress: Progress) -> bool:
     """One attempt. Whether the file is whole now."""
-    state = _state_of(partial)
-    known = json.loads(state.read_text()) if state.exists() else {}
+    state, known = _state_of(partial), _known_state(partial)
     resumable = known.get("url") == url and known.get("version")
     start = _size(partial) if resumable else 0
     if start and start == known.get("total"):
@@ -220,6 +219,14 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 def _state_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
+
+
+def _known_state(partial: Path) -> dict:
+    """What is known of the source that the partial file came from; nothing, if its note is missing or was cut off."""
+    try:
+        return json.loads(_state_of(partial).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _size(path: Path) -> int:

@@ -86,6 +86,13 @@ def test_another_process_resumes_what_one_began(fetcher: Fetcher, mirror: Mirror
     assert mirror.requests[-1][1] == "bytes=9000000-"
 
 
+def test_a_note_that_was_cut_off_starts_afresh(fetcher: Fetcher, mirror: Mirror) -> None:
+    (fetcher.folder / f"{ENTRY.file}.part").write_bytes(b"left by a process that was killed")
+    (fetcher.folder / f"{ENTRY.file}.part.json").write_text('{"url": "htt')
+    assert fetcher.fetch(ENTRY).read_bytes() == mirror.body
+    assert leftovers(fetcher.folder) == set()
+
+
 def test_a_file_that_changed_in_between_starts_afresh(fetcher: Fetcher, mirror: Mirror) -> None:
     mirror.break_after = [9_000_000]
     with pytest.raises(errors.WeightsUnreachableError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cli.weights import app
+from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.lock import read_lock
 from retalking_core.weights.synthesis import synthetic_state_dict
 from retalking_core.weights.table import WEIGHT_FILES
@@ -75,5 +78,20 @@ def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
     assert "RETALKING_WEIGHTS_URL" in result.output
 
 
+def test_the_command_line_does_not_import_torch() -> None:
+    code = "import sys, cli.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     assert run("verify", "resnet", "--dir", tmp_path).exit_code == 2
+
+
+def test_the_page_shows_the_same_table() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text()
+    for entry in WEIGHT_FILES.values():
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` |"))
+        for cell in (entry.file, *entry.aliases, entry.used_for, entry.publisher, entry.licence):
+            assert cell in line
+    for error in WeightsError.__subclasses__():
+        assert f"| `{error.code}` |" in page
