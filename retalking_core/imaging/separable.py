@@ -57,7 +57,7 @@ def crop_resized(pictures: Tensor, boxes: Tensor, size: int, antialias: bool = T
 
 
 def place_resized(pictures: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The way back: square pictures [B, C, n, n] laid into boxes of a canvas.
+    """The way back: square pictures [B, C, n, n] laid into boxes of a canvas, bicubic.
 
     Returns the canvas f32 [B, C, height, width], edges repeated outside the box, and how far each pixel of the canvas
     lies in the box, f32 [B, 1, height, width] in 0..1 (fractional along its sides).
@@ -65,8 +65,8 @@ def place_resized(pictures: Tensor, boxes: Tensor, height: int, width: int) -> t
     size = pictures.shape[-1]
     step = size / (boxes[:, 2:] - boxes[:, :2])
     start = -boxes[:, :2] * step
-    columns = resampling_matrix(start[:, 0], step[:, 0], size, width)
-    rows = resampling_matrix(start[:, 1], step[:, 1], size, height)
+    columns = resampling_matrix(start[:, 0], step[:, 0], size, width, "bicubic")
+    rows = resampling_matrix(start[:, 1], step[:, 1], size, height, "bicubic")
     return resample(pictures, rows, columns), box_cover(boxes, height, width)
 
 
