@@ -22,9 +22,10 @@ from retalking_core.progress import Progress
 from retalking_core.types import Frame, RenderReport
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.faces.clips import backdrop, portrait, write_clip
-from tests.preview.speech import talk, write_wav
+from tests.preview.speech import make_sound, write_wav
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
+FRAMES = 5
 
 
 @dataclass
@@ -70,20 +71,20 @@ def render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Path):
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wav(tmp_path_factory.mktemp("speech") / "talk.wav", talk(0.4))
+    return write_wav(tmp_path_factory.mktemp("speech") / "a.wav", make_sound([("a", 0.1), (" ", FRAMES / 25 - 0.1)]))
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pictures = [portrait(130, 340, 320, 170 + 1.5 * k, 150) for k in range(10)]
+    pictures = [portrait(130, 340, 320, 170 + 1.5 * k, 150) for k in range(FRAMES)]
     return write_clip(tmp_path_factory.mktemp("clip") / "moving.mp4", pictures)
 
 
 def test_networks_that_change_nothing_give_the_video_back(render, clip) -> None:
     done = render(StandIns(), clip)
-    assert (done.report.engine, done.report.frames, done.report.face_coverage) == ("videoretalking", 10, 1.0)
+    assert (done.report.engine, done.report.frames, done.report.face_coverage) == ("videoretalking", FRAMES, 1.0)
     assert done.report.faceless_ranges_s == []
-    for k in range(10):
+    for k in range(FRAMES):
         change = done.change(k)
         assert change.mean() < 0.5
         assert np.abs(done.frames[k].y.mean() - done.plain[k].y.mean()) < 0.05
@@ -94,9 +95,9 @@ def test_networks_that_change_nothing_give_the_video_back(render, clip) -> None:
 
 def test_only_the_face_changes_and_it_follows_the_sound(render, clip) -> None:
     done = render(StandIns(enet=speaking_enet), clip)
-    moved = [float(done.change(k).mean()) for k in range(10)]
-    assert max(moved) > 3 * min(moved) + 0.2
-    for k in range(10):
+    moved = [float(done.change(k).mean()) for k in range(FRAMES)]
+    assert moved[0] > moved[-1] + 0.2
+    for k in range(FRAMES):
         touched = done.change(k) > 0
         rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
         assert rows[0] > 50
@@ -105,11 +106,12 @@ def test_only_the_face_changes_and_it_follows_the_sound(render, clip) -> None:
         assert columns[-1] < 300
 
 
-@pytest.mark.parametrize(("width", "height", "face_px"), [(1920, 1080, 150), (3840, 2160, 1500), (320, 240, 70)])
+@pytest.mark.parametrize(("width", "height", "face_px"), [(1920, 1080, 150), (3840, 2160, 900), (320, 240, 70)])
 def test_sizes(render, tmp_path, width: int, height: int, face_px: int) -> None:
     picture = portrait(face_px, width, height, width / 2, height * 0.45)
-    clip = write_clip(tmp_path / "clip.mp4", [picture] * 2)
+    clip = write_clip(tmp_path / "clip.mp4", [picture])
     done = render(StandIns(enet=speaking_enet), clip, RenderOptions(length_mode="cut_off"))
+    assert len(done.frames) == 1
     touched = np.any([done.change(k) > 0 for k in range(len(done.frames))], axis=0)
     assert touched.any()
     rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
@@ -121,21 +123,21 @@ def test_sizes(render, tmp_path, width: int, height: int, face_px: int) -> None:
 
 def test_frames_without_a_face_pass_through_and_are_faded_into(render, tmp_path) -> None:
     face, empty = portrait(130, 340, 320, 170, 150), backdrop(340, 320)
-    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] * 4 + [face] * 3)
+    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] + [face])
     done = render(StandIns(enet=lambda s, x, r, noises=None: (r * 0.5, r)), clip)
-    assert all(done.same(k) for k in range(3, 7))
-    assert not any(done.same(k) for k in (0, 1, 2, 7, 8, 9))
-    assert done.change(1).mean() > done.change(2).mean() > 0
-    assert done.report.faceless_ranges_s == [(0.12, 0.28)]
-    assert done.report.face_coverage == pytest.approx(0.6)
+    assert done.same(3)
+    assert not any(done.same(k) for k in (0, 1, 2, 4))
+    assert done.change(0).mean() > done.change(1).mean() > done.change(2).mean() > 0
+    assert done.report.faceless_ranges_s == [(0.12, 0.16)]
+    assert done.report.face_coverage == pytest.approx(4 / 5)
 
 
 def test_missing_faces_can_fail_the_job(render, tmp_path) -> None:
     face, empty = portrait(130, 340, 320, 170, 150), backdrop(340, 320)
-    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] * 4 + [face] * 3)
+    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] + [face])
     with pytest.raises(FaceMissingError) as caught:
         render(StandIns(), clip, RenderOptions(missing_face="fail"))
-    assert caught.value.details["ranges_s"] == [(0.12, 0.28)]
+    assert caught.value.details["ranges_s"] == [(0.12, 0.16)]
 
 
 @pytest.mark.parametrize("network", ["dnet", "gpen512", "enet", "gfpgan", "deep3d", "parsenet"])
@@ -159,22 +161,25 @@ def test_a_constant_picture_never_ships(render, clip, tmp_path) -> None:
 def test_batches_do_not_change_the_result(render, clip) -> None:
     one = render(StandIns(enet=speaking_enet), clip, batch_size=1)
     four = render(StandIns(enet=speaking_enet), clip, batch_size=4)
-    again = render(StandIns(enet=speaking_enet), clip, batch_size=4)
-    for k in range(10):
-        assert np.array_equal(four.frames[k].y, again.frames[k].y)
+    for k in range(FRAMES):
         assert np.abs(one.frames[k].y.astype(int) - four.frames[k].y).max() <= 1
+
+
+def test_equal_jobs_give_equal_frames(render, clip) -> None:
+    one, other = (render(StandIns(enet=speaking_enet), clip) for _ in range(2))
+    assert all(np.array_equal(a.y, b.y) for a, b in zip(one.frames, other.frames, strict=True))
 
 
 def test_too_little_memory_halves_the_batch(render, clip) -> None:
     networks = StandIns(fits=1)
     done = render(networks, clip, batch_size=4)
-    assert done.report.frames == 10
+    assert done.report.frames == FRAMES
     assert networks.asked["dnet"][:3] == [4, 2, 1]
 
 
 def test_upper_face(render, clip) -> None:
     calm, surprised = render(StandIns(), clip), render(StandIns(), clip, RenderOptions(upper_face="surprise"))
-    brighter = surprised.frames[4].y.astype(int) - calm.frames[4].y
+    brighter = surprised.frames[2].y.astype(int) - calm.frames[2].y
     assert brighter[110:140, 140:200].mean() > 5
     assert np.abs(brighter[195:215, 150:195]).mean() < 3
 
@@ -227,14 +232,14 @@ def test_a_face_without_parts_is_told(render, clip) -> None:
     nothing = torch.zeros(1, 19, 512, 512)
     nothing[:, 0] = 1
     done = render(StandIns(parsenet=lambda x: (nothing.expand(len(x), -1, -1, -1), x)), clip)
-    assert all(done.same(k) for k in range(10))
-    assert done.report.notes == ["10 frames kept as they were: no face parts were made out in them"]
+    assert all(done.same(k) for k in range(FRAMES))
+    assert done.report.notes == [f"{FRAMES} frames kept as they were: no face parts were made out in them"]
 
 
 def _spoiled(result: object) -> object:
     if isinstance(result, torch.Tensor):
-        result = result.clone()
-        result.view(-1)[7] = float("nan")
+        result = result.contiguous().clone()
+        result[(0,) * result.ndim] = float("nan")
         return result
     parts = [_spoiled(part) for part in result]
     return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
