@@ -78,7 +78,8 @@ class NeuralFaceModels(DlibModels):
         with torch.inference_mode():
             heat = self._networks.get("fan2d")(crop_resized(picture, crop, FAN_PX).expand(-1, 3, -1, -1) / 255)[-1]
         places = heat_peaks(heat[0]).cpu().numpy() * (2 * half / HEAT_PX)
-        return (places + (x - half - 0.5, y - half - 0.5)).astype(np.float32)
+        corner = np.array([x - half, y - half]) - 0.5
+        return (places + corner).astype(np.float32)
 
     def _tensor(self, gray: Gray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(gray)).to(self._networks.device)[None, None].float()

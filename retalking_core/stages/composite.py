@@ -29,7 +29,7 @@ FADE_ROOM = 0.125
 
 @dataclass(frozen=True)
 class BlendPlan:
-    """levels: of both pyramids. boxes: f32 [B, 4] of the lip network: left, top, right, bottom, continuous region px."""
+    """levels: of both pyramids. boxes: f32 [B, 4] of the lip network: left, top, right, bottom, continuous px."""
 
     levels: int
     boxes: Tensor

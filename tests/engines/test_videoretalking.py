@@ -25,7 +25,7 @@ from tests.faces.clips import backdrop, portrait, write_clip
 from tests.preview.speech import make_sound, write_wav
 
 torch.set_num_threads(min(2, torch.get_num_threads()))
-FRAMES = 5
+FRAMES = 4
 
 
 @dataclass
@@ -43,30 +43,49 @@ class Rendered:
         return all(np.array_equal(new, old) for new, old in pairs)
 
 
-@pytest.fixture
-def render(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Path):
+def render_watched(
+    networks: StandIns, video: Path, speech: Path, result: Path, options: RenderOptions | None, settings: dict
+) -> Rendered:
     """Renders, keeping what goes to the encoder and a second decode of the same source frames."""
+    options, frames, timelines, told = options or RenderOptions(), [], [], []
 
+    class Watched(ResultWriter):
+        def __init__(self, path, info, timeline, *rest) -> None:
+            timelines.append(timeline)
+            super().__init__(path, info, timeline, *rest)
+
+        def write(self, frame: Frame) -> None:
+            frames.append(frame)
+            super().write(frame)
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(videoretalking, "ResultWriter", Watched)
+        engine = VideoRetalkingEngine(networks, **settings)
+        report = engine.render(video, speech, result, options, told.append)
+    source = open_video(video, DEFAULT_LIMITS, options.fps)
+    return Rendered(report, frames, list(source.frames_at(timelines[0].source_index.tolist())), told)
+
+
+@pytest.fixture
+def render(tmp_path: Path, speech: Path):
     def run(networks: StandIns, video: Path, options: RenderOptions | None = None, **settings: object) -> Rendered:
-        options, frames, timelines, told = options or RenderOptions(), [], [], []
-
-        class Watched(ResultWriter):
-            def __init__(self, path, info, timeline, *rest) -> None:
-                timelines.append(timeline)
-                super().__init__(path, info, timeline, *rest)
-
-            def write(self, frame: Frame) -> None:
-                frames.append(frame)
-                super().write(frame)
-
-        with monkeypatch.context() as context:
-            context.setattr(videoretalking, "ResultWriter", Watched)
-            engine = VideoRetalkingEngine(networks, **settings)
-            report = engine.render(video, speech, tmp_path / "result.mp4", options, told.append)
-        source = open_video(video, DEFAULT_LIMITS, options.fps)
-        return Rendered(report, frames, list(source.frames_at(timelines[0].source_index.tolist())), told)
+        return render_watched(networks, video, speech, tmp_path / "result.mp4", options, settings)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def calm(clip: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """By networks that change nothing."""
+    result = tmp_path_factory.mktemp("calm") / "result.mp4"
+    return render_watched(StandIns(), clip, speech, result, None, {})
+
+
+@pytest.fixture(scope="module")
+def loud(clip: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    """By a lip network that darkens the mouth with the sound."""
+    result = tmp_path_factory.mktemp("loud") / "result.mp4"
+    return render_watched(StandIns(enet=speaking_enet), clip, speech, result, None, {})
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +99,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "moving.mp4", pictures)
 
 
-def test_networks_that_change_nothing_give_the_video_back(render, clip) -> None:
-    done = render(StandIns(), clip)
+def test_networks_that_change_nothing_give_the_video_back(calm) -> None:
+    done = calm
     assert (done.report.engine, done.report.frames, done.report.face_coverage) == ("videoretalking", FRAMES, 1.0)
     assert done.report.faceless_ranges_s == []
     for k in range(FRAMES):
@@ -93,8 +112,8 @@ def test_networks_that_change_nothing_give_the_video_back(render, clip) -> None:
     assert (steps[0], steps[-1]) == (0.0, 1.0)
 
 
-def test_only_the_face_changes_and_it_follows_the_sound(render, clip) -> None:
-    done = render(StandIns(enet=speaking_enet), clip)
+def test_only_the_face_changes_and_it_follows_the_sound(loud) -> None:
+    done = loud
     moved = [float(done.change(k).mean()) for k in range(FRAMES)]
     assert moved[0] > moved[-1] + 0.2
     for k in range(FRAMES):
@@ -106,7 +125,7 @@ def test_only_the_face_changes_and_it_follows_the_sound(render, clip) -> None:
         assert columns[-1] < 300
 
 
-@pytest.mark.parametrize(("width", "height", "face_px"), [(1920, 1080, 150), (3840, 2160, 900), (320, 240, 70)])
+@pytest.mark.parametrize(("width", "height", "face_px"), [(1920, 1080, 150), (3840, 2160, 640), (320, 240, 70)])
 def test_sizes(render, tmp_path, width: int, height: int, face_px: int) -> None:
     picture = portrait(face_px, width, height, width / 2, height * 0.45)
     clip = write_clip(tmp_path / "clip.mp4", [picture])
@@ -123,21 +142,20 @@ def test_sizes(render, tmp_path, width: int, height: int, face_px: int) -> None:
 
 def test_frames_without_a_face_pass_through_and_are_faded_into(render, tmp_path) -> None:
     face, empty = portrait(130, 340, 320, 170, 150), backdrop(340, 320)
-    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] + [face])
+    clip = write_clip(tmp_path / "gap.mp4", [face] * 2 + [empty] + [face])
     done = render(StandIns(enet=lambda s, x, r, noises=None: (r * 0.5, r)), clip)
-    assert done.same(3)
-    assert not any(done.same(k) for k in (0, 1, 2, 4))
-    assert done.change(0).mean() > done.change(1).mean() > done.change(2).mean() > 0
-    assert done.report.faceless_ranges_s == [(0.12, 0.16)]
-    assert done.report.face_coverage == pytest.approx(4 / 5)
+    assert [done.same(k) for k in range(FRAMES)] == [False, False, True, False]
+    assert done.change(0).mean() > done.change(1).mean() > 0
+    assert done.report.faceless_ranges_s == [(0.08, 0.12)]
+    assert done.report.face_coverage == pytest.approx(3 / 4)
 
 
 def test_missing_faces_can_fail_the_job(render, tmp_path) -> None:
     face, empty = portrait(130, 340, 320, 170, 150), backdrop(340, 320)
-    clip = write_clip(tmp_path / "gap.mp4", [face] * 3 + [empty] + [face])
+    clip = write_clip(tmp_path / "gap.mp4", [face] * 2 + [empty] + [face])
     with pytest.raises(FaceMissingError) as caught:
         render(StandIns(), clip, RenderOptions(missing_face="fail"))
-    assert caught.value.details["ranges_s"] == [(0.12, 0.16)]
+    assert caught.value.details["ranges_s"] == [(0.08, 0.12)]
 
 
 @pytest.mark.parametrize("network", ["dnet", "gpen512", "enet", "gfpgan", "deep3d", "parsenet"])
@@ -158,16 +176,15 @@ def test_a_constant_picture_never_ships(render, clip, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_batches_do_not_change_the_result(render, clip) -> None:
-    one = render(StandIns(enet=speaking_enet), clip, batch_size=1)
+def test_batches_do_not_change_the_result(render, clip, loud) -> None:
     four = render(StandIns(enet=speaking_enet), clip, batch_size=4)
     for k in range(FRAMES):
-        assert np.abs(one.frames[k].y.astype(int) - four.frames[k].y).max() <= 1
+        assert np.abs(loud.frames[k].y.astype(int) - four.frames[k].y).max() <= 1
 
 
-def test_equal_jobs_give_equal_frames(render, clip) -> None:
-    one, other = (render(StandIns(enet=speaking_enet), clip) for _ in range(2))
-    assert all(np.array_equal(a.y, b.y) for a, b in zip(one.frames, other.frames, strict=True))
+def test_equal_jobs_give_equal_frames(render, clip, loud) -> None:
+    again = render(StandIns(enet=speaking_enet), clip)
+    assert all(np.array_equal(a.y, b.y) for a, b in zip(loud.frames, again.frames, strict=True))
 
 
 def test_too_little_memory_halves_the_batch(render, clip) -> None:
@@ -177,8 +194,8 @@ def test_too_little_memory_halves_the_batch(render, clip) -> None:
     assert networks.asked["dnet"][:3] == [4, 2, 1]
 
 
-def test_upper_face(render, clip) -> None:
-    calm, surprised = render(StandIns(), clip), render(StandIns(), clip, RenderOptions(upper_face="surprise"))
+def test_upper_face(render, clip, calm) -> None:
+    surprised = render(StandIns(), clip, RenderOptions(upper_face="surprise"))
     brighter = surprised.frames[2].y.astype(int) - calm.frames[2].y
     assert brighter[110:140, 140:200].mean() > 5
     assert np.abs(brighter[195:215, 150:195]).mean() < 3
