@@ -132,7 +132,7 @@ _ENTRIES = (
         "ParseNet-latest.pth",
         "face parsing, 19 classes",
         "GPEN; facexlib as parsing_parsenet.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: MIT",
+        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
         aliases=("parsing_parsenet.pth",),
     ),
     WeightFile(
@@ -140,12 +140,12 @@ _ENTRIES = (
         "RetinaFace-R50.pth",
         "faces and five points",
         "GPEN; facexlib as detection_Resnet50_Final.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: MIT",
+        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
         Layout(nesting=("state_dict", ""), prefix="leading"),
         aliases=("detection_Resnet50_Final.pth",),
     ),
     WeightFile("s3fd", "s3fd-619a316812.pth", "face boxes", "face-alignment", "BSD-3-Clause"),
     WeightFile("fan2d", "2DFAN4-11f355bf06.pth.tar", "68 landmarks", "face-alignment", "BSD-3-Clause"),
-    WeightFile("arcface", "recognition_arcface_ir_se50.pth", "identity similarity score", "facexlib", "MIT"),
+    WeightFile("arcface", "recognition_arcface_ir_se50.pth", "identity similarity score", "facexlib", "Apache-2.0"),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
