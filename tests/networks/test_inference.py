@@ -19,8 +19,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 HEAVY = ("enet", "gpen512", "gfpgan")  # 276 to 408 GFLOP a picture
 EXACT = 1e-4
 WARP = 3e-4  # DNet's warp: the picture's gradients multiply rounding differences of the flow
-# About 1.4 times the largest error of bfloat16, relative to the largest value, that was measured on CPU: 2.1e-2, 6.4e-2,
-# 6.3e-2, 1.4e-2, 6.7e-2, 1.8e-2.
+# About 1.4 times the largest error of bfloat16 measured on CPU, relative to the largest value: 2.1e-2, 6.4e-2, 6.3e-2,
+# 1.4e-2, 6.7e-2, 1.8e-2.
 BF16 = {"dnet": 0.03, "lnet": 0.09, "enet": 0.09, "gpen512": 0.02, "ganimation": 0.095, "gfpgan": 0.025}
 
 
