@@ -1,8 +1,8 @@
 """The one table of weight files: who published each, under which licence, and how its state dict is wrapped.
 
-`url` is where the publisher keeps the file; a mirror (`RETALKING_WEIGHTS_URL`) takes its place, and a file may be put into
-the folder by hand. Whatever comes is checked strictly, key by key, before it gets its name. `size_bytes` is empty where
-it is not known. docs/weights.md shows the same table.
+`url` is where the publisher keeps the file; a mirror (`RETALKING_WEIGHTS_URL`) takes its place, and a file may be put
+into the folder by hand. Whatever comes is checked strictly, key by key, before it gets its name. `size_bytes` is empty
+where it is not known. docs/weights.md shows the same table.
 """
 
 from __future__ import annotations
