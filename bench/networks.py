@@ -23,8 +23,8 @@ from torch import Tensor
 
 from retalking_core.networks.catalogue import NETWORKS
 from retalking_core.networks.inference import (
+    CHANNELS_LAST_ALLOWED,
     FOLDABLE,
-    HALF_ALLOWED,
     REFERENCE,
     InferenceNetwork,
     InferenceVariant,
@@ -38,9 +38,11 @@ VARIANTS = {
     "fp32": REFERENCE,
     "fp32 folded": InferenceVariant(),
     "fp32 channels_last": InferenceVariant(channels_last=True),
+    "tf32": InferenceVariant("tf32"),
     "tf32 channels_last": InferenceVariant("tf32", channels_last=True),
     "bf16": InferenceVariant("bf16"),
     "bf16 channels_last": InferenceVariant("bf16", channels_last=True),
+    "fp16": InferenceVariant("fp16"),
     "fp16 channels_last": InferenceVariant("fp16", channels_last=True),
 }
 HEADER = (
@@ -129,8 +131,13 @@ def measure(name: str, label: str, network: InferenceNetwork, inputs: list[Tenso
 
 
 def applies(name: str, label: str, variant: InferenceVariant) -> bool:
-    if variant.precision in ("bf16", "fp16"):
-        return name in HALF_ALLOWED
+    """What the network allows; and TF32 and float16 in one layout only, to stay within the time."""
+    try:
+        variant.check(name)
+    except ValueError:
+        return False
+    if label in ("tf32", "fp16"):
+        return name not in CHANNELS_LAST_ALLOWED
     return label != "fp32 folded" or name in FOLDABLE
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and synthesize the weight files.")
 console = Console()
 
-Folder = Annotated[Path, typer.Option("--dir", envvar="RETALKING_WEIGHTS_DIR", help="Folder of the weight files.")]
+Folder = Annotated[Path, typer.Option("--dir", envvar="RETALKING_MODELS_DIR", help="Folder of the weight files.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as `list` shows them; all of them when left out.")]
 DEFAULT_FOLDER = Path("models")
 

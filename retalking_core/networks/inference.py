@@ -25,6 +25,8 @@ HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards. The others decide geometry, masks or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan")
+# Ours. The libraries' networks use `view` where this layout would need `reshape`.
+CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
@@ -42,6 +44,10 @@ class InferenceVariant:
     def check(self, name: str) -> None:
         if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
             raise ValueError(f"{name} does not run in half precision: its numbers are not rounded to a picture")
+        if self.channels_last and name not in CHANNELS_LAST_ALLOWED:
+            raise ValueError(
+                f"{name} does not run in the channels_last layout: its library views tensors as contiguous"
+            )
 
 
 REFERENCE = InferenceVariant(fold=False)

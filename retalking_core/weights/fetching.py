@@ -37,6 +37,8 @@ GUARD_NAME = "weights.fetch.lock"
 PERMANENT = (400, 401, 403, 404, 405, 410)
 Progress = Callable[[int, int | None], None]
 
+_ANOTHER_WAY = "Set RETALKING_WEIGHTS_URL to a mirror, or put the file into the weights folder"
+
 
 class SourceGoneError(Exception):
     """The source answered, and trying again can not help."""
@@ -147,13 +149,17 @@ class Fetcher:
                     return
                 reason = "the connection ended early"
             except SourceGoneError as error:
-                raise WeightsUnreachableError(f"{entry.file} is not to be had from its source: {error}") from None
+                raise WeightsUnreachableError(
+                    f"{entry.file} is not to be had from its source: {error}. {_ANOTHER_WAY}"
+                ) from None
             except OSError as error:
                 reason = str(error)
             failures = 1 if _size(partial) > before else failures + 1
             if failures < self.attempts:
                 self.sleep(min(2.0 ** (failures - 1), 30.0))
-        raise WeightsUnreachableError(f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}")
+        raise WeightsUnreachableError(
+            f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}. {_ANOTHER_WAY}"
+        )
 
     def _opener(self, url: str, entry: WeightFile) -> Opener:
         scheme = urlsplit(url).scheme

@@ -188,7 +188,7 @@ def test_it_goes_through_a_proxy(fetcher: Fetcher, mirror: Mirror, monkeypatch: 
 
 def test_without_mirror_and_address_it_says_what_to_do(fetcher: Fetcher) -> None:
     with pytest.raises(errors.WeightsUnreachableError, match="RETALKING_WEIGHTS_URL"):
-        replace(fetcher, base_url=None).fetch(ENTRY)
+        replace(fetcher, base_url=None).fetch(replace(ENTRY, url=None))
 
 
 def test_the_files_own_address_serves_where_there_is_no_mirror(fetcher: Fetcher, mirror: Mirror) -> None:

@@ -72,7 +72,8 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
 
 
 def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
-    result = run("fetch", "dnet", "--dir", tmp_path, RETALKING_WEIGHTS_URL="")
+    nobody = "http://127.0.0.1:9/weights"  # the discard port: refused at once
+    result = run("fetch", "dnet", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
     assert result.exit_code == 1
     assert "weights_unreachable" in result.output
     assert "RETALKING_WEIGHTS_URL" in result.output
