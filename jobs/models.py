@@ -325,6 +325,9 @@ class WorkerInfo(_Shape):
 
     id: str
     engines: list[EngineInfo]
+    unavailable: dict[str, str] = Field(
+        default_factory=dict, description="Engines it does not offer, each with the reason"
+    )
     metrics: list[str] = Field(default_factory=list, description="Metrics this worker can compute")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

@@ -22,7 +22,7 @@ from jobs.messages import make_celery
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
-from worker.engines import LoadEngines, engine_info
+from worker.engines import LoadEngines, engine_info, unavailable_engines
 from worker.journal import write_journal
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
@@ -69,7 +69,13 @@ class RenderProcess:
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         cards = [engine_info(engine.capabilities) for engine in engines.values()]
         self.presence = Presence(
-            store, worker_id, cards, metric_names(), settings.worker_ttl_s, is_closing=lambda: self._notice.is_given
+            store,
+            worker_id,
+            cards,
+            metric_names(),
+            settings.worker_ttl_s,
+            is_closing=lambda: self._notice.is_given,
+            unavailable=unavailable_engines(settings, engines),
         )
         self.context = RunContext(
             settings=settings,

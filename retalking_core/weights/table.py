@@ -191,3 +191,6 @@ _ENTRIES = (
     ),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
+
+# What the videoretalking engine runs on; the others serve evaluation or a neural face tracker.
+ENGINE_WEIGHTS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet", "ganimation")
