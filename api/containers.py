@@ -68,14 +68,18 @@ def describe(head: bytes) -> str:
             return name
     if head[4:8] == b"ftyp":
         return "a HEIF or AVIF picture"
-    if b"\0" not in head[:512]:
-        try:
-            head[:512].decode("utf-8")
-        except UnicodeDecodeError as error:
-            if error.start < len(head[:512]) - 3:
-                return "data of an unknown kind"
-        return "text"
-    return "data of an unknown kind"
+    return "text" if _is_text(head) else "data of an unknown kind"
+
+
+def _is_text(head: bytes) -> bool:
+    """UTF-8 without NUL. A letter that the end of the sample cuts is no fault."""
+    sample = head[:512]
+    try:
+        sample.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if len(head) <= 512 or error.start < 509:
+            return False
+    return b"\0" not in sample
 
 
 _WELL_KNOWN = {

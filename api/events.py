@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -28,10 +29,31 @@ RECONNECT_MS = 2000
 POLL_FIRST_S = 0.2
 POLL_LONGEST_S = 1.0
 
-_EXAMPLE = (
-    'id: 1763812345678-0\nevent: job.progress\ndata: {"id":"1763812345678-0","event":"job.progress",'
-    '"at":"2025-11-22T12:00:00Z","status":"running","stage":"synthesise","progress":0.42,"detail":{}}\n\n'
-)
+_JOB_EVENT = {
+    "id": "1763812345678-0",
+    "event": "job.progress",
+    "at": "2025-11-22T12:00:00Z",
+    "status": "running",
+    "stage": "synthesise",
+    "progress": 0.42,
+    "detail": {},
+}
+_EXAMPLE = {"id": "1763812345678-0", "event": "job.progress", "retry": RECONNECT_MS, "data": json.dumps(_JOB_EVENT)}
+# One event after parsing: OpenAPI 3.1 has no word for a stream of them.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"type": "string"},
+        "retry": {"type": "integer"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
+        },
+    },
+    "required": ["id", "event", "data"],
+}
 
 
 @router.get(
@@ -43,7 +65,7 @@ _EXAMPLE = (
         200: {
             "description": "Every event from the beginning, then live; ends after the terminal one. Each `data` is a "
             "JobEvent. A comment line every 15 s keeps the connection open.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+            "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         }
     }
     | refusals("job_not_found", "service_unavailable"),
@@ -55,6 +77,8 @@ async def stream_events(
         str | None,
         Header(
             alias="Last-Event-ID",
+            min_length=3,
+            max_length=39,
             pattern=r"^[0-9]{1,19}-[0-9]{1,19}$",
             description="Replay starts after this event; browsers send it when they reconnect",
         ),

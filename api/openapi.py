@@ -31,6 +31,7 @@ _PICTURE_TYPES = "image/png, image/jpeg, image/webp"
 _FILM_TYPES = "video/mp4, video/quicktime, video/x-matroska, video/webm, video/x-msvideo"
 _SOUND_TYPES = "audio/wav, audio/mpeg, audio/flac, audio/ogg, audio/mp4"
 _FILE_ENCODING = {
+    "spec": {"contentType": "application/json"},
     "video": {"contentType": f"{_FILM_TYPES}, {_PICTURE_TYPES}"},
     "audio": {"contentType": f"{_SOUND_TYPES}, {_FILM_TYPES}"},
 }
@@ -60,8 +61,10 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     )
     for name, shape in shapes["$defs"].items():
         schemas.setdefault(name, shape)
-    schemas["JobSubmission"]["allOf"] = [_one_source("video"), _one_source("audio")]
-    schemas["JobForm"] = _form_schema(schemas["JobSubmission"])
+    fields = schemas.pop("JobSubmission")
+    schemas["JobSpec"] = fields | {"title": "JobSpec", "description": "Everything that can be asked, without files"}
+    schemas["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
+    schemas["JobForm"] = _form_schema(fields)
     components["headers"] = {"RequestId": {"description": "Id of this request", "schema": {"type": "string"}}}
     components["parameters"] = {
         "RequestId": {
@@ -113,25 +116,22 @@ def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
         "video": _BINARY | {"description": "The video or still image with the face"},
         "audio": _BINARY | {"description": "The speech, or a video file with it"},
     }
-    spec = {"type": "string", "contentMediaType": "application/json", "description": "All fields at once, as JSON"}
+    spec = {"$ref": _REF + "JobSpec"}
     nested = "|".join(sorted(NESTED_FIELDS))
     return {
         "type": "object",
-        "description": "Each input as a file, by address or by upload id; the options as fields (nested ones as JSON "
-        "text, or their members by dotted names such as `output.crf`) or as one `spec` part. An empty field counts as "
-        "not sent.",
+        "description": "Each input once: as a file, by address or by upload id. The options as fields (nested ones as "
+        "JSON text, or their members by dotted names such as `output.crf`), or all of them in one `spec` part instead. "
+        "An empty field counts as not sent.",
         "properties": files | fields | {"spec": spec},
         "patternProperties": {rf"^({nested})\.[a-z_]+$": {"type": "string"}},
         "additionalProperties": False,
-        "oneOf": [
-            {"required": ["spec"], "propertyNames": {"enum": ["spec", "video", "audio", "expression"]}},
-            {"not": {"required": ["spec"]}, "allOf": [_one_given("video"), _one_given("audio")]},
-        ],
+        "allOf": [_one_given("video"), _one_given("audio")],
     }
 
 
 def _one_given(slot: str) -> dict[str, Any]:
-    return {"oneOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id")]}
+    return {"anyOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id", "spec")]}
 
 
 def _without_null(shape: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def demo(
     """Start the service, send it a face and a speech track, follow the job, fetch the video. Ends by taking it down."""
     try:
         from cli.demo_input import write_portrait, write_speech
-        from cli.embedded import StackAddress, StoppedError, open_stack
+        from cli.embedded import StoppedError, open_stack
+        from cli.stack_parts import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error
@@ -46,7 +47,7 @@ def demo(
     settings = Settings().model_copy(update={"s3_bucket": ""})
     with catch_signals() as stop, _work_folder() as inputs, _data_folder(data) as folder:
         face, speech = video or write_portrait(inputs), audio or write_speech(inputs)
-        console.print(f"Face: {face.name}   Speech: {speech.name}", highlight=False)
+        console.print(f"Face: {face.name}   Speech: {speech.name}", highlight=False, markup=False)
         console.print("Starting Redis, a render worker, a webhook worker and the API ...")
         try:
             with (
@@ -93,8 +94,8 @@ def _report(console: Console, job: dict[str, Any], out: Path) -> None:
         f"{result['duration_s']:.2f} s, by the engine `{render['engine']}` on {render['device']}",
         highlight=False,
     )
-    console.print(f"Video:      {out.resolve()}", highlight=False, soft_wrap=True)
-    console.print(f"Evaluation: {evaluation_path(out).resolve()}", highlight=False, soft_wrap=True)
+    console.print(f"Video:      {out.resolve()}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"Evaluation: {evaluation_path(out).resolve()}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _alongside(work: Callable[[], dict[str, Any]], watch: Callable[[Callable[[], bool]], None]) -> dict[str, Any]:

@@ -8,23 +8,18 @@ with open_stack(...) as stack:      Redis, then workers and API; ready when `/re
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from pydantic import SecretStr
 
-from cli.children import Child, ChildSpec, describe_exit
+from cli.children import Child, describe_exit
 from cli.data_folder import hold_lock, prepare_folder
 from cli.failures import EXIT_UNAVAILABLE, CommandError
 from cli.redis_server import EmbeddedRedis, RedisServerError
+from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket, worker_specs
 from cli.stopping import StopSignal
 from cli.tether import tether
 from jobs.settings import Settings
@@ -40,25 +35,21 @@ class StoppedError(Exception):
     """Ctrl-C or SIGTERM came before the work was done."""
 
 
-@dataclass(frozen=True)
-class StackAddress:
-    """Where the API listens, and how callers on this machine reach it. port 0: any free one."""
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-
 class EmbeddedStack:
     """The running processes. Made by open_stack."""
 
-    def __init__(self, address: StackAddress, folder: Path, workers: list[Child], api: Child, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        address: StackAddress,
+        folder: Path,
+        redis: EmbeddedRedis | None,
+        workers: list[Child],
+        api: Child,
+        stop: StopSignal,
+    ) -> None:
         self.address = address
         self.folder = folder
+        self._redis = redis
         self._workers = workers
         self._api = api
         self._stop = stop
@@ -96,6 +87,7 @@ class EmbeddedStack:
     def supervise(self, until: Callable[[], bool]) -> None:
         """Start again what dies, until the work is done. Raises StoppedError when the stop is asked for before that."""
         while not until():
+            self._revive_redis()
             for child in self.children:
                 if news := child.tend():
                     log.warning(news)
@@ -110,6 +102,14 @@ class EmbeddedStack:
             for child in group:
                 if complaint := child.finish():
                     log.warning(complaint)
+
+    def _revive_redis(self) -> None:
+        """The others wait for it meanwhile. A Redis that can not even start on its own data is the end."""
+        try:
+            if self._redis is not None and self._redis.revive():
+                log.warning("Redis had died and was started again")
+        except RedisServerError as error:
+            raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
 
     def _raise_for_dead_child(self) -> None:
         for child in self.children:
@@ -140,13 +140,14 @@ def open_stack(
     with (
         hold_lock(folder),
         listening_socket(address) as listener,
-        _redis(redis_url, folder) as broker_url,
+        _redis(redis_url, folder) as redis,
     ):
         address = StackAddress(address.host, listener.getsockname()[1])
-        environment = _child_environment(settings, folder, broker_url, address)
-        workers = [Child(spec, environment, folder) for spec in _worker_specs(folder, settings.shutdown_grace_s)]
-        api = Child(_api_spec(folder, listener.fileno()), environment, folder)
-        stack = EmbeddedStack(address, folder, workers, api, stop)
+        broker_url = redis.url if redis else str(redis_url)
+        environment = child_environment(settings, folder, broker_url, address)
+        workers = [Child(spec, environment, folder) for spec in worker_specs(folder, settings.shutdown_grace_s)]
+        api = Child(api_spec(folder, listener.fileno()), environment, folder)
+        stack = EmbeddedStack(address, folder, redis, workers, api, stop)
         try:
             stack.start()
             stack.wait_until_ready(say)
@@ -156,88 +157,17 @@ def open_stack(
 
 
 @contextmanager
-def listening_socket(address: StackAddress) -> Iterator[socket.socket]:
-    """Bound here and handed to the API: no other program can take the port in between, and while the API starts again
-    its callers wait in line."""
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise CommandError("host_unknown", f"{address.host} is no address of this machine: {error}") from error
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(target)
-            listener.listen(1024)
-        except OSError as error:
-            raise CommandError(
-                "port_in_use",
-                f"Can not listen on {address.host} port {address.port} ({error.strerror}): pass another --port.",
-                EXIT_UNAVAILABLE,
-            ) from error
-        yield listener
-
-
-@contextmanager
-def _redis(url: str | None, folder: Path) -> Iterator[str]:
-    """The Redis that was named, or an embedded one for as long as this lasts."""
+def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
+    """An embedded Redis for as long as this lasts; None when one that runs elsewhere is named."""
     if url is not None:
-        yield url
+        yield None
         return
     try:
         server = EmbeddedRedis(folder / "redis", launcher=tether())
     except RedisServerError as error:
         raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
     with server:
-        yield server.url
-
-
-def _worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
-    """grace_s: what a worker gives its running job before it hands it back; it needs a little longer to end.
-
-    Node names must be unique on a broker that several stacks share.
-    """
-    mark, limit_s = secrets.token_hex(4), grace_s + 12.0
-    celery = (sys.executable, "-P", "-m", "celery")
-    render = (*celery, "-A", "worker.gpu", "worker", "--pool", "prefork", "-c", "1", "-n", f"render-{mark}@%h")
-    webhooks = (*celery, "-A", "worker.webhooks", "worker", "-n", f"webhooks-{mark}@%h")
-    return [
-        ChildSpec("render worker", render, folder / "logs" / "gpu-worker.log", limit_s),
-        ChildSpec("webhook worker", webhooks, folder / "logs" / "webhook-worker.log", limit_s),
-    ]
-
-
-def _api_spec(folder: Path, listener: int) -> ChildSpec:
-    command = (sys.executable, "-P", "-m", "uvicorn", "--factory", "api.server:app", "--fd", str(listener))
-    limits = ("--timeout-graceful-shutdown", "3")  # an open event stream must not hold up the end
-    return ChildSpec("API", (*command, *limits), folder / "logs" / "api.log", grace_s=10.0, keep_fds=(listener,))
-
-
-def _child_environment(settings: Settings, folder: Path, redis_url: str, address: StackAddress) -> dict[str, str]:
-    """What was configured (by environment or .env) under absolute paths, and where the parts of this stack are.
-
-    Secrets travel here and never on a command line, which every user of the machine can read.
-    """
-    values = {name: getattr(settings, name) for name in settings.model_fields_set}
-    values |= {
-        "redis_url": redis_url,
-        "data_dir": folder,
-        "models_dir": settings.models_dir,
-        "public_url": values.get("public_url", address.url),
-    }
-    return dict(os.environ) | {f"RETALKING_{name.upper()}": _as_text(value) for name, value in values.items()}
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Path):
-        return str(value.expanduser().resolve())
-    if isinstance(value, list):
-        return ",".join(value)
-    return str(value) if value is not None else ""
+        yield server
 
 
 def _missing_parts(http: httpx.Client) -> list[str]:

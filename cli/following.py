@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 _PLAIN_STEP = 0.1
 """Plain lines come at a change of stage, and every tenth of the way."""
@@ -32,9 +31,22 @@ def show_events(events: Iterable[dict[str, Any]], display: ProgressDisplay) -> N
         display.show(event.get("stage") or event["status"], float(event["progress"]))
 
 
-def seconds_left(elapsed_s: float, fraction: float) -> float | None:
-    """Straight on from what is done; None while too little is known (under 3 %) to say."""
-    return None if fraction < 0.03 else elapsed_s * (1 - fraction) / fraction
+class Pace:
+    """How long the rest will take, straight on from what is done. Time in the queue does not count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start: tuple[float, float] | None = None
+
+    def left_s(self, fraction: float) -> float | None:
+        """None while too little is done (under 3 %) to say."""
+        if fraction <= 0:
+            return None
+        if self._start is None:
+            self._start = (self._clock(), fraction)
+        began_s, began_at = self._start
+        done = fraction - began_at
+        return (self._clock() - began_s) * (1 - fraction) / done if done >= 0.03 else None
 
 
 def describe_left(left_s: float | None) -> str:
@@ -54,15 +66,17 @@ class LiveDisplay:
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            _LeftColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             expand=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task("queued", total=1.0)
+        self._task = self._progress.add_task("queued", total=1.0, left=describe_left(None))
+        self._pace = Pace()
 
     def show(self, stage: str, fraction: float) -> None:
-        self._progress.update(self._task, description=stage, completed=fraction)
+        left = describe_left(self._pace.left_s(fraction))
+        self._progress.update(self._task, description=stage, completed=fraction, left=left)
 
     def close(self) -> None:
         self._progress.stop()
@@ -73,21 +87,16 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started_s = time.monotonic()
+        self._pace = Pace()
         self._shown: tuple[str, float] = ("", -1.0)
 
     def show(self, stage: str, fraction: float) -> None:
+        left = describe_left(self._pace.left_s(fraction))
         last_stage, last_fraction = self._shown
         if stage == last_stage and fraction < last_fraction + _PLAIN_STEP:
             return
         self._shown = (stage, fraction)
-        left = describe_left(seconds_left(time.monotonic() - self._started_s, fraction))
         self._console.print(f"{stage:<12} {fraction:4.0%}  {left}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Every line is already out."""
-
-
-class _LeftColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(describe_left(seconds_left(task.elapsed or 0.0, task.completed / (task.total or 1.0))))

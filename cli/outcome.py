@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.failures import CommandError
@@ -31,7 +32,7 @@ def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> Non
         value, unit = metric["value"], metric.get("unit") or ""
         number = "-" if value is None else f"{value:.4g} {unit}".strip()
         note = metric.get("reason") if value is None else _ARROWS[metric.get("better", "neutral")]
-        table.add_row(metric["name"], number, note or "")
+        table.add_row(metric["name"], number, escape(note or ""))
     console.print(table)
 
 

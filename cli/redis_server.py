@@ -75,6 +75,14 @@ class EmbeddedRedis:
     def pid(self) -> int:
         return self._process.pid
 
+    def revive(self) -> bool:
+        """Start it again, at the same address and on the same data, when it has died. True when that was needed."""
+        if self._process.poll() is None:
+            return False
+        self._process = self._launch()
+        self._wait_until_ready()
+        return True
+
     def stop(self) -> None:
         """Ask it to save and leave; end it if it does not. Repeating this does nothing."""
         if self._lock_fd < 0:

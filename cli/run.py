@@ -65,7 +65,7 @@ def run(
         highlight=False,
     )
     for note in report.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
     typer.echo(out)
 
 

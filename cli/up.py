@@ -29,7 +29,8 @@ def up(
     embedded ones. Queued jobs outlive a restart.
     """
     try:
-        from cli.embedded import StackAddress, StoppedError, open_stack
+        from cli.embedded import StoppedError, open_stack
+        from cli.stack_parts import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error
@@ -49,8 +50,12 @@ def up(
 
 
 def _greet(console: Console, url: str, folder: Path, host: str) -> None:
-    console.print(f"[bold green]Ready[/] at [bold]{url}[/]  (console {url}/  API docs {url}/docs)", highlight=False)
-    console.print(f"Logs and data: {folder}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold green]Ready[/] at [bold]{url}[/]  (console {url}/  API docs {url}/docs)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Logs and data: {folder}", highlight=False, soft_wrap=True, markup=False)
     if not host.startswith(_LOOPBACK):
         console.print("[yellow]The API has no login:[/] everyone who reaches this address can use it.")
     console.print("\nTry it:\n")

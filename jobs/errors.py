@@ -127,7 +127,8 @@ _TABLE = [
         "container_unsupported",
         422,
         "The file is not in a container that is accepted",
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, jpeg or webp for a still.",
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; "
+        "png, jpeg or webp for a still.",
     ),
     ErrorCode(
         "media_unreadable", 422, "The file is damaged or cut short", "Check that it plays, and send it again whole."

@@ -1,4 +1,4 @@
-"""Names that more than one process must agree on: queues, tasks, object keys. Keys come from job ids, never from users."""
+"""Names that more than one process must agree on: queues, tasks, object keys. Keys come from ids, never from users."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(10.0, gt=0, description="Time a receiver has to answer")
     allow_private_hosts: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
-        description="Host names, addresses or CIDR ranges, comma separated, that links and webhooks may reach although private",
+        description="Host names, addresses or CIDR ranges, comma separated, "
+        "that links and webhooks may reach although private",
     )
 
     # Worker

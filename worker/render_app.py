@@ -24,6 +24,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from worker.engines import LoadEngines, engine_info
 from worker.journal import write_journal
+from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class RenderProcess:
         if swept:
             log.warning("temporary folders of dead attempts removed", extra={"count": swept})
         engines = self._load_engines(settings)
+        if not engines:
+            raise RuntimeError("no engine can run here")
         for engine in engines.values():
             engine.warm_up()
         store = open_store(settings)
@@ -107,6 +110,7 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         worker_pool="prefork",
         worker_concurrency=1,
     )
+    keep_quiet(app)
     # As `-Q` would: both queues are known, for sending, and only one is consumed.
     app.amqp.queues.select([RENDER_QUEUE])
     notice = ShutdownNotice()

@@ -19,6 +19,7 @@ from jobs.view import view_job
 from worker.delivery import Courier
 from worker.janitor import Janitor
 from worker.journal import write_journal
+from worker.quiet import keep_quiet
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def build(settings: Settings) -> Celery:
     """The application of a webhook worker. Call it once a process."""
     app = make_celery(settings)
     app.conf.update(task_default_queue=WEBHOOK_QUEUE, worker_pool="threads", worker_concurrency=COURIERS)
+    keep_quiet(app)
     # As `-Q` would: a message for a render worker must not end here.
     app.amqp.queues.select([WEBHOOK_QUEUE])
     process = WebhookProcess(settings)

@@ -163,9 +163,9 @@ class FaceFollower:
     def _find_again(self, gray: Gray) -> NDArray[np.float32] | None:
         """Search the picture for the same person: at once, then every few frames, finely every now and then."""
         self._lost_for += 1
-        if self._lost_for > LOST_SOON and self._lost_for % LOST_STRIDE:
+        if self._lost_for > LOST_SOON and self._lost_for % LOST_STRIDE and not self.cut:
             return None
-        faces = self._search.everywhere(gray, fine=self._lost_for % 10 == 1)
+        faces = self._search.everywhere(gray, fine=self.cut or self._lost_for % 10 == 1)
         if not self._cut_since_lost and not self.cut and self._lost_for <= LOST_SOON:
             for face in faces:
                 if overlap(implied_box(face.landmarks), self._last_box) > 0.4:

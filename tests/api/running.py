@@ -36,8 +36,6 @@ PREVIEW = EngineInfo(
 NEURAL = EngineInfo(
     name="videoretalking", version="1", device="cuda:0", description="for tests", unsupported_options={}
 )
-    name="videoretalking", version="1", device="cuda:0", description="for tests", unsupported_options={}
-)
 
 
 @dataclass(frozen=True)

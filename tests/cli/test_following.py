@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from cli.following import LiveDisplay, PlainDisplay, describe_left, open_display, seconds_left, show_events
+from cli.following import LiveDisplay, Pace, PlainDisplay, describe_left, open_display, show_events
 
 
 def event(stage: str | None, progress: float, status: str = "running") -> dict:
@@ -37,9 +38,15 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "\x1b[?25h" in out.getvalue(), "the cursor is shown again"
 
 
-def test_the_time_left() -> None:
-    assert seconds_left(10.0, 0.02) is None
-    assert seconds_left(10.0, 0.5) == 10.0
-    assert seconds_left(10.0, 1.0) == 0.0
+def test_the_time_left_counts_from_the_first_progress() -> None:
+    now = [100.0]
+    pace = Pace(lambda: now[0])
+    assert pace.left_s(0.0) is None
+    now[0] = 500.0  # 400 s in the queue
+    assert pace.left_s(0.1) is None
+    now[0] = 504.0
+    assert pace.left_s(0.12) is None
+    assert pace.left_s(0.5) == pytest.approx(5.0)
+    assert pace.left_s(1.0) == 0.0
     assert describe_left(None) == "ETA -"
     assert describe_left(125.4) == "ETA 2:05"

@@ -16,7 +16,7 @@ def test_it_needs_its_password_and_keeps_it_from_the_command_line(tmp_path: Path
     with EmbeddedRedis(tmp_path) as server:
         assert redis.Redis.from_url(server.url).ping()
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=server.port).ping()
+            redis.Redis(port=server.port, retry=None).ping()
         password = server.url.partition(":")[2].partition("@")[0].rpartition(":")[2]
         command = Path(f"/proc/{server.pid}/cmdline")
         if command.exists():

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from jobs.ids import new_job_id
-from jobs.models import ErrorInfo, JobStatus
+from jobs.models import DeliveryAttempt, ErrorInfo, JobStatus
 from jobs.redis_store import RedisJobStore
 from jobs.store import IdempotencyConflictError, IdempotencyKey, JobNotFoundError, LeaseLostError, WrongStateError
 from tests.jobs.making import (
@@ -138,6 +138,18 @@ def test_an_old_lease_loses_to_a_newer_one(job_store: RedisJobStore) -> None:
         succeed(job_store, old)
 
 
+def test_an_old_lease_of_the_same_worker_is_old_too(job_store: RedisJobStore) -> None:
+    old = start_job(job_store, lease_s=0.01)
+    time.sleep(0.03)
+    job_store.requeue_lost()
+    claim(job_store, old.job_id)
+    with pytest.raises(LeaseLostError):
+        succeed(job_store, old)
+    with pytest.raises(LeaseLostError):
+        job_store.renew(old, 30)
+    assert job_store.get(old.job_id).status is JobStatus.RUNNING
+
+
 def test_the_same_fence_from_another_worker_is_refused(job_store: RedisJobStore) -> None:
     lease = start_job(job_store)
     forged = type(lease)(lease.job_id, "w9", lease.fence, lease.attempt)
@@ -257,6 +269,9 @@ def test_delete_leaves_no_key_behind(job_store: RedisJobStore) -> None:
     job_store.report(lease, stage="fetch", progress=0.5, lease_s=30)
     succeed(job_store, lease)
     assert len(job_store.deliveries(lease.job_id)) == 3
+    for delivery in job_store.deliveries(lease.job_id):
+        attempt = DeliveryAttempt(at=delivery.created_at, status_code=500)
+        job_store.record_attempt(delivery.id, attempt, state="pending", retry_in_s=60)
     job_store.delete(lease.job_id)
     with pytest.raises(JobNotFoundError):
         job_store.get(lease.job_id)

@@ -126,6 +126,19 @@ def test_a_renewed_lease_is_not_lost(job_store: RedisJobStore) -> None:
     assert job_store.requeue_lost() == []
 
 
+def test_what_was_renewed_or_claimed_after_the_janitor_looked_is_left_alone(
+    job_store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The janitor reads a list, then acts on each: here the list is out of date."""
+    renewed, started = start_job(job_store), start_job(job_store, expires_in_s=100)
+    waiting = add_job(job_store, expires_in_s=100)
+    listed = [renewed.job_id, started.job_id, waiting.id]
+    monkeypatch.setattr(job_store, "_due", lambda line, limit: listed)
+    assert job_store.requeue_lost() == []
+    assert job_store.fail_past_deadline(RETENTION_S) == []
+    assert [job_store.get(job_id).status for job_id in listed] == ["running", "running", "queued"]
+
+
 def test_a_lost_job_that_was_canceled_is_canceled(job_store: RedisJobStore) -> None:
     lease = start_job(job_store, lease_s=0.01)
     job_store.request_cancel(lease.job_id, retention_s=RETENTION_S)

@@ -112,7 +112,7 @@ def test_no_seam_at_the_box_and_eyes_stay(subject: tuple) -> None:
 
 
 def test_dlib_sees_the_opening_that_was_drawn(subject: tuple) -> None:
-    """dlib reads a narrow slit as shut and a smile's teeth as half a mouth, but the order and the range must be right."""
+    """dlib reads a narrow slit as shut and a smile's teeth as half a mouth, but order and range must be right."""
     frame, track, tracker = subject
     marks = track.landmarks[0]
     interior = take_interior(frame, marks, face_axes(marks)[1], 16)

@@ -1,0 +1,181 @@
+"""The whole preview engine on clips made from one portrait and synthesised speech."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview_scene import faceless_ranges_s, fade_strength
+from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
+from retalking_core.evaluation.metrics import evaluate
+from retalking_core.options import OutputOptions, RenderOptions
+from retalking_core.progress import Progress, ignore_progress
+from tests.faces.clips import backdrop, portrait, write_clip
+from tests.preview.rendering import render_watched
+from tests.preview.speech import talk, write_wav
+
+
+@pytest.fixture(scope="module")
+def engine() -> PreviewEngine:
+    engine = PreviewEngine()
+    engine.warm_up()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_wav(tmp_path_factory.mktemp("speech") / "talk.wav", talk(3.0))
+
+
+@pytest.fixture(scope="module")
+def moving_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    xs = 170 + 15 * np.sin(np.arange(30) / 30 * 2 * np.pi)
+    pictures = [portrait(130, 340, 320, x, 150) for x in xs]
+    return write_clip(tmp_path_factory.mktemp("clip") / "moving.mp4", pictures)
+
+
+def measured(result: Path, speech: Path, report: object) -> dict[str, float | None]:
+    names = ["mouth_target_correlation", "mouth_target_lag", "av_duration_difference", "face_coverage"]
+    return {value.name: value.value for value in evaluate(result, speech, report, names)}
+
+
+def test_still_portrait_speaks(engine, speech, tmp_path, monkeypatch) -> None:
+    picture = tmp_path / "astronaut.png"
+    cv2.imwrite(str(picture), data.astronaut()[..., ::-1])
+    result = tmp_path / "result.mp4"
+    watched = render_watched(engine, picture, speech, result, monkeypatch)
+    report = watched.report
+    assert (report.engine, report.device, report.frames, report.face_coverage) == ("preview", "cpu", 75, 1.0)
+    assert all(watched.outside_equal)
+    assert max(watched.inside_change) > 0.05
+    values = measured(result, speech, report)
+    assert values["mouth_target_correlation"] >= 0.8
+    assert abs(values["mouth_target_lag"]) <= 1
+    assert values["av_duration_difference"] <= 1
+    assert values["face_coverage"] == 1.0
+
+
+def test_moving_portrait_speaks(engine, speech, moving_clip, tmp_path, monkeypatch) -> None:
+    result = tmp_path / "result.mp4"
+    watched = render_watched(engine, moving_clip, speech, result, monkeypatch)
+    assert all(watched.outside_equal)
+    values = measured(result, speech, watched.report)
+    assert values["mouth_target_correlation"] >= 0.8
+    assert abs(values["mouth_target_lag"]) <= 1
+    assert values["av_duration_difference"] <= 1
+    steps = [step.fraction for step in watched.progress]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (0.0, 1.0)
+    assert {step.stage for step in watched.progress} == {"analyse", "synthesise"}
+    assert set(watched.report.stage_times_s) >= {"read", "analyse", "draw", "encode", "synthesise"}
+
+
+def test_file_says_what_it_is(engine, speech, moving_clip, tmp_path) -> None:
+    result = tmp_path / "result.mp4"
+    engine.render(moving_clip, speech, result, RenderOptions(), ignore_progress)
+    with av.open(str(result)) as container:
+        assert "preview" in container.metadata["title"]
+        assert "Synthetic media" in container.metadata["comment"]
+
+
+def test_silence_closes_the_mouth_of_a_smile(engine, speech, tmp_path, monkeypatch) -> None:
+    """The end of the speech is silent: the teeth of the portrait must be covered by then, and stay so."""
+    picture = tmp_path / "portrait.png"
+    cv2.imwrite(str(picture), portrait(220, 480, 440, 240, 210))
+    result = tmp_path / "result.mp4"
+    report = render_watched(engine, picture, speech, result, monkeypatch).report
+    assert report.mouth_target[-4:].max() < 0.05
+    with av.open(str(result)) as container:
+        last = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)][-4:]
+    assert max(np.abs(a.astype(int) - last[-1]).mean() for a in last) < 0.6
+    mouth = last[-1][235:275, 215:265]
+    smiling = cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2GRAY)[235:275, 215:265]
+    assert np.percentile(mouth, 99) < np.percentile(smiling, 99) - 15
+
+
+def test_faceless_middle_passes_through_with_a_fade(engine, tmp_path, monkeypatch) -> None:
+    face, empty = portrait(130, 340, 320, 170, 150), backdrop(340, 320) // 3
+    clip = write_clip(tmp_path / "clip.mp4", [face] * 25 + [empty] * 12 + [face] * 25)
+    speech = write_wav(tmp_path / "talk.wav", talk(62 / 25))
+    result = tmp_path / "result.mp4"
+    watched = render_watched(engine, clip, speech, result, monkeypatch)
+    assert all(watched.outside_equal)
+    assert [box is None for box in watched.boxes] == [False] * 25 + [True] * 12 + [False] * 25
+    assert watched.inside_change[25:37] == [0.0] * 12
+    assert watched.report.faceless_ranges_s == [(1.0, 1.48)]
+    assert watched.report.face_coverage == pytest.approx(50 / 62)
+    target = watched.report.mouth_target
+    assert (target[25:37] == 0).all()
+    with pytest.raises(FaceMissingError, match=r"1\.00-1\.48 s") as caught:
+        engine.render(clip, speech, result, RenderOptions(missing_face="fail"), ignore_progress)
+    assert caught.value.details["ranges_s"] == [(1.0, 1.48)]
+
+
+def test_fade_rises_and_falls() -> None:
+    shown = np.array([1] * 10 + [0] * 3 + [1] * 10, bool)
+    strength = fade_strength(shown, 4)
+    assert (strength[:6] == 1).all()
+    assert (np.diff(strength[5:11]) < 0).all()
+    assert (strength[10:13] == 0).all()
+    assert (np.diff(strength[13:18]) > 0).all()
+    assert strength[-1] == 1
+    assert faceless_ranges_s(shown, np.arange(23) / 10, 2.3) == [(1.0, 1.3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [RenderOptions(expression="smile"), RenderOptions(upper_face="sad"), RenderOptions(one_shot=True)],
+)
+def test_what_needs_a_network_is_refused(engine, options, speech, moving_clip, tmp_path) -> None:
+    with pytest.raises(OptionUnsupportedError) as caught:
+        engine.render(moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
+    assert caught.value.details["option"] in engine.capabilities.unsupported_options
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", ["analyse", "synthesise"])
+def test_cancel_stops_at_once_and_leaves_nothing(engine, stage, speech, moving_clip, tmp_path) -> None:
+    def cancel(step: Progress) -> None:
+        if step.stage == stage and step.done >= 4:
+            raise RenderCanceled("enough")
+
+    before = threading.active_count()
+    with pytest.raises(RenderCanceled):
+        engine.render(moving_clip, speech, tmp_path / "result.mp4", RenderOptions(), cancel)
+    assert not list(tmp_path.iterdir())
+    assert threading.active_count() == before
+
+
+def test_no_face_is_a_named_error(engine, speech, tmp_path) -> None:
+    clip = write_clip(tmp_path / "empty.mp4", [backdrop(320, 240)] * 10)
+    with pytest.raises(FaceNotFoundError):
+        engine.render(clip, speech, tmp_path / "result.mp4", RenderOptions(), ignore_progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.mp4"]
+
+
+def test_output_options_reach_the_file(engine, speech, moving_clip, tmp_path) -> None:
+    options = replace(RenderOptions(), output=OutputOptions(crf=28, max_height=160, container="mkv", fps=12.5))
+    result = tmp_path / "result.mkv"
+    report = engine.render(moving_clip, speech, result, options, ignore_progress)
+    with av.open(str(result)) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height) == (report.width, report.height) == (170, 160)
+        assert sum(1 for _ in container.decode(video=0)) == report.frames == 38
+        assert "matroska" in container.format.name
+
+
+def test_same_input_gives_the_same_file_twice(engine, speech, moving_clip, tmp_path) -> None:
+    frames = []
+    for name in ("a.mp4", "b.mp4"):
+        engine.render(moving_clip, speech, tmp_path / name, RenderOptions(), ignore_progress)
+        with av.open(str(tmp_path / name)) as container:
+            frames.append(np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)]))
+    assert (frames[0] == frames[1]).all()

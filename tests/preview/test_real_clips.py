@@ -1,0 +1,35 @@
+"""The shared clips through the engine: what issue 2 says must hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from retalking_core.engines.preview import PreviewEngine
+from retalking_core.evaluation.metrics import evaluate
+from tests.preview.rendering import render_watched
+
+MEDIA = Path(os.environ.get("RETALKING_MEDIA_DIR", Path(__file__).parents[3] / "shared" / "media"))
+pytestmark = [
+    pytest.mark.media,
+    pytest.mark.skipif(not MEDIA.is_dir(), reason=f"no shared clips at {MEDIA}"),
+]
+
+
+@pytest.mark.parametrize(("clip", "frames"), [("1.mp4", 111), ("2.mp4", 125), ("3.mp4", 125)])
+def test_real_clip(clip: str, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speech, result = MEDIA / "1.wav", tmp_path / "result.mp4"
+    watched = render_watched(PreviewEngine(), MEDIA / clip, speech, result, monkeypatch)
+    assert watched.report.frames == frames
+    assert watched.report.face_coverage == 1.0
+    assert all(watched.outside_equal)
+    assert min(watched.inside_change) >= 0
+    assert sum(change > 0.02 for change in watched.inside_change) > 0.8 * frames
+    names = ["mouth_target_correlation", "mouth_target_lag", "mouth_speech_correlation", "av_duration_difference"]
+    values = {value.name: value.value for value in evaluate(result, speech, watched.report, names)}
+    assert values["mouth_target_correlation"] >= 0.85
+    assert abs(values["mouth_target_lag"]) <= 1
+    assert values["mouth_speech_correlation"] >= 0.5
+    assert values["av_duration_difference"] <= 1
