@@ -17,17 +17,17 @@ from jobs.settings import Settings
 PREFERENCE = ("videoretalking", "preview")
 
 
-def check_engine(request: JobRequest, has_image: bool, workers: Sequence[WorkerInfo], settings: Settings) -> None:
+def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: Settings) -> None:
     """Raises engine_unavailable or unsupported_option. Without a live worker nothing is known: the worker that takes
     the job checks again."""
     if not workers:
         return
     offers = [engine for worker in workers for engine in worker.engines]
     name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers})
-    refused = [refused_options(request, has_image, offer) for offer in offers if offer.name == name]
+    refused = [refused_options(request, offer) for offer in offers if offer.name == name]
     # Workers of different versions can offer the same engine: one that honours everything is enough.
     if all(refused):
-        raise _unsupported(name, refused[0], request, has_image, offers)
+        raise _unsupported(name, refused[0], request, offers)
 
 
 def choose_engine(asked: str, configured: str, offered: set[str]) -> str:
@@ -41,20 +41,20 @@ def choose_engine(asked: str, configured: str, offered: set[str]) -> str:
     raise ServiceError("engine_unavailable", f"No live worker offers the engine {wanted}; offered now: {have}.")
 
 
-def refused_options(request: JobRequest, has_image: bool, engine: EngineInfo) -> dict[str, str]:
+def refused_options(request: JobRequest, engine: EngineInfo) -> dict[str, str]:
     """Option -> value, for each option that this engine can not honour with the value asked."""
     refused = {}
     for option, values in engine.unsupported_options.items():
-        asked = _text(_value(request, option, has_image))
-        is_default = asked == _text(_value(JobRequest(), option, False))
+        asked = _text(_value(request, option))
+        is_default = asked == _text(_value(JobRequest(), option))
         if asked in values or (not values and not is_default):
             refused[option] = asked
     return refused
 
 
-def _value(request: JobRequest, option: str, has_image: bool) -> Any:
-    """The value of an option; dotted names reach inside. An expression given as a picture has the value `image`."""
-    if option == "expression" and (has_image or request.expression.startswith("upload:")):
+def _value(request: JobRequest, option: str) -> Any:
+    """The value of an option; dotted names reach inside. An uploaded picture counts as `image`."""
+    if option == "expression" and request.expression.startswith("upload:"):
         return "image"
     value: Any = request
     for step in option.split("."):
@@ -69,10 +69,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _unsupported(
-    name: str, refused: dict[str, str], request: JobRequest, has_image: bool, offers: Sequence[EngineInfo]
-) -> ServiceError:
-    able = sorted({o.name for o in offers if o.name != name and not refused_options(request, has_image, o)})
+def _unsupported(name: str, refused: dict[str, str], request: JobRequest, offers: Sequence[EngineInfo]) -> ServiceError:
+    able = sorted({o.name for o in offers if o.name != name and not refused_options(request, o)})
     remedy = f"ask for engine {able[0]}" if able else "wait for a worker with an engine that can (`GET /engines`)"
     errors = [
         FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} can not honour {value}")

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-import anyio
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from redis.exceptions import RedisError
 
+from api.acceptance import accept_submission
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from api.submission import Submission, read_submission
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id, new_job_id
-from jobs.messages import MessageNotSentError, send_render
-from jobs.models import Job, JobStatus, JobView
+from jobs.ids import is_job_id
+from jobs.messages import MessageNotSentError, send_delivery
+from jobs.models import Delivery, Job, JobStatus, JobView
 from jobs.names import job_prefix
-from jobs.objects import ObjectStoreError
-from jobs.store import Created, IdempotencyConflictError, IdempotencyKey, JobNotFoundError, WrongStateError
+from jobs.store import JobNotFoundError, WrongStateError
 from jobs.view import view_job
 
 logger = logging.getLogger("retalking.api")
@@ -97,73 +95,12 @@ async def submit_job(request: Request, parts: WithParts, idempotency_key: Idempo
     ones as JSON text or dotted names (`output.crf`), or all of them are one `spec` part in JSON. An input that is not a
     file is named by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
     """
-    job_id = new_job_id()
-    try:
-        submission = await read_submission(request, parts, job_id)
-        created = await _create(parts, job_id, submission, idempotency_key)
-    except _OutcomeUnknownError as unknown:
-        raise unknown.cause from None
-    except BaseException:
-        await _remove_staged(parts, job_id)
-        raise
-    if created.is_new:
-        await run_in_threadpool(_send, parts, created.job)
-    else:
-        await _remove_staged(parts, job_id)
+    created = await accept_submission(request, parts, idempotency_key)
     body = await run_in_threadpool(view, parts, created.job)
     headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
     return view_response(body, 202, headers)
-
-
-class _OutcomeUnknownError(Exception):
-    """The store broke off and can not be asked: the job may exist, so its files must stay. The caller's retry under
-    the same Idempotency-Key finds it whole, or makes it."""
-
-    def __init__(self, cause: RedisError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-async def _create(parts: Parts, job_id: str, submission: Submission, key: str | None) -> Created:
-    settings = parts.settings
-    memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
-
-    def create() -> Created:
-        try:
-            return parts.store.create(job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory)
-        except RedisError as cause:
-            try:
-                return Created(parts.store.get(job_id), True)
-            except JobNotFoundError:
-                raise cause from None
-            except RedisError:
-                raise _OutcomeUnknownError(cause) from None
-
-    try:
-        return await run_in_threadpool(create)
-    except IdempotencyConflictError:
-        message = "This Idempotency-Key came before with another body."
-        raise ServiceError("idempotency_conflict", message) from None
-
-
-async def _remove_staged(parts: Parts, job_id: str) -> None:
-    """Shielded: this also runs when the client went away and the request is being torn down."""
-    with anyio.CancelScope(shield=True):
-        try:
-            await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
-        except ObjectStoreError as error:
-            logger.warning("Staged files of %s stay behind: %s", job_id, error)
-
-
-def _send(parts: Parts, job: Job) -> None:
-    """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
-    try:
-        send_render(parts.celery, job)
-        parts.store.mark_message_sent(job.id)
-    except (MessageNotSentError, RedisError) as error:
-        logger.warning("The message for %s waits in the outbox: %s", job.id, type(error).__name__)
 
 
 @router.get(
@@ -221,6 +158,7 @@ def delete_job(job_id: JobId, parts: WithParts) -> Response:
     job = find_job(parts, job_id)
     if not job.status.is_over:
         job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+        _wake_webhooks(parts, parts.store.deliveries(job_id))
         return view_response(view(parts, job), 202)
     # Files first: if this breaks off, the record still leads the janitor to what is left.
     parts.objects.delete_prefix(job_prefix(job_id))
@@ -243,13 +181,23 @@ def redeliver_webhook(job_id: JobId, parts: WithParts) -> Response:
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
-        parts.store.redeliver(job_id)
+        _wake_webhooks(parts, parts.store.redeliver(job_id))
     except WrongStateError:
         if job.status.is_over:
             message = "No event of this job was subscribed to, so there is nothing to deliver."
             raise ServiceError("webhook_not_configured", message) from None
         raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
     return view_response(view(parts, parts.store.get(job_id)), 202)
+
+
+def _wake_webhooks(parts: Parts, deliveries: Sequence[Delivery]) -> None:
+    """Send what is due at once. The janitor sends it a little later where the broker does not answer."""
+    try:
+        for delivery in deliveries:
+            if delivery.state == "pending":
+                send_delivery(parts.celery, delivery.id)
+    except MessageNotSentError as error:
+        logger.warning("Deliveries wait for the janitor: %s", error)
 
 
 def find_job(parts: Parts, job_id: str) -> Job:

@@ -57,11 +57,13 @@ async def read_submission(request: Request, parts: Parts, job_id: str) -> Submis
     # First, so that with the store down nobody sends 2 GB to learn it.
     workers = await run_in_threadpool(parts.store.workers)
     body, form = await _receive(request, parts, job_id)
+    _check_sources(body, form)
+    if "expression" in form.files:
+        body = body.model_copy(update={"expression": "image"})
     asked = body.request()
     _check_metadata(asked)
-    _check_sources(body, form)
     _check_metrics(asked, workers)
-    check_engine(asked, "expression" in form.files, workers, parts.settings)
+    check_engine(asked, workers, parts.settings)
     spec = await run_in_threadpool(_resolve, body, form, parts, job_id)
     return Submission(spec, _fingerprint(body, form))
 
@@ -155,8 +157,11 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}"))
         elif len(given) > 1:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
-    if "expression" in form.files and body.expression != "neutral":
+    if "expression" in form.files and body.expression not in ("neutral", "image"):
         errors.append(FieldError(pointer="#/expression", message="It was sent as a value and as a file; send one"))
+    if "expression" not in form.files and body.expression == "image":
+        message = "The picture is missing; send it as the file part `expression`, or name an upload"
+        errors.append(FieldError(pointer="#/expression", message=message))
     if errors:
         raise ServiceError("invalid_request", say(errors), errors=errors)
 

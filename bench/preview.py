@@ -1,6 +1,6 @@
 """How fast the preview engine is: `python -m bench.preview VIDEO SPEECH [--repeat N]` prints a table of stage times.
 
-`analyse` and `synthesise` run one after the other; `draw` and `encode` overlap inside `synthesise`. CPU time is what the
+`analyse` and `synthesise` follow each other; `draw` and `encode` overlap inside `synthesise`. CPU time is what the
 whole process used on all cores, so on a busy machine it tells more than the wall clock.
 """
 

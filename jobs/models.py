@@ -80,8 +80,12 @@ class JobOptions(_Shape):
     engine: Literal["auto", "videoretalking", "preview"] = Field(
         "auto", description="auto: the best one the workers offer"
     )
-    expression: Literal["neutral", "smile"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")] = (
-        Field("neutral", description="Expression template: neutral, smile, or `upload:<id>` of an uploaded image")
+    expression: (
+        Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
+    ) = Field(
+        "neutral",
+        description="Expression template: neutral, smile, `image` (the picture sent as the file part `expression`), or "
+        "`upload:<id>` of an uploaded picture",
     )
     upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
         "original", description="Emotion of eyes and brows"

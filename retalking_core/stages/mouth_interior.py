@@ -112,19 +112,28 @@ def paint_interior(frame: Frame, marks: Points, black: float) -> MouthInterior:
     light = skin_light(frame, marks, black)
     lip = _mean_yuv(frame, np.concatenate([marks[56:59], marks[65:68]]))
     t, u = np.meshgrid(np.linspace(0, 1, TEXTURE_ROWS), np.linspace(-1, 1, TEXTURE_COLUMNS), indexing="ij")
-    cavity = np.array([black + 0.16 * light, 128 + 0.35 * (lip[1] - 128), 128 + 0.8 * (lip[2] - 128) + 3])
+    # As dark as the darkest parts of the face (pupils, nostrils): a hazy clip has no black, and so has its mouth.
+    dark = max(_darkest(frame, marks), black + 0.14 * light)
+    cavity = np.array([dark, 128 + 0.5 * (lip[1] - 128), 128 + 0.65 * (lip[2] - 128)])
     yuv = np.broadcast_to(cavity, (*t.shape, 3)).astype(np.float32).copy()
-    tongue = _bump((t - 1.02) / 0.42) * _bump(u / 0.8)
-    _mix(yuv, tongue, np.array([black + 0.5 * light, lip[1], lip[2] + 3]))
+    tongue = _bump((t - 1.05) / 0.68) * _bump(u / 0.9)
+    _mix(yuv, tongue, np.array([black + 0.55 * light, lip[1], lip[2] + 2]))
     # The row of teeth is an arch: its edge hangs lower in the middle, and the side teeth stand in the cheek's shadow.
     edge = 0.36 * (1 - 0.45 * u**2) + 0.012 * np.cos(u * 9.4 * np.pi / 1.1)
     teeth = np.clip((edge - t) / 0.08, 0, 1) * np.clip((0.86 - np.abs(u)) / 0.3, 0, 1)
     shade = (0.72 + 0.28 * np.clip(t / 0.22, 0, 1)) * (1 - 0.38 * u**2)
     groove = 1 - 0.09 * np.exp(-((np.abs((u * 4.7) % 1 - 0.5) / 0.07) ** 2))
-    enamel = np.stack([black + 1.02 * light * shade * groove, np.full_like(t, 124), np.full_like(t, 131)], axis=2)
-    _mix(yuv, 0.9 * teeth, enamel)
+    enamel = np.stack([black + 1.1 * light * shade * groove, np.full_like(t, 124), np.full_like(t, 131)], axis=2)
+    _mix(yuv, 0.88 * teeth, enamel)
     yuv = cv2.GaussianBlur(yuv.astype(np.float32), (0, 0), 1.2)
     return MouthInterior(yuv, 0.29, (0.19 * (1 - u[0] ** 2) ** 0.7).astype(np.float32), light, True)
+
+
+def _darkest(frame: Frame, marks: Points) -> float:
+    """Luma of the darkest 2 % between brows and mouth."""
+    x0, y0 = np.maximum(marks[17:60].min(axis=0).astype(int), 0)
+    x1, y1 = marks[17:60].max(axis=0).astype(int) + 1
+    return float(np.percentile(frame.y[y0:y1, x0:x1], 2))
 
 
 def _mix(yuv: NDArray, share: NDArray, colour: NDArray) -> None:

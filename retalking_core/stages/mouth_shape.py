@@ -123,10 +123,21 @@ def plan_shape(
         shift[point, 1] = share * (1 - UPPER_SHARE) * float(np.clip(change[1], -0.28, 0.28))
     after = (marks + scale * (shift[:, :1] * across + shift[:, 1:] * down)).astype(np.float32)
     seen = target + np.maximum(resting, 0) * np.clip(target / 0.03, 0, 1)
+    _lift_corners(after, down, scale, float(target[1]))
     lowered = _round_lower_lip(after, across, down, float(target[1])) / scale
     return MouthShape(
         marks, after, before * scale, (seen + lowered) * scale, (gaps + change + lowered) * scale, scale, across, down
     )
+
+
+def _lift_corners(after: Points, down: NDArray[np.float32], scale: float, target: float) -> None:
+    """Keep the corners between the lips of an open mouth. Pursed lips have them far below the middle; opened from there
+    without this, the mouth would be an arch that bends down at both ends."""
+    gap = float((after[66] - after[62]) @ down)
+    for corner in ((48, 60), (54, 64)):
+        excess = float((after[corner[1]] - after[62]) @ down) - 0.62 * gap
+        lift = min(max(excess, 0.0), 0.07 * scale) * min(1.0, target / 0.07)
+        after[list(corner)] -= lift * down
 
 
 def _round_lower_lip(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import pytest
 
 from jobs.models import JobStatus
@@ -101,6 +104,11 @@ def test_delete_asks_a_running_job_to_stop(api: RunningApi) -> None:
     assert api.store.cancel(lease, retention_s=60).status is JobStatus.CANCELED
 
 
+def decoded(message: str) -> str:
+    """A message of the broker with its body readable."""
+    return base64.b64decode(json.loads(message)["body"]).decode()
+
+
 class TestRedelivery:
     """POST /jobs/{id}/webhook/redeliver."""
 
@@ -115,6 +123,8 @@ class TestRedelivery:
         assert after[0]["event"] == "job.failed"
         assert after[0]["state"] == "pending"
         assert "secret" not in answer.text
+        queued = tight_api.store._client.lrange("retalking.webhooks", 0, -1)
+        assert any(before[0]["id"] in message for message in map(decoded, queued))
 
     def test_a_job_without_a_webhook(self, api: RunningApi) -> None:
         answer = api.client.post(f"/jobs/{api.new_job()}/webhook/redeliver")

@@ -49,7 +49,7 @@ def read_answer(connection: socket.socket) -> tuple[int, dict[str, object]]:
 
 
 def test_300_mb_in_constant_memory(api: RunningApi) -> None:
-    """Measured: growth of 3 to 10 MB; a buffered body would show 300."""
+    """Measured: growth of 0.5 to 3 MB; a buffered body would show 300."""
     process = psutil.Process(api.process.pid)
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert api.client.post("/jobs", content=form(8), headers=headers).status_code == 202

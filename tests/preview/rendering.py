@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ from retalking_core.types import Frame, RenderReport
 
 @dataclass
 class Watched:
-    """What went to the encoder: per frame its box, whether the rest equals the decoded planes, and its mean change."""
+    """What went to the encoder: per frame its box, whether the rest equals the decoded planes, its mean change, a hash."""
 
     report: RenderReport | None = None
     boxes: list[Box | None] = field(default_factory=list)
     outside_equal: list[bool] = field(default_factory=list)
     inside_change: list[float] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
 
 
@@ -47,6 +49,9 @@ def render_watched(
             watched.boxes.append(box)
             watched.outside_equal.append(_equal_outside(frame, plain, box))
             watched.inside_change.append(float(np.abs(frame.y.astype(np.int16) - plain.y).mean()))
+            watched.digests.append(
+                hashlib.sha256(b"".join(p.tobytes() for p in (frame.y, frame.u, frame.v))).hexdigest()
+            )
             yield frame, box
 
     def note(step: Progress) -> None:

@@ -172,10 +172,8 @@ def test_output_options_reach_the_file(engine, speech, moving_clip, tmp_path) ->
         assert "matroska" in container.format.name
 
 
-def test_same_input_gives_the_same_file_twice(engine, speech, moving_clip, tmp_path) -> None:
-    frames = []
-    for name in ("a.mp4", "b.mp4"):
-        engine.render(moving_clip, speech, tmp_path / name, RenderOptions(), ignore_progress)
-        with av.open(str(tmp_path / name)) as container:
-            frames.append(np.stack([frame.to_ndarray(format="gray") for frame in container.decode(video=0)]))
-    assert (frames[0] == frames[1]).all()
+def test_same_input_gives_the_same_pictures_twice(engine, speech, moving_clip, tmp_path, monkeypatch) -> None:
+    """Compared before the encoder, whose decisions may depend on the timing of its threads."""
+    runs = [render_watched(engine, moving_clip, speech, tmp_path / name, monkeypatch) for name in ("a.mp4", "b.mp4")]
+    assert runs[0].digests == runs[1].digests
+    assert len(set(runs[0].digests)) > 40

@@ -1,0 +1,89 @@
+"""From a checked submission to a stored job: exactly one job or none, its files with it, its message on the way."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from redis.exceptions import RedisError
+
+from api.parts import Parts
+from api.submission import Submission, read_submission
+from jobs.errors import ServiceError
+from jobs.ids import new_job_id
+from jobs.messages import MessageNotSentError, send_render
+from jobs.models import Job
+from jobs.names import job_prefix
+from jobs.objects import ObjectStoreError
+from jobs.store import Created, IdempotencyConflictError, IdempotencyKey, JobNotFoundError
+
+logger = logging.getLogger("retalking.api")
+
+
+async def accept_submission(request: Request, parts: Parts, key: str | None) -> Created:
+    """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
+    job_id = new_job_id()
+    try:
+        submission = await read_submission(request, parts, job_id)
+        created = await run_in_threadpool(_create, parts, job_id, submission, key)
+    except _OutcomeUnknownError as unknown:
+        raise unknown.cause from None
+    except BaseException:
+        await _remove_staged(parts, job_id)
+        raise
+    if created.is_new:
+        await run_in_threadpool(_send, parts, created.job)
+    else:
+        await _remove_staged(parts, job_id)
+    return created
+
+
+class _OutcomeUnknownError(Exception):
+    """The store broke off and can not be asked: the job may exist, so its files must stay. The caller's retry under
+    the same Idempotency-Key finds it whole, or makes it."""
+
+    def __init__(self, cause: RedisError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _create(parts: Parts, job_id: str, submission: Submission, key: str | None) -> Created:
+    settings = parts.settings
+    memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
+    try:
+        return parts.store.create(job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory)
+    except IdempotencyConflictError:
+        message = "This Idempotency-Key came before with another body."
+        raise ServiceError("idempotency_conflict", message) from None
+    except RedisError as cause:
+        return _look_again(parts, job_id, cause)
+
+
+def _look_again(parts: Parts, job_id: str, cause: RedisError) -> Created:
+    """The connection broke during the creation: was it before or after?"""
+    try:
+        return Created(parts.store.get(job_id), True)
+    except JobNotFoundError:
+        raise cause from None
+    except RedisError:
+        raise _OutcomeUnknownError(cause) from None
+
+
+async def _remove_staged(parts: Parts, job_id: str) -> None:
+    """Shielded: this also runs when the client went away and the request is being torn down."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
+        except ObjectStoreError as error:
+            logger.warning("Staged files of %s stay behind: %s", job_id, error)
+
+
+def _send(parts: Parts, job: Job) -> None:
+    """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
+    try:
+        send_render(parts.celery, job)
+        parts.store.mark_message_sent(job.id)
+    except (MessageNotSentError, RedisError) as error:
+        logger.warning("The message for %s waits in the outbox: %s", job.id, type(error).__name__)

@@ -1,0 +1,112 @@
+"""For probes and scrapers: liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
+
+from api.jobs import view_response
+from api.metrics import StoreCollector
+from api.parts import Parts, WithParts
+from api.problems import FieldError, problem_response, refusals
+
+logger = logging.getLogger("retalking.api")
+router = APIRouter(tags=["operations"])
+
+# Longer than the store's own retries would make a probe time out on the caller's side.
+CHECK_LIMIT_S = 4.0
+_PLAIN_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """Every part that a job needs is there."""
+
+    status: Literal["ready"] = "ready"
+    parts: dict[str, str]
+
+
+@router.get(
+    "/healthz",
+    operation_id="getHealth",
+    summary="Liveness",
+    response_model=Health,
+    responses=refusals(),
+)
+async def get_health() -> Response:
+    return view_response(Health())
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Readiness: Redis, object store, a live worker",
+    response_model=Readiness,
+    responses=refusals("service_unavailable"),
+)
+async def get_readiness(request: Request, parts: WithParts) -> Response:
+    checks: dict[str, Callable[[], str]] = {
+        "redis": lambda: parts.store.ping() or "answers",
+        "objects": lambda: parts.objects.check() or "writable",
+        "workers": lambda: _check_workers(parts),
+    }
+    states: dict[str, str] = {}
+    faults: dict[str, str] = {}
+
+    async def run(name: str) -> None:
+        try:
+            with anyio.fail_after(CHECK_LIMIT_S):
+                states[name] = await anyio.to_thread.run_sync(checks[name], abandon_on_cancel=True)
+        except TimeoutError:
+            faults[name] = f"did not answer within {CHECK_LIMIT_S:.0f} s"
+        except _NoWorkerError as fault:
+            faults[name] = str(fault)
+        except Exception as fault:
+            logger.warning("Not ready: %s: %s", name, type(fault).__name__)
+            faults[name] = "can not be reached"
+
+    async with anyio.create_task_group() as group:
+        for name in checks:
+            group.start_soon(run, name)
+    if not faults:
+        return view_response(Readiness(parts={name: states[name] for name in checks}))
+    errors = [FieldError(location="service", pointer=name, message=faults[name]) for name in checks if name in faults]
+    detail = "Not ready: " + "; ".join(f"{error.pointer} {error.message}" for error in errors) + "."
+    return problem_response(request, "service_unavailable", detail, errors=errors)
+
+
+class _NoWorkerError(Exception):
+    """No worker reported within its time."""
+
+
+def _check_workers(parts: Parts) -> str:
+    live = len(parts.store.workers())
+    if not live:
+        raise _NoWorkerError("no render worker is live")
+    return f"{live} live"
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"description": "Text exposition format", "content": _PLAIN_TEXT}} | refusals(),
+)
+def get_metrics(parts: WithParts) -> Response:
+    """Answers also when the store does not: `retalking_store_up` is 0 then."""
+    scrape = CollectorRegistry()
+    scrape.register(StoreCollector(parts.store))
+    body = generate_latest(parts.metrics.registry) + generate_latest(scrape)
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
