@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli.demo import demo
+from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
 from cli.run import run
 from cli.submit import submit
@@ -30,6 +31,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(submit)
 app.command()(run)
+app.command()(evaluate)
 
 
 def _print_version(asked: bool) -> None:

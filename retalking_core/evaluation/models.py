@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 class EvaluationModels:
-    """SyncNet, S3FD, ArcFace and Inception, each read from `folder` when it is first asked for, and then kept."""
+    """SyncNet, S3FD, ArcFace and Inception, each read from `folder` when it is first asked for, and then kept.
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    device: as torch names it; None: the first CUDA device if there is one, else the CPU.
+    """
+
+    def __init__(self, folder: Path, device: str | None = None) -> None:
         self.folder, self.device = folder, device
 
     def has(self, name: str) -> bool:
@@ -52,6 +55,8 @@ class EvaluationModels:
 
     @cached_property
     def _store(self) -> NetworkStore:
+        import torch
+
         from retalking_core.weights.store import NetworkStore
 
-        return NetworkStore(self.folder, self.device)
+        return NetworkStore(self.folder, self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
