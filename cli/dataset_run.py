@@ -29,9 +29,7 @@ from retalking_core.evaluation.report.page import ClipSection, ReportPage, forma
 from retalking_core.evaluation.report.players import write_players
 from retalking_core.evaluation.report.strips import make_strips
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio
-from retalking_core.media.reader import open_video
-from retalking_core.media.timeline import plan_timeline
+from worker.metrics import measurement_of
 
 Render = Callable[[Pairing, str, Path], None]
 
@@ -97,17 +95,13 @@ def _one_clip(
         stored.unlink(missing_ok=True)
     scores = _stored_scores(stored, plan.metrics, models)
     if scores is None:
-        scores = score(measurement_of(pairing, result, models, limits), plan.metrics)
+        scores = score(_measurement(pairing, result, models, limits), plan.metrics)
         _write_text(stored, json.dumps(scores.to_json()))
     return ScoredClip(pairing, folder, scores)
 
 
-def measurement_of(pairing: Pairing, result: Path, models: EvaluationModels, limits: MediaLimits) -> Measurement:
-    """Frames are paired as the engines planned them: `length_mode` at its default, the container's rate."""
-    source = open_video(pairing.video, limits, JobOptions().fps).info
-    speech_s = probe_audio(pairing.audio, limits).duration_s
-    timeline = plan_timeline(source, speech_s, JobOptions().length_mode, None)
-    return Measurement(result, pairing.audio, None, limits, pairing.video, timeline.source_index, models)
+def _measurement(pairing: Pairing, result: Path, models: EvaluationModels, limits: MediaLimits) -> Measurement:
+    return measurement_of(result, pairing.video, pairing.audio, None, JobOptions(), limits, models)
 
 
 def _stored_scores(file: Path, asked: Sequence[str], models: EvaluationModels) -> ClipScores | None:
@@ -189,14 +183,14 @@ def _report(
     _write_csv(plan.out / "scores.csv", plan.metrics, scored)
     sections = []
     for clip in scored:
-        measurement = measurement_of(clip.pairing, clip.folder / "result.mp4", models, limits)
+        measurement = _measurement(clip.pairing, clip.folder / "result.mp4", models, limits)
         players = [clip.folder / "players" / name for name in ("result.mp4", "reference.mp4")]
         if not all(player.is_file() for player in players):
             players = write_players(measurement, clip.folder / "players")
         sections.append(
             ClipSection(clip.pairing.name, clip.scores, players, make_strips(measurement, clip.scores.curves))
         )
-    facts = [f"engine: {plan.engine}", f"{len(scored)} clips"] + ([f"{len(failed)} failed"] if failed else [])
+    facts = [f"engine: {plan.engine}", f"clips: {len(scored)}"] + ([f"failed: {len(failed)}"] if failed else [])
     write_page(ReportPage(f"Evaluation of {plan.dataset.name}", facts, sections), plan.out / "report.html")
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 
 import cv2
@@ -40,15 +39,6 @@ class SceneTrack:
     @property
     def last(self) -> int:
         return self.first + len(self.boxes) - 1
-
-
-def nearest_indices(times_s: NDArray[np.float64], duration_s: float, fps: Fraction) -> NDArray[np.int64]:
-    """Which frame is shown at each tick of a constant rate: the one nearest in time; ascending, may repeat or skip."""
-    ticks = np.arange(max(1, round(duration_s * float(fps)))) / float(fps)
-    after = np.clip(np.searchsorted(times_s, ticks), 1, max(1, len(times_s) - 1))
-    if len(times_s) == 1:
-        return np.zeros(len(ticks), np.int64)
-    return after - (ticks - times_s[after - 1] <= times_s[after] - ticks)
 
 
 def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:

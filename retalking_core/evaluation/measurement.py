@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +13,18 @@ from numpy.typing import NDArray
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.evaluation.bgr_frames import read_bgr
+from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.ssim import similarity, toolkit_gray
-from retalking_core.faces.dlib_models import Box, DlibModels, Gray
-from retalking_core.faces.landmarks import face_scale, inner_gap, is_plausible
+from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.types import Frame, FrameSource, RenderReport
+from retalking_core.types import FrameSource, RenderReport
 
 if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.evaluation.face_tracks import SceneTrack
     from retalking_core.evaluation.models import EvaluationModels
     from retalking_core.evaluation.sync_score import SyncScore
     from retalking_core.networks.inference import InferenceNetwork
-
-# Longest side of the picture in which a face is looked for afresh.
-SEARCH_PX = 480
 
 
 class UnmeasurableError(Exception):
@@ -80,16 +76,16 @@ class Measurement:
     def landmarks(self) -> NDArray[np.float32]:
         """68 points on every frame of the result, f32 [M, 68, 2] px, NaN where dlib sees no face.
 
-        Detected and fitted anew on each frame and not smoothed, so that it shares nothing with the engine's own track
-        but the landmark model.
+        Fitted anew on each frame and not smoothed, so that it shares nothing with the engine's own track but the
+        landmark model.
         """
-        return _find_landmarks(self.video.frames())
+        return find_points(self.video.frames())
 
     @cached_property
     def reference_landmarks(self) -> NDArray[np.float32]:
         """The same for the paired frames of the reference, f32 [n, 68, 2]."""
         chosen, back = np.unique(self.paired_index, return_inverse=True)
-        return _find_landmarks(self.reference_video.frames_at(chosen.tolist()))[back]
+        return find_points(self.reference_video.frames_at(chosen.tolist()))[back]
 
     @cached_property
     def mouth_opening(self) -> NDArray[np.float32]:
@@ -134,30 +130,3 @@ class Measurement:
         info = self.video.info
         times_s = (np.arange(info.frame_count)[:, None] + np.linspace(0, 1, 5)) / float(info.fps)
         return np.interp(times_s * FRAMES_PER_S, np.arange(len(level)), level, right=0).mean(axis=1).astype(np.float32)
-
-
-def _find_landmarks(frames: Iterable[Frame]) -> NDArray[np.float32]:
-    models, last, found = DlibModels(), None, []
-    for frame in frames:
-        last = _find_face(models, frame.y, last)
-        marks = None if last is None else models.landmarks(frame.y, last)
-        usable = marks is not None and is_plausible(marks, *frame.y.shape) and float(face_scale(marks)) >= 12
-        found.append(marks if usable else np.full((68, 2), np.nan, np.float32))
-    return np.stack(found)
-
-
-def _find_face(models: DlibModels, gray: Gray, last: Box | None) -> Box | None:
-    """The largest face: near the last one if there was one, else anywhere."""
-    height, width = gray.shape
-    if last is not None:
-        size = float(last[2] - last[0])
-        window = last + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
-        near = models.detect(gray, window, max(40.0, 0.75 * size))
-        if near:
-            return max(near, key=lambda box: box[2] - box[0])
-    whole = np.array([0, 0, width, height], np.float32)
-    for smallest in (80 * max(1.0, max(height, width) / SEARCH_PX), 48.0):
-        found = models.detect(gray, whole, smallest)
-        if found:
-            return max(found, key=lambda box: box[2] - box[0])
-    return None

@@ -10,7 +10,7 @@ from retalking_core.evaluation.outside import face_box, measure_outside
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
 # Sharpness changes slowly and costs some 60 ms a frame.
-SHARPNESS_FRAMES = 25
+SHARPNESS_FRAMES = 10
 SHARPNESS_MARGIN = 0.2
 JITTER_LEAST_FRAMES = 3
 
@@ -113,7 +113,7 @@ PICTURE_METRICS = (
     ),
     Metric(
         "cpbd",
-        "Sharpness of the face: share of edges whose blur nobody sees, on up to 25 frames.",
+        "Sharpness of the face: share of edges whose blur nobody sees, on up to 10 frames.",
         "",
         "higher",
         (0.0, 1.0),

@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from retalking_core.evaluation.bgr_frames import Picture, read_bgr
-from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, find_tracks, nearest_indices
+from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, find_tracks
 from retalking_core.evaluation.jpeg_frames import through_jpeg
 from retalking_core.evaluation.measurement import UnmeasurableError
 from retalking_core.evaluation.mfcc import mfcc
@@ -26,6 +26,7 @@ from retalking_core.evaluation.sync_score import SyncScore, score_sync
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
+from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
 from retalking_core.types import VideoInfo
 
@@ -55,7 +56,8 @@ def face_scores(
     crops, which is not, is kept.
     """
     samples = read_speech(path, limits)
-    picks = nearest_indices(info.frame_times_s, info.duration_s, FACE_FPS)
+    ticks_s = np.arange(max(1, round(info.duration_s * FACE_FPS))) / float(FACE_FPS)
+    picks = nearest_in_time(info.frame_times_s, ticks_s)
     tracks = find_tracks(_picked(read_bgr(path, limits), picks), detector)
     scores = []
     for track in tracks:

@@ -40,7 +40,7 @@ def mouth_chart(curves: ClipCurves) -> str | None:
     top = float(np.nanmax(opening)) if np.isfinite(opening).any() else 0.0
     if top > 0:
         axes.plot(np.arange(len(opening)) / curves.fps, opening / top, color=BLUE, lw=1.3, label="mouth opening")
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(0, 1.25)
     axes.set_ylabel("share of the largest")
     axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
     return _svg(figure)
@@ -56,7 +56,9 @@ def ssim_chart(curves: ClipCurves) -> str | None:
     axes.plot(times_s, values, color=BLUE, lw=1.3)
     worst = int(np.nanargmin(values))
     axes.plot(times_s[worst], values[worst], "o", color=ORANGE, ms=5)
-    axes.annotate(f"{values[worst]:.4f}", (times_s[worst], values[worst]), xytext=(6, 2), textcoords="offset points")
+    axes.annotate(
+        f"{values[worst]:.4f}", (times_s[worst], values[worst]), xytext=(6, 2), textcoords="offset points", fontsize=8
+    )
     axes.set_ylabel("SSIM")
     axes.ticklabel_format(axis="y", useOffset=False)
     return _svg(figure)
@@ -80,6 +82,7 @@ def sync_chart(name: str, curve: SyncCurve) -> str:
             (curve.offset_frames, low),
             xytext=(0, 9),
             textcoords="offset points",
+            fontsize=8,
             ha="center" if abs(curve.offset_frames) < shifts / 2 else ("right" if curve.offset_frames > 0 else "left"),
         )
         axes.set_title(f"SyncNet distance, {name} protocol", fontsize=9, loc="left")
