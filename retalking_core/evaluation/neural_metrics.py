@@ -63,8 +63,10 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
     for frame, points in zip(video.frames_at(numbers.tolist()), marks, strict=True):
         faces.append(_aligned(frame, five_points(points), video.info.colour))
         if len(faces) == CSIM_BATCH or len(faces) + sum(map(len, found)) == len(numbers):
-            rgb = torch.from_numpy(np.stack(faces)[..., ::-1].copy()).permute(0, 3, 1, 2).to(network.device)
-            found.append(network((rgb.float() - 127.5) / 127.5).cpu().numpy())
+            # Copied into NCHW order: the network takes views of its features, which channels-last input breaks.
+            rgb = np.ascontiguousarray(np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2))
+            unit = (torch.from_numpy(rgb).to(network.device).float() - 127.5) / 127.5
+            found.append(network(unit).cpu().numpy())
             faces = []
     return np.concatenate(found)
 

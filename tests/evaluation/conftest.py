@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.weights.synthesis import synthesize
 
 SEED = 1
@@ -19,3 +20,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     synthesize(folder, SEED, ["syncnet", "arcface"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(weights: Path) -> EvaluationModels:
+    """Both networks, loaded once."""
+    return EvaluationModels(weights, "cpu")

@@ -30,7 +30,7 @@ from tests.networks.golden import make_input, read_golden
 from tests.preview.speech import talk, write_wav
 
 HERE = Path(__file__).parent
-FRAMES = 14
+FRAMES = 7
 BRIGHTNESS = GivenModels(syncnet=BrightnessNet())
 
 
@@ -55,10 +55,10 @@ def score(result: Path, reference: Path | None, *names: str, models: object = BR
 
 
 @pytest.mark.golden
-def test_syncnet_read_from_a_checkpoint_gives_the_golden_features(weights: Path) -> None:
+def test_syncnet_read_from_a_checkpoint_gives_the_golden_features(models: EvaluationModels) -> None:
     golden = read_golden(HERE.parents[0] / "golden", "syncnet")
     assert golden.seed == SEED
-    network = EvaluationModels(weights, "cpu").get("syncnet")
+    network = models.get("syncnet")
     inputs = {r["name"]: make_input(r, "syncnet", golden.seed) for r in golden.document["inputs"]}
     with network.context():
         found = {
@@ -71,8 +71,7 @@ def test_syncnet_read_from_a_checkpoint_gives_the_golden_features(weights: Path)
         np.testing.assert_allclose(cut, golden.arrays[f"output/{name}"], rtol=0, atol=1e-3)
 
 
-def test_a_clip_against_itself(clip: Path, weights: Path) -> None:
-    models = EvaluationModels(weights, "cpu")
+def test_a_clip_against_itself(clip: Path, models: EvaluationModels) -> None:
     values = score(clip, clip, "ssim", "psnr_outside_face", "csim", "faceless_s", models=models)
     assert values["ssim"].value == 1
     assert values["psnr_outside_face"].value is None
@@ -83,10 +82,10 @@ def test_a_clip_against_itself(clip: Path, weights: Path) -> None:
     assert models.synthetic
 
 
-def test_another_face_scores_lower(clip: Path, weights: Path, tmp_path: Path, speech: Path) -> None:
+def test_another_face_scores_lower(clip: Path, models: EvaluationModels, tmp_path: Path, speech: Path) -> None:
     darker = [(picture * np.array([0.5, 0.8, 1.0])).astype(np.uint8) for picture in faces()]
     other = write_talking_clip(tmp_path / "other.mp4", darker, speech)
-    values = score(other, clip, "ssim", "psnr_outside_face", "csim", models=EvaluationModels(weights, "cpu"))
+    values = score(other, clip, "ssim", "psnr_outside_face", "csim", models=models)
     assert values["ssim"].value < 0.99
     assert 5 < values["psnr_outside_face"].value < 40
     assert values["csim"].value < 0.999
@@ -152,9 +151,9 @@ def test_no_sound(tmp_path: Path, clip: Path) -> None:
         assert values[name].value is not None, name
 
 
-def test_no_face(tmp_path: Path, clip: Path, speech: Path, weights: Path) -> None:
+def test_no_face(tmp_path: Path, clip: Path, speech: Path, models: EvaluationModels) -> None:
     empty = write_talking_clip(tmp_path / "empty.mp4", [backdrop(320, 260)] * FRAMES, speech)
-    values = score(empty, clip, models=EvaluationModels(weights, "cpu"))
+    values = score(empty, clip, models=models)
     for name in ("psnr_outside_face", "csim", "cpbd", "landmark_jitter", "mouth_speech_lag"):
         assert values[name].value is None, name
         assert "seen" in values[name].reason or "face" in values[name].reason, name
