@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
@@ -22,12 +22,14 @@ from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_core.errors import RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.report.page import ClipSection, ReportPage, format_number, write_page
 from retalking_core.evaluation.report.players import write_players
 from retalking_core.evaluation.report.strips import make_strips
+from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
 from worker.metrics import measurement_of
 
@@ -72,11 +74,12 @@ def run_dataset(plan: DatasetRun, as_json: bool, console: Console) -> None:
             console.print(f"  {failed[-1][1]}", highlight=False, markup=False)
     if not scored:
         raise CommandError("dataset_failed", f"None of the {len(pairings)} clips could be rendered and scored.")
-    _report(plan, scored, failed, models, limits)
+    set_metrics = [_fid(scored, models, limits)]
+    _report(plan, scored, failed, set_metrics, models, limits)
     if as_json:
         typer.echo((plan.out / "scores.json").read_text(), nl=False)
     else:
-        print_scores(scored, Console())
+        print_scores(scored, set_metrics, Console())
         for file in ("scores.csv", "scores.json", "report.html"):
             typer.echo(plan.out / file)
     if failed:
@@ -92,12 +95,30 @@ def _one_clip(
     result, stored = folder / "result.mp4", folder / "scores.json"
     if not result.is_file():
         render(pairing, digest, result)
-        stored.unlink(missing_ok=True)
+        for stale in (stored, folder / "inception.npz"):
+            stale.unlink(missing_ok=True)
     scores = _stored_scores(stored, plan.metrics, models)
     if scores is None:
         scores = score(_measurement(pairing, result, models, limits), plan.metrics)
         _write_text(stored, json.dumps(scores.to_json()))
     return ScoredClip(pairing, folder, scores)
+
+
+def _fid(scored: Sequence[ScoredClip], models: EvaluationModels, limits: MediaLimits) -> MetricValue:
+    """Features are kept beside each clip, so that a later run only adds its own."""
+    features = []
+    try:
+        for clip in scored:
+            stored = clip.folder / "inception.npz"
+            if not stored.is_file():
+                result = clip.folder / "result.mp4"
+                clip_features(_measurement(clip.pairing, result, models, limits)).write(stored)
+            features.append(ClipFeatures.read(stored))
+    except UnmeasurableError as error:
+        return no_fid(error.reason)
+    except (RetalkingError, ValueError, KeyError) as error:
+        return no_fid(f"the frames of {clip.pairing.name} could not be measured ({error})")
+    return fid(features)
 
 
 def _measurement(pairing: Pairing, result: Path, models: EvaluationModels, limits: MediaLimits) -> Measurement:
@@ -175,11 +196,12 @@ def _report(
     plan: DatasetRun,
     scored: Sequence[ScoredClip],
     failed: Sequence[tuple[Pairing, str]],
+    set_metrics: Sequence[MetricValue],
     models: EvaluationModels,
     limits: MediaLimits,
 ) -> None:
     """scores.json, scores.csv and report.html."""
-    _write_text(plan.out / "scores.json", json.dumps(_document(plan, scored, failed), indent=2) + "\n")
+    _write_text(plan.out / "scores.json", json.dumps(_document(plan, scored, failed, set_metrics), indent=2) + "\n")
     _write_csv(plan.out / "scores.csv", plan.metrics, scored)
     sections = []
     for clip in scored:
@@ -191,16 +213,22 @@ def _report(
             ClipSection(clip.pairing.name, clip.scores, players, make_strips(measurement, clip.scores.curves))
         )
     facts = [f"engine: {plan.engine}", f"clips: {len(scored)}"] + ([f"failed: {len(failed)}"] if failed else [])
-    write_page(ReportPage(f"Evaluation of {plan.dataset.name}", facts, sections), plan.out / "report.html")
+    write_page(ReportPage(f"Evaluation of {plan.dataset.name}", facts, sections, set_metrics), plan.out / "report.html")
 
 
-def _document(plan: DatasetRun, scored: Sequence[ScoredClip], failed: Sequence[tuple[Pairing, str]]) -> dict:
+def _document(
+    plan: DatasetRun,
+    scored: Sequence[ScoredClip],
+    failed: Sequence[tuple[Pairing, str]],
+    set_metrics: Sequence[MetricValue],
+) -> dict:
     means_of = means([clip.scores for clip in scored])
     return {
         "dataset": plan.dataset.name,
         "engine": plan.engine,
         "mean": {name: means_of[name][0] if means_of[name] else None for name in plan.metrics},
         "clips_in_mean": {name: means_of[name][1] if means_of[name] else 0 for name in plan.metrics},
+        "set": [asdict(metric) for metric in set_metrics],
         "clips": [
             {
                 "name": clip.pairing.name,
@@ -228,8 +256,8 @@ def _write_csv(path: Path, metrics: Sequence[str], scored: Sequence[ScoredClip])
     os.replace(partial, path)
 
 
-def print_scores(scored: Sequence[ScoredClip], console: Console) -> None:
-    """One row a metric, one column a clip, and the mean."""
+def print_scores(scored: Sequence[ScoredClip], set_metrics: Sequence[MetricValue], console: Console) -> None:
+    """One row a metric, one column a clip, and the mean; numbers of the whole set have only that."""
     means_of = means([clip.scores for clip in scored])
     table = Table(show_edge=False)
     table.add_column("metric")
@@ -240,10 +268,11 @@ def print_scores(scored: Sequence[ScoredClip], console: Console) -> None:
         values = [clip.scores.value(metric.name) for clip in scored]
         mean = means_of[metric.name]
         table.add_row(metric.name, *map(format_number, values), format_number(mean[0] if mean else None))
+    for metric in set_metrics:
+        table.add_row(metric.name, *[""] * len(scored), format_number(metric.value))
     console.print(table)
-    reasons = {
-        f"{metric.name}: {metric.reason}" for clip in scored for metric in clip.scores.metrics if metric.value is None
-    }
+    every = [*set_metrics, *(metric for clip in scored for metric in clip.scores.metrics)]
+    reasons = {f"{metric.name}: {metric.reason}" for metric in every if metric.value is None}
     for reason in sorted(reasons):
         console.print(f"- {reason}", highlight=False, markup=False)
 

@@ -15,16 +15,20 @@ ENOUGH_SAMPLES = 2048
 def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """Features [n, d] and [m, d], at least two of each -> squared distance of the two Gaussians, >= 0.
 
-    tr sqrt(S1 S2) is taken from the eigenvalues of the symmetric sqrt(S1) S2 sqrt(S1), which are the same numbers, and
-    are real and not negative up to rounding, so that no complex square root appears and nothing has to be dropped.
+    With S1 = A'A and S2 = B'B, tr sqrt(S1 S2) is the sum of the singular values of A B': real and not negative, so that
+    no complex square root of a singular product appears and nothing has to be dropped. For few samples that matrix is
+    small: 100 frames take milliseconds where the square root of a 2048 x 2048 product takes 20 s.
     """
     if min(len(one), len(other)) < 2:
         raise ValueError("a covariance needs at least two samples")
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(first))
-    root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    inner = root @ np.atleast_2d(second) @ root
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh((inner + inner.T) / 2), 0, None)).sum()
-    shift = one.mean(axis=0) - other.mean(axis=0)
-    return float(max(0.0, shift @ shift + np.trace(np.atleast_2d(first)) + np.trace(np.atleast_2d(second)) - 2 * cross))
+    shift = one.astype(np.float64).mean(axis=0) - other.astype(np.float64).mean(axis=0)
+    first, second = _factor(one), _factor(other)
+    cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    return float(max(0.0, shift @ shift + (first**2).sum() + (second**2).sum() - 2 * cross))
+
+
+def _factor(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A with A'A the unbiased covariance, of no more rows than columns."""
+    centred = features.astype(np.float64)
+    centred = (centred - centred.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")

@@ -147,5 +147,13 @@ _ENTRIES = (
     WeightFile("s3fd", "s3fd-619a316812.pth", "face boxes", "face-alignment", "BSD-3-Clause"),
     WeightFile("fan2d", "2DFAN4-11f355bf06.pth.tar", "68 landmarks", "face-alignment", "BSD-3-Clause"),
     WeightFile("arcface", "recognition_arcface_ir_se50.pth", "identity similarity score", "facexlib", "MIT"),
+    WeightFile(
+        "inception",
+        "pt_inception-2015-12-05-6726825d.pth",
+        "FID over a set",
+        "pytorch-fid, converted from TensorFlow's",
+        "Apache-2.0",
+        url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
