@@ -103,7 +103,7 @@ async def put_upload(
 ) -> Response:
     """Only links made by `POST /uploads` are accepted. Putting again replaces the file."""
     known = is_upload_id(upload_id) and hmac.compare_digest(
-        signature.encode(), _sign(parts.link_key, upload_id, expires).encode()
+        signature.encode(), sign_upload(parts.link_key, upload_id, expires).encode()
     )
     if not known or expires < time.time():
         raise ServiceError("link_invalid", "The link was altered or has expired.")
@@ -128,11 +128,11 @@ async def _receive(request: Request, parts: Parts, key: str) -> StagedFile:
 
 def _own_link(parts: Parts, upload_id: str, ttl_s: int) -> str:
     expires = int(time.time()) + ttl_s
-    signature = _sign(parts.link_key, upload_id, expires)
+    signature = sign_upload(parts.link_key, upload_id, expires)
     base = parts.settings.public_url.rstrip("/")
     return f"{base}/uploads/{upload_id}/content?expires={expires}&signature={signature}"
 
 
-def _sign(key: bytes, upload_id: str, expires: int) -> str:
+def sign_upload(key: bytes, upload_id: str, expires: int) -> str:
     """HMAC-SHA-256 over what the link grants, as hex."""
     return hmac.new(key, f"PUT uploads/{upload_id} {expires}".encode(), hashlib.sha256).hexdigest()

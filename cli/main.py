@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cli import weights
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
@@ -32,6 +33,7 @@ app.command()(demo)
 app.command()(submit)
 app.command()(run)
 app.command()(evaluate)
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(asked: bool) -> None:

@@ -70,7 +70,7 @@ def _analyse(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     hiss = _ramp(_band(levels, HISS) - np.maximum(vowel, _band(levels, VOICE)), -4, 8)
     peak = float(np.percentile(vowel, 94))
     voiced = vowel > peak - 22
-    # 26 dB from closed to open: the range of F1-band energy between a nasal and the loudest open vowel of one speaker.
+    # 26 dB from closed to open: tried on real speech so that its median syllable opens the mouth by a third.
     drive = _ramp(vowel, peak - 26, peak + 2) ** 1.25 * (1 - 0.75 * hiss)
     closure = _closures(vowel, peak) * active
     opening = _attack_release((drive + 0.10 * active) * active)

@@ -14,7 +14,7 @@ from retalking_core.faces.landmarks import NASION, NOSE_BASE, bounding_box, face
 # Longest side of the picture in which the whole frame is searched, coarse and fine. 480 finds faces from a sixth of the
 # frame in about 30 ms; the fine one finds 48 px faces up to frames of 1150 px, larger ones in larger frames.
 COARSE_PX, FINE_PX, SMALLEST_FACE_PX = 480, 1920, 48
-CHECK_EVERY = 6
+CHECK_EVERY = 10
 MISSES_TO_LOSE = 3
 LOST_STRIDE, LOST_SOON = 3, 12
 # Grey levels between the thumbnails of two frames (mean), above which a new shot has begun.
@@ -66,7 +66,7 @@ class FaceSearch:
 
 
 def implied_box(landmarks: NDArray[np.float32]) -> Box:
-    """The detector's box for these landmarks (mean relation over four faces: side 1.8 scales, 0.11 below mid-nose)."""
+    """The detector's box for these landmarks: side 1.8 scales, 0.11 below mid-nose (about the mean of four faces)."""
     scale = float(face_scale(landmarks))
     x, y = (landmarks[NASION] + landmarks[NOSE_BASE]) / 2
     y, half = y + 0.11 * scale, 0.9 * scale

@@ -25,7 +25,7 @@ def face_scale(landmarks: Points) -> NDArray[np.float32]:
     """Size of a face in pixels, about the outer-eye distance of a frontal one; landmarks [..., 68, 2] -> [...].
 
     A turned head shortens the eye distance and a nod shortens the nose, so both count half. 2.0 brings the distance
-    from the eye line to the nose base to the outer-eye distance (mean over the frontal frames of three clips).
+    from the eye line to the nose base to the outer-eye distance (ratio 1.87 to 2.17 on four faces).
     """
     eyes = landmarks[..., OUTER_EYES, :]
     eye_distance = np.linalg.norm(eyes[..., 1, :] - eyes[..., 0, :], axis=-1)

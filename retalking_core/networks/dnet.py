@@ -56,8 +56,8 @@ class HourglassDown(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv_0 = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1)
-        self.norm_0 = AdaptiveInstanceNorm(in_channels, DESCRIPTOR_LENGTH)
         self.conv_1 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm_0 = AdaptiveInstanceNorm(in_channels, DESCRIPTOR_LENGTH)
         self.norm_1 = AdaptiveInstanceNorm(out_channels, DESCRIPTOR_LENGTH)
 
     def forward(self, x: Tensor, descriptor: Tensor) -> Tensor:
@@ -193,8 +193,8 @@ class EditingResidual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm1 = AdaptiveInstanceNorm(channels, DESCRIPTOR_LENGTH)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1 = AdaptiveInstanceNorm(channels, DESCRIPTOR_LENGTH)
         self.norm2 = AdaptiveInstanceNorm(channels, DESCRIPTOR_LENGTH)
 
     def forward(self, x: Tensor, descriptor: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards. The others decide geometry, masks or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan")
+# Ours. The libraries' networks use `view` where this layout would need `reshape`.
+CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
 
@@ -41,6 +44,10 @@ class InferenceVariant:
     def check(self, name: str) -> None:
         if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
             raise ValueError(f"{name} does not run in half precision: its numbers are not rounded to a picture")
+        if self.channels_last and name not in CHANNELS_LAST_ALLOWED:
+            raise ValueError(
+                f"{name} does not run in the channels_last layout: its library views tensors as contiguous"
+            )
 
 
 REFERENCE = InferenceVariant(fold=False)
@@ -91,7 +98,8 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
     if half := HALF_DTYPES.get(variant.precision):
         _cast_products(network, half)
     if variant.channels_last:
-        network.to(memory_format=torch.channels_last)
+        for parameter in network.parameters():
+            parameter.data = _channels_last(parameter.data)
     return InferenceNetwork(network.requires_grad_(False), variant)
 
 
@@ -125,8 +133,9 @@ def _cast_products(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _channels_last(value: Any) -> Any:
-    four = isinstance(value, Tensor) and value.ndim == 4
-    return value.contiguous(memory_format=torch.channels_last) if four else value
+    """Four and five axes have such a layout; a modulated weight `[1, out, in, k, k]` then has it in its four, too."""
+    layout = CHANNELS_LAST.get(value.ndim) if isinstance(value, Tensor) else None
+    return value if layout is None else value.contiguous(memory_format=layout)
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from retalking_core.faces.landmarks import INNER_PAIRS, MOUTH, OUTER_EYES, Points, face_scale, inner_gap
 from retalking_core.types import FaceTrack
 
-# Of a change of the gap between the lips, the upper lip takes this share; the jaw carries the rest (articulography:
-# the upper lip moves a fifth to a quarter as much as lower lip and jaw together).
+# Of a change of the gap between the lips, the upper lip takes this share; lower lip and jaw, which move much more in
+# speech, take the rest.
 UPPER_SHARE = 0.22
 # How far the jaw line follows the lower lip, by landmark, from the chin (8) up to the ears.
 JAW_FOLLOWS = {8: 0.78, 7: 0.75, 9: 0.75, 6: 0.62, 10: 0.62, 5: 0.42, 11: 0.42, 4: 0.2, 12: 0.2, 3: 0.06, 13: 0.06}
@@ -61,7 +61,8 @@ def learn_rest(track: FaceTrack) -> MouthRest:
     visible = np.flatnonzero(track.visible)
     marks = track.landmarks[visible]
     gaps = inner_gap(marks)
-    # A mouth that is never shut in the clip has no resting gap to learn: 0.03 is the largest seen on shut ones.
+    # A mouth that is never shut in the clip has no resting gap to learn: shut lips read about 0.01, and
+    # no more than 0.03 is taken for it.
     closed = float(min(np.percentile(gaps, 4), 0.03))
     largest = float(np.clip(1.15 * (np.percentile(gaps, 97) - closed), 0.16, 0.21))
     across = np.linalg.norm(marks[:, 54] - marks[:, 48], axis=1) / face_scale(marks)

@@ -69,6 +69,8 @@ def _read_safely(path: Path, entry: WeightFile) -> object:
     except (EOFError, struct.error, IndexError, KeyError, RuntimeError, ValueError, OSError) as error:
         if "TorchScript" in str(error):
             raise WeightsUnsafeError(f"{name} is refused: it is a TorchScript archive, which holds code") from None
+        if "magic number" in str(error):
+            raise WeightsWrongFileError(f"{name} is a pickle, but not a torch checkpoint", file=name) from None
         raise WeightsTruncatedError(f"{name} ends too early or is damaged", file=name) from error
 
 
@@ -91,8 +93,8 @@ def _check_envelope(path: Path, name: str) -> bool:
 
 
 def _unsafe_reason(message: str) -> str:
-    if found := re.search(r"(?:Unsupported global: GLOBAL|Trying to call) (\S+)", message):
-        return f"loading it would call {found[1].rstrip('.')}"
+    if found := re.search(r"GLOBAL (\S+)", message):
+        return f"loading it would mean trusting {found[1]}, which is more than tensors and plain containers"
     return "it holds more than tensors and plain containers"
 
 

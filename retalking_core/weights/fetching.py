@@ -6,6 +6,7 @@ are passed in as an `Opener`, since this package knows no cloud library.
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import time
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from retalking_core.weights.checkpoint import read_state_dict
+from retalking_core.weights.checkpoint import find_file, read_state_dict
 from retalking_core.weights.errors import (
     WeightsDigestMismatchError,
     WeightsError,
+    WeightsMissingError,
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
@@ -31,8 +33,11 @@ from retalking_core.weights.verification import check_members
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
+GUARD_NAME = "weights.fetch.lock"
 PERMANENT = (400, 401, 403, 404, 405, 410)
 Progress = Callable[[int, int | None], None]
+
+_ANOTHER_WAY = "Set RETALKING_WEIGHTS_URL to a mirror, or put the file into the weights folder"
 
 
 class SourceGoneError(Exception):
@@ -41,8 +46,8 @@ class SourceGoneError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """An open source. start: offset of the first byte it will give (0 where it did not resume). total: size of the whole
-    file, where known. version: an ETag or the like, the same as long as the file is."""
+    """An open source. start: offset of the first byte it will give (0 where it did not resume). total: size of the
+    whole file, where known. version: an ETag or the like, the same as long as the file is."""
 
     start: int
     total: int | None
@@ -63,7 +68,9 @@ def open_http(url: str, start: int, version: str | None) -> Iterator[Source]:
     if start and version:
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        # An opener of its own: `urlopen` would keep the proxy variables of the process's first call.
+        opener = urllib.request.build_opener()
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in PERMANENT:
@@ -100,18 +107,25 @@ class Fetcher:
 
     def fetch(self, entry: WeightFile, progress: Progress = lambda done, total: None) -> Path:
         """The file in its place, fetched if it is not there yet. Raises a `WeightsError`."""
-        path, locked = self.folder / entry.file, read_lock(self.folder).get(entry.file)
-        if path.exists():
-            check_digest(path, locked)
-            read_state_dict(path, entry)
-            return path
-        url = self.url_of(entry)
+        if (there := self._present(entry)) is not None:
+            return there
+        path, url = self.folder / entry.file, self.url_of(entry)
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{entry.file}.part"
-        with _only_one(partial):
-            if not path.exists():
+        with _only_one(self.folder):
+            if not path.exists():  # the one before us may have brought it
                 self._download(url, entry, partial, progress)
-                self._accept(partial, entry, locked, url)
+                self._accept(partial, entry, url)
+        return path
+
+    def _present(self, entry: WeightFile) -> Path | None:
+        """The file if it is already there, checked."""
+        try:
+            path = find_file(self.folder, entry)
+        except WeightsMissingError:
+            return None
+        check_digest(path, read_lock(self.folder).get(path.name))
+        read_state_dict(path, entry)
         return path
 
     def url_of(self, entry: WeightFile) -> str:
@@ -135,13 +149,17 @@ class Fetcher:
                     return
                 reason = "the connection ended early"
             except SourceGoneError as error:
-                raise WeightsUnreachableError(f"{entry.file} is not to be had from its source: {error}") from None
+                raise WeightsUnreachableError(
+                    f"{entry.file} is not to be had from its source: {error}. {_ANOTHER_WAY}"
+                ) from None
             except OSError as error:
                 reason = str(error)
             failures = 1 if _size(partial) > before else failures + 1
             if failures < self.attempts:
                 self.sleep(min(2.0 ** (failures - 1), 30.0))
-        raise WeightsUnreachableError(f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}")
+        raise WeightsUnreachableError(
+            f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}. {_ANOTHER_WAY}"
+        )
 
     def _opener(self, url: str, entry: WeightFile) -> Opener:
         scheme = urlsplit(url).scheme
@@ -150,11 +168,12 @@ class Fetcher:
             raise WeightsUnreachableError(f"{entry.file}: no way to fetch from {scheme or 'a plain path'}: addresses")
         return known[scheme]
 
-    def _accept(self, partial: Path, entry: WeightFile, locked: LockedFile | None, url: str) -> None:
+    def _accept(self, partial: Path, entry: WeightFile, url: str) -> None:
         """Checks the finished download and gives it its name. What fails is removed, to start afresh next time."""
+        locked = read_lock(self.folder).get(entry.file)
         size, digest = _size(partial), digest_of(partial)
         try:
-            if entry.size_bytes not in (None, size):
+            if url == entry.url and entry.size_bytes not in (None, size):
                 raise WeightsTruncatedError(f"{entry.file} has {size} bytes, not {entry.size_bytes}", file=entry.file)
             if locked is not None and locked.sha256 != digest:
                 raise WeightsDigestMismatchError(
@@ -167,15 +186,18 @@ class Fetcher:
             raise
         partial.replace(self.folder / entry.file)
         _state_of(partial).unlink(missing_ok=True)
-        record(
-            self.folder, entry.file, LockedFile(digest, size, urlsplit(url)._replace(query="", fragment="").geturl())
-        )
+        record(self.folder, entry.file, LockedFile(digest, size, _without_secrets(url)))
+
+
+def _without_secrets(url: str) -> str:
+    """The address without user, password and signature."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _transfer(opener: Opener, url: str, partial: Path, progress: Progress) -> bool:
     """One attempt. Whether the file is whole now."""
-    state = _state_of(partial)
-    known = json.loads(state.read_text()) if state.exists() else {}
+    state, known = _state_of(partial), _known_state(partial)
     resumable = known.get("url") == url and known.get("version")
     start = _size(partial) if resumable else 0
     if start and start == known.get("total"):
@@ -194,19 +216,23 @@ def _transfer(opener: Opener, url: str, partial: Path, progress: Progress) -> bo
 
 
 @contextmanager
-def _only_one(partial: Path) -> Iterator[None]:
-    """One fetch of a file at a time on this machine; a second one waits and then finds the file there."""
-    import fcntl
-
-    guard = partial.with_name(partial.name + ".lock")
-    with guard.open("w") as file:
+def _only_one(folder: Path) -> Iterator[None]:
+    """One fetch into a folder at a time on this machine; a second one waits, and then finds the file there."""
+    with (folder / GUARD_NAME).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-        guard.unlink(missing_ok=True)
 
 
 def _state_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
+
+
+def _known_state(partial: Path) -> dict:
+    """What is known of the source that the partial file came from; nothing, if its note is missing or was cut off."""
+    try:
+        return json.loads(_state_of(partial).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _size(path: Path) -> int:

@@ -47,7 +47,7 @@ def check_digest(path: Path, locked: LockedFile | None) -> None:
     """Raises if a lock entry exists and the file is another one."""
     if locked is not None and digest_of(path) != locked.sha256:
         raise WeightsDigestMismatchError(
-            f"{path.name} is not the file that {LOCK_NAME} recorded (from {locked.source}); fetch it again, or remove "
-            "its entry if the change was wanted",
+            f"{path.name} is not the file that {LOCK_NAME} recorded (from {locked.source}); remove it and "
+            "fetch it again, or remove its entry if the change was wanted",
             file=path.name,
         )

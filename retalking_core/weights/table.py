@@ -1,7 +1,8 @@
 """The one table of weight files: who published each, under which licence, and how its state dict is wrapped.
 
-`url` is empty where the specification names no address: such files come from a mirror (`RETALKING_WEIGHTS_URL`), or are
-put into the folder by hand. `size_bytes` is empty where it is not known. docs/weights.md shows the same table.
+`url` is where the publisher keeps the file; a mirror (`RETALKING_WEIGHTS_URL`) takes its place, and a file may be put
+into the folder by hand. Whatever comes is checked strictly, key by key, before it gets its name. `size_bytes` is empty
+where it is not known. docs/weights.md shows the same table.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class WeightFile:
         return {key: spec for key, spec in manifest.items() if not key.startswith(self.layout.elsewhere)}
 
 
+_RELEASE = "https://github.com/vinthony/video-retalking/releases/download/v0.0.1/"
+_FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
+_FACE_ALIGNMENT = "https://www.adrianbulat.com/downloads/python-fan/"
+
 _ENTRIES = (
     WeightFile(
         "dnet",
@@ -75,6 +80,7 @@ _ENTRIES = (
         "VideoReTalking",
         "Apache-2.0",
         Layout(nesting=("net_G_ema",)),
+        url=_RELEASE + "DNet.pt",
     ),
     WeightFile(
         "lnet",
@@ -83,6 +89,7 @@ _ENTRIES = (
         "VideoReTalking",
         "Apache-2.0",
         Layout(nesting=("state_dict",), prefix="anywhere", ignored="low_res"),
+        url=_RELEASE + "LNet.pth",
     ),
     WeightFile(
         "enet",
@@ -92,6 +99,7 @@ _ENTRIES = (
         "Apache-2.0",
         # The file may hold a copy of LNet of its own, which the method ignores: the lip network is LNet.pth's.
         Layout(nesting=("state_dict",), prefix="anywhere", ignored="low_res", elsewhere="low_res."),
+        url=_RELEASE + "ENet.pth",
     ),
     WeightFile(
         "deep3d",
@@ -100,6 +108,7 @@ _ENTRIES = (
         "Deep3DFaceRecon_pytorch",
         "MIT; trained with the Basel Face Model, which is for research only",
         Layout(nesting=("net_recon",)),
+        url=_RELEASE + "face3d_pretrain_epoch_20.pth",
     ),
     WeightFile(
         "gpen512",
@@ -107,6 +116,7 @@ _ENTRIES = (
         "restoration of the reference faces, 512",
         "GPEN",
         "academic and non-commercial use only",
+        url=_RELEASE + "GPEN-BFR-512.pth",
     ),
     WeightFile(
         "ganimation",
@@ -116,8 +126,16 @@ _ENTRIES = (
         "not stated for the weights",
         # Older files carry running statistics of instance norms, which have no use in evaluation.
         Layout(ignored=r"(running_mean|running_var|num_batches_tracked)$"),
+        url=_RELEASE + "30_net_gen.pth",
     ),
-    WeightFile("syncnet", "syncnet_v2.model", "LSE-C and LSE-D scores", "syncnet_python", "MIT"),
+    WeightFile(
+        "syncnet",
+        "syncnet_v2.model",
+        "LSE-C and LSE-D scores",
+        "syncnet_python",
+        "MIT",
+        url="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
+    ),
     WeightFile(
         "gfpgan",
         "GFPGANv1.3.pth",
@@ -126,27 +144,51 @@ _ENTRIES = (
         "Apache-2.0",
         Layout(nesting=("params_ema", "params")),
         size_bytes=348_632_874,
+        url="https://github.com/TencentARC/GFPGAN/releases/download/v1.3.0/GFPGANv1.3.pth",
     ),
     WeightFile(
         "parsenet",
         "ParseNet-latest.pth",
         "face parsing, 19 classes",
         "GPEN; facexlib as parsing_parsenet.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: MIT",
+        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
         aliases=("parsing_parsenet.pth",),
+        url=_RELEASE + "ParseNet-latest.pth",
     ),
     WeightFile(
         "retinaface",
         "RetinaFace-R50.pth",
         "faces and five points",
         "GPEN; facexlib as detection_Resnet50_Final.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: MIT",
+        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
         Layout(nesting=("state_dict", ""), prefix="leading"),
         aliases=("detection_Resnet50_Final.pth",),
+        url=_RELEASE + "RetinaFace-R50.pth",
     ),
-    WeightFile("s3fd", "s3fd-619a316812.pth", "face boxes", "face-alignment", "BSD-3-Clause"),
-    WeightFile("fan2d", "2DFAN4-11f355bf06.pth.tar", "68 landmarks", "face-alignment", "BSD-3-Clause"),
-    WeightFile("arcface", "recognition_arcface_ir_se50.pth", "identity similarity score", "facexlib", "MIT"),
+    WeightFile(
+        "s3fd",
+        "s3fd-619a316812.pth",
+        "face boxes",
+        "face-alignment",
+        "BSD-3-Clause",
+        url=_FACE_ALIGNMENT + "s3fd-619a316812.pth",
+    ),
+    WeightFile(
+        "fan2d",
+        "2DFAN4-11f355bf06.pth.tar",
+        "68 landmarks",
+        "face-alignment",
+        "BSD-3-Clause",
+        url=_FACE_ALIGNMENT + "2DFAN4-11f355bf06.pth.tar",
+    ),
+    WeightFile(
+        "arcface",
+        "recognition_arcface_ir_se50.pth",
+        "identity similarity score",
+        "facexlib",
+        "Apache-2.0",
+        url=_FACEXLIB + "v0.1.0/recognition_arcface_ir_se50.pth",
+    ),
     WeightFile(
         "inception",
         "pt_inception-2015-12-05-6726825d.pth",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from jobs.settings import Settings
+from tests.services import S3Endpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "av", "opencv-python", "opencv-python-headless", "dlib-bin", "scikit-image"}
@@ -82,6 +86,23 @@ def test_redis_keeps_what_it_was_told(services: dict[str, Any]) -> None:
         assert line in script.splitlines()
     assert "ports" not in services["redis"], "only the service itself talks to Redis"
     assert any(volume.endswith(":/data") for volume in services["redis"]["volumes"])
+
+
+def test_the_bucket_is_made_once_and_for_all(services: dict[str, Any], s3: S3Endpoint) -> None:
+    """The script of the service `bucket`, on a real endpoint, as often as compose is started."""
+    script = services["bucket"]["command"][2]
+    assert services["bucket"]["command"][:2] == ["python", "-c"]
+    keys = {"AWS_ACCESS_KEY_ID": s3.access_key_id, "AWS_SECRET_ACCESS_KEY": s3.secret_access_key}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("http://s3:8333", s3.endpoint)],
+            env=os.environ | keys,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "retalking" in {bucket["Name"] for bucket in s3.client().list_buckets()["Buckets"]}
 
 
 def test_one_gpu_a_worker(services: dict[str, Any]) -> None:

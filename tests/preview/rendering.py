@@ -21,7 +21,7 @@ from retalking_core.types import Frame, RenderReport
 
 @dataclass
 class Watched:
-    """What went to the encoder: per frame its box, whether the rest equals the decoded planes, its mean change, a hash."""
+    """What went to the encoder: per frame its box, whether the rest equals the decode, its mean change, a hash."""
 
     report: RenderReport | None = None
     boxes: list[Box | None] = field(default_factory=list)

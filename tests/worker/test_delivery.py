@@ -157,7 +157,7 @@ def test_gone_gives_up_at_once(courier: Courier, receiver: Receiver, failed: Cal
     ("status", "asked", "least_s", "most_s"),
     [
         (429, "300", 299, 302),
-        (503, format_datetime(datetime.now(UTC) + timedelta(seconds=400)), 200, 402),
+        (503, "<date>", 200, 402),
         (429, "999999", 999, 1002),
         (500, "300", 0, 102),
         (503, "soon", 0, 102),
@@ -172,6 +172,8 @@ def test_an_overloaded_receiver_sets_the_pause_within_the_cap(
     least_s: int,
     most_s: int,
 ) -> None:
+    # The date form of the header is made here: written at collection it would be over when a long run gets to it.
+    asked = asked.replace("<date>", format_datetime(datetime.now(UTC) + timedelta(seconds=400)))
     receiver.replies = [Reply(status, {"Retry-After": asked})]
     done = courier.deliver(failed().id)
     assert done is not None

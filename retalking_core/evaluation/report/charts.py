@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from retalking_core.evaluation.clip_scores import ClipCurves, Curve, SyncCurve
 
@@ -41,6 +42,7 @@ def mouth_chart(curves: ClipCurves) -> str | None:
     if top > 0:
         axes.plot(np.arange(len(opening)) / curves.fps, opening / top, color=BLUE, lw=1.3, label="mouth opening")
     axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1])
     axes.set_ylabel("share of the largest")
     axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
     return _svg(figure)
@@ -77,18 +79,12 @@ def sync_chart(name: str, curve: SyncCurve) -> str:
         axes.axhline(float(np.median(distances)), color=GREY, lw=0.8, ls="--")
         low = float(distances.min())
         axes.plot(curve.offset_frames, low, "o", color=ORANGE, ms=7)
-        axes.annotate(
-            f"LSE-D {low:.3f} at {curve.offset_frames:+d}",
-            (curve.offset_frames, low),
-            xytext=(0, 9),
-            textcoords="offset points",
-            fontsize=8,
-            ha="center" if abs(curve.offset_frames) < shifts / 2 else ("right" if curve.offset_frames > 0 else "left"),
+        axes.set_title(
+            f"{name} protocol: smallest distance {low:.3f} at {curve.offset_frames:+d}", fontsize=9, loc="left"
         )
-        axes.set_title(f"SyncNet distance, {name} protocol", fontsize=9, loc="left")
         axes.set_xlabel("AV offset in frames (positive: the picture is late)")
         axes.set_ylabel("mean distance")
-        axes.margins(y=0.18)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure)
 
 
