@@ -49,6 +49,7 @@ class RenderProcess:
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
+        from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.metrics import metric_names
         from worker.notices import Notices
@@ -86,6 +87,7 @@ class RenderProcess:
             worker_id=worker_id,
             notice=self._notice,
             announce=Notices(app, store),
+            models=EvaluationModels(settings.models_dir),
         )
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})

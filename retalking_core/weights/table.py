@@ -189,6 +189,14 @@ _ENTRIES = (
         "Apache-2.0",
         url=_FACEXLIB + "v0.1.0/recognition_arcface_ir_se50.pth",
     ),
+    WeightFile(
+        "inception",
+        "pt_inception-2015-12-05-6726825d.pth",
+        "FID over a set",
+        "pytorch-fid, converted from TensorFlow's",
+        "Apache-2.0",
+        url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
 

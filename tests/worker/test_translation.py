@@ -18,7 +18,8 @@ from jobs.settings import Settings
 from retalking_core import errors as core
 from retalking_core.engine import Engine
 from retalking_core.engines.videoretalking import NETWORKS
-from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.types import RenderReport
 from retalking_core.weights.errors import WeightsError
@@ -175,15 +176,15 @@ def test_metrics_come_in_the_order_asked_and_unknown_ones_have_a_reason(
 ) -> None:
     file, report = rendered
     names = ["no_such_metric", "av_duration_difference", "mouth_speech_lag"]
-    values = numbers.measure(file, clips.audio, report, names, DEFAULT_LIMITS, _ignore)
+    values = numbers.measure(Measurement(file, clips.audio, report), names, _ignore)
     assert [value.name for value in values] == names
     assert values[0].value is None
     assert values[0].reason
     assert values[1].value is not None
     assert values[2].value is None
     assert values[2].reason
-    everything = numbers.measure(file, clips.audio, report, None, DEFAULT_LIMITS, _ignore)
-    assert [value.name for value in everything] == numbers.metric_names()
+    everything = numbers.measure(Measurement(file, clips.audio, report), None, _ignore)
+    assert [value.name for value in everything] == available_metrics(None)
 
 
 def test_an_evaluation_that_breaks_does_not_cost_the_render(
@@ -192,10 +193,11 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(numbers, "evaluate", broken)
+    monkeypatch.setattr(numbers, "measure_all", broken)
     told: list[object] = []
     tell = lambda *words, **_: told.append(words)  # noqa: E731
-    (value,) = numbers.measure(rendered[0], clips.audio, rendered[1], ["face_coverage"], DEFAULT_LIMITS, tell)
+    measurement = Measurement(rendered[0], clips.audio, rendered[1])
+    (value,) = numbers.measure(measurement, ["face_coverage"], tell)
     assert value.value is None
     assert "secret" not in str(value.reason)
     assert len(told) == 1
