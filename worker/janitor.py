@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from celery import Celery
 
 from jobs.messages import send_delivery
-from jobs.names import job_prefix, upload_key
+from jobs.models import Job
+from jobs.names import job_prefix, result_key, upload_key
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
@@ -66,9 +67,14 @@ class Janitor:
             self._do(step.__name__, step)
 
     def requeue_lost(self) -> None:
-        for job in self._store.requeue_lost():
+        """The worker may have died between publishing and telling, so what its attempt published goes too. One that
+        still lives, and publishes later, removes its result by itself."""
+        lost = self._store.requeue_lost()
+        for job in lost:
             log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
-            send_job(self._app, self._store, job)
+            self._do("send again", lambda job=job: send_job(self._app, self._store, job))
+        for job in lost:
+            self._do("delete the lost result", lambda job=job: self._objects.delete(_lost_result(job)))
 
     def fail_past_deadline(self) -> None:
         for job in self._store.fail_past_deadline(self._settings.retention_s):
@@ -123,3 +129,8 @@ class Janitor:
         while not self._over.is_set():
             self.round()
             self._over.wait(self._settings.janitor_interval_s)
+
+
+def _lost_result(job: Job) -> str:
+    """Key of what the attempt that lost its lease would have published."""
+    return result_key(job.id, job.attempt, job.spec.request.output.container)
