@@ -61,6 +61,7 @@ class Janitor:
             self.send_deliveries,
             self.delete_jobs,
             self.delete_uploads,
+            self.delete_orphans,
         ):
             if not self._do("lock", self._keep_lock):
                 return
@@ -111,6 +112,13 @@ class Janitor:
         for upload_id in self._store.expired_uploads():
             self._objects.delete(upload_key(upload_id))
             self._store.drop_upload(upload_id)
+
+    def delete_orphans(self) -> None:
+        """Files that arrived for a job that was never stored: the API died, or could not reach the bucket."""
+        for job_id in self._store.expired_arrivals():
+            count = self._objects.delete_prefix(job_prefix(job_id))
+            self._store.drop_arrival(job_id)
+            log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
         """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""

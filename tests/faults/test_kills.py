@@ -78,7 +78,10 @@ def test_the_api_is_killed_during_an_upload(service: Service) -> None:
         )
         wait_until(lambda: set(service.objects.list_keys("jobs/")) - before, what="the first file is staged")
         service.api.kill()
+    (staged,) = {key.split("/")[1] for key in set(service.objects.list_keys("jobs/")) - before}
     service.mend()
+    assert service.store.expired_arrivals() == []
+    service.store.add_arrival(staged, 0.0)  # A day has passed
     wait_until(lambda: set(service.objects.list_keys("jobs/")) == before, 20, 0.1, "the staged file is removed")
 
 
