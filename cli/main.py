@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cli import weights
 from cli.demo import demo
 from cli.failures import EXIT_FAILED, CommandError
 from cli.run import run
@@ -30,6 +31,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(submit)
 app.command()(run)
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(asked: bool) -> None:

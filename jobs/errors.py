@@ -194,6 +194,16 @@ _TABLE = [
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),
     ErrorCode("canceled", 409, "The job was canceled", "Submit it again if it is still wanted."),
     ErrorCode("internal_error", 500, "Something broke that should not", "Report the request id or job id.", True),
+    # Weight files (said by `retalking weights`, and by a worker that can not load its engine)
+    ErrorCode("weights_missing", 503, "A weight file is not there", "Run `retalking weights fetch`."),
+    ErrorCode("weights_truncated", 503, "A weight file is cut short", "Run `retalking weights fetch` again."),
+    ErrorCode("weights_unsafe", 503, "A weight file holds code", "Do not use it; fetch it from its publisher."),
+    ErrorCode("weights_wrong_file", 503, "A file is not the weights its name says", "Fetch it again."),
+    ErrorCode("weights_key_mismatch", 503, "Tensors are missing or unknown", "Fetch the version the table names."),
+    ErrorCode("weights_shape_mismatch", 503, "Tensors have another shape", "Fetch the version the table names."),
+    ErrorCode("weights_digest_mismatch", 503, "A weight file changed", "Fetch it again, or remove its lock entry."),
+    ErrorCode("weights_unreachable", 503, "A weight file can not be fetched", "Set RETALKING_WEIGHTS_URL.", True),
+    ErrorCode("weights_invalid", 503, "A weight file can not be used", "Run `retalking weights verify`."),
 ]
 
 ERROR_CODES: dict[str, ErrorCode] = {row.code: row for row in _TABLE}

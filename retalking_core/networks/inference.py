@@ -1,0 +1,149 @@
+"""One switch a network for how it runs: memory layout, precision, folded norms.
+
+`prepare` changes a loaded network once. Folding and layout change results by rounding only (within the tolerance of the
+golden vectors); half precision does not, so it is refused where a score or a geometry hangs on the numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from retalking_core.networks.normalisation import SpectralNormConv2d
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
+# Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
+FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
+# Networks whose result is a picture that is rounded to 8 bits afterwards. The others decide geometry, masks or scores.
+HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan")
+# Ours. The libraries' networks use `view` where this layout would need `reshape`.
+CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True)
+class InferenceVariant:
+    """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
+    inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
+    demodulation stay in float32. Results are float32 whatever it is."""
+
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    fold: bool = True
+
+    def check(self, name: str) -> None:
+        if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
+            raise ValueError(f"{name} does not run in half precision: its numbers are not rounded to a picture")
+        if self.channels_last and name not in CHANNELS_LAST_ALLOWED:
+            raise ValueError(
+                f"{name} does not run in the channels_last layout: its library views tensors as contiguous"
+            )
+
+
+REFERENCE = InferenceVariant(fold=False)
+
+
+class InferenceNetwork(nn.Module):
+    """A network behind its variant: tensors in, float32 tensors out, no gradients. `network` is the bare module."""
+
+    def __init__(self, network: nn.Module, variant: InferenceVariant) -> None:
+        super().__init__()
+        self.network, self.variant = network, variant
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @contextlib.contextmanager
+    def context(self) -> Iterator[None]:
+        """For calling a method of `network` other than its forward."""
+        half = HALF_DTYPES.get(self.variant.precision)
+        autocast = torch.autocast(self.device.type, dtype=half, enabled=half is not None)
+        with torch.inference_mode(), _tf32(self.variant.precision == "tf32"), autocast:
+            yield
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        if self.variant.channels_last:
+            inputs = tuple(_channels_last(x) for x in inputs)
+        with self.context():
+            return _map_tensors(self.network(*inputs, **options), Tensor.float)
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """torch allows TF32 in cuDNN's convolutions unless told otherwise, so `fp32` has to forbid it."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> InferenceNetwork:
+    """Folds, casts and lays out a loaded network in place; one copy of each tensor stays."""
+    variant.check(name)
+    if variant.fold and name in FOLDABLE:
+        fold(network)
+    if half := HALF_DTYPES.get(variant.precision):
+        _cast_products(network, half)
+    if variant.channels_last:
+        for parameter in network.parameters():
+            parameter.data = _channels_last(parameter.data)
+    return InferenceNetwork(network.requires_grad_(False), variant)
+
+
+def fold(network: nn.Module) -> None:
+    """Divides spectral norms out and merges batch norms into what precedes them. Only for networks of `FOLDABLE`."""
+    for parent in list(network.modules()):
+        for key, child in list(parent.named_children()):
+            if isinstance(child, SpectralNormConv2d):
+                setattr(parent, key, child.folded())
+        for (first, product), (second, norm) in pairwise(list(parent.named_children())):
+            merged = _merge(product, norm)
+            if merged is not None:
+                setattr(parent, first, merged)
+                setattr(parent, second, nn.Identity())
+
+
+def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:
+    if isinstance(product, CONVOLUTIONS) and isinstance(norm, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return fuse_conv_bn_eval(product, norm)
+    if isinstance(product, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        return fuse_linear_bn_eval(product, norm)
+    return None
+
+
+def _cast_products(network: nn.Module, dtype: torch.dtype) -> None:
+    """Convolution and matrix weights to half precision now, which autocast would otherwise do at every call."""
+    kept = tuple(f"{part}." for part in getattr(network, "float32_parts", ()))
+    for path, module in network.named_modules():
+        if isinstance(module, (*CONVOLUTIONS, nn.Linear)) and not path.startswith(kept):
+            module.to(dtype)
+
+
+def _channels_last(value: Any) -> Any:
+    """Four and five axes have such a layout; a modulated weight `[1, out, in, k, k]` then has it in its four, too."""
+    layout = CHANNELS_LAST.get(value.ndim) if isinstance(value, Tensor) else None
+    return value if layout is None else value.contiguous(memory_format=layout)
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The change on every tensor of a nested result; named tuples keep their type."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_map_tensors(v, change) for v in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_tensors(v, change) for v in value)
+    return value

@@ -1,0 +1,82 @@
+"""The networks of one process: loaded when a stage first asks, onto the target device, one copy of each kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from retalking_core.networks import catalogue
+from retalking_core.networks.inference import InferenceNetwork, InferenceVariant, prepare
+from retalking_core.weights.checkpoint import find_file, read_state_dict, synthetic_seed
+from retalking_core.weights.lock import check_digest, read_lock
+from retalking_core.weights.table import WEIGHT_FILES
+
+
+class NetworkStore:
+    """Loads from a folder of weight files. variants: how each network runs; what is not named runs in float32, folded.
+
+    LNet is part of ENet and exists once: it runs as ENet's variant says.
+    """
+
+    def __init__(
+        self, folder: Path, device: torch.device | str = "cpu", variants: Mapping[str, InferenceVariant] | None = None
+    ) -> None:
+        self.folder, self.device = folder, torch.device(device)
+        self._variants = dict(variants or {})
+        self._loaded: dict[str, InferenceNetwork] = {}
+        self._synthetic: set[str] = set()
+        for name, variant in self._variants.items():
+            variant.check(name)
+        if "lnet" in self._variants and self._variants["lnet"] != self._variants.get("enet", self._variants["lnet"]):
+            raise ValueError("lnet is part of enet: give both the same variant")
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether anything loaded so far was written by `weights synthesize` and not trained."""
+        return bool(self._synthetic)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        return tuple(self._loaded)
+
+    def get(self, name: str) -> InferenceNetwork:
+        """The network, ready to run. The first call reads its file; raises a `WeightsError` if that is not right."""
+        if name not in self._loaded:
+            parts = {"low_res": self.get("lnet").network} if name == "enet" else {}
+            self._loaded[name] = prepare(name, self._load(name, parts), self._variant(name))
+        return self._loaded[name]
+
+    def release(self, name: str) -> None:
+        """Forgets a network. LNet stays in memory as long as ENet does."""
+        self._loaded.pop(name, None)
+
+    def _variant(self, name: str) -> InferenceVariant:
+        if name in ("lnet", "enet"):
+            return self._variants.get("enet", self._variants.get("lnet", InferenceVariant()))
+        return self._variants.get(name, InferenceVariant())
+
+    def _load(self, name: str, parts: Mapping[str, nn.Module]) -> nn.Module:
+        entry = WEIGHT_FILES[name]
+        path = find_file(self.folder, entry)
+        check_digest(path, read_lock(self.folder).get(path.name))
+        state = self._place(read_state_dict(path, entry))
+        with torch.device("meta"):
+            network = catalogue.build(name, **parts)
+        for prefix, part in parts.items():
+            state |= {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()}
+        network.load_state_dict(state, strict=True, assign=True)
+        if synthetic_seed(path) is not None:
+            self._synthetic.add(name)
+        return network
+
+    def _place(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies tensor by tensor off the mapped file, so that neither it nor a second copy stays behind."""
+        placed = {}
+        while state:
+            key, tensor = state.popitem()
+            dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            placed[key] = tensor.to(self.device, dtype, copy=True)
+        return placed

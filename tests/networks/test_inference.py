@@ -1,0 +1,145 @@
+"""Every inference variant against the plain float32 network, on the same weights and inputs."""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retalking_core.networks.inference import CHANNELS_LAST_ALLOWED, HALF_ALLOWED, REFERENCE, InferenceVariant, prepare
+from retalking_core.networks.lnet import FourierUnit
+from tests.networks.golden import load_synthetic, make_input, read_golden
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+HEAVY = ("enet", "gpen512", "gfpgan")  # 276 to 408 GFLOP a picture
+EXACT = 1e-4
+WARP = 3e-4  # DNet's warp: the picture's gradients multiply rounding differences of the flow
+# About 1.4 times the largest error of bfloat16 measured on CPU, relative to the largest value: 2.1e-2, 6.4e-2, 6.3e-2,
+# 1.4e-2, 6.7e-2, 1.8e-2.
+BF16 = {"dnet": 0.03, "lnet": 0.09, "enet": 0.09, "gpen512": 0.02, "ganimation": 0.095, "gfpgan": 0.025}
+
+
+@cache
+def network_and_inputs(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    recipes = [r for r in read_golden(GOLDEN, name).document["inputs"] if not r["name"].startswith("unit_")]
+    return load_synthetic(name, 1), tuple(make_input(r, name, 1)[:1] for r in recipes)
+
+
+@cache
+def reference(name: str) -> list[Tensor]:
+    network, inputs = network_and_inputs(name)
+    return tensors(prepare(name, copy.deepcopy(network), REFERENCE)(*inputs))
+
+
+def tensors(result: object) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for part in result for t in tensors(part)]
+
+
+def errors(name: str, variant: InferenceVariant) -> list[float]:
+    if name in HEAVY and "RETALKING_TEST_HEAVY" not in os.environ:
+        pytest.skip(f"{name} takes minutes on two cores; RETALKING_TEST_HEAVY=1 runs it")
+    return measured(name, variant)
+
+
+@cache
+def measured(name: str, variant: InferenceVariant) -> list[float]:
+    """Largest difference of each output relative to its largest value."""
+    network, inputs = network_and_inputs(name)
+    outputs = tensors(prepare(name, copy.deepcopy(network), variant)(*inputs))
+    assert all(t.dtype == torch.float32 and t.isfinite().all() for t in outputs)
+    found = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(outputs, reference(name), strict=True)]
+    print(f"{name} {variant}: {', '.join(f'{e:.1e}' for e in found)}")
+    return found
+
+
+@pytest.mark.parametrize("name", ["lnet", "enet", "deep3d", "syncnet"])
+def test_folding_changes_rounding_only(name: str) -> None:
+    assert max(errors(name, InferenceVariant(fold=True))) <= EXACT
+
+
+@pytest.mark.parametrize("name", CHANNELS_LAST_ALLOWED)
+def test_channels_last_changes_rounding_only(name: str) -> None:
+    found = errors(name, InferenceVariant(channels_last=True))
+    assert max(found) <= (WARP if name == "dnet" else EXACT)
+
+
+@pytest.mark.parametrize("name", HALF_ALLOWED)
+def test_bfloat16_stays_within_what_was_measured(name: str) -> None:
+    found = errors(name, InferenceVariant("bf16"))
+    assert max(found) <= BF16[name]
+    assert max(found) > EXACT, "not in half precision at all?"
+
+
+def test_dnets_flow_and_warp_stay_exact_in_half_precision() -> None:
+    flow, warped, _fake = errors("dnet", InferenceVariant("bf16"))
+    assert flow <= EXACT
+    assert warped <= WARP
+
+
+@pytest.mark.parametrize("name", ["deep3d", "syncnet", "parsenet", "retinaface", "s3fd", "fan2d", "arcface"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_geometry_and_scores_refuse_half_precision(name: str, precision: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        InferenceVariant(precision).check(name)
+
+
+@pytest.mark.parametrize("name", ["gfpgan", "parsenet", "retinaface", "s3fd", "fan2d", "arcface"])
+def test_the_libraries_networks_refuse_channels_last(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        InferenceVariant(channels_last=True).check(name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_fft_runs_in_float32_whatever_comes_in(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+    rfftn = torch.fft.rfftn
+    monkeypatch.setattr(torch.fft, "rfftn", lambda x, **options: seen.append(x.dtype) or rfftn(x, **options))
+    unit = FourierUnit(4).eval().to(dtype)
+    assert unit(torch.randn(1, 4, 12, 12, dtype=dtype)).dtype == dtype
+    assert seen == [torch.float32]
+
+
+def test_the_inverse_fft_is_torchs_for_a_spectrum_that_is_not_hermitian() -> None:
+    from retalking_core.networks.lnet import _inverse_spectrum
+
+    for width in (11, 12):
+        spectrum = torch.randn(2, 3, 12, width // 2 + 1, dtype=torch.complex64)
+        expected = torch.fft.irfftn(spectrum, s=(12, width), dim=(-2, -1), norm="ortho")
+        torch.testing.assert_close(_inverse_spectrum(spectrum, torch.Size((12, width))), expected)
+
+
+def test_folding_leaves_no_norm_with_running_statistics_behind() -> None:
+    network, _ = network_and_inputs("lnet")
+    folded = prepare("lnet", copy.deepcopy(network), InferenceVariant()).network
+    kinds = {type(module).__name__ for module in folded.modules()}
+    assert not kinds & {"BatchNorm2d", "SpectralNormConv2d"}
+
+
+def test_half_precision_weights_are_cast_once_except_where_positions_hang_on_them() -> None:
+    with torch.device("meta"):
+        from retalking_core.networks.dnet import DNet
+
+        network = prepare("dnet", DNet().eval(), InferenceVariant("fp16")).network
+    assert network.editing_net.encoder.first.model[0].weight.dtype == torch.float16
+    assert network.warpping_net.flow_out[2].weight.dtype == torch.float32
+    assert network.mapping_net.first[0].weight.dtype == torch.float32
+
+
+def test_tf32_is_allowed_only_inside_a_tf32_network() -> None:
+    seen: list[bool] = []
+
+    class Probe(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("fp32", "tf32"):
+        prepare("dnet", Probe(2, 2), InferenceVariant(precision))(torch.zeros(1, 2))
+    assert seen == [False, True]
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -1,0 +1,120 @@
+"""The store: lazy, one copy, digests, the synthetic mark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from retalking_core.networks.inference import REFERENCE, InferenceVariant
+from retalking_core.weights import errors
+from retalking_core.weights.lock import LOCK_NAME, digest_of, read_lock
+from retalking_core.weights.store import NetworkStore
+from retalking_core.weights.synthesis import synthesize, synthetic_state_dict, write_checkpoint
+from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.verification import verify_file
+
+FOUR = ("ganimation", "syncnet", "lnet", "enet")
+
+
+@pytest.fixture(scope="module")
+def folder(quick_draws: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    synthesize(folder, 3, FOUR)
+    yield folder
+    shutil.rmtree(folder)  # 0.7 GB, and pytest keeps the folders of the last runs
+
+
+def test_networks_load_when_asked_and_once(folder: Path) -> None:
+    store = NetworkStore(folder)
+    assert store.loaded == ()
+    assert not store.synthetic
+    network = store.get("ganimation")
+    assert store.get("ganimation") is network
+    assert store.loaded == ("ganimation",)
+    assert store.synthetic
+    expected = synthetic_state_dict("ganimation", 3)
+    assert all(torch.equal(value, expected[key]) for key, value in network.network.state_dict().items())
+    store.release("ganimation")
+    assert store.loaded == ()
+
+
+def test_enet_shares_the_one_lnet_which_comes_from_its_own_file(folder: Path) -> None:
+    store = NetworkStore(folder, variants={"enet": REFERENCE})
+    enet = store.get("enet").network
+    assert enet.low_res is store.get("lnet").network
+    expected = synthetic_state_dict("lnet", 3)
+    own = enet.low_res.state_dict()
+    assert own.keys() == expected.keys()
+    assert all(torch.equal(own[key], expected[key]) for key in expected)
+    assert torch.equal(enet.final_conv.weight, synthetic_state_dict("enet", 3)["final_conv.weight"])
+    assert not any(t.is_meta for t in (*enet.parameters(), *enet.buffers()))
+
+
+def test_nothing_stays_unplaced_and_nothing_wants_gradients(folder: Path) -> None:
+    network = NetworkStore(folder).get("syncnet").network
+    tensors = [*network.parameters(), *network.buffers()]
+    assert {t.device.type for t in tensors} == {"cpu"}
+    assert not any(t.requires_grad for t in tensors)
+    assert not network.training
+
+
+def test_weights_survive_the_file(tmp_path: Path) -> None:
+    """They are copied off the mapped file, which may be replaced while the process runs."""
+    path = write_checkpoint(tmp_path, WEIGHT_FILES["ganimation"], 1)
+    network = NetworkStore(tmp_path).get("ganimation").network
+    before = network.state_dict()["model.0.weight"].clone()
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(network.state_dict()["model.0.weight"], before)
+
+
+def test_a_file_that_changed_since_it_was_recorded_is_refused(tmp_path: Path) -> None:
+    entry = WEIGHT_FILES["ganimation"]
+    path = write_checkpoint(tmp_path, entry, 1)
+    assert read_lock(tmp_path)[entry.file].sha256 == digest_of(path)
+    torch.save(synthetic_state_dict("ganimation", 2), path)
+    with pytest.raises(errors.WeightsDigestMismatchError, match="30_net_gen"):
+        NetworkStore(tmp_path).get("ganimation")
+    assert verify_file(tmp_path, entry).locked == "mismatch"
+    (tmp_path / LOCK_NAME).unlink()
+    network = NetworkStore(tmp_path)
+    network.get("ganimation")
+    assert not network.synthetic, "a file without the mark counts as a real one"
+
+
+def test_the_synthetic_mark_travels_with_the_file(tmp_path: Path) -> None:
+    written = write_checkpoint(tmp_path / "there", WEIGHT_FILES["ganimation"], 1)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / written.name).write_bytes(written.read_bytes())
+    store = NetworkStore(tmp_path / "here")
+    store.get("ganimation")
+    assert store.synthetic
+
+
+def test_lnet_can_not_run_otherwise_than_its_enet(folder: Path) -> None:
+    with pytest.raises(ValueError, match="part of enet"):
+        NetworkStore(folder, variants={"lnet": InferenceVariant("bf16"), "enet": InferenceVariant()})
+
+
+def test_verify_reports_every_file(folder: Path, tmp_path: Path) -> None:
+    report = verify_file(folder, WEIGHT_FILES["syncnet"])
+    assert (report.present, report.problem, report.locked, report.seed, report.tensors) == (True, None, "match", 3, 102)
+    missing = verify_file(tmp_path, WEIGHT_FILES["enet"])
+    assert not missing.present
+    assert isinstance(missing.problem, errors.WeightsMissingError)
+
+
+def test_verify_finds_a_flipped_bit_that_loading_would_not(tmp_path: Path) -> None:
+    entry = WEIGHT_FILES["ganimation"]
+    path = write_checkpoint(tmp_path, entry, 1)
+    (tmp_path / LOCK_NAME).unlink()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    assert isinstance(verify_file(tmp_path, entry).problem, errors.WeightsTruncatedError)

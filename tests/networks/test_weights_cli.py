@@ -1,0 +1,98 @@
+"""`retalking weights`, as it is typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.weights import app
+from retalking_core.weights.errors import WeightsError
+from retalking_core.weights.lock import read_lock
+from retalking_core.weights.synthesis import synthetic_state_dict
+from retalking_core.weights.table import WEIGHT_FILES
+from tests.networks.mirror import serve, to_bytes
+
+
+def run(*arguments: str | Path, **environment: str) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200", **environment})
+
+
+def test_list_shows_every_file_with_its_licence(tmp_path: Path) -> None:
+    result = run("list", "--dir", tmp_path)
+    assert result.exit_code == 0
+    for entry in WEIGHT_FILES.values():
+        assert entry.file in result.output
+        assert entry.licence.split(";")[0] in result.output
+
+
+def test_synthesize_then_verify(tmp_path: Path) -> None:
+    written = run("synthesize", tmp_path, "--seed", "7", "--only", "ganimation")
+    assert written.exit_code == 0, written.output
+    assert "SYNTHETIC" in written.output
+    verified = run("verify", "ganimation", "--dir", tmp_path)
+    assert verified.exit_code == 0, verified.output
+    assert "right, SYNTHETIC" in verified.output
+
+
+def test_synthesize_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "30_net_gen.pth").write_bytes(b"trained")
+    result = run("synthesize", tmp_path, "--only", "ganimation")
+    assert result.exit_code == 1
+    assert (tmp_path / "30_net_gen.pth").read_bytes() == b"trained"
+
+
+def test_verify_names_what_is_wrong_and_fails(tmp_path: Path) -> None:
+    (tmp_path / "30_net_gen.pth").write_bytes(b"<html>")
+    result = run("verify", "--dir", tmp_path)
+    assert result.exit_code == 1
+    assert "weights_wrong_file" in result.output
+    assert result.output.count("weights_missing") >= len(WEIGHT_FILES) - 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
+    with serve(to_bytes(synthetic_state_dict("ganimation", 1))) as mirror:
+        mirror.break_after = [5_000_000]
+        endpoint = mirror.url.removesuffix("/weights")
+        url = mirror.url if scheme == "http" else "s3://bucket/weights"
+        keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
+        result = run(
+            "fetch", "ganimation", "--dir", tmp_path, RETALKING_WEIGHTS_URL=url, AWS_ENDPOINT_URL=endpoint, **keys
+        )
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "30_net_gen.pth").read_bytes() == mirror.body
+        bucket = "" if scheme == "http" else "/bucket"
+        assert mirror.requests[0] == (f"{bucket}/weights/30_net_gen.pth", None)
+        assert mirror.requests[-1][1] == "bytes=5000000-"
+    assert read_lock(tmp_path)["30_net_gen.pth"].source == f"{url}/30_net_gen.pth"
+
+
+def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9/weights"  # the discard port: refused at once
+    result = run("fetch", "dnet", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
+    assert result.exit_code == 1
+    assert "weights_unreachable" in result.output
+    assert "RETALKING_WEIGHTS_URL" in result.output
+
+
+def test_the_command_line_does_not_import_torch() -> None:
+    code = "import sys, cli.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    assert run("verify", "resnet", "--dir", tmp_path).exit_code == 2
+
+
+def test_the_page_shows_the_same_table() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text()
+    for entry in WEIGHT_FILES.values():
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` |"))
+        for cell in (entry.file, *entry.aliases, entry.used_for, entry.publisher, entry.licence):
+            assert cell in line
+    for error in WeightsError.__subclasses__():
+        assert f"| `{error.code}` |" in page
