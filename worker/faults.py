@@ -24,11 +24,12 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
 
 def describe_fault(fault: BaseException) -> ErrorInfo:
     """The public face of an exception: code, a sentence, and whether submitting again can help."""
-    if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
-        return _info(fault.code, fault.message)
-    # A full disk may come inside another error, e.g. of the object store whose file was being fetched.
+    # First: a full disk may come inside another error, of the object store whose file was being fetched, or of the
+    # library that could not write its result.
     if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
         return _info("disk_full", "The worker's disk is full.")
+    if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
+        return _info(fault.code, fault.message)
     for kind, code, sentence in _SENTENCES:
         if isinstance(fault, kind):
             return _info(code, sentence)
