@@ -1,4 +1,4 @@
-"""Sound files of every accepted container, as bytes: what the hostile ones are broken from. A real face speaks in them."""
+"""Whole files of every accepted container, as bytes: what the hostile ones are broken from. A real face is in them."""
 
 from __future__ import annotations
 

@@ -131,12 +131,9 @@ def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
 
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
     """What the writer of results raises when FFmpeg can not write: found with a real full disk (tests/faults)."""
-    try:
-        raise core.RetalkingError("The result could not be written; is the disk full?") from OSError(
-            28, "No space left"
-        )
-    except core.RetalkingError as fault:
-        assert describe_fault(fault).code == "disk_full"
+    fault = core.RetalkingError("The result could not be written; is the disk full?")
+    fault.__cause__ = OSError(28, "No space left on device")
+    assert describe_fault(fault).code == "disk_full"
 
 
 def _ignore(*_: object, **__: object) -> None:
