@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     # Worker
     engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview or videoretalking")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    worker_memory_bytes: int = Field(
+        8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
+    )
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

@@ -18,16 +18,17 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (SoftTimeLimitExceeded, "render_timeout", "The render ran past the time that one attempt may take."),
     (ObjectNotFoundError, "storage_failed", "An input file of the job is no longer in the object store."),
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
-    (MemoryError, "out_of_memory", "The worker ran out of memory."),
 )
 
 
 def describe_fault(fault: BaseException) -> ErrorInfo:
     """The public face of an exception: code, a sentence, and whether submitting again can help."""
-    # First: a full disk may come inside another error, of the object store whose file was being fetched, or of the
-    # library that could not write its result.
+    # First: a full disk or memory may come inside another error, of the object store whose file was being fetched, or
+    # of the library that could not write its result.
     if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
         return _info("disk_full", "The worker's disk is full.")
+    if any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
+        return _info("out_of_memory", "The worker ran out of memory.")
     if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
         return _info(fault.code, fault.message)
     for kind, code, sentence in _SENTENCES:

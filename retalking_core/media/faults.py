@@ -39,8 +39,10 @@ def input_error(error: Exception, kind: str) -> InputError:
 
 @contextmanager
 def reading(kind: str) -> Iterator[None]:
-    """Every FFmpeg failure inside the block leaves it as an `InputError`."""
+    """Every FFmpeg failure inside the block leaves it as an `InputError`, but a lack of memory, which is not the file's."""
     try:
         yield
+    except av.error.MemoryError:
+        raise
     except av.error.FFmpegError as error:
         raise input_error(error, kind) from error

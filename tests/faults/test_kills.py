@@ -15,7 +15,7 @@ from jobs.names import RENDER_QUEUE, RENDER_TASK
 from tests.faults.outcome import check_outcomes
 from tests.faults.processes import is_running
 from tests.faults.service import Service
-from tests.faults.timed_app import KILLER
+from tests.faults.timed_app import GLUTTON, KILLER
 from tests.services import wait_until
 
 pytestmark = pytest.mark.faults
@@ -100,6 +100,16 @@ def test_a_job_that_kills_its_worker_every_time(service: Service) -> None:
     others = service.submit_many(0, 0, 0, 0)
     jobs = check_outcomes(service, [killer, *others], failed={killer: "worker_lost"})
     assert jobs[0].attempt == jobs[0].max_attempts == 3
+
+
+def test_a_job_that_takes_all_memory(service: Service) -> None:
+    """It is refused more, and fails; its process lives on."""
+    glutton = service.submit(GLUTTON)
+    wait_until(lambda: service.get(glutton).worker, 20)
+    child = service.child_of(service.get(glutton))
+    jobs = check_outcomes(service, [glutton, *service.submit_many(0, 0)], failed={glutton: "out_of_memory"})
+    assert jobs[0].attempt == 1
+    assert is_running(child)
 
 
 def test_one_message_three_times_at_once(service: Service) -> None:

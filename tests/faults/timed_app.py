@@ -1,6 +1,7 @@
 """Entry of a render worker whose renders last as long as their seed says: `celery -A tests.faults.timed_app worker`.
 
-seed: milliseconds of work before the copy; KILLER: the render kills its process, every time.
+seed: milliseconds of work before the copy; KILLER: the render kills its process, every time; GLUTTON: it takes memory
+until it gets no more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tests.worker.scripted_engine import remux
 from worker.render_app import build
 
 KILLER = 666_666
+GLUTTON = 777_777
 BATCH_S = 0.02
 
 
@@ -36,6 +38,10 @@ class TimedEngine:
         progress(Progress("analyse", 0.0))
         if options.seed == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
+        if options.seed == GLUTTON:
+            taken = []
+            while True:
+                taken.append(b"x" * 50_000_000)
         began, length_s = time.monotonic(), options.seed / 1000
         while (spent_s := time.monotonic() - began) < length_s:
             time.sleep(BATCH_S)

@@ -8,6 +8,7 @@ import logging
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -17,6 +18,7 @@ from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
 from retalking_core import errors as core
 from retalking_core.engine import Engine
+from retalking_core.media.faults import reading
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.types import RenderReport
@@ -127,6 +129,18 @@ def test_a_full_disk_inside_another_error_is_found() -> None:
 def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
     file = tmp_path / "result.mp4"
     return file, remux(clips.video, clips.audio, file)
+
+
+def test_a_lack_of_memory_is_named_also_inside_an_error_of_the_library() -> None:
+    fault = core.RetalkingError("The result could not be written; is the disk full?")
+    fault.__cause__ = MemoryError()
+    assert describe_fault(fault).code == "out_of_memory"
+
+
+def test_a_lack_of_memory_is_not_blamed_on_the_file() -> None:
+    with pytest.raises(MemoryError) as caught, reading("video"):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+    assert describe_fault(caught.value).code == "out_of_memory"
 
 
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
