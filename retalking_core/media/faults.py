@@ -39,7 +39,7 @@ def input_error(error: Exception, kind: str) -> InputError:
 
 @contextmanager
 def reading(kind: str) -> Iterator[None]:
-    """Every FFmpeg failure inside the block leaves it as an `InputError`, but a lack of memory, which is not the file's."""
+    """Every FFmpeg failure inside the block leaves it as an `InputError`; a lack of memory is not the file's fault."""
     try:
         yield
     except av.error.MemoryError:

@@ -152,11 +152,16 @@ def playlists(bait: Bait) -> Named:
 
 
 def _outside_data(target: str) -> bytes:
-    """An MP4 whose pictures are said to lie in another file (ISO 14496-12, 8.7.2). The `free` box pays for its length."""
+    """An MP4 whose pictures are said to lie in another file (ISO 14496-12, 8.7.2); all boxes around it stay right."""
     whole = videos()["mp4"]
     entry = b"url " + bytes(4) + target.encode() + b"\0"
     at = whole.index(b"url \0\0\0\1")
-    return whole[: at - 4] + (len(entry) + 4).to_bytes(4, "big") + entry + whole[at + 8 :]
+    grown = bytearray(whole[: at - 4] + (len(entry) + 4).to_bytes(4, "big") + entry + whole[at + 8 :])
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        start = grown.index(kind) - 4
+        size = int.from_bytes(grown[start : start + 4], "big") + len(entry) - 8
+        grown[start : start + 4] = size.to_bytes(4, "big")
+    return bytes(grown)
 
 
 def odd() -> Named:

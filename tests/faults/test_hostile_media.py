@@ -52,7 +52,7 @@ INPUT_CODES = {
     "face_not_found",
 }
 LEAKS = ("Traceback", str(ROOT), "/tmp", "retalking-attempt", "object at 0x")
-# 16 kB of RAM beside it would do; this is what a real render of 8K pictures may take
+# What a render of the largest pictures that are allowed may take
 MEMORY_LIMIT_KB = 3_000_000
 
 
