@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,12 @@ class Service:
         return up and len(alive & signed_on) == len(self.workers)
 
     def stop(self) -> None:
-        for process in (self.api, self.webhooks, *self.workers):
-            if process is not None:
-                process.stop()
+        processes = [process for process in (self.api, self.webhooks, *self.workers) if process is not None]
+        for process in processes:
+            if process.is_alive:
+                process.signal(signal.SIGTERM)
+        for process in processes:
+            process.stop()
         self.client.close()
         self.hooks.stop()
         self.proxy.close()

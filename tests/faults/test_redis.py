@@ -23,6 +23,7 @@ def _submit_and_start(service: Service) -> list[str]:
     return jobs
 
 
+@pytest.mark.faults_long
 def test_redis_is_restarted(service: Service) -> None:
     jobs = _submit_and_start(service)
     os.kill(service.redis.pid, signal.SIGTERM)
@@ -49,9 +50,9 @@ def test_connections_to_redis_are_cut_again_and_again(service: Service) -> None:
     check_outcomes(service, [*jobs, service.submit()])
 
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=pytest.mark.faults_long)])
+@pytest.mark.parametrize("seconds", [11, pytest.param(60, marks=pytest.mark.faults_long)])
 def test_redis_is_frozen(service: Service, seconds: int) -> None:
-    """12 s is more than a socket's timeout and many leases; 60 s is more than every retry. Who asks meanwhile is told
+    """11 s is more than a socket's timeout and many leases; 60 s is more than every retry. Who asks meanwhile is told
     to come again, or waits, and nothing that was accepted is lost."""
     jobs = _submit_and_start(service)
     os.kill(service.redis.pid, signal.SIGSTOP)

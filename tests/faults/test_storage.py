@@ -31,7 +31,8 @@ def test_the_bucket_stumbles(service: Service, place: str, name: str) -> None:
     assert {job.attempt for job in jobs} == {1}
 
 
-@pytest.mark.parametrize("place", [pytest.param(FETCH, marks=pytest.mark.faults_long), PUBLISH])
+@pytest.mark.faults_long
+@pytest.mark.parametrize("place", [FETCH, PUBLISH])
 def test_the_bucket_is_down_for_a_while(service: Service, place: str) -> None:
     """Longer than the client's own retries. No attempt is spent on it: a render is dear."""
     with service.proxy.fault(place, refuse=True) as fault:
@@ -61,6 +62,7 @@ def test_the_bucket_is_slow(service: Service) -> None:
     assert job.attempt == 1
 
 
+@pytest.mark.faults_long
 def test_the_answer_to_a_result_is_slow(service: Service) -> None:
     with service.proxy.fault(PUBLISH, hold=threading.Event()) as held:
         job_id = service.submit()
