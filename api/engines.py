@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,22 +23,27 @@ def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: S
     if not workers:
         return
     offers = [engine for worker in workers for engine in worker.engines]
-    name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers})
+    reasons = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
+    name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers}, reasons)
     refused = [refused_options(request, offer) for offer in offers if offer.name == name]
     # Workers of different versions can offer the same engine: one that honours everything is enough.
     if all(refused):
         raise _unsupported(name, refused[0], request, offers)
 
 
-def choose_engine(asked: str, configured: str, offered: set[str]) -> str:
-    """The engine that would run. `auto` in the request is what the deployment configured; `auto` there, the best."""
+def choose_engine(asked: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
+    """The engine that would run. `auto` in the request is what the deployment configured; `auto` there, the best.
+
+    reasons: why the workers do not offer an engine, in their words; the refusal repeats it.
+    """
     wanted = configured if asked == "auto" else asked
     candidates = PREFERENCE if wanted == "auto" else (wanted,)
     for name in candidates:
         if name in offered:
             return name
     have = ", ".join(sorted(offered)) or "none"
-    raise ServiceError("engine_unavailable", f"No live worker offers the engine {wanted}; offered now: {have}.")
+    message = f"No live worker offers the engine {wanted}; offered now: {have}. {reasons.get(wanted, '')}"
+    raise ServiceError("engine_unavailable", message.rstrip())
 
 
 def refused_options(request: JobRequest, engine: EngineInfo) -> dict[str, str]:

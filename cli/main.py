@@ -13,6 +13,7 @@ import typer
 
 from cli import weights
 from cli.demo import demo
+from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
 from cli.run import run
 from cli.submit import submit
@@ -31,6 +32,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(submit)
 app.command()(run)
+app.command()(evaluate)
 app.add_typer(weights.app, name="weights")
 
 

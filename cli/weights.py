@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from retalking_core.weights.fetching import Source
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and synthesize the weight files.")
-console = Console()
 
 Folder = Annotated[Path, typer.Option("--dir", envvar="RETALKING_MODELS_DIR", help="Folder of the weight files.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as `list` shows them; all of them when left out.")]
 DEFAULT_FOLDER = Path("models")
+
+
+def screen() -> Console:
+    """Built when used, as wide as the terminal then is; a pipe has no width, so there no cell is cut."""
+    return Console() if sys.stdout.isatty() else Console(width=240)
 
 
 def chosen(names: list[str] | None) -> list[WeightFile]:
@@ -41,7 +46,7 @@ def list_files(folder: Folder = DEFAULT_FOLDER) -> None:
     for entry in WEIGHT_FILES.values():
         here = any((folder / name).is_file() for name in (entry.file, *entry.aliases))
         table.add_row(entry.name, entry.file, entry.used_for, entry.publisher, entry.licence, "yes" if here else "no")
-    console.print(table)
+    screen().print(table)
 
 
 @app.command()
@@ -89,9 +94,9 @@ def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
         table.add_row(entry.name, entry.file, str(report.tensors or ""), digest, report.locked, verdict)
         if report.problem is not None:
             problems.append(report.problem)
-    console.print(table)
+    screen().print(table)
     for problem in problems:
-        console.print(f"[red]{problem.code}[/red] {problem.message}", soft_wrap=True)
+        screen().print(f"[red]{problem.code}[/red] {problem.message}", soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -109,10 +114,10 @@ def synthesize(
     existing = [entry.file for entry in entries if (folder / entry.file).exists()]
     if existing:
         # Never over a trained file: it may have taken hours to fetch.
-        console.print(f"[red]refused[/red] already there: {', '.join(existing)}", soft_wrap=True)
+        screen().print(f"[red]refused[/red] already there: {', '.join(existing)}", soft_wrap=True)
         raise typer.Exit(1)
-    write(folder, seed, [entry.name for entry in entries], lambda path: console.print(f"wrote {path.name}"))
-    console.print("These weights are SYNTHETIC: results made with them are marked so.")
+    write(folder, seed, [entry.name for entry in entries], lambda path: screen().print(f"wrote {path.name}"))
+    screen().print("These weights are SYNTHETIC: results made with them are marked so.")
 
 
 def need_torch() -> None:
@@ -121,13 +126,13 @@ def need_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        console.print("[red]engine_unavailable[/red] this needs torch: install `retalking[gpu]`")
+        screen().print("[red]engine_unavailable[/red] this needs torch: install `retalking[gpu]`")
         raise typer.Exit(1) from None
 
 
 def progress_bars() -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console)
+    return Progress(TextColumn("{task.description}"), *columns, console=screen())
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class JobOptions(_Shape):
     fps: float = Field(25.0, ge=1, le=120, description="Rate of a still-image face")
     output: Output = Field(default_factory=Output)
     evaluate: list[Metric] | None = Field(
-        None, max_length=40, description="Metrics to compute; absent: all that can be; []: none"
+        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are there; []: none"
     )
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
@@ -325,6 +325,9 @@ class WorkerInfo(_Shape):
 
     id: str
     engines: list[EngineInfo]
+    unavailable: dict[str, str] = Field(
+        default_factory=dict, description="Engines it does not offer, each with the reason"
+    )
     metrics: list[str] = Field(default_factory=list, description="Metrics this worker can compute")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: datetime

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from jobs.errors import ServiceError
@@ -11,6 +13,9 @@ from jobs.settings import Settings
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
     from retalking_core.engine import Engine, EngineCapabilities
+    from retalking_core.media.limits import MediaLimits
+
+log = logging.getLogger(__name__)
 
 LoadEngines = Callable[[Settings], "dict[str, Engine]"]
 
@@ -19,12 +24,78 @@ PREFERENCE = ("videoretalking", "preview")
 
 
 def load_engines(settings: Settings) -> dict[str, Engine]:
-    """Every engine that can run here, by name, not yet warmed up. Called in the process that renders."""
+    """Every engine that can run here, by name. Called in the process that renders. The neural engine is loaded already,
+    since only loading shows whether its weights are right; the others warm up later.
+
+    Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
+    """
     from retalking_core.engines.preview import PreviewEngine
     from retalking_core.media.limits import MediaLimits
+    from retalking_core.weights.errors import WeightsError
 
     limits = MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
-    return {"preview": PreviewEngine(limits=limits)}
+    engines: dict[str, Engine] = {"preview": PreviewEngine(limits=limits)}
+    if neural_obstacle(settings) is not None:
+        return engines
+    try:
+        engines["videoretalking"] = _load_neural(settings, limits)
+    except WeightsError as error:
+        if settings.engine == "videoretalking":
+            raise
+        log.error("the neural engine stays away: %s", error.message, extra={"code": error.code})
+    return engines
+
+
+def neural_obstacle(settings: Settings) -> str | None:
+    """Why the neural engine can not run here, with the way out; None when nothing is in its way. Reads no weights."""
+    if settings.engine == "preview":
+        return "This worker is set to RETALKING_ENGINE=preview."
+    if find_spec("torch") is None:
+        return "torch is not installed on the worker: install the extra `gpu`."
+    import torch
+
+    from retalking_core.weights.checkpoint import find_file
+    from retalking_core.weights.errors import WeightsMissingError
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+
+    missing = []
+    for name in ENGINE_WEIGHTS:
+        try:
+            find_file(settings.models_dir, WEIGHT_FILES[name])
+        except WeightsMissingError:
+            missing.append(WEIGHT_FILES[name].file)
+    if missing:
+        return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
+    if not torch.cuda.is_available() and settings.engine != "videoretalking":
+        # Measured: 75 s a frame on two cores.
+        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, over a minute a frame."
+    return None
+
+
+def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, str]:
+    """Name -> reason, for what callers may ask for and do not get here."""
+    if "videoretalking" in engines:
+        return {}
+    return {"videoretalking": neural_obstacle(settings) or "Its weights could not be loaded; see the worker's log."}
+
+
+def _load_neural(settings: Settings, limits: MediaLimits) -> Engine:
+    import torch
+
+    from retalking_core.engines.videoretalking import VideoRetalkingEngine
+    from retalking_core.weights.checkpoint import find_file, synthetic_seed
+    from retalking_core.weights.store import NetworkStore
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+
+    files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
+    engine = VideoRetalkingEngine(
+        NetworkStore(settings.models_dir, "cuda" if torch.cuda.is_available() else "cpu"),
+        limits=limits,
+        templates=settings.models_dir / "expression.mat",
+        synthetic_weights=any(synthetic_seed(file) is not None for file in files),
+    )
+    engine.warm_up()
+    return engine
 
 
 def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine]) -> Engine:
@@ -36,7 +107,10 @@ def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine])
     name = next((each for each in PREFERENCE if each in engines), next(iter(engines))) if named == "auto" else named
     if name not in engines:
         here = ", ".join(sorted(engines))
-        raise ServiceError("engine_unavailable", f"This worker does not hold the engine {name}; it holds: {here}.")
+        reason = unavailable_engines(settings, engines).get(name, "")
+        raise ServiceError(
+            "engine_unavailable", f"This worker does not hold the engine {name}; it holds: {here}. {reason}".rstrip()
+        )
     return engines[name]
 
 

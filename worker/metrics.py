@@ -9,32 +9,50 @@ from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobs.models import MetricResult
-from retalking_core.evaluation.metrics import METRICS, evaluate
+from jobs.models import JobOptions, MetricResult
+from retalking_core.errors import InputError
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import METRICS, available_metrics, measure_all
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.probe import probe_audio, probe_video
+from retalking_core.media.timeline import plan_timeline
 from retalking_core.types import RenderReport
 
 
 def metric_names() -> list[str]:
-    """What this worker can compute."""
+    """What a job may ask of this worker. Whatever lacks its checkpoint comes out null, with the reason."""
     return list(METRICS)
 
 
-def measure(
+def measurement_of(
     result: Path,
+    video: Path,
     speech: Path,
-    report: RenderReport,
-    asked: Sequence[str] | None,
+    report: RenderReport | None,
+    options: JobOptions,
     limits: MediaLimits,
-    tell: Callable[..., None],
-) -> list[MetricResult]:
-    """asked: names, None for all. An evaluation that breaks gives nulls with a reason: it must not cost the render."""
-    names = metric_names() if asked is None else list(dict.fromkeys(asked))
+    models: EvaluationModels,
+) -> Measurement:
+    """A render with what it was made from; frames are paired as the engines plan them (`media.timeline`)."""
+    try:
+        source = probe_video(video, limits, options.fps)
+        speech_s = probe_audio(speech, limits).duration_s
+        paired = plan_timeline(source, speech_s, options.length_mode, options.output.fps).source_index
+    except InputError:
+        paired = None
+    return Measurement(result, speech, report, limits, video, paired, models)
+
+
+def measure(measurement: Measurement, asked: Sequence[str] | None, tell: Callable[..., None]) -> list[MetricResult]:
+    """asked: names; None: all whose checkpoints are there. An evaluation that breaks gives nulls with a reason: it must
+    not cost the render."""
+    names = available_metrics(measurement.models) if asked is None else list(dict.fromkeys(asked))
     known = [name for name in names if name in METRICS]
     reasons = dict.fromkeys(names, "This worker does not know the metric.")
     found: dict[str, MetricResult] = {}
     try:
-        found = {each.name: MetricResult(**asdict(each)) for each in evaluate(result, speech, report, known, limits)}
+        found = {each.name: MetricResult(**asdict(each)) for each in measure_all(measurement, known)}
     except (SoftTimeLimitExceeded, MemoryError):
         raise
     except Exception as fault:

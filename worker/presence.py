@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +33,7 @@ class Presence:
         ttl_s: float,
         *,
         is_closing: Callable[[], bool],
+        unavailable: Mapping[str, str] | None = None,
     ) -> None:
         self._store = store
         self._ttl_s = ttl_s
@@ -40,6 +41,7 @@ class Presence:
         self._card = WorkerInfo(
             id=worker_id,
             engines=list(engines),
+            unavailable=dict(unavailable or {}),
             metrics=list(metrics),
             versions=installed_versions(),
             started_at=datetime.now(UTC),

@@ -22,7 +22,7 @@ from jobs.messages import make_celery
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
-from worker.engines import LoadEngines, engine_info
+from worker.engines import LoadEngines, engine_info, unavailable_engines
 from worker.journal import write_journal
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
@@ -49,6 +49,7 @@ class RenderProcess:
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
+        from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.memory import limit_memory
         from worker.metrics import metric_names
@@ -71,7 +72,13 @@ class RenderProcess:
         worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         cards = [engine_info(engine.capabilities) for engine in engines.values()]
         self.presence = Presence(
-            store, worker_id, cards, metric_names(), settings.worker_ttl_s, is_closing=lambda: self._notice.is_given
+            store,
+            worker_id,
+            cards,
+            metric_names(),
+            settings.worker_ttl_s,
+            is_closing=lambda: self._notice.is_given,
+            unavailable=unavailable_engines(settings, engines),
         )
         self.context = RunContext(
             settings=settings,
@@ -82,6 +89,7 @@ class RenderProcess:
             worker_id=worker_id,
             notice=self._notice,
             announce=Notices(app, store),
+            models=EvaluationModels(settings.models_dir),
         )
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})

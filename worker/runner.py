@@ -18,6 +18,7 @@ from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, Lease, LeaseLostError, WrongStateError
 from retalking_core.engine import Engine
 from retalking_core.errors import RenderCanceled
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.progress import Progress
@@ -27,7 +28,7 @@ from worker.engines import choose_engine
 from worker.faults import describe_fault, is_expected, is_passing
 from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
-from worker.metrics import measure
+from worker.metrics import measure, measurement_of
 from worker.options import render_options
 from worker.outcome import render_info, result_info
 from worker.patience import insist, patiently
@@ -44,8 +45,8 @@ FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
 class RunContext:
     """What a render process holds for all its jobs.
 
-    announce: called with a job id after each of its transitions. storage_pauses_s: between tries at the object store; a
-    render is dear, so a store that is away for half a minute does not cost it.
+    announce: called with a job id after each of its transitions. models: what judges the results. storage_pauses_s:
+    between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
     """
 
     settings: Settings
@@ -56,6 +57,7 @@ class RunContext:
     worker_id: str
     notice: ShutdownNotice
     announce: Callable[[str], None]
+    models: EvaluationModels
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
 
 
@@ -163,11 +165,12 @@ def _tell_render(keeper: LeaseKeeper, told: Progress) -> None:
 
 def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport) -> list[MetricResult]:
     """A metric that breaks must not cost the render: the numbers are then null, with the reason."""
-    names = job.spec.request.evaluate
-    if names == []:
+    request, context = job.spec.request, attempt.context
+    if request.evaluate == []:
         return []
     attempt.keeper.beat("evaluate", RENDERED)
-    metrics = measure(file, inputs.audio, report, names, attempt.context.limits, attempt.log)
+    measurement = measurement_of(file, inputs.video, inputs.audio, report, request, context.limits, context.models)
+    metrics = measure(measurement, request.evaluate, attempt.log)
     attempt.keeper.beat("evaluate", EVALUATED)
     return metrics
 

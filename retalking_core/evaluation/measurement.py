@@ -1,52 +1,124 @@
-"""What several metrics look at, measured once: the mouth on every frame of the result."""
+"""What several metrics look at, measured once: the face on every frame, per-frame scores, SyncNet's distances."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.faces.dlib_models import Box, DlibModels, Gray
-from retalking_core.faces.landmarks import face_scale, inner_gap, is_plausible
+from retalking_core.evaluation.bgr_frames import read_bgr
+from retalking_core.evaluation.face_points import find_points
+from retalking_core.evaluation.ssim import similarity, toolkit_gray
+from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.types import FrameSource, RenderReport
 
-# Longest side of the picture in which a face is looked for afresh.
-SEARCH_PX = 480
+if TYPE_CHECKING:  # torch is imported only when a network is asked for
+    from retalking_core.evaluation.face_tracks import SceneTrack
+    from retalking_core.evaluation.models import EvaluationModels
+    from retalking_core.evaluation.sync_score import SyncScore
+    from retalking_core.networks.inference import InferenceNetwork
+
+
+class UnmeasurableError(Exception):
+    """A number that can not be had for this render; `reason` is the sentence for the caller."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One finished render under evaluation. Everything below is measured when first asked for, and then kept."""
+    """One finished render under evaluation. Everything below is measured when first asked for, and then kept.
+
+    reference: the video that the result was made from. source_index: i64 [M], the reference frame that each result
+    frame was made from; None: the one of the same number.
+    """
 
     result: Path
     speech: Path
     report: RenderReport | None = None
     limits: MediaLimits = DEFAULT_LIMITS
+    reference: Path | None = None
+    source_index: NDArray[np.int64] | None = None
+    models: EvaluationModels | None = None
 
     @cached_property
     def video(self) -> FrameSource:
         return open_video(self.result, self.limits)
 
     @cached_property
-    def mouth_opening(self) -> NDArray[np.float32]:
-        """Inner-lip gap over face size on every frame, f32 [M], NaN where dlib sees no face.
+    def reference_video(self) -> FrameSource:
+        return open_video(self.reference_file, self.limits)
 
-        Detected and fitted anew on each frame and not smoothed, so that it shares nothing with the engine's own track
-        but the landmark model.
+    @property
+    def reference_file(self) -> Path:
+        if self.reference is None:
+            raise UnmeasurableError("no reference video was given")
+        return self.reference
+
+    @cached_property
+    def paired_index(self) -> NDArray[np.int64]:
+        """The reference frame of each result frame that has one, i64 [n], n <= M."""
+        frames, sources = self.video.info.frame_count, self.reference_video.info.frame_count
+        wanted = np.arange(frames) if self.source_index is None else self.source_index[:frames]
+        return wanted[wanted < sources] if self.source_index is None else np.minimum(wanted, sources - 1)
+
+    @cached_property
+    def landmarks(self) -> NDArray[np.float32]:
+        """68 points on every frame of the result, f32 [M, 68, 2] px, NaN where dlib sees no face.
+
+        Fitted anew on each frame and not smoothed, so that it shares nothing with the engine's own track but the
+        landmark model.
         """
-        models, last, values = DlibModels(), None, []
-        for frame in self.video.frames():
-            box = _find_face(models, frame.y, last)
-            last = box
-            values.append(np.nan if box is None else _opening(models, frame.y, box))
-        return np.array(values, np.float32)
+        return find_points(self.video.frames())
+
+    @cached_property
+    def reference_landmarks(self) -> NDArray[np.float32]:
+        """The same for the paired frames of the reference, f32 [n, 68, 2]."""
+        chosen, back = np.unique(self.paired_index, return_inverse=True)
+        return find_points(self.reference_video.frames_at(chosen.tolist()))[back]
+
+    @cached_property
+    def mouth_opening(self) -> NDArray[np.float32]:
+        """Inner-lip gap over face size on every frame, f32 [M], NaN where dlib sees no face."""
+        return inner_gap(self.landmarks)
+
+    @cached_property
+    def ssim_per_frame(self) -> NDArray[np.float64]:
+        """The toolkit's SSIM of frame k of the result against frame k of the reference, f64 [min of both counts]."""
+        pairs = zip(read_bgr(self.result, self.limits), read_bgr(self.reference_file, self.limits), strict=False)
+        return np.array([similarity(toolkit_gray(one), toolkit_gray(other)) for one, other in pairs])
+
+    @cached_property
+    def frame_sync(self) -> SyncScore:
+        """SyncNet by the whole-frame protocol."""
+        network = self.network("syncnet")
+        from retalking_core.evaluation.sync_protocols import frame_score
+
+        return frame_score(self.result, self.video.info, network, self.limits)
+
+    @cached_property
+    def face_sync(self) -> list[tuple[SceneTrack, SyncScore]]:
+        """SyncNet by the face-track protocol, longest track first."""
+        network, detector = self.network("syncnet"), self.network("s3fd")
+        from retalking_core.evaluation.sync_protocols import face_scores
+
+        return face_scores(self.result, self.video.info, network, detector, self.limits)
+
+    def network(self, name: str) -> InferenceNetwork:
+        """Raises UnmeasurableError when its checkpoint is not to be had."""
+        if self.models is None:
+            raise UnmeasurableError("needs checkpoints, and no folder of weights was given")
+        return self.models.get(name)
 
     @cached_property
     def speech_level(self) -> NDArray[np.float32]:
@@ -58,27 +130,3 @@ class Measurement:
         info = self.video.info
         times_s = (np.arange(info.frame_count)[:, None] + np.linspace(0, 1, 5)) / float(info.fps)
         return np.interp(times_s * FRAMES_PER_S, np.arange(len(level)), level, right=0).mean(axis=1).astype(np.float32)
-
-
-def _find_face(models: DlibModels, gray: Gray, last: Box | None) -> Box | None:
-    """The largest face: near the last one if there was one, else anywhere."""
-    height, width = gray.shape
-    if last is not None:
-        size = float(last[2] - last[0])
-        window = last + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
-        near = models.detect(gray, window, max(40.0, 0.75 * size))
-        if near:
-            return max(near, key=lambda box: box[2] - box[0])
-    whole = np.array([0, 0, width, height], np.float32)
-    for smallest in (80 * max(1.0, max(height, width) / SEARCH_PX), 48.0):
-        found = models.detect(gray, whole, smallest)
-        if found:
-            return max(found, key=lambda box: box[2] - box[0])
-    return None
-
-
-def _opening(models: DlibModels, gray: Gray, box: Box) -> float:
-    marks = models.landmarks(gray, box)
-    if not is_plausible(marks, *gray.shape) or float(face_scale(marks)) < 12:
-        return float("nan")
-    return float(inner_gap(marks))

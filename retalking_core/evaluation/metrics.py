@@ -4,52 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retalking_core.errors import InputError
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.metric import Metric, MetricValue
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
+from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
+from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.types import RenderReport
 
-Better = Literal["higher", "lower", "neutral"]
-
-
-@dataclass(frozen=True)
-class MetricValue:
-    """One number about a render. value None: not computable, `reason` says why. detail: what stands behind it."""
-
-    name: str
-    value: float | None
-    reason: str | None
-    unit: str
-    better: Better
-    detail: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """An entry of the table. range: lowest and highest possible value, None without a bound. source: where it is
-    defined.
-
-    checkpoint: name of the weight file that it needs, or None. compute: the value with its details, or the reason.
-    """
-
-    name: str
-    description: str
-    unit: str
-    better: Better
-    range: tuple[float | None, float | None]
-    source: str
-    checkpoint: str | None
-    compute: Callable[[Measurement], tuple[float, dict[str, float]] | str]
+__all__ = ["METRICS", "Metric", "MetricValue", "available_metrics", "evaluate", "measure_all"]
 
 
 def evaluate(
@@ -58,11 +31,30 @@ def evaluate(
     report: RenderReport | None,
     metrics: Sequence[str],
     limits: MediaLimits = DEFAULT_LIMITS,
+    reference: Path | None = None,
+    source_index: NDArray[np.int64] | None = None,
+    models: EvaluationModels | None = None,
 ) -> list[MetricValue]:
-    """Measure a finished file, in the order asked. Raises: KeyError for a metric that is not in `METRICS`."""
-    chosen = [METRICS[name] for name in metrics]
-    measurement = Measurement(result, speech, report, limits)
-    return [_measure(metric, measurement) for metric in chosen]
+    """Measure a finished file, in the order asked. Raises: KeyError for a metric that is not in `METRICS`.
+
+    For the other arguments see `Measurement`.
+    """
+    return measure_all(Measurement(result, speech, report, limits, reference, source_index, models), metrics)
+
+
+def measure_all(measurement: Measurement, metrics: Sequence[str]) -> list[MetricValue]:
+    """The same on a measurement that the caller keeps, for the curves behind the numbers."""
+    return [_measure(metric, measurement) for metric in [METRICS[name] for name in metrics]]
+
+
+def available_metrics(models: EvaluationModels | None, has_reference: bool = True) -> list[str]:
+    """Names of the metrics for which everything they need is there."""
+    return [
+        name
+        for name, metric in METRICS.items()
+        if (has_reference or not metric.needs_reference)
+        and all(models is not None and models.has(file) for file in metric.checkpoints)
+    ]
 
 
 def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
@@ -70,6 +62,8 @@ def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
         outcome = metric.compute(measurement)
     except InputError as error:
         outcome = error.message
+    except UnmeasurableError as error:
+        outcome = error.reason
     if isinstance(outcome, str):
         return MetricValue(metric.name, None, outcome, metric.unit, metric.better)
     value, detail = outcome
@@ -118,7 +112,7 @@ _ENTRIES = (
         "higher",
         (-1.0, 1.0),
         _MOUTH,
-        None,
+        (),
         lambda m: _correlation(_target_sync(m)),
     ),
     Metric(
@@ -128,7 +122,7 @@ _ENTRIES = (
         "neutral",
         (-10.0, 10.0),
         _MOUTH,
-        None,
+        (),
         lambda m: _lag(_target_sync(m)),
     ),
     Metric(
@@ -138,7 +132,7 @@ _ENTRIES = (
         "higher",
         (-1.0, 1.0),
         _MOUTH,
-        None,
+        (),
         lambda m: _correlation(_speech_sync(m)),
     ),
     Metric(
@@ -148,7 +142,7 @@ _ENTRIES = (
         "neutral",
         (-10.0, 10.0),
         _MOUTH,
-        None,
+        (),
         lambda m: _lag(_speech_sync(m)),
     ),
     Metric(
@@ -158,7 +152,7 @@ _ENTRIES = (
         "higher",
         (0.0, 1.0),
         "dlib HOG detector and 68-point predictor",
-        None,
+        (),
         _face_coverage,
     ),
     Metric(
@@ -168,8 +162,10 @@ _ENTRIES = (
         "lower",
         (0.0, None),
         "stream durations",
-        None,
+        (),
         _duration_difference,
     ),
 )
-METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ENTRIES})
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {metric.name: metric for metric in (*_ENTRIES, *PICTURE_METRICS, *NEURAL_METRICS)}
+)

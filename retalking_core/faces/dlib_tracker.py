@@ -18,7 +18,7 @@ from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
 from retalking_core.faces.track import OnFrame, TrackRequest
 from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
-from retalking_core.types import FaceTrack, FrameSource
+from retalking_core.types import FaceTrack, Frame, FrameSource
 
 # While no face has been seen yet, only every third frame is searched, every fifteenth of them finely.
 SEED_STRIDE, FINE_EVERY = 3, 5
@@ -27,8 +27,8 @@ SEED_STRIDE, FINE_EVERY = 3, 5
 class DlibFaceTracker:
     """A `FaceTracker` on dlib; needs no download. One instance may track any number of videos, one after the other."""
 
-    def __init__(self) -> None:
-        self._models = DlibModels()
+    def __init__(self, models: DlibModels | None = None) -> None:
+        self._models = models or DlibModels()
 
     def warm_up(self) -> None:
         """Load detector and predictor (1.3 s)."""
@@ -50,7 +50,7 @@ class DlibFaceTracker:
             follower = forward if done == 0 else forward.rewound()
             for position, frame in zip(part, source.frames_at(part.tolist()), strict=True):
                 found = follower.step(frame.y)
-                raw[position] = np.nan if found is None else refine_lips(frame, found)
+                raw[position] = np.nan if found is None else self.refine(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut
                 done += 1
@@ -59,6 +59,10 @@ class DlibFaceTracker:
         cuts = cuts[indices]
         smooth = smooth_track(times_s[indices], raw[indices], cuts)
         return _spread(smooth, indices, len(times_s))
+
+    def refine(self, frame: Frame, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Landmarks as the track keeps them: with the lips where the picture shows them."""
+        return refine_lips(frame, landmarks)
 
     def _find_seed(
         self,

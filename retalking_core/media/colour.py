@@ -94,6 +94,23 @@ def blend_bgr_into(
         plane[:] = cv2.blendLinear(plane, new, 1.0 - weight, weight)
 
 
+def add_bgr_change(frame: Frame, box: Box, change: NDArray[np.float32], colour: ColourTags) -> None:
+    """Add a change of BGR levels (f32 [h, w, 3]) to an even box of a writable frame, in place.
+
+    A luma byte stays where the change is 0, a chroma byte where it is 0 on all four pixels that it covers; nothing goes
+    through a conversion there and back. Raises ValueError on wrong shapes.
+    """
+    y, u, v = _planes_in(frame, box)
+    height, width = y.shape
+    if change.shape != (height, width, 3):
+        raise ValueError(f"change {change.shape} does not fit the {width}x{height} box")
+    _, to_yuv = _matrices(resolve_matrix(colour, frame.y.shape[0]), colour.full_range)
+    moved = cv2.transform(change, np.ascontiguousarray(to_yuv[:, :3]))
+    half = cv2.resize(moved, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    for plane, delta in ((y, moved[..., 0]), (u, half[..., 1]), (v, half[..., 2])):
+        plane[:] = np.clip(np.rint(plane + delta), 0, 255)
+
+
 def _planes_in(frame: Frame, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     left, top, right, bottom = box
     height, width = frame.y.shape

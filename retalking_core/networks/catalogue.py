@@ -20,6 +20,7 @@ _CLASSES = {
     "s3fd": "S3FD",
     "fan2d": "FAN2D",
     "arcface": "ArcFace",
+    "inception": "FIDInception",
 }
 _FILES = {"gpen512": "gpen"}
 NETWORKS = tuple(_CLASSES)

@@ -189,5 +189,16 @@ _ENTRIES = (
         "Apache-2.0",
         url=_FACEXLIB + "v0.1.0/recognition_arcface_ir_se50.pth",
     ),
+    WeightFile(
+        "inception",
+        "pt_inception-2015-12-05-6726825d.pth",
+        "FID over a set",
+        "pytorch-fid, converted from TensorFlow's",
+        "Apache-2.0",
+        url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
+
+# What the videoretalking engine runs on; the others serve evaluation or a neural face tracker.
+ENGINE_WEIGHTS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet", "ganimation")

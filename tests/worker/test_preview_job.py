@@ -8,6 +8,7 @@ import av
 import pytest
 
 from jobs.models import JobStatus
+from retalking_core.evaluation.metrics import available_metrics
 from tests.media.clips import make_png, make_wav
 from tests.worker.conftest import Stack, running
 from worker.metrics import metric_names
@@ -32,7 +33,7 @@ def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
     assert job.result.frames == 24
     assert abs(job.result.duration_s - 1.2) <= 1 / 20
     assert job.evaluation is not None
-    assert [metric.name for metric in job.evaluation] == metric_names()
+    assert [metric.name for metric in job.evaluation] == available_metrics(None)
     assert all(metric.value is not None or metric.reason for metric in job.evaluation)
     stack.objects.fetch(job.result.key, tmp_path / "result.mp4")
     with av.open(str(tmp_path / "result.mp4")) as result:

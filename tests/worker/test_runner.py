@@ -20,6 +20,7 @@ from jobs.opening import open_objects
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
 from jobs.store import JobStore, LeaseLostError
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
@@ -60,6 +61,7 @@ def context(job_store: RedisJobStore, tmp_path: Path, told: list[str]) -> RunCon
         worker_id="w1",
         notice=ShutdownNotice(),
         announce=told.append,
+        models=EvaluationModels(tmp_path / "models"),
         storage_pauses_s=(0.05, 0.05),
     )
 

@@ -18,14 +18,18 @@ from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
 from retalking_core import errors as core
 from retalking_core.engine import Engine
+from retalking_core.engines.videoretalking import NETWORKS
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
-from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.types import RenderReport
+from retalking_core.weights.errors import WeightsError
+from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
 from worker import metrics as numbers
-from worker.engines import choose_engine, engine_info, load_engines
+from worker.engines import choose_engine, engine_info, load_engines, neural_obstacle, unavailable_engines
 from worker.faults import describe_fault
 from worker.journal import JsonLines
 from worker.options import render_options
@@ -99,6 +103,40 @@ def test_the_engines_of_a_bare_machine() -> None:
     assert card.unsupported_options
 
 
+def test_the_missing_weights_are_named_with_the_way_to_get_them(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, models_dir=tmp_path)
+    (tmp_path / "DNet.pt").write_bytes(b"there")
+    reason = unavailable_engines(settings, load_engines(settings))["videoretalking"]
+    assert "LNet.pth" in reason
+    assert "DNet.pt" not in reason
+    assert "retalking weights fetch" in reason
+
+
+def test_wrong_weights_keep_the_neural_engine_away_unless_it_is_insisted_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENGINE_WEIGHTS:
+        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"not a checkpoint")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert set(load_engines(Settings(_env_file=None, models_dir=tmp_path))) == {"preview"}
+    with pytest.raises(WeightsError):
+        load_engines(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking"))
+
+
+def test_a_machine_without_cuda_offers_the_neural_engine_only_when_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ENGINE_WEIGHTS:
+        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"there")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "CUDA" in str(neural_obstacle(Settings(_env_file=None, models_dir=tmp_path)))
+    assert neural_obstacle(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking")) is None
+
+
+def test_the_engine_needs_the_weights_that_the_table_says() -> None:
+    assert {*NETWORKS, "ganimation"} == set(ENGINE_WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -159,15 +197,15 @@ def test_metrics_come_in_the_order_asked_and_unknown_ones_have_a_reason(
 ) -> None:
     file, report = rendered
     names = ["no_such_metric", "av_duration_difference", "mouth_speech_lag"]
-    values = numbers.measure(file, clips.audio, report, names, DEFAULT_LIMITS, _ignore)
+    values = numbers.measure(Measurement(file, clips.audio, report), names, _ignore)
     assert [value.name for value in values] == names
     assert values[0].value is None
     assert values[0].reason
     assert values[1].value is not None
     assert values[2].value is None
     assert values[2].reason
-    everything = numbers.measure(file, clips.audio, report, None, DEFAULT_LIMITS, _ignore)
-    assert [value.name for value in everything] == numbers.metric_names()
+    everything = numbers.measure(Measurement(file, clips.audio, report), None, _ignore)
+    assert [value.name for value in everything] == available_metrics(None)
 
 
 def test_an_evaluation_that_breaks_does_not_cost_the_render(
@@ -176,10 +214,11 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(numbers, "evaluate", broken)
+    monkeypatch.setattr(numbers, "measure_all", broken)
     told: list[object] = []
     tell = lambda *words, **_: told.append(words)  # noqa: E731
-    (value,) = numbers.measure(rendered[0], clips.audio, rendered[1], ["face_coverage"], DEFAULT_LIMITS, tell)
+    measurement = Measurement(rendered[0], clips.audio, rendered[1])
+    (value,) = numbers.measure(measurement, ["face_coverage"], tell)
     assert value.value is None
     assert "secret" not in str(value.reason)
     assert len(told) == 1

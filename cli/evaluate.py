@@ -1,0 +1,141 @@
+"""`retalking evaluate`: how good a result is, or how good an engine is on a whole data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from cli.failures import EXIT_USAGE, CommandError, MissingExtraError
+from cli.outcome import print_metrics
+
+if TYPE_CHECKING:
+    from retalking_core.evaluation.clip_scores import ClipScores
+    from retalking_core.evaluation.measurement import Measurement
+
+ENGINE_OF_MODEL = {"video_retalking": "videoretalking", "videoretalking": "videoretalking", "preview": "preview"}
+
+
+def evaluate(
+    result: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="A finished video, to be scored by itself")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The video that it was made from")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="Names, separated by commas  [default: all]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML page about RESULT to here")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Render and score a data set with this model, e.g. video_retalking")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the data set (docs/evaluation.md)")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="The engine behind --model: videoretalking or preview")] = None,
+    jobs: Annotated[str | None, typer.Option(metavar="URL", help="Render on this service instead of here")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the data set's results go; taken up again there")
+    ] = Path("out/evaluation"),
+) -> None:
+    """Score RESULT, or render every pairing of a data set and score it.
+
+    A number that can not be computed is null, with the reason.
+    """
+    if (result is None) == (dataset is None):
+        raise CommandError("invalid_option", "Give either a RESULT or --dataset with --model.", EXIT_USAGE)
+    if result is not None:
+        if model or engine or jobs:
+            raise CommandError("invalid_option", "--model, --engine and --jobs go with --dataset.", EXIT_USAGE)
+        _score_file(result, reference, metrics, as_json, report)
+        return
+    if reference or report:
+        raise CommandError("invalid_option", "--reference and --report go with a RESULT.", EXIT_USAGE)
+    try:
+        from cli.dataset_run import DatasetRun, run_dataset
+    except ImportError as error:
+        raise MissingExtraError("report", error.name) from error
+    plan = DatasetRun(dataset, chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))
+    run_dataset(plan, as_json, Console(stderr=True))
+
+
+def chosen_engine(model: str | None, engine: str | None) -> str:
+    """The engine's name. Raises CommandError for a model or an engine that there is not."""
+    name = engine or model
+    if name is None:
+        raise CommandError("invalid_option", "--dataset needs --model, e.g. --model video_retalking.", EXIT_USAGE)
+    for asked in filter(None, (model, engine)):
+        if asked not in ENGINE_OF_MODEL:
+            known = ", ".join(ENGINE_OF_MODEL)
+            raise CommandError("invalid_option", f"There is no model {asked}; there is: {known}.", EXIT_USAGE)
+    return ENGINE_OF_MODEL[name]
+
+
+def chosen_metrics(asked: str | None) -> list[str]:
+    """Names in the order asked, each once. Raises CommandError for an unknown one."""
+    try:
+        from retalking_core.evaluation.metrics import METRICS
+    except ImportError as error:
+        raise MissingExtraError("preview", error.name) from error
+    if asked is None:
+        return list(METRICS)
+    names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        what = f"There is no metric {', '.join(unknown)}" if unknown else "--metrics names none"
+        raise CommandError("invalid_option", f"{what}; there is: {', '.join(METRICS)}.", EXIT_USAGE)
+    return names
+
+
+def _score_file(result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None) -> None:
+    names = chosen_metrics(metrics)
+    from jobs.settings import Settings
+    from retalking_core.evaluation.clip_scores import score
+    from retalking_core.evaluation.measurement import Measurement
+    from retalking_core.evaluation.models import EvaluationModels
+
+    models = EvaluationModels(Settings().models_dir)
+    measurement = Measurement(result, result, reference=reference, models=models)
+    scores = score(measurement, names)
+    if page is not None:
+        _write_page(page, measurement, scores)
+    if as_json:
+        typer.echo(json.dumps(_document(result, reference, scores), indent=2))
+        return
+    print_metrics(Console(), [asdict(metric) for metric in scores.metrics])
+    if scores.synthetic_weights:
+        typer.echo("Generated weights were used: numbers that need a checkpoint mean nothing.", err=True)
+    if page is not None:
+        typer.echo(page)
+
+
+def _document(result: Path, reference: Path | None, scores: ClipScores) -> dict[str, object]:
+    return {
+        "result": result.name,
+        "reference": reference.name if reference else None,
+        "synthetic_weights": scores.synthetic_weights,
+        "metrics": [asdict(metric) for metric in scores.metrics],
+    }
+
+
+def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> None:
+    import tempfile
+
+    try:
+        from retalking_core.evaluation.report.page import ClipSection, ReportPage, write_page
+        from retalking_core.evaluation.report.players import write_players
+        from retalking_core.evaluation.report.strips import make_strips
+    except ImportError as error:
+        raise MissingExtraError("report", error.name) from error
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="retalking-report-") as folder:
+        players = write_players(measurement, Path(folder))
+        strips = make_strips(measurement, scores.curves)
+        title = measurement.result.name
+        section = ClipSection(title, scores, players, strips)
+        facts = [f"reference: {measurement.reference.name}"] if measurement.reference else ["no reference"]
+        write_page(ReportPage(f"Evaluation of {title}", facts, [section]), page)

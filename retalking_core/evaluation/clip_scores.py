@@ -1,0 +1,115 @@
+"""Everything that was measured about one clip, as data that can be stored: the numbers and the curves behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.errors import InputError
+from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.metric import MetricValue
+from retalking_core.evaluation.metrics import METRICS, measure_all
+
+Curve = list[float | None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SyncCurve:
+    """SyncNet's mean distance at the shifts -s .. s. offset_frames: where the minimum lies, as the metric states it."""
+
+    distances: Curve
+    offset_frames: int
+
+
+@dataclass(frozen=True)
+class ClipCurves:
+    """Per frame of the result, null where unknown; empty when the metric behind it was not asked for or not computable.
+
+    mouth_opening: share of face size; speech_level: 0..1; ssim; window_distance: SyncNet's, of the window that begins
+    at the frame. sync: curves over the shifts by protocol.
+    """
+
+    fps: float
+    mouth_opening: Curve = field(default_factory=list)
+    speech_level: Curve = field(default_factory=list)
+    ssim: Curve = field(default_factory=list)
+    window_distance: Curve = field(default_factory=list)
+    sync: dict[str, SyncCurve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """One clip. synthetic_weights: a network behind a number was never trained, so the number means nothing."""
+
+    metrics: list[MetricValue]
+    curves: ClipCurves
+    synthetic_weights: bool = False
+
+    def value(self, name: str) -> float | None:
+        return next((metric.value for metric in self.metrics if metric.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> ClipScores:
+        curves = dict(document["curves"])
+        curves["sync"] = {name: SyncCurve(**curve) for name, curve in curves["sync"].items()}
+        metrics = [MetricValue(**metric) for metric in document["metrics"]]
+        return cls(metrics, ClipCurves(**curves), document["synthetic_weights"])
+
+
+def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
+    """Measure, and keep the curves behind the numbers. Raises the media errors of a result that can not be opened."""
+    fps = float(measurement.video.info.fps)
+    metrics = measure_all(measurement, names)
+    asked = set(names)
+    sync = _sync_curves(measurement, asked)
+    curves = ClipCurves(
+        fps=fps,
+        mouth_opening=_known(lambda: as_curve(measurement.mouth_opening)) or [],
+        speech_level=_known(lambda: as_curve(measurement.speech_level)) or [],
+        ssim=(_known(lambda: as_curve(measurement.ssim_per_frame)) or []) if "ssim" in asked else [],
+        window_distance=_known(lambda: as_curve(measurement.frame_sync.window_distances)) or []
+        if "frame" in sync
+        else [],
+        sync=sync,
+    )
+    synthetic = measurement.models is not None and measurement.models.synthetic
+    return ClipScores(metrics, curves, synthetic)
+
+
+def as_curve(values: NDArray[np.floating]) -> Curve:
+    """Rounded to what a chart can show; NaN becomes null."""
+    return [None if not np.isfinite(value) else round(float(value), 5) for value in values]
+
+
+def means(clips: Sequence[ClipScores]) -> dict[str, tuple[float, int] | None]:
+    """Plain mean of each metric over the clips that have it, and how many those are."""
+    found = {name: [value for clip in clips if (value := clip.value(name)) is not None] for name in METRICS}
+    return {name: (float(np.mean(values)), len(values)) if values else None for name, values in found.items()}
+
+
+def _sync_curves(measurement: Measurement, asked: set[str]) -> dict[str, SyncCurve]:
+    """Of the protocols that were asked for; of several face tracks the longest."""
+    readers = {"frame": lambda: measurement.frame_sync, "face": lambda: measurement.face_sync[0][1]}
+    wanted = [name for name in readers if any(metric.startswith("lse_") and metric.endswith(name) for metric in asked)]
+    found = {name: _known(readers[name]) for name in wanted}
+    return {
+        name: SyncCurve(as_curve(score.curve), score.offset_frames)
+        for name, score in found.items()
+        if score is not None
+    }
+
+
+def _known(measure: Callable[[], T]) -> T | None:
+    """None where the metric beside it has already said why there is no number."""
+    try:
+        return measure()
+    except (InputError, UnmeasurableError):
+        return None

@@ -1,0 +1,92 @@
+"""68 points on every frame of a finished file, found without any help from the engine that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.faces.dlib_models import Box, DlibModels, Gray
+from retalking_core.faces.follower import implied_box
+from retalking_core.faces.landmarks import face_scale, is_plausible
+from retalking_core.types import Frame
+
+# Longest side of the picture in which a face is looked for afresh.
+SEARCH_PX = 480
+# Detecting costs ten times what fitting costs: a face that stays where it was is detected anew every so many frames.
+DETECT_EVERY = 6
+# Correlation of the face with itself one frame ago, below which it is detected anew at once.
+STEADY, PATCH_PX = 0.7, 24
+SMALLEST_SCALE_PX = 12
+
+
+def find_points(frames: Iterable[Frame]) -> NDArray[np.float32]:
+    """f32 [M, 68, 2] px, NaN where dlib sees no face. Fitted anew on each frame and not smoothed."""
+    finder = _Finder()
+    return np.stack([finder.step(frame.y) for frame in frames])
+
+
+class _Finder:
+    def __init__(self) -> None:
+        self._models = DlibModels()
+        self._marks: NDArray[np.float32] | None = None
+        self._box: Box | None = None
+        self._patch: NDArray[np.float32] | None = None
+        self._unchecked = 0
+
+    def step(self, gray: Gray) -> NDArray[np.float32]:
+        marks = None
+        if self._marks is not None and self._unchecked < DETECT_EVERY - 1 and self._is_steady(gray):
+            marks, self._unchecked = self._fit(gray, implied_box(self._marks)), self._unchecked + 1
+        if marks is None:
+            self._box, self._unchecked = _find_face(self._models, gray, self._box), 0
+            # The fit depends a little on the box: a second one starts where the first one says, as on later frames.
+            first = None if self._box is None else self._fit(gray, self._box)
+            marks = None if first is None else self._fit(gray, implied_box(first))
+        else:
+            self._box = implied_box(marks)
+        self._marks = marks
+        self._patch = None if marks is None else _patch(gray, implied_box(marks))
+        return np.full((68, 2), np.nan, np.float32) if marks is None else marks
+
+    def _is_steady(self, gray: Gray) -> bool:
+        """Whether the same face is still about where it was."""
+        now = _patch(gray, implied_box(self._marks))
+        return now is not None and self._patch is not None and float((now * self._patch).mean()) > STEADY
+
+    def _fit(self, gray: Gray, box: Box) -> NDArray[np.float32] | None:
+        marks = self._models.landmarks(gray, box)
+        usable = is_plausible(marks, *gray.shape) and float(face_scale(marks)) >= SMALLEST_SCALE_PX
+        return marks if usable else None
+
+
+def _patch(gray: Gray, box: Box) -> NDArray[np.float32] | None:
+    """The face in a box, small, mean 0 and deviation 1; None where nothing of it can be compared."""
+    height, width = gray.shape
+    left, top = max(0, int(box[0])), max(0, int(box[1]))
+    right, bottom = min(width, int(box[2])), min(height, int(box[3]))
+    if right - left < 4 or bottom - top < 4:
+        return None
+    patch = cv2.resize(gray[top:bottom, left:right], (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
+    patch = patch.astype(np.float32) - float(patch.mean())
+    deviation = float(patch.std())
+    return patch / deviation if deviation > 1 else None
+
+
+def _find_face(models: DlibModels, gray: Gray, last: Box | None) -> Box | None:
+    """The largest face: near the last one if there was one, else anywhere."""
+    height, width = gray.shape
+    if last is not None:
+        size = float(last[2] - last[0])
+        window = last + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
+        near = models.detect(gray, window, max(40.0, 0.75 * size))
+        if near:
+            return max(near, key=lambda box: box[2] - box[0])
+    whole = np.array([0, 0, width, height], np.float32)
+    for smallest in (80 * max(1.0, max(height, width) / SEARCH_PX), 48.0):
+        found = models.detect(gray, whole, smallest)
+        if found:
+            return max(found, key=lambda box: box[2] - box[0])
+    return None

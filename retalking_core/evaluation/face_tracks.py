@@ -1,0 +1,170 @@
+"""Face tracks as the SyncNet evaluation makes them: S3FD boxes, joined inside a scene, cropped to 224 x 224.
+
+Chung and Zisserman, ACCV-W 2016, the public pipeline's constants; S3FD: Zhang et al., ICCV 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from retalking_core.evaluation.bgr_frames import Picture
+from retalking_core.evaluation.measurement import UnmeasurableError
+from retalking_core.faces.landmarks import overlap
+from retalking_core.networks.inference import InferenceNetwork
+
+DETECT_SCALE, CONFIDENCE, NMS_OVERLAP = 0.25, 0.9, 0.1
+CHANNEL_MEANS = (104.0, 117.0, 123.0)
+TRACK_OVERLAP, MOST_MISSED, LEAST_FRAMES, LEAST_SIDE_PX = 0.5, 25, 100, 100.0
+# Content detector: mean change of hue, saturation and value (8 bit) that makes a new scene.
+SCENE_LEVELS, SCENE_LEAST_FRAMES = 27.0, 15
+CROP_SCALE, MEDIAN_FRAMES, BORDER_GREY, SIDE_PX = 0.4, 13, 110, 224
+
+Boxes = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SceneTrack:
+    """One face inside one scene. boxes: f64 [n, 4] left, top, right, bottom px on frames first .. last (inclusive)."""
+
+    first: int
+    boxes: Boxes
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.boxes) - 1
+
+
+def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:
+    """Tracks of all faces, longest first. Raises UnmeasurableError when there is none to speak of."""
+    faces: list[Boxes] = []
+    starts = [0]
+    before: Picture | None = None
+    for number, picture in enumerate(pictures):
+        colours = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)
+        if before is not None and number - starts[-1] >= SCENE_LEAST_FRAMES and _change(before, colours) > SCENE_LEVELS:
+            starts.append(number)
+        before = colours
+        faces.append(detect_faces(picture, detector))
+    bounds = [*starts, len(faces)]
+    tracks = [track for first, end in pairwise(bounds) for track in join_boxes(faces[first:end], first)]
+    if not tracks:
+        raise UnmeasurableError(
+            f"no face is followed for more than {LEAST_FRAMES} frames (4 s) at a size above {LEAST_SIDE_PX:.0f} px, "
+            "which is what the face-track protocol asks for"
+        )
+    return sorted(tracks, key=lambda track: -len(track.boxes))
+
+
+def detect_faces(picture: Picture, detector: InferenceNetwork) -> Boxes:
+    """Boxes with a confidence above 0.9 in pixels of the picture, best first; f64 [n, 4].
+
+    The picture is shrunk to a quarter; the detector reads BGR minus its means, as trained.
+    """
+    size = [max(1, round(side * DETECT_SCALE)) for side in (picture.shape[1], picture.shape[0])]
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.float32(CHANNEL_MEANS)
+    outputs = detector(torch.from_numpy(small).permute(2, 0, 1)[None].to(detector.device))
+    found = [_decode(outputs[2 * level], outputs[2 * level + 1], 4 << level) for level in range(6)]
+    boxes, scores = (np.concatenate(part) for part in zip(*found, strict=True))
+    kept = _suppress(boxes, scores)
+    return boxes[kept] / DETECT_SCALE
+
+
+def _decode(classes: torch.Tensor, offsets: torch.Tensor, stride: int) -> tuple[Boxes, NDArray[np.float64]]:
+    """One level: anchors of four strides around (i + 1/2) strides, variances 0.1 and 0.2."""
+    classes, offsets = classes[0].cpu().numpy(), offsets[0].cpu().numpy().astype(np.float64)
+    background = classes[:-1].max(axis=0)
+    score = 1 / (1 + np.exp(np.clip(background - classes[-1], -60, 60).astype(np.float64)))
+    rows, columns = np.nonzero(score > CONFIDENCE)
+    dx, dy, dw, dh = offsets[:, rows, columns]
+    anchor = 4.0 * stride
+    centre_x = (columns + 0.5) * stride + 0.1 * dx * anchor
+    centre_y = (rows + 0.5) * stride + 0.1 * dy * anchor
+    half_w, half_h = (anchor / 2 * np.exp(np.clip(0.2 * d, -10, 10)) for d in (dw, dh))
+    boxes = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], axis=1)
+    return boxes, score[rows, columns]
+
+
+def _suppress(boxes: Boxes, scores: NDArray[np.float64]) -> list[int]:
+    """Best first; whatever overlaps a better box by more than a tenth goes."""
+    order, kept = np.argsort(-scores, kind="stable"), []
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    while len(order):
+        best, order = order[0], order[1:]
+        kept.append(int(best))
+        low = np.maximum(boxes[best, :2], boxes[order, :2])
+        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
+        shared = np.clip(high - low, 0, None).prod(axis=1)
+        order = order[shared <= NMS_OVERLAP * (areas[best] + areas[order] - shared)]
+    return kept
+
+
+def _change(before: Picture, after: Picture) -> float:
+    return float(np.mean([cv2.absdiff(before[..., k], after[..., k]).mean() for k in range(3)]))
+
+
+def join_boxes(faces: list[Boxes], first: int) -> list[SceneTrack]:
+    """The tracks inside one scene: boxes that overlap from frame to frame, gaps of up to 25 frames filled in."""
+    left = [list(range(len(boxes))) for boxes in faces]
+    tracks = []
+    while True:
+        frames: list[int] = []
+        boxes: list[NDArray[np.float64]] = []
+        for number, candidates in enumerate(left):
+            if frames and number - frames[-1] > MOST_MISSED:
+                break
+            for candidate in candidates:
+                if not frames or overlap(faces[number][candidate], boxes[-1]) > TRACK_OVERLAP:
+                    frames.append(number)
+                    boxes.append(faces[number][candidate])
+                    candidates.remove(candidate)
+                    break
+        if not frames:
+            return tracks
+        if len(frames) > LEAST_FRAMES:
+            track = _interpolated(np.array(frames), np.stack(boxes), first)
+            if np.maximum(*(track.boxes[:, 2:] - track.boxes[:, :2]).T).mean() > LEAST_SIDE_PX:
+                tracks.append(track)
+
+
+def _interpolated(frames: NDArray[np.int64], boxes: Boxes, first: int) -> SceneTrack:
+    every = np.arange(frames[0], frames[-1] + 1)
+    filled = np.stack([np.interp(every, frames, side) for side in boxes.T], axis=1)
+    return SceneTrack(first + int(frames[0]), filled)
+
+
+def crop_track(pictures: Iterable[Picture], track: SceneTrack) -> Iterator[Picture]:
+    """The face on each frame of the track, BGR u8 [224, 224, 3], below the middle of the box as SyncNet expects it."""
+    sizes = (track.boxes[:, 2:] - track.boxes[:, :2]).max(axis=1) / 2
+    centres = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+    sizes, xs, ys = (_median_filtered(values) for values in (sizes, centres[:, 0], centres[:, 1]))
+    for number, picture in enumerate(pictures):
+        at = number - track.first
+        if at < 0:
+            continue
+        if at >= len(sizes):
+            return
+        yield _crop(picture, float(sizes[at]), float(xs[at]), float(ys[at]))
+
+
+def _crop(picture: Picture, half: float, x: float, y: float) -> Picture:
+    border = int(half * (1 + 2 * CROP_SCALE))
+    framed = cv2.copyMakeBorder(
+        picture, border, border, border, border, cv2.BORDER_CONSTANT, value=(BORDER_GREY, BORDER_GREY, BORDER_GREY)
+    )
+    x, y = x + border, y + border
+    top, bottom = int(y - half), int(y + half * (1 + 2 * CROP_SCALE))
+    left, right = int(x - half * (1 + CROP_SCALE)), int(x + half * (1 + CROP_SCALE))
+    return cv2.resize(framed[max(0, top) : bottom, max(0, left) : right], (SIDE_PX, SIDE_PX))
+
+
+def _median_filtered(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of 13, zeros beyond the ends, as SciPy's medfilt has it."""
+    padded = np.pad(values, MEDIAN_FRAMES // 2)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_FRAMES), axis=1)

@@ -1,0 +1,142 @@
+"""Rows of the table that a network judges. Each names the checkpoints it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.evaluation.identity import SIDE_PX, align_face, cosines, five_points, similarity_to_template
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metric import Metric, Outcome
+from retalking_core.evaluation.sync_score import SyncScore
+from retalking_core.media.colour import even_box, region_to_bgr
+from retalking_core.types import ColourTags, Frame
+
+CSIM_BATCH = 32
+
+
+def _frame(pick: Callable[[SyncScore], float]) -> Callable[[Measurement], Outcome]:
+    def compute(measurement: Measurement) -> Outcome:
+        score = measurement.frame_sync
+        fps = float(measurement.video.info.fps)
+        return pick(score), {"windows": len(score.window_distances), "shifts": score.shifts, "fps": fps}
+
+    return compute
+
+
+def _face(pick: Callable[[SyncScore], float], best_only: bool = False) -> Callable[[Measurement], Outcome]:
+    """Mean over the tracks; an offset is taken from the track that SyncNet is surest of."""
+
+    def compute(measurement: Measurement) -> Outcome:
+        scores = [score for _, score in measurement.face_sync]
+        surest = max(scores, key=lambda score: score.confidence)
+        value = pick(surest) if best_only else float(np.mean([pick(score) for score in scores]))
+        detail = {f"track_{number}": pick(score) for number, score in enumerate(scores[:10], 1)}
+        return value, detail | {"tracks": len(scores), "shifts": surest.shifts}
+
+    return compute
+
+
+def _csim(measurement: Measurement) -> Outcome:
+    measurement.network("arcface")  # before the faces are looked for, which is dear and would be in vain
+    paired = measurement.paired_index
+    marks, reference_marks = measurement.landmarks[: len(paired)], measurement.reference_landmarks
+    both = np.flatnonzero(np.isfinite(marks[:, 0, 0]) & np.isfinite(reference_marks[:, 0, 0]))
+    if len(both) == 0:
+        seen = int(np.isfinite(marks[:, 0, 0]).sum())
+        return f"no frame shows a face in both videos (the result has {seen} with one)"
+    one = _embed_faces(measurement, measurement.video, both, marks[both])
+    other = _embed_faces(measurement, measurement.reference_video, paired[both], reference_marks[both])
+    scores = cosines(one, other)
+    detail = {"frames": len(both), "lowest": float(scores.min()), "lowest_frame": int(both[scores.argmin()])}
+    return float(scores.mean()), detail
+
+
+def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], marks: NDArray[np.float32]) -> NDArray:
+    """ArcFace embeddings f32 [n, 512] of the aligned faces on these frames."""
+    import torch
+
+    network = measurement.network("arcface")
+    found, faces = [], []
+    for frame, points in zip(video.frames_at(numbers.tolist()), marks, strict=True):
+        faces.append(_aligned(frame, five_points(points), video.info.colour))
+        if len(faces) == CSIM_BATCH or len(faces) + sum(map(len, found)) == len(numbers):
+            # Copied into NCHW order: the network takes views of its features, which channels-last input breaks.
+            rgb = np.ascontiguousarray(np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2))
+            unit = (torch.from_numpy(rgb).to(network.device).float() - 127.5) / 127.5
+            found.append(network(unit).cpu().numpy())
+            faces = []
+    return np.concatenate(found)
+
+
+def _aligned(frame: Frame, points: NDArray[np.float64], colour: ColourTags) -> NDArray[np.uint8]:
+    """Only the part of the frame that the template covers is turned into BGR: the cost follows the face."""
+    matrix = similarity_to_template(points)
+    corners = np.array([[0, 0], [SIDE_PX, 0], [0, SIDE_PX], [SIDE_PX, SIDE_PX]]) - matrix[:, 2]
+    corners = corners @ np.linalg.inv(matrix[:, :2]).T
+    height, width = frame.y.shape
+    box = even_box((*(corners.min(axis=0) - 2), *(corners.max(axis=0) + 2)), width, height)
+    return align_face(region_to_bgr(frame, box, colour), points - box[:2])
+
+
+_SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
+_FRAME = f"{_SYNCNET}; talkingface-toolkit's protocol: whole frame, the file's own rate, shifts -10..10"
+_FACE = f"{_SYNCNET}; the protocol of syncnet_python and Wav2Lip: face tracks, 25 fps, shifts -15..15"
+
+
+def _sync_rows(suffix: str, source: str, shifts: float, files: tuple[str, ...], make: Callable) -> tuple[Metric, ...]:
+    view = "on the whole frame" if suffix == "frame" else "on face tracks"
+    offset = (
+        make(lambda s: float(s.offset_frames)) if suffix == "frame" else make(lambda s: float(s.offset_frames), True)
+    )
+    return (
+        Metric(
+            f"lse_d_{suffix}",
+            f"LSE-D {view}: SyncNet's smallest mean distance of lips and sound.",
+            "",
+            "lower",
+            (0.0, None),
+            source,
+            files,
+            make(lambda s: s.distance),
+        ),
+        Metric(
+            f"lse_c_{suffix}",
+            f"LSE-C {view}: how far the smallest distance lies below the median over all shifts.",
+            "",
+            "higher",
+            (0.0, None),
+            source,
+            files,
+            make(lambda s: s.confidence),
+        ),
+        Metric(
+            f"lse_offset_{suffix}",
+            f"AV offset {view}: frames by which the picture comes after the sound (negative: before).",
+            "frames",
+            "neutral",
+            (-shifts, shifts),
+            source,
+            files,
+            offset,
+        ),
+    )
+
+
+NEURAL_METRICS = (
+    *_sync_rows("frame", _FRAME, 10.0, ("syncnet",), _frame),
+    *_sync_rows("face", _FACE, 15.0, ("syncnet", "s3fd"), _face),
+    Metric(
+        "csim",
+        "Identity: cosine of ArcFace embeddings of the result's and the reference's face.",
+        "",
+        "higher",
+        (-1.0, 1.0),
+        "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
+        ("arcface",),
+        _csim,
+        needs_reference=True,
+    ),
+)

@@ -1,0 +1,64 @@
+"""What a render did to the pixels that it had no business with: luma PSNR outside the face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from retalking_core.faces.landmarks import bounding_box
+from retalking_core.types import Frame
+
+# Growth of the box around the 68 points on each side, in its own width and height: forehead, ears and neck are inside.
+MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class OutsideError:
+    """squared: sum of squared luma differences outside the face; pixels: how many were compared, on `frames` frames."""
+
+    squared: float
+    pixels: int
+    frames: int
+
+    @property
+    def psnr_db(self) -> float:
+        """Infinite for equal pixels."""
+        return float("inf") if self.squared == 0 else 10 * np.log10(255**2 * self.pixels / self.squared)
+
+
+def measure_outside(
+    result: Iterable[Frame], reference: Iterable[Frame], landmarks: NDArray[np.float32]
+) -> OutsideError:
+    """Paired frames of one size; landmarks f32 [n, 68, 2] of the result, NaN on frames that are to be left out."""
+    squared, pixels, frames = 0.0, 0, 0
+    for one, other, marks in zip(result, reference, landmarks, strict=False):
+        if not np.isfinite(marks).all():
+            continue
+        height, width = one.y.shape
+        left, top, right, bottom = face_box(marks, width, height)
+        inside = np.s_[top:bottom, left:right]
+        # Sums of squares of bytes are exact in float64.
+        squared += cv2.norm(one.y, other.y, cv2.NORM_L2SQR)
+        if right > left and bottom > top:
+            squared -= cv2.norm(
+                np.ascontiguousarray(one.y[inside]), np.ascontiguousarray(other.y[inside]), cv2.NORM_L2SQR
+            )
+        pixels += height * width - max(0, right - left) * max(0, bottom - top)
+        frames += 1
+    return OutsideError(squared, pixels, frames)
+
+
+def face_box(marks: NDArray[np.float32], width: int, height: int, margin: float = MARGIN) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom px around 68 points, grown by the margin and cut to the picture."""
+    left, top, right, bottom = (float(side) for side in bounding_box(marks))
+    grow_x, grow_y = margin * (right - left), margin * (bottom - top)
+    return (
+        int(np.clip(np.floor(left - grow_x), 0, width)),
+        int(np.clip(np.floor(top - grow_y), 0, height)),
+        int(np.clip(np.ceil(right + grow_x), 0, width)),
+        int(np.clip(np.ceil(bottom + grow_y), 0, height)),
+    )

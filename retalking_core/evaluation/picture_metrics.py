@@ -1,0 +1,144 @@
+"""Rows of the table that look at the pictures and need no checkpoint: similarity, sharpness, steadiness, presence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metric import Metric, Outcome
+from retalking_core.evaluation.outside import face_box, measure_outside
+from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
+
+# Sharpness changes slowly and costs some 60 ms a frame.
+SHARPNESS_FRAMES = 10
+SHARPNESS_MARGIN = 0.2
+JITTER_LEAST_FRAMES = 3
+
+
+def _ssim(measurement: Measurement) -> Outcome:
+    scores = measurement.ssim_per_frame
+    if len(scores) == 0:
+        return "no frame of both videos decodes"
+    counts = {
+        "frames": len(scores),
+        "frames_result": measurement.video.info.frame_count,
+        "frames_reference": measurement.reference_video.info.frame_count,
+    }
+    return float(scores.mean()), counts | {"lowest": float(scores.min()), "lowest_frame": int(scores.argmin())}
+
+
+def _psnr_outside(measurement: Measurement) -> Outcome:
+    result, reference = measurement.video, measurement.reference_video
+    sizes = [(video.info.width, video.info.height) for video in (result, reference)]
+    if sizes[0] != sizes[1]:
+        (width, height), (other_width, other_height) = sizes
+        return (
+            f"the result is {width}x{height} and the reference {other_width}x{other_height}: pixels can not be paired"
+        )
+    paired = measurement.paired_index
+    seen = measurement.landmarks[: len(paired)]
+    if not np.isfinite(seen[:, 0, 0]).any():
+        return "no face is seen, so nothing is outside it"
+    error = measure_outside(result.frames(), reference.frames_at(paired.tolist()), seen)
+    if error.pixels == 0:
+        return "the face fills the picture, so nothing is outside it"
+    if error.squared == 0:
+        return f"the {error.frames} frames are equal outside the face: PSNR is infinite"
+    return error.psnr_db, {"frames": error.frames, "rms_levels": float(np.sqrt(error.squared / error.pixels))}
+
+
+def _cpbd(measurement: Measurement) -> Outcome:
+    from retalking_core.evaluation.sharpness import BLOCK_PX, cpbd
+
+    seen = np.flatnonzero(np.isfinite(measurement.landmarks[:, 0, 0]))
+    if len(seen) == 0:
+        return "no face is seen"
+    chosen = seen[np.linspace(0, len(seen) - 1, min(len(seen), SHARPNESS_FRAMES)).round().astype(int)]
+    values = []
+    for number, frame in zip(chosen, measurement.video.frames_at(chosen.tolist()), strict=True):
+        height, width = frame.y.shape
+        left, top, right, bottom = face_box(measurement.landmarks[number], width, height, SHARPNESS_MARGIN)
+        if min(right - left, bottom - top) >= BLOCK_PX:
+            values.append(cpbd(frame.y[top:bottom, left:right]))
+    if not values:
+        return f"the face is smaller than {BLOCK_PX} px, one block of the measure"
+    return float(np.mean(values)), {"frames": len(values)}
+
+
+def _jitter(measurement: Measurement) -> Outcome:
+    marks = measurement.landmarks
+    scale = face_scale(marks)
+    bend = np.linalg.norm(marks[:-2] - 2 * marks[1:-1] + marks[2:], axis=-1) / scale[1:-1, None] * 100
+    whole = np.isfinite(bend).all(axis=1)
+    if whole.sum() < JITTER_LEAST_FRAMES:
+        return f"the face is seen on too few frames in a row ({int(whole.sum()) + 2})"
+    bend = bend[whole]
+    return float(bend[:, RIGID].mean()), {"mouth": float(bend[:, MOUTH].mean()), "frames": int(whole.sum())}
+
+
+def _faceless(measurement: Measurement) -> Outcome:
+    """Ranges are listed as start_1_s, end_1_s, ...; the ten longest."""
+    missing = np.isnan(measurement.landmarks[:, 0, 0])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]]))).reshape(-1, 2)
+    fps = float(measurement.video.info.fps)
+    longest = sorted(edges.tolist(), key=lambda span: span[0] - span[1])[:10]
+    detail: dict[str, float] = {"ranges": len(edges)}
+    for number, (start, end) in enumerate(sorted(longest), 1):
+        detail |= {f"start_{number}_s": round(start / fps, 3), f"end_{number}_s": round(end / fps, 3)}
+    return float(missing.sum() / fps), detail
+
+
+PICTURE_METRICS = (
+    Metric(
+        "ssim",
+        "Structural similarity to the reference, frame by frame on the whole picture at 224 x 224.",
+        "",
+        "higher",
+        (-1.0, 1.0),
+        "Wang et al., IEEE TIP 2004; the procedure of talkingface-toolkit",
+        (),
+        _ssim,
+        needs_reference=True,
+    ),
+    Metric(
+        "psnr_outside_face",
+        "How little the picture outside the face changed (luma).",
+        "dB",
+        "higher",
+        (0.0, None),
+        "ITU-T J.340 (PSNR); outside the box of dlib's 68 points grown by half on each side",
+        (),
+        _psnr_outside,
+        needs_reference=True,
+    ),
+    Metric(
+        "cpbd",
+        "Sharpness of the face: share of edges whose blur nobody sees, on up to 10 frames.",
+        "",
+        "higher",
+        (0.0, 1.0),
+        "Narvekar and Karam, IEEE TIP 2011; on the face box grown by a fifth on each side",
+        (),
+        _cpbd,
+    ),
+    Metric(
+        "landmark_jitter",
+        "How much eyes and nose tremble: mean second difference of their points from frame to frame.",
+        "% of face size",
+        "lower",
+        (0.0, None),
+        "acceleration error as in Kanazawa et al., CVPR 2019, on dlib's points, which are not smoothed",
+        (),
+        _jitter,
+    ),
+    Metric(
+        "faceless_s",
+        "Seconds of the result on which no face is seen.",
+        "s",
+        "lower",
+        (0.0, None),
+        "dlib HOG detector and 68-point predictor",
+        (),
+        _faceless,
+    ),
+)

@@ -1,0 +1,1 @@
+"""Picture arithmetic without faces or networks: resampling, warps, filters, pyramids, masks; single and batched."""

@@ -1,0 +1,62 @@
+"""What a network may give, and batches that do not fit."""
+
+import pytest
+import torch
+
+from retalking_core.engines.batching import HalvingBatches, check_result, in_groups
+from retalking_core.errors import EngineFaultError, OutOfMemoryError
+from tests.engines.stand_ins import Warped
+
+
+def test_batches_are_halved_until_they_fit() -> None:
+    sizes = []
+
+    def work(part):
+        sizes.append(len(part))
+        if len(part) > 3:
+            raise torch.OutOfMemoryError("too much")
+        return [10 * k for k in part]
+
+    batches = HalvingBatches(16)
+    assert list(batches.run(range(20), work)) == [10 * k for k in range(20)]
+    assert sizes[:4] == [16, 8, 4, 2]
+    assert batches.size == 2
+
+
+def test_one_item_that_does_not_fit_is_a_named_error() -> None:
+    def work(part):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nlong story")
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        list(HalvingBatches(4).run([1, 2], work))
+    assert caught.value.details["reason"] == "CUDA out of memory."
+
+
+def test_other_faults_pass_through() -> None:
+    def work(part):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(HalvingBatches(4).run([1], work))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
+    picture = torch.rand(2, 3, 8, 8)
+    picture[1, 2, 3, 4] = bad
+    for result in (picture, (torch.rand(2), picture), Warped(picture, picture, torch.rand(2, 3, 8, 8))):
+        with pytest.raises(EngineFaultError, match="not finite"):
+            check_result("dnet", result)
+
+
+def test_a_constant_picture_in_a_batch_is_refused() -> None:
+    picture = torch.rand(3, 3, 8, 8)
+    check_result("gfpgan", picture)
+    picture[1] = 0.25
+    with pytest.raises(EngineFaultError, match="single colour"):
+        check_result("gfpgan", picture)
+    check_result("deep3d", torch.zeros(3, 257))
+
+
+def test_groups() -> None:
+    assert list(in_groups(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]

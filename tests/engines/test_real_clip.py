@@ -1,0 +1,61 @@
+"""The engine on a real clip, cut to a few frames: with light networks, and with the full ones where they are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retalking_core.engines import videoretalking
+from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.reader import open_video
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.options import RenderOptions
+from retalking_core.progress import ignore_progress
+from retalking_core.types import RenderReport
+from retalking_core.weights.store import NetworkStore
+from tests.engines.stand_ins import StandIns
+
+PROJECT = Path(__file__).resolve().parents[2]
+MEDIA = Path(os.environ.get("RETALKING_MEDIA_DIR", PROJECT.parent / "shared" / "media"))
+WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
+
+pytestmark = pytest.mark.media
+
+
+def _render(engine: VideoRetalkingEngine, frames: int, result: Path, patch: pytest.MonkeyPatch) -> RenderReport:
+    video, speech = MEDIA / "1.mp4", MEDIA / "1.wav"
+    if not video.exists() or not speech.exists():
+        pytest.skip("no 1.mp4 and 1.wav: set RETALKING_MEDIA_DIR")
+
+    def plan_few(*args, **kwargs):
+        plan = plan_timeline(*args, **kwargs)
+        assert abs(plan.duration_s - 80249 / 16000) <= 1 / plan.fps
+        return replace(plan, source_index=plan.source_index[:frames], speech_s=float(frames / plan.fps))
+
+    patch.setattr(videoretalking, "plan_timeline", plan_few)
+    return engine.render(video, speech, result, RenderOptions(), ignore_progress)
+
+
+def test_light_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = tmp_path / "result.mp4"
+    report = _render(VideoRetalkingEngine(StandIns()), 3, result, monkeypatch)
+    assert (report.frames, report.fps, report.width, report.height) == (3, Fraction(1350, 61), 700, 700)
+    assert report.face_coverage == 1.0
+    decoded = (open_video(path, DEFAULT_LIMITS).frames_at([0, 1]) for path in (MEDIA / "1.mp4", result))
+    for plain, made in zip(*decoded, strict=True):
+        assert np.abs(plain.y.astype(int) - made.y).mean() < 2
+
+
+def test_full_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About 2 TFLOP a frame: 40 s on two cores."""
+    if not WEIGHTS:
+        pytest.skip("no weight files: set RETALKING_WEIGHTS_DIR (retalking weights synthesize writes stand-ins)")
+    store = NetworkStore(Path(WEIGHTS))
+    report = _render(VideoRetalkingEngine(store, batch_size=1), 1, tmp_path / "result.mp4", monkeypatch)
+    assert report.frames == 1

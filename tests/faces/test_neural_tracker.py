@@ -1,0 +1,106 @@
+"""The tracker on S3FD and 2DFAN4. Trained weights are not at hand: networks that answer with what dlib sees, in the
+networks' own terms, prove the geometry around them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from retalking_core.faces import neural_models
+from retalking_core.faces.dlib_models import DlibModels
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.landmarks import face_scale
+from retalking_core.faces.neural_tracker import NeuralFaceTracker
+from retalking_core.faces.track import TrackRequest
+from tests.faces.clips import PictureSource, backdrop, portrait
+
+
+class DlibInDisguise:
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self._dlib = DlibModels()
+
+    def get(self, name: str):
+        return {"s3fd": self._s3fd, "fan2d": self._fan2d}[name]
+
+    def _s3fd(self, picture: Tensor) -> tuple[Tensor, ...]:
+        """A face in the level whose anchor is nearest in size, at the cell under its centre."""
+        gray = (picture[0, 0] + neural_models.MEANS_BGR[0]).round().byte().numpy()
+        height, width = gray.shape
+        large = cv2.resize(gray, (3 * width, 3 * height))
+        found = self._dlib.detect(large, np.array([0, 0, 3 * width, 3 * height], np.float32), 80)
+        levels = []
+        for level in range(6):
+            stride = 2 ** (level + 2)
+            size = (-(-height // stride), -(-width // stride))
+            classes = torch.zeros(1, 2, *size)
+            classes[:, 0] = 10
+            levels += [classes, torch.zeros(1, 4, *size)]
+        for box in found:
+            x0, y0, x1, y1 = box / 3
+            side, x, y = x1 - x0, (x0 + x1) / 2, (y0 + y1) / 2
+            y -= neural_models.DROP * side
+            level = int(np.clip(round(np.log2(side / 16)), 0, 5))
+            stride = 2 ** (level + 2)
+            column, row = int(x / stride), int(y / stride)
+            offset = [(x / stride - column - 0.5) / 0.4, (y / stride - row - 0.5) / 0.4]
+            offset += [np.log(side / (4 * stride)) / 0.2] * 2
+            levels[2 * level][0, 1, row, column] = 20
+            levels[2 * level + 1][0, :, row, column] = torch.tensor(offset, dtype=torch.float32)
+        return tuple(levels)
+
+    def _fan2d(self, crop: Tensor) -> list[Tensor]:
+        gray = (crop[0, 0] * 255).round().byte().numpy()
+        half = 256 / neural_models.FAN_SIDE / 2
+        y = 128 + (neural_models.DROP + neural_models.FAN_RISE) * 2 * half
+        marks = self._dlib.landmarks(gray, np.array([128 - half, y - half, 128 + half, y + half], np.float32))
+        places = torch.from_numpy((marks + 0.5) / 4)
+        grid = torch.arange(64) + 0.5
+        across = torch.exp(-((grid - places[:, :1]) ** 2) / 2)
+        down = torch.exp(-((grid - places[:, 1:]) ** 2) / 2)
+        heat = (down[:, :, None] * across[:, None, :])[None]
+        return [torch.zeros_like(heat)] * 3 + [heat]
+
+
+def test_peaks_are_found_between_the_cells() -> None:
+    grid = torch.arange(64) + 0.5
+    places = torch.tensor([[20.2, 31.7], [0.6, 63.2], [40.0, 10.5]])
+    heat = (
+        torch.exp(-((grid - places[:, 1:]) ** 2) / 2)[:, :, None]
+        * torch.exp(-((grid - places[:, :1]) ** 2) / 2)[:, None]
+    )
+    found = neural_models.heat_peaks(heat)
+    assert (found[[0, 2]] - places[[0, 2]]).abs().max() < 0.1
+    assert (found[1] - places[1]).abs().max() < 0.7
+
+
+def test_boxes_are_decoded_and_thinned() -> None:
+    """Two overlapping candidates and one apart, on strides 8 and 16."""
+    levels = []
+    for level in range(6):
+        size = 256 // 2 ** (level + 2)
+        classes = torch.zeros(1, 2, size, size)
+        classes[:, 0] = 8
+        levels += [classes, torch.zeros(1, 4, size, size)]
+    levels[2][0, 1, 10, 12], levels[2][0, 1, 10, 13], levels[4][0, 1, 3, 2] = 12.0, 11.0, 16.0
+    levels[5][0, :, 3, 2] = torch.tensor([1.0, -1.0, 1.0, 0.0])
+    boxes = neural_models.decode_boxes(tuple(levels), 0.5)
+    half = 32 * np.exp(0.2)
+    expected = [[46.4 - half, 49.6 - 32, 46.4 + half, 49.6 + 32], [100 - 16, 84 - 16, 100 + 16, 84 + 16]]
+    assert np.abs(boxes.numpy() - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("face_px", [130])
+def test_the_track_is_that_of_the_networks(face_px: int) -> None:
+    pictures = [portrait(face_px, 640, 480, 300 + 4 * k, 220) for k in range(6)]
+    source = PictureSource([*pictures, backdrop(640, 480)])
+    request = TrackRequest(range(7))
+    own = NeuralFaceTracker(DlibInDisguise()).track(source, request, lambda _done, _total: None)
+    plain = DlibFaceTracker().track(source, request, lambda _done, _total: None)
+    assert own.visible.tolist() == [True] * 6 + [False]
+    distance = np.linalg.norm(own.landmarks[:6, :48] - plain.landmarks[:6, :48], axis=-1).mean()
+    assert distance < 0.035 * face_scale(plain.landmarks[:6]).mean()

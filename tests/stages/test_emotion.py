@@ -1,0 +1,72 @@
+"""Composition of the halves and the emotion step against `06_rl1_emotion`, and their mended versions."""
+
+import numpy as np
+import pytest
+import torch
+
+from retalking_core.imaging.filters import truncate_u8
+from retalking_core.stages import emotion as stage
+from tests.stages.golden_set import GoldenSet, triangle_pattern
+
+file = pytest.mark.golden_file("06_rl1_emotion")
+
+
+@pytest.mark.golden
+@file
+def test_composition(golden: GoldenSet) -> None:
+    prediction, six = torch.from_numpy(golden["net_pred"]), torch.from_numpy(golden["img_batch"])
+    upper = torch.from_numpy(golden["img_original"])
+    golden.check("out_flag_False", prediction.clamp(0, 1), 0)
+    composed = stage.compose_halves_original(prediction, six[:, :3], upper)
+    golden.check("out_flag_True", composed, 0)
+    golden.check("out_flag_True_u8", truncate_u8((composed * 255).permute(0, 2, 3, 1).numpy()), 0)
+
+
+@pytest.mark.golden
+@file
+def test_action_units(golden: GoldenSet) -> None:
+    for word in ("sad", "angry", "surprise"):
+        golden.check(f"aus_{word}", stage.action_units(word, 1), 0)
+
+
+@pytest.mark.golden
+@file
+def test_sizes(golden: GoldenSet) -> None:
+    pattern = triangle_pattern(384, 384, np.array(((3, 1, 2), (1, 4, 2), (10, 90, 200))))
+    face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    golden.require("emo_fake", "emo_src128")
+    golden.check("emo_src128", stage.to_network_size(face)[..., ::2, ::2], 1e-5)
+    enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
+    golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
+
+
+@pytest.mark.golden
+@file
+def test_attention(golden: GoldenSet) -> None:
+    color, attention, source = (torch.from_numpy(golden[f"gan_{part}"]) for part in ("color", "mask", "src"))
+    golden.check("gan_fake", stage.compose_edit(color, attention, source), 1e-6)
+
+
+def _keeps_all(image: torch.Tensor, units: torch.Tensor) -> stage.Edit:
+    return stage.Edit(torch.zeros_like(image), torch.ones_like(image[:, :1]), image)
+
+
+def _brightens(image: torch.Tensor, units: torch.Tensor) -> stage.Edit:
+    composed = image + 0.2 * units[:, 3, None, None, None]
+    return stage.Edit(composed, torch.zeros_like(image[:, :1]), composed)
+
+
+def test_an_edit_that_changes_nothing_costs_no_sharpness() -> None:
+    faces = torch.rand(2, 3, 384, 384, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(stage.edit_emotion(_keeps_all, faces, "sad"), faces, atol=1e-6, rtol=0)
+    assert (stage.edit_emotion_original(_keeps_all, faces, "sad") - faces).abs().mean() > 0.1
+
+
+def test_emotion_changes_the_upper_half_only() -> None:
+    faces = torch.full((1, 3, 384, 384), 0.5)
+    prediction = torch.full((1, 3, 384, 384), 0.25)
+    drawn = stage.redraw_upper_half(lambda: _brightens, prediction, faces, "surprise")
+    torch.testing.assert_close(drawn[..., :150, :], torch.full((1, 3, 150, 384), 0.52))
+    torch.testing.assert_close(drawn[..., 250:, :], prediction[..., 250:, :])
+    assert (torch.diff(drawn[0, 0, :, 0]).abs()).max() < 0.02
+    assert stage.redraw_upper_half(lambda: _brightens, prediction, faces, "original") is prediction
