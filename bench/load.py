@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import platform
-import resource
 import secrets
 import statistics
 import sys
@@ -30,16 +29,12 @@ from typing import Any
 
 import httpx
 
-from cli.redis_server import EmbeddedRedis
+from bench.loaded_service import MB, LoadedService, MemoryWatch
 from jobs.ids import new_job_id
 from jobs.models import InputRef, JobRequest, JobSpec
-from jobs.opening import open_store
-from jobs.settings import Settings
 from jobs.store import JobStore
-from tests.faults.processes import ServiceProcess
-from tests.services import free_port, wait_until
+from tests.jobs.making import start_job, succeed
 
-MB = 1_000_000
 TERMINAL = {"job.succeeded", "job.failed", "job.canceled"}
 # First bytes that the API takes for a video and for speech; the stub engine does not look into them.
 VIDEO = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(40_000)
@@ -53,72 +48,6 @@ class Latencies:
     submit: list[float] = field(default_factory=list)
     get: list[float] = field(default_factory=list)
     refused: Counter[int] = field(default_factory=Counter)
-
-
-class LoadedService:
-    """The processes of one measurement, on free ports and in a folder of their own."""
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.redis = EmbeddedRedis(folder / "redis")
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        environment = {
-            "RETALKING_REDIS_URL": self.redis.url,
-            "RETALKING_DATA_DIR": str(folder / "data"),
-            "RETALKING_WORK_DIR": str(folder / "work"),
-            "RETALKING_PUBLIC_URL": self.url,
-        }
-        named = {name.removeprefix("RETALKING_").lower(): value for name, value in environment.items()}
-        self.store: JobStore = open_store(Settings(_env_file=None, **named))
-        serve = ["uvicorn", "--factory", "api.server:app", "--port", str(self.port), "--log-level", "warning"]
-        self.api = ServiceProcess(serve, environment, folder / "api.log")
-        commands = [["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{self.port}"]]
-        commands += [["celery", "-A", "bench.stub_worker", "worker", "-n", f"r{n}@{self.port}"] for n in range(workers)]
-        self._others = [
-            ServiceProcess(command, environment, folder / f"worker-{number}.log")
-            for number, command in enumerate(commands)
-        ]
-        wait_until(lambda: self._is_ready(workers), 120, 0.2, f"the service is ready; logs in {folder}")
-
-    def _is_ready(self, workers: int) -> bool:
-        try:
-            up = httpx.get(f"{self.url}/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
-        return up and len(self.store.workers()) == workers
-
-    def memory_mb(self) -> float:
-        """Resident memory of the API now."""
-        pages = int(Path(f"/proc/{self.api.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / MB
-
-    def stop(self) -> None:
-        for process in (self.api, *self._others):
-            process.stop()
-        self.redis.stop()
-
-
-class MemoryWatch:
-    """Samples the API's memory ten times a second inside a `with` block."""
-
-    def __init__(self, service: LoadedService) -> None:
-        self._service = service
-        self._over = threading.Event()
-        self.samples_mb = [service.memory_mb()]
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def _sample(self) -> None:
-        while not self._over.wait(0.1):
-            self.samples_mb.append(self._service.memory_mb())
-
-    def __enter__(self) -> MemoryWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -165,9 +94,9 @@ def measure_jobs(folder: Path, clients: int, jobs: int, workers: int) -> dict[st
     service = LoadedService(folder, workers)
     try:
         with MemoryWatch(service) as memory:
-            began = time.perf_counter()
+            began, cpu_s = time.perf_counter(), service.api_cpu_s()
             ids, told = asyncio.run(run_clients(service.url, clients, jobs, pause_s=1.0))
-            wall_s = time.perf_counter() - began
+            wall_s, cpu_s = time.perf_counter() - began, service.api_cpu_s() - cpu_s
         statuses, duplicated = Counter(), 0
         for job_id in set(ids):
             statuses[service.store.get(job_id).status.value] += 1
@@ -182,6 +111,7 @@ def measure_jobs(folder: Path, clients: int, jobs: int, workers: int) -> dict[st
             "refused": dict(told.refused),
             "jobs_per_s": round(len(ids) / wall_s, 1),
             "wall_s": round(wall_s, 1),
+            "api_cpu_ms_per_job": round(1000 * cpu_s / max(1, len(ids)), 1),
             "submit_ms": percentiles(told.submit),
             "get_ms": percentiles(told.get),
             "lost": jobs // clients * clients - statuses["succeeded"],
@@ -198,7 +128,11 @@ def measure_jobs(folder: Path, clients: int, jobs: int, workers: int) -> dict[st
 
 
 def fill_line(store: JobStore, length: int) -> list[str]:
-    """Queued jobs, straight into the store from eight threads. Returns their ids."""
+    """Queued jobs, straight into the store from eight threads. Returns their ids.
+
+    One job is over first, so that there is a mean run time, and every view works out an ETA.
+    """
+    succeed(store, start_job(store))
     source = InputRef(kind="url", url="https://example.com/a.mp4")
     ids = [new_job_id() for _ in range(length)]
 
@@ -224,6 +158,7 @@ def measure_queue(folder: Path, length: int, calls: int = 3000) -> dict[str, Any
         filled_s = time.perf_counter() - began
         seconds: list[float] = []
         positions = []
+        cpu_s = service.api_cpu_s()
         with httpx.Client(base_url=service.url) as http:
             for _ in range(calls):
                 job_id = ids[secrets.randbelow(length)]
@@ -231,9 +166,15 @@ def measure_queue(folder: Path, length: int, calls: int = 3000) -> dict[str, Any
                 answer = http.get(f"/jobs/{job_id}")
                 seconds.append(time.perf_counter() - began)
                 positions.append(answer.json()["queue_position"])
+        cpu_s = service.api_cpu_s() - cpu_s
         if not all(1 <= position <= length for position in positions):
             raise RuntimeError("a queue position is missing or out of range")
-        return {"queue": length, "filled_per_s": round(length / filled_s), "get_ms": percentiles(seconds)}
+        return {
+            "queue": length,
+            "filled_per_s": round(length / filled_s),
+            "get_ms": percentiles(seconds),
+            "api_cpu_ms_per_get": round(1000 * cpu_s / calls, 2),
+        }
     finally:
         service.stop()
 

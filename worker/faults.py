@@ -9,7 +9,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import ErrorInfo
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
-from retalking_core.errors import RetalkingError
+from retalking_core.errors import InputError, RetalkingError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -27,7 +27,8 @@ def describe_fault(fault: BaseException) -> ErrorInfo:
     # of the library that could not write its result.
     if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
         return _info("disk_full", "The worker's disk is full.")
-    if any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
+    # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
+    if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
         return _info("out_of_memory", "The worker ran out of memory.")
     if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
         return _info(fault.code, fault.message)

@@ -39,10 +39,8 @@ def input_error(error: Exception, kind: str) -> InputError:
 
 @contextmanager
 def reading(kind: str) -> Iterator[None]:
-    """Every FFmpeg failure inside the block leaves it as an `InputError`; a lack of memory is not the file's fault."""
+    """Every FFmpeg failure inside the block leaves it as an `InputError`."""
     try:
         yield
-    except av.error.MemoryError:
-        raise
     except av.error.FFmpegError as error:
         raise input_error(error, kind) from error

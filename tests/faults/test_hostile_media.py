@@ -104,6 +104,7 @@ def guarded(s3: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         RENDER_LIMIT_S=str(LIMIT_S),
         MAX_VIDEO_S="20",
         MAX_AUDIO_S="20",
+        WORKER_MEMORY_BYTES="4000000000",
     )
     with _bait_port() as (port, visits):
         try:
@@ -136,6 +137,7 @@ class _bait_port:
 def chosen(files: list[HostileFile]) -> list[HostileFile]:
     """A seventh, by the day; RETALKING_HOSTILE_ROUND (0 to 6) repeats a day's choice."""
     number = int(os.environ.get("RETALKING_HOSTILE_ROUND", datetime.date.today().toordinal())) % ROUNDS
+    assert len(files) >= 300
     print(f"hostile files: round {number} of {ROUNDS} (RETALKING_HOSTILE_ROUND={number} repeats it)")
     return files[number::ROUNDS]
 

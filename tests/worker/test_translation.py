@@ -175,10 +175,10 @@ def test_a_lack_of_memory_is_named_also_inside_an_error_of_the_library() -> None
     assert describe_fault(fault).code == "out_of_memory"
 
 
-def test_a_lack_of_memory_is_not_blamed_on_the_file() -> None:
-    with pytest.raises(MemoryError) as caught, reading("video"):
+def test_what_a_broken_header_asks_for_is_no_lack_of_memory() -> None:
+    with pytest.raises(core.InputError) as caught, reading("video"):
         raise av.error.MemoryError(12, "Cannot allocate memory")
-    assert describe_fault(caught.value).code == "out_of_memory"
+    assert describe_fault(caught.value).code == "media_unreadable"
 
 
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
