@@ -13,13 +13,20 @@ WORKERS ?= 2
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--only-binary :all: --no-binary face_recognition_models
 
-.PHONY: demo test check format docs-reference clean
+.PHONY: demo test faults load check format docs-reference clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
 
 test: $(VENV)/.all check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Everything of tests/faults, the long part too: about 15 minutes. The short part is in `make test`.
+faults: $(VENV)/.all
+	$(BIN)/python -m pytest -m "faults or faults_long" tests/faults
+
+load: $(VENV)/.all
+	$(BIN)/python -m bench.load --json bench/results/load.json
 
 check: $(VENV)/.all
 	$(BIN)/ruff check .

@@ -25,6 +25,8 @@ logger = logging.getLogger("retalking.api")
 async def accept_submission(request: Request, parts: Parts, key: str | None) -> Created:
     """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
     job_id = new_job_id()
+    # Noted before the first byte is stored: a crash from here on leaves nothing that the janitor would not find
+    await run_in_threadpool(parts.store.add_arrival, job_id, parts.settings.upload_ttl_s)
     try:
         submission = await read_submission(request, parts, job_id)
         created = await run_in_threadpool(_create, parts, job_id, submission, key)
@@ -76,8 +78,9 @@ async def _remove_staged(parts: Parts, job_id: str) -> None:
     with anyio.CancelScope(shield=True):
         try:
             await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
-        except ObjectStoreError as error:
-            logger.warning("Staged files of %s stay behind: %s", job_id, error)
+            await run_in_threadpool(parts.store.drop_arrival, job_id)
+        except (ObjectStoreError, RedisError) as error:
+            logger.warning("Staged files of %s are left to the janitor: %s", job_id, type(error).__name__)
 
 
 def _send(parts: Parts, job: Job) -> None:

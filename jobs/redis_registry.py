@@ -1,4 +1,4 @@
-"""Uploads that wait for a job, workers that are alive, and named locks."""
+"""Files and uploads that wait for a job, workers that are alive, and named locks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ MAX_WORKERS = 1000
 
 
 class Registry(RedisPart):
+    def add_arrival(self, job_id: str, within_s: float) -> None:
+        self._client.zadd(self._key("arrivals"), {job_id: self._now_ms() + int(within_s * 1000)})
+
+    def expired_arrivals(self, limit: int = 100) -> list[str]:
+        return self._due("arrivals", limit)
+
+    def drop_arrival(self, job_id: str) -> None:
+        self._client.zrem(self._key("arrivals"), job_id)
+
     def add_upload(self, upload_id: str, expires_at: datetime) -> None:
         self._client.zadd(self._key("uploads"), {upload_id: int(expires_at.timestamp() * 1000)})
 

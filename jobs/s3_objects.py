@@ -226,7 +226,21 @@ class S3ObjectStore:
             if errors := reply.get("Errors"):
                 raise ObjectStoreError(f"{errors[0].get('Key')}: not deleted, {errors[0].get('Code')}")
             deleted += len(page)
+        self._abort_uploads(prefix)
         return deleted
+
+    def _abort_uploads(self, prefix: str) -> None:
+        """Parts that a process which died has sent: no listing shows them, but they are stored, and paid for."""
+        with _s3_errors_named(prefix):
+            try:
+                reply = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
+            except ClientError as error:
+                # rclone says so where there was never one in the bucket; small stores may not know the request
+                if error.response["Error"]["Code"] in {"NoSuchUpload", "NotImplemented"}:
+                    return
+                raise
+            for row in reply.get("Uploads", []):
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=row["Key"], UploadId=row["UploadId"])
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         for page in self._pages(checked_prefix(prefix)):

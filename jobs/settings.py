@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     render_limit_s: float = Field(3600.0, gt=1, description="Hard limit of one attempt")
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a job fails as worker_lost")
     retention_s: int = Field(7 * 86400, ge=60, description="Finished jobs and their files are deleted after this")
-    upload_ttl_s: int = Field(86400, ge=60, description="Uploads that no job took are deleted after this")
+    upload_ttl_s: int = Field(86400, ge=60, description="Uploads and files that no job took are deleted after this")
     idempotency_ttl_s: int = Field(86400, ge=60, description="How long an Idempotency-Key is remembered")
     janitor_interval_s: float = Field(2.0, gt=0.05, description="Pause between two rounds of the janitor")
     worker_ttl_s: float = Field(30.0, gt=1, description="A worker that has not reported this long counts as gone")
@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     # Worker
     engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview or videoretalking")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    worker_memory_bytes: int = Field(
+        8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
+    )
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

@@ -61,7 +61,7 @@ class AudioEmptyError(InputError):
 
 
 class AudioInvalidError(InputError):
-    """Samples that are not finite."""
+    """Samples that are not finite, or far beyond full scale."""
 
     code = "audio_invalid"
 

@@ -9,7 +9,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import ErrorInfo
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
-from retalking_core.errors import RetalkingError
+from retalking_core.errors import InputError, RetalkingError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -18,17 +18,20 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (SoftTimeLimitExceeded, "render_timeout", "The render ran past the time that one attempt may take."),
     (ObjectNotFoundError, "storage_failed", "An input file of the job is no longer in the object store."),
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
-    (MemoryError, "out_of_memory", "The worker ran out of memory."),
 )
 
 
 def describe_fault(fault: BaseException) -> ErrorInfo:
     """The public face of an exception: code, a sentence, and whether submitting again can help."""
-    if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
-        return _info(fault.code, fault.message)
-    # A full disk may come inside another error, e.g. of the object store whose file was being fetched.
+    # First: a full disk or memory may come inside another error, of the object store whose file was being fetched, or
+    # of the library that could not write its result.
     if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
         return _info("disk_full", "The worker's disk is full.")
+    # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
+    if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
+        return _info("out_of_memory", "The worker ran out of memory.")
+    if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
+        return _info(fault.code, fault.message)
     for kind, code, sentence in _SENTENCES:
         if isinstance(fault, kind):
             return _info(code, sentence)

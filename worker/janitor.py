@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from celery import Celery
 
 from jobs.messages import send_delivery
-from jobs.names import job_prefix, upload_key
+from jobs.models import Job
+from jobs.names import job_prefix, result_key, upload_key
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
@@ -60,15 +61,21 @@ class Janitor:
             self.send_deliveries,
             self.delete_jobs,
             self.delete_uploads,
+            self.delete_orphans,
         ):
             if not self._do("lock", self._keep_lock):
                 return
             self._do(step.__name__, step)
 
     def requeue_lost(self) -> None:
-        for job in self._store.requeue_lost():
+        """The worker may have died between publishing and telling, so what its attempt published goes too. One that
+        still lives, and publishes later, removes its result by itself."""
+        lost = self._store.requeue_lost()
+        for job in lost:
             log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
-            send_job(self._app, self._store, job)
+            self._do("send again", lambda job=job: send_job(self._app, self._store, job))
+        for job in lost:
+            self._do("delete the lost result", lambda job=job: self._objects.delete(_lost_result(job)))
 
     def fail_past_deadline(self) -> None:
         for job in self._store.fail_past_deadline(self._settings.retention_s):
@@ -106,6 +113,13 @@ class Janitor:
             self._objects.delete(upload_key(upload_id))
             self._store.drop_upload(upload_id)
 
+    def delete_orphans(self) -> None:
+        """Files that arrived for a job that was never stored: the API died, or could not reach the bucket."""
+        for job_id in self._store.expired_arrivals():
+            count = self._objects.delete_prefix(job_prefix(job_id))
+            self._store.drop_arrival(job_id)
+            log.info("files without a job deleted", extra={"job": job_id, "count": count})
+
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
         """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""
         lock_s = max(10.0, 3 * self._settings.janitor_interval_s) if ttl_s is None else ttl_s
@@ -123,3 +137,8 @@ class Janitor:
         while not self._over.is_set():
             self.round()
             self._over.wait(self._settings.janitor_interval_s)
+
+
+def _lost_result(job: Job) -> str:
+    """Key of what the attempt that lost its lease would have published."""
+    return result_key(job.id, job.attempt, job.spec.request.output.container)

@@ -51,6 +51,7 @@ class RenderProcess:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
+        from worker.memory import limit_memory
         from worker.metrics import metric_names
         from worker.notices import Notices
         from worker.presence import Presence
@@ -58,6 +59,7 @@ class RenderProcess:
         from worker.scratch import scratch_root, sweep_orphans
 
         settings = self._settings
+        limit_memory(settings.worker_memory_bytes)
         swept = sweep_orphans(scratch_root(settings.work_dir))
         if swept:
             log.warning("temporary folders of dead attempts removed", extra={"count": swept})

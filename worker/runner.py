@@ -121,11 +121,11 @@ def _produce(attempt: Attempt) -> None:
     with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
         inputs = _fetch(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
-        probe_video(inputs.video, context.limits, job.spec.request.fps)
-        probe_audio(inputs.audio, context.limits)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image)
-        with keeper.expecting_progress():
+        with keeper.expecting_progress():  # also of the first look: a demuxer can hang as well as a decoder
+            probe_video(inputs.video, context.limits, job.spec.request.fps)
+            probe_audio(inputs.audio, context.limits)
             report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
         metrics = _evaluate(attempt, job, file, inputs, report)
         result = result_info(file, result_key(job.id, lease.attempt, container), container, report)

@@ -20,6 +20,7 @@ set(id, 'id', id, 'spec', spec, 'status', 'queued', 'seq', seq, 'priority', prio
   'fence', 0, 'max_attempts', max_attempts, 'cancel_requested', '0', 'created_ms', NOW, 'told_percent', 0,
   'told_tenth', 0, 'progress_events', 0, 'webhook_events', webhook_events)
 redis.call('ZADD', key('created'), seq, id)
+redis.call('ZREM', key('arrivals'), id)
 move(id, 'queued')
 join_line(id)
 if expires_ms ~= '' then

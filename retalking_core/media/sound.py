@@ -25,6 +25,8 @@ from retalking_core.media.packets import too_long
 
 # Shorter than this there is no syllable, and no AAC frame.
 MIN_SPEECH_S = 0.02
+# Full scale is 1. Float sound may pass it, but what passes it by 80 dB is no sound, and overflows in the resampler.
+_MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
@@ -102,13 +104,22 @@ def speech_length(media: MediaFile, limits: MediaLimits) -> Fraction:
 
 
 def _checked(frame: AudioFrame) -> AudioFrame:
-    if frame.format.name in _FLOAT_FORMATS and not np.isfinite(frame.to_ndarray()).all():
-        raise AudioInvalidError("The speech holds samples that are not numbers (NaN or infinity); export it again.")
+    # Not written as `> _MAX_LEVEL`: NaN compares as false both ways
+    if frame.format.name in _FLOAT_FORMATS and not (np.abs(frame.to_ndarray()) <= _MAX_LEVEL).all():
+        raise AudioInvalidError(
+            "The speech holds samples that are no sound (NaN, infinity, or far over full scale); export it again."
+        )
     if "channels" not in frame.layout.name:
         return frame
     # An order of channels that nobody states can not be mixed down: take the usual one for their number.
     layout = _LAYOUT_BY_CHANNELS[frame.layout.nb_channels]
-    relabelled = AudioFrame.from_ndarray(frame.to_ndarray(), frame.format.name, layout)
+    try:
+        samples = frame.to_ndarray()
+    except ValueError:
+        raise CodecUnsupportedError(
+            f"The speech has samples of the rare format {frame.format.name}; export it as WAV with 16 or 24 bits."
+        ) from None
+    relabelled = AudioFrame.from_ndarray(samples, frame.format.name, layout)
     relabelled.sample_rate = frame.sample_rate
     return relabelled
 

@@ -241,6 +241,22 @@ def test_the_folder_has_no_links_of_its_own(tmp_path: Path) -> None:
     assert objects.presign_put("a", 60) is None
 
 
+def test_deleting_a_folder_aborts_its_unfinished_uploads(s3: S3Endpoint) -> None:
+    """A process died in the middle of a large file: its parts lie there under no name."""
+    objects, client = open_s3(s3), s3.client()
+    ids = {}
+    for key in ("jobs/dead/input/video", "jobs/alive/input/video"):
+        ids[key] = client.create_multipart_upload(Bucket=s3.bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=s3.bucket, Key=key, UploadId=ids[key], PartNumber=1, Body=b"x" * 100)
+    objects.delete_prefix("jobs/dead/")
+    left = [row["Key"] for row in client.list_multipart_uploads(Bucket=s3.bucket)["Uploads"]]
+    assert left == ["jobs/alive/input/video"]
+    client.abort_multipart_upload(
+        Bucket=s3.bucket, Key="jobs/alive/input/video", UploadId=ids["jobs/alive/input/video"]
+    )
+    objects.delete_prefix("jobs/alive/")
+
+
 def test_a_dead_or_refusing_bucket_is_named(s3: S3Endpoint, tmp_path: Path) -> None:
     for objects in (
         open_s3(s3, endpoint=f"http://127.0.0.1:{free_port()}"),

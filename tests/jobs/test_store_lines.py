@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 
-from jobs.ids import new_upload_id
+from jobs.ids import new_job_id, new_upload_id
 from jobs.models import JobStatus
 from jobs.redis_store import RedisJobStore
-from tests.jobs.making import RETENTION_S, add_job, claim, start_job, succeed, worker_info
+from tests.jobs.making import RETENTION_S, add_job, claim, spec_of, start_job, succeed, worker_info
 from tests.services import free_port
 
 
@@ -224,6 +224,16 @@ def test_a_long_job_keeps_a_bounded_history_with_its_start_and_end(job_store: Re
     steps = [event.progress for event in events if event.stage == "synthesise"]
     assert len(steps) <= 28
     assert max(after - before for before, after in itertools.pairwise(steps)) < 0.011
+
+
+def test_files_that_arrive_belong_to_their_job_or_expire(job_store: RedisJobStore) -> None:
+    made, abandoned, late = new_job_id(), new_job_id(), new_job_id()
+    for job_id, within_s in ((made, -1), (abandoned, -1), (late, 60)):
+        job_store.add_arrival(job_id, within_s)
+    job_store.create(made, spec_of(), max_attempts=3)
+    assert job_store.expired_arrivals() == [abandoned]
+    job_store.drop_arrival(abandoned)
+    assert job_store.expired_arrivals() == []
 
 
 def test_uploads_wait_expire_and_are_taken(job_store: RedisJobStore) -> None:

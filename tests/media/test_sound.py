@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def make_nan_wav(path: Path) -> Path:
     return clips.make_float_wav(path, samples)
 
 
+def make_deafening_wav(path: Path) -> Path:
+    """Finite, until a resampler adds them up."""
+    return clips.make_float_wav(path, np.full(16000, 3e38, np.float32))
+
+
+def make_64_bit_wav(path: Path) -> Path:
+    form = struct.pack("<HHIIHH", 1, 1, 16000, 128000, 8, 64)
+    path.write_bytes(b"RIFF\x24\x7d\0\0WAVEfmt \x10\0\0\0" + form + b"data\0\x7d\0\0" + bytes(32000))
+    return path
+
+
 def make_photo(path: Path) -> Path:
     return clips.make_png(path, clips.gradient_rgb(0, 64, 48))
 
@@ -47,6 +59,8 @@ def make_photo(path: Path) -> Path:
         ("speech.wav", clips.make_empty_wav, AudioEmptyError),
         ("speech.wav", lambda path: clips.make_wav(path, seconds=0.015), AudioEmptyError),
         ("speech.wav", make_nan_wav, AudioInvalidError),
+        ("speech.wav", make_deafening_wav, AudioInvalidError),
+        ("speech.wav", make_64_bit_wav, CodecUnsupportedError),
         ("speech.wav", lambda path: clips.make_wav(path, channels=9), CodecUnsupportedError),
         ("speech.wav", clips.make_long_wav, MediaTooLongError),
         ("speech.mp4", clips.make_truncated_mp4, MediaUnreadableError),

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.ids import new_upload_id
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, upload_key
+from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
@@ -75,6 +75,17 @@ def test_a_message_that_was_never_sent_is_sent(
     assert queued(RENDER_QUEUE) == [job_id]
     janitor.round()
     assert queued(RENDER_QUEUE) == []
+
+
+def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor) -> None:
+    """The worker died between publishing and telling: nobody will ever name that object."""
+    job_id = stack.create(output={"container": "mkv"})
+    lease = claim(stack, job_id, lease_s=0.001)
+    stack.objects.put_file(result_key(job_id, lease.attempt, "mkv"), stack.clips.video, "video/x-matroska")
+    time.sleep(0.01)
+    janitor.round()
+    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    assert stack.files_of(job_id) == ["input/audio", "input/video"]
 
 
 def test_a_lost_lease_goes_back_to_the_line_and_then_fails(

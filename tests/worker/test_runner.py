@@ -25,6 +25,7 @@ from retalking_core.media.limits import MediaLimits
 from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
+from worker import runner
 from worker.runner import RunContext, run_job
 from worker.shutdown import ShutdownNotice
 
@@ -270,3 +271,16 @@ def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
     run_job(job_id, replace(context, objects=Interposed(context.objects, fetch=fetch)))
     job = context.store.get(job_id)
     assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
+
+
+def test_a_demuxer_that_hangs_in_the_first_look_loses_the_lease(
+    context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the render as well as in it, silence for stall_s is the end; the process would be ended a lease later."""
+    hurried = replace(context, settings=context.settings.model_copy(update={"stall_s": 0.5}))
+    job_id = submit()
+    monkeypatch.setattr(runner, "probe_video", lambda *_: time.sleep(1.2))
+    run_job(job_id, hurried)
+    assert context.store.get(job_id).status is JobStatus.RUNNING
+    time.sleep(1.5)
+    assert [job.id for job in context.store.requeue_lost()] == [job_id]

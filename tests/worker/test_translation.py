@@ -8,6 +8,7 @@ import logging
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -20,6 +21,7 @@ from retalking_core.engine import Engine
 from retalking_core.engines.videoretalking import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
+from retalking_core.media.faults import reading
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.types import RenderReport
 from retalking_core.weights.errors import WeightsError
@@ -165,6 +167,25 @@ def test_a_full_disk_inside_another_error_is_found() -> None:
 def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
     file = tmp_path / "result.mp4"
     return file, remux(clips.video, clips.audio, file)
+
+
+def test_a_lack_of_memory_is_named_also_inside_an_error_of_the_library() -> None:
+    fault = core.RetalkingError("The result could not be written; is the disk full?")
+    fault.__cause__ = MemoryError()
+    assert describe_fault(fault).code == "out_of_memory"
+
+
+def test_what_a_broken_header_asks_for_is_no_lack_of_memory() -> None:
+    with pytest.raises(core.InputError) as caught, reading("video"):
+        raise av.error.MemoryError(12, "Cannot allocate memory")
+    assert describe_fault(caught.value).code == "media_unreadable"
+
+
+def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
+    """What the writer of results raises when FFmpeg can not write: found with a real full disk (tests/faults)."""
+    fault = core.RetalkingError("The result could not be written; is the disk full?")
+    fault.__cause__ = OSError(28, "No space left on device")
+    assert describe_fault(fault).code == "disk_full"
 
 
 def _ignore(*_: object, **__: object) -> None:

@@ -1,0 +1,20 @@
+"""Entry of an API that is killed by the kernel between storing a job and sending its message."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from fastapi import FastAPI
+
+import api.acceptance
+import api.server
+
+
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def app() -> FastAPI:
+    api.acceptance.send_render = _die
+    return api.server.app()

@@ -1,0 +1,164 @@
+"""Processes that die or are told to, with jobs in flight."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+
+import httpx
+import pytest
+
+from jobs.messages import make_celery
+from jobs.names import RENDER_QUEUE, RENDER_TASK
+from tests.faults.outcome import check_outcomes
+from tests.faults.processes import is_running
+from tests.faults.service import Service
+from tests.faults.timed_app import GLUTTON, KILLER
+from tests.services import wait_until
+
+pytestmark = pytest.mark.faults
+
+
+def test_the_render_child_is_killed(service: Service) -> None:
+    jobs = service.submit_many(1500, 800, 0, 0)
+    os.kill(service.child_of(service.wait_running(jobs[0])), signal.SIGKILL)
+    first, *others = check_outcomes(service, jobs)
+    assert first.attempt == 2
+    assert {job.attempt for job in others} == {1}
+
+
+def test_the_worker_parent_is_killed_and_its_child_does_not_stay(service: Service) -> None:
+    jobs = service.submit_many(1500, 0, 0)
+    child = service.child_of(service.wait_running(jobs[0]))
+    number = service.parent_of(child)
+    service.workers[number].kill()
+    service.start_worker(number)
+    check_outcomes(service, jobs)
+    wait_until(lambda: not is_running(child), 20, what="the orphan has ended")
+
+
+def test_the_child_is_killed_between_publishing_and_telling(service: Service) -> None:
+    """The result of the first attempt lies in the bucket, and nobody will ever name it."""
+    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+        job_id = service.submit()
+        assert held.met_once.wait(30)
+        wait_until(lambda: any("result" in key for key in service.objects.list_keys(f"jobs/{job_id}/")))
+        os.kill(service.child_of(service.get(job_id)), signal.SIGKILL)
+    (job,) = check_outcomes(service, [job_id])
+    assert job.attempt == 2
+
+
+def test_the_api_is_killed_between_storing_and_sending(service: Service) -> None:
+    """The caller sees a broken connection, asks again with its key, and gets the job that is there."""
+    service.api.stop()
+    service.start_api("tests.faults.dying_api:app")
+    service.mend()
+    with pytest.raises(httpx.TransportError):
+        service.post(key="killed-1")
+    service.api.wait()
+    service.mend()
+    again = service.post(key="killed-1")
+    assert again.status_code == 202
+    assert again.headers["idempotent-replayed"] == "true"
+    check_outcomes(service, [again.json()["id"]])
+
+
+def test_the_api_is_killed_during_an_upload(service: Service) -> None:
+    """The first file was staged whole when the API died: no job will ever own it."""
+    before = set(service.objects.list_keys("jobs/"))
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        head = 'Content-Disposition: form-data; name="{0}"; filename="{0}"\r\n\r\n'
+        first = b"--x\r\n" + head.format("video").encode() + service.video.read_bytes()
+        second = b"\r\n--x\r\n" + head.format("audio").encode() + service.audio.read_bytes()
+        connection.sendall(
+            b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 9999999\r\n\r\n" + first + second
+        )
+        wait_until(lambda: set(service.objects.list_keys("jobs/")) - before, what="the first file is staged")
+        service.api.kill()
+    (staged,) = {key.split("/")[1] for key in set(service.objects.list_keys("jobs/")) - before}
+    service.mend()
+    assert service.store.expired_arrivals() == []
+    service.store.add_arrival(staged, 0.0)  # A day has passed
+    wait_until(lambda: set(service.objects.list_keys("jobs/")) == before, 20, 0.1, "the staged file is removed")
+
+
+def test_sigterm_during_a_render_hands_the_job_back(service: Service) -> None:
+    """A short job is finished within the grace, a long one goes back to the line, uncounted."""
+    jobs = service.submit_many(2500, 0, 0)
+    number = service.parent_of(service.child_of(service.wait_running(jobs[0])))
+    service.workers[number].signal(signal.SIGTERM)
+    service.workers[number].wait()
+    service.start_worker(number)
+    assert {job.attempt for job in check_outcomes(service, jobs)} == {1}
+
+
+def test_a_job_that_kills_its_worker_every_time(service: Service) -> None:
+    killer = service.submit(KILLER)
+    others = service.submit_many(0, 0, 0, 0)
+    jobs = check_outcomes(service, [killer, *others], failed={killer: "worker_lost"})
+    assert jobs[0].attempt == jobs[0].max_attempts == 3
+
+
+def test_a_job_that_takes_all_memory(service: Service) -> None:
+    """It is refused more, and fails; its process lives on."""
+    glutton = service.submit(GLUTTON)
+    wait_until(lambda: service.get(glutton).worker, 20)
+    child = service.child_of(service.get(glutton))
+    jobs = check_outcomes(service, [glutton, *service.submit_many(0, 0)], failed={glutton: "out_of_memory"})
+    assert jobs[0].attempt == 1
+    assert is_running(child)
+
+
+def test_one_message_three_times_at_once(service: Service) -> None:
+    celery = make_celery(service.settings)
+    jobs = service.submit_many(1000, 1000)
+    for job_id in jobs:
+        threads = [
+            threading.Thread(target=celery.send_task, args=(RENDER_TASK, [job_id]), kwargs={"queue": RENDER_QUEUE})
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for job in check_outcomes(service, jobs):
+        starts = [event for event in service.store.events(job.id, after=None) if event.event == "job.started"]
+        assert (job.attempt, len(starts)) == (1, 1)
+
+
+def test_a_lease_that_expires_while_the_worker_still_runs(service: Service) -> None:
+    """The child is frozen past its lease, another worker finishes the job, and the frozen one goes on: it must lose."""
+    job_id = service.submit(1000)
+    child = service.child_of(service.wait_running(job_id))
+    os.kill(child, signal.SIGSTOP)
+    try:
+        wait_until(lambda: service.get(job_id).status.is_over, 30)
+        settled = service.get(job_id)
+    finally:
+        os.kill(child, signal.SIGCONT)
+    wait_until(lambda: str(child) not in _busy(service, job_id), 20, what="the late writer has let go")
+    (job,) = check_outcomes(service, [job_id])
+    assert (job, job.attempt) == (settled, 2)
+    assert is_running(child)
+
+
+def test_a_late_writer_that_has_already_published(service: Service) -> None:
+    """As above, but frozen while its result is on the way into the bucket."""
+    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+        job_id = service.submit()
+        assert held.met_once.wait(30)
+        child = service.child_of(service.get(job_id))
+        os.kill(child, signal.SIGSTOP)
+        try:
+            wait_until(lambda: service.get(job_id).status.is_over, 30)
+        finally:
+            os.kill(child, signal.SIGCONT)
+    (job,) = check_outcomes(service, [job_id])
+    assert job.result.key.endswith("attempt-2.mp4")
+
+
+def _busy(service: Service, job_id: str) -> str:
+    return " ".join(card.id for card in service.store.workers() if card.busy_with == job_id)
