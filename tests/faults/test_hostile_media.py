@@ -6,6 +6,7 @@ A seventh of the files runs by default, always the same one; `-m faults_long` ru
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import shutil
