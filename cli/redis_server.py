@@ -30,6 +30,7 @@ save ""
 maxmemory-policy noeviction
 logfile redis.log
 daemonize no
+databases {databases}
 """
 
 
@@ -41,11 +42,15 @@ class EmbeddedRedis:
     """Runs from construction to stop(). url: with the password, for this machine only.
 
     port None: a free one. Starting again on the same data_dir finds the data of the last run. launcher: program and
-    arguments that become the server (`cli.tether`: then it ends with its parent).
+    arguments that become the server (`cli.tether`: then it ends with its parent). databases: how many;
+    the service uses the first one only.
     """
 
-    def __init__(self, data_dir: Path, port: int | None = None, launcher: Sequence[str] = ()) -> None:
+    def __init__(
+        self, data_dir: Path, port: int | None = None, launcher: Sequence[str] = (), databases: int = 1
+    ) -> None:
         self._data_dir = data_dir
+        self._databases = databases
         self._launcher = tuple(launcher)
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Kept, so that clients find the server again after a restart on the same port
@@ -135,11 +140,14 @@ class EmbeddedRedis:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{process.pid}\n".encode(), 0)
         try:
-            process.stdin.write(_CONFIG.format(port=self.port, password=self._password).encode())
+            process.stdin.write(self._config().encode())
             process.stdin.close()
         except BrokenPipeError:
             raise RedisServerError(f"The Redis server left at once, with status {process.wait()}") from None
         return process
+
+    def _config(self) -> str:
+        return _CONFIG.format(port=self.port, password=self._password, databases=self._databases)
 
     def _client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=5.0, socket_connect_timeout=2.0, retry=None)

@@ -12,13 +12,13 @@ import redis
 from cli.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
 from jobs.redis_store import RedisJobStore
-from tests.services import S3Endpoint, start_s3
+from tests.services import DATABASES, S3Endpoint, start_s3
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis server. Suites share it: use own key prefixes, or own database numbers."""
-    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+    """A real Redis server. Suites share it: use own key prefixes, or `services.own_database`."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis"), databases=DATABASES) as server:
         yield server.url
 
 

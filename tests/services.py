@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import secrets
 import shutil
@@ -20,6 +21,10 @@ import boto3
 from botocore.config import Config
 
 REGION = "us-east-1"
+
+# Of the shared Redis server. 0 belongs to the suites that use key prefixes; own_database hands out the others.
+DATABASES = 256
+_databases = itertools.count(1)
 
 
 def free_port() -> int:
@@ -43,6 +48,14 @@ def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def own_database(redis_url: str) -> str:
+    """A database of the shared server that no other part of this run uses: workers report themselves there, and
+    somebody else's worker would decide what an API accepts."""
+    number = next(_databases)
+    assert number < DATABASES, "raise DATABASES"
+    return f"{redis_url.rpartition('/')[0]}/{number}"
 
 
 @dataclass(frozen=True)

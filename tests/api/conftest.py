@@ -7,18 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.api.running import RunningApi, run_api
-from tests.services import S3Endpoint
-
-
-def own_database(redis_url: str, number: int) -> str:
-    """The shared server's database with this number: instances must not see each other's jobs."""
-    return f"{redis_url.rpartition('/')[0]}/{number}"
+from tests.services import S3Endpoint, own_database
 
 
 @pytest.fixture(scope="session")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     """Default settings."""
-    with run_api(tmp_path_factory.mktemp("api"), own_database(redis_url, 5)) as running:
+    with run_api(tmp_path_factory.mktemp("api"), own_database(redis_url)) as running:
         yield running
 
 
@@ -31,7 +26,7 @@ def tight_api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "UPLOAD_IDLE_S": "1.0",
         "ALLOW_PRIVATE_HOSTS": "127.0.0.1,localhost",
     }
-    with run_api(tmp_path_factory.mktemp("tight"), own_database(redis_url, 6), **limits) as running:
+    with run_api(tmp_path_factory.mktemp("tight"), own_database(redis_url), **limits) as running:
         yield running
 
 
@@ -39,5 +34,5 @@ def tight_api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def s3_api(redis_url: str, s3: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     """Objects in a real S3 endpoint."""
     env = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
-    with run_api(tmp_path_factory.mktemp("s3-api"), own_database(redis_url, 7), **env) as running:
+    with run_api(tmp_path_factory.mktemp("s3-api"), own_database(redis_url), **env) as running:
         yield running

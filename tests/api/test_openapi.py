@@ -17,8 +17,8 @@ from api.problems import PROBLEM_TYPE
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobStatus
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
-from tests.api.conftest import own_database
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
+from tests.services import own_database
 
 # Found by a worker and told in the job's `error`; no request is answered with them.
 JOB_ONLY = {
@@ -118,7 +118,7 @@ class Rendering(threading.Thread):
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service: all checks, all phases. A fixed seed: a red run can be run again."""
     env = {"ALLOW_PRIVATE_HOSTS": "127.0.0.1"}
-    with run_api(tmp_path, own_database(redis_url, 9), **env) as api, api.live_worker(PREVIEW, NEURAL):
+    with run_api(tmp_path, own_database(redis_url), **env) as api, api.live_worker(PREVIEW, NEURAL):
         rendering = Rendering(api)
         rendering.start()
         tool = Path(sys.executable).with_name("schemathesis")

@@ -13,7 +13,7 @@ from cli.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import JobOptions
 from tests.api.running import NEURAL, PREVIEW, RunningApi, check_problem, run_api
-from tests.services import free_port, wait_until
+from tests.services import free_port, own_database, wait_until
 
 
 def test_engines_of_the_live_workers(api: RunningApi) -> None:
@@ -179,7 +179,7 @@ def test_without_an_object_store(redis_url: str, tmp_path: Path) -> None:
         "S3_ACCESS_KEY_ID": "id",
         "S3_SECRET_ACCESS_KEY": "secret",
     }
-    with run_api(tmp_path, f"{redis_url.rpartition('/')[0]}/8", **s3) as api:
+    with run_api(tmp_path, own_database(redis_url), **s3) as api:
         check_problem(api.submit(), 503, "service_unavailable")
         problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
         assert {error["pointer"] for error in problem["errors"]} == {"objects", "workers"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -23,15 +22,13 @@ from jobs.messages import make_celery, send_render
 from jobs.models import InputRef, Job, JobRequest, JobSpec
 from jobs.names import input_key, job_prefix
 from jobs.objects import ObjectStore
-from jobs.opening import connect_redis, open_objects, open_store
+from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobStore
 from tests.media.clips import make_video, make_wav
-from tests.services import wait_until
+from tests.services import own_database, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-# One database of the shared server for each stack; 0 belongs to the suites that use key prefixes.
-_databases = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -166,9 +163,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 
 
 def make_stack(redis_url: str, folder: Path, clips: Clips, **settings: str) -> Stack:
-    url = f"{redis_url.rsplit('/', 1)[0]}/{next(_databases)}"
-    with connect_redis(url) as client:
-        client.flushdb()
+    url = own_database(redis_url)
     environment = {
         "RETALKING_REDIS_URL": url,
         "RETALKING_DATA_DIR": str(folder / "data"),
