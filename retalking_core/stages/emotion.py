@@ -53,7 +53,7 @@ def compose_edit(color: Tensor, attention: Tensor, source: Tensor) -> Tensor:
 
 def edit_emotion_original(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
     """Faces with the emotion, f32 [B, 3, n, n], BGR 0..1. The network gets BGR and the whole face at 128."""
-    units = torch.from_numpy(action_units(emotion, len(faces))).to(faces.device)
+    units = upload(action_units(emotion, len(faces)), faces.device)
     return to_face_size(network(to_network_size(faces), units).composed, faces.shape[-1])
 
 
@@ -63,7 +63,7 @@ def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor
     The network sees RGB, as it was trained. Only the change that it makes at 128 is enlarged and added, so that what it
     leaves alone stays as sharp as it was.
     """
-    units = torch.from_numpy(action_units(emotion, len(faces))).to(faces.device)
+    units = upload(action_units(emotion, len(faces)), faces.device)
     source = to_network_size(faces.flip(1))
     change = (network(source, units).composed - source).flip(1) / 2
     enlarged = F.interpolate(change, size=faces.shape[-1], mode="bicubic", align_corners=False)
