@@ -188,6 +188,9 @@ class RenderInfo(_Shape):
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
     notes: list[str] = Field(default_factory=list)
+    face_cache: Literal["hit", "partial", "miss", "off"] = Field(
+        "off", description="Whether an earlier job on the same video had done the work on it; off: no cache is kept"
+    )
 
 
 class DeliveryAttempt(_Shape):
