@@ -11,6 +11,9 @@ DELIVER_TASK = "retalking.deliver_webhook"
 PRIORITY_STEPS = [0, 3, 6]
 BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
+# What renders keep of a video for the next speech on it; belongs to no job, and goes by age and size.
+FACE_CACHE_PREFIX = "face-cache/"
+
 
 def upload_key(upload_id: str) -> str:
     """An input that arrived before its job (`POST /uploads`)."""
