@@ -22,7 +22,9 @@ def warp_batch(
     factor = shrinking_factor(out_to_in)
     if factor > 1:
         pictures = F.avg_pool2d(pictures, factor)
-    theta = _relative(np.asarray(out_to_in, np.float64) / factor, (width, height), (pictures.shape[3], pictures.shape[2]))
+    theta = _relative(
+        np.asarray(out_to_in, np.float64) / factor, (width, height), (pictures.shape[3], pictures.shape[2])
+    )
     grid = F.affine_grid(upload(theta, pictures.device), [len(theta), 1, height, width], align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
@@ -32,9 +34,7 @@ def shrinking_factor(out_to_in: NDArray[np.float64]) -> int:
     return max(1, int(np.sqrt(np.abs(np.linalg.det(out_to_in[..., :2]))).min() + 1e-6))
 
 
-def _relative(
-    matrix: NDArray[np.float64], out_size: tuple[int, int], in_size: tuple[int, int]
-) -> NDArray[np.float64]:
+def _relative(matrix: NDArray[np.float64], out_size: tuple[int, int], in_size: tuple[int, int]) -> NDArray[np.float64]:
     """The map between places -1..1 of both pictures instead of pixels. Sizes: width, height."""
     out_half, in_half = np.array(out_size) / 2, np.array(in_size)[:, None] / 2
     linear = matrix[..., :2] * out_half

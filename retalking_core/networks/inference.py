@@ -23,8 +23,8 @@ HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
-# Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the largest
-# counts and whose masks are blurred. The others decide geometry or scores.
+# Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
+# largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
 # Ours. The libraries' networks use `view` where this layout would need `reshape`.
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")

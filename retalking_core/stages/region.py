@@ -143,7 +143,9 @@ def _put(frame: Frame, origin: NDArray[np.int64], planes: NDArray[np.uint8], sid
     result = frame.copy()
     half = side // 2
     parts = planes[: side * side].reshape(side, side), *planes[side * side :].reshape(2, half, half)
-    for plane, part, corner in zip((result.y, result.u, result.v), parts, (origin, origin // 2, origin // 2), strict=True):
+    for plane, part, corner in zip(
+        (result.y, result.u, result.v), parts, (origin, origin // 2, origin // 2), strict=True
+    ):
         inside, here = _overlap(plane.shape, corner, len(part))
         plane[here] = part[inside]
     return result
