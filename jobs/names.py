@@ -33,3 +33,8 @@ def input_key(job_id: str, part: str) -> str:
 def result_key(job_id: str, attempt: int, container: str) -> str:
     """One key an attempt, so that a late writer that lost its lease never touches the published file."""
     return f"{job_prefix(job_id)}result/attempt-{attempt}.{container}"
+
+
+def curves_key(result: str) -> str:
+    """The curves behind the evaluation, beside the result of the same attempt. result: its key."""
+    return f"{result.rpartition('.')[0]}.curves.json"
