@@ -7,7 +7,7 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, probes, results, service, uploads
+from api import events, jobs, media, probes, results, service, uploads
 from api.access import authorise, authorise_any, authorise_metrics
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
@@ -52,12 +52,13 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 def _include_features(app: FastAPI) -> None:
     """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
     refused = refusals("unauthorized", "forbidden", "rate_limited")
-    for feature in (jobs, results, events, uploads):
+    for feature in (jobs, results, media, events, uploads):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
     app.include_router(probes.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)
     open_routers: list[APIRouter] = [
         results.link_router,
+        media.signed_router,
         uploads.link_router,
         service.open_router,
         probes.router,
