@@ -7,7 +7,7 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import FastAPI
 
-from api import events, jobs, probes, results, service, uploads
+from api import events, jobs, media, probes, results, service, uploads
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
@@ -37,8 +37,9 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         link_key=link_secret(settings),
         metrics=RequestMetrics(),
     )
-    for feature in (jobs, results, events, uploads, service, probes):
+    for feature in (jobs, results, media, events, uploads, service, probes):
         app.include_router(feature.router)
+    app.include_router(media.signed_router)
     install_pages(app)
     install_problems(app)
     install_openapi(app)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, Field, ValidationError
 
+from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from api.ranges import asked_range, is_unchanged
 from jobs.errors import ServiceError
-from jobs.models import JobStatus, MetricResult, ResultInfo
+from jobs.models import EvaluationCurves, JobStatus, MetricResult, ResultInfo
+from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
@@ -57,6 +58,7 @@ class Evaluation(BaseModel):
     engine: str | None
     synthetic_weights: bool = Field(description="True: made with generated checkpoints, for tests; means nothing")
     metrics: list[MetricResult]
+    curves: EvaluationCurves | None = Field(description="Frame by frame, as far as measured; null: nothing was kept")
 
 
 @router.get(
@@ -73,23 +75,7 @@ def get_result(job_id: JobId, request: Request, parts: WithParts) -> Response:
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
-    headers = _file_headers(job_id, result)
-    if is_unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    part = asked_range(request.headers, result.size_bytes, headers["ETag"])
-    start, end = (part.start, part.end) if part else (0, result.size_bytes)
-    try:
-        parts.objects.info(result.key)
-    except ObjectNotFoundError:
-        raise ServiceError("storage_failed", "The file of this result is not in the object store.") from None
-    if part is not None:
-        headers["Content-Range"] = part.header
-    return StreamingResponse(
-        parts.objects.read(result.key, start, end),
-        status_code=206 if part else 200,
-        headers=headers | {"Content-Length": str(end - start)},
-        media_type=result.content_type,
-    )
+    return file_response(request, parts.objects, served_result(job_id, result))
 
 
 @router.head(
@@ -104,9 +90,8 @@ def get_result(job_id: JobId, request: Request, parts: WithParts) -> Response:
 )
 def head_result(job_id: JobId, parts: WithParts) -> Response:
     """Answered here, not redirected: a presigned link is good for GET only."""
-    result = _result_of(parts, job_id)
-    headers = _file_headers(job_id, result) | {"Content-Length": str(result.size_bytes)}
-    return Response(headers=headers, media_type=result.content_type)
+    file = served_result(job_id, _result_of(parts, job_id))
+    return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
 
 @router.get(
@@ -126,8 +111,18 @@ def get_evaluation(job_id: JobId, parts: WithParts) -> Response:
             engine=job.render.engine if job.render else None,
             synthetic_weights=job.render.synthetic_weights if job.render else False,
             metrics=job.evaluation or [],
+            curves=_curves_of(parts, job.result) if job.result else None,
         )
     )
+
+
+def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
+    """Jobs of older workers left none. A file that does not fit is a newer worker's: the numbers stand without it."""
+    try:
+        document = b"".join(parts.objects.read(curves_key(result.key)))
+        return EvaluationCurves.model_validate_json(document)
+    except (ObjectNotFoundError, ValidationError):
+        return None
 
 
 def _result_of(parts: Parts, job_id: str) -> ResultInfo:
@@ -141,10 +136,6 @@ def _download_name(job_id: str, result: ResultInfo) -> str:
     return f"{job_id}.{result.key.rpartition('.')[2]}"
 
 
-def _file_headers(job_id: str, result: ResultInfo) -> dict[str, str]:
-    return {
-        "ETag": f'"{result.sha256}"',
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{_download_name(job_id, result)}"',
-        "Cache-Control": "private, max-age=3600",
-    }
+def served_result(job_id: str, result: ResultInfo) -> ServedFile:
+    name = _download_name(job_id, result)
+    return ServedFile(result.key, result.size_bytes, f'"{result.sha256}"', result.content_type, name)

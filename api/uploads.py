@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
@@ -20,6 +18,7 @@ from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
 from jobs.ids import is_upload_id, new_upload_id
+from jobs.links import is_signed, sign_link
 from jobs.names import upload_key
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
@@ -102,10 +101,8 @@ async def put_upload(
     signature: Annotated[str, Query(max_length=128, description="From the link")],
 ) -> Response:
     """Only links made by `POST /uploads` are accepted. Putting again replaces the file."""
-    known = is_upload_id(upload_id) and hmac.compare_digest(
-        signature.encode(), sign_upload(parts.link_key, upload_id, expires).encode()
-    )
-    if not known or expires < time.time():
+    path = f"uploads/{upload_id}"
+    if not (is_upload_id(upload_id) and is_signed(parts.link_key, "PUT", path, expires, signature, time.time())):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
     if not await run_in_threadpool(parts.store.upload_exists, upload_id):
         raise ServiceError("upload_not_found", "This upload expired before its file came.")
@@ -134,5 +131,4 @@ def _own_link(parts: Parts, upload_id: str, ttl_s: int) -> str:
 
 
 def sign_upload(key: bytes, upload_id: str, expires: int) -> str:
-    """HMAC-SHA-256 over what the link grants, as hex."""
-    return hmac.new(key, f"PUT uploads/{upload_id} {expires}".encode(), hashlib.sha256).hexdigest()
+    return sign_link(key, "PUT", f"uploads/{upload_id}", expires)

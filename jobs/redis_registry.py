@@ -62,5 +62,8 @@ class Registry(RedisPart):
         (taken,) = self._call("lock", name, owner, int(ttl_s * 1000))
         return taken == "1"
 
+    def release_lock(self, name: str, owner: str) -> None:
+        self._call("unlock", name, owner)
+
     def ping(self) -> None:
         self._client.ping()

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     worker_memory_bytes: int = Field(
         8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
     )
+    face_cache_bytes: int = Field(
+        8 * 1024**3,
+        ge=0,
+        description="What is known of a video's face is kept for the next speech on it, up to this; 0: off",
+    )
+    face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

@@ -243,6 +243,10 @@ class JobStore(Protocol):
         """A named lock with an owner, re-entrant for the same owner (the janitor's round)."""
         ...
 
+    def release_lock(self, name: str, owner: str) -> None:
+        """Give it back early. Nothing happens where it is not the owner's any more."""
+        ...
+
     def ping(self) -> None:
         """Raises when the store can not be reached."""
         ...
