@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,9 +49,12 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.networks.catalogue import INPUT_SHAPES
+from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients
+from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.stages.stabilise import TEMPLATE_KEYS, expression_of, load_template
 from retalking_core.types import FrameSource, RenderReport, Timeline
 
@@ -63,6 +67,12 @@ BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
 MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
+
+
+def rehearse(name: str, network: Callable[..., object], device: torch.device) -> None:
+    """One call with inputs of the right sizes, as the engine makes it."""
+    inputs = [torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]]
+    network(*inputs, **({"noises": hold_noises(ENet.noise_sizes, 0, device)} if name == "enet" else {}))
 
 
 class VideoRetalkingEngine:
@@ -94,10 +104,14 @@ class VideoRetalkingEngine:
         )
 
     def warm_up(self) -> None:
-        """Load the tracker and every network that a plain render needs."""
+        """Load the tracker and every network that a plain render needs. On a GPU each runs once: what is compiled is
+        compiled now (or read from the compiler's cache), and not by the first job."""
         self._tracker.warm_up()
         for name in NETWORKS:
-            self._networks.get(name)
+            network = self._networks.get(name)
+            if self._networks.device.type == "cuda" and name in INPUT_SHAPES:
+                rehearse(name, network, self._networks.device)
+        self._networks.findings()
 
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
