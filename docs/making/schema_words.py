@@ -23,8 +23,10 @@ def say_type(schema: Json, schemas: Json) -> str:
     """One line; a named shape is a link to its table on the HTTP reference."""
     if "$ref" in schema:
         name = schema["$ref"].removeprefix(_ITEM)
-        return f"[{name}](http-reference.md#shape-{name.lower()})" if schemas[name].get("properties") else say_type(
-            schemas[name], schemas
+        return (
+            f"[{name}](http-reference.md#shape-{name.lower()})"
+            if schemas[name].get("properties")
+            else say_type(schemas[name], schemas)
         )
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
