@@ -12,10 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cli.following import follow
 from cli.jobs import print_json
 from cli.outcome import print_metrics
-from cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
+from cli.service import DEFAULT_URL, AsJson, JobId, JobIds, ServiceUrl, open_client
 from retalking_client import Client, Job
 
-JobIds = Annotated[list[str], typer.Argument(help="Ids of jobs", show_default=False)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it lasts")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after so many seconds")]

@@ -50,6 +50,7 @@ ServiceUrl = Annotated[
 ]
 DEFAULT_URL = "http://127.0.0.1:8000"
 JobId = Annotated[str, typer.Argument(help="Id of a job", autocompletion=complete_job_id, show_default=False)]
+JobIds = Annotated[list[str], typer.Argument(help="Ids of jobs", autocompletion=complete_job_id, show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 

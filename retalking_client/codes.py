@@ -1,8 +1,36 @@
-"""One exception a public error code, made by docs/reference.py from jobs/errors.py (`make docs-reference`)."""
+"""One exception a public error code, made from jobs/errors.py by `make docs-reference`."""
 
 from __future__ import annotations
 
 from retalking_client.errors import ApiError
+
+
+class UnauthorizedError(ApiError):
+    """An API key is needed."""
+
+    code = "unauthorized"
+    advice = "Send `Authorization: Bearer rtk_...` with a key that is not revoked; `retalking keys create` makes one."
+
+
+class ForbiddenError(ApiError):
+    """The key does not allow this."""
+
+    code = "forbidden"
+    advice = "Use a key with the scope that the message names."
+
+
+class RateLimitedError(ApiError):
+    """The key made too many requests."""
+
+    code = "rate_limited"
+    advice = "Wait as long as `Retry-After` says; poll less."
+
+
+class QuotaExceededError(ApiError):
+    """The key has too many live jobs."""
+
+    code = "quota_exceeded"
+    advice = "Wait until some of its jobs are over, or cancel them."
 
 
 class InvalidRequestError(ApiError):
@@ -387,6 +415,10 @@ class WeightsInvalidError(ApiError):
 
 
 _CLASSES: tuple[type[ApiError], ...] = (
+    UnauthorizedError,
+    ForbiddenError,
+    RateLimitedError,
+    QuotaExceededError,
     InvalidRequestError,
     MalformedJsonError,
     MalformedFormError,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.running import MP4, WAV, RunningApi, run_api
+from tests.api.running import MP4, ROOT, WAV, RunningApi, run_api
 from tests.cli.conftest import RETALKING, Ended, clean_environment
 from tests.client.breaking_proxy import BreakingProxy, Fault
 from tests.client.conftest import finish
@@ -163,7 +162,7 @@ def test_a_shell_completes_commands_and_jobs(ask: Call, api: RunningApi) -> None
                 COMP_WORDS=words,
                 COMP_CWORD=str(len(words.split(" ")) - 1),
                 RETALKING_URL=api.url,
-                PYTHONPATH=os.getcwd(),
+                PYTHONPATH=str(ROOT),
             ),
             capture_output=True,
             text=True,
