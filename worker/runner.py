@@ -165,14 +165,22 @@ def _tell_render(keeper: LeaseKeeper, told: Progress) -> None:
 
 def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport) -> list[MetricResult]:
     """A metric that breaks must not cost the render: the numbers are then null, with the reason."""
-    request, context = job.spec.request, attempt.context
+    request, context, keeper = job.spec.request, attempt.context, attempt.keeper
     if request.evaluate == []:
         return []
-    attempt.keeper.beat("evaluate", RENDERED)
-    measurement = measurement_of(file, inputs.video, inputs.audio, report, request, context.limits, context.models)
-    metrics = measure(measurement, request.evaluate, attempt.log)
-    attempt.keeper.beat("evaluate", EVALUATED)
+    keeper.beat("evaluate", RENDERED)
+    with keeper.expecting_progress():
+        measurement = measurement_of(
+            *(file, inputs.video, inputs.audio, report, request, context.limits, context.models),
+            progress=lambda told: _tell_evaluation(keeper, told),
+        )
+        metrics = measure(measurement, request.evaluate, attempt.log)
+    keeper.beat("evaluate", EVALUATED)
     return metrics
+
+
+def _tell_evaluation(keeper: LeaseKeeper, told: Progress) -> None:
+    keeper.beat(told.stage, RENDERED + (EVALUATED - RENDERED) * told.fraction, (told.done, told.total))
 
 
 def _publish(attempt: Attempt, file: Path, result: ResultInfo) -> None:
