@@ -11,6 +11,9 @@ DELIVER_TASK = "retalking.deliver_webhook"
 PRIORITY_STEPS = [0, 3, 6]
 BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
+# What renders keep of a video for the next speech on it; belongs to no job, and goes by age and size.
+FACE_CACHE_PREFIX = "face-cache/"
+
 
 def upload_key(upload_id: str) -> str:
     """An input that arrived before its job (`POST /uploads`)."""
@@ -30,3 +33,8 @@ def input_key(job_id: str, part: str) -> str:
 def result_key(job_id: str, attempt: int, container: str) -> str:
     """One key an attempt, so that a late writer that lost its lease never touches the published file."""
     return f"{job_prefix(job_id)}result/attempt-{attempt}.{container}"
+
+
+def curves_key(result: str) -> str:
+    """The curves behind the evaluation, beside the result of the same attempt. result: its key."""
+    return f"{result.rpartition('.')[0]}.curves.json"

@@ -154,7 +154,7 @@ class RenderReport:
 
     mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
     without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
-    checkpoints.
+    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
     """
 
     engine: str
@@ -171,3 +171,4 @@ class RenderReport:
     mouth_target: NDArray[np.float32] | None = None
     synthetic_weights: bool = False
     notes: list[str] = field(default_factory=list)
+    face_cache: str = "off"

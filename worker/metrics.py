@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobs.models import JobOptions, MetricResult
 from jobs.store import LeaseLostError
 from retalking_core.errors import InputError, RenderCanceled
+from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, available_metrics, measure_all
 from retalking_core.evaluation.models import EvaluationModels
@@ -63,3 +65,15 @@ def measure(measurement: Measurement, asked: Sequence[str] | None, tell: Callabl
         tell(logging.ERROR, f"the evaluation broke: {type(fault).__name__}", exc_info=fault)
         reasons |= dict.fromkeys(known, "The evaluation broke; the log of the worker has the details.")
     return [found.get(name) or MetricResult(name=name, value=None, reason=reasons[name]) for name in names]
+
+
+def write_curves(measurement: Measurement, target: Path, tell: Callable[..., None]) -> None:
+    """The curves behind the numbers, as `EvaluationCurves` in JSON. Like the numbers, they must not cost the render."""
+    try:
+        document = json.dumps(asdict(measured_curves(measurement)), separators=(",", ":"), allow_nan=False)
+    except (SoftTimeLimitExceeded, MemoryError):
+        raise
+    except Exception as fault:
+        tell(logging.ERROR, f"the curves of the evaluation broke: {type(fault).__name__}", exc_info=fault)
+        return
+    target.write_text(document, encoding="ascii")

@@ -38,4 +38,5 @@ def render_info(report: RenderReport) -> RenderInfo:
         stage_times_s=report.stage_times_s,
         synthetic_weights=report.synthetic_weights,
         notes=report.notes,
+        face_cache=report.face_cache,
     )

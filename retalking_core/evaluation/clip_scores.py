@@ -85,6 +85,20 @@ def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     return ClipScores(metrics, curves, synthetic)
 
 
+def measured_curves(measurement: Measurement) -> ClipCurves:
+    """The curves that some metric has needed already: nothing is measured for them."""
+    known = vars(measurement)  # where cached_property keeps what was asked for
+    sync = _sync_curves(measurement, {f"lse_{name}" for name in ("frame", "face") if f"{name}_sync" in known})
+    return ClipCurves(
+        fps=float(measurement.video.info.fps),
+        mouth_opening=as_curve(measurement.mouth_opening) if "landmarks" in known else [],
+        speech_level=as_curve(measurement.speech_level) if "speech_level" in known else [],
+        ssim=as_curve(measurement.ssim_per_frame) if "ssim_per_frame" in known else [],
+        window_distance=as_curve(measurement.frame_sync.window_distances) if "frame" in sync else [],
+        sync=sync,
+    )
+
+
 def as_curve(values: NDArray[np.floating]) -> Curve:
     """Rounded to what a chart can show; NaN becomes null."""
     return [None if not np.isfinite(value) else round(float(value), 5) for value in values]
