@@ -157,7 +157,7 @@ def test_budgets_and_policies_meet_their_pods() -> None:
 def test_workers_scale_on_a_number_that_the_api_serves(job_store: RedisJobStore) -> None:
     waiting, running, over = (add_job(job_store).id for _ in range(3))
     claim(job_store, running)
-    job_store.request_cancel(over)
+    job_store.request_cancel(over, retention_s=60)
     (scaled,) = of_kind("ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
     families = {family.name: family for family in StoreCollector(job_store).collect()}
