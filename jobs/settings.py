@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     # Worker
     engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview or videoretalking")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    tracker: Literal["auto", "dlib", "neural"] = Field(
+        "auto",
+        description="What follows faces for the neural engine: dlib, neural (S3FD and 2DFAN4), or auto: neural where "
+        "its trained weights and a CUDA device are there",
+    )
     worker_memory_bytes: int = Field(
         8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
     )

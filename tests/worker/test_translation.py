@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,12 +25,20 @@ from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.types import RenderReport
+from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
 from worker import metrics as numbers
-from worker.engines import choose_engine, engine_info, load_engines, neural_obstacle, unavailable_engines
+from worker.engines import (
+    choose_engine,
+    chosen_tracker,
+    engine_info,
+    load_engines,
+    neural_obstacle,
+    unavailable_engines,
+)
 from worker.faults import describe_fault
 from worker.journal import JsonLines
 from worker.options import render_options
@@ -121,6 +130,19 @@ def test_wrong_weights_keep_the_neural_engine_away_unless_it_is_insisted_on(
     assert set(load_engines(Settings(_env_file=None, models_dir=tmp_path))) == {"preview"}
     with pytest.raises(WeightsError):
         load_engines(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking"))
+
+
+def test_faces_are_followed_by_networks_only_where_they_are_trained_and_quick(tmp_path: Path) -> None:
+    auto, named = (Settings(_env_file=None, models_dir=tmp_path, tracker=name) for name in ("auto", "neural"))
+    assert chosen_tracker(auto, has_cuda=True) == "dlib"
+    assert chosen_tracker(named, has_cuda=False) == "neural"
+    for name in ("s3fd", "fan2d"):
+        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"there")
+    assert chosen_tracker(auto, has_cuda=True) == "neural"
+    assert chosen_tracker(auto, has_cuda=False) == "dlib"
+    with zipfile.ZipFile(tmp_path / WEIGHT_FILES["fan2d"].file, "w") as archive:
+        archive.writestr(f"archive/{SYNTHETIC_RECORD}", "7")
+    assert chosen_tracker(auto, has_cuda=True) == "dlib"
 
 
 def test_a_machine_without_cuda_offers_the_neural_engine_only_when_told_to(
