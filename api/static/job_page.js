@@ -43,8 +43,10 @@ async function follow(page) {
   try {
     for await (const event of followJob(page.api, page.id, { signal: page.signal, onConnection })) {
       page.progress.addEvent(event);
-      if (!isOver(page.job.status)) page.job = { ...page.job, status: event.status, stage: event.stage, progress: event.progress };
-      draw(page);
+      if (isNews(event, page.job)) {
+        page.job = { ...page.job, status: event.status, stage: event.stage, progress: event.progress };
+        draw(page);
+      }
       if (event.event !== "job.progress" || performance.now() - (page.readAt ?? 0) > 1000) await reread(page);
     }
     await reread(page);
@@ -52,6 +54,9 @@ async function follow(page) {
     page.problem.replaceChildren(problemBox(fault));
   }
 }
+
+// Events come from the beginning of the job: those that the job has left behind are history.
+const isNews = (event, job) => event.event === "job.progress" && !isOver(job.status) && event.progress >= job.progress;
 
 async function watchQueue(page) {
   while (!page.signal.aborted && !isOver(page.job.status)) {

@@ -9,7 +9,7 @@ export function problemBox(fault) {
   const listed = problem.errors.length > 1
     && h("ul", {}, problem.errors.map((error) => h("li", {}, `${fieldName(error)}: ${error.message}`)));
   return h("div", { class: "notice bad", role: "alert" },
-    h("h3", {}, problem.title),
+    h("h2", {}, problem.title),
     h("p", {}, problem.message),
     listed,
     problem.advice && h("p", { class: "advice" }, problem.advice),
@@ -19,7 +19,7 @@ export function problemBox(fault) {
 // The error of a failed job, with the advice from the table of codes.
 export function failureBox(error, row) {
   return h("div", { class: "notice bad" },
-    h("h3", {}, row?.title ?? title(error.code)),
+    h("h2", {}, row?.title ?? title(error.code)),
     h("p", {}, error.message),
     row?.advice && h("p", { class: "advice" }, row.advice),
     h("p", { class: "fine" }, h("code", {}, error.code), error.retryable ? " The same job may succeed later." : ""));

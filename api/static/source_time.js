@@ -4,9 +4,10 @@
 // Gives { time, rate }: rate 1 plays beside the result, other rates stretch, 0 holds, -1 runs backward.
 export function sourceTime(mode, t, { inputS, outputS, frameS }) {
   if (mode === "loop") return { time: t % inputS, rate: 1 };
-  if (mode === "remap") return { time: (t * inputS) / outputS, rate: inputS / outputS };
-  if (mode === "bounce") return bounce(t, inputS - frameS);
-  return t < inputS - frameS ? { time: t, rate: 1 } : { time: inputS - frameS, rate: 0 };
+  const lastS = inputS - frameS;
+  if (mode === "remap") return { time: Math.min((t * inputS) / outputS, lastS), rate: inputS / outputS };
+  if (mode === "bounce") return bounce(t, lastS);
+  return t < lastS ? { time: t, rate: 1 } : { time: lastS, rate: 0 };
 }
 
 function bounce(t, span) {
