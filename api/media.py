@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from api.access import ANYONE, WithCaller
 from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
@@ -71,9 +72,9 @@ class MediaLinks(BaseModel):
     response_model=MediaLinks,
     responses=refusals("job_not_found", "service_unavailable"),
 )
-def get_media(job_id: JobId, parts: WithParts) -> Response:
+def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     """Each opens one file for a while without a key, because media elements can not send one."""
-    job = find_job(parts, job_id)
+    job = find_job(parts, caller, job_id)
     ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
     links = {part: _link(parts, job, part, int(ends_at.timestamp())) for part in get_args(MediaPart)}
     return view_response(MediaLinks(expires_at=ends_at, **links))
@@ -106,7 +107,7 @@ def open_media(
     """Only links made by `GET /jobs/{job_id}/media` are accepted."""
     if not is_signed(parts.link_key, "GET", _path(job_id, part), expires, signature, time.time()):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
-    file = _file_of(parts, find_job(parts, job_id), part)
+    file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {part} to play.")
     return file_response(request, parts.objects, file)

@@ -21,6 +21,7 @@ from jobs.models import EngineInfo, JobOptions
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["service"])
+open_router = APIRouter(tags=["service"])
 
 
 class EngineOffer(EngineInfo):
@@ -162,7 +163,7 @@ def _inline(node: Any, shapes: dict[str, Any]) -> Any:
     return {key: _inline(value, shapes) for key, value in node.items()}
 
 
-@router.get(
+@open_router.get(
     "/errors",
     operation_id="listErrors",
     summary="The table of error codes",

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from api.access import WithCaller
 from api.bodies import body_chunks
 from api.jobs import view_response
 from api.parts import Parts, WithParts
@@ -22,6 +23,8 @@ from jobs.links import is_signed, sign_link
 from jobs.names import upload_key
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
+# Needs no key: the signature in the link grants what is done
+link_router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 
 class UploadLink(BaseModel):
@@ -51,7 +54,7 @@ class UploadedFile(BaseModel):
     response_model=UploadLink,
     responses=refusals("service_unavailable"),
 )
-def create_upload(parts: WithParts) -> Response:
+def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     """The file goes straight to the object store where that gives links, else to this service. One upload can serve
     any number of jobs until it expires."""
     settings = parts.settings
@@ -60,7 +63,7 @@ def create_upload(parts: WithParts) -> Response:
     expires_at = now + timedelta(seconds=settings.upload_ttl_s)
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
     link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s)
-    parts.store.add_upload(upload_id, expires_at)
+    parts.store.add_upload(upload_id, expires_at, caller.owner)
     body = UploadLink(
         id=upload_id,
         url=link,
@@ -71,7 +74,7 @@ def create_upload(parts: WithParts) -> Response:
     return view_response(body, 201)
 
 
-@router.put(
+@link_router.put(
     "/{upload_id}/content",
     operation_id="putUpload",
     summary="Put the file to a link of this service",

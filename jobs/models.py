@@ -278,6 +278,9 @@ class Job(_Shape):
 
     id: str
     spec: JobSpec
+    owner: str = Field("", description="Id of the API key that submitted it; empty: keys were not required")
+    request_id: str = Field("", description="Of the submission")
+    traceparent: str = Field("", description="Trace context of the submission (W3C), where traces are on")
     status: JobStatus = JobStatus.QUEUED
     stage: str | None = None
     progress: float = Field(0.0, ge=0, le=1)

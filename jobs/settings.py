@@ -25,6 +25,20 @@ class Settings(BaseSettings):
         SecretStr(""), description="Signs local upload links; empty: one is made and kept in data_dir"
     )
 
+    # Who may call
+    require_keys: bool = Field(
+        False, description="Every call needs an API key (`retalking keys create`); false: whoever reaches the port"
+    )
+    requests_per_minute: int = Field(
+        600, ge=1, le=60000, description="Requests of one key; a key may have a limit of its own"
+    )
+    live_jobs_per_key: int = Field(
+        100, ge=1, description="Jobs of one key that are not over; a key may have a limit of its own"
+    )
+    metrics_open: bool = Field(
+        False, description="`/metrics` without a key where keys are required; else with an admin key"
+    )
+
     # S3 (all empty: objects are files under data_dir/objects)
     s3_bucket: str = Field("", description="Bucket; setting it switches from the local folder to S3")
     s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")

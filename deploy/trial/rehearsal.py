@@ -134,7 +134,7 @@ class Rehearsal:
             words = ["submit", str(face), str(speech), "-o", str(result), "--webhook-url", receiver.url, "--json"]
             done = subprocess.run(
                 [sys.executable, "-m", "cli.main", *words, "--url", API],
-                env=os.environ | {"NO_COLOR": "1"},
+                env=os.environ | {"NO_COLOR": "1", "RETALKING_API_KEY": self._make_key()},
                 capture_output=True,
                 text=True,
                 timeout=_JOB_LIMIT_S,
@@ -152,6 +152,13 @@ class Rehearsal:
             if receiver.events[0]["data"]["id"] != job["id"]:
                 raise TrialError("the webhook tells of another job")
             print(f"  signed webhook: {receiver.events[0]['type']}", flush=True)
+
+    def _make_key(self) -> str:
+        """As README.md says for compose."""
+        done = self._containers["api"].run(["retalking", "keys", "create", "trial"])
+        if done.returncode:
+            raise TrialError(f"no API key could be made\n{done.stdout}{done.stderr}")
+        return done.stdout.strip()
 
     def _running(self) -> list[Container]:
         return [container for container in self._containers.values() if container.service.health_test]

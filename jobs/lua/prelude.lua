@@ -23,10 +23,18 @@ local function is_over(status) return status == 'succeeded' or status == 'failed
 
 local function reply_job(id) return {'ok', redis.call('HGETALL', key('job', id))} end
 
+-- Jobs of an API key stand in lines of their own as well, so that a page of them costs what it shows.
+local function owner_of(id)
+  local owner = get(id, 'owner')
+  return owner and owner ~= '' and owner or nil
+end
+
 local function move(id, status)
-  local was = get(id, 'status')
-  if was then redis.call('ZREM', key('status', was), id) end
-  redis.call('ZADD', key('status', status), get(id, 'seq'), id)
+  local was, owner = get(id, 'status'), owner_of(id)
+  for _, suffix in ipairs(owner and {'', ':' .. owner} or {''}) do
+    if was then redis.call('ZREM', key('status', was .. suffix), id) end
+    redis.call('ZADD', key('status', status .. suffix), get(id, 'seq'), id)
+  end
   set(id, 'status', status)
 end
 
@@ -62,6 +70,8 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   leave_line(id)
   redis.call('ZREM', key('leases'), id)
   move(id, status)
+  local owner = owner_of(id)
+  if owner then redis.call('SREM', key('live', owner), id) end
   local delete_ms = NOW + tonumber(retention_ms)
   set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
   redis.call('ZADD', key('delete_at'), delete_ms, id)
