@@ -34,7 +34,7 @@ async function route(moveFocus = true) {
     if (link.dataset.view === nav) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  main.replaceChildren(h("p", { class: "loading" }, "Loading …"));
+  main.replaceChildren(h("h1", {}, name), h("p", { class: "loading" }, "Loading …"));
   if (moveFocus) {
     main.focus({ preventScroll: true });
     scrollTo(0, 0);

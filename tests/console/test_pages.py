@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from cli.keys import make_key
+from jobs.api_keys import Scope
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode
-from tests.api.running import MP4, PREVIEW, WAV, RunningApi
+from tests.api.running import MP4, PREVIEW, WAV, RunningApi, input_files, run_api
 from tests.console.browser import Watched, open_page
-from tests.console.test_main_job import choose_inputs, job_id_of
+from tests.console.test_main_job import RESULT, choose_inputs, job_id_of
+from tests.media.clips import make_video
 from tests.media.test_timeline import regular
+from tests.services import own_database
 
 pytestmark = pytest.mark.e2e
 PHONE = {"width": 360, "height": 740}
@@ -27,6 +31,14 @@ STATUSES = ("queued", "running", "succeeded", "failed", "canceled")
 def live(api: RunningApi) -> Iterator[RunningApi]:
     with api.live_worker(PREVIEW, metrics=("ssim", "csim")):
         yield api
+
+
+@pytest.fixture(scope="module")
+def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """A service that wants keys."""
+    folder = tmp_path_factory.mktemp("console-locked")
+    with run_api(folder, own_database(redis_url), REQUIRE_KEYS="true") as running:
+        yield running
 
 
 @pytest.fixture
@@ -141,34 +153,31 @@ def test_a_face_is_picked_on_the_picture(
         live.client.delete(f"/jobs/{job['id']}")
 
 
-def test_a_key_is_asked_for_and_sent(browser: Browser, live: RunningApi) -> None:
-    """A service that wants a key, played in front of the real one."""
-    sent: list[str | None] = []
-
-    def guard(route: Route) -> None:
-        sent.append(route.request.headers.get("authorization"))
-        if sent[-1] == "Bearer rtk_right":
-            route.continue_()
-            return
-        problem = {"title": "An API key is needed", "status": 401, "code": "unauthorized",
-                   "detail": "This key is not known.", "advice": "Send `Authorization: Bearer`."}  # fmt: skip
-        route.fulfill(status=401, content_type="application/problem+json", body=json.dumps(problem))
-
-    with open_page(browser, f"{live.url}/#/jobs", {r"/jobs(\?|$)": guard}) as watched:
+def test_a_key_is_asked_for_and_opens_everything(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
+    """Also the players, which can send none."""
+    key = make_key(locked.store, "someone", frozenset({Scope.SUBMIT, Scope.READ}))
+    headers = {"Authorization": f"Bearer {key}"}
+    job_id = locked.client.post("/jobs", files=input_files(), headers=headers).json()["id"]
+    locked.finish(job_id, make_video(tmp_path / "result.mp4", frames=30, speech_s=1.2).read_bytes())
+    with open_page(browser, f"{locked.url}/#/jobs/{job_id}") as watched:
         page = watched.page
         dialog = page.get_by_role("dialog", name="API key")
-        expect(dialog).to_contain_text("This key is not known.")
+        expect(dialog).to_contain_text("This call needs an API key, and none was sent.")
         assert watched.audit() == []
         dialog.get_by_label("Key").fill("rtk_wrong")
         page.keyboard.press("Enter")
-        expect(dialog).to_be_visible()
-        dialog.get_by_label("Key").fill(" rtk_right\n")
+        expect(dialog).to_contain_text("This API key is not valid.")
+        dialog.get_by_label("Key").fill(f" {key}\n")
         dialog.get_by_role("button", name="Use this key").click()
-        page.locator(".job-list > *").first.wait_for()
-        assert None in sent
-        assert "Bearer rtk_wrong" in sent
-        assert sent[-1] == "Bearer rtk_right"
-        assert "rtk_" not in page.content()
+        page.locator(RESULT).wait_for()
+        watched.wait(f"document.querySelector('{RESULT}').readyState >= 2")
+        assert watched.call(f"document.querySelector('{RESULT}').duration") == pytest.approx(1.2, abs=0.05)
+        expect(page.locator(".history li").last).to_contain_text("job.succeeded")
+        assert key not in page.content()
+        page.get_by_role("button", name="API key: one is in use").click()
+        dialog.get_by_role("button", name="Forget the key").click()
+        page.goto(f"{locked.url}/#/jobs")
+        expect(dialog).to_contain_text("none was sent")
 
 
 def test_a_refused_key_leaves_a_way_on(browser: Browser, live: RunningApi) -> None:
