@@ -32,6 +32,8 @@ check: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m checks.secrets
+	$(BIN)/python -m checks.dependencies
 
 format: $(VENV)/.all
 	$(BIN)/ruff format .
