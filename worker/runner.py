@@ -169,15 +169,23 @@ def _evaluate(
 ) -> list[MetricResult]:
     """A metric that breaks must not cost the render: the numbers are then null, with the reason. What was measured
     frame by frame goes to the file `curves`."""
-    request, context = job.spec.request, attempt.context
+    request, context, keeper = job.spec.request, attempt.context, attempt.keeper
     if request.evaluate == []:
         return []
-    attempt.keeper.beat("evaluate", RENDERED)
-    measurement = measurement_of(file, inputs.video, inputs.audio, report, request, context.limits, context.models)
-    metrics = measure(measurement, request.evaluate, attempt.log)
-    write_curves(measurement, curves, attempt.log)
-    attempt.keeper.beat("evaluate", EVALUATED)
+    keeper.beat("evaluate", RENDERED)
+    with keeper.expecting_progress():
+        measurement = measurement_of(
+            *(file, inputs.video, inputs.audio, report, request, context.limits, context.models),
+            progress=lambda told: _tell_evaluation(keeper, told),
+        )
+        metrics = measure(measurement, request.evaluate, attempt.log)
+        write_curves(measurement, curves, attempt.log)
+    keeper.beat("evaluate", EVALUATED)
     return metrics
+
+
+def _tell_evaluation(keeper: LeaseKeeper, told: Progress) -> None:
+    keeper.beat(told.stage, RENDERED + (EVALUATED - RENDERED) * told.fraction, (told.done, told.total))
 
 
 def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
-from retalking_core.evaluation.metric import MetricValue
+from retalking_core.evaluation.metric import POINTS, MetricValue
 from retalking_core.evaluation.metrics import METRICS, measure_all
 
 Curve = list[float | None]
@@ -67,7 +67,8 @@ class ClipScores:
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     """Measure, and keep the curves behind the numbers. Raises the media errors of a result that can not be opened."""
     fps = float(measurement.video.info.fps)
-    metrics = measure_all(measurement, names)
+    # The curve of the mouth is always drawn: looked for in the same pass.
+    metrics = measure_all(measurement, names, POINTS)
     asked = set(names)
     sync = _sync_curves(measurement, asked)
     curves = ClipCurves(

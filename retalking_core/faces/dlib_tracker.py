@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.choice import choose_face
-from retalking_core.faces.dlib_models import DlibModels
+from retalking_core.faces.dlib_models import DlibModels, resident_models
 from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
@@ -30,7 +30,7 @@ class DlibFaceTracker:
     """A `FaceTracker` on dlib; needs no download. One instance may track any number of videos, one after the other."""
 
     def __init__(self, models: DlibModels | None = None) -> None:
-        self._models = models or DlibModels()
+        self._models = models or resident_models()
 
     def warm_up(self) -> None:
         """Load detector and predictor (1.3 s)."""

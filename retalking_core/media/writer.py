@@ -8,13 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 import av
-import numpy as np
-from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError, RetalkingError
 from retalking_core.media.colour import resolve_matrix
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.planes import to_picture
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.options import OutputOptions
@@ -90,7 +89,7 @@ class ResultWriter:
             )
         if self._written == len(self._timeline.source_index):
             raise EngineFaultError(f"More than {self._written} output pictures were made.")
-        picture = _to_picture(frame)
+        picture = to_picture(frame)
         if self._size != (picture.width, picture.height):
             picture = self._reformatter.reformat(picture, *self._size, "yuv420p", interpolation="BICUBIC")
         picture.pts = self._written
@@ -152,15 +151,6 @@ def _muxer_options(output: OutputOptions) -> dict[str, str]:
     if output.container == "mkv":
         return {}
     return {"movflags": "+faststart+use_metadata_tags"}
-
-
-def _to_picture(frame: Frame) -> VideoFrame:
-    height, width = frame.y.shape
-    picture = VideoFrame(width, height, "yuv420p")
-    for plane, samples in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
-        rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
-        rows[:, : plane.width] = samples
-    return picture
 
 
 def _write_error() -> RetalkingError:

@@ -17,6 +17,7 @@ from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
+from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
 from retalking_core.engines.videoretalking import NETWORKS
@@ -24,6 +25,7 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.errors import WeightsError
@@ -42,6 +44,7 @@ from worker.engines import (
 from worker.faults import describe_fault
 from worker.journal import JsonLines
 from worker.options import render_options
+from worker.shutdown import HandBackError
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -245,6 +248,19 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     assert "secret" not in str(value.reason)
     assert len(told) == 1
     assert rendered[1].fps == Fraction(25)
+
+
+@pytest.mark.parametrize("stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), HandBackError("job_1")])
+def test_what_stops_a_job_stops_its_evaluation(
+    rendered: tuple[Path, RenderReport], clips: Clips, stop: Exception
+) -> None:
+    def hook(told: Progress) -> None:
+        assert told.stage == "evaluate"
+        raise stop
+
+    measurement = Measurement(rendered[0], clips.audio, rendered[1], progress=hook)
+    with pytest.raises(type(stop)):
+        numbers.measure(measurement, ["face_coverage"], _ignore)
 
 
 def test_a_log_line_is_one_line_of_json() -> None:
