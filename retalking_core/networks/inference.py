@@ -26,6 +26,7 @@ FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
 # largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
+FACE_FINDING = ("s3fd", "fan2d", "deep3d")
 # Ours. The libraries' networks use `view` where this layout would need `reshape`.
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 # Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
@@ -61,12 +62,13 @@ REFERENCE = InferenceVariant(fold=False)
 
 
 def fast_variants(batch: int) -> dict[str, InferenceVariant]:
-    """For a GPU: half precision where it is allowed, compiled for batches of this size.
+    """For a GPU: half precision where it is allowed, compiled for batches of this size; TF32 for what finds the face.
 
     fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
     What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
     """
-    return {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
+    half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
+    return half | {name: InferenceVariant("tf32") for name in FACE_FINDING}
 
 
 class InferenceNetwork(nn.Module):
