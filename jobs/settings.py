@@ -106,7 +106,8 @@ class Settings(BaseSettings):
     )
     face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
     c2pa_cert: Path | None = Field(
-        None, description="PEM chain that results are signed with (C2PA), the signer's certificate first; empty: no signature"
+        None,
+        description="PEM chain that results are signed with (C2PA), the signer's certificate first; empty: unsigned",
     )
     c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")

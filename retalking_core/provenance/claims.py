@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 _IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-# IPTC NewsCodes, edition of September 2024. The neural engine draws parts of real frames with trained networks, which is
-# what the first term means ("such as with inpainting"). The preview engine bends and paints real pixels by rule: no
-# trained network makes a pixel, so the terms with trained or generative AI would be false (`compositeSynthetic` now
+# IPTC NewsCodes, edition of September 2024. The neural engine draws parts of real frames with trained networks, as the
+# first term means it ("such as with inpainting"). The preview engine bends and paints real pixels by rule: no trained
+# network makes a pixel, so the terms with trained or generative AI would be false (`compositeSynthetic` now
 # means generative AI too); it changes what a person seems to say, so `algorithmicallyEnhanced` ("without changing the
 # main content") would belittle it. `composite` claims neither.
 SOURCE_TYPES = {
@@ -53,7 +53,10 @@ def manifest_definition(claim: ProvenanceClaim) -> dict[str, Any]:
         "action": "c2pa.edited",
         "softwareAgent": agent,
         "description": _describe(claim),
-        "parameters": {"com.retalking.engine": claim.engine, "com.retalking.synthetic_weights": claim.synthetic_weights},
+        "parameters": {
+            "com.retalking.engine": claim.engine,
+            "com.retalking.synthetic_weights": claim.synthetic_weights,
+        },
     }
     if source_type:
         lips["digitalSourceType"] = source_type
@@ -68,7 +71,7 @@ def manifest_definition(claim: ProvenanceClaim) -> dict[str, Any]:
     ]
     if claim.badge:
         note = "A visible badge says that the video is synthetic"
-        actions.append({"action": "c2pa.watermarked", "softwareAgent": agent, "description": note})
+        actions.append({"action": "c2pa.addedText", "softwareAgent": agent, "description": note})
     return {
         "claim_generator_info": [agent],
         "title": "Lip-synced video",

@@ -33,8 +33,8 @@ def mime_of_result(container: str) -> str:
     """Raises OptionUnsupportedError for a container that can not carry a manifest."""
     if container not in SIGNABLE:
         raise OptionUnsupportedError(
-            f"This service signs its results, and {container} files can not carry a signature: ask for output.container "
-            f"{' or '.join(SIGNABLE)}.",
+            f"This service signs its results, and {container} files can not carry a signature: ask for "
+            f"output.container {' or '.join(SIGNABLE)}.",
             option="output.container",
         )
     return SIGNABLE[container]
@@ -57,9 +57,7 @@ def sign_file(source: Path, target: Path, claim: ProvenanceClaim, credentials: C
         raise ProvenanceError("The result was signed, but its signature does not verify.")
 
 
-def _sign(
-    source: Path, target: Path, claim: ProvenanceClaim, credentials: Credentials, context: c2pa.Context
-) -> None:
+def _sign(source: Path, target: Path, claim: ProvenanceClaim, credentials: Credentials, context: c2pa.Context) -> None:
     definition = manifest_definition(claim)
     inputs = [(VIDEO, "parentOf", claim.video), (SPEECH, "componentOf", claim.speech)]
     unread = [each for each in inputs if not _is_readable(each[2], context)]
