@@ -84,7 +84,7 @@ class JobOptions(_Shape):
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
         "auto",
-        description="auto: the best one the workers offer",
+        description="Which engine renders",
         json_schema_extra=_meanings(
             auto="The best one that the live workers offer",
             videoretalking="The neural method; needs its checkpoints and a GPU",

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, JobOptions, WorkerInfo
-from tests.api.running import NEURAL, PREVIEW, RunningApi, check_problem, run_api
+from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, check_problem, run_api
 from tests.services import free_port, own_database, wait_until
 
 
@@ -190,8 +190,27 @@ def test_pages_need_no_other_host(api: RunningApi) -> None:
         answer = api.client.get(asset)
         assert answer.status_code == 200
         assert len(answer.content) > 100_000
-    assert 'name="video"' in start.text
-    assert "/engines" in start.text
+
+
+def test_the_console_is_served_whole(api: RunningApi) -> None:
+    """Every file that the page and its modules name is there, is of the right type, and names no other host. Nothing
+    stands in the page itself that its policy would have to allow."""
+    start = api.client.get("/")
+    assert "unsafe" not in start.headers["content-security-policy"]
+    assert not re.search(r"<style|<script(?! type=\"module\" src)| on[a-z]+=| style=", start.text)
+    kinds = {"js": ("text/javascript", "application/javascript"), "css": "text/css", "svg": "image/svg+xml"}
+    waiting, seen = set(re.findall(r"""(?:src|href)=["'](console/[^"']+)["']""", start.text)), set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        answer = api.client.get(f"/{path}")
+        assert answer.status_code == 200, path
+        assert answer.headers["content-type"].startswith(kinds[path.rpartition(".")[2]])
+        assert answer.headers["cache-control"] == "no-cache"
+        assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)\w", answer.text), path
+        waiting |= {f"console/{name}" for name in re.findall(r"""from ["']\./([^"']+)["']""", answer.text)} - seen
+    files = {path.name for path in (ROOT / "api" / "static").iterdir() if path.suffix[1:] in kinds}
+    assert {path.removeprefix("console/") for path in seen} == files, "no file is left over"
 
 
 def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:
