@@ -29,7 +29,7 @@ DISK_NOTE_BYTES = 5 * 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """subject: what was looked at. remedy: empty where there is nothing to do. `note`: works, with a limit to know of."""
+    """subject: what was looked at. remedy: empty where nothing is to be done. `note`: works, with a limit to know."""
 
     subject: str
     state: State
