@@ -13,6 +13,7 @@ import typer
 
 from cli import jobs, keys, provenance, weights
 from cli.demo import demo
+from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
 from cli.inspect import inspect
@@ -39,6 +40,7 @@ for command in (wait, events, download, cancel, delete, redeliver, inspect):
     app.command()(command)
 app.command()(run)
 app.command()(evaluate)
+app.command()(doctor)
 app.add_typer(weights.app, name="weights")
 app.add_typer(provenance.app, name="provenance")
 app.add_typer(keys.app, name="keys")
