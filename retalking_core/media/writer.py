@@ -21,8 +21,8 @@ from retalking_core.types import Frame, Timeline, VideoInfo
 
 _FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska"}
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
-# `python -m bench.encoder` prints the choice beside its neighbours. veryfast with the motion search of superfast takes a
-# third less CPU time, for 0.3 dB and 2 % more bytes on one clip, 0.6 dB and 10 % on another (49.6 and 45.8 dB left).
+# `python -m bench.encoder` prints the choice beside its neighbours. veryfast with the motion search of superfast takes
+# a third less CPU time, for 0.3 dB and 2 % more bytes on one clip, 0.6 dB and 10 % on another (49.6 and 45.8 dB left).
 # superfast itself has no macroblock tree, and its files are up to twice as large.
 PRESET = {"preset": "veryfast", "x264-params": "subme=1:me=dia:partitions=i4x4,i8x8"}
 
