@@ -18,12 +18,14 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
+from jobs.broker import watch_polls
 from jobs.messages import make_celery
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from worker.engines import LoadEngines, engine_info, unavailable_engines
 from worker.journal import write_journal
+from worker.polling import PollStamp
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
 
@@ -40,10 +42,11 @@ HARD_LIMIT_MARGIN_S = 30.0
 class RenderProcess:
     """What one child holds, from its start to its end."""
 
-    def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice) -> None:
+    def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice, polls: PollStamp) -> None:
         self._settings = settings
         self._load_engines = load_engines
         self._notice = notice
+        self._polls = polls
         self.context: RunContext | None = None
         self.presence: Presence | None = None
 
@@ -51,6 +54,7 @@ class RenderProcess:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
+        from worker.gpu_memory import gpu_memory
         from worker.memory import limit_memory
         from worker.metrics import metric_names
         from worker.notices import Notices
@@ -79,6 +83,7 @@ class RenderProcess:
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,
             unavailable=unavailable_engines(settings, engines),
+            condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
         )
         self.context = RunContext(
             settings=settings,
@@ -108,6 +113,8 @@ class RenderProcess:
                 run_job(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
+            finally:
+                self._polls.mark()  # the parent asked for nothing meanwhile, and is asked of anew from here on
 
 
 def build(settings: Settings, load_engines: LoadEngines) -> Celery:
@@ -123,8 +130,9 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     keep_quiet(app)
     # As `-Q` would: both queues are known, for sending, and only one is consumed.
     app.amqp.queues.select([RENDER_QUEUE])
-    notice = ShutdownNotice()
-    process = RenderProcess(settings, load_engines, notice)
+    notice, polls = ShutdownNotice(), PollStamp()
+    watch_polls(polls.mark)
+    process = RenderProcess(settings, load_engines, notice, polls)
 
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:
