@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
+from api.access import Caller
 from api.parts import Parts
+from api.problems import request_id_of
 from api.submission import Submission, read_submission
 from jobs.errors import ServiceError
 from jobs.ids import new_job_id
@@ -17,19 +20,29 @@ from jobs.messages import MessageNotSentError, send_render
 from jobs.models import Job
 from jobs.names import job_prefix
 from jobs.objects import ObjectStoreError
-from jobs.store import Created, IdempotencyConflictError, IdempotencyKey, JobNotFoundError
+from jobs.store import (
+    Created,
+    IdempotencyConflictError,
+    IdempotencyKey,
+    JobNotFoundError,
+    Origin,
+    QuotaExceededError,
+)
 
 logger = logging.getLogger("retalking.api")
 
 
-async def accept_submission(request: Request, parts: Parts, key: str | None) -> Created:
+async def accept_submission(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
     """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
+    origin = Origin(caller.owner, caller.live_jobs(parts.settings.live_jobs_per_key), request_id=request_id_of(request))
+    if key is None:  # with a key it may be the repetition of a job that is there
+        await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
     # Noted before the first byte is stored: a crash from here on leaves nothing that the janitor would not find
     await run_in_threadpool(parts.store.add_arrival, job_id, parts.settings.upload_ttl_s)
     try:
-        submission = await read_submission(request, parts, job_id)
-        created = await run_in_threadpool(_create, parts, job_id, submission, key)
+        submission = await read_submission(request, parts, caller, job_id)
+        created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)
     except _OutcomeUnknownError as unknown:
         raise unknown.cause from None
     except BaseException:
@@ -51,11 +64,33 @@ class _OutcomeUnknownError(Exception):
         self.cause = cause
 
 
-def _create(parts: Parts, job_id: str, submission: Submission, key: str | None) -> Created:
+def _check_quota(parts: Parts, origin: Origin) -> None:
+    """So that nobody sends 2 GB to learn it; what counts is the count at the creation."""
+    if origin.owner and parts.store.live_jobs(origin.owner) >= origin.live_jobs:
+        raise _quota_exceeded(parts, origin)
+
+
+def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
+    """Worth asking again when a usual job is over; a guess, so between 1 s and a minute."""
+    wait_s = min(60, max(1, math.ceil(parts.store.mean_run_s() or 10)))
+    headers = {
+        "Retry-After": str(wait_s),
+        "RateLimit-Policy": f'"live-jobs";q={origin.live_jobs}',
+        "RateLimit": f'"live-jobs";r=0;t={wait_s}',
+    }
+    message = f"This key may have {origin.live_jobs} jobs that are not over, and it has as many."
+    return ServiceError("quota_exceeded", message, headers=headers)
+
+
+def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
     settings = parts.settings
     memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
     try:
-        return parts.store.create(job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory)
+        return parts.store.create(
+            job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory, origin=origin
+        )
+    except QuotaExceededError:
+        raise _quota_exceeded(parts, origin) from None
     except IdempotencyConflictError:
         message = "This Idempotency-Key came before with another body."
         raise ServiceError("idempotency_conflict", message) from None

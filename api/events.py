@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from api.access import WithCaller
 from api.jobs import JobId, find_job
 from api.parts import Parts, WithParts
 from api.problems import refusals
@@ -73,6 +74,7 @@ EVENT_SCHEMA = {
 async def stream_events(
     job_id: JobId,
     parts: WithParts,
+    caller: WithCaller,
     last_event_id: Annotated[
         str | None,
         Header(
@@ -84,7 +86,7 @@ async def stream_events(
         ),
     ] = None,
 ) -> Response:
-    await run_in_threadpool(find_job, parts, job_id)
+    await run_in_threadpool(find_job, parts, caller, job_id)
     parts.metrics.listeners.inc()
     return EventSourceResponse(
         _follow(parts, job_id, last_event_id),

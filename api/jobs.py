@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api.acceptance import accept_submission
+from api.access import Caller, WithCaller
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
@@ -48,6 +49,8 @@ SUBMISSION_REFUSALS = [
     "unsupported_option",
     "engine_unavailable",
     "idempotency_conflict",
+    "rate_limited",
+    "quota_exceeded",
     "upload_not_found",
     "url_not_allowed",
     "file_empty",
@@ -88,14 +91,16 @@ class JobList(BaseModel):
     responses={202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS}}
     | refusals(*SUBMISSION_REFUSALS),
 )
-async def submit_job(request: Request, parts: WithParts, idempotency_key: IdempotencyHeader = None) -> Response:
+async def submit_job(
+    request: Request, parts: WithParts, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+) -> Response:
     """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
 
     A form takes `video`, `audio` and optionally `expression` (a picture) as files; the options are form fields, nested
     ones as JSON text or dotted names (`output.crf`), or all of them are one `spec` part in JSON. An input that is not a
     file is named by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
     """
-    created = await accept_submission(request, parts, idempotency_key)
+    created = await accept_submission(request, parts, caller, idempotency_key)
     body = await run_in_threadpool(view, parts, created.job)
     headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
     if not created.is_new:
@@ -112,13 +117,14 @@ async def submit_job(request: Request, parts: WithParts, idempotency_key: Idempo
 )
 def list_jobs(
     parts: WithParts,
+    caller: WithCaller,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
     cursor: Annotated[
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit)
+    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit, owner=caller.only)
     asked: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
@@ -140,8 +146,8 @@ def list_jobs(
     responses={200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}}}
     | refusals("job_not_found", "service_unavailable"),
 )
-def get_job(job_id: JobId, parts: WithParts) -> Response:
-    job = find_job(parts, job_id)
+def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+    job = find_job(parts, caller, job_id)
     return view_response(view(parts, job), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)})
 
 
@@ -154,8 +160,8 @@ def get_job(job_id: JobId, parts: WithParts) -> Response:
     responses={202: {"description": "Was live: cancel asked for"}, 204: {"description": "Was over: deleted, files too"}}
     | refusals("job_not_found", "service_unavailable"),
 )
-def delete_job(job_id: JobId, parts: WithParts) -> Response:
-    job = find_job(parts, job_id)
+def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+    job = find_job(parts, caller, job_id)
     if not job.status.is_over:
         job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
         _wake_webhooks(parts, parts.store.deliveries(job_id))
@@ -175,9 +181,9 @@ def delete_job(job_id: JobId, parts: WithParts) -> Response:
     responses=refusals("job_not_found", "webhook_not_configured", "job_not_finished", "service_unavailable"),
     tags=["webhooks"],
 )
-def redeliver_webhook(job_id: JobId, parts: WithParts) -> Response:
+def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     """The last event of the job, and every one that was given up, under the ids they had: receivers can tell."""
-    job = find_job(parts, job_id)
+    job = find_job(parts, caller, job_id)
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
@@ -200,15 +206,18 @@ def _wake_webhooks(parts: Parts, deliveries: Sequence[Delivery]) -> None:
         logger.warning("Deliveries wait for the janitor: %s", error)
 
 
-def find_job(parts: Parts, job_id: str) -> Job:
-    """The job, or job_not_found, for ids that can not exist too."""
+def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
+    """The job, or job_not_found: for ids that can not exist and for jobs of another key alike."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
-    return parts.store.get(job_id)
+    job = parts.store.get(job_id)
+    if caller.only not in (None, job.owner):
+        raise JobNotFoundError(job_id)
+    return job
 
 
 def view(parts: Parts, job: Job) -> JobView:
-    return view_job(job, store=parts.store, objects=parts.objects, settings=parts.settings)
+    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from celery import Celery
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, probes, results, service, uploads
+from api import events, jobs, media, probes, results, service, uploads
+from api.access import authorise, authorise_any, authorise_metrics
+from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
 from api.parts import Parts
-from api.problems import install_problems
+from api.problems import install_problems, refusals
 from api.tracing import Tracing
 from jobs.keyring import link_secret
 from jobs.objects import ObjectStore
@@ -37,11 +39,29 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         link_key=link_secret(settings),
         metrics=RequestMetrics(),
     )
-    for feature in (jobs, results, events, uploads, service, probes):
-        app.include_router(feature.router)
+    _include_features(app)
     install_pages(app)
     install_problems(app)
     install_openapi(app)
+    app.add_middleware(AnswerHeaders)
     app.add_middleware(Tracing, metrics=app.state.parts.metrics)
     app.openapi()  # 0.3 s of work: now, and not in the event loop when the first caller asks
     return app
+
+
+def _include_features(app: FastAPI) -> None:
+    """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
+    refused = refusals("unauthorized", "forbidden", "rate_limited")
+    for feature in (jobs, results, media, events, uploads):
+        app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
+    app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
+    app.include_router(probes.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)
+    open_routers: list[APIRouter] = [
+        results.link_router,
+        media.signed_router,
+        uploads.link_router,
+        service.open_router,
+        probes.router,
+    ]
+    for router in open_routers:
+        app.include_router(router)

@@ -70,11 +70,15 @@ class StoreCollector(Collector):
         for priority, count in sorted(self._store.queue_depths().items()):
             depth.add_metric([str(priority)], count)
         jobs = GaugeMetricFamily("retalking_jobs", "Jobs in the store by status", labels=["status"])
-        for status, count in self._store.count_by_status().items():
+        counts = self._store.count_by_status()
+        for status, count in counts.items():
             jobs.add_metric([str(status)], count)
+        # For autoscalers, which want one number without labels: the render workers that there is work for
+        demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
+        demand.add_metric([], sum(count for status, count in counts.items() if not status.is_over))
         live = self._store.workers()
         workers = GaugeMetricFamily("retalking_workers", "Live render workers")
         workers.add_metric([], len(live))
         busy = GaugeMetricFamily("retalking_workers_busy", "Live render workers with a job in work")
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
-        return [depth, jobs, workers, busy]
+        return [depth, jobs, demand, workers, busy]

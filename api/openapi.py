@@ -90,6 +90,8 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])
         operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
+        if not app.state.parts.settings.require_keys:
+            operation.pop("security", None)
         for response in operation["responses"].values():
             response.setdefault("headers", {})[REQUEST_ID_HEADER] = {"$ref": "#/components/headers/RequestId"}
     return document

@@ -18,6 +18,7 @@ from api.problems import FieldError, problem_response, refusals
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
 
 # Longer than the store's own retries would make a probe time out on the caller's side.
 CHECK_LIMIT_S = 4.0
@@ -97,7 +98,7 @@ def _check_workers(parts: Parts) -> str:
     return f"{live} live"
 
 
-@router.get(
+@metrics_router.get(
     "/metrics",
     operation_id="getMetrics",
     summary="Prometheus metrics",

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse, StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from fastapi.responses import RedirectResponse
+from fastapi.security import APIKeyQuery
+from pydantic import BaseModel, Field, ValidationError
 
+from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
+from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from api.ranges import asked_range, is_unchanged
+from jobs.api_keys import Scope
 from jobs.errors import ServiceError
-from jobs.models import JobStatus, MetricResult, ResultInfo
+from jobs.links import is_signed
+from jobs.models import EvaluationCurves, JobStatus, MetricResult, ResultInfo
+from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
+# For players and receivers of webhooks, which have no key: the signature in the link is enough
+link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
 _FILE_TYPES = dict.fromkeys(("video/mp4", "video/quicktime", "video/x-matroska"), _VIDEO)
@@ -36,7 +44,15 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     },
 }
 RESULT_REFUSALS = refusals(
-    "job_not_found", "result_not_ready", "range_not_satisfiable", "storage_failed", "service_unavailable"
+    "unauthorized",
+    "forbidden",
+    "link_invalid",
+    "rate_limited",
+    "job_not_found",
+    "result_not_ready",
+    "range_not_satisfiable",
+    "storage_failed",
+    "service_unavailable",
 )
 RESULT_PARAMETERS = {
     "parameters": [
@@ -50,6 +66,35 @@ RESULT_PARAMETERS = {
 }
 
 
+_signature = APIKeyQuery(
+    name="signature",
+    auto_error=False,
+    scheme_name=LINK_SCHEME,
+    description="In the link to a result, with the moment it `expires` at; needs no key",
+)
+
+
+async def downloader(
+    job_id: JobId,
+    request: Request,
+    parts: WithParts,
+    credentials: WithKey,
+    signature: Annotated[str | None, Security(_signature)],
+    expires: Annotated[int | None, Query(ge=0, le=10**12, description="From a signed link")] = None,
+) -> Caller:
+    """Who may have the file: the holder of a link to it, or of a key that may read the job."""
+    if signature is None:
+        await admit(request, parts, credentials, Scope.READ)
+        return request.state.caller
+    path = f"jobs/{job_id}/result"
+    if expires is None or not is_signed(parts.link_key, "GET", path, expires, signature, time.time()):
+        raise ServiceError("link_invalid", "The link was altered or has expired.")
+    return ANYONE
+
+
+WithDownloader = Annotated[Caller, Depends(downloader)]
+
+
 class Evaluation(BaseModel):
     """The numbers about a result. `engine` and `synthetic_weights` say what they are about."""
 
@@ -57,9 +102,10 @@ class Evaluation(BaseModel):
     engine: str | None
     synthetic_weights: bool = Field(description="True: made with generated checkpoints, for tests; means nothing")
     metrics: list[MetricResult]
+    curves: EvaluationCurves | None = Field(description="Frame by frame, as far as measured; null: nothing was kept")
 
 
-@router.get(
+@link_router.get(
     "/result",
     operation_id="getResult",
     summary="Download the result",
@@ -67,32 +113,16 @@ class Evaluation(BaseModel):
     responses=RESULT_RESPONSES | RESULT_REFUSALS,
     openapi_extra=RESULT_PARAMETERS,
 )
-def get_result(job_id: JobId, request: Request, parts: WithParts) -> Response:
+def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
     """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
-    result = _result_of(parts, job_id)
+    result = _result_of(parts, caller, job_id)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
-    headers = _file_headers(job_id, result)
-    if is_unchanged(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
-    part = asked_range(request.headers, result.size_bytes, headers["ETag"])
-    start, end = (part.start, part.end) if part else (0, result.size_bytes)
-    try:
-        parts.objects.info(result.key)
-    except ObjectNotFoundError:
-        raise ServiceError("storage_failed", "The file of this result is not in the object store.") from None
-    if part is not None:
-        headers["Content-Range"] = part.header
-    return StreamingResponse(
-        parts.objects.read(result.key, start, end),
-        status_code=206 if part else 200,
-        headers=headers | {"Content-Length": str(end - start)},
-        media_type=result.content_type,
-    )
+    return file_response(request, parts.objects, served_result(job_id, result))
 
 
-@router.head(
+@link_router.head(
     "/result",
     operation_id="headResult",
     summary="Size, type and ETag of the result",
@@ -102,11 +132,10 @@ def get_result(job_id: JobId, request: Request, parts: WithParts) -> Response:
     }
     | {status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
 )
-def head_result(job_id: JobId, parts: WithParts) -> Response:
+def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
     """Answered here, not redirected: a presigned link is good for GET only."""
-    result = _result_of(parts, job_id)
-    headers = _file_headers(job_id, result) | {"Content-Length": str(result.size_bytes)}
-    return Response(headers=headers, media_type=result.content_type)
+    file = served_result(job_id, _result_of(parts, caller, job_id))
+    return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
 
 @router.get(
@@ -116,8 +145,8 @@ def head_result(job_id: JobId, parts: WithParts) -> Response:
     response_model=Evaluation,
     responses=refusals("job_not_found", "evaluation_not_ready", "service_unavailable"),
 )
-def get_evaluation(job_id: JobId, parts: WithParts) -> Response:
-    job = find_job(parts, job_id)
+def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+    job = find_job(parts, caller, job_id)
     if job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
     return view_response(
@@ -126,12 +155,22 @@ def get_evaluation(job_id: JobId, parts: WithParts) -> Response:
             engine=job.render.engine if job.render else None,
             synthetic_weights=job.render.synthetic_weights if job.render else False,
             metrics=job.evaluation or [],
+            curves=_curves_of(parts, job.result) if job.result else None,
         )
     )
 
 
-def _result_of(parts: Parts, job_id: str) -> ResultInfo:
-    job = find_job(parts, job_id)
+def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
+    """Jobs of older workers left none. A file that does not fit is a newer worker's: the numbers stand without it."""
+    try:
+        document = b"".join(parts.objects.read(curves_key(result.key)))
+        return EvaluationCurves.model_validate_json(document)
+    except (ObjectNotFoundError, ValidationError):
+        return None
+
+
+def _result_of(parts: Parts, caller: Caller, job_id: str) -> ResultInfo:
+    job = find_job(parts, caller, job_id)
     if job.result is None or job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("result_not_ready", f"The job is {job.status.value}; it has no result.")
     return job.result
@@ -141,10 +180,6 @@ def _download_name(job_id: str, result: ResultInfo) -> str:
     return f"{job_id}.{result.key.rpartition('.')[2]}"
 
 
-def _file_headers(job_id: str, result: ResultInfo) -> dict[str, str]:
-    return {
-        "ETag": f'"{result.sha256}"',
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{_download_name(job_id, result)}"',
-        "Cache-Control": "private, max-age=3600",
-    }
+def served_result(job_id: str, result: ResultInfo) -> ServedFile:
+    name = _download_name(job_id, result)
+    return ServedFile(result.key, result.size_bytes, f'"{result.sha256}"', result.content_type, name)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 
 from api.containers import ACCEPTED_NAMES
+from api.engines import choose_engine
 from api.jobs import view_response
 from api.parts import WithParts
 from api.problems import refusals
 from api.submission import MAX_METADATA_BYTES
-from jobs.errors import ERROR_CODES
+from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import EngineInfo, JobOptions
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["service"])
+open_router = APIRouter(tags=["service"])
 
 
 class EngineOffer(EngineInfo):
@@ -32,6 +36,18 @@ class OptionInfo(BaseModel):
     description: str
     default: Any
     values: dict[str, Any]
+
+
+class MetricInfo(BaseModel):
+    """What a metric measures. lowest, highest: the values it can have, null without a bound. source: its definition."""
+
+    description: str
+    unit: str
+    better: Literal["higher", "lower", "neutral"]
+    lowest: float | None
+    highest: float | None
+    source: str
+    checkpoints: list[str] = Field(description="Weight files it needs")
 
 
 class Limits(BaseModel):
@@ -50,7 +66,10 @@ class Offer(BaseModel):
 
     workers: int = Field(description="Live render workers")
     engines: list[EngineOffer]
+    auto_engine: str | None = Field(description="The engine that `auto` is now; null while no live worker offers it")
+    unavailable: dict[str, str] = Field(description="Engines that no live worker offers, each with the reason")
     metrics: list[str] = Field(description="Names for the option `evaluate`")
+    metric_table: dict[str, MetricInfo] = Field(description="What each metric means")
     options: dict[str, OptionInfo]
     limits: Limits
 
@@ -78,11 +97,16 @@ def list_engines(parts: WithParts) -> Response:
     for engine in (engine for worker in workers for engine in worker.engines):
         seen = counts.get(engine.model_dump_json())
         counts[engine.model_dump_json()] = EngineOffer(**engine.model_dump(), workers=(seen.workers if seen else 0) + 1)
+    offered = {engine.name for engine in counts.values()}
+    reasons = {name: why for worker in workers for name, why in worker.unavailable.items() if name not in offered}
     settings = parts.settings
     return view_response(
         Offer(
             workers=len(workers),
             engines=sorted(counts.values(), key=lambda offer: (offer.name, offer.version, offer.device)),
+            auto_engine=_auto_engine(settings.engine, offered),
+            unavailable=reasons,
+            metric_table=metric_table(),
             metrics=sorted({name for worker in workers for name in worker.metrics}),
             options=describe_options(),
             limits=Limits(
@@ -95,6 +119,21 @@ def list_engines(parts: WithParts) -> Response:
             ),
         )
     )
+
+
+def _auto_engine(configured: str, offered: set[str]) -> str | None:
+    try:
+        return choose_engine("auto", configured, offered, {})
+    except ServiceError:
+        return None
+
+
+@cache
+def metric_table() -> dict[str, MetricInfo]:
+    """A copy of the table in `retalking_core.evaluation`, which needs numpy; made by docs/reference.py, held by a
+    test."""
+    document = (files("api") / "metric_table.json").read_text("utf-8")
+    return TypeAdapter(dict[str, MetricInfo]).validate_json(document)
 
 
 def describe_options() -> dict[str, OptionInfo]:
@@ -124,7 +163,7 @@ def _inline(node: Any, shapes: dict[str, Any]) -> Any:
     return {key: _inline(value, shapes) for key, value in node.items()}
 
 
-@router.get(
+@open_router.get(
     "/errors",
     operation_id="listErrors",
     summary="The table of error codes",

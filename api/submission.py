@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, StringConstraints, ValidationError
 
+from api.access import Caller
 from api.bodies import read_body, too_large
 from api.containers import HEAD_BYTES, Slot
 from api.engines import check_engine
@@ -51,7 +52,7 @@ class Submission:
     fingerprint: str
 
 
-async def read_submission(request: Request, parts: Parts, job_id: str) -> Submission:
+async def read_submission(request: Request, parts: Parts, caller: Caller, job_id: str) -> Submission:
     """Receive and check. Inputs that came with the request or from an upload lie under the job's prefix afterwards,
     also when this raises: the caller removes them then."""
     # First, so that with the store down nobody sends 2 GB to learn it.
@@ -64,7 +65,7 @@ async def read_submission(request: Request, parts: Parts, job_id: str) -> Submis
     _check_metadata(asked)
     _check_metrics(asked, workers)
     check_engine(asked, workers, parts.settings)
-    spec = await run_in_threadpool(_resolve, body, form, parts, job_id)
+    spec = await run_in_threadpool(_resolve, body, form, parts, caller, job_id)
     return Submission(spec, _fingerprint(body, form))
 
 
@@ -166,7 +167,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
         raise ServiceError("invalid_request", say(errors), errors=errors)
 
 
-def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, job_id: str) -> JobSpec:
+def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, job_id: str) -> JobSpec:
     """Check the addresses, take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
     for name in ("webhook_url", "video_url", "audio_url"):
         _check_address(name, getattr(body, name), parts)
@@ -183,7 +184,7 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, job_id: str)
             )
         if url is not None:
             return InputRef(kind="url", url=url)
-        return _copy_upload(parts, slot, str(upload_id), input_key(job_id, slot))
+        return _copy_upload(parts, caller, slot, str(upload_id), input_key(job_id, slot))
 
     image: InputRef | None = None
     if "expression" in form.files or body.expression.startswith("upload:"):
@@ -207,10 +208,10 @@ def _check_address(name: str, address: str | None, parts: Parts) -> None:
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, slot: Slot, upload_id: str, key: str) -> InputRef:
+def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, key: str) -> InputRef:
     source = upload_key(upload_id)
     try:
-        if not parts.store.upload_exists(upload_id):
+        if not parts.store.upload_exists(upload_id, caller.only):
             raise ObjectNotFoundError(source)
         size = parts.objects.info(source).size_bytes
         if size > parts.settings.max_upload_bytes:  # A presigned PUT can not be limited in S3.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
@@ -13,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
+from api.access import WithCaller
 from api.bodies import body_chunks
 from api.jobs import view_response
 from api.parts import Parts, WithParts
@@ -20,9 +19,12 @@ from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
 from jobs.ids import is_upload_id, new_upload_id
+from jobs.links import is_signed, sign_link
 from jobs.names import upload_key
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
+# Needs no key: the signature in the link grants what is done
+link_router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 
 class UploadLink(BaseModel):
@@ -52,7 +54,7 @@ class UploadedFile(BaseModel):
     response_model=UploadLink,
     responses=refusals("service_unavailable"),
 )
-def create_upload(parts: WithParts) -> Response:
+def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     """The file goes straight to the object store where that gives links, else to this service. One upload can serve
     any number of jobs until it expires."""
     settings = parts.settings
@@ -61,7 +63,7 @@ def create_upload(parts: WithParts) -> Response:
     expires_at = now + timedelta(seconds=settings.upload_ttl_s)
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
     link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s)
-    parts.store.add_upload(upload_id, expires_at)
+    parts.store.add_upload(upload_id, expires_at, caller.owner)
     body = UploadLink(
         id=upload_id,
         url=link,
@@ -72,7 +74,7 @@ def create_upload(parts: WithParts) -> Response:
     return view_response(body, 201)
 
 
-@router.put(
+@link_router.put(
     "/{upload_id}/content",
     operation_id="putUpload",
     summary="Put the file to a link of this service",
@@ -102,10 +104,8 @@ async def put_upload(
     signature: Annotated[str, Query(max_length=128, description="From the link")],
 ) -> Response:
     """Only links made by `POST /uploads` are accepted. Putting again replaces the file."""
-    known = is_upload_id(upload_id) and hmac.compare_digest(
-        signature.encode(), sign_upload(parts.link_key, upload_id, expires).encode()
-    )
-    if not known or expires < time.time():
+    path = f"uploads/{upload_id}"
+    if not (is_upload_id(upload_id) and is_signed(parts.link_key, "PUT", path, expires, signature, time.time())):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
     if not await run_in_threadpool(parts.store.upload_exists, upload_id):
         raise ServiceError("upload_not_found", "This upload expired before its file came.")
@@ -134,5 +134,4 @@ def _own_link(parts: Parts, upload_id: str, ttl_s: int) -> str:
 
 
 def sign_upload(key: bytes, upload_id: str, expires: int) -> str:
-    """HMAC-SHA-256 over what the link grants, as hex."""
-    return hmac.new(key, f"PUT uploads/{upload_id} {expires}".encode(), hashlib.sha256).hexdigest()
+    return sign_link(key, "PUT", f"uploads/{upload_id}", expires)

@@ -28,15 +28,17 @@ _SSE_SILENCE_S = 90.0
 
 
 class ServiceClient:
-    """base_url: where the service is. direct: talk to it without any proxy of the environment (our own loopback)."""
+    """base_url: where the service is. direct: talk to it without any proxy of the environment (our own loopback).
+    api_key: sent with every call, where the service wants one."""
 
-    def __init__(self, base_url: str, direct: bool = False) -> None:
+    def __init__(self, base_url: str, direct: bool = False, api_key: str = "") -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
             base_url=self.base_url,
             timeout=httpx.Timeout(60.0, connect=10.0, write=300.0),
             trust_env=not direct,
             follow_redirects=False,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         )
 
     def __enter__(self) -> Self:

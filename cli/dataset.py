@@ -34,17 +34,18 @@ class Pairing:
 
 def find_pairings(folder: Path) -> list[Pairing]:
     """In this order: the rows of `pairs.csv` (columns video, audio, and name if there is one); every file of `video/`
-    with every file of `audio/`; each video of the folder with the track of the same name, or with its own sound.
+    with every file of `audio/`, or of `val/face/` with `val/audio/` (talkingface-toolkit); each video of the folder
+    with the track of the same name, or with its own sound.
 
     Raises CommandError when there is nothing to render, or a file is missing.
     """
     if (folder / PAIRS_FILE).is_file():
         pairings = list(_listed(folder))
-    elif (folder / "video").is_dir() and (folder / "audio").is_dir():
-        tracks = _files(folder / "audio", AUDIO_SUFFIXES | VIDEO_SUFFIXES)
+    elif crossed := next(filter(_is_crossed, (folder / faces for faces in ("video", "val/face"))), None):
+        tracks = _files(crossed.parent / "audio", AUDIO_SUFFIXES | VIDEO_SUFFIXES)
         pairings = [
             Pairing(f"{video.stem} + {audio.stem}", video, audio)
-            for video in _files(folder / "video", VIDEO_SUFFIXES)
+            for video in _files(crossed, VIDEO_SUFFIXES)
             for audio in tracks
         ]
     else:
@@ -55,6 +56,11 @@ def find_pairings(folder: Path) -> list[Pairing]:
     if not pairings:
         raise CommandError("dataset_empty", f"{folder} holds no videos to render (docs/evaluation.md).", EXIT_USAGE)
     return pairings
+
+
+def _is_crossed(faces: Path) -> bool:
+    """Whether a folder of faces has one of tracks beside it."""
+    return faces.is_dir() and (faces.parent / "audio").is_dir()
 
 
 def _listed(folder: Path) -> Iterator[Pairing]:

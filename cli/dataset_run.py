@@ -17,7 +17,7 @@ from cli.dataset import Pairing, find_pairings
 from cli.failures import CommandError
 from cli.following import open_display, show_events
 from cli.outcome import require_success
-from jobs.errors import ServiceError
+from cli.rendering import open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_core.errors import RetalkingError
@@ -143,31 +143,12 @@ def _stored_scores(file: Path, asked: Sequence[str], models: EvaluationModels) -
 
 
 def _render_here(engine_name: str, settings: Settings, console: Console) -> Render:
-    from worker.engines import choose_engine, load_engines
     from worker.options import render_options
 
-    try:
-        engine = choose_engine(engine_name, settings, load_engines(settings))
-    except ServiceError as error:
-        raise CommandError(error.code, f"{error.message} Try --engine preview, or --jobs URL.") from error
-    warm = False
+    renderer = open_renderer(engine_name, settings, console, "Try --engine preview, or --jobs URL.")
 
     def render(pairing: Pairing, _digest: str, result: Path) -> None:
-        nonlocal warm
-        if not warm:
-            engine.warm_up()
-            warm = True
-        display = open_display(console)
-        try:
-            engine.render(
-                pairing.video,
-                pairing.audio,
-                result,
-                render_options(JobOptions(engine=engine_name), None),
-                lambda told: display.show(told.stage, told.fraction),
-            )
-        finally:
-            display.close()
+        renderer.render(pairing.video, pairing.audio, result, render_options(JobOptions(engine=engine_name), None))
 
     return render
 

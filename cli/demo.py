@@ -43,8 +43,8 @@ def demo(
         raise MissingExtraError("embedded", error.name) from error
 
     console = Console()
-    # A stack of its own, whatever servers the environment names.
-    settings = Settings().model_copy(update={"s3_bucket": ""})
+    # A stack of its own, whatever servers the environment names; only this command knows its port
+    settings = Settings().model_copy(update={"s3_bucket": "", "require_keys": False})
     with catch_signals() as stop, _work_folder() as inputs, _data_folder(data) as folder:
         face, speech = video or write_portrait(inputs), audio or write_speech(inputs)
         console.print(f"Face: {face.name}   Speech: {speech.name}", highlight=False, markup=False)

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import weights
+from cli import keys, weights
 from cli.demo import demo
 from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
@@ -34,6 +34,7 @@ app.command()(submit)
 app.command()(run)
 app.command()(evaluate)
 app.add_typer(weights.app, name="weights")
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(asked: bool) -> None:

@@ -16,6 +16,7 @@ import redis
 
 from jobs.keyring import kept_secret
 
+PORT_FILE = "port"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 
@@ -137,6 +138,7 @@ class EmbeddedRedis:
             pass_fds=(self._lock_fd,),
             start_new_session=True,  # Ctrl-C is for the parent, which stops Redis last
         )
+        (self._data_dir / PORT_FILE).write_text(f"{self.port}\n", encoding="ascii")
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{process.pid}\n".encode(), 0)
         try:
@@ -181,6 +183,19 @@ class EmbeddedRedis:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
+
+
+def running_url(data_dir: Path) -> str | None:
+    """Address of the server that runs on this folder now, for other commands; None where none does."""
+    try:
+        port, password = int((data_dir / PORT_FILE).read_text()), (data_dir / "secrets" / "redis_password").read_text()
+        with (data_dir / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"redis://:{password.strip()}@127.0.0.1:{port}/0"
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def redis_server_binary() -> Path:

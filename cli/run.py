@@ -1,9 +1,7 @@
-"""`retalking run`: the engine itself on two files, with no server around it."""
+"""`retalking run`: the engine itself, with no server around it: on two files, or on every pairing of a data set."""
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,68 +9,104 @@ import typer
 from rich.console import Console
 
 from cli.asking import checked, read_pairs
-from cli.failures import EXIT_USAGE, CommandError, MissingExtraError
-from cli.following import open_display
+from cli.evaluate import chosen_engine
+from cli.failures import EXIT_USAGE, CommandError
 from cli.outcome import print_stage_times
-from jobs.errors import ServiceError
+from cli.rendering import Rendered, open_renderer
 from jobs.models import JobOptions
+
+CONTAINERS = ("mp4", "mov", "mkv")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def run(
-    video: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Face: a video or a picture")],
-    audio: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Speech")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes: .mp4, .mov or .mkv")],
+    video: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Face: a video or a picture")
+    ] = None,
+    audio: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="Speech")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Result: .mp4, .mov or .mkv; of a data set: a folder")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Render every pairing of this folder instead")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model, e.g. video_retalking")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine: auto, videoretalking or preview  [default: auto]")] = None,
+    expression: Annotated[
+        str | None, typer.Option(help="neutral, smile, or a picture whose expression is taken")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="key=value, may be repeated, e.g. --option length_mode=loop")
     ] = None,
 ) -> None:
-    """Render one video here and now, and say how long each stage took."""
-    try:
-        from jobs.settings import Settings
-        from retalking_core.progress import Progress
-        from worker.engines import choose_engine, load_engines
-        from worker.options import render_options
-
-        settings = Settings()
-        engines = load_engines(settings)
-    except ImportError as error:
-        raise MissingExtraError("preview", error.name) from error
-
-    asked = checked(JobOptions, _with_container(read_pairs(option or []), out))
-    if asked.expression.startswith("upload:"):
-        raise CommandError("invalid_option", "expression=upload:... needs a service that holds the upload.", EXIT_USAGE)
+    """Render here and now, with a bar for each stage, and say where the time went."""
+    pairs = read_pairs(option or [])
+    if model or engine:
+        pairs["engine"] = "auto" if (engine or model) == "auto" else chosen_engine(model, engine)
+    picture = _expression_picture(expression)
+    if expression is not None:
+        pairs["expression"] = "image" if picture else expression
     console = Console(stderr=True)
-    try:
-        engine = choose_engine(asked.engine, settings, engines)
-    except ServiceError as error:
-        raise CommandError(error.code, error.message) from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        result = Path(folder) / out.name
-        with closing(open_display(console)) as display:
-            display.show("load", 0.0)
-            engine.warm_up()
+    if dataset is not None:
+        if video or audio:
+            raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
+        from cli.dataset_renders import render_dataset
 
-            def show(progress: Progress) -> None:
-                display.show(progress.stage, progress.fraction)
+        render_dataset(dataset, out or Path("out/run"), _checked_options(pairs, picture), picture, console)
+        return
+    if video is None or audio is None or out is None:
+        raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
+    _run_one(video, audio, out, _checked_options(_with_container(pairs, out), picture), picture, console)
 
-            report = engine.render(video, audio, result, render_options(asked, None), show)
-        result.replace(out)
-    print_stage_times(console, report.stage_times_s, report.duration_s)
+
+def _run_one(video: Path, audio: Path, out: Path, asked: JobOptions, picture: Path | None, console: Console) -> None:
+    from jobs.settings import Settings
+
+    renderer = open_renderer(asked.engine, Settings(), console)
+    from worker.options import render_options
+
+    done = renderer.render(video, audio, out, render_options(asked, picture))
+    print_rendered(done, console)
+    typer.echo(out)
+
+
+def print_rendered(done: Rendered, console: Console) -> None:
+    """The table of stages, and one line about the result."""
+    report = done.report
+    print_stage_times(console, report.stage_times_s, report.duration_s, done.wall_s)
+    cached = "" if report.face_cache == "off" else f"; face cache: {report.face_cache}"
     console.print(
         f"\n{report.width}x{report.height}, {report.frames} frames, {report.duration_s:.2f} s, "
-        f"by the engine `{report.engine}` on {report.device}; a face in {report.face_coverage:.0%} of the frames",
+        f"by the engine `{report.engine}` on {report.device}; "
+        f"a face in {report.face_coverage:.0%} of the frames{cached}",
         highlight=False,
     )
     for note in report.notes:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
-    typer.echo(out)
+
+
+def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:
+    asked = checked(JobOptions, pairs)
+    if asked.expression.startswith("upload:"):
+        raise CommandError("invalid_option", "expression=upload:... needs a service that holds the upload.", EXIT_USAGE)
+    if asked.expression == "image" and picture is None:
+        raise CommandError("invalid_option", "Name the picture: --expression FILE.", EXIT_USAGE)
+    return asked
+
+
+def _expression_picture(asked: str | None) -> Path | None:
+    """The file that --expression names, None where it is a word. Raises CommandError for one that is not there."""
+    if asked is None or Path(asked).suffix.lower() not in PICTURES:
+        return None
+    if not Path(asked).is_file():
+        raise CommandError("file_not_found", f"There is no picture {asked}.", EXIT_USAGE)
+    return Path(asked)
 
 
 def _with_container(values: dict[str, Any], out: Path) -> dict[str, Any]:
     """The name of the result decides its container, unless output.container says another."""
     suffix = out.suffix.lower().lstrip(".")
-    if suffix not in ("mp4", "mov", "mkv"):
+    if suffix not in CONTAINERS:
         raise CommandError("invalid_option", f"The result must end in .mp4, .mov or .mkv, not {out}.", EXIT_USAGE)
     output = values.get("output", {})
     return values | {"output": {"container": suffix} | output} if isinstance(output, dict) else values

@@ -31,6 +31,9 @@ def submit(
     ] = None,
     webhook_url: Annotated[str | None, typer.Option(help="Address to be told about the job")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key never makes a second job")] = None,
+    api_key: Annotated[
+        str, typer.Option(envvar="RETALKING_API_KEY", help="Better in the environment: others see a command line")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON")] = False,
 ) -> None:
     """Submit a job. Prints its id and address; with --wait, follows it and says how it ended."""
@@ -40,7 +43,7 @@ def submit(
         spec["webhook_url"] = webhook_url
     checked(JobRequest, spec)
 
-    with ServiceClient(url) as client:
+    with ServiceClient(url, api_key=api_key) as client:
         job = _send(client, video, audio, spec, idempotency_key)
         if wait or out:
             console.print(f"{job['id']} at {client.base_url}/jobs/{job['id']}", highlight=False, soft_wrap=True)

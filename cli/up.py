@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli.failures import MissingExtraError
+from cli.failures import EXIT_USAGE, CommandError, MissingExtraError
 from cli.stopping import catch_signals
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -22,6 +22,9 @@ def up(
     data: Annotated[
         Path | None, typer.Option(help="Folder of queue, inputs and results  [default: RETALKING_DATA_DIR, else data]")
     ] = None,
+    without_keys: Annotated[
+        bool, typer.Option("--without-keys", help="Let everyone who reaches the host in, without API keys")
+    ] = False,
 ) -> None:
     """Run Redis, a render worker, a webhook worker and the API, and keep them running. Ctrl-C ends it all.
 
@@ -37,30 +40,58 @@ def up(
 
     console = Console(stderr=True)
     settings = Settings()
+    _refuse_open_door(host, settings.require_keys or without_keys)
     folder = (data or settings.data_dir).expanduser()
     redis_url = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     with catch_signals() as stop:
         try:
             with open_stack(settings, StackAddress(host, port), folder, stop, console.print, redis_url) as stack:
                 _log_to(console, stack.folder / "logs" / "up.log")
-                _greet(console, stack.address.url, stack.folder, host)
+                _greet(console, stack.address.url, stack.folder, settings.require_keys)
+                if settings.require_keys:
+                    _hand_out_first_key(console, folder if redis_url is None else None)
                 stack.supervise(until=lambda: False)
         except StoppedError:
             console.print("Stopped. Queued jobs are kept.")
 
 
-def _greet(console: Console, url: str, folder: Path, host: str) -> None:
+def _refuse_open_door(host: str, is_decided: bool) -> None:
+    """Faces and voices are personal, and a GPU costs money: nobody opens them to a network by oversight."""
+    if not is_decided and not host.startswith(_LOOPBACK):
+        raise CommandError(
+            "keys_required",
+            f"Others could reach {host}, and calls need no API key. Set RETALKING_REQUIRE_KEYS=true, or say "
+            "--without-keys where a proxy asks callers who they are, or everyone may use the service.",
+            EXIT_USAGE,
+        )
+
+
+def _hand_out_first_key(console: Console, data: Path | None) -> None:
+    """Where nobody has a key yet, nobody could call: the first one is an admin's."""
+    from cli.keys import make_key
+    from cli.store_address import store_settings
+    from jobs.api_keys import Scope
+    from jobs.opening import open_store
+
+    store = open_store(store_settings(data))
+    if any(key.revoked_at is None for key in store.list_keys()):
+        return
+    text = make_key(store, "first", frozenset({Scope.ADMIN}))
+    console.print("\nThe first key (scope admin), which is shown this once. `retalking keys` makes others:")
+    typer.echo(text)
+
+
+def _greet(console: Console, url: str, folder: Path, needs_key: bool) -> None:
     console.print(
         f"[bold green]Ready[/] at [bold]{url}[/]  (console {url}/  API docs {url}/docs)",
         highlight=False,
         soft_wrap=True,
     )
     console.print(f"Logs and data: {folder}", highlight=False, soft_wrap=True, markup=False)
-    if not host.startswith(_LOOPBACK):
-        console.print("[yellow]The API has no login:[/] everyone who reaches this address can use it.")
     console.print("\nTry it:\n")
     # stdout, unwrapped: this line is for pasting.
-    typer.echo(f"curl -F video=@face.mp4 -F audio=@speech.wav {url}/jobs")
+    key = "-H 'Authorization: Bearer rtk_...' " if needs_key else ""
+    typer.echo(f"curl {key}-F video=@face.mp4 -F audio=@speech.wav {url}/jobs")
     console.print("\nCtrl-C stops everything.")
 
 

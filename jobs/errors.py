@@ -32,6 +32,24 @@ class ServiceError(Exception):
 
 
 _TABLE = [
+    # Callers
+    ErrorCode(
+        "unauthorized",
+        401,
+        "An API key is needed",
+        "Send `Authorization: Bearer rtk_...` with a key that is not revoked; `retalking keys create` makes one.",
+    ),
+    ErrorCode("forbidden", 403, "The key does not allow this", "Use a key with the scope that the message names."),
+    ErrorCode(
+        "rate_limited", 429, "The key made too many requests", "Wait as long as `Retry-After` says; poll less.", True
+    ),
+    ErrorCode(
+        "quota_exceeded",
+        429,
+        "The key has too many live jobs",
+        "Wait until some of its jobs are over, or cancel them.",
+        True,
+    ),
     # Requests
     ErrorCode("invalid_request", 422, "The request is not valid", "Correct the fields that `errors` names."),
     ErrorCode("malformed_json", 400, "The body is not JSON", "Send well-formed JSON in UTF-8."),

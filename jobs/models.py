@@ -26,6 +26,11 @@ DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
+def _meanings(**meanings: str) -> dict[str, Any]:
+    """What each word of an option does, for people. The name of the extension is Redocly's."""
+    return {"x-enumDescriptions": meanings}
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,7 +83,13 @@ class JobOptions(_Shape):
     """What can be asked of a render."""
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
-        "auto", description="auto: the best one the workers offer"
+        "auto",
+        description="auto: the best one the workers offer",
+        json_schema_extra=_meanings(
+            auto="The best one that the live workers offer",
+            videoretalking="The neural method; needs its checkpoints and a GPU",
+            preview="A landmark warp that runs anywhere: a stand-in, not the neural method",
+        ),
     )
     expression: (
         Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
@@ -86,17 +97,47 @@ class JobOptions(_Shape):
         "neutral",
         description="Expression template: neutral, smile, `image` (the picture sent as the file part `expression`), or "
         "`upload:<id>` of an uploaded picture",
+        json_schema_extra=_meanings(
+            neutral="A calm face", smile="A smiling face", image="The expression of a picture that you send"
+        ),
     )
     upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
-        "original", description="Emotion of eyes and brows"
+        "original",
+        description="Emotion of eyes and brows",
+        json_schema_extra=_meanings(
+            original="Left as they are", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
+        ),
     )
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
-        "bounce", description="What happens when video and speech differ in length"
+        "bounce",
+        description="What happens when video and speech differ in length",
+        json_schema_extra=_meanings(
+            cut_off="As long as the shorter of both",
+            loop="As long as the speech; the video starts over from its first picture",
+            bounce="As long as the speech; the video runs forward, then backward, and so on",
+            silence="As long as the longer of both; speech is followed by silence, or the last picture holds",
+            remap="As long as the speech; the video is stretched or compressed in time to fit",
+        ),
     )
     face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
-        Field("largest", description="Which face speaks")
+        Field(
+            "largest",
+            description="Which face speaks",
+            json_schema_extra=_meanings(
+                largest="The largest face",
+                left_most="The face farthest left",
+                right_most="The face farthest right",
+                top_most="The face farthest up",
+                bottom_most="The face farthest down",
+                centre="The face nearest the middle of the picture",
+            ),
+        )
     )
-    missing_face: Literal["pass_through", "fail"] = Field("pass_through", description="Frames without a usable face")
+    missing_face: Literal["pass_through", "fail"] = Field(
+        "pass_through",
+        description="Frames without a usable face",
+        json_schema_extra=_meanings(pass_through="Stay as they are", fail="Let the job fail, naming the frames"),
+    )
     crop: Crop = Field(default_factory=Crop)
     pads: Pads = Field(default_factory=Pads)
     one_shot: bool = Field(False, description="Expression from the first frame only")
@@ -105,7 +146,7 @@ class JobOptions(_Shape):
     evaluate: list[Metric] | None = Field(
         None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are there; []: none"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of everything random; the same seed gives the same result")
 
 
 class JobRequest(JobOptions):
@@ -177,6 +218,26 @@ class MetricResult(_Shape):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class SyncCurve(_Shape):
+    """SyncNet's mean distance at the shifts -s .. s. offset_frames: where the smallest lies."""
+
+    distances: list[float | None]
+    offset_frames: int
+
+
+class EvaluationCurves(_Shape):
+    """What stands behind the numbers, one value a frame of the result, null where unknown; empty: not measured."""
+
+    fps: float
+    mouth_opening: list[float | None] = Field(default_factory=list, description="Inner-lip gap, share of the face size")
+    speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
+    ssim: list[float | None] = Field(default_factory=list, description="Similarity to the input")
+    window_distance: list[float | None] = Field(
+        default_factory=list, description="SyncNet's distance of the window that begins at the frame"
+    )
+    sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance over the shift, by protocol")
+
+
 class RenderInfo(_Shape):
     """What the engine reported, JSON-safe."""
 
@@ -217,6 +278,9 @@ class Job(_Shape):
 
     id: str
     spec: JobSpec
+    owner: str = Field("", description="Id of the API key that submitted it; empty: keys were not required")
+    request_id: str = Field("", description="Of the submission")
+    traceparent: str = Field("", description="Trace context of the submission (W3C), where traces are on")
     status: JobStatus = JobStatus.QUEUED
     stage: str | None = None
     progress: float = Field(0.0, ge=0, le=1)
@@ -271,7 +335,10 @@ class JobView(_Shape):
 
     id: str
     status: JobStatus
-    stage: str | None = Field(description="Running stage: fetch, analyse, synthesise, evaluate, publish")
+    stage: str | None = Field(
+        description="Running stage: fetch, analyse, synthesise, evaluate, publish",
+        examples=["fetch", "analyse", "synthesise", "evaluate", "publish"],
+    )
     progress: float = Field(description="0..1")
     queue_position: int | None = Field(description="1 is next; null when not queued")
     eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")

@@ -8,7 +8,13 @@ from typing import Any
 
 import redis
 
-from jobs.store import IdempotencyConflictError, JobNotFoundError, LeaseLostError, WrongStateError
+from jobs.store import (
+    IdempotencyConflictError,
+    JobNotFoundError,
+    LeaseLostError,
+    QuotaExceededError,
+    WrongStateError,
+)
 
 DEFAULT_RETENTION_S = 7 * 86400
 
@@ -49,6 +55,8 @@ class RedisPart:
             raise LeaseLostError(f"{subject} is over, or another worker holds it")
         if outcome == "conflict":
             raise IdempotencyConflictError("The idempotency key was used for another request")
+        if outcome == "quota":
+            raise QuotaExceededError("The key has as many live jobs as it may have")
         raise WrongStateError(f"{subject}: {reply[0]}")
 
     def _now_ms(self) -> int:

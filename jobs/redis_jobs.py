@@ -11,7 +11,7 @@ from jobs.ids import new_delivery_id
 from jobs.models import Job, JobEvent, JobSpec, JobStatus
 from jobs.redis_base import RedisPart
 from jobs.redis_records import event_of, job_of, pairs
-from jobs.store import Created, IdempotencyKey, JobNotFoundError, JobPage
+from jobs.store import UNOWNED, Created, IdempotencyKey, JobNotFoundError, JobPage, Origin
 
 MAX_PAGE = 200
 MAX_EVENTS = 1000
@@ -21,20 +21,26 @@ _CURSOR = re.compile(r"c\d{1,15}")
 
 class JobRecords(RedisPart):
     def create(
-        self, job_id: str, spec: JobSpec, *, max_attempts: int, idempotency: IdempotencyKey | None = None
+        self,
+        job_id: str,
+        spec: JobSpec,
+        *,
+        max_attempts: int,
+        idempotency: IdempotencyKey | None = None,
+        origin: Origin = UNOWNED,
     ) -> Created:
         request = spec.request
         events = f" {' '.join(sorted(set(request.webhook_events)))} " if request.webhook_url else ""
         expires_ms = request.expires_in_s * 1000 if request.expires_in_s is not None else ""
-        # Hashed: the key is a caller's text of any length and form
         memory = (
-            (hashlib.sha256(idempotency.key.encode()).hexdigest(), idempotency.fingerprint, idempotency.ttl_s * 1000)
+            (_idempotency_name(idempotency.key, origin.owner), idempotency.fingerprint, idempotency.ttl_s * 1000)
             if idempotency
             else ("", "", "")
         )
+        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent)
         spec_json = spec.model_dump_json()
         is_new, fields = self._call(
-            "create", job_id, spec_json, max_attempts, request.priority, expires_ms, events, *memory
+            "create", job_id, spec_json, max_attempts, request.priority, expires_ms, events, *memory, *whose
         )
         return Created(job_of(pairs(fields)), is_new == "1")
 
@@ -47,7 +53,9 @@ class JobRecords(RedisPart):
             raise JobNotFoundError(f"There is no {job_id}")
         return job_of(fields)
 
-    def list_jobs(self, *, status: JobStatus | None, cursor: str | None, limit: int) -> JobPage:
+    def list_jobs(
+        self, *, status: JobStatus | None, cursor: str | None, limit: int, owner: str | None = None
+    ) -> JobPage:
         """Newest first by creation number, so that a page stays what it is while jobs are added.
 
         Raises ValueError for a cursor that no page gave, and a limit outside 1..200.
@@ -56,7 +64,10 @@ class JobRecords(RedisPart):
             raise ValueError(f"limit is {limit}; it must be 1 to {MAX_PAGE}")
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise ValueError("The cursor is not one that a page gave; start again without it")
-        line = self._key("created") if status is None else self._key("status", status.value)
+        if status is None:
+            line = self._key("created", owner)
+        else:
+            line = self._key("status", status.value if owner is None else f"{status.value}:{owner}")
         highest = "+inf" if cursor is None else f"({cursor[1:]}"
         rows = self._client.zrevrangebyscore(line, highest, "-inf", start=0, num=limit + 1, withscores=True)
         jobs = self._read_all([job_id for job_id, _ in rows[:limit]])
@@ -121,3 +132,8 @@ class JobRecords(RedisPart):
             for job_id in job_ids:
                 pipe.hgetall(self._key("job", job_id))
             return [job_of(fields) for fields in pipe.execute() if fields]
+
+
+def _idempotency_name(key: str, owner: str) -> str:
+    """Hashed: the key is a caller's text of any length and form, less newlines. Two owners may use the same one."""
+    return hashlib.sha256((f"{owner}\n{key}" if owner else key).encode()).hexdigest()

@@ -42,6 +42,9 @@ def job_of(fields: dict[str, str]) -> Job:
     return Job(
         id=fields["id"],
         spec=JobSpec.model_validate_json(fields["spec"]),
+        owner=fields.get("owner", ""),
+        request_id=fields.get("request_id", ""),
+        traceparent=fields.get("traceparent", ""),
         status=fields["status"],
         stage=fields.get("stage") or None,
         progress=float(fields["progress"]),

@@ -20,11 +20,17 @@ class Registry(RedisPart):
     def drop_arrival(self, job_id: str) -> None:
         self._client.zrem(self._key("arrivals"), job_id)
 
-    def add_upload(self, upload_id: str, expires_at: datetime) -> None:
-        self._client.zadd(self._key("uploads"), {upload_id: int(expires_at.timestamp() * 1000)})
+    def add_upload(self, upload_id: str, expires_at: datetime, owner: str = "") -> None:
+        with self._client.pipeline() as pipe:
+            pipe.zadd(self._key("uploads"), {upload_id: int(expires_at.timestamp() * 1000)})
+            if owner:
+                pipe.hset(self._key("upload_owners"), upload_id, owner)
+            pipe.execute()
 
-    def upload_exists(self, upload_id: str) -> bool:
-        return self._client.zscore(self._key("uploads"), upload_id) is not None
+    def upload_exists(self, upload_id: str, owner: str | None = None) -> bool:
+        if self._client.zscore(self._key("uploads"), upload_id) is None:
+            return False
+        return owner is None or (self._client.hget(self._key("upload_owners"), upload_id) or "") == owner
 
     def take_upload(self, upload_id: str) -> None:
         """From now on it never expires by itself; drop_upload forgets it."""
@@ -34,7 +40,10 @@ class Registry(RedisPart):
         return self._due("uploads", limit)
 
     def drop_upload(self, upload_id: str) -> None:
-        self._client.zrem(self._key("uploads"), upload_id)
+        with self._client.pipeline() as pipe:
+            pipe.zrem(self._key("uploads"), upload_id)
+            pipe.hdel(self._key("upload_owners"), upload_id)
+            pipe.execute()
 
     def report_worker(self, worker: WorkerInfo, ttl_s: float) -> None:
         ttl_ms = int(ttl_s * 1000)
@@ -61,6 +70,9 @@ class Registry(RedisPart):
     def acquire_lock(self, name: str, owner: str, ttl_s: float) -> bool:
         (taken,) = self._call("lock", name, owner, int(ttl_s * 1000))
         return taken == "1"
+
+    def release_lock(self, name: str, owner: str) -> None:
+        self._call("unlock", name, owner)
 
     def ping(self) -> None:
         self._client.ping()

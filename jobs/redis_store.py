@@ -2,22 +2,26 @@
 
 Keys (after the prefix), all bounded by the number of jobs kept:
     job:<id>               everything about a job; the asked-for part is one JSON text that never changes
-    created, status:<s>    listing, by creation number
+    created, status:<s>    listing, by creation number; with :<key id> the same for the jobs of one API key
     waiting                the line, by priority class and creation number: its rank is the queue position
     outbox, sent           queued jobs whose message is still to be sent, and when a sent one went out
     leases, deadlines, delete_at, uploads, workers, webhooks_due    by the time at which something falls due
     events:<id>            a stream a job
+    split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
+    api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl
     seq, mean_run_ms       a counter, a smoothed duration
 """
 
 from __future__ import annotations
 
+from jobs.redis_keys import KeyRing
 from jobs.redis_leases import JobLeases
 from jobs.redis_registry import Registry
+from jobs.redis_segments import Splits
 from jobs.redis_webhooks import WebhookLog
 
 
-class RedisJobStore(JobLeases, WebhookLog, Registry):
+class RedisJobStore(JobLeases, Splits, WebhookLog, Registry, KeyRing):
     """Implements jobs.store.JobStore. Thread-safe; keep one a process."""

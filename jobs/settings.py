@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -23,6 +23,20 @@ class Settings(BaseSettings):
     public_url: str = Field("http://127.0.0.1:8000", description="How callers reach the API; links are built on it")
     link_secret: SecretStr = Field(
         SecretStr(""), description="Signs local upload links; empty: one is made and kept in data_dir"
+    )
+
+    # Who may call
+    require_keys: bool = Field(
+        False, description="Every call needs an API key (`retalking keys create`); false: whoever reaches the port"
+    )
+    requests_per_minute: int = Field(
+        600, ge=1, le=60000, description="Requests of one key; a key may have a limit of its own"
+    )
+    live_jobs_per_key: int = Field(
+        100, ge=1, description="Jobs of one key that are not over; a key may have a limit of its own"
+    )
+    metrics_open: bool = Field(
+        False, description="`/metrics` without a key where keys are required; else with an admin key"
     )
 
     # S3 (all empty: objects are files under data_dir/objects)
@@ -47,6 +61,9 @@ class Settings(BaseSettings):
     lease_s: float = Field(30.0, gt=1, description="A worker that is silent this long loses its job")
     stall_s: float = Field(300.0, gt=1, description="A render without progress this long is given up by its worker")
     render_limit_s: float = Field(3600.0, gt=1, description="Hard limit of one attempt")
+    split_min_s: float = Field(
+        60.0, ge=0, description="Results longer than this are rendered by all idle workers together; 0: never"
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a job fails as worker_lost")
     retention_s: int = Field(7 * 86400, ge=60, description="Finished jobs and their files are deleted after this")
     upload_ttl_s: int = Field(86400, ge=60, description="Uploads and files that no job took are deleted after this")
@@ -77,9 +94,20 @@ class Settings(BaseSettings):
     # Worker
     engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview or videoretalking")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    tracker: Literal["auto", "dlib", "neural"] = Field(
+        "auto",
+        description="What follows faces for the neural engine: dlib, neural (S3FD and 2DFAN4), or auto: neural where "
+        "its trained weights and a CUDA device are there",
+    )
     worker_memory_bytes: int = Field(
         8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
     )
+    face_cache_bytes: int = Field(
+        8 * 1024**3,
+        ge=0,
+        description="What is known of a video's face is kept for the next speech on it, up to this; 0: off",
+    )
+    face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from jobs.api_keys import ApiKey
+from jobs.leases import Lease, LeaseLostError
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
@@ -24,14 +26,13 @@ from jobs.models import (
     ResultInfo,
     WorkerInfo,
 )
+from jobs.segments import SegmentStore
+
+__all__ = ["Lease", "LeaseLostError"]
 
 
 class JobNotFoundError(LookupError):
     """No job, or no delivery, with this id."""
-
-
-class LeaseLostError(Exception):
-    """The job is over, or another worker holds it now. Stop, and publish nothing."""
 
 
 class IdempotencyConflictError(Exception):
@@ -42,14 +43,12 @@ class WrongStateError(Exception):
     """The job is in a state that does not allow this (delete while live, redeliver with nothing to deliver)."""
 
 
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on a job. fence: grows with every claim of the job; the store accepts only the newest."""
+class QuotaExceededError(Exception):
+    """The owner has as many live jobs as it may have."""
 
-    job_id: str
-    worker_id: str
-    fence: int
-    attempt: int
+
+class KeyNotFoundError(LookupError):
+    """No API key with this id."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,30 @@ class IdempotencyKey:
     key: str
     fingerprint: str
     ttl_s: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a submission came from. owner: id of an API key, empty where none is required. live_jobs: how many jobs
+    that are not over the owner may have. request_id, traceparent: to find its lines and spans again."""
+
+    owner: str = ""
+    live_jobs: int = 0
+    request_id: str = ""
+    traceparent: str = ""
+
+
+UNOWNED = Origin()
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """left: requests that would pass now. retry_in_s: until one passes; full_in_s: until a minute's worth is there."""
+
+    is_allowed: bool
+    left: int
+    retry_in_s: float
+    full_in_s: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +100,7 @@ class JobPage:
     next_cursor: str | None
 
 
-class JobStore(Protocol):
+class JobStore(SegmentStore, Protocol):
     # Submission
     def create(
         self,
@@ -86,11 +109,13 @@ class JobStore(Protocol):
         *,
         max_attempts: int,
         idempotency: IdempotencyKey | None = None,
+        origin: Origin = UNOWNED,
     ) -> Created:
         """Store a queued job: in the waiting line, in the outbox (message not yet sent), with its deadline, atomically.
 
         With a key that already made a job: that job, unchanged, when the fingerprints agree; else
-        IdempotencyConflictError. The body was received by then, so no reservation is needed.
+        IdempotencyConflictError. The body was received by then, so no reservation is needed. Keys of two owners never
+        meet. QuotaExceededError when the owner's live jobs are used up.
         """
         ...
 
@@ -103,7 +128,11 @@ class JobStore(Protocol):
         """Raises JobNotFoundError."""
         ...
 
-    def list_jobs(self, *, status: JobStatus | None, cursor: str | None, limit: int) -> JobPage: ...
+    def list_jobs(
+        self, *, status: JobStatus | None, cursor: str | None, limit: int, owner: str | None = None
+    ) -> JobPage:
+        """owner None: the jobs of all."""
+        ...
 
     def queue_position(self, job_id: str) -> int | None:
         """1 is next. O(log n)."""
@@ -221,9 +250,11 @@ class JobStore(Protocol):
 
     def drop_arrival(self, job_id: str) -> None: ...
 
-    def add_upload(self, upload_id: str, expires_at: datetime) -> None: ...
+    def add_upload(self, upload_id: str, expires_at: datetime, owner: str = "") -> None: ...
 
-    def upload_exists(self, upload_id: str) -> bool: ...
+    def upload_exists(self, upload_id: str, owner: str | None = None) -> bool:
+        """owner None: whoever it belongs to."""
+        ...
 
     def take_upload(self, upload_id: str) -> None:
         """A job uses it now: it lives as long as that job; forget its expiry."""
@@ -241,6 +272,29 @@ class JobStore(Protocol):
 
     def acquire_lock(self, name: str, owner: str, ttl_s: float) -> bool:
         """A named lock with an owner, re-entrant for the same owner (the janitor's round)."""
+        ...
+
+    def release_lock(self, name: str, owner: str) -> None:
+        """Give it back early. Nothing happens where it is not the owner's any more."""
+        ...
+
+    # Callers
+    def add_key(self, key: ApiKey) -> None: ...
+
+    def find_key(self, key_id: str) -> ApiKey | None: ...
+
+    def list_keys(self) -> list[ApiKey]: ...
+
+    def revoke_key(self, key_id: str) -> ApiKey:
+        """Raises KeyNotFoundError. Revoking again changes nothing."""
+        ...
+
+    def spend(self, key_id: str, per_minute: int) -> Allowance:
+        """One request of the key, counted where it is allowed."""
+        ...
+
+    def live_jobs(self, owner: str) -> int:
+        """Jobs of this owner that are not over."""
         ...
 
     def ping(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
+from jobs.links import sign_link
 from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
@@ -15,8 +17,13 @@ from jobs.store import JobNotFoundError, JobStore
 MIN_PROGRESS_FOR_RATE = 0.05
 
 
-def view_job(job: Job, store: JobStore, objects: ObjectStore, settings: Settings) -> JobView:
-    """Addresses of inputs are left out: they may carry credentials of the caller's own stores."""
+def view_job(
+    job: Job, store: JobStore, objects: ObjectStore, settings: Settings, link_key: bytes | None = None
+) -> JobView:
+    """Addresses of inputs are left out: they may carry credentials of the caller's own stores.
+
+    link_key: signs links to results where the API serves them itself and wants a key otherwise.
+    """
     request = job.spec.request
     position = store.queue_position(job.id) if job.status is JobStatus.QUEUED else None
     return JobView(
@@ -41,7 +48,7 @@ def view_job(job: Job, store: JobStore, objects: ObjectStore, settings: Settings
         deadline_at=job.deadline_at,
         delete_at=job.delete_at,
         error=job.error,
-        result=_result(job, objects, settings),
+        result=_result(job, objects, settings, link_key),
         render=job.render,
         evaluation=job.evaluation,
         webhook=_webhook(job, store),
@@ -63,12 +70,17 @@ def _eta_s(job: Job, position: int | None, store: JobStore) -> float | None:
     return None if mean_s is None else round(mean_s * math.ceil(position / max(1, len(store.workers()))), 1)
 
 
-def _result(job: Job, objects: ObjectStore, settings: Settings) -> ResultView | None:
-    """A presigned link where the object store has such, else the API's own address, which lives as long as the job."""
+def _result(job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None) -> ResultView | None:
+    """A presigned link where the object store has such. Else the API's own address: signed where calls need a key,
+    because players and receivers of webhooks have none; plain, living as long as the job, where they do not."""
     if job.result is None:
         return None
     name = f"{job.id}.{job.result.key.rpartition('.')[2]}"
     link = objects.presign_get(job.result.key, settings.link_ttl_s, name)
+    if link is None and settings.require_keys and link_key is not None:
+        path, expires = f"jobs/{job.id}/result", int(time.time()) + settings.link_ttl_s
+        signature = sign_link(link_key, "GET", path, expires)
+        link = f"{settings.public_url.rstrip('/')}/{path}?expires={expires}&signature={signature}"
     return ResultView(
         url=link or f"{settings.public_url.rstrip('/')}/jobs/{job.id}/result",
         expires_at=datetime.now(UTC) + timedelta(seconds=settings.link_ttl_s) if link else None,

@@ -13,7 +13,9 @@ from jobs.settings import Settings
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
     from retalking_core.engine import Engine, EngineCapabilities
+    from retalking_core.faces.track import FaceTracker
     from retalking_core.media.limits import MediaLimits
+    from retalking_core.weights.store import NetworkStore
 
 log = logging.getLogger(__name__)
 
@@ -88,14 +90,41 @@ def _load_neural(settings: Settings, limits: MediaLimits) -> Engine:
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
+    networks = NetworkStore(settings.models_dir, "cuda" if torch.cuda.is_available() else "cpu")
     engine = VideoRetalkingEngine(
-        NetworkStore(settings.models_dir, "cuda" if torch.cuda.is_available() else "cpu"),
+        networks,
         limits=limits,
+        tracker=_face_tracker(settings, networks),
         templates=settings.models_dir / "expression.mat",
         synthetic_weights=any(synthetic_seed(file) is not None for file in files),
     )
     engine.warm_up()
     return engine
+
+
+def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
+    """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
+    from retalking_core.weights.checkpoint import find_file, synthetic_seed
+    from retalking_core.weights.errors import WeightsMissingError
+    from retalking_core.weights.table import WEIGHT_FILES
+
+    if settings.tracker != "auto":
+        return settings.tracker
+    try:
+        files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ("s3fd", "fan2d")]
+    except WeightsMissingError:
+        return "dlib"
+    return "neural" if has_cuda and all(synthetic_seed(file) is None for file in files) else "dlib"
+
+
+def _face_tracker(settings: Settings, networks: NetworkStore) -> FaceTracker:
+    """Raises: WeightsMissingError when `neural` is asked for by name, and its files are not there (at warm-up)."""
+    from retalking_core.faces.dlib_tracker import DlibFaceTracker
+    from retalking_core.faces.neural_tracker import NeuralFaceTracker
+
+    name = chosen_tracker(settings, networks.device.type == "cuda")
+    log.info("faces are followed by %s", name)
+    return NeuralFaceTracker(networks) if name == "neural" else DlibFaceTracker()
 
 
 def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine]) -> Engine:

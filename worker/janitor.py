@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -20,6 +21,7 @@ from jobs.names import job_prefix, result_key, upload_key
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
+from worker.face_cache import CacheLimits, StoredEntries
 from worker.notices import send_job
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ LOCK = "janitor"
 UNSENT_S = 2.0
 # A message sent this long ago, while a worker is idle, has died with a reader or with the broker's memory.
 STRANDED_S = 15.0
+# The face cache is listed whole each time.
+SWEEP_CACHE_EVERY_S = 60.0
 
 
 class Janitor:
@@ -40,6 +44,8 @@ class Janitor:
         self._objects = objects
         self._settings = settings
         self._owner = secrets.token_hex(8)
+        self._cache = StoredEntries(objects, CacheLimits(settings.face_cache_bytes, settings.face_cache_ttl_s))
+        self._sweep_cache_at = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
 
@@ -62,6 +68,7 @@ class Janitor:
             self.delete_jobs,
             self.delete_uploads,
             self.delete_orphans,
+            self.sweep_face_cache,
         ):
             if not self._do("lock", self._keep_lock):
                 return
@@ -119,6 +126,13 @@ class Janitor:
             count = self._objects.delete_prefix(job_prefix(job_id))
             self._store.drop_arrival(job_id)
             log.info("files without a job deleted", extra={"job": job_id, "count": count})
+
+    def sweep_face_cache(self) -> None:
+        if time.monotonic() < self._sweep_cache_at:
+            return
+        self._sweep_cache_at = time.monotonic() + SWEEP_CACHE_EVERY_S
+        for key in self._cache.sweep():
+            log.info("cache entry deleted", extra={"key": key})
 
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
         """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""

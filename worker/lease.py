@@ -4,7 +4,8 @@ A thread renews the lease every third of its length, because a fetch or a slow f
 without any progress. It stops renewing when a render told no progress for `stall_s`: a hung one would otherwise be kept
 alive for ever. From then on every check() raises LeaseLostError; the store gives the job to another worker. If the
 render does not come back to a check within a further lease, the process ends itself, and Celery starts a fresh one.
-Fetching, evaluating and publishing tell too little to be judged so; their own timeouts and Celery's limit bound them.
+So it is with the evaluation. Fetching and publishing tell too little to be judged so; their own timeouts and Celery's
+limit bound them.
 
 A store that can not be reached takes nothing away: the lease counts as lost when the store says so.
 """

@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 from jobs.models import Job, MetricResult, ResultInfo
-from jobs.names import result_key
+from jobs.names import curves_key, result_key
 from jobs.objects import ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, Lease, LeaseLostError, WrongStateError
@@ -28,7 +28,7 @@ from worker.engines import choose_engine
 from worker.faults import describe_fault, is_expected, is_passing
 from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
-from worker.metrics import measure, measurement_of
+from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
 from worker.patience import insist, patiently
@@ -127,9 +127,10 @@ def _produce(attempt: Attempt) -> None:
             probe_video(inputs.video, context.limits, job.spec.request.fps)
             probe_audio(inputs.audio, context.limits)
             report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
-        metrics = _evaluate(attempt, job, file, inputs, report)
+        curves = folder / "curves.json"
+        metrics = _evaluate(attempt, job, file, inputs, report, curves)
         result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
-        _publish(attempt, file, result)
+        _publish(attempt, file, result, curves)
     try:
         patiently(
             lambda: context.store.succeed(
@@ -163,22 +164,37 @@ def _tell_render(keeper: LeaseKeeper, told: Progress) -> None:
     keeper.beat(told.stage, FETCHED + (RENDERED - FETCHED) * told.fraction, (told.done, told.total))
 
 
-def _evaluate(attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport) -> list[MetricResult]:
-    """A metric that breaks must not cost the render: the numbers are then null, with the reason."""
-    request, context = job.spec.request, attempt.context
+def _evaluate(
+    attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport, curves: Path
+) -> list[MetricResult]:
+    """A metric that breaks must not cost the render: the numbers are then null, with the reason. What was measured
+    frame by frame goes to the file `curves`."""
+    request, context, keeper = job.spec.request, attempt.context, attempt.keeper
     if request.evaluate == []:
         return []
-    attempt.keeper.beat("evaluate", RENDERED)
-    measurement = measurement_of(file, inputs.video, inputs.audio, report, request, context.limits, context.models)
-    metrics = measure(measurement, request.evaluate, attempt.log)
-    attempt.keeper.beat("evaluate", EVALUATED)
+    keeper.beat("evaluate", RENDERED)
+    with keeper.expecting_progress():
+        measurement = measurement_of(
+            *(file, inputs.video, inputs.audio, report, request, context.limits, context.models),
+            progress=lambda told: _tell_evaluation(keeper, told),
+        )
+        metrics = measure(measurement, request.evaluate, attempt.log)
+        write_curves(measurement, curves, attempt.log)
+    keeper.beat("evaluate", EVALUATED)
     return metrics
 
 
-def _publish(attempt: Attempt, file: Path, result: ResultInfo) -> None:
-    """Raises ObjectStoreError when the store stayed away."""
+def _tell_evaluation(keeper: LeaseKeeper, told: Progress) -> None:
+    keeper.beat(told.stage, RENDERED + (EVALUATED - RENDERED) * told.fraction, (told.done, told.total))
+
+
+def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:
+    """Raises ObjectStoreError when the store stayed away. The curves go first: the result is what makes them count."""
     attempt.keeper.beat("publish", EVALUATED)
     put = attempt.context.objects.put_file
+    if curves.exists():
+        target, pauses_s = curves_key(result.key), attempt.context.storage_pauses_s
+        insist(lambda: put(target, curves, "application/json"), pauses_s, attempt.keeper.wait)
     insist(lambda: put(result.key, file, result.content_type), attempt.context.storage_pauses_s, attempt.keeper.wait)
     attempt.published = result.key
     attempt.keeper.check()
@@ -237,6 +253,7 @@ def _delete_published(attempt: Attempt) -> None:
         return
     try:
         attempt.context.objects.delete(attempt.published)
+        attempt.context.objects.delete(curves_key(attempt.published))
         attempt.published = None
     except ObjectStoreError:
         attempt.log(logging.ERROR, "a withdrawn result could not be deleted; it goes with the job's files")

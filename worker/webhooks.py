@@ -10,7 +10,7 @@ import logging
 from celery import Celery, signals
 from standardwebhooks import Webhook
 
-from jobs.keyring import webhook_secret
+from jobs.keyring import link_secret, webhook_secret
 from jobs.messages import make_celery
 from jobs.names import DELIVER_TASK, WEBHOOK_QUEUE
 from jobs.opening import open_objects, open_store
@@ -39,7 +39,8 @@ class WebhookProcess:
         settings = self._settings
         store, objects = open_store(settings), open_objects(settings)
         signer = Webhook(webhook_secret(settings))
-        self._courier = Courier(store, settings, signer, lambda job: view_job(job, store, objects, settings))
+        link_key = link_secret(settings)
+        self._courier = Courier(store, settings, signer, lambda job: view_job(job, store, objects, settings, link_key))
         self._janitor = Janitor(app, store, objects, settings)
 
     def start_janitor(self) -> None:

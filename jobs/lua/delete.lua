@@ -1,6 +1,6 @@
 -- Forget a job that is over, with its events and deliveries.
 local id = ARGV[1]
-local status = get(id, 'status')
+local status, owner = get(id, 'status'), owner_of(id)
 if not status then return {'missing'} end
 if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end
 for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
@@ -10,5 +10,9 @@ end
 redis.call('ZREM', key('status', status), id)
 redis.call('ZREM', key('created'), id)
 redis.call('ZREM', key('delete_at'), id)
+if owner then
+  redis.call('ZREM', key('status', status .. ':' .. owner), id)
+  redis.call('ZREM', key('created', owner), id)
+end
 redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
 return {'ok'}

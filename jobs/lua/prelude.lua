@@ -23,10 +23,18 @@ local function is_over(status) return status == 'succeeded' or status == 'failed
 
 local function reply_job(id) return {'ok', redis.call('HGETALL', key('job', id))} end
 
+-- Jobs of an API key stand in lines of their own as well, so that a page of them costs what it shows.
+local function owner_of(id)
+  local owner = get(id, 'owner')
+  return owner and owner ~= '' and owner or nil
+end
+
 local function move(id, status)
-  local was = get(id, 'status')
-  if was then redis.call('ZREM', key('status', was), id) end
-  redis.call('ZADD', key('status', status), get(id, 'seq'), id)
+  local was, owner = get(id, 'status'), owner_of(id)
+  for _, suffix in ipairs(owner and {'', ':' .. owner} or {''}) do
+    if was then redis.call('ZREM', key('status', was .. suffix), id) end
+    redis.call('ZADD', key('status', status .. suffix), get(id, 'seq'), id)
+  end
   set(id, 'status', status)
 end
 
@@ -57,13 +65,23 @@ local function join_line(id)
   redis.call('ZADD', key('outbox'), NOW, id)
 end
 
+-- Helpers that still render find nothing to finish; the janitor deletes the files of the segments.
+local function end_split(id)
+  if redis.call('DEL', key('split', id), key('segments', id)) > 0 then
+    redis.call('ZADD', key('split_files'), NOW, id)
+  end
+end
+
 -- The only way into a terminal state. Callers have checked that the job is live.
 local function finish(id, status, retention_ms, delivery_id, detail)
   leave_line(id)
   redis.call('ZREM', key('leases'), id)
   move(id, status)
+  local owner = owner_of(id)
+  if owner then redis.call('SREM', key('live', owner), id) end
   local delete_ms = NOW + tonumber(retention_ms)
   set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
+  end_split(id)
   redis.call('ZADD', key('delete_at'), delete_ms, id)
   record_event(id, 'job.' .. status, detail)
   deliver(id, 'job.' .. status, delivery_id)
@@ -100,4 +118,9 @@ local function lease_state(id, fence, worker, verb)
   if status == 'running' and newest == fence and holder == worker then return 'held' end
   if closed and closed == fence .. ':' .. verb then return 'repeated' end
   return 'lost'
+end
+
+local function holds_segment(id, number, fence)
+  local held = redis.call('HGET', key('split', id), 'held:' .. number)
+  return held and held == fence
 end

@@ -28,6 +28,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import FrameSource, RenderReport, Timeline, Waveform
@@ -66,6 +67,7 @@ class PreviewEngine:
     ) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault."""
         refuse_unsupported(options)
+        keep_opencv_single()
         clock = StageClock()
         progress(Progress("analyse", 0.0))
         with clock.stage("read"):

@@ -8,6 +8,7 @@ planes: swscale's bicubic conversion in the stream's own matrix, to full range, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -19,6 +20,8 @@ from retalking_core.media.container import open_container
 from retalking_core.media.cursor import video_stream
 from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.planes import is_untouched, to_picture
+from retalking_core.types import Frame, VideoInfo
 
 Picture = NDArray[np.uint8]
 """u8 [H, W, 3], blue first."""
@@ -26,17 +29,58 @@ Picture = NDArray[np.uint8]
 
 def read_bgr(path: Path, limits: MediaLimits) -> Iterator[Picture]:
     """Every picture that decodes, in order. Raises the errors of `open_container`, and NoVideoStreamError."""
+    reformatter = VideoReformatter()
+    yield from (_to_bgr(picture, reformatter) for picture in _decode(path, limits))
+
+
+class BgrOfFrames:
+    """The pictures of `read_bgr` for a video whose frames are decoded anyway.
+
+    is_shared: the planes of a `Frame` are the decoder's own bytes, so that `of` makes the picture from them. They are
+    not where a picture was turned, scaled or converted on its way; `decoded` decodes such a file a second time.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo, limits: MediaLimits, may_share: bool = True) -> None:
+        self._reformatter = VideoReformatter()
+        self._pictures = read_bgr(path, limits)
+        self._number = -1
+        first = None
+        if may_share:
+            with closing(_decode(path, limits)) as decoded:
+                first = next(decoded, None)
+        self.is_shared = first is not None and is_untouched(first, info)
+        if self.is_shared:
+            self._tags = (first.format.name, first.colorspace, first.color_range)
+
+    def of(self, frame: Frame) -> Picture:
+        """Only when shared."""
+        pixel_format, matrix, colour_range = self._tags
+        picture = to_picture(frame, pixel_format)
+        picture.colorspace, picture.color_range = matrix, colour_range
+        return _to_bgr(picture, self._reformatter)
+
+    def decoded(self, number: int) -> Picture | None:
+        """The picture of this number, asked for in ascending order, each once; None beyond the end."""
+        picture = None
+        while self._number < number:
+            picture, self._number = next(self._pictures, None), self._number + 1
+        return picture
+
+    def close(self) -> None:
+        self._pictures.close()
+
+
+def _decode(path: Path, limits: MediaLimits) -> Iterator[av.VideoFrame]:
     with open_container(path, limits) as media:
         stream = video_stream(media)
         stream.thread_type = "AUTO"
-        reformatter = VideoReformatter()
         with reading("video"):
             for packet in media.container.demux(stream):
                 try:
                     pictures = packet.decode()
                 except DAMAGED_PACKET:
                     continue
-                yield from (_to_bgr(picture, reformatter) for picture in pictures)
+                yield from pictures
 
 
 def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Picture:

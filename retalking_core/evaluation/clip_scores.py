@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
-from retalking_core.evaluation.metric import MetricValue
+from retalking_core.evaluation.metric import POINTS, MetricValue
 from retalking_core.evaluation.metrics import METRICS, measure_all
 
 Curve = list[float | None]
@@ -67,7 +67,8 @@ class ClipScores:
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     """Measure, and keep the curves behind the numbers. Raises the media errors of a result that can not be opened."""
     fps = float(measurement.video.info.fps)
-    metrics = measure_all(measurement, names)
+    # The curve of the mouth is always drawn: looked for in the same pass.
+    metrics = measure_all(measurement, names, POINTS)
     asked = set(names)
     sync = _sync_curves(measurement, asked)
     curves = ClipCurves(
@@ -82,6 +83,20 @@ def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     )
     synthetic = measurement.models is not None and measurement.models.synthetic
     return ClipScores(metrics, curves, synthetic)
+
+
+def measured_curves(measurement: Measurement) -> ClipCurves:
+    """The curves that some metric has needed already: nothing is measured for them."""
+    known = vars(measurement)  # where cached_property keeps what was asked for
+    sync = _sync_curves(measurement, {f"lse_{name}" for name in ("frame", "face") if f"{name}_sync" in known})
+    return ClipCurves(
+        fps=float(measurement.video.info.fps),
+        mouth_opening=as_curve(measurement.mouth_opening) if "landmarks" in known else [],
+        speech_level=as_curve(measurement.speech_level) if "speech_level" in known else [],
+        ssim=as_curve(measurement.ssim_per_frame) if "ssim_per_frame" in known else [],
+        window_distance=as_curve(measurement.frame_sync.window_distances) if "frame" in sync else [],
+        sync=sync,
+    )
 
 
 def as_curve(values: NDArray[np.floating]) -> Curve:

@@ -8,48 +8,70 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.faces.dlib_models import Box, DlibModels, Gray
+from retalking_core.faces.dlib_models import Box, DlibModels, Gray, resident_models
 from retalking_core.faces.follower import implied_box
-from retalking_core.faces.landmarks import face_scale, is_plausible
+from retalking_core.faces.landmarks import face_scale, is_plausible, overlap
 from retalking_core.types import Frame
 
 # Longest side of the picture in which a face is looked for afresh.
 SEARCH_PX = 480
-# Detecting costs ten times what fitting costs: a face that stays where it was is detected anew every so many frames.
-DETECT_EVERY = 6
+# Detecting costs as much as fitting: a face that stays where it was is detected anew every so many frames.
+DETECT_EVERY = 10
 # Correlation of the face with itself one frame ago, below which it is detected anew at once.
 STEADY, PATCH_PX = 0.7, 24
 SMALLEST_SCALE_PX = 12
+# Around a face that was there a frame ago: share of its size on each side, and of its size that is looked for at least.
+# The narrow window costs a third of the wide one, which is the next thing that is tried.
+NARROW, WIDE = (0.35, 0.85), (0.6, 0.75)
+# Overlap with the detector's box (intersection over union) from which the face is still the one that is followed.
+SAME_PLACE = 0.5
 
 
 def find_points(frames: Iterable[Frame]) -> NDArray[np.float32]:
     """f32 [M, 68, 2] px, NaN where dlib sees no face. Fitted anew on each frame and not smoothed."""
-    finder = _Finder()
+    finder = PointFinder()
     return np.stack([finder.step(frame.y) for frame in frames])
 
 
-class _Finder:
+class PointFinder:
+    """The points frame by frame."""
+
     def __init__(self) -> None:
-        self._models = DlibModels()
+        self._models = resident_models()
         self._marks: NDArray[np.float32] | None = None
         self._box: Box | None = None
         self._patch: NDArray[np.float32] | None = None
         self._unchecked = 0
 
     def step(self, gray: Gray) -> NDArray[np.float32]:
+        """f32 [68, 2] px on the next frame, NaN where dlib sees no face."""
         marks = None
-        if self._marks is not None and self._unchecked < DETECT_EVERY - 1 and self._is_steady(gray):
-            marks, self._unchecked = self._fit(gray, implied_box(self._marks)), self._unchecked + 1
+        if self._marks is not None and self._is_steady(gray):
+            marks = self._follow(gray, implied_box(self._marks))
         if marks is None:
-            self._box, self._unchecked = _find_face(self._models, gray, self._box), 0
-            # The fit depends a little on the box: a second one starts where the first one says, as on later frames.
-            first = None if self._box is None else self._fit(gray, self._box)
-            marks = None if first is None else self._fit(gray, implied_box(first))
-        else:
-            self._box = implied_box(marks)
+            marks, self._unchecked = self._start(gray), 0
         self._marks = marks
-        self._patch = None if marks is None else _patch(gray, implied_box(marks))
+        self._patch = None
+        if marks is not None:
+            self._box = implied_box(marks)
+            self._patch = _patch(gray, self._box)
         return np.full((68, 2), np.nan, np.float32) if marks is None else marks
+
+    def _follow(self, gray: Gray, box: Box) -> NDArray[np.float32] | None:
+        """From where the face was; every so many frames only if the detector still sees it there."""
+        self._unchecked += 1
+        if self._unchecked >= DETECT_EVERY:
+            seen = _detect_near(self._models, gray, box, NARROW)
+            if seen is None or overlap(seen, box) < SAME_PLACE:
+                return None
+            self._unchecked = 0
+        return self._fit(gray, box)
+
+    def _start(self, gray: Gray) -> NDArray[np.float32] | None:
+        self._box = _find_face(self._models, gray, self._box)
+        # The fit depends a little on the box: a second one starts where the first one says, as on later frames.
+        first = None if self._box is None else self._fit(gray, self._box)
+        return None if first is None else self._fit(gray, implied_box(first))
 
     def _is_steady(self, gray: Gray) -> bool:
         """Whether the same face is still about where it was."""
@@ -75,18 +97,27 @@ def _patch(gray: Gray, box: Box) -> NDArray[np.float32] | None:
     return patch / deviation if deviation > 1 else None
 
 
+def _detect_near(models: DlibModels, gray: Gray, box: Box, how: tuple[float, float]) -> Box | None:
+    """The largest face around a box."""
+    room, least = how
+    size = float(box[2] - box[0])
+    window = box + np.array([-room, -room, room, room], np.float32) * size
+    return _largest(models.detect(gray, window, max(40.0, least * size)))
+
+
 def _find_face(models: DlibModels, gray: Gray, last: Box | None) -> Box | None:
     """The largest face: near the last one if there was one, else anywhere."""
+    near = None if last is None else _detect_near(models, gray, last, WIDE)
+    if near is not None:
+        return near
     height, width = gray.shape
-    if last is not None:
-        size = float(last[2] - last[0])
-        window = last + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
-        near = models.detect(gray, window, max(40.0, 0.75 * size))
-        if near:
-            return max(near, key=lambda box: box[2] - box[0])
     whole = np.array([0, 0, width, height], np.float32)
     for smallest in (80 * max(1.0, max(height, width) / SEARCH_PX), 48.0):
-        found = models.detect(gray, whole, smallest)
-        if found:
-            return max(found, key=lambda box: box[2] - box[0])
+        found = _largest(models.detect(gray, whole, smallest))
+        if found is not None:
+            return found
     return None
+
+
+def _largest(boxes: list[Box]) -> Box | None:
+    return max(boxes, key=lambda box: box[2] - box[0], default=None)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from retalking_core.evaluation.bgr_frames import Picture
-from retalking_core.evaluation.measurement import UnmeasurableError
+from retalking_core.evaluation.unmeasurable import UnmeasurableError
 from retalking_core.faces.landmarks import overlap
 from retalking_core.networks.inference import InferenceNetwork
 

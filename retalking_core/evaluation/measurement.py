@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.evaluation.bgr_frames import read_bgr
 from retalking_core.evaluation.face_points import find_points
-from retalking_core.evaluation.ssim import similarity, toolkit_gray
+from retalking_core.evaluation.frame_observers import face_crop
+from retalking_core.evaluation.frame_pass import look_once
+from retalking_core.evaluation.outside import OutsideError
+from retalking_core.evaluation.steps import EvaluationSteps
+from retalking_core.evaluation.unmeasurable import UnmeasurableError
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
+from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import FrameSource, RenderReport
 
 if TYPE_CHECKING:  # torch is imported only when a network is asked for
@@ -27,20 +32,13 @@ if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.networks.inference import InferenceNetwork
 
 
-class UnmeasurableError(Exception):
-    """A number that can not be had for this render; `reason` is the sentence for the caller."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class Measurement:
     """One finished render under evaluation. Everything below is measured when first asked for, and then kept.
 
     reference: the video that the result was made from. source_index: i64 [M], the reference frame that each result
-    frame was made from; None: the one of the same number.
+    frame was made from; None: the one of the same number. progress: told while the evaluation runs; what it raises ends
+    it.
     """
 
     result: Path
@@ -50,6 +48,34 @@ class Measurement:
     reference: Path | None = None
     source_index: NDArray[np.int64] | None = None
     models: EvaluationModels | None = None
+    progress: ProgressHook = ignore_progress
+
+    @cached_property
+    def steps(self) -> EvaluationSteps:
+        return EvaluationSteps(self.progress)
+
+    def look(self, wanted: Set[str]) -> None:
+        """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for."""
+        missing = wanted - self._findings.keys()
+        if missing:
+            points = self._findings.get("points")
+            if isinstance(points, Exception):
+                self._findings.update(dict.fromkeys(missing, points))
+                return
+            found = look_once(self, missing, points)
+            self._findings.update(found)
+
+    @cached_property
+    def _findings(self) -> dict[str, Any]:
+        return {}
+
+    def finding(self, name: str) -> Any:
+        """What was found. Raises what stood in the way: UnmeasurableError, media errors."""
+        self.look({name})
+        found = self._findings[name]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     @cached_property
     def video(self) -> FrameSource:
@@ -79,13 +105,14 @@ class Measurement:
         Fitted anew on each frame and not smoothed, so that it shares nothing with the engine's own track but the
         landmark model.
         """
-        return find_points(self.video.frames())
+        return self.finding("points")
 
     @cached_property
     def reference_landmarks(self) -> NDArray[np.float32]:
         """The same for the paired frames of the reference, f32 [n, 68, 2]."""
         chosen, back = np.unique(self.paired_index, return_inverse=True)
-        return find_points(self.reference_video.frames_at(chosen.tolist()))[back]
+        frames = self.steps.watch(self.reference_video.frames_at(chosen.tolist()), len(chosen))
+        return find_points(frames)[back]
 
     @cached_property
     def mouth_opening(self) -> NDArray[np.float32]:
@@ -95,8 +122,21 @@ class Measurement:
     @cached_property
     def ssim_per_frame(self) -> NDArray[np.float64]:
         """The toolkit's SSIM of frame k of the result against frame k of the reference, f64 [min of both counts]."""
-        pairs = zip(read_bgr(self.result, self.limits), read_bgr(self.reference_file, self.limits), strict=False)
-        return np.array([similarity(toolkit_gray(one), toolkit_gray(other)) for one, other in pairs])
+        return self.finding("ssim")
+
+    @cached_property
+    def outside_error(self) -> OutsideError:
+        """Luma error outside the face over all paired frames that show one."""
+        return self.finding("outside")
+
+    def face_crops(self, numbers: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+        """The luma of the face on these result frames, which show one; u8 [h, w] each."""
+        kept = self.finding("crops")
+        if kept.keys() >= set(numbers.tolist()):
+            return [kept[number] for number in numbers.tolist()]
+        # Some of the frames that were kept in passing show no face: the measure takes others.
+        frames = self.video.frames_at(numbers.tolist())
+        return [face_crop(frame, self.landmarks[number]) for frame, number in zip(frames, numbers, strict=True)]
 
     @cached_property
     def frame_sync(self) -> SyncScore:
@@ -104,7 +144,7 @@ class Measurement:
         network = self.network("syncnet")
         from retalking_core.evaluation.sync_protocols import frame_score
 
-        return frame_score(self.result, self.video.info, network, self.limits)
+        return frame_score(self.result, self.video.info, network, self.limits, self.steps)
 
     @cached_property
     def face_sync(self) -> list[tuple[SceneTrack, SyncScore]]:
@@ -112,7 +152,7 @@ class Measurement:
         network, detector = self.network("syncnet"), self.network("s3fd")
         from retalking_core.evaluation.sync_protocols import face_scores
 
-        return face_scores(self.result, self.video.info, network, detector, self.limits)
+        return face_scores(self.result, self.video.info, network, detector, self.limits, self.steps)
 
     def network(self, name: str) -> InferenceNetwork:
         """Raises UnmeasurableError when its checkpoint is not to be had."""

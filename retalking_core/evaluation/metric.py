@@ -10,6 +10,7 @@ from retalking_core.evaluation.measurement import Measurement
 
 Better = Literal["higher", "lower", "neutral"]
 Detail = dict[str, float]
+POINTS = frozenset({"points"})
 Outcome = tuple[float, Detail] | str
 """A value with what stands behind it, or the sentence that says why there is none."""
 
@@ -32,7 +33,8 @@ class Metric:
     defined.
 
     checkpoints: names in the weights table of the files it needs. needs_reference: compares with a second video.
-    compute: the value with its details, or the reason.
+    compute: the value with its details, or the reason. looks: what it wants of the pictures (`frame_pass`), so that all
+    metrics share one pass.
     """
 
     name: str
@@ -44,3 +46,4 @@ class Metric:
     checkpoints: tuple[str, ...]
     compute: Callable[[Measurement], Outcome]
     needs_reference: bool = False
+    looks: frozenset[str] = frozenset()

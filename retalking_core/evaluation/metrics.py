@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
-from retalking_core.evaluation.metric import Metric, MetricValue
+from retalking_core.evaluation.metric import POINTS, Metric, MetricValue
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
@@ -22,6 +22,8 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.types import RenderReport
 
+# The face protocol looks for tracks and then at their crops; CSIM looks for points in the reference, and at both files.
+NETWORK_PASSES = {"frame": 1, "face": 2, "csim": 3}
 __all__ = ["METRICS", "Metric", "MetricValue", "available_metrics", "evaluate", "measure_all"]
 
 
@@ -42,9 +44,23 @@ def evaluate(
     return measure_all(Measurement(result, speech, report, limits, reference, source_index, models), metrics)
 
 
-def measure_all(measurement: Measurement, metrics: Sequence[str]) -> list[MetricValue]:
-    """The same on a measurement that the caller keeps, for the curves behind the numbers."""
-    return [_measure(metric, measurement) for metric in [METRICS[name] for name in metrics]]
+def measure_all(
+    measurement: Measurement, metrics: Sequence[str], also: frozenset[str] = frozenset()
+) -> list[MetricValue]:
+    """The same on a measurement that the caller keeps, for the curves behind the numbers. also: further looks at the
+    pictures that the caller will want."""
+    chosen = [METRICS[name] for name in metrics]
+    measurement.steps.parts = count_parts(measurement.models, chosen)
+    measurement.look(also.union(*(metric.looks for metric in chosen)))
+    return [_measure(metric, measurement) for metric in chosen]
+
+
+def count_parts(models: EvaluationModels | None, chosen: Sequence[Metric]) -> int:
+    """About how many passes over pictures there will be: one for all looks, and those of the networks."""
+    ready = (
+        each for each in chosen if each.checkpoints and models is not None and all(map(models.has, each.checkpoints))
+    )
+    return 1 + sum(NETWORK_PASSES[kind] for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
 
 
 def available_metrics(models: EvaluationModels | None, has_reference: bool = True) -> list[str]:
@@ -114,6 +130,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_target_sync(m)),
+        looks=POINTS,
     ),
     Metric(
         "mouth_target_lag",
@@ -124,6 +141,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_target_sync(m)),
+        looks=POINTS,
     ),
     Metric(
         "mouth_speech_correlation",
@@ -134,6 +152,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_speech_sync(m)),
+        looks=POINTS,
     ),
     Metric(
         "mouth_speech_lag",
@@ -144,6 +163,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_speech_sync(m)),
+        looks=POINTS,
     ),
     Metric(
         "face_coverage",
@@ -154,6 +174,7 @@ _ENTRIES = (
         "dlib HOG detector and 68-point predictor",
         (),
         _face_coverage,
+        looks=POINTS,
     ),
     Metric(
         "av_duration_difference",

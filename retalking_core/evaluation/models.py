@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retalking_core.evaluation.measurement import UnmeasurableError
+from retalking_core.evaluation.unmeasurable import UnmeasurableError
 
 if TYPE_CHECKING:
     from retalking_core.networks.inference import InferenceNetwork

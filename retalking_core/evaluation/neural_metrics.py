@@ -60,7 +60,8 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
 
     network = measurement.network("arcface")
     found, faces = [], []
-    for frame, points in zip(video.frames_at(numbers.tolist()), marks, strict=True):
+    frames = measurement.steps.watch(video.frames_at(numbers.tolist()), len(numbers))
+    for frame, points in zip(frames, marks, strict=True):
         faces.append(_aligned(frame, five_points(points), video.info.colour))
         if len(faces) == CSIM_BATCH or len(faces) + sum(map(len, found)) == len(numbers):
             # Copied into NCHW order: the network takes views of its features, which channels-last input breaks.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -27,29 +26,27 @@ class OutsideError:
     @property
     def psnr_db(self) -> float:
         """Infinite for equal pixels."""
-        return float("inf") if self.squared == 0 else 10 * np.log10(255**2 * self.pixels / self.squared)
+        return float("inf") if self.squared == 0 else float(10 * np.log10(255**2 * self.pixels / self.squared))
 
 
-def measure_outside(
-    result: Iterable[Frame], reference: Iterable[Frame], landmarks: NDArray[np.float32]
-) -> OutsideError:
-    """Paired frames of one size; landmarks f32 [n, 68, 2] of the result, NaN on frames that are to be left out."""
-    squared, pixels, frames = 0.0, 0, 0
-    for one, other, marks in zip(result, reference, landmarks, strict=False):
-        if not np.isfinite(marks).all():
-            continue
+class OutsideMeter:
+    """Adds up paired frames of one size."""
+
+    def __init__(self) -> None:
+        self.error = OutsideError(0.0, 0, 0)
+
+    def add(self, one: Frame, other: Frame, marks: NDArray[np.float32]) -> None:
+        """marks: f32 [68, 2] px of the result's face."""
         height, width = one.y.shape
         left, top, right, bottom = face_box(marks, width, height)
-        inside = np.s_[top:bottom, left:right]
-        # Sums of squares of bytes are exact in float64.
-        squared += cv2.norm(one.y, other.y, cv2.NORM_L2SQR)
-        if right > left and bottom > top:
-            squared -= cv2.norm(
-                np.ascontiguousarray(one.y[inside]), np.ascontiguousarray(other.y[inside]), cv2.NORM_L2SQR
-            )
-        pixels += height * width - max(0, right - left) * max(0, bottom - top)
-        frames += 1
-    return OutsideError(squared, pixels, frames)
+        around = (np.s_[:top, :], np.s_[bottom:, :], np.s_[top:bottom, :left], np.s_[top:bottom, right:])
+        squared, pixels = self.error.squared, self.error.pixels
+        for part in around:
+            if one.y[part].size:
+                # Sums of squares of bytes are exact in float64.
+                squared += cv2.norm(one.y[part], other.y[part], cv2.NORM_L2SQR)
+                pixels += one.y[part].size
+        self.error = OutsideError(squared, pixels, self.error.frames + 1)
 
 
 def face_box(marks: NDArray[np.float32], width: int, height: int, margin: float = MARGIN) -> tuple[int, int, int, int]:

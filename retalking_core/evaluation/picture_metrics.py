@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from retalking_core.evaluation.frame_observers import spread
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import Metric, Outcome
-from retalking_core.evaluation.outside import face_box, measure_outside
+from retalking_core.evaluation.metric import POINTS, Metric, Outcome
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
-# Sharpness changes slowly and costs some 60 ms a frame.
-SHARPNESS_FRAMES = 10
-SHARPNESS_MARGIN = 0.2
 JITTER_LEAST_FRAMES = 3
 
 
@@ -28,18 +25,9 @@ def _ssim(measurement: Measurement) -> Outcome:
 
 
 def _psnr_outside(measurement: Measurement) -> Outcome:
-    result, reference = measurement.video, measurement.reference_video
-    sizes = [(video.info.width, video.info.height) for video in (result, reference)]
-    if sizes[0] != sizes[1]:
-        (width, height), (other_width, other_height) = sizes
-        return (
-            f"the result is {width}x{height} and the reference {other_width}x{other_height}: pixels can not be paired"
-        )
-    paired = measurement.paired_index
-    seen = measurement.landmarks[: len(paired)]
-    if not np.isfinite(seen[:, 0, 0]).any():
+    error = measurement.outside_error
+    if error.frames == 0:
         return "no face is seen, so nothing is outside it"
-    error = measure_outside(result.frames(), reference.frames_at(paired.tolist()), seen)
     if error.pixels == 0:
         return "the face fills the picture, so nothing is outside it"
     if error.squared == 0:
@@ -53,13 +41,7 @@ def _cpbd(measurement: Measurement) -> Outcome:
     seen = np.flatnonzero(np.isfinite(measurement.landmarks[:, 0, 0]))
     if len(seen) == 0:
         return "no face is seen"
-    chosen = seen[np.linspace(0, len(seen) - 1, min(len(seen), SHARPNESS_FRAMES)).round().astype(int)]
-    values = []
-    for number, frame in zip(chosen, measurement.video.frames_at(chosen.tolist()), strict=True):
-        height, width = frame.y.shape
-        left, top, right, bottom = face_box(measurement.landmarks[number], width, height, SHARPNESS_MARGIN)
-        if min(right - left, bottom - top) >= BLOCK_PX:
-            values.append(cpbd(frame.y[top:bottom, left:right]))
+    values = [cpbd(crop) for crop in measurement.face_crops(spread(seen)) if min(crop.shape) >= BLOCK_PX]
     if not values:
         return f"the face is smaller than {BLOCK_PX} px, one block of the measure"
     return float(np.mean(values)), {"frames": len(values)}
@@ -98,6 +80,7 @@ PICTURE_METRICS = (
         "Wang et al., IEEE TIP 2004; the procedure of talkingface-toolkit",
         (),
         _ssim,
+        looks=frozenset({"ssim"}),
         needs_reference=True,
     ),
     Metric(
@@ -109,6 +92,7 @@ PICTURE_METRICS = (
         "ITU-T J.340 (PSNR); outside the box of dlib's 68 points grown by half on each side",
         (),
         _psnr_outside,
+        looks=frozenset({"points", "outside"}),
         needs_reference=True,
     ),
     Metric(
@@ -120,6 +104,7 @@ PICTURE_METRICS = (
         "Narvekar and Karam, IEEE TIP 2011; on the face box grown by a fifth on each side",
         (),
         _cpbd,
+        looks=frozenset({"points", "crops"}),
     ),
     Metric(
         "landmark_jitter",
@@ -130,6 +115,7 @@ PICTURE_METRICS = (
         "acceleration error as in Kanazawa et al., CVPR 2019, on dlib's points, which are not smoothed",
         (),
         _jitter,
+        looks=POINTS,
     ),
     Metric(
         "faceless_s",
@@ -140,5 +126,6 @@ PICTURE_METRICS = (
         "dlib HOG detector and 68-point predictor",
         (),
         _faceless,
+        looks=POINTS,
     ),
 )

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from retalking_core.evaluation.bgr_frames import Picture, read_bgr
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, find_tracks
 from retalking_core.evaluation.jpeg_frames import through_jpeg
-from retalking_core.evaluation.measurement import UnmeasurableError
 from retalking_core.evaluation.mfcc import mfcc
+from retalking_core.evaluation.steps import EvaluationSteps
 from retalking_core.evaluation.sync_score import SyncScore, score_sync
+from retalking_core.evaluation.unmeasurable import UnmeasurableError
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
@@ -39,16 +40,23 @@ FACE_SHIFTS, FACE_BATCH = 15, 20
 FACE_FPS = Fraction(25)
 
 
-def frame_score(path: Path, info: VideoInfo, network: InferenceNetwork, limits: MediaLimits) -> SyncScore:
+def frame_score(
+    path: Path, info: VideoInfo, network: InferenceNetwork, limits: MediaLimits, steps: EvaluationSteps
+) -> SyncScore:
     """The toolkit's protocol on a file with sound. Raises UnmeasurableError when it is too short, and media errors."""
     samples = read_speech(path, limits)
-    pictures = through_jpeg(read_bgr(path, limits), info.fps)
+    pictures = through_jpeg(steps.watch(read_bgr(path, limits), info.frame_count), info.fps)
     squeezed = (cv2.resize(picture, (SIDE_PX, SIDE_PX)) for picture in pictures)
     return score_clip(squeezed, samples, network, FRAME_SHIFTS, FRAME_BATCH)
 
 
 def face_scores(
-    path: Path, info: VideoInfo, network: InferenceNetwork, detector: InferenceNetwork, limits: MediaLimits
+    path: Path,
+    info: VideoInfo,
+    network: InferenceNetwork,
+    detector: InferenceNetwork,
+    limits: MediaLimits,
+    steps: EvaluationSteps,
 ) -> list[tuple[SceneTrack, SyncScore]]:
     """The face-track protocol: one score a track. Raises UnmeasurableError when no track is long and large enough.
 
@@ -58,10 +66,10 @@ def face_scores(
     samples = read_speech(path, limits)
     ticks_s = np.arange(max(1, round(info.duration_s * FACE_FPS))) / float(FACE_FPS)
     picks = nearest_in_time(info.frame_times_s, ticks_s)
-    tracks = find_tracks(_picked(read_bgr(path, limits), picks), detector)
+    tracks = find_tracks(steps.watch(_picked(read_bgr(path, limits), picks), len(picks)), detector)
     scores = []
     for track in tracks:
-        crops = crop_track(_picked(read_bgr(path, limits), picks), track)
+        crops = crop_track(steps.watch(_picked(read_bgr(path, limits), picks), len(picks)), track)
         start, end = (round(frame * SAMPLES_PER_FRAME) for frame in (track.first, track.last + 1))
         jpegs = through_jpeg(crops, FACE_FPS)
         scores.append((track, score_clip(jpegs, samples[start:end], network, FACE_SHIFTS, FACE_BATCH)))

@@ -7,13 +7,15 @@ face descriptor, so the track never jumps to another person.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.choice import choose_face
-from retalking_core.faces.dlib_models import DlibModels
-from retalking_core.faces.follower import FaceFollower, FaceSearch
+from retalking_core.faces.dlib_models import DlibModels, resident_models
+from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
 from retalking_core.faces.track import OnFrame, TrackRequest
@@ -28,7 +30,7 @@ class DlibFaceTracker:
     """A `FaceTracker` on dlib; needs no download. One instance may track any number of videos, one after the other."""
 
     def __init__(self, models: DlibModels | None = None) -> None:
-        self._models = models or DlibModels()
+        self._models = models or resident_models()
 
     def warm_up(self) -> None:
         """Load detector and predictor (1.3 s)."""
@@ -48,8 +50,9 @@ class DlibFaceTracker:
         done = 0
         for part in (indices[seed:], indices[:seed][::-1]):
             follower = forward if done == 0 else forward.rewound()
-            for position, frame in zip(part, source.frames_at(part.tolist()), strict=True):
-                found = follower.step(frame.y)
+            frames = self.look(source.frames_at(part.tolist()), follower, search)
+            for position, (frame, glimpse) in zip(part, frames, strict=True):
+                found = follower.step(frame.y, glimpse)
                 raw[position] = np.nan if found is None else self.refine(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut
@@ -59,6 +62,12 @@ class DlibFaceTracker:
         cuts = cuts[indices]
         smooth = smooth_track(times_s[indices], raw[indices], cuts)
         return _spread(smooth, indices, len(times_s))
+
+    def look(
+        self, frames: Iterator[Frame], follower: FaceFollower, search: FaceSearch
+    ) -> Iterator[tuple[Frame, Glimpse | None]]:
+        """The frames, each with what was found on it ahead of time: here nothing, since dlib sees one at a time."""
+        return ((frame, None) for frame in frames)
 
     def refine(self, frame: Frame, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         """Landmarks as the track keeps them: with the lips where the picture shows them."""

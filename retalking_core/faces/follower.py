@@ -30,6 +30,14 @@ class FoundFace:
 
 
 @dataclass(frozen=True)
+class Glimpse:
+    """Landmarks proposed for a frame, f32 [68, 2] px. confirmed: a detector saw the face on this very frame."""
+
+    landmarks: NDArray[np.float32]
+    confirmed: bool
+
+
+@dataclass(frozen=True)
 class FaceSearch:
     """Looks for faces in whole pictures. area: left, top, right, bottom px that the crop leaves."""
 
@@ -101,11 +109,19 @@ class FaceFollower:
         back._chip, back._identity, back._thumbnail = self._chip, self._identity, self._first_thumbnail
         return back
 
-    def step(self, gray: Gray) -> NDArray[np.float32] | None:
-        """Landmarks on the next frame, f32 [68, 2] px, None where the face is not there."""
+    @property
+    def place(self) -> Box | None:
+        """Where the face is expected next; None while it is lost."""
+        return None if self._last is None else implied_box(self._last + self._speed)
+
+    def step(self, gray: Gray, glimpse: Glimpse | None = None) -> NDArray[np.float32] | None:
+        """Landmarks on the next frame, f32 [68, 2] px, None where the face is not there.
+
+        glimpse: what was found there ahead of time, to be judged like an own find.
+        """
         self.cut = self._is_cut(gray)
         if self._last is not None:
-            found = self._follow(gray)
+            found = self._follow(gray, glimpse)
             self._cut_since_lost = self.cut
         else:
             self._cut_since_lost |= self.cut
@@ -122,14 +138,19 @@ class FaceFollower:
             self._first_thumbnail = thumbnail
         return last is not None and float(cv2.absdiff(thumbnail, last).mean()) > CUT_LEVELS
 
-    def _follow(self, gray: Gray) -> NDArray[np.float32] | None:
+    def _follow(self, gray: Gray, glimpse: Glimpse | None) -> NDArray[np.float32] | None:
         if self.cut:
             return self._find_again(gray)
-        landmarks = self._models.landmarks(gray, implied_box(self._last + self._speed))
+        if glimpse is not None and not self._is_near(glimpse.landmarks):
+            glimpse = None
+        landmarks = self._models.landmarks(gray, self.place) if glimpse is None else glimpse.landmarks
         plausible = is_plausible(landmarks, self._search.height, self._search.width) and self._is_near(landmarks)
         patch = _patch(gray, landmarks) if plausible else None
         steady = patch is not None and (self._patch is None or _correlation(patch, self._patch) > STEADY)
         self._unchecked += 1
+        if steady and glimpse is not None and glimpse.confirmed:
+            self._unchecked = self._misses = 0
+            return landmarks
         if steady and self._misses == 0 and self._unchecked < CHECK_EVERY:
             return landmarks
         return self._verify(gray, landmarks if steady else None)

@@ -6,7 +6,7 @@ dlib's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ MEANS_BGR = (104.0, 117.0, 123.0)
 DETECTOR_FACE_PX = 40
 SCORE, LOW_SCORE, NMS_OVERLAP = 0.5, 0.3, 0.3
 CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
+# What a GPU needs to be busy, and 64 MB of heat maps do not outgrow.
+DETECT_BATCH, LANDMARK_BATCH = 8, 16
 # 2DFAN4's crop around a detector box of side s: 200 / 195 * 2 s wide, its middle 0.12 s above the box's (its own rule).
 FAN_PX, HEAT_PX = 256, 64
 FAN_SIDE, FAN_RISE = 2 * 200 / 195, 0.12
@@ -37,7 +39,7 @@ class FaceNetworks(Protocol):
 
 
 class NeuralFaceModels(DlibModels):
-    """Loads each network when it is first asked. One face at a time: the follower needs the last to find the next."""
+    """Loads each network when it is first asked. What asks for one face goes through the same steps as many."""
 
     def __init__(self, networks: FaceNetworks) -> None:
         self._networks = networks
@@ -47,42 +49,82 @@ class NeuralFaceModels(DlibModels):
 
         A threshold below 0 asks for faces that are less sure.
         """
-        height, width = gray.shape
+        return self.detect_many([gray], window, smallest_px, threshold)[0]
+
+    def detect_many(
+        self, grays: Sequence[Gray], window: Box, smallest_px: float, threshold: float = 0.0
+    ) -> list[list[Box]]:
+        """`detect` in the same window of frames of one size."""
+        height, width = grays[0].shape
         left, top = max(0, int(window[0])), max(0, int(window[1]))
         right, bottom = min(width, int(np.ceil(window[2]))), min(height, int(np.ceil(window[3])))
         if right - left < 16 or bottom - top < 16:
-            return []
+            return [[] for _ in grays]
         scale = min(1.0, DETECTOR_FACE_PX / smallest_px)
         size = [max(16, round((bottom - top) * scale)), max(16, round((right - left) * scale))]
-        picture = self._tensor(gray[top:bottom, left:right])
-        if scale < 1:
-            picture = torch.nn.functional.interpolate(picture, size, mode="bilinear", antialias=True)
-        means = torch.tensor(MEANS_BGR, device=picture.device).view(1, 3, 1, 1)
-        with torch.inference_mode():
-            levels = self._networks.get("s3fd")(picture.expand(-1, 3, -1, -1) - means)
-        boxes = decode_boxes(levels, LOW_SCORE if threshold < 0 else SCORE).cpu().numpy()
-        factors = np.array([(right - left) / picture.shape[3], (bottom - top) / picture.shape[2]] * 2)
-        return [_to_follower(box * factors + (left, top, left, top)) for box in boxes]
+        factors = np.array([(right - left) / size[1], (bottom - top) / size[0]] * 2) if scale < 1 else np.ones(4)
+        means = torch.tensor(MEANS_BGR, device=self._networks.device).view(1, 3, 1, 1)
+        found: list[list[Box]] = []
+        for start in range(0, len(grays), DETECT_BATCH):
+            pictures = self._tensor([gray[top:bottom, left:right] for gray in grays[start : start + DETECT_BATCH]])
+            if scale < 1:
+                pictures = torch.nn.functional.interpolate(pictures, size, mode="bilinear", antialias=True)
+            with torch.inference_mode():
+                levels = self._networks.get("s3fd")(pictures.expand(-1, 3, -1, -1) - means)
+            for k in range(len(pictures)):
+                one = tuple(level[k : k + 1] for level in levels)
+                boxes = decode_boxes(one, LOW_SCORE if threshold < 0 else SCORE).cpu().numpy()
+                found.append([_to_follower(box * factors + (left, top, left, top)) for box in boxes])
+        return found
 
     def landmarks(self, gray: Gray, box: Box) -> NDArray[np.float32]:
         """The 68 points of the face in a box, f32 [68, 2] px, to a fraction of a pixel."""
-        side = float(box[2] - box[0] + box[3] - box[1]) / 2
-        x, y = float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2 - (DROP + FAN_RISE) * side
-        half = FAN_SIDE * side / 2
-        # Only what the crop reaches goes to the device.
-        height, width = gray.shape
-        x0, y0 = (int(np.clip(v - half - 2, 0, n - 1)) for v, n in ((x, width), (y, height)))
-        x1, y1 = (int(np.clip(v + half + 2, 1, n)) for v, n in ((x, width), (y, height)))
-        picture = self._tensor(gray[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)])
-        crop = torch.tensor([[x - half - x0, y - half - y0, x + half - x0, y + half - y0]], device=picture.device)
-        with torch.inference_mode():
-            heat = self._networks.get("fan2d")(crop_resized(picture, crop, FAN_PX).expand(-1, 3, -1, -1) / 255)[-1]
-        places = heat_peaks(heat[0]).cpu().numpy() * (2 * half / HEAT_PX)
-        corner = np.array([x - half, y - half]) - 0.5
-        return (places + corner).astype(np.float32)
+        return self.landmarks_many([gray], [box])[0]
 
-    def _tensor(self, gray: Gray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(gray)).to(self._networks.device)[None, None].float()
+    def landmarks_many(self, grays: Sequence[Gray], boxes: Sequence[Box]) -> list[NDArray[np.float32]]:
+        """The points of one face a frame, frames of one size."""
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(grays), LANDMARK_BATCH):
+            part = slice(start, start + LANDMARK_BATCH)
+            found.extend(self._landmarks_batch(grays[part], [fan_crop(box) for box in boxes[part]]))
+        return found
+
+    def _landmarks_batch(self, grays: Sequence[Gray], crops: Sequence[NDArray]) -> list[NDArray[np.float32]]:
+        # Only what the crops reach goes to the device, of one size for all. Where a crop leaves the frame its region
+        # ends with the frame, so that the same edge is repeated.
+        height, width = grays[0].shape
+        reach = max(float(crop[2] - crop[0]) for crop in crops)
+        side = int(np.ceil(reach + 2 * (2 + reach / FAN_PX)))
+        across, down = min(side, width), min(side, height)
+        corners = [
+            (_start(crop[0] + crop[2], across, width), _start(crop[1] + crop[3], down, height)) for crop in crops
+        ]
+        regions = [gray[y : y + down, x : x + across] for gray, (x, y) in zip(grays, corners, strict=True)]
+        inside = np.stack([crop - (x, y, x, y) for crop, (x, y) in zip(crops, corners, strict=True)])
+        places = torch.from_numpy(inside).to(self._networks.device)
+        with torch.inference_mode():
+            faces = crop_resized(self._tensor(regions), places, FAN_PX)
+            heat = self._networks.get("fan2d")(faces.expand(-1, 3, -1, -1) / 255)[-1]
+        points = np.stack([heat_peaks(one).cpu().numpy() for one in heat])
+        cells = np.array([(crop[2] - crop[0]) / HEAT_PX for crop in crops])[:, None, None]
+        origins = np.stack([crop[:2] for crop in crops])[:, None] - 0.5
+        return list((points * cells + origins).astype(np.float32))
+
+    def _tensor(self, grays: Sequence[Gray]) -> Tensor:
+        return torch.from_numpy(np.stack(grays)).to(self._networks.device)[:, None].float()
+
+
+def fan_crop(box: Box) -> NDArray[np.float64]:
+    """The square that 2DFAN4 sees of the face in a follower's box: left, top, right, bottom."""
+    side = float(box[2] - box[0] + box[3] - box[1]) / 2
+    x, y = float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2 - (DROP + FAN_RISE) * side
+    half = FAN_SIDE * side / 2
+    return np.array([x - half, y - half, x + half, y + half])
+
+
+def _start(double_centre: float, length: int, limit: int) -> int:
+    """Where a stretch around a centre starts, so that it lies inside 0..limit."""
+    return int(np.clip(round((double_centre - length) / 2), 0, limit - length))
 
 
 def decode_boxes(levels: tuple[Tensor, ...], least: float) -> Tensor:

@@ -13,16 +13,15 @@ from fractions import Fraction
 
 import av
 import cv2
-import numpy as np
 from av.codec.context import CodecContext, Flags
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.colour import resolve_matrix
+from retalking_core.media.planes import to_picture
 from retalking_core.types import ColourTags, Frame, VideoInfo
 
 CODEC = "libx264"
@@ -35,8 +34,8 @@ GROUP_FRAMES = 240
 # What x264 gives depends on how many threads it has, so the number must not depend on the machine. Eight cores' worth;
 # on two cores it is as fast as their own three.
 THREADS = 12
-# The lookahead that x264 has for AVX-512 (FFmpeg 8, PyAV 18.1) gives other numbers on the first encode of a process than
-# on the next, so the same pictures came out different. Its AVX2 code, which every such CPU has too, does not.
+# The lookahead that x264 has for AVX-512 (FFmpeg 8, PyAV 18.1) gives other numbers on the first encode of a process
+# than on the next, so the same pictures came out different. Its AVX2 code, which every such CPU has too, does not.
 _UP_TO_AVX2 = "MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI1,BMI2,AVX2"
 _CPU_AVX_512F = 13  # OpenCV's number, CV_CPU_AVX_512F
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
@@ -102,7 +101,7 @@ class PictureEncoder:
             raise EngineFaultError(
                 f"An output picture is {frame.y.shape[1]}x{frame.y.shape[0]}, the video {info.width}x{info.height}."
             )
-        picture = _to_picture(frame)
+        picture = to_picture(frame)
         if self._size != (picture.width, picture.height):
             picture = self._reformatter.reformat(picture, *self._size, "yuv420p", interpolation="BICUBIC")
         ended = self._next_group() if self.taken and self.taken % GROUP_FRAMES == 0 else []
@@ -142,12 +141,3 @@ def place(packet: Packet, stream: av.VideoStream, first: int) -> None:
     packet.pts += first
     packet.dts += first
     packet.stream = stream
-
-
-def _to_picture(frame: Frame) -> VideoFrame:
-    height, width = frame.y.shape
-    picture = VideoFrame(width, height, "yuv420p")
-    for plane, samples in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
-        rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
-        rows[:, : plane.width] = samples
-    return picture

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from retalking_core.media.colour import HD_HEIGHT_PX, resolve_matrix
-from retalking_core.types import ColourTags, Frame
+from retalking_core.types import ColourTags, Frame, VideoInfo
 
 # (a, b, c, d) of the display matrix, each -1, 0 or 1: x' = a x + c y, y' = b x + d y, y downwards.
 Turn = tuple[int, int, int, int]
@@ -158,6 +158,26 @@ class PlaneConverter:
             np.rint(black + (plane - black) * weight).astype(np.uint8)
             for plane, black, weight in zip(planes, blacks, weights, strict=True)
         ]
+
+
+def is_untouched(picture: VideoFrame, info: VideoInfo) -> bool:
+    """Whether the frames of the stream that this picture is from hold its very bytes: 8-bit 4:2:0, upright, of even
+    size and square pixels."""
+    return (
+        picture.format.name in _EXACT_FORMATS
+        and (picture.width, picture.height) == (info.width, info.height)
+        and display_turn(picture) == (1, 0, 0, 1)
+    )
+
+
+def to_picture(frame: Frame, pixel_format: str = "yuv420p") -> VideoFrame:
+    """A copy of the planes as FFmpeg takes them, untagged. pixel_format: yuv420p or yuvj420p."""
+    height, width = frame.y.shape
+    picture = VideoFrame(width, height, pixel_format)
+    for plane, samples in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
+        rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
+        rows[:, : plane.width] = samples
+    return picture
 
 
 def _is_full_range(picture: VideoFrame, codec: str) -> bool:

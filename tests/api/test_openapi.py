@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from api.problems import PROBLEM_TYPE
+from cli.keys import make_key
+from jobs.api_keys import Scope
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobStatus
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
@@ -73,7 +75,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 16
+    assert len(ids) == len(set(ids)) == 18
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -116,14 +118,18 @@ class Rendering(threading.Thread):
 
 @pytest.mark.timeout(240)
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
-    """Schemathesis over a running service: all checks, all phases. A fixed seed: a red run can be run again."""
-    env = {"ALLOW_PRIVATE_HOSTS": "127.0.0.1"}
+    """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
+    again."""
+    env = {"ALLOW_PRIVATE_HOSTS": "127.0.0.1", "REQUIRE_KEYS": "true"}
     with run_api(tmp_path, own_database(redis_url), **env) as api, api.live_worker(PREVIEW, NEURAL):
+        plenty = {"requests_per_minute": 60000, "live_jobs": 100000}
+        key = make_key(api.store, "generated requests", frozenset({Scope.ADMIN}), **plenty)
         rendering = Rendering(api)
         rendering.start()
         tool = Path(sys.executable).with_name("schemathesis")
         config = Path(__file__).with_name("schemathesis.toml")
         command = [str(tool), "--config-file", str(config), "run", f"{api.url}/openapi.json"]
+        command += ["--header", f"Authorization: Bearer {key}"]
         variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -140,7 +146,7 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         )
         rendering.stopping.set()
         rendering.join(10)
-        served = api.client.get("/metrics").text
+        served = api.client.get("/metrics", headers={"Authorization": f"Bearer {key}"}).text
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout

@@ -63,6 +63,7 @@ def test_metrics(api: RunningApi) -> None:
     jobs = {sample.labels["status"]: sample.value for sample in families["retalking_jobs"].samples}
     assert set(jobs) == {"queued", "running", "succeeded", "failed", "canceled"}
     assert jobs["queued"] >= 1
+    assert families["retalking_render_demand"].samples[0].value == jobs["queued"] + jobs["running"]
     assert families["retalking_workers"].samples[0].value == 1
     assert families["retalking_store_up"].samples[0].value == 1
     assert families["retalking_upload_bytes"].samples[0].value > 10_000

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
+from cli.dataset import Pairing
+from cli.dataset_renders import result_names
+from cli.stage_bars import open_stages
+from retalking_core.progress import Progress
 from tests.cli.conftest import Ended, media_seconds
+from tests.media.clips import make_png
 
 Call = Callable[..., Ended]
 
@@ -17,7 +27,7 @@ def test_a_video_is_rendered_here(call: Call, tmp_path: Path, portrait: Path, sh
     picture_s, sound_s, frame_s = media_seconds(tmp_path / "made" / "out.mov")
     assert abs(picture_s - sound_s) <= frame_s
     assert abs(sound_s - 1.3) <= frame_s
-    for word in ("analyse", "synthesise", "x real time", "by the engine `preview`"):
+    for word in ("analyse", "synthesise", "x real time", "whole render", "by the engine `preview`"):
         assert word in done.err
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["out.mov"]
 
@@ -41,3 +51,71 @@ def test_options_are_checked_first(call: Call, portrait: Path, short_speech: Pat
     missing = call("run", str(portrait), str(short_speech), "-o", "out.mp4", "--option", "engine=videoretalking")
     assert missing.code == 1
     assert "error: engine_unavailable: " in missing.err
+
+
+def test_wrong_calls_are_named(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+    (tmp_path / "set").mkdir()
+    files = [str(portrait), str(short_speech)]
+    for arguments in (
+        [files[0]],
+        files,
+        [*files, "--dataset", "set"],
+        ["--dataset", "set"],
+        [*files, "-o", "a.mp4", "--model", "wav2lip"],
+        [*files, "-o", "a.mp4", "--expression", "gone.png"],
+        [*files, "-o", "a.mp4", "--option", "expression=image"],
+    ):
+        done = call("run", *arguments)
+        assert (done.code, done.err.count("error: ")) == (2, 1), (arguments, done.err)
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_every_pairing_of_a_data_set(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+    """talkingface-toolkit's layout; one face is no face. A second call renders only what is missing or asked anew."""
+    faces, tracks = tmp_path / "set" / "val" / "face", tmp_path / "set" / "val" / "audio"
+    for folder in (faces, tracks):
+        folder.mkdir(parents=True)
+    shutil.copy(portrait, faces / "ann.png")
+    make_png(faces / "wall.png", np.full((64, 64, 3), 120, np.uint8))
+    shutil.copy(short_speech, tracks / "one.wav")
+    shutil.copy(short_speech, tracks / "two.wav")
+    asked = ("run", "--dataset", "set", "--engine", "preview", "-o", "made")
+    done = call(*asked)
+    assert done.code == 1
+    assert done.out.split() == ["made/ann__one.mp4", "made/ann__two.mp4"]
+    assert "error: clips_failed: 2 of 4 clips failed: wall + one, wall + two." in done.err
+    assert "all: synthesise" in done.err
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()}
+    assert set(made) == {"ann__one.mp4", "ann__two.mp4", "renders.json"}
+    (tmp_path / "made" / "ann__two.mp4").unlink()
+    (faces / "wall.png").unlink()
+    again = call(*asked)
+    assert again.code == 0, again.err
+    assert again.err.count("already rendered") == 1
+    assert (tmp_path / "made" / "ann__one.mp4").stat().st_mtime_ns == made["ann__one.mp4"]
+    (tracks / "two.wav").unlink()
+    other = call(*asked, "--option", "output.crf=30")
+    assert other.code == 0, other.err
+    assert "already rendered" not in other.err
+
+
+def test_equal_names_do_not_meet() -> None:
+    pairs = [Pairing("x", Path(f"{folder}/a.mp4"), Path(f"{folder}/b.wav")) for folder in "pqr"]
+    assert result_names(pairs, "mov") == ["a__b.mov", "a__b__2.mov", "a__b__3.mov"]
+
+
+def test_each_stage_has_a_bar_on_a_terminal() -> None:
+    out = io.StringIO()
+    display = open_stages(Console(file=out, width=80, force_terminal=True))
+    display.begin("load")
+    for told in (
+        Progress("analyse", 0.0),
+        Progress("analyse", 0.1, 3, 3),
+        Progress("analyse", 0.15, 1, 3),
+        Progress("synthesise", 0.5, 1, 2),
+    ):
+        display.show(told)
+    display.close()
+    last = out.getvalue().rsplit("load", 1)[1]
+    for line in ("analyse ", "3/3", "analyse 2", "1/1", "synthesise", "1/2"):
+        assert line in last

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -66,10 +69,32 @@ def closure(extras: set[str]) -> set[str]:
 
 
 def test_every_part_is_there(services: dict[str, Any]) -> None:
-    assert set(services) == {"api", "gpu-worker", "webhook-worker", "redis", "s3", "bucket"}
+    always = {name for name, service in services.items() if "profiles" not in service}
+    assert always == {"api", "gpu-worker", "webhook-worker", "redis", "s3", "bucket"}
 
 
-@pytest.mark.parametrize("name", ["api", "gpu-worker", "webhook-worker", "redis", "s3"])
+def test_the_schema_of_compose_knows_every_field(compose: dict[str, Any]) -> None:
+    """The schema that the Compose project publishes, as the package check-jsonschema carries it."""
+    folder = resources.files("check_jsonschema.builtin_schemas.vendor")
+    schema = json.loads((folder / "compose-spec.json").read_text())
+    jsonschema.validate(compose, schema)
+    slip = compose | {"services": {"api": compose["services"]["api"] | {"read-only": True}}}
+    with pytest.raises(jsonschema.ValidationError, match="read-only"):
+        jsonschema.validate(slip, schema)
+
+
+def test_further_workers_differ_in_their_gpu_alone(services: dict[str, Any]) -> None:
+    first = {key: value for key, value in services["gpu-worker"].items() if key != "deploy"}
+    further = {name: service for name, service in services.items() if "profiles" in service}
+    assert set(further) == {"gpu-worker-1", "gpu-worker-2", "gpu-worker-3"}
+    for name, service in further.items():
+        number = name.removeprefix("gpu-worker-")
+        assert service["profiles"] == [f"gpu{number}"]
+        assert service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == [number]
+        assert {key: value for key, value in service.items() if key not in ("deploy", "profiles")} == first
+
+
+@pytest.mark.parametrize("name", ["api", "gpu-worker", "gpu-worker-1", "webhook-worker", "redis", "s3"])
 def test_each_service_is_watched_and_confined(services: dict[str, Any], name: str) -> None:
     service = services[name]
     assert service["read_only"] is True
@@ -137,12 +162,12 @@ def test_every_variable_is_in_the_example() -> None:
         "RETALKING_WEBHOOK_SECRET",
     }
     assert all(offered[name] == "" for name in required), "no default secret that someone could forget to change"
-    assert set(offered) <= required | with_default
+    assert set(offered) - {"COMPOSE_PROFILES"} <= required | with_default
 
 
 def test_the_api_image_brings_no_media_library() -> None:
     extras = installed_extras("Dockerfile.api")
-    assert extras == {"api", "webhooks"}
+    assert extras == {"api", "webhooks", "cli"}
     names = closure(extras)
     # packaging: kombu's Redis transport imports it, and only its extra says so.
     assert {"fastapi", "celery", "httpx", "boto3", "uvicorn", "packaging"} <= names

@@ -73,14 +73,26 @@ class PictureSource:
             yield self._frames[index]
 
 
-def write_clip(path: Path, pictures: Sequence[Picture], fps: int = 25) -> Path:
-    """An H.264 file of BGR pictures, nearly lossless."""
+def write_clip(
+    path: Path,
+    pictures: Sequence[Picture],
+    fps: int = 25,
+    times_ms: Sequence[int] | None = None,
+    rotation_deg: float | None = None,
+) -> Path:
+    """An H.264 file of BGR pictures, nearly lossless. times_ms: for a variable rate. rotation_deg: display matrix,
+    counterclockwise."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "8", "preset": "ultrafast"})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        for picture in pictures:
+        stream.codec_context.time_base = Fraction(1, fps if times_ms is None else 1000)
+        if rotation_deg is not None:
+            stream.set_display_rotation(rotation_deg)
+        for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="bgr24")
+            frame.pts = number if times_ms is None else times_ms[number]
+            frame.time_base = stream.codec_context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

@@ -12,20 +12,33 @@ from torch import Tensor
 from retalking_core.faces import neural_models
 from retalking_core.faces.dlib_models import DlibModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.follower import FaceSearch
 from retalking_core.faces.landmarks import face_scale
+from retalking_core.faces.look_ahead import LookAhead, between
+from retalking_core.faces.neural_models import NeuralFaceModels
 from retalking_core.faces.neural_tracker import NeuralFaceTracker
 from retalking_core.faces.track import TrackRequest
-from tests.faces.clips import PictureSource, backdrop, portrait
+from tests.faces.clips import PictureSource, backdrop, portrait, to_frame
 
 
 class DlibInDisguise:
+    """asked: batch sizes by network."""
+
     device = torch.device("cpu")
 
     def __init__(self) -> None:
         self._dlib = DlibModels()
+        self.asked: dict[str, list[int]] = {"s3fd": [], "fan2d": []}
 
     def get(self, name: str):
-        return {"s3fd": self._s3fd, "fan2d": self._fan2d}[name]
+        one = {"s3fd": self._s3fd, "fan2d": self._fan2d}[name]
+
+        def network(pictures: Tensor) -> list[Tensor]:
+            self.asked[name].append(len(pictures))
+            results = [one(pictures[k : k + 1]) for k in range(len(pictures))]
+            return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+        return network
 
     def _s3fd(self, picture: Tensor) -> tuple[Tensor, ...]:
         """A face in the level whose anchor is nearest in size, at the cell under its centre."""
@@ -104,3 +117,44 @@ def test_the_track_is_that_of_the_networks(face_px: int) -> None:
     assert own.visible.tolist() == [True] * 6 + [False]
     distance = np.linalg.norm(own.landmarks[:6, :48] - plain.landmarks[:6, :48], axis=-1).mean()
     assert distance < 0.035 * face_scale(plain.landmarks[:6]).mean()
+
+
+def test_many_frames_at_once_give_the_track_of_one_by_one() -> None:
+    """A face that moves, is gone for a while (a search, frame by frame), and comes back."""
+    moving = [portrait(110, 360, 280, 150 + 4 * k, 120 + 2 * k) for k in range(9)]
+    source = PictureSource([*moving, *[backdrop(360, 280)] * 4, *moving[:3]])
+    request = TrackRequest(range(16))
+    tracks, asked = [], []
+    for batch in (1, 12):
+        networks = DlibInDisguise()
+        tracks.append(NeuralFaceTracker(networks, batch).track(source, request, lambda _done, _total: None))
+        asked.append(networks.asked)
+    single, batched = tracks
+    assert batched.visible.tolist() == single.visible.tolist() == [True] * 9 + [False] * 4 + [True] * 3
+    distance = np.linalg.norm(batched.landmarks - single.landmarks, axis=-1)[single.visible]
+    assert distance.mean() < 0.5
+    assert np.quantile(distance, 0.99) < 1.5
+    assert max(asked[0]["fan2d"]) == 1
+    assert max(asked[1]["fan2d"]) == 6
+    assert len(asked[1]["fan2d"]) < len(asked[0]["fan2d"])
+    assert max(asked[1]["s3fd"]) == 4
+
+
+def test_what_lies_between_two_finds_is_interpolated() -> None:
+    first, second = np.array([0, 0, 10, 10], np.float32), np.array([4, 8, 18, 18], np.float32)
+    placed = between([0, 2, 4, 6], [first, None, first, second], 7)
+    assert [box is None for box in placed] == [False, True, True, True, False, False, False]
+    assert placed[5].tolist() == [2, 4, 14, 14]
+
+
+def test_an_empty_frame_beside_the_face_is_no_proposal() -> None:
+    face, empty = portrait(110, 360, 280, 150, 120), backdrop(360, 280)
+    grays = [to_frame(k, face if k < 6 else empty).y for k in range(11)]
+    models = NeuralFaceModels(DlibInDisguise())
+    search = FaceSearch.over(models, 360, 280, (0.0, 0.0, 0.0, 0.0))
+    ahead = LookAhead(models, search)
+    start = search.everywhere(grays[0], fine=False)[0].box
+    glimpses = ahead.glimpse(grays, start)
+    assert [glimpse is not None for glimpse in glimpses] == [True] * 6 + [False] * 5
+    assert [k for k, glimpse in enumerate(glimpses) if glimpse and glimpse.confirmed] == [0, 5]
+    assert ahead.glimpse(grays, None) == [None] * 11

@@ -272,6 +272,15 @@ def test_a_lock_has_one_owner_at_a_time(job_store: RedisJobStore) -> None:
     assert job_store.acquire_lock("janitor", "b", 1.0)
 
 
+def test_a_lock_given_back_is_free_at_once_and_only_its_owner_gives_it_back(job_store: RedisJobStore) -> None:
+    assert job_store.acquire_lock("cache", "a", 30.0)
+    job_store.release_lock("cache", "b")
+    assert not job_store.acquire_lock("cache", "b", 30.0)
+    job_store.release_lock("cache", "a")
+    job_store.release_lock("cache", "a")
+    assert job_store.acquire_lock("cache", "b", 30.0)
+
+
 def test_ping_tells_whether_redis_answers(job_store: RedisJobStore) -> None:
     job_store.ping()
     nobody = redis.Redis(port=free_port(), decode_responses=True, retry=None)

@@ -18,6 +18,7 @@ from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
 from tests.worker.test_runner import Interposed
 from worker import janitor as rounds
+from worker.face_cache import CacheLimits, StoredEntries
 from worker.janitor import Janitor
 
 
@@ -197,3 +198,25 @@ def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: 
     began = time.monotonic()
     janitor.stop()
     assert time.monotonic() - began < 1
+
+
+def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, fresh = 64 * "a", 64 * "b"
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    (faces / "track").write_bytes(b"points")
+    limits = CacheLimits(1000, stack.settings.face_cache_ttl_s)
+    stale = time.time() - stack.settings.face_cache_ttl_s - 1
+    StoredEntries(stack.objects, limits, clock=lambda: stale).write(old, faces)
+    StoredEntries(stack.objects, limits).write(fresh, faces)
+    janitor = Janitor(stack.celery, stack.store, stack.objects, stack.settings)
+    janitor.round()
+    assert {key.split("/")[1] for key in stack.objects.list_keys("face-cache/")} == {fresh}
+
+    StoredEntries(stack.objects, limits, clock=lambda: stale).write(old, faces)
+    janitor.round()  # too soon after the last sweep
+    assert list(stack.objects.list_keys(f"face-cache/{old}/"))
+    monkeypatch.setattr(rounds, "SWEEP_CACHE_EVERY_S", 0.0)
+    janitor._sweep_cache_at = 0.0
+    janitor.round()
+    assert not list(stack.objects.list_keys(f"face-cache/{old}/"))

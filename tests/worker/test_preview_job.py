@@ -7,7 +7,8 @@ from pathlib import Path
 import av
 import pytest
 
-from jobs.models import JobStatus
+from jobs.models import EvaluationCurves, JobStatus
+from jobs.names import curves_key
 from retalking_core.evaluation.metrics import available_metrics
 from tests.media.clips import make_png, make_wav
 from tests.worker.conftest import Stack, running
@@ -38,5 +39,11 @@ def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
     stack.objects.fetch(job.result.key, tmp_path / "result.mp4")
     with av.open(str(tmp_path / "result.mp4")) as result:
         assert sum(1 for _ in result.decode(video=0)) == 24
+    curves = EvaluationCurves.model_validate_json(b"".join(stack.objects.read(curves_key(job.result.key))))
+    assert curves.fps == 20
+    # A still picture has one frame that SSIM, which pairs frames by number, can compare.
+    assert [len(curve) for curve in (curves.mouth_opening, curves.speech_level, curves.ssim)] == [24, 24, 1]
+    assert any(value for value in curves.mouth_opening)
+    assert curves.sync == {}  # nothing stands in for SyncNet where its checkpoint is not there
     stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
     assert list(dict.fromkeys(stages)) == ["fetch", "analyse", "synthesise", "evaluate", "publish"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from jobs.opening import open_objects
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
 from jobs.store import JobStore, LeaseLostError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
+from retalking_core.progress import Progress
 from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
@@ -284,3 +287,22 @@ def test_a_demuxer_that_hangs_in_the_first_look_loses_the_lease(
     assert context.store.get(job_id).status is JobStatus.RUNNING
     time.sleep(1.5)
     assert [job.id for job in context.store.requeue_lost()] == [job_id]
+
+
+def test_a_cancel_stops_the_evaluation(
+    context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that would never end by itself; its progress is that of the job."""
+    job_id = submit(evaluate=["ssim"])
+
+    def endless(measurement: Measurement, *_: object) -> None:
+        for number in count():
+            measurement.progress(Progress("evaluate", 0.5, number, 0))
+            time.sleep(0.01)
+
+    def report(_: object, *, stage: str, progress: float, **__: object) -> bool:
+        return stage == "evaluate" and progress == pytest.approx(0.9)
+
+    monkeypatch.setattr(runner, "measure", endless)
+    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
+    assert context.store.get(job_id).status is JobStatus.CANCELED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
+from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
 from retalking_core.engines.videoretalking import NETWORKS
@@ -23,16 +25,26 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
+from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
 from worker import metrics as numbers
-from worker.engines import choose_engine, engine_info, load_engines, neural_obstacle, unavailable_engines
+from worker.engines import (
+    choose_engine,
+    chosen_tracker,
+    engine_info,
+    load_engines,
+    neural_obstacle,
+    unavailable_engines,
+)
 from worker.faults import describe_fault
 from worker.journal import JsonLines
 from worker.options import render_options
+from worker.shutdown import HandBackError
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -121,6 +133,19 @@ def test_wrong_weights_keep_the_neural_engine_away_unless_it_is_insisted_on(
     assert set(load_engines(Settings(_env_file=None, models_dir=tmp_path))) == {"preview"}
     with pytest.raises(WeightsError):
         load_engines(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking"))
+
+
+def test_faces_are_followed_by_networks_only_where_they_are_trained_and_quick(tmp_path: Path) -> None:
+    auto, named = (Settings(_env_file=None, models_dir=tmp_path, tracker=name) for name in ("auto", "neural"))
+    assert chosen_tracker(auto, has_cuda=True) == "dlib"
+    assert chosen_tracker(named, has_cuda=False) == "neural"
+    for name in ("s3fd", "fan2d"):
+        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"there")
+    assert chosen_tracker(auto, has_cuda=True) == "neural"
+    assert chosen_tracker(auto, has_cuda=False) == "dlib"
+    with zipfile.ZipFile(tmp_path / WEIGHT_FILES["fan2d"].file, "w") as archive:
+        archive.writestr(f"archive/{SYNTHETIC_RECORD}", "7")
+    assert chosen_tracker(auto, has_cuda=True) == "dlib"
 
 
 def test_a_machine_without_cuda_offers_the_neural_engine_only_when_told_to(
@@ -223,6 +248,19 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     assert "secret" not in str(value.reason)
     assert len(told) == 1
     assert rendered[1].fps == Fraction(25)
+
+
+@pytest.mark.parametrize("stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), HandBackError("job_1")])
+def test_what_stops_a_job_stops_its_evaluation(
+    rendered: tuple[Path, RenderReport], clips: Clips, stop: Exception
+) -> None:
+    def hook(told: Progress) -> None:
+        assert told.stage == "evaluate"
+        raise stop
+
+    measurement = Measurement(rendered[0], clips.audio, rendered[1], progress=hook)
+    with pytest.raises(type(stop)):
+        numbers.measure(measurement, ["face_coverage"], _ignore)
 
 
 def test_a_log_line_is_one_line_of_json() -> None:

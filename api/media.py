@@ -1,0 +1,150 @@
+"""Links for players: a `<video>` can send no key, so what it opens must carry its own permission.
+
+Where the object store gives presigned links, those; else links of this service, signed and good for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal, get_args
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from api.access import ANYONE, WithCaller
+from api.containers import HEAD_BYTES, Container, recognise
+from api.files import ServedFile, file_response
+from api.jobs import JobId, find_job, view_response
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
+from jobs.errors import ServiceError
+from jobs.links import is_signed, sign_link
+from jobs.models import InputRef, Job
+from jobs.objects import ObjectNotFoundError
+
+router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
+# Without a key of the caller's: the signature is the permission.
+signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
+
+MediaPart = Literal["video", "audio", "result"]
+_TYPES: dict[Container, str] = {
+    "mp4": "video/mp4",
+    "matroska": "video/webm",  # The name that players know; the bytes say the rest.
+    "avi": "video/x-msvideo",
+    "wav": "audio/wav",
+    "flac": "audio/flac",
+    "ogg": "audio/ogg",
+    "mp3": "audio/mpeg",
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+}
+_MEDIA = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES.values()}
+MEDIA_RESPONSES = {
+    status: entry | ({"content": _MEDIA} if "content" in entry else {})
+    for status, entry in RESULT_RESPONSES.items()
+    if status != 307
+}
+
+
+class MediaLink(BaseModel):
+    """url: opens without a key until it expires; relative to this service where it is one of its own."""
+
+    url: str
+    content_type: str = Field(description="As the first bytes say; `image/...` for a still face")
+
+
+class MediaLinks(BaseModel):
+    """What can be played of a job. null: not there, or not kept because it was given by its address."""
+
+    expires_at: datetime
+    video: MediaLink | None
+    audio: MediaLink | None
+    result: MediaLink | None
+
+
+@router.get(
+    "",
+    operation_id="getMedia",
+    summary="Links for players: inputs and result",
+    response_model=MediaLinks,
+    responses=refusals("job_not_found", "service_unavailable"),
+)
+def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+    """Each opens one file for a while without a key, because media elements can not send one."""
+    job = find_job(parts, caller, job_id)
+    ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
+    links = {part: _link(parts, job, part, int(ends_at.timestamp())) for part in get_args(MediaPart)}
+    return view_response(MediaLinks(expires_at=ends_at, **links))
+
+
+@signed_router.get(
+    "/{part}",
+    operation_id="openMedia",
+    summary="Open a link for players",
+    response_class=Response,
+    responses=MEDIA_RESPONSES
+    | refusals(
+        "link_invalid",
+        "job_not_found",
+        "result_not_ready",
+        "range_not_satisfiable",
+        "storage_failed",
+        "service_unavailable",
+    ),
+    openapi_extra=RESULT_PARAMETERS,
+)
+def open_media(
+    job_id: JobId,
+    part: Annotated[MediaPart, Path(description="Which file")],
+    request: Request,
+    parts: WithParts,
+    expires: Annotated[int, Query(ge=0, le=10**12, description="From the link")],
+    signature: Annotated[str, Query(max_length=128, description="From the link")],
+) -> Response:
+    """Only links made by `GET /jobs/{job_id}/media` are accepted."""
+    if not is_signed(parts.link_key, "GET", _path(job_id, part), expires, signature, time.time()):
+        raise ServiceError("link_invalid", "The link was altered or has expired.")
+    file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
+    if file is None:
+        raise ServiceError("result_not_ready", f"This job has no {part} to play.")
+    return file_response(request, parts.objects, file)
+
+
+def _path(job_id: str, part: str) -> str:
+    return f"jobs/{job_id}/media/{part}"
+
+
+def _link(parts: Parts, job: Job, part: MediaPart, expires: int) -> MediaLink | None:
+    file = _file_of(parts, job, part)
+    if file is None:
+        return None
+    link = parts.objects.presign_get(file.key, parts.settings.link_ttl_s, file.download_name)
+    if link is None:
+        path = _path(job.id, part)
+        link = f"/{path}?expires={expires}&signature={sign_link(parts.link_key, 'GET', path, expires)}"
+    return MediaLink(url=link, content_type=file.content_type)
+
+
+def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
+    if part == "result":
+        return served_result(job.id, job.result) if job.result else None
+    return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
+
+
+def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:
+    """An input that we hold. Its type is read from its bytes: what the caller said about it proves nothing."""
+    if source.key is None:
+        return None
+    try:
+        size = parts.objects.info(source.key).size_bytes
+        head = b"".join(parts.objects.read(source.key, 0, min(size, HEAD_BYTES)))
+    except ObjectNotFoundError:
+        return None
+    container = recognise(head)
+    if container is None:
+        return None
+    # The inputs of a job never change: its id and their place are as good a tag as a hash.
+    return ServedFile(source.key, size, f'"{job.id}-{part}"', _TYPES[container], f"{job.id}-{part}.{container}")

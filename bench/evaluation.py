@@ -1,0 +1,80 @@
+"""What the evaluation costs beside the render: `python -m bench.evaluation VIDEO SPEECH [--repeat N]`.
+
+Renders with the preview engine and evaluates the result as a worker does (every metric that needs no checkpoint), in
+the same process, so that both see the same machine. CPU time is what the process used on all cores: on a busy machine
+it tells more than the wall clock. The smallest of N runs counts, for each of the two by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from retalking_core.engines.preview import PreviewEngine
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import available_metrics, measure_all
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.probe import probe_audio, probe_video
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.options import RenderOptions
+from retalking_core.progress import ignore_progress
+
+T = TypeVar("T")
+Cost = tuple[float, float]
+# What is timed by itself, too: each with a pass of its own over the files.
+ALONE = ("ssim", "psnr_outside_face", "cpbd", "mouth_speech_correlation")
+
+
+def main() -> None:
+    """Print CPU and wall seconds of the render and of the evaluation, their shares, and some metrics alone."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", type=Path)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("--repeat", type=int, default=3)
+    arguments = parser.parse_args()
+    video, speech, repeat = arguments.video, arguments.speech, max(1, arguments.repeat)
+    options = RenderOptions()
+    engine = PreviewEngine()
+    engine.warm_up()
+    info = probe_video(video, DEFAULT_LIMITS)
+    plan = plan_timeline(info, probe_audio(speech, DEFAULT_LIMITS).duration_s, options.length_mode)
+    names = available_metrics(None)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.mp4"
+        renders, evaluations, alone = [], [], {name: [] for name in ALONE}
+        for _ in range(repeat):
+            cost, report = timed(lambda: engine.render(video, speech, result, options, ignore_progress))
+            renders.append(cost)
+            for wanted, costs in ((names, evaluations), *(([name], alone[name]) for name in ALONE)):
+                measurement = Measurement(result, speech, report, DEFAULT_LIMITS, video, plan.source_index)
+                cost, values = timed(lambda m=measurement, w=wanted: measure_all(m, w))
+                costs.append(cost)
+                if wanted is names:
+                    numbers = values
+    for each in numbers:
+        print(f"{each.name:<28}{each.reason if each.value is None else f'{each.value:.4g}'}")
+    print(f"{video.name}: {report.width}x{report.height}, {report.frames} frames, the smallest of {repeat} runs")
+    print(f"{'':<28}{'cpu s':>8}{'wall s':>8}{'cpu share':>11}{'wall share':>11}")
+    render = smallest(renders)
+    for name, costs in (("render", renders), ("evaluation", evaluations), *alone.items()):
+        cpu_s, wall_s = smallest(costs)
+        print(f"{name:<28}{cpu_s:>8.2f}{wall_s:>8.2f}{cpu_s / render[0]:>11.0%}{wall_s / render[1]:>11.0%}")
+
+
+def timed(work: Callable[[], T]) -> tuple[Cost, T]:
+    """(CPU, wall) seconds and what came of it."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    done = work()
+    return (time.process_time() - cpu, time.perf_counter() - wall), done
+
+
+def smallest(costs: list[Cost]) -> Cost:
+    return min(cpu for cpu, _ in costs), min(wall for _, wall in costs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""`retalking keys`: who may call the service. Works on the job store itself, so it needs no key."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
+from cli.store_address import store_settings
+from jobs.api_keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
+from jobs.store import JobStore, KeyNotFoundError
+
+T = TypeVar("T")
+app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(help="Data folder of a `retalking up` that runs now  [default: RETALKING_DATA_DIR, else data]"),
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, for people")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="submit, read or admin; may be repeated  [default: submit and read]")
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=1, max=60000, help="Instead of RETALKING_REQUESTS_PER_MINUTE")
+    ] = None,
+    live_jobs: Annotated[int | None, typer.Option(min=1, help="Instead of RETALKING_LIVE_JOBS_PER_KEY")] = None,
+    data: DataOption = None,
+) -> None:
+    """Make a key. It is printed once, on stdout, and can not be shown again: only its hash is kept."""
+    if not 1 <= len(name) <= 100 or not name.isprintable():
+        raise CommandError("invalid_name", "A name has 1 to 100 printable characters.", EXIT_USAGE)
+    text = make_key(_open(data), name, _scopes(scope or ["submit", "read"]), requests_per_minute, live_jobs)
+    Console(stderr=True).print("The key, which is shown this once; send it as `Authorization: Bearer ...`:")
+    typer.echo(text)
+
+
+@app.command(name="list")
+def show(data: DataOption = None) -> None:
+    """All keys, oldest first. Never their secret part."""
+    table = Table("id", "name", "scopes", "requests/min", "live jobs", "created", "revoked", box=None)
+    for key in _call(_open(data).list_keys):
+        limits = (str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs))
+        moments = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.revoked_at))
+        table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *limits, *moments)
+    (Console() if sys.stdout.isatty() else Console(width=200)).print(table)  # in a pipe no cell is cut
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `retalking keys list` shows it")],
+    data: DataOption = None,
+) -> None:
+    """End a key, from the next request on. Its jobs go on, and an admin key still sees them."""
+    store = _open(data)
+    try:
+        if not is_key_id(key_id):
+            raise KeyNotFoundError(key_id)
+        key = _call(lambda: store.revoke_key(key_id))
+    except KeyNotFoundError:
+        raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.") from None
+    typer.echo(f"{key.id}  {key.name}  revoked")
+
+
+def make_key(
+    store: JobStore,
+    name: str,
+    scopes: frozenset[Scope],
+    requests_per_minute: int | None = None,
+    live_jobs: int | None = None,
+) -> str:
+    """The text of a new key that the store knows from now on."""
+    text = new_key_text()
+    key = ApiKey(
+        id=str(key_id_of(text)),
+        name=name,
+        digest=digest_of(text),
+        scopes=scopes,
+        requests_per_minute=requests_per_minute,
+        live_jobs=live_jobs,
+        created_at=datetime.now(UTC),
+    )
+    _call(lambda: store.add_key(key))
+    return text
+
+
+def _scopes(names: list[str]) -> frozenset[Scope]:
+    try:
+        return frozenset(Scope(name) for name in names)
+    except ValueError:
+        known = ", ".join(Scope)
+        raise CommandError("invalid_scope", f"A scope is one of {known}.", EXIT_USAGE) from None
+
+
+def _open(data: Path | None) -> JobStore:
+    from jobs.opening import open_store
+
+    return open_store(store_settings(data))
+
+
+def _call(call: Callable[[], T]) -> T:
+    from redis.exceptions import RedisError
+
+    try:
+        return call()
+    except RedisError as error:
+        raise CommandError(
+            "service_unreachable",
+            f"Redis does not answer ({type(error).__name__}). Set RETALKING_REDIS_URL, or pass --data of a "
+            "`retalking up` that runs now.",
+            EXIT_UNAVAILABLE,
+        ) from None

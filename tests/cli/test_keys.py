@@ -1,0 +1,94 @@
+"""`retalking keys`, and a service that asks for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.conftest import Ended, Up, run_command
+from tests.services import own_database, wait_until
+
+KEY = re.compile(r"^rtk_[0-9a-f]{16}_[0-9a-f]{64}$", re.MULTILINE)
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def on_redis(call: Call, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setenv("RETALKING_REDIS_URL", own_database(redis_url))
+    return call
+
+
+def test_create_list_revoke(on_redis: Call) -> None:
+    made = on_redis("keys", "create", "studio", "--scope", "read", "--live-jobs", "7")
+    assert made.code == 0
+    (key,) = KEY.findall(made.out)
+    assert made.out.strip() == key, "nothing else on stdout: a script can take it"
+    _, key_id, secret = key.split("_")
+    listed = on_redis("keys", "list").out
+    (row,) = [line for line in listed.splitlines() if key_id in line]
+    assert row.split()[:5] == [key_id, "studio", "read", "usual", "7"]
+    assert secret not in listed
+    assert on_redis("keys", "revoke", key_id).out == f"{key_id}  studio  revoked\n"
+    (row,) = [line for line in on_redis("keys", "list").out.splitlines() if key_id in line]
+    assert len(re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d", row)) == 2, "created and revoked"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["revoke", "0" * 16], 1, "key_not_found"),
+        (["revoke", "../x"], 1, "key_not_found"),
+        (["create", "x", "--scope", "root"], 2, "invalid_scope: A scope is one of submit, read, admin."),
+        (["create", ""], 2, "invalid_name"),
+        (["create", "two\nlines"], 2, "invalid_name"),
+    ],
+)
+def test_refusals(on_redis: Call, arguments: list[str], code: int, said: str) -> None:
+    ended = on_redis("keys", *arguments)
+    assert ended.code == code
+    assert ended.err.startswith(f"error: {said}")
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_no_service_is_named(call: Call, tmp_path: Path) -> None:
+    ended = call("keys", "list", "--data", str(tmp_path / "none"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: store_not_found: No `retalking up` runs on")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_open_door_is_refused(call: Call, tmp_path: Path, host: str) -> None:
+    ended = call("up", "--host", host, "--port", "0", "--data", str(tmp_path / "data"))
+    assert ended.code == 2
+    assert ended.err.startswith("error: keys_required: ")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.e2e
+def test_up_with_keys(start_up: Callable[..., Up], tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+    """On all addresses of the machine: the first key is handed out, and makes the others."""
+    data = tmp_path / "data"
+    up = start_up(data, "--host", "0.0.0.0", RETALKING_REQUIRE_KEYS="true")
+    url = up.url()
+    (first,) = wait_until(lambda: KEY.findall(up.text), 20, what="the first key is handed out")
+    assert httpx.get(f"{url}/jobs").status_code == 401
+    assert httpx.get(f"{url}/jobs", headers={"Authorization": f"Bearer {first}"}).status_code == 200
+
+    made = run_command("keys", "create", "submitter", "--data", str(data), cwd=tmp_path)
+    (key,) = KEY.findall(made.stdout)
+    job = ("submit", str(portrait), str(short_speech), "--url", url, "--option", "evaluate=[]", "--out", "result.mp4")
+    refused = run_command(*job, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: unauthorized: ")
+    done = run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "result.mp4").stat().st_size > 1000
+
+    assert run_command("keys", "revoke", key.split("_")[1], "--data", str(data), cwd=tmp_path).returncode == 0
+    assert run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key).returncode == 1
+    for log in data.rglob("*.log"):
+        assert key.split("_")[2] not in log.read_text(errors="replace"), log
