@@ -7,7 +7,21 @@ import logging
 from datetime import UTC, datetime
 
 # Fields that `extra=` may add to a line.
-_FIELDS = ("job", "attempt", "worker", "delivery", "event", "code", "status", "seconds", "count", "host", "step", "key")
+_FIELDS = (
+    "job",
+    "attempt",
+    "segment",
+    "worker",
+    "delivery",
+    "event",
+    "code",
+    "status",
+    "seconds",
+    "count",
+    "host",
+    "step",
+    "key",
+)
 # These write addresses (httpx: the whole query) or a line per connection.
 _QUIET = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer")
 

@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
@@ -19,7 +21,7 @@ from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from jobs.messages import make_celery
-from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from worker.engines import LoadEngines, engine_info, unavailable_engines
@@ -53,7 +55,7 @@ class RenderProcess:
         from retalking_core.media.limits import MediaLimits
         from worker.memory import limit_memory
         from worker.metrics import metric_names
-        from worker.notices import Notices
+        from worker.notices import Notices, call_helpers
         from worker.presence import Presence
         from worker.runner import RunContext
         from worker.scratch import scratch_root, sweep_orphans
@@ -90,6 +92,7 @@ class RenderProcess:
             notice=self._notice,
             announce=Notices(app, store),
             models=EvaluationModels(settings.models_dir),
+            ask_for_help=partial(call_helpers, app),
         )
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
@@ -101,11 +104,19 @@ class RenderProcess:
     def run(self, job_id: str) -> None:
         from worker.runner import run_job
 
+        self._work(job_id, run_job)
+
+    def help(self, job_id: str) -> None:
+        from worker.helping import help_job
+
+        self._work(job_id, help_job)
+
+    def _work(self, job_id: str, work: Callable[[str, RunContext], None]) -> None:
         if self.context is None or self.presence is None or self._notice.is_given:
             raise Reject("the worker is going down", requeue=True)
         with self.presence.working_on(job_id):
             try:
-                run_job(job_id, self.context)
+                work(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
 
@@ -129,6 +140,10 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:
         process.run(job_id)
+
+    @app.task(name=SEGMENTS_TASK, acks_late=True, ignore_result=True)
+    def render_segments(job_id: str) -> None:
+        process.help(job_id)
 
     _connect(app, process, notice, settings)
     return app

@@ -18,6 +18,7 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.result_file import ResultFile, writing
 from retalking_core.media.writer import output_size
 from retalking_core.options import OutputOptions
+from retalking_core.progress import Progress, ProgressHook, ignore_progress
 from retalking_core.types import Frame, Timeline, VideoInfo
 
 
@@ -76,6 +77,7 @@ def join_segments(
     output: OutputOptions,
     metadata: dict[str, str],
     limits: MediaLimits,
+    progress: ProgressHook = ignore_progress,
 ) -> None:
     """The segments of `plan_segments`, in order, and the speech into one file: the packets are those that one
     `ResultWriter` would have written.
@@ -100,6 +102,7 @@ def join_segments(
             for packet in _packets(part, segment, timeline.fps, header):
                 place(packet, stream, segment.start)
                 file.mux([packet], (packet.dts + 1) / timeline.fps)
+            progress(Progress("synthesise", segment.stop / segments[-1].stop, segment.stop, segments[-1].stop))
         file.mux([], None)
         file.commit()
     finally:
