@@ -1,4 +1,4 @@
-"""One segment of a split job, in the hands of its owner or of a helper: hold its lease, render it, store its pictures."""
+"""One segment of a split job, held by its owner or a helper: renew its lease, render it, store its pictures."""
 
 from __future__ import annotations
 
