@@ -163,13 +163,27 @@ def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
 def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     if not job.status.is_over:
-        job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
-        _wake_webhooks(parts, parts.store.deliveries(job_id))
-        return view_response(view(parts, job), 202)
+        return cancel_job(job_id, parts, caller)
     # Files first: if this breaks off, the record still leads the janitor to what is left.
     parts.objects.delete_prefix(job_prefix(job_id))
     parts.store.delete(job_id)
     return Response(status_code=204)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    operation_id="cancelJob",
+    summary="Cancel a live job, leave a finished one as it is",
+    status_code=202,
+    response_model=JobView,
+    responses=refusals("job_not_found", "service_unavailable"),
+)
+def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+    """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
+    find_job(parts, caller, job_id)
+    job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+    _wake_webhooks(parts, parts.store.deliveries(job_id))
+    return view_response(view(parts, job), 202)
 
 
 @router.post(

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
 from cli.failures import CommandError
-from cli.following import open_display, show_events
-from cli.outcome import require_success
+from cli.following import follow
 from cli.rendering import open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
+from retalking_client import Client, RetalkingClientError
 from retalking_core.errors import RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
@@ -69,7 +69,7 @@ def run_dataset(plan: DatasetRun, as_json: bool, console: Console) -> None:
         console.print(f"[{number}/{len(pairings)}] {pairing.name}", highlight=False, markup=False)
         try:
             scored.append(_one_clip(plan, pairing, render, models, limits))
-        except (RetalkingError, CommandError) as error:
+        except (RetalkingError, RetalkingClientError, CommandError) as error:
             failed.append((pairing, f"{error.code}: {error.message}"))
             console.print(f"  {failed[-1][1]}", highlight=False, markup=False)
     if not scored:
@@ -155,20 +155,12 @@ def _render_here(engine_name: str, settings: Settings, console: Console) -> Rend
 
 def _render_there(url: str, engine_name: str, console: Console) -> Render:
     """Jobs carry the clip's digest as their idempotency key: a run that was stopped finds its jobs again."""
-    from cli.client import ServiceClient
 
     def render(pairing: Pairing, digest: str, result: Path) -> None:
-        with ServiceClient(url) as client:
-            files = {"video": pairing.video, "audio": pairing.audio}
-            job = client.submit(files, {"engine": engine_name, "evaluate": []}, f"evaluate-{digest}")
-            display = open_display(console)
-            try:
-                show_events(client.follow(job["id"]), display)
-            finally:
-                display.close()
-            job = client.job(job["id"])
-            require_success(job)
-            client.download(job, result)
+        with Client(url) as client:
+            key = f"evaluate-{digest}"
+            job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine_name, evaluate=[])
+            client.download(follow(client, job, console).raise_for_status(), result)
 
     return render
 

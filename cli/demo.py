@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 import time
@@ -10,15 +9,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cli.failures import MissingExtraError
-from cli.following import ProgressDisplay, open_display, show_events
-from cli.outcome import print_metrics, require_success
+from cli.following import ProgressDisplay, open_display, watch
+from cli.outcome import print_metrics
 from cli.stopping import catch_signals
+from retalking_client import Client, Job
 
 
 def demo(
@@ -67,17 +67,12 @@ def demo(
     _report(console, job, out)
 
 
-def run_job(url: str, face: Path, speech: Path, out: Path, display: ProgressDisplay) -> dict[str, Any]:
+def run_job(url: str, face: Path, speech: Path, out: Path, display: ProgressDisplay) -> Job:
     """Submit, follow, download; the evaluation goes beside the video. Returns the finished job."""
-    from cli.client import ServiceClient
-
-    with ServiceClient(url, direct=True) as client:
-        job = client.submit({"video": face, "audio": speech}, {"fps": 25})
-        show_events(client.follow(job["id"]), display)
-        job = client.job(job["id"])
-        require_success(job)
+    with Client(url) as client:
+        job = watch(client, client.submit(face, speech, fps=25), display).raise_for_status()
         client.download(job, out)
-        evaluation_path(out).write_text(json.dumps(client.evaluation(job["id"]), indent=2) + "\n")
+        evaluation_path(out).write_text(client.evaluation(job).model_dump_json(indent=2) + "\n")
     return job
 
 
@@ -85,25 +80,25 @@ def evaluation_path(video: Path) -> Path:
     return video.with_name(f"{video.stem}.evaluation.json")
 
 
-def _report(console: Console, job: dict[str, Any], out: Path) -> None:
-    result, render = job["result"], job["render"]
+def _report(console: Console, job: Job, out: Path) -> None:
+    result, render = job.result, job.render
     console.print()
-    print_metrics(console, job["evaluation"] or [])
+    print_metrics(console, [metric.model_dump() for metric in job.evaluation or ()])
     console.print(
-        f"\n{result['width']}x{result['height']}, {result['frames']} frames at {result['fps']:g} per second, "
-        f"{result['duration_s']:.2f} s, by the engine `{render['engine']}` on {render['device']}",
+        f"\n{result.width}x{result.height}, {result.frames} frames at {result.fps:g} per second, "
+        f"{result.duration_s:.2f} s, by the engine `{render.engine}` on {render.device}",
         highlight=False,
     )
     console.print(f"Video:      {out.resolve()}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"Evaluation: {evaluation_path(out).resolve()}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _alongside(work: Callable[[], dict[str, Any]], watch: Callable[[Callable[[], bool]], None]) -> dict[str, Any]:
+def _alongside(work: Callable[[], Job], watch: Callable[[Callable[[], bool]], None]) -> Job:
     """`work` in a thread, while the main thread watches over the processes: each is tied to the thread it started in.
 
     A daemon thread: when the watch is stopped, the service goes away under the work, and nobody waits for it.
     """
-    future: Future[dict[str, Any]] = Future()
+    future: Future[Job] = Future()
 
     def carry_out() -> None:
         try:

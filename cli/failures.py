@@ -8,6 +8,8 @@ EXIT_USAGE = 2
 """The command line is wrong (also what Typer uses)."""
 EXIT_UNAVAILABLE = 3
 """A service could not be reached, or a part of the embedded stack could not be started."""
+EXIT_DENIED = 4
+"""The service wants an API key (RETALKING_API_KEY), or this one may not do that."""
 
 
 class CommandError(Exception):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from contextlib import closing
+from typing import Protocol
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from retalking_client import Client, Job
+from retalking_client import Progress as JobProgress
 
 _PLAIN_STEP = 0.1
 """Plain lines come at a change of stage, and every tenth of the way."""
@@ -25,10 +30,25 @@ def open_display(console: Console) -> ProgressDisplay:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def show_events(events: Iterable[dict[str, Any]], display: ProgressDisplay) -> None:
-    """Drive the display from the events of a job, to the end."""
-    for event in events:
-        display.show(event.get("stage") or event["status"], float(event["progress"]))
+def follow(client: Client, job: Job | str, console: Console, timeout_s: float | None = None) -> Job:
+    """Shows the job to its end and returns it, however it ended. Ctrl-C leaves the job alone, and says so."""
+    with closing(open_display(console)) as display:
+        try:
+            return watch(client, job, display, timeout_s)
+        except KeyboardInterrupt:
+            display.close()
+            name = job if isinstance(job, str) else job.id
+            console.print(f"The job goes on. See its end: retalking wait {name}", highlight=False, soft_wrap=True)
+            raise typer.Exit(130) from None
+
+
+def watch(client: Client, job: Job | str, display: ProgressDisplay, timeout_s: float | None = None) -> Job:
+    """Drive a display from a job, to its end."""
+
+    def show(told: JobProgress) -> None:
+        display.show(told.stage or told.status, told.fraction)
+
+    return client.wait(job, timeout_s=timeout_s, on_progress=show)
 
 
 class Pace:

@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
-from cli.store_address import store_settings
+from cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError, MissingExtraError
 from jobs.api_keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from jobs.store import JobStore, KeyNotFoundError
 
@@ -104,8 +103,11 @@ def _scopes(names: list[str]) -> frozenset[Scope]:
 
 
 def _open(data: Path | None) -> JobStore:
-    from jobs.opening import open_store
-
+    try:
+        from cli.store_address import store_settings
+        from jobs.opening import open_store
+    except ImportError as error:
+        raise MissingExtraError("jobs", error.name) from error
     return open_store(store_settings(data))
 
 

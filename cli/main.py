@@ -1,7 +1,7 @@
 """The `retalking` command. Named errors end in one line and an exit code, never in a traceback.
 
 Exit codes: 0 done, 1 the job failed or was refused, 2 wrong usage, 3 a service is not reachable or did not start,
-130 stopped by Ctrl-C.
+4 it wants another API key, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import keys, weights
+from cli import jobs, keys, weights
 from cli.demo import demo
+from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
+from cli.job_actions import cancel, delete, download, events, redeliver, wait
 from cli.run import run
+from cli.service import command_error
 from cli.submit import submit
 from cli.up import up
+from retalking_client import RetalkingClientError
 from retalking_core import __version__
 from retalking_core.errors import RetalkingError
 
@@ -26,13 +30,16 @@ app = typer.Typer(
     help="Audio-driven lip-sync: a talking face and a speech track in, a lip-synced video out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command()(up)
 app.command()(demo)
 app.command()(submit)
+app.add_typer(jobs.app, name="jobs")
+for command in (wait, events, download, cancel, delete, redeliver):
+    app.command()(command)
 app.command()(run)
 app.command()(evaluate)
+app.command()(doctor)
 app.add_typer(weights.app, name="weights")
 app.add_typer(keys.app, name="keys")
 
@@ -57,9 +64,12 @@ def settle(
 
 def main() -> None:
     try:
-        app()
+        app(prog_name="retalking")
     except CommandError as error:
         _end(error.code, error.message, error.exit_code)
+    except RetalkingClientError as error:
+        refusal = command_error(error)
+        _end(refusal.code, refusal.message, refusal.exit_code)
     except RetalkingError as error:
         _end(error.code, error.message, EXIT_FAILED)
     except OSError as error:

@@ -9,17 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.failures import CommandError
-
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "neutral": ""}
-
-
-def require_success(job: Mapping[str, Any]) -> None:
-    """Raises CommandError with the job's own code and words when it did not succeed."""
-    if job["status"] == "succeeded":
-        return
-    error = job.get("error") or {"code": job["status"], "message": f"The job is {job['status']}."}
-    raise CommandError(error["code"], f"{error['message']} (job {job['id']})")
 
 
 def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,30 +9,36 @@ import typer
 from rich.console import Console
 
 from cli.asking import checked, read_pairs
-from cli.client import ServiceClient
 from cli.failures import EXIT_USAGE, CommandError
-from cli.following import open_display, show_events
-from cli.outcome import print_metrics, require_success
+from cli.following import follow
+from cli.job_actions import Timeout, finish
+from cli.jobs import print_json
+from cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
 from jobs.models import JobRequest
+from retalking_client import Client, Job, Upload
+
+_LARGE_BYTES = 64 << 20
+"""Beyond this a file goes ahead of its job, straight to the object store, and does not pass through the API's form."""
 
 
 def submit(
     video: Annotated[str, typer.Argument(help="Face: a video or picture file, or an http(s) address")],
     audio: Annotated[str, typer.Argument(help="Speech: a file, or an http(s) address")],
-    url: Annotated[
-        str, typer.Option(envvar="RETALKING_PUBLIC_URL", help="Where the service is")
-    ] = "http://127.0.0.1:8000",
+    url: ServiceUrl = DEFAULT_URL,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow the job to its end")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Fetch the result to here (implies --wait)")] = None,
+    timeout_s: Timeout = None,
     option: Annotated[
         list[str] | None, typer.Option(help="key=value, may be repeated, e.g. --option output.crf=20")
     ] = None,
+    expression: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A picture whose expression the face takes on")
+    ] = None,
     webhook_url: Annotated[str | None, typer.Option(help="Address to be told about the job")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key never makes a second job")] = None,
-    api_key: Annotated[
-        str, typer.Option(envvar="RETALKING_API_KEY", help="Better in the environment: others see a command line")
-    ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the job as JSON")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key never makes a second job  [default: one for this call]")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a job. Prints its id and address; with --wait, follows it and says how it ended."""
     console = Console(stderr=True)
@@ -42,43 +46,39 @@ def submit(
     if webhook_url is not None:
         spec["webhook_url"] = webhook_url
     checked(JobRequest, spec)
+    if expression is not None:
+        spec["expression"] = expression
 
-    with ServiceClient(url, api_key=api_key) as client:
+    with open_client(url) as client:
         job = _send(client, video, audio, spec, idempotency_key)
-        if wait or out:
-            console.print(f"{job['id']} at {client.base_url}/jobs/{job['id']}", highlight=False, soft_wrap=True)
-            with closing(open_display(console)) as display:
-                show_events(client.follow(job["id"]), display)
-            job = client.job(job["id"])
-        if job["status"] == "succeeded" and out:
-            client.download(job, out)
-        _print(job, client.base_url, as_json, console)
+    place = f"{client.url}/jobs/{job.id}"
     if wait or out:
-        require_success(job)
+        console.print(f"{job.id} at {place}", highlight=False, soft_wrap=True)
+        with Client(url) as client:
+            finish(client, follow(client, job, console, timeout_s), out, as_json, console)
+    elif as_json:
+        print_json(job)
+    else:
+        typer.echo(f"{job.id}  {job.status}  {place}")
 
 
-def _send(client: ServiceClient, video: str, audio: str, spec: dict[str, Any], key: str | None) -> dict[str, Any]:
-    inputs = {"video": video, "audio": audio}
-    links = {f"{name}_url": value for name, value in inputs.items() if _is_link(value)}
-    files = {name: _file(value) for name, value in inputs.items() if not _is_link(value)}
-    return client.submit(files, spec | links, key)
+def _send(client: Client, video: str, audio: str, spec: dict[str, Any], key: str | None) -> Job:
+    _check_file(video)
+    _check_file(audio)
+    return client.submit(_ahead(client, video), _ahead(client, audio), idempotency_key=key, **spec)
+
+
+def _ahead(client: Client, value: str) -> str | Upload:
+    if _is_link(value):
+        return value
+    path = Path(value).expanduser()
+    return client.upload(path) if path.stat().st_size > _LARGE_BYTES else str(path)
 
 
 def _is_link(value: str) -> bool:
     return value.lower().startswith(("http://", "https://"))
 
 
-def _file(value: str) -> Path:
-    path = Path(value).expanduser()
-    if not path.is_file():
+def _check_file(value: str) -> None:
+    if not _is_link(value) and not Path(value).expanduser().is_file():
         raise CommandError("file_not_found", f"There is no file {value}.", EXIT_USAGE)
-    return path
-
-
-def _print(job: dict[str, Any], base_url: str, as_json: bool, console: Console) -> None:
-    if as_json:
-        typer.echo(json.dumps(job, indent=2))
-        return
-    typer.echo(f"{job['id']}  {job['status']}  {base_url}/jobs/{job['id']}")
-    if job.get("evaluation"):
-        print_metrics(console, job["evaluation"])

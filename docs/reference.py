@@ -1,4 +1,5 @@
-"""Writes what is made from tables in the code: docs/configuration.md, docs/errors.md and api/metric_table.json, with
+"""Writes what is made from tables in the code: docs/configuration.md, docs/errors.md, api/metric_table.json and the
+exceptions of the Python client, with
 `make docs-reference`.
 
 A test calls `pages()` and compares, so the two can not fall behind.
@@ -7,6 +8,7 @@ A test calls `pages()` and compares, so the two can not fall behind.
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from retalking_core.evaluation.metric import Metric
 from retalking_core.evaluation.metrics import METRICS
 
 DOCS = Path(__file__).parent
+CLIENT_CODES = DOCS.parent / "retalking_client" / "codes.py"
 METRIC_TABLE = DOCS.parent / "api" / "metric_table.json"
 _NOTE = "<!-- Made by docs/reference.py from the code: change it there, then run `make docs-reference`. -->\n\n"
 
@@ -42,6 +45,15 @@ the same code in `error.code`. Messages are for people and may change, codes do 
 |---|---|---|---|---|
 """
 
+_CODES = '''"""One exception a public error code, made from jobs/errors.py by `make docs-reference`."""
+
+from __future__ import annotations
+
+from retalking_client.errors import ApiError
+
+
+'''
+
 
 def pages() -> dict[Path, str]:
     """What each generated file must hold."""
@@ -50,6 +62,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "configuration.md": "".join([_NOTE, _CONFIGURATION, *settings]),
         DOCS / "errors.md": "".join([_NOTE, _ERRORS, *errors]),
+        CLIENT_CODES: _client_codes(),
         METRIC_TABLE: json.dumps({name: _metric_row(row) for name, row in METRICS.items()}, indent=2) + "\n",
     }
 
@@ -65,6 +78,40 @@ def _metric_row(row: Metric) -> dict[str, Any]:
         "source": row.source,
         "checkpoints": list(row.checkpoints),
     }
+
+
+def _client_codes() -> str:
+    """One exception class a public code, written out so that editors and type checkers see them."""
+    rows = list(ERROR_CODES.values())
+    classes = (
+        f'class {class_name(row.code)}(ApiError):\n    """{row.title}."""\n\n'
+        f"    code = {json.dumps(row.code)}\n    advice = {_python_text(row.advice)}\n\n\n"
+        for row in rows
+    )
+    table = "".join(f"    {class_name(row.code)},\n" for row in rows)
+    return "".join(
+        [
+            _CODES,
+            *classes,
+            f"_CLASSES: tuple[type[ApiError], ...] = (\n{table})\n\n",
+            "ERROR_CLASSES: dict[str, type[ApiError]] = {kind.code: kind for kind in _CLASSES}\n",
+        ]
+    )
+
+
+def class_name(code: str) -> str:
+    """`job_not_found` -> JobNotFoundError, `internal_error` -> InternalError."""
+    return "".join(word.capitalize() for word in code.removesuffix("_error").split("_")) + "Error"
+
+
+def _python_text(text: str) -> str:
+    """A string literal in lines that are not too long."""
+    literal = json.dumps(text, ensure_ascii=False)
+    if len("    advice = " + literal) <= 120:
+        return literal
+    lines = textwrap.wrap(text, 90, drop_whitespace=False, break_on_hyphens=False)
+    inside = "\n".join(f"        {json.dumps(line, ensure_ascii=False)}" for line in lines)
+    return f"(\n{inside}\n    )"
 
 
 def _error_row(row: ErrorCode) -> str:

@@ -25,6 +25,7 @@ from jobs.names import (
     WEBHOOK_QUEUE,
 )
 from jobs.settings import Settings
+from jobs.traces import span
 
 
 class MessageNotSentError(Exception):
@@ -119,7 +120,8 @@ def _redis_options(settings: Settings) -> dict[str, object]:
 
 def send_render(celery: Celery, job: Job) -> None:
     """Wake a render worker. Raises MessageNotSentError; the caller goes on, the outbox holds the job."""
-    _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
+    with span("send", kind="producer", parent=job.traceparent, job=job.id):
+        _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
 
 
 def ask_for_help(celery: Celery, job: Job) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.journal import LogFormat
+
 
 class Settings(BaseSettings):
     """All processes share this one table; docs/configuration.md is generated from it.
@@ -37,6 +39,12 @@ class Settings(BaseSettings):
     )
     metrics_open: bool = Field(
         False, description="`/metrics` without a key where keys are required; else with an admin key"
+    )
+
+    # What is told about it
+    log_format: LogFormat = Field("json", description="`json`: one object a line; `text`: for people")
+    traces_endpoint: str = Field(
+        "", description="OTLP over HTTP, e.g. http://collector:4318; empty: no traces. Needs the extra `traces`"
     )
 
     # S3 (all empty: objects are files under data_dir/objects)

@@ -17,6 +17,7 @@ ROUTES = [
     ("HEAD", "/result"),
     ("GET", "/evaluation"),
     ("GET", "/events"),
+    ("POST", "/cancel"),
     ("POST", "/webhook/redeliver"),
 ]
 
@@ -44,6 +45,17 @@ def test_a_job_through_its_life(api: RunningApi) -> None:
     assert body["result"]["url"] == f"{api.url.rstrip('/')}/jobs/{job_id}/result"
     assert body["evaluation"][0]["name"] == "sync_offset_frames"
     assert body["delete_at"] is not None
+
+
+def test_cancel_never_deletes(api: RunningApi) -> None:
+    job_id = api.new_job()
+    api.finish(job_id)
+    late = api.client.post(f"/jobs/{job_id}/cancel")
+    assert (late.status_code, late.json()["status"]) == (202, "succeeded")
+    other = api.new_job()
+    assert api.client.post(f"/jobs/{other}/cancel").json()["status"] == "canceled"
+    assert api.client.post(f"/jobs/{other}/cancel").json()["status"] == "canceled"
+    assert api.client.get(f"/jobs/{other}").status_code == 200
 
 
 def test_a_failed_job_tells_its_code(api: RunningApi) -> None:

@@ -7,19 +7,20 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.following import LiveDisplay, Pace, PlainDisplay, describe_left, open_display, show_events
+from cli.following import LiveDisplay, Pace, PlainDisplay, ProgressDisplay, describe_left, open_display
 
 
-def event(stage: str | None, progress: float, status: str = "running") -> dict:
-    return {"stage": stage, "progress": progress, "status": status}
+def show_all(steps: list[tuple[str, float]], display: ProgressDisplay) -> None:
+    for stage, fraction in steps:
+        display.show(stage, fraction)
 
 
 def test_plain_lines_come_at_each_stage_and_each_tenth() -> None:
     out = io.StringIO()
     display = open_display(Console(file=out, width=60))
     assert isinstance(display, PlainDisplay)
-    shares = [event("synthesise", n / 100) for n in range(30, 61)]
-    show_events([event(None, 0.0, "queued"), *shares, event(None, 1.0, "succeeded")], display)
+    shares = [("synthesise", n / 100) for n in range(30, 61)]
+    show_all([("queued", 0.0), *shares, ("succeeded", 1.0)], display)
     lines = out.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["queued", *["synthesise"] * 4, "succeeded"]
     assert [line.split()[1] for line in lines] == ["0%", "30%", "40%", "50%", "60%", "100%"]
@@ -30,7 +31,7 @@ def test_a_terminal_gets_a_bar() -> None:
     console = Console(file=out, width=80, force_terminal=True)
     display = open_display(console)
     assert isinstance(display, LiveDisplay)
-    show_events([event("analyse", 0.25)], display)
+    show_all([("analyse", 0.25)], display)
     display.close()
     display.close()
     assert "analyse" in out.getvalue()

@@ -14,6 +14,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
+from jobs.journal import JsonLines
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
@@ -42,7 +43,6 @@ from worker.engines import (
     unavailable_engines,
 )
 from worker.faults import describe_fault
-from worker.journal import JsonLines
 from worker.options import render_options
 from worker.shutdown import HandBackError
 

@@ -1,0 +1,158 @@
+"""`retalking jobs`: what there is, and one job in full."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cli.failures import EXIT_USAGE, CommandError
+from cli.outcome import print_metrics
+from cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
+from retalking_client import Job
+
+app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Without a command: list.")
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+StatusOption = Annotated[Status | None, typer.Option("--status", "-s", help="Only jobs in this status")]
+LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="At most so many")]
+MetadataOption = Annotated[
+    list[str] | None, typer.Option("--metadata", "-m", help="key=value: only jobs that were submitted with it")
+]
+_COLOURS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
+
+
+@app.callback()
+def jobs(
+    context: typer.Context,
+    status: StatusOption = None,
+    metadata: MetadataOption = None,
+    limit: LimitOption = 20,
+    url: ServiceUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first, or show one."""
+    if context.invoked_subcommand is None:
+        list_jobs(status, metadata, limit, url, as_json)
+
+
+@app.command("list")
+def list_jobs(
+    status: StatusOption = None,
+    metadata: MetadataOption = None,
+    limit: LimitOption = 20,
+    url: ServiceUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    wanted = read_metadata(metadata or ())
+    with open_client(url) as client:
+        found = list(islice(matching(client.jobs(status=status, page_size=min(limit, 100)), wanted), limit))
+    if as_json:
+        typer.echo(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
+    elif not sys.stdout.isatty():
+        for job in found:  # for other programs: no heading, tabs, whole values
+            typer.echo("\t".join([job.id, job.status, f"{job.progress:.0%}", job.created_at.isoformat()]))
+    elif found:
+        Console().print(_table(found))
+    else:
+        typer.echo("No jobs.", err=True)
+
+
+@app.command()
+def show(job: JobId, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Show one job: where it stands, what was asked, what came out, how its webhook went."""
+    with open_client(url) as client:
+        found = client.get(job)
+    if as_json:
+        print_json(found)
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    for name, value in _facts(found):
+        console.print(f"[bold]{name:<12}[/] {escape(value)}")
+    if found.evaluation:
+        console.print()
+        print_metrics(console, [metric.model_dump() for metric in found.evaluation])
+
+
+def read_metadata(pairs: Sequence[str]) -> dict[str, str]:
+    """Raises CommandError."""
+    wanted = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise CommandError("invalid_option", f"--metadata takes key=value, not {pair!r}.", EXIT_USAGE)
+        wanted[name] = value
+    return wanted
+
+
+def matching(found: Iterator[Job], wanted: dict[str, str]) -> Iterator[Job]:
+    """Jobs whose metadata hold every wanted value. A value that is no text is compared as JSON (`take=3`)."""
+    for job in found:
+        held = {name: value if isinstance(value, str) else json.dumps(value) for name, value in job.metadata.items()}
+        if all(held.get(name) == value for name, value in wanted.items()):
+            yield job
+
+
+def print_json(job: Job) -> None:
+    typer.echo(json.dumps(job.model_dump(mode="json"), indent=2))
+
+
+def _table(found: Sequence[Job]) -> Table:
+    table = Table(show_edge=False, box=None, header_style="dim")
+    for heading in ("job", "status", "stage", "done", "engine", "submitted"):
+        table.add_column(heading, no_wrap=heading == "job")
+    for job in found:
+        waits = f"place {job.queue_position}" if job.queue_position else ""
+        stage = job.stage or (job.error.code if job.error else waits)
+        status = f"[{_COLOURS[job.status]}]{job.status}[/]"
+        engine = job.engine or job.engine_requested
+        table.add_row(job.id, status, stage, f"{job.progress:.0%}", engine, describe_age(job.created_at))
+    return table
+
+
+def describe_age(at: datetime) -> str:
+    """`just now`, `5 minutes ago`, `3 days ago`."""
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    for name, length_s in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length_s)
+        if count:
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _facts(job: Job) -> Iterator[tuple[str, str]]:
+    yield "job", job.id
+    yield "status", job.status + (f", {job.stage}, {job.progress:.0%}" if job.stage else "")
+    if job.queue_position is not None:
+        yield "in line", f"place {job.queue_position}"
+    if job.eta_s is not None:
+        yield "left", f"about {job.eta_s:.0f} s"
+    yield "submitted", f"{job.created_at:%Y-%m-%d %H:%M:%S %Z}, {describe_age(job.created_at)}"
+    yield "engine", f"{job.engine or job.engine_requested}" + (f" on {job.device}" if job.device else "")
+    yield "attempts", f"{job.attempts} of {job.max_attempts}"
+    yield "options", json.dumps(job.options)
+    if job.metadata:
+        yield "metadata", json.dumps(job.metadata, ensure_ascii=False)
+    if job.error:
+        yield "error", f"{job.error.code}: {job.error.message}"
+    if job.render and job.render.synthetic_weights:
+        yield "warning", "made with synthetic weights: not a usable result"
+    if job.result:
+        size, result = job.result.size_bytes / 1e6, job.result
+        yield "result", f"{result.width}x{result.height}, {result.duration_s:.2f} s, {size:.1f} MB, {result.url}"
+    if job.delete_at:
+        yield "kept until", f"{job.delete_at:%Y-%m-%d %H:%M %Z}"
+    if job.webhook:
+        yield "webhook", job.webhook.url
+        for delivery in job.webhook.deliveries:
+            tries = len(delivery.attempts)
+            yield "", f"{delivery.event}: {delivery.state} after {tries} attempt{'s' * (tries != 1)}"

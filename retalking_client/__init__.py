@@ -1,0 +1,56 @@
+"""The Python client of Retalking.
+
+    from retalking_client import Client
+
+    with Client("http://127.0.0.1:8000") as client:
+        client.run("face.mp4", "speech.wav", "result.mp4", on_progress=print)
+
+`AsyncClient` is the same with `await`. Refusals and failed jobs raise the exception of their public code, from
+`retalking_client.codes`; docs/client.md tells the rest.
+"""
+
+from retalking_client.async_client import AsyncClient
+from retalking_client.client import Client
+from retalking_client.connection import VERSION as __version__
+from retalking_client.errors import (
+    ApiError,
+    DownloadDamagedError,
+    EventsLostError,
+    FieldFault,
+    RetalkingClientError,
+    ServiceUnreachableError,
+    UnexpectedAnswerError,
+    WaitTimeoutError,
+    WebhookInvalidError,
+)
+from retalking_client.models import Evaluation, Job, JobEvent, Metric, Result, Upload, WebhookEvent
+from retalking_client.options import SubmitOptions
+from retalking_client.retrying import RetryPolicy
+from retalking_client.waiting import Progress
+from retalking_client.webhooks import verify_webhook
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "DownloadDamagedError",
+    "Evaluation",
+    "EventsLostError",
+    "FieldFault",
+    "Job",
+    "JobEvent",
+    "Metric",
+    "Progress",
+    "Result",
+    "RetalkingClientError",
+    "RetryPolicy",
+    "ServiceUnreachableError",
+    "SubmitOptions",
+    "UnexpectedAnswerError",
+    "Upload",
+    "WaitTimeoutError",
+    "WebhookEvent",
+    "WebhookInvalidError",
+    "__version__",
+    "verify_webhook",
+]

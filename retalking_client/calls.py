@@ -1,0 +1,178 @@
+"""The calls of the HTTP interface as data: what is sent where, and whether it may be sent twice."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+from urllib.parse import quote
+
+import httpx
+
+from retalking_client.connection import is_same_place
+from retalking_client.models import Status, Upload
+from retalking_client.options import MediaInput, SubmitOptions
+
+_PIECE_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Call:
+    """path: relative to the service, or an absolute link that must not see our key.
+
+    files: form parts beside the JSON part `spec`. content: a file that is the whole body. is_repeatable: sending it
+    twice does what sending it once does. deletes: not being there any more is success.
+    """
+
+    method: str
+    path: str
+    json: Any = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    content: Path | None = None
+    is_repeatable: bool = True
+    deletes: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        return not is_link(self.path)
+
+
+def submit_call(
+    video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
+) -> Call:
+    """POST /jobs. Without a key one is made, so that a repetition after a lost answer finds the job it made.
+
+    Raises FileNotFoundError.
+    """
+    spec: dict[str, Any] = dict(options)
+    files: dict[str, Path] = {}
+    for name, given in (("video", video), ("audio", audio)):
+        if isinstance(given, Upload):
+            spec[f"{name}_upload_id"] = given.id
+        elif is_link(os.fspath(given)):
+            spec[f"{name}_url"] = os.fspath(given)
+        else:
+            files[name] = existing_file(given)
+    expression = spec.get("expression")
+    if isinstance(expression, Upload):
+        spec["expression"] = f"upload:{expression.id}"
+    elif isinstance(expression, os.PathLike):
+        files["expression"] = existing_file(expression)
+        del spec["expression"]
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    return Call("POST", "/jobs", json=spec, files=files, headers={"Idempotency-Key": key})
+
+
+def job_call(job_id: str, rest: str = "") -> Call:
+    return Call("GET", job_path(job_id) + rest)
+
+
+def list_call(status: Status | None, page_size: int, cursor: str | None) -> Call:
+    """Raises ValueError for a status that there is not."""
+    if status is not None and status not in get_args(Status):
+        raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
+    asked = {"status": status, "limit": str(page_size), "cursor": cursor}
+    return Call("GET", "/jobs", params={name: value for name, value in asked.items() if value is not None})
+
+
+def events_call(job_id: str, after: str | None) -> Call:
+    headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
+    return Call("GET", f"{job_path(job_id)}/events", headers=headers)
+
+
+def result_call(job_id: str, start: int) -> Call:
+    """The result from a byte on, never compressed on the way: an offset counts bytes of the file."""
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    return Call("GET", f"{job_path(job_id)}/result", headers=headers)
+
+
+def cancel_call(job_id: str) -> Call:
+    return Call("POST", f"{job_path(job_id)}/cancel")
+
+
+def delete_call(job_id: str) -> Call:
+    return Call("DELETE", job_path(job_id), deletes=True)
+
+
+def redeliver_call(job_id: str) -> Call:
+    """Not repeated once it may have been heard: every call sends the events once more."""
+    return Call("POST", f"{job_path(job_id)}/webhook/redeliver", is_repeatable=False)
+
+
+def put_call(link: str, path: Path) -> Call:
+    return Call("PUT", link, content=path)
+
+
+def job_path(job_id: str) -> str:
+    return f"/jobs/{quote(job_id, safe='')}"
+
+
+def is_link(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
+
+
+def existing_file(given: str | os.PathLike[str]) -> Path:
+    """Raises FileNotFoundError: before anything is sent, and not after half of the other file."""
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(2, "There is no such file", str(given))
+    return path
+
+
+@contextmanager
+def opened_request(
+    http: httpx.Client | httpx.AsyncClient, call: Call, base_url: str, own_headers: Mapping[str, str], **more: Any
+) -> Iterator[httpx.Request]:
+    """The request of a call, with its files open while this lasts: every try reads them from the beginning."""
+    headers = dict(call.headers) | (dict(own_headers) if call.is_own else {})
+    url = f"{base_url}{call.path}" if call.is_own else call.path
+    with ExitStack() as opened:
+        body: dict[str, Any] = {}
+        if call.files:
+            parts: dict[str, Any] = {"spec": (None, json.dumps(call.json), "application/json")}
+            body["files"] = parts | {name: _file_part(path, opened) for name, path in call.files.items()}
+        elif call.content is not None:
+            file = opened.enter_context(call.content.open("rb"))
+            body["content"] = _async_pieces(file) if isinstance(http, httpx.AsyncClient) else _pieces(file)
+            headers["Content-Length"] = str(call.content.stat().st_size)
+        elif call.json is not None:
+            body["json"] = call.json
+        yield http.build_request(call.method, url, params=dict(call.params) or None, headers=headers, **body, **more)
+
+
+def redirected_request(
+    http: httpx.Client | httpx.AsyncClient, answer: httpx.Response, own_headers: Mapping[str, str]
+) -> httpx.Request:
+    """The request that a redirect of a GET asks for. Our key goes along only to the same place: a presigned link of an
+    object store must not see it."""
+    asked = answer.request
+    target = asked.url.join(answer.headers["Location"])
+    headers = dict(asked.headers)
+    headers.pop("host", None)
+    if not is_same_place(asked.url, target):
+        for name in own_headers:
+            headers.pop(name.lower(), None)
+    return http.build_request("GET", target, headers=headers, extensions=asked.extensions)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+
+
+async def _async_pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    for piece in _pieces(file):
+        yield piece
+
+
+def _file_part(path: Path, opened: ExitStack) -> tuple[str, Any, str]:
+    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return path.name, opened.enter_context(path.open("rb")), kind

@@ -1,0 +1,175 @@
+"""What the service answers. Fields that a newer service adds are kept: `model_dump` gives them back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retalking_client.problems import error_of_job
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+OVER: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class JobError(_Answer):
+    """Why a job failed. code: stable, see `GET /errors`."""
+
+    code: str
+    message: str
+    retryable: bool = False
+
+
+class Result(_Answer):
+    """The finished video. url: expires at `expires_at`; None: it lives as long as the job."""
+
+    url: str
+    expires_at: datetime | None = None
+    content_type: str
+    size_bytes: int
+    sha256: str
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    frames: int
+
+
+class Metric(_Answer):
+    """A number about the result; value None comes with a reason."""
+
+    name: str
+    value: float | None
+    unit: str = ""
+    better: Literal["higher", "lower", "neutral"] = "neutral"
+    reason: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class Render(_Answer):
+    """What the engine reported. synthetic_weights: made with generated checkpoints; means nothing."""
+
+    engine: str
+    engine_version: str
+    device: str
+    face_coverage: float
+    faceless_ranges_s: list[tuple[float, float]]
+    stage_times_s: dict[str, float]
+    synthetic_weights: bool = False
+    notes: list[str] = Field(default_factory=list)
+
+
+class DeliveryAttempt(_Answer):
+    """One try at telling a webhook address."""
+
+    at: datetime
+    status_code: int | None = None
+    error: str | None = None
+    duration_ms: int = 0
+
+
+class Delivery(_Answer):
+    """One webhook event of a job. id: the header `webhook-id`, the same over all attempts."""
+
+    id: str
+    event: str
+    state: str
+    created_at: datetime
+    next_attempt_at: datetime | None = None
+    attempts: list[DeliveryAttempt] = Field(default_factory=list)
+
+
+class Webhook(_Answer):
+    """Where a job is told to, and how that went. The address is shown without its secrets."""
+
+    url: str
+    events: list[str]
+    deliveries: list[Delivery]
+
+
+class Job(_Answer):
+    """A job as it stood when it was asked for. progress: 0..1. eta_s: estimate of the seconds left."""
+
+    id: str
+    status: Status
+    stage: str | None = None
+    progress: float = 0.0
+    queue_position: int | None = None
+    eta_s: float | None = None
+    engine_requested: str = "auto"
+    engine: str | None = None
+    device: str | None = None
+    attempts: int = 0
+    max_attempts: int = 0
+    cancel_requested: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+    priority: int = 1
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    delete_at: datetime | None = None
+    error: JobError | None = None
+    result: Result | None = None
+    render: Render | None = None
+    evaluation: list[Metric] | None = None
+    webhook: Webhook | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in OVER
+
+    def raise_for_status(self) -> Job:
+        """Itself, unless the job failed or was canceled: then the exception of its code (`FaceNotFoundError`, ...)."""
+        if self.status in ("failed", "canceled"):
+            raise error_of_job(self)
+        return self
+
+
+class JobEvent(_Answer):
+    """One line of a job's history. id: pass it as `after` to go on from there."""
+
+    id: str
+    event: str
+    at: datetime
+    status: Status
+    stage: str | None = None
+    progress: float = 0.0
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class Evaluation(_Answer):
+    """The numbers about a result."""
+
+    job_id: str
+    engine: str | None = None
+    synthetic_weights: bool = False
+    metrics: list[Metric]
+
+
+class Upload(_Answer):
+    """A file that lies with the service, for any number of jobs until `expires_at`."""
+
+    id: str
+    url: str
+    expires_at: datetime
+    max_bytes: int
+
+
+class WebhookEvent(_Answer):
+    """What arrives at a webhook address, once its signature was checked."""
+
+    type: str
+    timestamp: datetime
+    data: Job
+
+
+class JobPage(_Answer):
+    jobs: list[Job]
+    next_cursor: str | None = None

@@ -1,0 +1,97 @@
+"""When a call is made again, and after which pause. Pure decisions: the clients do the waiting."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from retalking_client.calls import Call
+from retalking_client.errors import RetalkingClientError, ServiceUnreachableError
+from retalking_client.problems import error_of_answer
+
+# Nothing was sent yet, so that even a call that must not be repeated may be made again.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# The service (or a proxy before it) says that it did not take the call.
+_NOT_TAKEN = frozenset({429, 503})
+_PASSING = _NOT_TAKEN | {408, 502, 504}
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """retries: calls after the first one. Pauses double from first_pause_s up to longest_pause_s, each shortened at
+    random by up to a half, so that many clients do not come back at once. A `Retry-After` of the service goes before
+    that, up to longest_wait_s: beyond it the error is raised."""
+
+    retries: int = 4
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 20.0
+    longest_wait_s: float = 120.0
+
+
+class Attempts:
+    """The tries at one call. Every failure is told to it; it answers with the pause before the next try, or raises."""
+
+    def __init__(self, policy: RetryPolicy, call: Call) -> None:
+        self._policy, self._call = policy, call
+        self._failures = 0
+        self.is_in_doubt = False
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds. Raises ServiceUnreachableError."""
+        self.is_in_doubt = self.is_in_doubt or not isinstance(error, _NEVER_SENT)
+        unreachable = ServiceUnreachableError(f"{_origin(error)} does not answer ({describe(error)}).")
+        if not self._call.is_repeatable and not isinstance(error, _NEVER_SENT):
+            raise unreachable from error
+        return self._next_pause_s(unreachable, None)
+
+    def after_refusal(self, answer: httpx.Response) -> float:
+        """Seconds. Raises the ApiError of the answer, or UnexpectedAnswerError. answer: read to its end."""
+        failure = error_of_answer(answer)
+        if answer.status_code not in (_PASSING if self._call.is_repeatable else _NOT_TAKEN):
+            raise failure
+        return self._next_pause_s(failure, retry_after_s(answer))
+
+    def is_settled(self, answer: httpx.Response) -> bool:
+        """True where the call is done: it went well, or what was to be deleted is gone and an earlier try that got no
+        answer may have been what did it."""
+        return answer.is_success or (self._call.deletes and answer.status_code == 404 and self.is_in_doubt)
+
+    def went_on(self) -> None:
+        """Something arrived: a later break is a new one."""
+        self._failures = 0
+
+    def _next_pause_s(self, failure: RetalkingClientError, asked_s: float | None) -> float:
+        policy = self._policy
+        if self._failures >= policy.retries or (asked_s or 0.0) > policy.longest_wait_s:
+            raise failure
+        grown_s = min(policy.longest_pause_s, policy.first_pause_s * 2**self._failures)
+        self._failures += 1
+        return asked_s if asked_s is not None else grown_s * random.uniform(0.5, 1.0)
+
+
+def retry_after_s(answer: httpx.Response) -> float | None:
+    """The header as seconds from now, in either of its two forms (RFC 9110, 10.2.3); None where it says nothing."""
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def describe(error: Exception) -> str:
+    """What went wrong in a few words, also where the library gives none."""
+    return str(error) or type(error).__name__
+
+
+def _origin(error: httpx.TransportError) -> str:
+    try:
+        url = error.request.url
+    except RuntimeError:
+        return "The service"
+    return f"{url.scheme}://{url.netloc.decode()}"

@@ -1,0 +1,57 @@
+"""The checks find what they are for."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from checks.dependencies import ROOT, below_floor, unbounded, unexplained
+from checks.secrets import find_secrets
+from jobs.api_keys import new_key_text
+
+PLANTED = {
+    "api key of ours": new_key_text(),
+    "webhook secret": f"whsec_{secrets.token_hex(22)}",
+    "cloud key": "AKIA" + "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") for _ in range(16)),
+    "private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "password in an address": f"redis://user:{secrets.token_hex(8)}@redis.example:6379/0",
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_secret_is_found_wherever_it_lies(tmp_path: Path, what: str) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text(f"A page.\n\nvalue = '{PLANTED[what]}'\n")
+    (tmp_path / "clean.py").write_text("KEY_CHARS = 64\n")
+    found = list(find_secrets(tmp_path))
+    assert {(secret["filename"], secret["line_number"]) for secret in found} == {("docs/page.md", 3)}
+
+
+def test_a_secret_fails_the_check_and_is_not_printed(tmp_path: Path) -> None:
+    key = PLANTED["api key of ours"]
+    (tmp_path / "settings.py").write_text(f"KEY = '{key}'\n")
+    command = [sys.executable, "-m", "checks.secrets", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("settings.py:1: ")
+    assert key not in done.stdout
+    assert subprocess.run([*command, "--accept"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert key not in (tmp_path / ".secrets.baseline").read_text()
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stdout
+
+
+def test_what_is_wrong_with_dependencies_is_named() -> None:
+    rows = [Requirement(text) for text in ("one>=1", "two>=1,<2", "three", "four==4.*")]
+    assert [line.split()[0] for line in unbounded(rows)] == ["one", "three"]
+    assert [line.split()[0] for line in unexplained(rows, "| `one`, two | x |")] == ["three", "four"]
+    (low,) = below_floor(
+        {"pytest": ["9999", "a hole"], "not-installed-anywhere": ["1", "x"], "packaging": ["0.1", "x"]}
+    )
+    assert low.startswith("pytest ")
+    assert "below 9999: a hole" in low

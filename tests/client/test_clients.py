@@ -1,0 +1,290 @@
+"""What a caller can do, by either client, against a real API."""
+
+from __future__ import annotations
+
+import ast
+import threading
+import time
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+import retalking_client
+from jobs.errors import ERROR_CODES
+from jobs.models import JobRequest, JobView
+from retalking_client import (
+    ApiError,
+    EventsLostError,
+    Job,
+    Progress,
+    RetalkingClientError,
+    ServiceUnreachableError,
+    SubmitOptions,
+    UnexpectedAnswerError,
+    WaitTimeoutError,
+    codes,
+)
+from retalking_client.client import Client
+from tests.api.running import RunningApi
+from tests.client.breaking_proxy import BreakingProxy, Fault
+from tests.client.conftest import QUICK, finish
+
+VIDEO = bytes(range(256)) * 4000  # 1 MB
+
+
+def test_a_lost_answer_makes_one_job(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path
+) -> None:
+    proxy.will(Fault("POST", "/jobs", lose_answer=True, times=2))
+    before = {job.id for job in client.jobs()}
+    job = client.submit(face, speech, length_mode="loop", output={"crf": 20}, metadata={"title": "take 3"})
+    made = {found.id for found in client.jobs()} - before
+    assert made == {job.id}
+    assert proxy.count("POST", "/jobs") == 3
+    keys = {headers["idempotency-key"] for method, path, headers in proxy.asked if (method, path) == ("POST", "/jobs")}
+    assert len(keys) == 1
+    assert (job.status, job.options["length_mode"], job.options["output"]["crf"]) == ("queued", "loop", 20)
+    assert job.metadata == {"title": "take 3"}
+
+
+def test_the_service_says_when_to_come_back(client: Any, proxy: BreakingProxy, face: Path, speech: Path) -> None:
+    proxy.will(Fault("POST", "/jobs", status=503, headers={"Retry-After": "1"}))
+    began_s = time.monotonic()
+    client.submit(face, speech)
+    assert time.monotonic() - began_s > 1.0
+    proxy.will(Fault("GET", "/jobs", status=429, headers={"Retry-After": "3600"}))
+    with pytest.raises(UnexpectedAnswerError, match="answered 429"):
+        next(client.jobs())
+
+
+def test_what_is_refused_is_not_repeated(client: Any, proxy: BreakingProxy, face: Path, speech: Path) -> None:
+    with pytest.raises(codes.InvalidOptionError, match="crf") as refused:
+        client.submit(face, speech, output={"crf": 99})
+    error = refused.value
+    assert isinstance(error, ApiError)
+    assert (error.code, error.status, error.retryable) == ("invalid_option", 422, False)
+    assert error.faults[0].pointer == "#/output/crf"
+    assert error.advice == ERROR_CODES["invalid_option"].advice
+    assert error.request_id
+    assert proxy.count("POST", "/jobs") == 1
+    with pytest.raises(FileNotFoundError):
+        client.submit(face, face.with_name("nothing.wav"))
+    assert proxy.count("POST", "/jobs") == 1, "nothing was sent"
+
+
+def test_an_upload_serves_jobs(client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path) -> None:
+    upload = client.upload(face)
+    first = client.submit(upload, speech)
+    second = client.submit(upload, speech, idempotency_key=f"own-{first.id}")
+    assert first.id != second.id
+    assert client.submit(upload, speech, idempotency_key=f"own-{first.id}").id == second.id
+    with pytest.raises(codes.UrlNotAllowedError):
+        client.submit("http://127.0.0.1/face.mp4", speech)
+
+
+def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
+    job = client.submit(face, speech)
+    worker = threading.Timer(0.3, finish, (api, job.id, VIDEO))
+    worker.start()
+    told: list[Progress] = []
+    done = client.wait(job, timeout_s=60, on_progress=told.append)
+    worker.join()
+    assert done.status == "succeeded"
+    assert done.raise_for_status() is done
+    assert [step.status for step in told][-1] == "succeeded"
+    assert ("running", "synthesise", 0.5) in [(step.status, step.stage, step.fraction) for step in told]
+    events = list(client.events(job))
+    assert [event.event for event in events][::3][:1] == ["job.queued"]
+    assert events[-1].event == "job.succeeded"
+    assert [event.id for event in client.events(job, after=events[0].id)] == [event.id for event in events[1:]]
+    assert client.evaluation(job).metrics == []
+
+
+def test_a_broken_stream_is_taken_up_after_the_last_event(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
+    job = client.submit(face, speech)
+    finish(api, job.id, VIDEO)
+    whole = [event.id for event in client.events(job)]
+    proxy.will(Fault("GET", "/events", cut_after=330), Fault("GET", "/events", cut_after=330))
+    assert [event.id for event in client.events(job)] == whole, "each event once, in order"
+    resumed = [headers.get("last-event-id") for _, path, headers in proxy.asked if path.endswith("/events")]
+    assert resumed[1] is None
+    assert whole[0] in resumed
+
+
+def test_where_streams_are_cut_waiting_polls(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
+    monkeypatch.setattr("retalking_client.waiting.POLL_FIRST_S", 0.05)
+    proxy.will(Fault("GET", "/events", cut_after=0, times=100))
+    job = client.submit(face, speech)
+    with pytest.raises(EventsLostError, match="keeps ending early"):
+        list(client.events(job))
+    worker = threading.Timer(0.3, finish, (api, job.id, VIDEO))
+    worker.start()
+    assert client.wait(job, timeout_s=30).status == "succeeded"
+    worker.join()
+
+
+def test_waiting_has_an_end(client: Any, face: Path, speech: Path) -> None:
+    job = client.submit(face, speech)
+    began_s = time.monotonic()
+    with pytest.raises(WaitTimeoutError, match="it goes on") as late:
+        client.wait(job, timeout_s=0.5)
+    assert 0.4 < time.monotonic() - began_s < 5
+    assert late.value.job_id == job.id
+    assert client.cancel(job).status == "canceled"
+
+
+def test_a_download_goes_on_where_it_broke(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
+) -> None:
+    job = client.submit(face, speech)
+    with pytest.raises(codes.ResultNotReadyError, match="queued"):
+        client.download(job, tmp_path / "early.mp4")
+    finish(api, job.id, VIDEO)
+    proxy.will(Fault("GET", "/result", cut_after=300_000), Fault("GET", "/result", cut_after=400_000))
+    folder = tmp_path / "new"
+    assert client.download(job, folder / "result.mp4") == folder / "result.mp4"
+    assert (folder / "result.mp4").read_bytes() == VIDEO
+    assert [path.name for path in folder.iterdir()] == ["result.mp4"]
+    starts = [headers.get("range", "-") for _, path, headers in proxy.asked if path.endswith("/result")]
+    assert starts[0] == "-"
+    assert all(start.startswith("bytes=") and start != "bytes=0-" for start in starts[1:])
+    assert len(starts) == 3
+
+
+def test_a_later_call_goes_on_with_what_an_earlier_one_left(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
+) -> None:
+    job = client.submit(face, speech)
+    finish(api, job.id, VIDEO)
+    proxy.will(Fault("GET", "/result", cut_after=500_000), Fault("GET", "/result", status=500, body=b"broken"))
+    with pytest.raises(UnexpectedAnswerError, match="answered 500"):
+        client.download(job, tmp_path / "result.mp4")
+    assert not (tmp_path / "result.mp4").exists()
+    client.download(job, tmp_path / "result.mp4")
+    assert (tmp_path / "result.mp4").read_bytes() == VIDEO
+    last = [headers for _, path, headers in proxy.asked if path.endswith("/result")][-1]
+    assert int(last["range"].removeprefix("bytes=").rstrip("-")) >= 400_000
+
+
+def test_what_is_damaged_is_not_kept(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
+    job = client.submit(face, speech)
+    finish(api, job.id, VIDEO)
+    part = tmp_path / f".result.mp4.{job.id}.part"
+    part.write_bytes(b"x" * 1000)
+    with pytest.raises(retalking_client.DownloadDamagedError):
+        client.download(job, tmp_path / "result.mp4")
+    assert not part.exists()
+    client.download(job, tmp_path / "result.mp4")
+    assert (tmp_path / "result.mp4").read_bytes() == VIDEO
+
+
+def test_cancel_never_deletes_and_delete_never_cancels(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path
+) -> None:
+    job = client.submit(face, speech)
+    with pytest.raises(codes.JobNotFinishedError, match="cancel it"):
+        client.delete(job)
+    finish(api, job.id, VIDEO)
+    assert client.cancel(job).status == "succeeded", "it came too late, and took nothing away"
+    proxy.will(Fault("DELETE", job.id, lose_answer=True))
+    client.delete(job)
+    with pytest.raises(codes.JobNotFoundError):
+        client.get(job)
+    with pytest.raises(codes.JobNotFoundError):
+        client.delete(job)
+
+
+def test_a_failed_job_raises_its_own_exception(client: Any, api: RunningApi, face: Path, speech: Path) -> None:
+    job = client.submit(face, speech)
+    api.fail(job.id)
+    done = client.wait(job)
+    assert done.status == "failed"
+    with pytest.raises(codes.FaceNotFoundError, match="No face") as failed:
+        done.raise_for_status()
+    assert failed.value.job is done
+    assert "from the front" in failed.value.advice
+
+
+def test_redelivery_is_not_repeated_when_it_may_have_been_heard(
+    client: Any, proxy: BreakingProxy, face: Path, speech: Path
+) -> None:
+    job = client.submit(face, speech)
+    with pytest.raises(codes.WebhookNotConfiguredError):
+        client.redeliver(job)
+    proxy.will(Fault("POST", "/redeliver", lose_answer=True))
+    with pytest.raises(ServiceUnreachableError):
+        client.redeliver(job)
+    assert proxy.count("POST", "/redeliver") == 2
+
+
+def test_pages_are_walked(client: Any, proxy: BreakingProxy, face: Path, speech: Path) -> None:
+    made = [client.submit(face, speech).id for _ in range(3)]
+    seen = [job.id for job, _ in zip(client.jobs(page_size=2), range(3), strict=False)]
+    assert seen == made[::-1]
+    asked = proxy.count("GET", "/jobs")
+    first = next(iter(client.jobs(status="queued", page_size=1)))
+    assert first.id == made[-1]
+    assert proxy.count("GET", "/jobs") == asked + 1, "no page is fetched ahead of its need"
+    with pytest.raises(ValueError, match="status is one of"):
+        next(iter(client.jobs(status="done")))
+
+
+def test_a_service_that_is_not_there_is_named(face: Path, speech: Path) -> None:
+    with Client("http://127.0.0.1:9", retry=QUICK) as client, pytest.raises(ServiceUnreachableError) as nobody:
+        client.submit(face, speech)
+    assert nobody.value.message.startswith("http://127.0.0.1:9 does not answer")
+    for address in ("ftp://example.org", "http://", "http://[::1", "nonsense"):
+        with pytest.raises(ServiceUnreachableError):
+            Client(address)
+
+
+def test_the_key_goes_to_the_service_and_nowhere_else(
+    proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
+) -> None:
+    with Client(api.url) as direct, BreakingProxy(api.url) as elsewhere:
+        job = direct.submit(face, speech)
+        finish(api, job.id, VIDEO)
+        away = {"Location": f"{elsewhere.url}/jobs/{job.id}/result"}
+        proxy.will(Fault("GET", "/result", status=307, headers=away))
+        with Client(proxy.url, api_key="a-secret", retry=QUICK) as client:
+            client.download(job.id, tmp_path / "result.mp4")
+            assert "a-secret" not in repr(client._connection)
+        assert {headers.get("authorization") for *_, headers in proxy.asked} == {"Bearer a-secret"}
+        assert [headers.get("authorization") for *_, headers in elsewhere.asked] == [None]
+    assert (tmp_path / "result.mp4").read_bytes() == VIDEO
+
+
+def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, proxy: BreakingProxy) -> None:
+    monkeypatch.setenv("RETALKING_URL", f"{proxy.url}/")
+    monkeypatch.setenv("RETALKING_API_KEY", "from-outside")
+    with Client() as client:
+        assert client.url == proxy.url
+        assert client.offer()["workers"] == 0
+    assert proxy.asked[0][2]["authorization"] == "Bearer from-outside"
+
+
+def test_the_client_knows_what_the_service_knows() -> None:
+    assert set(codes.ERROR_CLASSES) == set(ERROR_CODES)
+    assert set(get_type_hints(SubmitOptions)) == set(JobRequest.model_fields)
+    assert set(Job.model_fields) == set(JobView.model_fields)
+    assert all(issubclass(kind, RetalkingClientError) for kind in codes.ERROR_CLASSES.values())
+
+
+def test_both_clients_offer_the_same() -> None:
+    """Names, arguments and defaults, read from the source."""
+    folder = Path(retalking_client.__file__).parent
+
+    def methods(file: str) -> dict[str, str]:
+        (made,) = (node for node in ast.parse((folder / file).read_text()).body if isinstance(node, ast.ClassDef))
+        found = [node for node in made.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return {node.name: ast.unparse(node.args) for node in found if not node.name.startswith("__")}
+
+    assert methods("client.py") == methods("async_client.py")
+    assert (folder / "py.typed").exists()
