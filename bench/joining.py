@@ -104,7 +104,7 @@ def main() -> None:
     alone = Encoded(
         [encode(pictures, info, [group]).packets[0] for group in reversed(groups)][::-1], 0.0, 0.0
     ).decoded()
-    free = {"crf": str(CRF), "preset": PRESET}
+    free = {"crf": str(CRF), **PRESET}
     ways = {
         "one encoder": encode(pictures, info, whole),
         "forced key pictures": encode(pictures, info, whole, frozenset(group.start for group in groups)),

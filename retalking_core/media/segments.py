@@ -37,7 +37,7 @@ class SegmentWriter:
         self._segment = segment
         self._file = ResultFile(path, "mp4", {})
         size = output_size(info, output.max_height)
-        self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output.crf)
+        self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
         self._file.begin()
 
     def __enter__(self) -> SegmentWriter:

@@ -34,7 +34,7 @@ class ResultWriter:
         self._timeline = timeline
         self._file = ResultFile(path, output.container, metadata)
         self._pictures = PictureEncoder(
-            self._file.container, info, output_size(info, output.max_height), timeline.fps, output.crf
+            self._file.container, info, output_size(info, output.max_height), timeline.fps, output
         )
         self._file.add_speech(speech, timeline, limits)
         self._file.begin()
