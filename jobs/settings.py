@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         description="What is known of a video's face is kept for the next speech on it, up to this; 0: off",
     )
     face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM chain that results are signed with (C2PA), the signer's certificate first; empty: unsigned",
+    )
+    c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

@@ -62,7 +62,7 @@ def test_every_option_arrives() -> None:
         pads={"left": 1, "top": 2, "right": 3, "bottom": 4},
         one_shot=True,
         fps=30,
-        output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24},
+        output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
         seed=7,
     )
     assert render_options(asked, None) == RenderOptions(
@@ -75,7 +75,7 @@ def test_every_option_arrives() -> None:
         pads=(2, 4, 1, 3),
         one_shot=True,
         fps=30,
-        output=OutputOptions(20, 480, "mkv", 24),
+        output=OutputOptions(20, 480, "mkv", 24, True),
         seed=7,
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
