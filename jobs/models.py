@@ -77,6 +77,7 @@ class Output(_Shape):
     max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
     container: Literal["mp4", "mov", "mkv"] = "mp4"
     fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
+    badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
 
 
 class JobOptions(_Shape):

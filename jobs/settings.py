@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.journal import LogFormat
+
 
 class Settings(BaseSettings):
     """All processes share this one table; docs/configuration.md is generated from it.
@@ -39,6 +41,12 @@ class Settings(BaseSettings):
         False, description="`/metrics` without a key where keys are required; else with an admin key"
     )
 
+    # What is told about it
+    log_format: LogFormat = Field("json", description="`json`: one object a line; `text`: for people")
+    traces_endpoint: str = Field(
+        "", description="OTLP over HTTP, e.g. http://collector:4318; empty: no traces. Needs the extra `traces`"
+    )
+
     # S3 (all empty: objects are files under data_dir/objects)
     s3_bucket: str = Field("", description="Bucket; setting it switches from the local folder to S3")
     s3_endpoint: str = Field("", description="Endpoint of an S3-compatible store; empty: AWS")
@@ -61,6 +69,9 @@ class Settings(BaseSettings):
     lease_s: float = Field(30.0, gt=1, description="A worker that is silent this long loses its job")
     stall_s: float = Field(300.0, gt=1, description="A render without progress this long is given up by its worker")
     render_limit_s: float = Field(3600.0, gt=1, description="Hard limit of one attempt")
+    split_min_s: float = Field(
+        60.0, ge=0, description="Results longer than this are rendered by all idle workers together; 0: never"
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a job fails as worker_lost")
     retention_s: int = Field(7 * 86400, ge=60, description="Finished jobs and their files are deleted after this")
     upload_ttl_s: int = Field(86400, ge=60, description="Uploads and files that no job took are deleted after this")
@@ -105,6 +116,11 @@ class Settings(BaseSettings):
         description="What is known of a video's face is kept for the next speech on it, up to this; 0: off",
     )
     face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM chain that results are signed with (C2PA), the signer's certificate first; empty: unsigned",
+    )
+    c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

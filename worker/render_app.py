@@ -12,6 +12,9 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
@@ -19,12 +22,14 @@ from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from jobs.broker import watch_polls
+from jobs.journal import about, write_journal
 from jobs.messages import make_celery
-from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.store import JobNotFoundError
+from jobs.traces import span, staged, start_traces
 from worker.engines import LoadEngines, engine_info, unavailable_engines
-from worker.journal import write_journal
 from worker.polling import PollStamp
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
@@ -57,12 +62,13 @@ class RenderProcess:
         from worker.gpu_memory import gpu_memory
         from worker.memory import limit_memory
         from worker.metrics import metric_names
-        from worker.notices import Notices
+        from worker.notices import Notices, call_helpers
         from worker.presence import Presence
         from worker.runner import RunContext
         from worker.scratch import scratch_root, sweep_orphans
 
         settings = self._settings
+        start_traces(settings, "render-worker")
         limit_memory(settings.worker_memory_bytes)
         swept = sweep_orphans(scratch_root(settings.work_dir))
         if swept:
@@ -95,9 +101,25 @@ class RenderProcess:
             notice=self._notice,
             announce=Notices(app, store),
             models=EvaluationModels(settings.models_dir),
+            ask_for_help=partial(call_helpers, app),
         )
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
+
+    @contextmanager
+    def _traced(self, job_id: str, context: RunContext) -> Iterator[None]:
+        """The attempt as a span of its submission's trace, and its lines under the submission's request id."""
+        try:
+            job = context.store.get(job_id)
+        except JobNotFoundError:  # deleted: the claim finds nothing either
+            yield
+            return
+        with (
+            about(job=job_id, request=job.request_id),
+            span("render", kind="consumer", parent=job.traceparent, job=job_id, worker=context.worker_id),
+            staged(),
+        ):
+            yield
 
     def close(self) -> None:
         if self.presence is not None:
@@ -106,11 +128,20 @@ class RenderProcess:
     def run(self, job_id: str) -> None:
         from worker.runner import run_job
 
+        self._work(job_id, run_job)
+
+    def help(self, job_id: str) -> None:
+        from worker.helping import help_job
+
+        self._work(job_id, help_job)
+
+    def _work(self, job_id: str, work: Callable[[str, RunContext], None]) -> None:
         if self.context is None or self.presence is None or self._notice.is_given:
             raise Reject("the worker is going down", requeue=True)
         with self.presence.working_on(job_id):
             try:
-                run_job(job_id, self.context)
+                with self._traced(job_id, self.context):
+                    work(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
             finally:
@@ -138,6 +169,10 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     def render_job(job_id: str) -> None:
         process.run(job_id)
 
+    @app.task(name=SEGMENTS_TASK, acks_late=True, ignore_result=True)
+    def render_segments(job_id: str) -> None:
+        process.help(job_id)
+
     _connect(app, process, notice, settings)
     return app
 
@@ -147,7 +182,7 @@ def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settin
 
     @signals.setup_logging.connect(weak=False)
     def on_logging(**_: object) -> None:
-        write_journal()
+        write_journal(settings.log_format)
 
     @signals.worker_shutting_down.connect(weak=False)
     def on_shutting_down(**_: object) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -32,8 +33,10 @@ from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
 from worker.patience import insist, patiently
+from worker.provenance import open_signer
 from worker.scratch import attempt_folder, scratch_root
 from worker.shutdown import HandBackError, ShutdownNotice
+from worker.splitting import RenderTask, render
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class RunContext:
 
     announce: called with a job id after each of its transitions. models: what judges the results. storage_pauses_s:
     between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
+    ask_for_help: called with a split job and how many idle workers could render segments of it.
     """
 
     settings: Settings
@@ -59,6 +63,7 @@ class RunContext:
     announce: Callable[[str], None]
     models: EvaluationModels
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
+    ask_for_help: Callable[[Job, int], None] = lambda _job, _count: None
 
 
 @dataclass
@@ -118,17 +123,22 @@ def _produce(attempt: Attempt) -> None:
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
     job = patiently(lambda: context.store.get(lease.job_id))
     container = job.spec.request.output.container
+    signer = open_signer(context.settings, job.spec.request)
     with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
         inputs = _fetch(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image)
         with keeper.expecting_progress():  # also of the first look: a demuxer can hang as well as a decoder
-            probe_video(inputs.video, context.limits, job.spec.request.fps)
-            probe_audio(inputs.audio, context.limits)
-            report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
+            video = probe_video(inputs.video, context.limits, job.spec.request.fps)
+            audio = probe_audio(inputs.audio, context.limits)
+            tell = partial(_tell_render, keeper)
+            report = render(RenderTask(attempt, job, engine, inputs, options, folder, file, tell), video, audio)
         curves = folder / "curves.json"
         metrics = _evaluate(attempt, job, file, inputs, report, curves)
+        if signer is not None:
+            with keeper.expecting_progress():
+                file = signer.sign(file, inputs.video, inputs.audio, report)
         result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
         _publish(attempt, file, result, curves)
     try:
