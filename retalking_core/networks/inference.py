@@ -82,15 +82,20 @@ class InferenceNetwork(nn.Module):
     def __init__(self, network: nn.Module, variant: InferenceVariant) -> None:
         super().__init__()
         self.network, self.variant = network, variant
-        self._run: Callable[..., Any] = network
+        run: Callable[..., Any] = network
         if variant.compiled_batch is not None:
-            self._run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+            run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
             if variant.captured and self.device.type == "cuda":
-                self._run = CapturedCall(self._run)
+                run = CapturedCall(run)
+        # In a tuple, or torch would take it for a second child with the same weights.
+        self._how = (run,)
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    def _run(self, *inputs: Any, **options: Any) -> Any:
+        return self._how[0](*inputs, **options)
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
