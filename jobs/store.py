@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from jobs.api_keys import ApiKey
+from jobs.leases import Lease, LeaseLostError
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
@@ -25,14 +26,13 @@ from jobs.models import (
     ResultInfo,
     WorkerInfo,
 )
+from jobs.segments import SegmentStore
+
+__all__ = ["Lease", "LeaseLostError"]
 
 
 class JobNotFoundError(LookupError):
     """No job, or no delivery, with this id."""
-
-
-class LeaseLostError(Exception):
-    """The job is over, or another worker holds it now. Stop, and publish nothing."""
 
 
 class IdempotencyConflictError(Exception):
@@ -49,16 +49,6 @@ class QuotaExceededError(Exception):
 
 class KeyNotFoundError(LookupError):
     """No API key with this id."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on a job. fence: grows with every claim of the job; the store accepts only the newest."""
-
-    job_id: str
-    worker_id: str
-    fence: int
-    attempt: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ class JobPage:
     next_cursor: str | None
 
 
-class JobStore(Protocol):
+class JobStore(SegmentStore, Protocol):
     # Submission
     def create(
         self,
