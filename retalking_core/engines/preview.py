@@ -13,7 +13,7 @@ from retalking_core import __version__
 from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
-from retalking_core.engines.preview_flow import PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, ReadAhead, StageClock
 from retalking_core.engines.preview_scene import (
     PreviewScene,
     faceless_ranges_s,
@@ -71,7 +71,7 @@ class PreviewEngine:
         clock = StageClock()
         progress(Progress("analyse", 0.0))
         with clock.stage("read"):
-            source = open_video(video, self._limits, options.fps)
+            source = KeptSource(open_video(video, self._limits, options.fps), self._limits.max_held_bytes)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
         with clock.stage("analyse"):

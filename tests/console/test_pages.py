@@ -335,3 +335,28 @@ def test_the_input_shows_the_moment_that_was_rendered(
             clip = {"inputS": frames / 25, "outputS": len(planned) / 25, "frameS": 1 / 25}
             shown = watched.call(script, [f"{live.url}/console/source_time.js", mode, len(planned), clip])
             assert np.abs(np.array(shown) - planned).max() <= 0.5 + 1e-6, mode
+
+
+def test_input_and_result_stand_and_run_together(browser: Browser, live: RunningApi, tmp_path: Path) -> None:
+    """`bounce`, two seconds of video to three of speech: forward, held anywhere, and backward."""
+    video = make_video(tmp_path / "input.mp4", frames=50).read_bytes()
+    job_id = live.client.post("/jobs", files=input_files(video)).json()["id"]
+    live.finish(job_id, make_video(tmp_path / "result.mp4", frames=75, speech_s=3.0).read_bytes())
+    span_s, half_frame_s = 49 / 25, 0.02
+    with open_page(browser, f"{live.url}/#/jobs/{job_id}") as watched:
+        page = watched.page
+        page.locator(RESULT).wait_for()
+        times = "[...document.querySelectorAll('.comparison video')].map((player) => player.currentTime)"
+        watched.wait("[...document.querySelectorAll('.comparison video')].every((player) => player.readyState >= 3)")
+        for at_s, shown_s in ((0.6, 0.6), (1.8, 1.8), (2.4, 2 * span_s - 2.4), (0.0, 0.0)):
+            watched.call(f"document.querySelector('{RESULT}').currentTime = {at_s}")
+            watched.wait(f"Math.abs({times}[0] - {shown_s + half_frame_s}) < 0.002")
+        page.get_by_role("button", name="Play", exact=True).click()
+        apart_s = []
+        while not watched.call(f"document.querySelector('{RESULT}').ended"):
+            shown_s, at_s = watched.call(times)
+            apart_s.append(abs(shown_s - (at_s if at_s <= span_s else 2 * span_s - at_s)))
+            page.wait_for_timeout(60)
+        assert len(apart_s) > 8
+        assert sorted(apart_s)[len(apart_s) // 2] < 0.15, "seconds, on a machine that is busy with other tests"
+    live.client.delete(f"/jobs/{job_id}")
