@@ -85,6 +85,15 @@ class Allowance:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """position: 1 is next, None when not queued. mean_run_s: as mean_run_s(). workers: how many are live."""
+
+    position: int | None
+    mean_run_s: float | None
+    workers: int
+
+
+@dataclass(frozen=True)
 class Durations:
     """A histogram. buckets: (upper bound in seconds, how many took no longer), the last bound being infinite."""
 
@@ -154,6 +163,10 @@ class JobStore(SegmentStore, Protocol):
 
     def queue_position(self, job_id: str) -> int | None:
         """1 is next. O(log n)."""
+        ...
+
+    def outlook(self, job_id: str) -> Outlook:
+        """Position, mean duration and live workers in one round trip: what every poll of a queued job asks."""
         ...
 
     def queue_depths(self) -> dict[int, int]:
