@@ -44,6 +44,7 @@ JOB_ONLY = {
     "out_of_memory",
     "disk_full",
     "canceled",
+    "provenance_failed",
 }
 # Answered where no route, or no method of it, matched: there is no operation to document them on.
 ROUTELESS = {"not_found", "method_not_allowed"}
