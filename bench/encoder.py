@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 
 from retalking_core.evaluation.ssim import SIDE_PX, SimilarityMeter
+from retalking_core.media.encoder import PRESET
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.planes import to_picture
 from retalking_core.media.reader import open_video
-from retalking_core.media.writer import PRESET
 from retalking_core.types import Frame, VideoInfo
 
 SETTINGS = {

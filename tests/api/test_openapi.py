@@ -38,11 +38,13 @@ JOB_ONLY = {
     "input_unreachable",
     "deadline_exceeded",
     "worker_lost",
+    "provenance_failed",
     "render_timeout",
     "engine_fault",
     "out_of_memory",
     "disk_full",
     "canceled",
+    "provenance_failed",
 }
 # Answered where no route, or no method of it, matched: there is no operation to document them on.
 ROUTELESS = {"not_found", "method_not_allowed"}
