@@ -43,6 +43,7 @@ JOB_ONLY = {
     "engine_fault",
     "out_of_memory",
     "disk_full",
+    "provenance_failed",
     "canceled",
     "provenance_failed",
 }
