@@ -43,9 +43,7 @@ JOB_ONLY = {
     "engine_fault",
     "out_of_memory",
     "disk_full",
-    "provenance_failed",
     "canceled",
-    "provenance_failed",
 }
 # Answered where no route, or no method of it, matched: there is no operation to document them on.
 ROUTELESS = {"not_found", "method_not_allowed"}
