@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import jobs, keys, provenance, weights
+from cli import bench, jobs, keys, provenance, weights
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
@@ -41,6 +41,7 @@ for command in (wait, events, download, cancel, delete, redeliver, inspect):
 app.command()(run)
 app.command()(evaluate)
 app.command()(doctor)
+app.command(context_settings=bench.PASS_ON)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.add_typer(provenance.app, name="provenance")
 app.add_typer(keys.app, name="keys")

@@ -1,0 +1,30 @@
+"""`retalking bench`: its own help, its refusals, and the guard against slower figures."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from bench.engine import CASES, SLOWER_BY, slower_cases
+from cli.main import app
+
+
+def document(**walls_s: float) -> dict:
+    return {"runs": [{"case": {"name": name}, "wall_s": wall_s} for name, wall_s in walls_s.items()]}
+
+
+def test_help_names_every_case() -> None:
+    result = CliRunner().invoke(app, ["bench", "--help"])
+    assert result.exit_code == 0
+    text = " ".join(result.output.split())
+    assert all(case.name in text for case in CASES)
+
+
+def test_a_missing_speech_track_is_wrong_usage() -> None:
+    result = CliRunner().invoke(app, ["bench", "video.mp4"])
+    assert result.exit_code == 2
+
+
+def test_the_guard_names_what_became_slower() -> None:
+    now = document(one=2.0, two=2.0 * SLOWER_BY + 0.1, new=9.0)
+    assert slower_cases(now, document(one=2.0, two=2.0, gone=1.0)) == ["two: 2.30 s, was 2.00 s"]
+    assert slower_cases(now, now) == []
