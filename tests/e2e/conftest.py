@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,13 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s
     raise AssertionError(f"not ready after {timeout_s} s:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    data_dir = tmp_path_factory.mktemp("stack")
+@contextmanager
+def running_service(data_dir: Path, **settings: str) -> Iterator[Service]:
+    """`retalking up` with these settings and no others."""
     log = data_dir / "up.log"
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")} | settings
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(data_dir / "data")]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)
@@ -82,6 +83,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0, log.read_text()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("stack")) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")
