@@ -46,6 +46,8 @@ VARIANTS = {
     "bf16 channels_last": InferenceVariant("bf16", channels_last=True),
     "fp16": InferenceVariant("fp16"),
     "fp16 channels_last": InferenceVariant("fp16", channels_last=True),
+    "bf16 compiled": InferenceVariant("bf16", compiled_batch=16),
+    "fp16 compiled": InferenceVariant("fp16", compiled_batch=16),
 }
 HEADER = (
     "| network | variant | batch | max relative error | images/s | peak GiB | note |\n|---|---|---|---|---|---|---|"
@@ -110,9 +112,11 @@ def recipes_of(golden: GoldenSet) -> list[dict]:
     return [r for r in golden.document["inputs"] if not r["name"].startswith("unit_")]
 
 
-def measure(name: str, label: str, network: InferenceNetwork, inputs: list[Tensor], expected: dict) -> list[Cell]:
+def measure(
+    name: str, label: str, network: InferenceNetwork, inputs: list[Tensor], expected: dict, batches: list[int]
+) -> list[Cell]:
     cells = []
-    for batch in BATCHES:
+    for batch in batches:
         part = [x[:batch].to(network.device) for x in inputs]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -143,18 +147,21 @@ def applies(name: str, label: str, variant: InferenceVariant) -> bool:
     return label != "fp32 folded" or name in FOLDABLE
 
 
-def bench_network(name: str, device: torch.device, deadline: float) -> tuple[list[Cell], float | None]:
+def bench_network(
+    name: str, device: torch.device, deadline: float, labels: list[str], batches: list[int]
+) -> tuple[list[Cell], float | None]:
     golden = read_golden(ROOT / "tests" / "golden", name)
     try:
         weights = load_synthetic(name, golden.seed)
     except ImportError as problem:
         return [Cell(name, "fp32", 0, note=f"not measured: {problem}")], None
-    most = max(BATCHES)
+    most = max(batches)
     inputs = [make_input({**r, "shape": [most, *r["shape"][1:]]}, name, golden.seed) for r in recipes_of(golden)]
     cells: list[Cell] = []
     expected: dict[int, list[Tensor]] = {}
     golden_worst = None
-    for label, variant in VARIANTS.items():
+    for label in labels:
+        variant = VARIANTS[label]
         if not applies(name, label, variant):
             continue
         if time.monotonic() > deadline:
@@ -164,7 +171,7 @@ def bench_network(name: str, device: torch.device, deadline: float) -> tuple[lis
         if label == "fp32":
             golden_worst = golden_error(golden, network)
             print(f"{name}: float32 on {device} against the golden slices: {golden_worst:.1e}", flush=True)
-        cells += measure(name, label, network, inputs, expected)
+        cells += measure(name, label, network, inputs, expected, batches)
         del network
         gc.collect()
     return cells, golden_worst
@@ -182,6 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--networks", nargs="*", default=MEASURED, choices=MEASURED)
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
     parser.add_argument("--budget-s", type=float, default=480, help="start nothing new after this")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms first")
     arguments = parser.parse_args()
@@ -195,7 +204,7 @@ def main() -> None:
     cells: list[Cell] = []
     golden: dict[str, float | None] = {}
     for name in arguments.networks:
-        found, golden[name] = bench_network(name, device, deadline)
+        found, golden[name] = bench_network(name, device, deadline, arguments.variants, arguments.batches)
         cells += found
     versions = {"device": label, "torch": torch.__version__, "cudnn_benchmark": arguments.cudnn_benchmark}
     print_summary(versions, golden, cells)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
+from retalking_core.imaging.upload import download
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,6 +17,7 @@ Result = TypeVar("Result")
 PICTURES = ("dnet", "gpen512", "enet", "gfpgan", "ganimation")
 # Deviation over a picture below which it counts as constant; all are about 0..1 or -1..1.
 LEAST_DEVIATION = 1e-4
+NOT_FINITE, CONSTANT = "numbers that are not finite", "a picture of a single colour"
 
 
 class NetworkSource(Protocol):
@@ -25,16 +27,34 @@ class NetworkSource(Protocol):
 
     def get(self, name: str) -> Callable[..., Any]: ...
 
+    def digest(self, name: str) -> str:
+        """What the network is and how it runs: two results of one digest, device and input are the same."""
+        ...
+
+    def run_in_float32(self, name: str) -> bool:
+        """From now on, if it ran in half precision. False when it did not: then its numbers are its own."""
+        ...
+
 
 class GuardedNetworks:
-    """Networks whose results are looked at: NaN or a picture of one colour never leaves."""
+    """Networks whose results are looked at: NaN or a picture of one colour never leaves.
+
+    Looking does not wait for the device: the findings of a batch are fetched with its results (`findings`).
+    """
 
     def __init__(self, source: NetworkSource) -> None:
         self._source = source
+        self._found: list[tuple[str, str, Tensor]] = []
 
     @property
     def device(self) -> torch.device:
         return self._source.device
+
+    def digest(self, name: str) -> str:
+        return self._source.digest(name)
+
+    def run_in_float32(self, name: str) -> bool:
+        return self._source.run_in_float32(name)
 
     def get(self, name: str) -> Callable[..., Any]:
         network = self._source.get(name)
@@ -42,20 +62,40 @@ class GuardedNetworks:
         def guarded(*inputs: Any, **options: Any) -> Any:
             with torch.inference_mode():
                 result = network(*inputs, **options)
-            check_result(name, result)
+                self._found += [(name, kind, flag) for kind, flag in look_at(name, result)]
             return result
 
         return guarded
 
+    def findings(self) -> Findings:
+        """What the networks were found to give since the last call."""
+        found, self._found = self._found, []
+        flags = torch.stack([flag for _, _, flag in found]) if found else torch.zeros(0, dtype=torch.bool)
+        return Findings([(name, kind) for name, kind, _ in found], download(flags))
 
-def check_result(name: str, result: object) -> None:
-    """Raises: EngineFaultError for numbers that are not finite, or a constant picture."""
+
+class Findings:
+    """Of one batch; complete only once the device is done with it."""
+
+    def __init__(self, looked_at: list[tuple[str, str]], flags: Tensor) -> None:
+        self._looked_at, self.flags = looked_at, flags
+
+    def check(self) -> None:
+        """Raises: EngineFaultError for the first network (in the order of the calls) that gave nonsense."""
+        bad = self.flags.numpy().nonzero()[0]
+        if len(bad):
+            name, kind = self._looked_at[bad[0]]
+            raise EngineFaultError(f"The network {name} gave {kind}.", network=name)
+
+
+def look_at(name: str, result: object) -> Iterator[tuple[str, Tensor]]:
+    """(what may be wrong, whether it is: bool []) of a network's result."""
     tensors = [part for part in _parts(result) if isinstance(part, Tensor)]
     # A sum is not finite where one of its terms is not, and costs one pass.
-    if not all(bool(torch.isfinite(tensor.sum())) for tensor in tensors):
-        raise EngineFaultError(f"The network {name} gave numbers that are not finite.", network=name)
-    if name in PICTURES and bool((_picture(result).flatten(1).std(dim=1) < LEAST_DEVIATION).any()):
-        raise EngineFaultError(f"The network {name} gave a picture of a single colour.", network=name)
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])
+    yield NOT_FINITE, ~torch.isfinite(sums).all()
+    if name in PICTURES:
+        yield CONSTANT, (_picture(result).flatten(1).std(dim=1) < LEAST_DEVIATION).any()
 
 
 def _parts(result: object) -> Iterable[object]:
@@ -75,8 +115,8 @@ class HalvingBatches:
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def run(self, items: Sequence[Item], work: Callable[[Sequence[Item]], list[Result]]) -> Iterator[Result]:
-        """Results in the order of the items. Raises: OutOfMemoryError when even one item does not fit."""
+    def run(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
+        """One result a batch, in order. Raises: OutOfMemoryError when even one item does not fit."""
         start = 0
         while start < len(items):
             part = items[start : start + self.size]
@@ -86,7 +126,7 @@ class HalvingBatches:
                 self._halve(len(part), str(error))
                 continue
             start += len(part)
-            yield from done
+            yield done
 
     def _halve(self, tried: int, reason: str) -> None:
         if tried <= 1:

@@ -1,4 +1,4 @@
-"""What the first pass learns about a clip: where the face is on each frame that is shown, and its 3DMM coefficients.
+"""What the first pass learns about a clip: where the face is on each source frame, and its 3DMM coefficients.
 
 Small numbers only (about 3 kB a frame), so that a long clip costs no memory.
 """
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, in_groups
+from retalking_core.engines.face_memory import FaceAnalysis
 from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.faces.landmarks import overlap
 from retalking_core.faces.smoothing import visible_runs
 from retalking_core.imaging.separable import crop_resized
+from retalking_core.imaging.upload import download, upload
 from retalking_core.stages.coefficients import regress_coefficients, semantic_windows
 from retalking_core.stages.composite import pyramid_levels
 from retalking_core.stages.face_crop import CROP_PX, follow_face
@@ -27,37 +29,34 @@ from retalking_core.types import ColourTags, FaceTrack, Frame, FrameSource, Time
 
 # Two neighbouring boxes that overlap less belong to different shots.
 SAME_SHOT_OVERLAP = 0.3
+# Source frames that are decoded ahead of their use: a batch for the networks and one more.
+AHEAD = 32
 
 
 @dataclass(frozen=True)
 class ClipFaces:
-    """The face on the K source frames that the result shows, in order.
+    """The face on the first n source frames.
 
-    indices: i64 [K] source frame numbers. visible: bool [K]. runs: half-open ranges of them without gap or cut. places:
-    NaN where the face is not visible. levels: of the blending pyramids.
+    visible: bool [n]. runs: half-open ranges of them without gap or cut. places: NaN where the face is not visible.
+    levels: of the blending pyramids.
     """
 
-    indices: NDArray[np.int64]
     visible: NDArray[np.bool_]
     runs: list[tuple[int, int]]
     places: FacePlaces
     levels: int
 
-    def at(self, positions: NDArray[np.int64]) -> FacePlaces:
-        return FacePlaces(self.places.landmarks[positions], self.places.crops[positions], self.places.boxes[positions])
-
-    def positions(self, source_index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Place of each source frame number among the K."""
-        return np.searchsorted(self.indices, source_index)
+    def at(self, frames: NDArray[np.int64]) -> FacePlaces:
+        return FacePlaces(self.places.landmarks[frames], self.places.crops[frames], self.places.boxes[frames])
 
 
 @dataclass(frozen=True)
 class LipScene:
-    """Everything that drawing needs. M output frames.
+    """Everything that drawing needs. n analysed source frames, M output frames.
 
-    windows: f32 [K, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
+    windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
     passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the expression network sees with
-    one_shot, else None.
+    one_shot, else None. colour, height: of the video.
     """
 
     timeline: Timeline
@@ -67,30 +66,29 @@ class LipScene:
     strength: NDArray[np.float32]
     still: Tensor | None
     colour: ColourTags
+    height: int
 
 
-def locate_faces(
-    track: FaceTrack, indices: NDArray[np.int64], source: FrameSource, pads: tuple[int, int, int, int]
-) -> ClipFaces:
-    """One track -> the crop of the networks of 256 and the box of the lip network, on every frame that is shown."""
-    used = FaceTrack(track.boxes[indices], track.landmarks[indices], track.visible[indices])
-    shots = np.zeros(len(indices), int)
-    for k in range(1, len(indices)):
+def locate_faces(track: FaceTrack, count: int, source: FrameSource, pads: tuple[int, int, int, int]) -> ClipFaces:
+    """One track -> the crop of the networks of 256 and the box of the lip network, on the first `count` frames."""
+    used = FaceTrack(track.boxes[:count], track.landmarks[:count], track.visible[:count])
+    shots = np.zeros(count, int)
+    for k in range(1, count):
         both = used.visible[k - 1] and used.visible[k]
         shots[k] = shots[k - 1] + bool(both and overlap(used.boxes[k - 1], used.boxes[k]) < SAME_SHOT_OVERLAP)
     runs = visible_runs(used.visible, shots)
-    crops = follow_face(used, source.info.frame_times_s[indices], runs)
+    crops = follow_face(used, source.info.frame_times_s[:count], runs)
     boxes = detector_boxes(used.landmarks) + np.array([-pads[2], -pads[0], pads[3], pads[1]])
     boxes = pad_boxes(boxes, (0, 0, 0, 0), source.info.width, source.info.height)
     size_px = float(np.nanmedian(boxes[:, 2] - boxes[:, 0]))
     places = FacePlaces(used.landmarks.astype(np.float64), crops, boxes)
-    return ClipFaces(indices, used.visible, runs, places, pyramid_levels(size_px))
+    return ClipFaces(used.visible, runs, places, pyramid_levels(size_px))
 
 
 def crop_256(frames: list[Frame], places: FacePlaces, colour: ColourTags, device: torch.device) -> Tensor:
     """What the networks of 256 see, f32 [B, 3, 256, 256], RGB 0..255."""
     regions = cut_regions(frames, places, region_side(places), colour, device)
-    crops = torch.from_numpy(places.shifted(regions.origins).crops).float().to(device)
+    crops = upload(places.shifted(regions.origins).crops, device)
     return crop_resized(regions.pictures, crops, CROP_PX).flip(1)
 
 
@@ -101,31 +99,41 @@ def read_coefficients(
     batches: HalvingBatches,
     on_frame: Callable[[int, int], None],
 ) -> NDArray[np.float32]:
-    """f32 [K, 262], zero where no face is visible."""
+    """f32 [n, 262], zero where no face is visible."""
     regressor = networks.get("deep3d")
-    positions = np.flatnonzero(faces.visible)
-    result = np.zeros((len(faces.indices), 262), np.float32)
+    numbers = np.flatnonzero(faces.visible)
 
-    def regress(items: list[tuple[int, Frame]]) -> list[tuple[int, NDArray[np.float32]]]:
-        at = np.array([position for position, _ in items])
+    def regress(items: list[tuple[int, Frame]]) -> tuple[NDArray[np.int64], Tensor]:
+        at = np.array([number for number, _ in items])
         places = faces.at(at)
         pictures = crop_256([frame for _, frame in items], places, source.info.colour, networks.device)
-        return list(zip(at, regress_coefficients(regressor, pictures, places.scaled()), strict=True))
+        return at, regress_coefficients(regressor, pictures, places.scaled())
 
-    frames = PrefetchedSource(source).frames_at(faces.indices[positions].tolist())
-    done = 0
-    for group in in_groups(zip(positions.tolist(), frames, strict=True), batches.size):
-        for position, row in batches.run(group, regress):
-            result[position] = row
-            done += 1
-            on_frame(done, len(positions))
+    frames = PrefetchedSource(source, AHEAD).frames_at(numbers.tolist())
+    found, done = [], 0
+    for group in in_groups(zip(numbers.tolist(), frames, strict=True), batches.size):
+        found += batches.run(group, regress)
+        done += len(group)
+        on_frame(done, len(numbers))
+    return _gathered(found, len(faces.visible), networks)
+
+
+def _gathered(
+    found: list[tuple[NDArray[np.int64], Tensor]], count: int, networks: GuardedNetworks
+) -> NDArray[np.float32]:
+    """Rows from the device into their places, once all work on them is done."""
+    result = np.zeros((count, 262), np.float32)
+    rows, findings = download(torch.cat([row for _, row in found])), networks.findings()
+    if networks.device.type == "cuda":
+        torch.cuda.current_stream(networks.device).synchronize()
+    findings.check()
+    result[np.concatenate([at for at, _ in found])] = rows.numpy()
     return result
 
 
-def plan_windows(
-    coefficients: NDArray[np.float32], faces: ClipFaces, template: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """f32 [K, 73, 26]: each frame among its neighbours of the same run, with the template's expression."""
+def plan_windows(analysis: FaceAnalysis, faces: ClipFaces, template: NDArray[np.float32]) -> NDArray[np.float32]:
+    """f32 [n, 73, 26]: each frame among its neighbours of the same run, with the template's expression."""
+    coefficients = analysis.coefficients
     windows = np.zeros((len(coefficients), 73, 26), np.float32)
     for start, stop in faces.runs:
         windows[start:stop] = semantic_windows(coefficients[start:stop], np.arange(stop - start), template=template)
@@ -134,4 +142,4 @@ def plan_windows(
 
 def shown_frames(scene: LipScene, source: FrameSource) -> Iterator[tuple[int, Frame]]:
     """(output number, source frame) of the whole result, in order."""
-    yield from enumerate(PrefetchedSource(source).frames_at(scene.timeline.source_index.tolist()))
+    yield from enumerate(PrefetchedSource(source, AHEAD).frames_at(scene.timeline.source_index.tolist()))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from retalking_core.imaging.upload import upload
 
 
 def warp_batch(
@@ -21,19 +22,21 @@ def warp_batch(
     factor = shrinking_factor(out_to_in)
     if factor > 1:
         pictures = F.avg_pool2d(pictures, factor)
-    size = torch.tensor([pictures.shape[3], pictures.shape[2]], device=pictures.device, dtype=torch.float64)
-    matrix = torch.from_numpy(np.asarray(out_to_in, np.float64) / factor).to(pictures.device)
-    x = torch.arange(width, device=pictures.device, dtype=torch.float64) + 0.5
-    y = torch.arange(height, device=pictures.device, dtype=torch.float64) + 0.5
-    place = (
-        matrix[:, None, None, :, 0] * x[None, None, :, None]
-        + matrix[:, None, None, :, 1] * y[None, :, None, None]
-        + matrix[:, None, None, :, 2]
+    theta = _relative(
+        np.asarray(out_to_in, np.float64) / factor, (width, height), (pictures.shape[3], pictures.shape[2])
     )
-    grid = (2 * place / size - 1).float()
+    grid = F.affine_grid(upload(theta, pictures.device), [len(theta), 1, height, width], align_corners=False)
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def shrinking_factor(out_to_in: NDArray[np.float64]) -> int:
     """Whole pixels of the input in one of the result, the least of the batch, at least 1."""
     return max(1, int(np.sqrt(np.abs(np.linalg.det(out_to_in[..., :2]))).min() + 1e-6))
+
+
+def _relative(matrix: NDArray[np.float64], out_size: tuple[int, int], in_size: tuple[int, int]) -> NDArray[np.float64]:
+    """The map between places -1..1 of both pictures instead of pixels. Sizes: width, height."""
+    out_half, in_half = np.array(out_size) / 2, np.array(in_size)[:, None] / 2
+    linear = matrix[..., :2] * out_half
+    shift = matrix[..., 2:] + linear.sum(axis=-1, keepdims=True)
+    return np.concatenate([linear, shift - in_half], axis=-1) / in_half

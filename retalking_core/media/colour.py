@@ -61,7 +61,7 @@ def region_to_bgr(frame: Frame, box: Box, colour: ColourTags) -> NDArray[np.uint
             cv2.resize(v, size, interpolation=cv2.INTER_NEAREST),
         )
     )
-    to_bgr, _ = _matrices(resolve_matrix(colour, frame.y.shape[0]), colour.full_range)
+    to_bgr, _ = colour_matrices(colour, frame.y.shape[0])
     return cv2.transform(yuv, to_bgr)
 
 
@@ -80,7 +80,7 @@ def blend_bgr_into(
     if not (y.flags.writeable and u.flags.writeable and v.flags.writeable):
         raise ValueError("the frame is read-only; blend into frame.copy()")
     half = (width // 2, height // 2)
-    _, to_yuv = _matrices(resolve_matrix(colour, frame.y.shape[0]), colour.full_range)
+    _, to_yuv = colour_matrices(colour, frame.y.shape[0])
     # All three channels at once: OpenCV has a fast path for 3 -> 3 and none for 3 -> 1 (0.5 against 1.0 ms at 400x400).
     yuv = cv2.transform(bgr, to_yuv)
     half_yuv = cv2.resize(yuv, half, interpolation=cv2.INTER_AREA)
@@ -94,21 +94,9 @@ def blend_bgr_into(
         plane[:] = cv2.blendLinear(plane, new, 1.0 - weight, weight)
 
 
-def add_bgr_change(frame: Frame, box: Box, change: NDArray[np.float32], colour: ColourTags) -> None:
-    """Add a change of BGR levels (f32 [h, w, 3]) to an even box of a writable frame, in place.
-
-    A luma byte stays where the change is 0, a chroma byte where it is 0 on all four pixels that it covers; nothing goes
-    through a conversion there and back. Raises ValueError on wrong shapes.
-    """
-    y, u, v = _planes_in(frame, box)
-    height, width = y.shape
-    if change.shape != (height, width, 3):
-        raise ValueError(f"change {change.shape} does not fit the {width}x{height} box")
-    _, to_yuv = _matrices(resolve_matrix(colour, frame.y.shape[0]), colour.full_range)
-    moved = cv2.transform(change, np.ascontiguousarray(to_yuv[:, :3]))
-    half = cv2.resize(moved, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    for plane, delta in ((y, moved[..., 0]), (u, half[..., 1]), (v, half[..., 2])):
-        plane[:] = np.clip(np.rint(plane + delta), 0, 255)
+def colour_matrices(colour: ColourTags, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(YUV -> BGR, BGR -> YUV) of a picture of this height, each f32 [3, 4] on 0..255, the offset last."""
+    return _matrices(resolve_matrix(colour, height), colour.full_range)
 
 
 def _planes_in(frame: Frame, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:

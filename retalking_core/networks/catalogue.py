@@ -24,6 +24,15 @@ _CLASSES = {
 }
 _FILES = {"gpen512": "gpen"}
 NETWORKS = tuple(_CLASSES)
+# Inputs of the networks that an engine runs on every frame, without their batch axis.
+INPUT_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "deep3d": ((3, 224, 224),),
+    "dnet": ((3, 256, 256), (73, 26)),
+    "gpen512": ((3, 512, 512),),
+    "enet": ((1, 80, 16), (6, 384, 384), (3, 384, 384)),
+    "gfpgan": ((3, 512, 512),),
+    "parsenet": ((3, 512, 512),),
+}
 
 
 def build(name: str, **arguments: object) -> nn.Module:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retalking_core.networks.lnet import LNet
-from retalking_core.networks.modulation import demodulation, scale_channels
+from retalking_core.networks.modulation import STYLE_LENGTH, ModulatedConv2d
 
-STYLE_LENGTH = 512
 SLOPE = 0.2
 MARGIN = 2  # pixels of reflected border at 96, cut off again (x4) at 384
 
@@ -46,26 +45,6 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = _halve(F.leaky_relu(self.conv1(x), SLOPE))
         return F.leaky_relu(self.conv2(h), SLOPE) + self.skip(_halve(x))
-
-
-class ModulatedConv2d(nn.Module):
-    """Stride 1, zero padding, no bias. `weight` is used as it is, without a 1/√fan-in factor.
-
-    The style scales the input and the demodulation the output, which is the same as scaling the weight of each sample,
-    and lets the whole batch share one convolution.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, demodulate: bool, up: bool = False) -> None:
-        super().__init__()
-        self.demodulate, self.up, self.padding = demodulate, up, kernel // 2
-        self.weight = nn.Parameter(torch.zeros(1, out_channels, in_channels, kernel, kernel))
-        self.modulation = nn.Linear(STYLE_LENGTH, in_channels)
-
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        scale = self.modulation(style.flatten(1))
-        x = scale_channels(x, scale)
-        y = F.conv2d(_double(x) if self.up else x, self.weight[0], padding=self.padding)
-        return scale_channels(y, demodulation(self.weight[0], scale)) if self.demodulate else y
 
 
 class StyleConv(nn.Module):

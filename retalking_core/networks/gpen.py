@@ -27,29 +27,39 @@ def _leaky(x: Tensor) -> Tensor:
 
 class FirFilter(nn.Module):
     """Convolution of every channel with (1, 3, 3, 1)/8 ⊗ (1, 3, 3, 1)/8 · gain, after inserting `up` - 1 zeros behind
-    every sample and padding (before, after) with zeros."""
+    every sample and padding (before, after) with zeros.
+
+    Computed axis by axis as sums of shifted copies, which a compiler merges into one pass; a grouped convolution with
+    one channel a group is the slowest kernel of the whole network.
+    """
 
     kernel: Tensor
 
     def __init__(self, padding: tuple[int, int], up: int = 1, gain: float = 1) -> None:
         super().__init__()
-        self.padding, self.up = padding, up
+        self.padding, self.up, self.gain = padding, up, gain
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("kernel", torch.outer(taps, taps) * gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels, (before, after) = x.shape[1], self.padding
+        before, after = self.padding
         if self.up > 1:
             x = self._insert_zeros(x)
         x = F.pad(x, (before, after, before, after))
-        weight = self.kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)
-        return F.conv2d(x, weight, groups=channels)
+        return _filter_axis(_filter_axis(x, 3), 2) * self.gain
 
     def _insert_zeros(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         wide = x.new_zeros(batch, channels, height * self.up, width * self.up)
         wide[:, :, :: self.up, :: self.up] = x
         return wide
+
+
+def _filter_axis(x: Tensor, axis: int) -> Tensor:
+    """(1, 3, 3, 1)/8 along an axis, three samples shorter."""
+    count = x.shape[axis] - 3
+    first, second, third, fourth = (x.narrow(axis, start, count) for start in range(4))
+    return (first + fourth + 3 * (second + third)) / 8
 
 
 class FusedLeakyReLU(nn.Module):

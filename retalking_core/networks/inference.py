@@ -1,4 +1,4 @@
-"""One switch a network for how it runs: memory layout, precision, folded norms.
+"""One switch a network for how it runs: memory layout, precision, folded norms, compilation.
 
 `prepare` changes a loaded network once. Folding and layout change results by rounding only (within the tolerance of the
 golden vectors); half precision does not, so it is refused where a score or a geometry hangs on the numbers.
@@ -23,10 +23,14 @@ HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
-# Networks whose result is a picture that is rounded to 8 bits afterwards. The others decide geometry, masks or scores.
-HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan")
+# Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
+# largest counts and whose masks are blurred. The others decide geometry or scores.
+HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
 # Ours. The libraries' networks use `view` where this layout would need `reshape`.
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
+# Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
+# do; the tensor cores read no other layout.
+COMPILER_OPTIONS = {"force_layout_optimization": True}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
@@ -35,11 +39,14 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 class InferenceVariant:
     """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
-    demodulation stay in float32. Results are float32 whatever it is."""
+    demodulation stay in float32. Results are float32 whatever it is. compiled_batch: if given, the network is compiled
+    for batches of exactly this size (torch.compile; elementwise work is merged into few kernels), and other batches are
+    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
     fold: bool = True
+    compiled_batch: int | None = None
 
     def check(self, name: str) -> None:
         if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
@@ -53,12 +60,24 @@ class InferenceVariant:
 REFERENCE = InferenceVariant(fold=False)
 
 
+def fast_variants(batch: int) -> dict[str, InferenceVariant]:
+    """For a GPU: half precision where it is allowed, compiled for batches of this size.
+
+    fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
+    What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
+    """
+    return {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
+
+
 class InferenceNetwork(nn.Module):
     """A network behind its variant: tensors in, float32 tensors out, no gradients. `network` is the bare module."""
 
     def __init__(self, network: nn.Module, variant: InferenceVariant) -> None:
         super().__init__()
         self.network, self.variant = network, variant
+        self._run: Callable[..., Any] = network
+        if variant.compiled_batch is not None:
+            self._run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
 
     @property
     def device(self) -> torch.device:
@@ -69,25 +88,41 @@ class InferenceNetwork(nn.Module):
         """For calling a method of `network` other than its forward."""
         half = HALF_DTYPES.get(self.variant.precision)
         autocast = torch.autocast(self.device.type, dtype=half, enabled=half is not None)
-        with torch.inference_mode(), _tf32(self.variant.precision == "tf32"), autocast:
+        # Sizes never change in a compiled network, so that it pays to try cuDNN's algorithms.
+        fixed = self.variant.compiled_batch is not None
+        with torch.inference_mode(), _switches(self.variant.precision == "tf32", fixed), autocast:
             yield
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         if self.variant.channels_last:
             inputs = tuple(_channels_last(x) for x in inputs)
         with self.context():
-            return _map_tensors(self.network(*inputs, **options), Tensor.float)
+            if self.variant.compiled_batch is None:
+                return _map_tensors(self._run(*inputs, **options), Tensor.float)
+            return self._in_fixed_batches(inputs, options, self.variant.compiled_batch)
+
+    def _in_fixed_batches(self, inputs: tuple[Tensor, ...], options: dict[str, Any], size: int) -> Any:
+        """Inputs have the batch on their first axis; options are the same for every sample."""
+        parts = []
+        for start in range(0, len(inputs[0]), size):
+            count = min(size, len(inputs[0]) - start)
+            filled = (_filled(x[start : start + count], size) for x in inputs)
+            result = self._run(*filled, **options)
+            parts.append(_map_tensors(result, lambda x, count=count: x[:count].float()))
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
 
 @contextlib.contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
+def _switches(tf32: bool, try_algorithms: bool) -> Iterator[None]:
     """torch allows TF32 in cuDNN's convolutions unless told otherwise, so `fp32` has to forbid it."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32 = matmul.allow_tf32 = tf32
+    cudnn.benchmark = try_algorithms
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark = before
 
 
 def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> InferenceNetwork:
@@ -147,3 +182,21 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_map_tensors(v, change) for v in value)
     return value
+
+
+def _filled(x: Tensor, size: int) -> Tensor:
+    """Up to the size, by repeating the last sample."""
+    missing = size - len(x)
+    return torch.cat([x, x[-1:].expand(missing, *x.shape[1:])]) if missing else x
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Results of several batches as one; named tuples keep their type."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(_joined(list(part)) for part in zip(*parts, strict=True)))
+    if isinstance(first, (tuple, list)):
+        return type(first)(_joined(list(part)) for part in zip(*parts, strict=True))
+    return first

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from retalking_core.faces.alignment import STANDARD_FIVE, fit_orthographic, five_points_3dmm
 from retalking_core.imaging.separable import resampling_matrix
+from retalking_core.imaging.upload import upload
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.
@@ -69,8 +70,8 @@ def crop_aligned(pictures: Tensor, alignment: FaceAlignment) -> Tensor:
     """
     matrices = []
     for axis, length in ((0, pictures.shape[3]), (1, pictures.shape[2])):
-        size = torch.from_numpy(alignment.resized[:, axis]).to(pictures.device)
-        first = torch.from_numpy(alignment.corner[:, axis]).to(pictures.device)
+        size = upload(alignment.resized[:, axis], pictures.device)
+        first = upload(alignment.corner[:, axis], pictures.device)
         step = length / size.double()
         weights = resampling_matrix(first * step, step, length, ALIGNED_PX, "bicubic")
         place = first[:, None] + torch.arange(ALIGNED_PX, device=pictures.device)
@@ -80,16 +81,15 @@ def crop_aligned(pictures: Tensor, alignment: FaceAlignment) -> Tensor:
     return (rows[:, None] @ across).round().clamp(0, 255) / 255
 
 
-def regress_coefficients(
-    regressor: Callable[[Tensor], Tensor], pictures: Tensor, landmarks: NDArray
-) -> NDArray[np.float32]:
-    """f32 [B, 262] of faces in pictures f32 [B, 3, H, W] (RGB 0..255) at landmarks [B, 68, 2] px of them.
+def regress_coefficients(regressor: Callable[[Tensor], Tensor], pictures: Tensor, landmarks: NDArray) -> Tensor:
+    """f32 [B, 262], on the device, of faces in pictures f32 [B, 3, H, W] (RGB 0..255) at landmarks [B, 68, 2] px of
+    them.
 
     regressor: Deep3D, [B, 3, 224, 224] -> [B, 257].
     """
     alignment = align_faces(landmarks, pictures.shape[3], pictures.shape[2])
-    known = regressor(crop_aligned(pictures, alignment)).float().cpu().numpy()
-    return np.concatenate([known, alignment.parameters.astype(np.float32)], axis=1)
+    known = regressor(crop_aligned(pictures, alignment)).float()
+    return torch.cat([known, upload(alignment.parameters, known.device)], dim=1)
 
 
 def window_indices(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:

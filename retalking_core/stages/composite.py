@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.imaging.blending import blend_change
@@ -72,6 +71,6 @@ def fade_window(boxes: Tensor, side: int) -> Tensor:
     return (ramps[0][:, :, None] * ramps[1][:, None, :])[:, None]
 
 
-def faces_found(restored: RestoredFace, least: float = 0.002) -> NDArray[np.bool_]:
+def faces_found(restored: RestoredFace, least: float = 0.002) -> Tensor:
     """Whether the parser found a face at all (a share of the region at least), bool [B]."""
-    return (restored.face.mean(dim=(1, 2, 3)) >= least).cpu().numpy()
+    return restored.face.mean(dim=(1, 2, 3)) >= least

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from retalking_core.imaging.upload import upload
+
 EMOTION_PX = 128
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
 # Strength of the action units that are not 0.
@@ -53,7 +55,7 @@ def compose_edit(color: Tensor, attention: Tensor, source: Tensor) -> Tensor:
 
 def edit_emotion_original(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
     """Faces with the emotion, f32 [B, 3, n, n], BGR 0..1. The network gets BGR and the whole face at 128."""
-    units = torch.from_numpy(action_units(emotion, len(faces))).to(faces.device)
+    units = upload(action_units(emotion, len(faces)), faces.device)
     return to_face_size(network(to_network_size(faces), units).composed, faces.shape[-1])
 
 
@@ -63,7 +65,7 @@ def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor
     The network sees RGB, as it was trained. Only the change that it makes at 128 is enlarged and added, so that what it
     leaves alone stays as sharp as it was.
     """
-    units = torch.from_numpy(action_units(emotion, len(faces))).to(faces.device)
+    units = upload(action_units(emotion, len(faces)), faces.device)
     source = to_network_size(faces.flip(1))
     change = (network(source, units).composed - source).flip(1) / 2
     enlarged = F.interpolate(change, size=faces.shape[-1], mode="bicubic", align_corners=False)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from retalking_core.imaging.soft_masks import blur, clear_border
+from retalking_core.imaging.upload import upload
 
 # Inner mouth, upper lip, lower lip; skin, nose, glasses, eyes, brows and those three.
 MOUTH_CLASSES = (10, 11, 12)
@@ -40,6 +41,6 @@ def parse_face(parser: Parser, faces: Tensor) -> FaceParts:
 
 
 def _any_of(classes: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    table = torch.zeros(CLASSES, device=classes.device)
+    table = np.zeros(CLASSES, np.float32)
     table[list(wanted)] = 1
-    return table[classes]
+    return upload(table, classes.device)[classes]

@@ -13,6 +13,7 @@ from torch import Tensor
 from retalking_core.faces.alignment import oriented_square
 from retalking_core.imaging.resize import resize_bilinear
 from retalking_core.imaging.separable import crop_resized, resampling_matrix
+from retalking_core.imaging.upload import upload
 from retalking_core.imaging.warp import perspective_coefficients, warp_perspective, warp_quad
 from retalking_core.stages.face_crop import CROP_PX
 
@@ -74,9 +75,9 @@ def square_mask(landmarks: NDArray, boxes: Tensor, size: int) -> Tensor:
     """How far each pixel of an n x n picture of the box lies in the oriented square (and in the crop), 0..1."""
     square = oriented_square(landmarks)
     device = boxes.device
-    half = torch.from_numpy(square.side / 2).to(device, torch.float32)[:, None, None]
-    unit = torch.from_numpy(square.across / (square.side[:, None] / 2)).to(device, torch.float32)
-    centre = torch.from_numpy(square.centre + 0.5).to(device, torch.float32)
+    half = upload(square.side / 2, device)[:, None, None]
+    unit = upload(square.across / (square.side[:, None] / 2), device)
+    centre = upload(square.centre + 0.5, device)
     order = (torch.arange(size, device=device) + 0.5) / size
     x = boxes[:, 0, None] + order * (boxes[:, 2] - boxes[:, 0])[:, None]
     y = boxes[:, 1, None] + order * (boxes[:, 3] - boxes[:, 1])[:, None]

@@ -1,5 +1,6 @@
 """The square part of each frame in which all work on a face is done, at the frame's own resolution.
 
+Only these squares travel to the device and back, as the YUV planes that they are; colours are converted there.
 Everything downstream has coordinates of the region: continuous, its left upper corner at (0, 0).
 """
 
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from retalking_core.media.colour import add_bgr_change, region_to_bgr
+from retalking_core.imaging.upload import upload
+from retalking_core.media.colour import colour_matrices
 from retalking_core.types import ColourTags, Frame
 
 # Sides are multiples of this, so that a pyramid of seven levels fits.
@@ -49,9 +52,12 @@ class FacePlaces:
 
 @dataclass(frozen=True)
 class RegionBatch:
-    """pictures: f32 [B, 3, R, R], BGR 0..255, edges repeated beyond the frame. origins: i64 [B, 2], even, left and top
-    of each region in its frame (may be negative)."""
+    """On the device. luma: u8 [B, 1, R, R]; chroma: u8 [B, 2, R/2, R/2]; edges repeated beyond the frame. pictures: f32
+    [B, 3, R, R], the same as BGR, whole numbers 0..255. origins: i64 [B, 2], even, left and top of each region in its
+    frame (may be negative)."""
 
+    luma: Tensor
+    chroma: Tensor
     pictures: Tensor
     origins: NDArray[np.int64]
 
@@ -70,18 +76,42 @@ def region_side(places: FacePlaces, margin: float = 0.125) -> int:
 def cut_regions(
     frames: Sequence[Frame], places: FacePlaces, side: int, colour: ColourTags, device: torch.device | str
 ) -> RegionBatch:
-    """Regions of one side around each frame's face. Only pixels of the region are converted from YUV."""
+    """Regions of one side around each frame's face."""
     low, high = _extent(places, 0.0)
     origins = (np.floor(((low + high) / 2 - side / 2) / 2) * 2).astype(np.int64)
-    pictures = np.stack([_cut(frame, origin, side, colour) for frame, origin in zip(frames, origins, strict=True)])
-    tensor = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float()
-    return RegionBatch(tensor.contiguous(), origins)
+    luma = np.empty((len(frames), 1, side, side), np.uint8)
+    chroma = np.empty((len(frames), 2, side // 2, side // 2), np.uint8)
+    for k, (frame, origin) in enumerate(zip(frames, origins, strict=True)):
+        _cut_plane(frame.y, origin, luma[k, 0])
+        _cut_plane(frame.u, origin // 2, chroma[k, 0])
+        _cut_plane(frame.v, origin // 2, chroma[k, 1])
+    luma, chroma = upload(luma, device), upload(chroma, device)
+    to_bgr, _ = colour_matrices(colour, frames[0].y.shape[0])
+    # Chroma is repeated, not interpolated: averaging 2x2 on the way back then returns the same chroma.
+    planes = torch.cat([luma.float(), F.interpolate(chroma.float(), scale_factor=2, mode="nearest")], dim=1)
+    pictures = _transformed(planes, to_bgr).round_().clamp_(0, 255)
+    return RegionBatch(luma, chroma, pictures, origins)
 
 
-def add_changes(frames: Sequence[Frame], regions: RegionBatch, changes: Tensor, colour: ColourTags) -> list[Frame]:
-    """New frames with a change f32 [B, 3, R, R] (BGR levels) added. Where it is 0 every byte stays as decoded."""
-    host = changes.permute(0, 2, 3, 1).cpu().numpy()
-    return [_add(*item, colour) for item in zip(frames, regions.origins, host, strict=True)]
+def changed_planes(regions: RegionBatch, changes: Tensor, colour: ColourTags, height: int) -> Tensor:
+    """The regions' planes with a change f32 [B, 3, R, R] (BGR levels) added, u8 [B, R * R * 3 / 2]: luma, then U, V.
+
+    height: of the whole frame. A luma byte stays where the change is 0, a chroma byte where it is 0 on all four pixels
+    that it covers; nothing goes through a conversion there and back.
+    """
+    _, to_yuv = colour_matrices(colour, height)
+    moved = _transformed(changes, to_yuv * np.array([1, 1, 1, 0], np.float32))
+    luma = regions.luma + moved[:, :1]
+    chroma = regions.chroma + F.avg_pool2d(moved[:, 1:], 2)
+    planes = torch.cat([luma.flatten(1), chroma.flatten(1)], dim=1)
+    return planes.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def put_regions(
+    frames: Sequence[Frame], origins: NDArray[np.int64], side: int, planes: NDArray[np.uint8]
+) -> list[Frame]:
+    """New frames with their regions replaced. planes: u8 [B, R * R * 3 / 2], as `changed_planes` gives them."""
+    return [_put(*item, side) for item in zip(frames, origins, planes, strict=True)]
 
 
 def _extent(places: FacePlaces, margin: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -91,23 +121,43 @@ def _extent(places: FacePlaces, margin: float) -> tuple[NDArray[np.float64], NDA
     return low, high
 
 
-def _inside(frame: Frame, origin: NDArray[np.int64], side: int) -> tuple[int, int, int, int]:
-    height, width = frame.y.shape
-    left, top = int(max(origin[0], 0)), int(max(origin[1], 0))
-    return left, top, int(min(origin[0] + side, width)), int(min(origin[1] + side, height))
+def _transformed(pictures: Tensor, matrix: NDArray[np.float32]) -> Tensor:
+    """Colours by a 3x4 matrix, channel by channel: no library's reduced precision comes near them."""
+    first, second, third = pictures.unbind(dim=1)
+    rows = [first * float(a) + second * float(b) + third * float(c) + float(d) for a, b, c, d in matrix]
+    return torch.stack(rows, dim=1)
 
 
-def _cut(frame: Frame, origin: NDArray[np.int64], side: int, colour: ColourTags) -> NDArray[np.uint8]:
-    left, top, right, bottom = box = _inside(frame, origin, side)
-    before = top - origin[1], left - origin[0]
-    after = origin[1] + side - bottom, origin[0] + side - right
-    rows, columns = zip(before, after, strict=True)
-    return np.pad(region_to_bgr(frame, box, colour), (rows, columns, (0, 0)), mode="edge")
+def _cut_plane(plane: NDArray[np.uint8], origin: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
+    """The square of `out`'s size at an origin (x, y); what lies beyond the plane repeats its edge."""
+    inside, here = _overlap(plane.shape, origin, len(out))
+    out[inside] = plane[here]
+    rows, columns = inside
+    out[: rows.start, columns] = out[rows.start, columns]
+    out[rows.stop :, columns] = out[rows.stop - 1, columns]
+    out[:, : columns.start] = out[:, columns.start, None]
+    out[:, columns.stop :] = out[:, columns.stop - 1, None]
 
 
-def _add(frame: Frame, origin: NDArray[np.int64], change: NDArray[np.float32], colour: ColourTags) -> Frame:
-    left, top, right, bottom = box = _inside(frame, origin, len(change))
-    part = change[top - origin[1] : bottom - origin[1], left - origin[0] : right - origin[0]]
+def _put(frame: Frame, origin: NDArray[np.int64], planes: NDArray[np.uint8], side: int) -> Frame:
     result = frame.copy()
-    add_bgr_change(result, box, np.ascontiguousarray(part), colour)
+    half = side // 2
+    parts = planes[: side * side].reshape(side, side), *planes[side * side :].reshape(2, half, half)
+    for plane, part, corner in zip(
+        (result.y, result.u, result.v), parts, (origin, origin // 2, origin // 2), strict=True
+    ):
+        inside, here = _overlap(plane.shape, corner, len(part))
+        plane[here] = part[inside]
     return result
+
+
+def _overlap(
+    shape: tuple[int, int], origin: NDArray[np.int64], side: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """(rows, columns) of a square that lie in a plane: counted in the square, and in the plane."""
+    inside, here = [], []
+    for start, length in zip((int(origin[1]), int(origin[0])), shape, strict=True):
+        low, high = max(start, 0), min(start + side, length)
+        here.append(slice(low, high))
+        inside.append(slice(low - start, high - start))
+    return (inside[0], inside[1]), (here[0], here[1])

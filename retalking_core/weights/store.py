@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from retalking_core.networks import catalogue
-from retalking_core.networks.inference import InferenceNetwork, InferenceVariant, prepare
+from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import find_file, read_state_dict, synthetic_seed
-from retalking_core.weights.lock import check_digest, read_lock
+from retalking_core.weights.lock import check_digest, digest_of, read_lock
 from retalking_core.weights.table import WEIGHT_FILES
 
 
@@ -28,6 +28,7 @@ class NetworkStore:
         self._variants = dict(variants or {})
         self._loaded: dict[str, InferenceNetwork] = {}
         self._synthetic: set[str] = set()
+        self._digests: dict[str, str] = {}
         for name, variant in self._variants.items():
             variant.check(name)
         if "lnet" in self._variants and self._variants["lnet"] != self._variants.get("enet", self._variants["lnet"]):
@@ -48,6 +49,23 @@ class NetworkStore:
             parts = {"low_res": self.get("lnet").network} if name == "enet" else {}
             self._loaded[name] = prepare(name, self._load(name, parts), self._variant(name))
         return self._loaded[name]
+
+    def digest(self, name: str) -> str:
+        """Of the file and of how the network runs: one digest, one result."""
+        if name not in self._digests:
+            path = find_file(self.folder, WEIGHT_FILES[name])
+            locked = read_lock(self.folder).get(path.name)
+            self._digests[name] = locked.sha256 if locked is not None else digest_of(path)
+        return f"{self._digests[name]} {self._variant(name)}"
+
+    def run_in_float32(self, name: str) -> bool:
+        """Load a network anew in plain float32, if it ran in half precision; False if it did not."""
+        if self._variant(name).precision not in HALF_DTYPES:
+            return False
+        for each in ("lnet", "enet") if name in ("lnet", "enet") else (name,):
+            self._variants[each] = InferenceVariant()
+            self.release(each)
+        return True
 
     def release(self, name: str) -> None:
         """Forgets a network. LNet stays in memory as long as ENet does."""

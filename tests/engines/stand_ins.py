@@ -41,6 +41,12 @@ class StandIns:
         self.asked: dict[str, list[int]] = {}
         self._fits, self._replaced, self._classes = fits, replaced, class_map()
 
+    def digest(self, name: str) -> str:
+        return f"stand-in {name}"
+
+    def run_in_float32(self, name: str) -> bool:
+        return False
+
     def get(self, name: str) -> Callable[..., Any]:
         plain = getattr(self, f"_{name}")
         chosen = self._replaced.get(name, plain)

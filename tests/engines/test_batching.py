@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from retalking_core.engines.batching import HalvingBatches, check_result, in_groups
+from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, in_groups
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
-from tests.engines.stand_ins import Warped
+from tests.engines.stand_ins import StandIns, Warped
 
 
 def test_batches_are_halved_until_they_fit() -> None:
@@ -18,7 +18,7 @@ def test_batches_are_halved_until_they_fit() -> None:
         return [10 * k for k in part]
 
     batches = HalvingBatches(16)
-    assert list(batches.run(range(20), work)) == [10 * k for k in range(20)]
+    assert [k for part in batches.run(range(20), work) for k in part] == [10 * k for k in range(20)]
     assert sizes[:4] == [16, 8, 4, 2]
     assert batches.size == 2
 
@@ -40,22 +40,46 @@ def test_other_faults_pass_through() -> None:
         list(HalvingBatches(4).run([1], work))
 
 
+def check(name: str, result: object) -> None:
+    """Raises what a batch with this one result of a network would be refused for."""
+
+    class One(StandIns):
+        def get(self, _name: str):
+            return lambda: result
+
+    networks = GuardedNetworks(One())
+    networks.get(name)()
+    networks.findings().check()
+    assert not networks.findings().flags.any(), "findings are taken once"
+
+
+def test_the_first_network_at_fault_is_named() -> None:
+    broken = {"gfpgan": lambda _: torch.full((1, 3, 8, 8), float("nan")), "enet": torch.zeros_like}
+    networks = GuardedNetworks(StandIns(**broken))
+    networks.get("gpen512")(torch.rand(1, 3, 8, 8))
+    networks.get("enet")(torch.rand(1, 3, 8, 8))
+    networks.get("gfpgan")(torch.rand(1, 3, 8, 8))
+    with pytest.raises(EngineFaultError) as caught:
+        networks.findings().check()
+    assert caught.value.details["network"] == "enet"
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused(bad: float) -> None:
     picture = torch.rand(2, 3, 8, 8)
     picture[1, 2, 3, 4] = bad
-    for result in (picture, (torch.rand(2), picture), Warped(picture, picture, torch.rand(2, 3, 8, 8))):
+    for result in (picture, (torch.rand(2, 1, 8, 8), picture), Warped(picture, picture, torch.rand(2, 3, 8, 8))):
         with pytest.raises(EngineFaultError, match="not finite"):
-            check_result("dnet", result)
+            check("dnet", result)
 
 
 def test_a_constant_picture_in_a_batch_is_refused() -> None:
     picture = torch.rand(3, 3, 8, 8)
-    check_result("gfpgan", picture)
+    check("gfpgan", picture)
     picture[1] = 0.25
     with pytest.raises(EngineFaultError, match="single colour"):
-        check_result("gfpgan", picture)
-    check_result("deep3d", torch.zeros(3, 257))
+        check("gfpgan", picture)
+    check("deep3d", torch.zeros(3, 257))
 
 
 def test_groups() -> None:

@@ -8,6 +8,7 @@ from retalking_core.faces.alignment import GFPGAN_TEMPLATE, moved
 from retalking_core.imaging import blending, pyramid
 from retalking_core.imaging.separable import crop_resized, place_resized
 from retalking_core.imaging.turning import warp_batch
+from retalking_core.media.colour import colour_matrices
 from retalking_core.stages import composite, enhance, parsing, region, restore
 from retalking_core.types import ColourTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern
@@ -147,6 +148,24 @@ def _places(left: float, top: float, side: float) -> region.FacePlaces:
     return region.FacePlaces(marks[None], box, inner)
 
 
+def _changed(frame: Frame, regions: region.RegionBatch, change: torch.Tensor) -> Frame:
+    planes = region.changed_planes(regions, change, COLOUR, frame.y.shape[0])
+    return region.put_regions([frame], regions.origins, regions.side, planes.numpy())[0]
+
+
+def _region_by_formula(frame: Frame, origin: np.ndarray, side: int) -> np.ndarray:
+    """ITU-T H.273 in double precision on the whole frame, then cut with its edges repeated; not rounded."""
+    height, width = frame.y.shape
+    to_bgr = colour_matrices(COLOUR, height)[0].astype(np.float64)
+    full = (frame.y, *(plane.repeat(2, axis=0).repeat(2, axis=1) for plane in (frame.u, frame.v)))
+    whole = np.stack(full, axis=2) @ to_bgr[:, :3].T + to_bgr[:, 3]
+    rows, columns = (
+        np.clip(np.arange(start, start + side), 0, n - 1)
+        for start, n in zip(origin[::-1], (height, width), strict=True)
+    )
+    return whole[rows[:, None], columns].clip(0, 255)
+
+
 @pytest.mark.parametrize("place", [(100.0, 80.0, 130.0), (-40.0, -30.0, 130.0), (230.0, 150.0, 130.0)])
 def test_frames_are_untouched_where_the_change_is_zero(place: tuple[float, float, float]) -> None:
     frame, places = _frame(240, 320), _places(*place)
@@ -154,10 +173,12 @@ def test_frames_are_untouched_where_the_change_is_zero(place: tuple[float, float
     assert side % region.GRAIN_PX == 0
     regions = region.cut_regions([frame], places, side, COLOUR, "cpu")
     change = torch.zeros(1, 3, side, side)
-    same = region.add_changes([frame], regions, change, COLOUR)[0]
+    exact = _region_by_formula(frame, regions.origins[0], side)
+    assert np.abs(regions.pictures[0].permute(1, 2, 0).numpy() - exact).max() < 0.5001
+    same = _changed(frame, regions, change)
     assert all((a == b).all() for a, b in ((same.y, frame.y), (same.u, frame.u), (same.v, frame.v)))
     change[:, :, side // 2 - 8 : side // 2 + 8, side // 2 - 8 : side // 2 + 8] = 40.0
-    other = region.add_changes([frame], regions, change, COLOUR)[0]
+    other = _changed(frame, regions, change)
     assert 0 < (other.y != frame.y).sum() <= 256
     assert 0 <= (other.u != frame.u).sum() <= 64
 
