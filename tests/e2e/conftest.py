@@ -52,7 +52,7 @@ class Service:
         return target
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 90.0) -> None:
+def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -67,7 +67,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s
 
 
 @contextmanager
-def running_service(data_dir: Path, **settings: str) -> Iterator[Service]:
+def running_service(data_dir: Path, ready_s: float = 90.0, **settings: str) -> Iterator[Service]:
     """`retalking up` with these settings and no others."""
     log = data_dir / "up.log"
     port = free_port()
@@ -77,7 +77,7 @@ def running_service(data_dir: Path, **settings: str) -> Iterator[Service]:
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)
     try:
-        _wait_ready(url, process, log)
+        _wait_ready(url, process, log, ready_s)
         with httpx.Client(base_url=url, timeout=60) as client:
             yield Service(url, client, data_dir / "data")
     finally:

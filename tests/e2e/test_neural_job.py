@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.conftest import Service, running_service
 
 WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
-CPU_FRAME_S = 900.0
+CPU_FRAME_S, LOADED_S = 900.0, 300.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FRAME_S)]
 
@@ -31,7 +31,7 @@ def neural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("neural")
     # A first frame takes longer here than a render may otherwise be silent.
     settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": WEIGHTS, "RETALKING_STALL_S": "900"}
-    with running_service(folder, RETALKING_WORKER_MEMORY_BYTES="0", **settings) as service:
+    with running_service(folder, LOADED_S, RETALKING_WORKER_MEMORY_BYTES="0", **settings) as service:
         yield service
 
 
