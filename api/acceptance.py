@@ -28,13 +28,19 @@ from jobs.store import (
     Origin,
     QuotaExceededError,
 )
+from jobs.traces import current_traceparent
 
 logger = logging.getLogger("retalking.api")
 
 
 async def accept_submission(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
     """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
-    origin = Origin(caller.owner, caller.live_jobs(parts.settings.live_jobs_per_key), request_id=request_id_of(request))
+    origin = Origin(
+        caller.owner,
+        caller.live_jobs(parts.settings.live_jobs_per_key),
+        request_id=request_id_of(request),
+        traceparent=current_traceparent(),
+    )
     if key is None:  # with a key it may be the repetition of a job that is there
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()

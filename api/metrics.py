@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from api.job_metrics import gpu_family, tally_families
 from jobs.store import JobStore
 
 logger = logging.getLogger("retalking.api")
@@ -44,7 +45,7 @@ class RequestMetrics:
 
 
 class StoreCollector(Collector):
-    """Queue depth, jobs by status and live workers, read from the store on every scrape."""
+    """What waits, what lives and what happened, read from the store on every scrape."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -81,4 +82,4 @@ class StoreCollector(Collector):
         workers.add_metric([], len(live))
         busy = GaugeMetricFamily("retalking_workers_busy", "Live render workers with a job in work")
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
-        return [depth, jobs, demand, workers, busy]
+        return [depth, jobs, demand, workers, busy, gpu_family(live), *tally_families(self._store.tally())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import anyio
@@ -88,14 +89,20 @@ async def get_readiness(request: Request, parts: WithParts) -> Response:
 
 
 class _NoWorkerError(Exception):
-    """No worker reported within its time."""
+    """No worker that could take a job reported within its time."""
 
 
 def _check_workers(parts: Parts) -> str:
-    live = len(parts.store.workers())
+    live = parts.store.workers()
     if not live:
         raise _NoWorkerError("no render worker is live")
-    return f"{live} live"
+    # A busy worker asks for nothing; one that does not say when it asked is of an older version
+    oldest = datetime.now(UTC) - timedelta(seconds=parts.settings.worker_ttl_s)
+    able = [worker for worker in live if worker.busy_with or not worker.polled_at or worker.polled_at >= oldest]
+    if not able:
+        limit_s = f"{parts.settings.worker_ttl_s:g}"
+        raise _NoWorkerError(f"{len(live)} live, but none has asked for a job for {limit_s} s: restart them")
+    return f"{len(live)} live"
 
 
 @metrics_router.get(

@@ -7,14 +7,17 @@ import logging
 from fastapi import FastAPI
 
 from api.main import create_app
+from jobs.journal import write_journal
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.traces import start_traces
 
 
 def app() -> FastAPI:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings()
+    write_journal(settings.log_format)
+    start_traces(settings, "api")
     # Its lines would hold the signatures of upload links; `api.tracing` logs every request without its query.
     logging.getLogger("uvicorn.access").disabled = True
-    settings = Settings()
     return create_app(settings, open_store(settings), open_objects(settings), make_celery(settings))

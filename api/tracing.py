@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
 from api.problems import problem_response
+from jobs.journal import about
+from jobs.traces import span
 
 logger = logging.getLogger("retalking.api")
 
@@ -47,8 +49,16 @@ class Tracing:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request.state.request_id
             await send(message)
 
+        parent = request.headers.get("traceparent", "")
         try:
-            await self.app(scope, receive, send_traced)
+            with (
+                about(request=request.state.request_id),
+                span(scope["method"], kind="server", parent=parent, request=request.state.request_id) as opened,
+            ):
+                await self.app(scope, receive, send_traced)
+                if opened is not None:
+                    opened.update_name(f"{scope['method']} {_route_of(scope)}")
+                    opened.set_attribute("http.response.status_code", status)
         except ClientDisconnect:
             logger.info("The client left request %s before it was whole", request.state.request_id)
         except Exception:
@@ -61,11 +71,16 @@ class Tracing:
             self._record(scope, request.state.request_id, status, time.perf_counter() - started_s)
 
     def _record(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
-        logger.info("%s %s %d %.0f ms %s", scope["method"], quote(scope["path"]), status, duration_s * 1000, request_id)
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        with about(request=request_id):
+            logger.info("%s %s %d %.0f ms", scope["method"], quote(scope["path"]), status, duration_s * 1000)
+        route = _route_of(scope)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.latency_s.labels(route, method).observe(duration_s)
+
+
+def _route_of(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
 # Labels must not grow with what callers invent.

@@ -11,10 +11,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import jobs, keys, weights
+from cli import jobs, keys, provenance, weights
 from cli.demo import demo
+from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.failures import EXIT_FAILED, CommandError
+from cli.inspect import inspect
 from cli.job_actions import cancel, delete, download, events, redeliver, wait
 from cli.run import run
 from cli.service import command_error
@@ -34,11 +36,13 @@ app.command()(up)
 app.command()(demo)
 app.command()(submit)
 app.add_typer(jobs.app, name="jobs")
-for command in (wait, events, download, cancel, delete, redeliver):
+for command in (wait, events, download, cancel, delete, redeliver, inspect):
     app.command()(command)
 app.command()(run)
 app.command()(evaluate)
+app.command()(doctor)
 app.add_typer(weights.app, name="weights")
+app.add_typer(provenance.app, name="provenance")
 app.add_typer(keys.app, name="keys")
 
 

@@ -9,6 +9,8 @@ visibility timeout, and its claim is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kombu.transport import redis, virtual
 
 TRANSPORT = f"{__name__}:Transport"
@@ -25,6 +27,20 @@ class _QoS(redis.QoS):
 
 class _Channel(redis.Channel):
     QoS = _QoS
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        super()._brpop_start(timeout)
+        if _watcher is not None:
+            _watcher()
+
+
+_watcher: Callable[[], None] | None = None
+
+
+def watch_polls(watcher: Callable[[], None]) -> None:
+    """Have `watcher` called each time this process asks for messages: about once a second while it has room for one."""
+    global _watcher  # noqa: PLW0603  # kombu makes the channels itself: there is nobody to hand it to
+    _watcher = watcher
 
 
 class Transport(redis.Transport):

@@ -208,6 +208,13 @@ _TABLE = [
     ErrorCode(
         "out_of_memory", 507, "The machine has too little memory for this job", "Send a smaller or shorter clip.", True
     ),
+    ErrorCode(
+        "provenance_failed",
+        500,
+        "The result could not be signed",
+        "Tell the operator: RETALKING_C2PA_CERT and RETALKING_C2PA_KEY of the worker are to be checked.",
+        True,
+    ),
     ErrorCode("storage_failed", 503, "The object store did not take or give a file", "Try again later.", True),
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),
     ErrorCode("canceled", 409, "The job was canceled", "Submit it again if it is still wanted."),

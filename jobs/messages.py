@@ -17,6 +17,7 @@ from jobs.broker import TRANSPORT
 from jobs.models import Job
 from jobs.names import BROKER_PRIORITY, DELIVER_TASK, PRIORITY_STEPS, RENDER_QUEUE, RENDER_TASK, WEBHOOK_QUEUE
 from jobs.settings import Settings
+from jobs.traces import span
 
 
 class MessageNotSentError(Exception):
@@ -107,7 +108,8 @@ def _redis_options(settings: Settings) -> dict[str, object]:
 
 def send_render(celery: Celery, job: Job) -> None:
     """Wake a render worker. Raises MessageNotSentError; the caller goes on, the outbox holds the job."""
-    _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
+    with span("send", kind="producer", parent=job.traceparent, job=job.id):
+        _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
 
 
 def send_delivery(celery: Celery, delivery_id: str) -> None:

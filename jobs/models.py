@@ -77,6 +77,7 @@ class Output(_Shape):
     max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
     container: Literal["mp4", "mov", "mkv"] = "mp4"
     fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
+    badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
 
 
 class JobOptions(_Shape):
@@ -84,7 +85,7 @@ class JobOptions(_Shape):
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
         "auto",
-        description="auto: the best one the workers offer",
+        description="Which engine renders",
         json_schema_extra=_meanings(
             auto="The best one that the live workers offer",
             videoretalking="The neural method; needs its checkpoints and a GPU",
@@ -390,6 +391,14 @@ class EngineInfo(_Shape):
     synthetic_weights: bool = False
 
 
+class GpuMemory(_Shape):
+    """Of one device, all processes on it together."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+
+
 class WorkerInfo(_Shape):
     """A live render worker."""
 
@@ -402,3 +411,5 @@ class WorkerInfo(_Shape):
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: datetime
     busy_with: str | None = Field(None, description="Job id in work")
+    polled_at: datetime | None = Field(None, description="When its parent last asked the broker for a message")
+    gpu_memory: list[GpuMemory] = Field(default_factory=list)

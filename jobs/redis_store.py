@@ -11,15 +11,17 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl
     seq, mean_run_ms       a counter, a smoothed duration
+    counters               what happened so far, for /metrics
 """
 
 from __future__ import annotations
 
+from jobs.redis_counters import Counters
 from jobs.redis_keys import KeyRing
 from jobs.redis_leases import JobLeases
 from jobs.redis_registry import Registry
 from jobs.redis_webhooks import WebhookLog
 
 
-class RedisJobStore(JobLeases, WebhookLog, Registry, KeyRing):
+class RedisJobStore(JobLeases, WebhookLog, Registry, KeyRing, Counters):
     """Implements jobs.store.JobStore. Thread-safe; keep one a process."""

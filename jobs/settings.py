@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from jobs.journal import LogFormat
+
 
 class Settings(BaseSettings):
     """All processes share this one table; docs/configuration.md is generated from it.
@@ -37,6 +39,12 @@ class Settings(BaseSettings):
     )
     metrics_open: bool = Field(
         False, description="`/metrics` without a key where keys are required; else with an admin key"
+    )
+
+    # What is told about it
+    log_format: LogFormat = Field("json", description="`json`: one object a line; `text`: for people")
+    traces_endpoint: str = Field(
+        "", description="OTLP over HTTP, e.g. http://collector:4318; empty: no traces. Needs the extra `traces`"
     )
 
     # S3 (all empty: objects are files under data_dir/objects)
@@ -105,6 +113,11 @@ class Settings(BaseSettings):
         description="What is known of a video's face is kept for the next speech on it, up to this; 0: off",
     )
     face_cache_ttl_s: float = Field(86400.0, gt=0, description="Deleted from the face cache when unused this long")
+    c2pa_cert: Path | None = Field(
+        None,
+        description="PEM chain that results are signed with (C2PA), the signer's certificate first; empty: unsigned",
+    )
+    c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
     @field_validator("allow_private_hosts", mode="before")

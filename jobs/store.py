@@ -95,6 +95,24 @@ class Allowance:
 
 
 @dataclass(frozen=True)
+class Durations:
+    """A histogram. buckets: (upper bound in seconds, how many took no longer), the last bound being infinite."""
+
+    buckets: tuple[tuple[float, int], ...]
+    sum_s: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """counts: kind -> name -> how often. Kinds: finished (by status), failed (by code), requeued (by reason), webhook
+    (by outcome of an attempt), face_cache. durations: kind -> name -> histogram. Kinds: wait (by priority), stage,
+    run."""
+
+    counts: dict[str, dict[str, int]]
+    durations: dict[str, dict[str, Durations]]
+
+
+@dataclass(frozen=True)
 class Created:
     """is_new: false when an idempotency key led to the job that was there."""
 
@@ -286,6 +304,10 @@ class JobStore(Protocol):
 
     def release_lock(self, name: str, owner: str) -> None:
         """Give it back early. Nothing happens where it is not the owner's any more."""
+        ...
+
+    def tally(self) -> Tally:
+        """What happened so far, over all processes."""
         ...
 
     # Callers

@@ -323,6 +323,13 @@ class OutOfMemoryError(ApiError):
     advice = "Send a smaller or shorter clip."
 
 
+class ProvenanceFailedError(ApiError):
+    """The result could not be signed."""
+
+    code = "provenance_failed"
+    advice = "Tell the operator: RETALKING_C2PA_CERT and RETALKING_C2PA_KEY of the worker are to be checked."
+
+
 class StorageFailedError(ApiError):
     """The object store did not take or give a file."""
 
@@ -460,6 +467,7 @@ _CLASSES: tuple[type[ApiError], ...] = (
     RenderTimeoutError,
     EngineFaultError,
     OutOfMemoryError,
+    ProvenanceFailedError,
     StorageFailedError,
     DiskFullError,
     CanceledError,

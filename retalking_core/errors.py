@@ -106,6 +106,12 @@ class EngineFaultError(RetalkingError):
     code = "engine_fault"
 
 
+class ProvenanceError(RetalkingError):
+    """The result can not be signed although the deployment signs its results. It is not shipped without."""
+
+    code = "provenance_failed"
+
+
 class OutOfMemoryError(RetalkingError):
     code = "out_of_memory"
 

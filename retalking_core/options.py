@@ -37,12 +37,14 @@ FaceChoice = (
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """crf: x264 quality, 0..51, lower is better. max_height: scale down (never up) to this many rows."""
+    """crf: x264 quality, 0..51, lower is better. max_height: scale down (never up) to this many rows. badge: draw a
+    visible note that the video is synthetic into a corner."""
 
     crf: int = 18
     max_height: int | None = None
     container: Literal["mp4", "mov", "mkv"] = "mp4"
     fps: float | None = None
+    badge: bool = False
 
 
 @dataclass(frozen=True)

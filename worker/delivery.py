@@ -18,9 +18,11 @@ from email.utils import parsedate_to_datetime
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
+from jobs.journal import about
 from jobs.models import Delivery, DeliveryAttempt, Job, JobView
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore
+from jobs.traces import span
 from worker.egress import Egress, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -71,12 +73,10 @@ class Courier:
         except JobNotFoundError:
             return None
         body = event_body(delivery, self._view(job))
-        attempt, verdict = self._attempt(delivery, str(job.spec.request.webhook_url), body)
-        log.info(
-            "webhook %s",
-            verdict.state,
-            extra={"job": job.id, "delivery": delivery.id, "event": delivery.event, "status": attempt.status_code},
-        )
+        named = {"job": job.id, "delivery": delivery.id, "event": delivery.event}
+        with about(request=job.request_id), span("deliver webhook", kind="client", parent=job.traceparent, **named):
+            attempt, verdict = self._attempt(delivery, str(job.spec.request.webhook_url), body)
+            log.info("webhook %s", verdict.state, extra=named | {"status": attempt.status_code})
         return self._store.record_attempt(delivery.id, attempt, state=verdict.state, retry_in_s=verdict.retry_in_s)
 
     def _attempt(self, delivery: Delivery, url: str, body: str) -> tuple[DeliveryAttempt, Verdict]:

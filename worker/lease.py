@@ -24,6 +24,7 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from jobs.store import JobStore, Lease, LeaseLostError
+from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.shutdown import HandBackError, ShutdownNotice
 
@@ -98,6 +99,8 @@ class LeaseKeeper:
             self._seen, self._moved_at = (stage, fraction, detail), now
         is_news = stage != self._told_stage or now - self._told_at >= REPORT_EVERY_S
         if is_news and now >= self._quiet_until:
+            if stage != self._told_stage:
+                enter_stage(stage)
             self._told_stage, self._told_at = stage, now
             self._ask(
                 lambda: self._store.report(

@@ -21,7 +21,7 @@ def render_options(asked: JobOptions, expression_image: Path | None) -> RenderOp
         pads=(pads.top, pads.bottom, pads.left, pads.right),
         one_shot=asked.one_shot,
         fps=asked.fps,
-        output=OutputOptions(output.crf, output.max_height, output.container, output.fps),
+        output=OutputOptions(output.crf, output.max_height, output.container, output.fps, output.badge),
         seed=asked.seed,
     )
 

@@ -22,7 +22,9 @@ _PACKAGES = ("retalking", "celery", "numpy", "av", "opencv-python", "dlib-bin", 
 
 class Presence:
     """Reports every third of `ttl_s`, and at once when the job in work changes; a process that is gone is gone from the
-    list after `ttl_s`."""
+    list after `ttl_s`.
+
+    condition: fields of the card that change by themselves, asked at each report."""
 
     def __init__(
         self,
@@ -34,10 +36,12 @@ class Presence:
         *,
         is_closing: Callable[[], bool],
         unavailable: Mapping[str, str] | None = None,
+        condition: Callable[[], dict[str, object]] = dict,
     ) -> None:
         self._store = store
         self._ttl_s = ttl_s
         self._is_closing = is_closing
+        self._condition = condition
         self._card = WorkerInfo(
             id=worker_id,
             engines=list(engines),
@@ -84,7 +88,7 @@ class Presence:
         if self._over.is_set() or (self._is_closing() and not self.is_busy):
             return
         try:
-            self._store.report_worker(self._card, self._ttl_s)
+            self._store.report_worker(self._card.model_copy(update=self._condition()), self._ttl_s)
         except RedisError as fault:
             log.warning("presence not told: %s", type(fault).__name__, extra={"worker": self._card.id})
 

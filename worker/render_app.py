@@ -12,18 +12,24 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
+from jobs.broker import watch_polls
+from jobs.journal import about, write_journal
 from jobs.messages import make_celery
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.store import JobNotFoundError
+from jobs.traces import span, staged, start_traces
 from worker.engines import LoadEngines, engine_info, unavailable_engines
-from worker.journal import write_journal
+from worker.polling import PollStamp
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
 
@@ -40,10 +46,11 @@ HARD_LIMIT_MARGIN_S = 30.0
 class RenderProcess:
     """What one child holds, from its start to its end."""
 
-    def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice) -> None:
+    def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice, polls: PollStamp) -> None:
         self._settings = settings
         self._load_engines = load_engines
         self._notice = notice
+        self._polls = polls
         self.context: RunContext | None = None
         self.presence: Presence | None = None
 
@@ -51,6 +58,7 @@ class RenderProcess:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
+        from worker.gpu_memory import gpu_memory
         from worker.memory import limit_memory
         from worker.metrics import metric_names
         from worker.notices import Notices
@@ -59,6 +67,7 @@ class RenderProcess:
         from worker.scratch import scratch_root, sweep_orphans
 
         settings = self._settings
+        start_traces(settings, "render-worker")
         limit_memory(settings.worker_memory_bytes)
         swept = sweep_orphans(scratch_root(settings.work_dir))
         if swept:
@@ -79,6 +88,7 @@ class RenderProcess:
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,
             unavailable=unavailable_engines(settings, engines),
+            condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
         )
         self.context = RunContext(
             settings=settings,
@@ -94,6 +104,21 @@ class RenderProcess:
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
 
+    @contextmanager
+    def _traced(self, job_id: str, context: RunContext) -> Iterator[None]:
+        """The attempt as a span of its submission's trace, and its lines under the submission's request id."""
+        try:
+            job = context.store.get(job_id)
+        except JobNotFoundError:  # deleted: the claim finds nothing either
+            yield
+            return
+        with (
+            about(job=job_id, request=job.request_id),
+            span("render", kind="consumer", parent=job.traceparent, job=job_id, worker=context.worker_id),
+            staged(),
+        ):
+            yield
+
     def close(self) -> None:
         if self.presence is not None:
             self.presence.stop()
@@ -105,9 +130,12 @@ class RenderProcess:
             raise Reject("the worker is going down", requeue=True)
         with self.presence.working_on(job_id):
             try:
-                run_job(job_id, self.context)
+                with self._traced(job_id, self.context):
+                    run_job(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
+            finally:
+                self._polls.mark()  # the parent asked for nothing meanwhile, and is asked of anew from here on
 
 
 def build(settings: Settings, load_engines: LoadEngines) -> Celery:
@@ -123,8 +151,9 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     keep_quiet(app)
     # As `-Q` would: both queues are known, for sending, and only one is consumed.
     app.amqp.queues.select([RENDER_QUEUE])
-    notice = ShutdownNotice()
-    process = RenderProcess(settings, load_engines, notice)
+    notice, polls = ShutdownNotice(), PollStamp()
+    watch_polls(polls.mark)
+    process = RenderProcess(settings, load_engines, notice, polls)
 
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:
@@ -139,7 +168,7 @@ def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settin
 
     @signals.setup_logging.connect(weak=False)
     def on_logging(**_: object) -> None:
-        write_journal()
+        write_journal(settings.log_format)
 
     @signals.worker_shutting_down.connect(weak=False)
     def on_shutting_down(**_: object) -> None:

@@ -32,6 +32,7 @@ from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
 from worker.patience import insist, patiently
+from worker.provenance import open_signer
 from worker.scratch import attempt_folder, scratch_root
 from worker.shutdown import HandBackError, ShutdownNotice
 
@@ -118,6 +119,7 @@ def _produce(attempt: Attempt) -> None:
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
     job = patiently(lambda: context.store.get(lease.job_id))
     container = job.spec.request.output.container
+    signer = open_signer(context.settings, job.spec.request)
     with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
         inputs = _fetch(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
@@ -129,6 +131,9 @@ def _produce(attempt: Attempt) -> None:
             report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
         curves = folder / "curves.json"
         metrics = _evaluate(attempt, job, file, inputs, report, curves)
+        if signer is not None:
+            with keeper.expecting_progress():
+                file = signer.sign(file, inputs.video, inputs.audio, report)
         result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
         _publish(attempt, file, result, curves)
     try:

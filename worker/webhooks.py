@@ -10,15 +10,16 @@ import logging
 from celery import Celery, signals
 from standardwebhooks import Webhook
 
+from jobs.journal import write_journal
 from jobs.keyring import link_secret, webhook_secret
 from jobs.messages import make_celery
 from jobs.names import DELIVER_TASK, WEBHOOK_QUEUE
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.traces import start_traces
 from jobs.view import view_job
 from worker.delivery import Courier
 from worker.janitor import Janitor
-from worker.journal import write_journal
 from worker.quiet import keep_quiet
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class WebhookProcess:
 
     def open(self, app: Celery) -> None:
         settings = self._settings
+        start_traces(settings, "webhook-worker")
         store, objects = open_store(settings), open_objects(settings)
         signer = Webhook(webhook_secret(settings))
         link_key = link_secret(settings)
@@ -72,7 +74,7 @@ def build(settings: Settings) -> Celery:
 
     @signals.setup_logging.connect(weak=False)
     def on_logging(**_: object) -> None:
-        write_journal()
+        write_journal(settings.log_format)
 
     @signals.worker_init.connect(weak=False)
     def on_init(**_: object) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -130,11 +131,12 @@ class Rehearsal:
             folder = Path(name)
             face, speech, result = write_portrait(folder), folder / "speech.wav", folder / "result.mp4"
             write_demo_speech(speech)
+            key = self._make_key()
             started = time.monotonic()
             words = ["submit", str(face), str(speech), "-o", str(result), "--webhook-url", receiver.url, "--json"]
             done = subprocess.run(
                 [sys.executable, "-m", "cli.main", *words, "--url", API],
-                env=os.environ | {"NO_COLOR": "1", "RETALKING_API_KEY": self._make_key()},
+                env=os.environ | {"NO_COLOR": "1", "RETALKING_API_KEY": key},
                 capture_output=True,
                 text=True,
                 timeout=_JOB_LIMIT_S,
@@ -154,10 +156,17 @@ class Rehearsal:
             print(f"  signed webhook: {receiver.events[0]['type']}", flush=True)
 
     def _make_key(self) -> str:
-        """As README.md says for compose."""
+        """As README.md says, after a look that nobody comes in without one."""
+        try:
+            urllib.request.urlopen(f"{API}/jobs", timeout=10).close()
+        except urllib.error.HTTPError as refusal:
+            if refusal.code != 401:
+                raise TrialError(f"GET /jobs without a key: {refusal.code}") from refusal
+        else:
+            raise TrialError("GET /jobs is answered without a key")
         done = self._containers["api"].run(["retalking", "keys", "create", "trial"])
         if done.returncode:
-            raise TrialError(f"no API key could be made\n{done.stdout}{done.stderr}")
+            raise TrialError(f"retalking keys create ended with {done.returncode}\n{done.stderr}")
         return done.stdout.strip()
 
     def _running(self) -> list[Container]:

@@ -25,6 +25,7 @@ record_event(id, 'job.started', {attempt = attempt})
 -- Receivers hear of the first start only: later attempts are the service's own business.
 if is_first then
   set(id, 'first_started_ms', NOW)
+  observe('wait:' .. get(id, 'priority'), math.max(0, NOW - tonumber(get(id, 'created_ms'))))
   deliver(id, 'job.started', delivery_id)
 end
 return {'ok', fence, attempt}

@@ -12,6 +12,10 @@ if verb == 'succeed' then
   local mean = tonumber(redis.call('GET', key('mean_run_ms')) or '')
   -- Exponential mean over about the last five runs: follows a change of load, is not thrown by one odd clip
   redis.call('SET', key('mean_run_ms'), string.format('%.0f', mean and (0.8 * mean + 0.2 * run_ms) or run_ms))
+  end_stage(id)
+  observe('run', math.max(0, run_ms))
+  local cache = cjson.decode(render).face_cache
+  if type(cache) == 'string' then count('face_cache:' .. cache) end
   set(id, 'result', result, 'render', render, 'evaluation', evaluation, 'progress', '1', 'error', '')
   finish(id, 'succeeded', retention_ms, delivery_id, {attempt = tonumber(get(id, 'attempt'))})
 elseif verb == 'fail' then

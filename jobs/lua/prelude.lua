@@ -19,6 +19,19 @@ local function get(id, field) return redis.call('HGET', key('job', id), field) e
 
 local function set(id, ...) redis.call('HSET', key('job', id), ...) end
 
+-- What /metrics tells of jobs is counted here, in the step in which it happens: exact over all processes, nothing to lose.
+local function count(name, by) redis.call('HINCRBY', key('counters'), name, by or 1) end
+
+-- A duration into a histogram; the API adds the buckets up. Bounds in seconds, as jobs/redis_counters.py has them.
+local BOUNDS_S = {0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600}
+local function observe(name, ms)
+  count(name .. '|sum_ms', ms)
+  for _, bound in ipairs(BOUNDS_S) do
+    if ms <= bound * 1000 then return count(name .. '|' .. bound) end
+  end
+  count(name .. '|inf')
+end
+
 local function is_over(status) return status == 'succeeded' or status == 'failed' or status == 'canceled' end
 
 local function reply_job(id) return {'ok', redis.call('HGETALL', key('job', id))} end
@@ -65,6 +78,13 @@ local function join_line(id)
   redis.call('ZADD', key('outbox'), NOW, id)
 end
 
+-- The wall time of the stage that ends now; a stage begins when it is first told.
+local function end_stage(id)
+  local stage, began = unpack(redis.call('HMGET', key('job', id), 'stage', 'stage_began_ms'))
+  if stage and stage ~= '' and began then observe('stage:' .. stage, math.max(0, NOW - tonumber(began))) end
+  set(id, 'stage_began_ms', NOW)
+end
+
 -- The only way into a terminal state. Callers have checked that the job is live.
 local function finish(id, status, retention_ms, delivery_id, detail)
   leave_line(id)
@@ -75,6 +95,7 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   local delete_ms = NOW + tonumber(retention_ms)
   set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
   redis.call('ZADD', key('delete_at'), delete_ms, id)
+  count('finished:' .. status)
   record_event(id, 'job.' .. status, detail)
   deliver(id, 'job.' .. status, delivery_id)
 end
@@ -82,6 +103,7 @@ end
 local function fail(id, error_json, retention_ms, delivery_id)
   local error = cjson.decode(error_json)
   set(id, 'error', error_json)
+  count('failed:' .. error.code)
   finish(id, 'failed', retention_ms, delivery_id, {code = error.code, message = error.message})
 end
 
@@ -98,6 +120,7 @@ local function give_back(id, reason, error_json, retention_ms, delivery_id)
     move(id, 'queued')
     set(id, 'worker', '', 'stage', '', 'progress', '0', 'started_ms', '')
     join_line(id)
+    count('requeued:' .. reason)
     record_event(id, 'job.requeued', {reason = reason, attempt = attempt})
   end
 end

@@ -4,6 +4,7 @@ local delivery, log = key('delivery', id), key('attempts', id)
 if redis.call('EXISTS', delivery) == 0 then return {'missing'} end
 if redis.call('LINDEX', log, -1) ~= attempt then
   redis.call('RPUSH', log, attempt)
+  count('webhook:' .. state)
   redis.call('LTRIM', log, -50, -1)
   if state == 'pending' then
     local next_ms = NOW + tonumber(retry_ms)

@@ -6,6 +6,7 @@ redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)
 if stage ~= '' then
   local old_stage, old, percent, tenth, written = unpack(redis.call('HMGET', key('job', id),
     'stage', 'progress', 'told_percent', 'told_tenth', 'progress_events'))
+  if stage ~= old_stage then end_stage(id) end
   local now_at = math.max(tonumber(progress), tonumber(old))
   if tonumber(progress) > tonumber(old) then set(id, 'progress', progress) end
   set(id, 'stage', stage)

@@ -43,7 +43,7 @@ _ACCEPTED = "MP4, MOV, MKV, WebM, AVI, WAV, MP3, M4A, FLAC, OGG, PNG, JPEG and W
 # Boxes that open a QuickTime file older than `ftyp`.
 _QUICKTIME_BOXES = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip"})
 _PICTURE_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1"})
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
 
 
 class MediaFile:
@@ -126,7 +126,7 @@ def check_picture_size(width: int, height: int, limits: MediaLimits) -> None:
 
 
 def _sniff_handle(handle: BinaryIO) -> ContainerKind:
-    head = handle.read(_HEAD_BYTES)
+    head = handle.read(HEAD_BYTES)
     if not head:
         raise EmptyFileError("The file is empty (0 bytes); upload it again.")
     return sniff_kind(head)

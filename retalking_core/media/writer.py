@@ -11,6 +11,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError, RetalkingError
+from retalking_core.media.badge import Badge
 from retalking_core.media.colour import resolve_matrix
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import to_picture
@@ -48,6 +49,7 @@ class ResultWriter:
         self._part = self._path.with_name(f".{uuid.uuid4().hex}.part")
         self._info, self._timeline, self._output = info, timeline, output
         self._size = output_size(info, output.max_height)
+        self._badge = Badge(*self._size, info.colour.full_range) if output.badge else None
         self._written = 0
         self._reformatter = VideoReformatter()
         speech_info = probe_audio(speech, limits)
@@ -92,6 +94,8 @@ class ResultWriter:
         picture = to_picture(frame)
         if self._size != (picture.width, picture.height):
             picture = self._reformatter.reformat(picture, *self._size, "yuv420p", interpolation="BICUBIC")
+        if self._badge is not None:
+            self._badge.stamp(picture)
         picture.pts = self._written
         picture.time_base = 1 / self._timeline.fps
         self._written += 1

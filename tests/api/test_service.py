@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
-from jobs.models import JobOptions
-from tests.api.running import NEURAL, PREVIEW, RunningApi, check_problem, run_api
+from jobs.models import GpuMemory, JobOptions, WorkerInfo
+from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, check_problem, run_api
 from tests.services import free_port, own_database, wait_until
 
 
@@ -41,6 +42,56 @@ def test_probes(api: RunningApi) -> None:
         ready = api.client.get("/readyz")
         assert ready.status_code == 200
         assert set(ready.json()["parts"]) == {"redis", "objects", "workers"}
+
+
+def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
+    now = datetime.now(UTC)
+    silent = now - timedelta(seconds=api.settings.worker_ttl_s + 5)
+    cards = {name: WorkerInfo(id=name, engines=[PREVIEW], started_at=silent) for name in ("one", "two")}
+
+    def report(name: str, **condition: object) -> int:
+        api.store.report_worker(cards[name].model_copy(update=condition), 60)
+        return api.client.get("/readyz").status_code
+
+    try:
+        assert report("one", polled_at=silent) == 503
+        problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
+        (error,) = problem["errors"]
+        assert error["pointer"] == "workers"
+        assert "none has asked for a job for 30 s" in error["message"]
+        assert report("one", polled_at=silent, busy_with="job_1") == 200, "it renders"
+        assert report("one", polled_at=silent) == 503
+        assert report("two", polled_at=now) == 200, "one that asks is enough"
+    finally:
+        for name in cards:
+            api.store.forget_worker(name)
+
+
+def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
+    api.finish(api.new_job())
+    api.fail(api.new_job())
+    memory = GpuMemory(device="cuda:0", used_bytes=5_000, total_bytes=80_000)
+    card = WorkerInfo(id="w", engines=[PREVIEW], started_at=datetime.now(UTC), gpu_memory=[memory])
+    api.store.report_worker(card, 60)
+    try:
+        text = api.client.get("/metrics").text
+    finally:
+        api.store.forget_worker("w")
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert samples["retalking_jobs_finished_total", ("status", "succeeded")] >= 1
+    assert samples["retalking_jobs_failed_total", ("code", "face_not_found")] >= 1
+    assert samples["retalking_job_run_seconds_count",] >= 1
+    assert samples["retalking_job_run_seconds_bucket", ("le", "+Inf")] == samples["retalking_job_run_seconds_count",]
+    assert samples["retalking_job_stage_seconds_count", ("stage", "synthesise")] >= 1
+    assert samples["retalking_job_wait_seconds_count", ("priority", "1")] >= 1
+    used = ("retalking_gpu_memory_bytes", ("device", "cuda:0"), ("kind", "used"), ("worker", "w"))
+    assert samples[used] == 5_000
+    for name in ("retalking_webhook_attempts", "retalking_face_cache"):
+        assert f"# TYPE {name}" in text
 
 
 def test_metrics(api: RunningApi) -> None:
@@ -139,8 +190,27 @@ def test_pages_need_no_other_host(api: RunningApi) -> None:
         answer = api.client.get(asset)
         assert answer.status_code == 200
         assert len(answer.content) > 100_000
-    assert 'name="video"' in start.text
-    assert "/engines" in start.text
+
+
+def test_the_console_is_served_whole(api: RunningApi) -> None:
+    """Every file that the page and its modules name is there, is of the right type, and names no other host. Nothing
+    stands in the page itself that its policy would have to allow."""
+    start = api.client.get("/")
+    assert "unsafe" not in start.headers["content-security-policy"]
+    assert not re.search(r"<style|<script(?! type=\"module\" src)| on[a-z]+=| style=", start.text)
+    kinds = {"js": ("text/javascript", "application/javascript"), "css": "text/css", "svg": "image/svg+xml"}
+    waiting, seen = set(re.findall(r"""(?:src|href)=["'](console/[^"']+)["']""", start.text)), set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        answer = api.client.get(f"/{path}")
+        assert answer.status_code == 200, path
+        assert answer.headers["content-type"].startswith(kinds[path.rpartition(".")[2]])
+        assert answer.headers["cache-control"] == "no-cache"
+        assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)\w", answer.text), path
+        waiting |= {f"console/{name}" for name in re.findall(r"""from ["']\./([^"']+)["']""", answer.text)} - seen
+    files = {path.name for path in (ROOT / "api" / "static").iterdir() if path.suffix[1:] in kinds}
+    assert {path.removeprefix("console/") for path in seen} == files, "no file is left over"
 
 
 def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:

@@ -23,7 +23,7 @@ def test_files_are_stored_and_the_job_waits(api: RunningApi) -> None:
     assert int(answer.headers["retry-after"]) >= 1
     assert body["status"] == "queued"
     assert body["queue_position"] >= 1
-    assert body["options"]["output"] == {"crf": 20, "max_height": None, "container": "mp4", "fps": None}
+    assert body["options"]["output"] == {"crf": 20, "max_height": None, "container": "mp4", "fps": None, "badge": False}
     assert body["options"]["evaluate"] == []
     assert (body["metadata"], body["priority"]) == ({"order": 7}, 2)
     assert b"".join(api.objects.read(input_key(body["id"], "video"))) == MP4

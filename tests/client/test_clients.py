@@ -12,7 +12,7 @@ import pytest
 
 import retalking_client
 from jobs.errors import ERROR_CODES
-from jobs.models import JobRequest, JobView
+from jobs.models import JobRequest, JobView, Output
 from retalking_client import (
     ApiError,
     EventsLostError,
@@ -26,6 +26,7 @@ from retalking_client import (
     codes,
 )
 from retalking_client.client import Client
+from retalking_client.options import OutputOptions
 from tests.api.running import RunningApi
 from tests.client.breaking_proxy import BreakingProxy, Fault
 from tests.client.conftest import QUICK, finish
@@ -273,6 +274,7 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 def test_the_client_knows_what_the_service_knows() -> None:
     assert set(codes.ERROR_CLASSES) == set(ERROR_CODES)
     assert set(get_type_hints(SubmitOptions)) == set(JobRequest.model_fields)
+    assert set(get_type_hints(OutputOptions)) == set(Output.model_fields)
     assert set(Job.model_fields) == set(JobView.model_fields)
     assert all(issubclass(kind, RetalkingClientError) for kind in codes.ERROR_CLASSES.values())
 

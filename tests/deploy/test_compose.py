@@ -167,7 +167,7 @@ def test_every_variable_is_in_the_example() -> None:
 
 def test_the_api_image_brings_no_media_library() -> None:
     extras = installed_extras("Dockerfile.api")
-    assert extras == {"api", "webhooks", "cli"}
+    assert extras == {"api", "webhooks", "cli", "traces"}
     names = closure(extras)
     # packaging: kombu's Redis transport imports it, and only its extra says so.
     assert {"fastapi", "celery", "httpx", "boto3", "uvicorn", "packaging"} <= names

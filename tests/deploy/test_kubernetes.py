@@ -12,7 +12,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from api.metrics import StoreCollector
+from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from tests.jobs.making import add_job, claim
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -151,25 +154,15 @@ def test_budgets_and_policies_meet_their_pods() -> None:
         assert {port["port"] for port in service["spec"]["ports"]} == ports
 
 
-def test_workers_scale_on_a_number_that_the_api_serves() -> None:
-    from api.metrics import StoreCollector
-    from jobs.models import JobStatus
-
-    class Store:
-        def queue_depths(self) -> dict[int, int]:
-            return {0: 1, 1: 2, 2: 0}
-
-        def count_by_status(self) -> dict[JobStatus, int]:
-            return {JobStatus.QUEUED: 3, JobStatus.RUNNING: 2, JobStatus.SUCCEEDED: 40}
-
-        def workers(self) -> list[object]:
-            return []
-
+def test_workers_scale_on_a_number_that_the_api_serves(job_store: RedisJobStore) -> None:
+    waiting, running, over = (add_job(job_store).id for _ in range(3))
+    claim(job_store, running)
+    job_store.request_cancel(over, retention_s=60)
     (scaled,) = of_kind("ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
-    families = {family.name: family for family in StoreCollector(Store()).collect()}
+    families = {family.name: family for family in StoreCollector(job_store).collect()}
     (sample,) = families[trigger["metadata"]["valueLocation"]].samples
-    assert (sample.value, sample.labels) == (5, {})
+    assert (sample.value, sample.labels) == (2, {}), f"{waiting} and {running}"
     targets = {workload["metadata"]["name"]: workload for workload in WORKLOADS}
     target = targets[scaled["spec"]["scaleTargetRef"]["name"]]
     assert "replicas" not in target["spec"], "a number here would fight with the autoscaler at every apply"

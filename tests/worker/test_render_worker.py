@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import av
@@ -56,6 +57,20 @@ def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: 
     stack.store.request_cancel(job_id, retention_s=60)
     stack.finish(job_id)
     wait_until(lambda: stack.store.workers()[0].busy_with is None)
+
+
+def test_a_parent_that_asks_for_no_work_is_seen(stack: Stack, worker: WorkerProcess) -> None:
+    """Its child lives and reports all the while."""
+    wait_until(lambda: stack.store.workers()[0].polled_at, what="the first question")
+    asked = stack.store.workers()[0].polled_at
+    wait_until(lambda: stack.store.workers()[0].polled_at > asked, 10, what="the next one is reported")
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        limit = timedelta(seconds=stack.settings.worker_ttl_s)
+        wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at > limit, 15, what="silence is seen")
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at < limit, 15, what="it asks again")
 
 
 def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerProcess) -> None:

@@ -14,6 +14,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
+from jobs.journal import JsonLines
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
@@ -42,7 +43,6 @@ from worker.engines import (
     unavailable_engines,
 )
 from worker.faults import describe_fault
-from worker.journal import JsonLines
 from worker.options import render_options
 from worker.shutdown import HandBackError
 
@@ -62,7 +62,7 @@ def test_every_option_arrives() -> None:
         pads={"left": 1, "top": 2, "right": 3, "bottom": 4},
         one_shot=True,
         fps=30,
-        output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24},
+        output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
         seed=7,
     )
     assert render_options(asked, None) == RenderOptions(
@@ -75,7 +75,7 @@ def test_every_option_arrives() -> None:
         pads=(2, 4, 1, 3),
         one_shot=True,
         fps=30,
-        output=OutputOptions(20, 480, "mkv", 24),
+        output=OutputOptions(20, 480, "mkv", 24, True),
         seed=7,
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))

@@ -1,0 +1,42 @@
+// Numbers, times and names as people read them.
+
+const NUMBER = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+export const number = (value) => NUMBER.format(value);
+export const exactly = (value) => value.toLocaleString("en");
+
+export function bytes(count) {
+  const units = ["B", "kB", "MB", "GB"];
+  let step = 0;
+  for (; count >= 1000 && step < units.length - 1; step += 1) count /= 1000;
+  return `${step && count < 100 ? count.toFixed(1) : Math.round(count)} ${units[step]}`;
+}
+
+export function seconds(value) {
+  if (value < 10) return `${value.toFixed(1)} s`;
+  if (value < 90) return `${Math.round(value)} s`;
+  const minutes = Math.round(value / 60);
+  return minutes < 90 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
+}
+
+// 0:04.25, the clock of a player
+export function clock(value) {
+  const hundredths = Math.floor((value || 0) * 100 + 1e-6);
+  const pad = (n) => String(n).padStart(2, "0");
+  return `${Math.floor(hundredths / 6000)}:${pad(Math.floor(hundredths / 100) % 60)}.${pad(hundredths % 100)}`;
+}
+
+export const moment = (text) => (text ? MOMENT.format(new Date(text)) : "");
+
+const ACRONYMS = /\b(av|cpbd|crf|csim|fps|lse|psnr|ssim|url)\b/g;
+
+// length_mode -> Length mode, ssim -> SSIM
+export function title(name) {
+  const words = name.replaceAll("_", " ").replace(ACRONYMS, (word) => word.toUpperCase());
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+export const percent = (share) => `${Math.floor(share * 100)} %`;
+
+export const shortId = (id) => `${id.slice(0, 12)}…`;

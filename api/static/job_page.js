@@ -1,0 +1,146 @@
+// One job: what happens now, what came out, and what was told to whom.
+
+import { badge } from "./job_list.js";
+import { buildComparison } from "./comparison.js";
+import { showEvaluation } from "./evaluation.js";
+import { followJob, isOver, pause } from "./events.js";
+import { announce, h } from "./elements.js";
+import { bytes, moment, number, seconds, title } from "./format.js";
+import { removeJob } from "./job_actions.js";
+import { failureBox, problemBox } from "./notices.js";
+import { buildProgress } from "./progress.js";
+import { showWebhook } from "./webhook_log.js";
+
+const QUEUE_REFRESH_MS = 2000;
+
+export async function showJobPage(root, { api, signal, id, go }) {
+  const [job, document] = await Promise.all([api.job(id, { signal }), api.document()]);
+  if (signal.aborted) return;
+  const stages = document.components.schemas.JobView.properties.stage.examples ?? [];
+  const page = { api, signal, id, go, job, drawnFor: null, progress: buildProgress(stages), ...buildSections(id) };
+  page.remove.addEventListener("click", () => remove(page));
+  root.replaceChildren(page.element);
+  draw(page);
+  await Promise.all([follow(page), watchQueue(page)]);
+}
+
+function buildSections(id) {
+  const status = h("span", { class: "job-status" });
+  const remove = h("button", { type: "button", class: "danger quiet" });
+  const names = ["problem", "live", "outcome", "evaluation", "webhook", "about"];
+  const sections = Object.fromEntries(names.map((name) => [name, h("div", { class: `section ${name}` })]));
+  const element = h("article", { class: "job" },
+    h("header", { class: "job-head" },
+      h("h1", {}, "Job ", h("code", { class: "job-id" }, id)),
+      h("div", { class: "row" }, status, remove)),
+    Object.values(sections));
+  return { element, status, remove, ...sections };
+}
+
+// Events tell of every step at once; the job itself knows what they do not: queue position and ETA.
+async function follow(page) {
+  const onConnection = (isOn) => page.progress.showConnection(isOn);
+  try {
+    for await (const event of followJob(page.api, page.id, { signal: page.signal, onConnection })) {
+      page.progress.addEvent(event);
+      if (isNews(event, page.job)) {
+        page.job = { ...page.job, status: event.status, stage: event.stage, progress: event.progress };
+        draw(page);
+      }
+      if (event.event !== "job.progress" || performance.now() - (page.readAt ?? 0) > 1000) await reread(page);
+    }
+    await reread(page);
+  } catch (fault) {
+    page.problem.replaceChildren(problemBox(fault));
+  }
+}
+
+// Events come from the beginning of the job: those that the job has left behind are history.
+const isNews = (event, job) => event.event === "job.progress" && !isOver(job.status) && event.progress >= job.progress;
+
+async function watchQueue(page) {
+  while (!page.signal.aborted && !isOver(page.job.status)) {
+    await pause(QUEUE_REFRESH_MS, page.signal);
+    if (!document.hidden && !isOver(page.job.status)) await reread(page).catch(() => {});
+  }
+}
+
+async function reread(page) {
+  page.readAt = performance.now();
+  page.job = await page.api.job(page.id, { signal: page.signal }).catch((fault) => {
+    if (page.signal.aborted) return page.job;
+    throw fault;
+  });
+  if (!page.signal.aborted) draw(page);
+}
+
+function draw(page) {
+  const { job } = page;
+  page.status.replaceChildren(badge(job.status));
+  page.remove.textContent = isOver(job.status) ? "Delete" : job.cancel_requested ? "Canceling …" : "Cancel";
+  page.remove.disabled = job.cancel_requested && !isOver(job.status);
+  page.progress.show(job);
+  showWebhook(page.webhook, page, draw);
+  if (page.drawnFor === job.status) return;
+  const before = page.drawnFor;
+  page.drawnFor = job.status;
+  page.live.replaceChildren(page.progress.element);
+  page.about.replaceChildren(factsOf(job));
+  if (before && isOver(job.status)) announce(`The job ${job.status}.`);
+  // What an event told first has no result yet: the job is read again right after.
+  if (isOver(job.status) && (job.result || job.error || job.status === "canceled")) drawOutcome(page);
+  else page.drawnFor = isOver(job.status) ? null : job.status;
+}
+
+async function drawOutcome(page) {
+  const { api, job } = page;
+  try {
+    if (job.error) {
+      const codes = await api.json("errors");
+      page.outcome.replaceChildren(failureBox(job.error, codes.find((row) => row.code === job.error.code)));
+    }
+    if (!job.result) return;
+    const [media, evaluation, offer] = await Promise.all([api.media(job.id), api.evaluation(job.id), api.offer()]);
+    if (page.signal.aborted) return;
+    const comparison = buildComparison(job, media, page.signal);
+    page.outcome.replaceChildren(resultNote(job), comparison.element);
+    showEvaluation(page.evaluation, { job, evaluation, offer, comparison });
+  } catch (fault) {
+    page.problem.replaceChildren(problemBox(fault));
+  }
+}
+
+function resultNote(job) {
+  const preview = job.engine === "preview" && " This is a preview: a landmark warp, not the neural method.";
+  const synthetic = job.render.synthetic_weights && " Its weights were made up for tests: the result means nothing.";
+  return h("p", { class: "lead" }, `Made by the engine ${job.engine} on ${job.device}.`, preview, synthetic);
+}
+
+async function remove(page) {
+  try {
+    const wasOver = isOver(page.job.status);
+    if (!(await removeJob(page.api, page.job))) return;
+    if (wasOver) page.go("#/jobs");
+    else await reread(page);
+  } catch (fault) {
+    page.problem.replaceChildren(problemBox(fault));
+  }
+}
+
+function factsOf(job) {
+  const { result, options } = job;
+  const rows = [
+    ["Created", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)],
+    ["Deleted with its files", moment(job.delete_at)], ["Has to start before", moment(job.deadline_at)],
+    ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
+    ["Result", result && `${result.width} × ${result.height}, ${number(result.fps)} fps, ${seconds(result.duration_s)}, ${bytes(result.size_bytes)}`],
+    ["Face seen", job.render && `on ${number(job.render.face_coverage * 100)} % of the frames`],
+    ["Notes of the engine", job.render?.notes.join(" ")],
+    ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],
+    ...Object.entries(options).filter(([, value]) => value !== null).map(([name, value]) => [title(name), say(value)]),
+  ];
+  return h("details", { class: "fold card" }, h("summary", {}, h("span", { class: "fold-title" }, "Details and options")),
+    h("dl", { class: "facts" }, rows.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])));
+}
+
+const say = (value) => (typeof value === "string" ? value : JSON.stringify(value));

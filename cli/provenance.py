@@ -1,0 +1,38 @@
+"""`retalking provenance`: a certificate of one's own, to try signing out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.failures import CommandError, MissingExtraError
+
+app = typer.Typer(no_args_is_help=True, help="Signing of results: try it out with a certificate of your own.")
+
+
+@app.callback()
+def provenance() -> None:
+    """Signing of results: try it out with a certificate of your own."""
+
+
+@app.command("make-test-certificate")
+def make_test_certificate(
+    folder: Annotated[
+        Path, typer.Argument(file_okay=False, help="Where to write authority.pem, chain.pem and key.pem")
+    ],
+    days: Annotated[int, typer.Option(min=1, max=365, help="How long it is valid")] = 30,
+) -> None:
+    """Make an authority and a signer that nobody trusts, and say how to use them. Not for real results."""
+    try:
+        from retalking_core.provenance.trial_certificate import make_trial_certificate
+    except ImportError as error:
+        raise MissingExtraError("provenance", error.name) from error
+    try:
+        made = make_trial_certificate(folder, days)
+    except FileExistsError as error:
+        raise CommandError("file_exists", f"{error.filename} is there already: choose another folder.") from error
+    typer.echo(f"RETALKING_C2PA_CERT={made.chain.resolve()}")
+    typer.echo(f"RETALKING_C2PA_KEY={made.key.resolve()}")
+    typer.echo(f"\nSet both for `retalking up`; then: retalking inspect RESULT --trust {made.authority}", err=True)

@@ -1,0 +1,123 @@
+"""`retalking doctor` on services that are well, and on those that are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from cli.keys import make_key
+from cli.redis_server import EmbeddedRedis
+from jobs.api_keys import Scope
+from jobs.opening import open_store
+from jobs.settings import Settings
+from tests.api.running import PREVIEW
+from tests.cli.conftest import Ended
+from tests.jobs.making import worker_info
+from tests.services import S3Endpoint, free_port, own_database
+
+Call = Callable[..., Ended]
+Set = Callable[..., None]
+
+
+@pytest.fixture
+def configure(call: Call, monkeypatch: pytest.MonkeyPatch) -> Set:
+    def configure(**settings: str) -> None:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"RETALKING_{name}", value)
+
+    return configure
+
+
+def look(call: Call, code: int) -> dict[str, list[dict[str, Any]]]:
+    ended = call("doctor", "--json")
+    assert ended.code == code, ended.out + ended.err
+    findings: dict[str, list[dict[str, Any]]] = {}
+    for row in json.loads(ended.out):
+        findings.setdefault(row["subject"], []).append(row)
+        assert row["remedy"] or row["state"] != "bad", row
+    return findings
+
+
+def test_a_service_that_is_well(call: Call, configure: Set, redis_url: str, s3: S3Endpoint) -> None:
+    url = own_database(redis_url)
+    store = open_store(Settings(_env_file=None, redis_url=url))
+    store.report_worker(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
+    make_key(store, "someone", frozenset({Scope.READ}))
+    s3_settings = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
+    secret = "whsec_" + "A" * 44
+    configure(REDIS_URL=url, REQUIRE_KEYS="true", LINK_SECRET="x" * 32, WEBHOOK_SECRET=secret, **s3_settings)
+    findings = look(call, 0)
+    for subject in ("redis", "redis persistence", "redis eviction", "clock", "objects", "presigned links", "keys"):
+        assert [row["state"] for row in findings[subject]] == ["well"], findings[subject]
+    assert findings["objects"][0]["found"] == "can write, read, list, copy, delete"
+    assert findings["workers"][0]["found"] == "1 live, offering preview"
+    assert findings["weights"][0]["state"] == "note"
+    assert not s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="health/").get("Contents")
+    shown = call("doctor").out
+    assert "redis persistence" in shown
+    for hidden in (secret, s3.secret_access_key, url.split(":")[2].partition("@")[0]):
+        assert hidden not in shown
+
+
+def test_a_redis_that_forgets(call: Call, configure: Set, tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
+        configure(REDIS_URL=server.url)
+        client.config_set("appendfsync", "everysec")
+        assert look(call, 1)["redis persistence"][0]["state"] == "note"
+        client.config_set("appendonly", "no")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", "3mb")
+        findings = look(call, 1)
+        assert findings["redis persistence"][0]["state"] == "bad"
+        assert "appendonly yes" in findings["redis persistence"][0]["remedy"]
+        assert findings["redis eviction"][0]["state"] == "bad"
+        assert "allkeys-lru" in findings["redis eviction"][0]["found"]
+
+
+def test_what_is_missing_is_named(call: Call, configure: Set, redis_url: str, tmp_path: Path) -> None:
+    url = own_database(redis_url)
+    configure(
+        REDIS_URL=url,
+        REQUIRE_KEYS="true",
+        ENGINE="videoretalking",
+        LINK_SECRET="short",
+        S3_BUCKET="nowhere",
+        S3_ENDPOINT=f"http://127.0.0.1:{free_port()}",
+        S3_ACCESS_KEY_ID="id",
+        S3_SECRET_ACCESS_KEY="very-hidden",
+    )
+    findings = look(call, 1)
+    bad = {subject for subject, rows in findings.items() if any(row["state"] == "bad" for row in rows)}
+    assert bad >= {"keys", "workers", "link secret", "objects", "weights"}
+    assert "retalking keys create" in findings["keys"][0]["remedy"]
+    assert "can not write" in findings["objects"][0]["found"]
+    assert "very-hidden" not in json.dumps(findings)
+
+    store = open_store(Settings(_env_file=None, redis_url=url))
+    silent = datetime.now(UTC) - timedelta(minutes=5)
+    store.report_worker(worker_info("w").model_copy(update={"polled_at": silent}), 60)
+    assert "asks for no jobs" in look(call, 1)["workers"][0]["found"]
+
+
+def test_no_redis_at_all(call: Call, configure: Set) -> None:
+    configure(REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0")
+    findings = look(call, 1)
+    assert findings["redis"][0]["found"] == "does not answer (ConnectionError)"
+    assert findings["objects"][0]["state"] == "well", "the rest is looked at all the same"
+    assert "hidden" not in json.dumps(findings)
+
+
+@pytest.mark.parametrize(("hours", "state"), [(0, "well"), (1, "bad")])
+def test_the_clock(redis_url: str, monkeypatch: pytest.MonkeyPatch, hours: int, state: str) -> None:
+    from cli import diagnosis
+
+    now = diagnosis.time.time
+    monkeypatch.setattr(diagnosis.time, "time", lambda: now() + 3600 * hours)
+    with redis.Redis.from_url(redis_url) as client:
+        assert diagnosis.look_at_clock(client).state == state

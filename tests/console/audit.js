@@ -1,0 +1,69 @@
+// Gives what is wrong with the page as it stands, one sentence each. WCAG 2.2: 1.1.1, 1.3.1, 1.4.3, 1.4.11, 2.4.6, 4.1.2.
+() => {
+  const faults = [];
+  const isShown = (element) => element.checkVisibility({ visibilityProperty: true }) && element.getClientRects().length > 0;
+  const tell = (element, what) => faults.push(`${what}: ${element.outerHTML.slice(0, 120)}`);
+
+  // Colours as Chromium computes them, painted on one pixel: whatever the notation, the result is sRGB.
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  canvas.canvas.width = canvas.canvas.height = 1;
+  const paint = (...colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => rgb.map((level) => level / 255)
+    .map((level) => (level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, level, index) => sum + level * [0.2126, 0.7152, 0.0722][index], 0);
+  const contrast = (one, other) => {
+    const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (light + 0.05) / (dark + 0.05);
+  };
+  const backgrounds = (element) => {
+    const found = [];
+    for (let node = element; node; node = node.parentElement) found.unshift(getComputedStyle(node).backgroundColor);
+    return ["white", ...found];
+  };
+
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !isShown(element) || element.closest(".unseen, noscript, :disabled")) continue;
+    const style = getComputedStyle(element);
+    const isLarge = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    const ink = element.namespaceURI.endsWith("svg") ? style.fill : style.color;
+    const behind = backgrounds(element);
+    const ratio = contrast(paint(...behind, ink), paint(...behind));
+    if (ratio < (isLarge ? 3 : 4.5)) tell(element, `contrast ${ratio.toFixed(2)}`);
+  }
+
+  const nameOf = (element) => {
+    const named = (element.getAttribute("aria-labelledby") ?? "").split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
+    const label = [...(element.labels ?? [])].map((each) => each.textContent).join(" ");
+    return [element.getAttribute("aria-label"), named, label, element.tagName === "BUTTON" || element.tagName === "A" || element.tagName === "SUMMARY" ? element.textContent : "",
+      element.getAttribute("alt")].find((text) => text?.trim())?.trim();
+  };
+  for (const element of document.querySelectorAll("a[href], button, input, select, textarea, summary, progress, meter, img, video, audio, [role=img], dialog[open]")) {
+    if (isShown(element) && !nameOf(element)) tell(element, "no name");
+  }
+  for (const element of document.querySelectorAll("input:not([type=checkbox], [type=range], [type=file]), select, textarea")) {
+    if (!isShown(element) || element.disabled) continue;
+    const behind = backgrounds(element.parentElement);
+    const ratio = contrast(paint(...behind, getComputedStyle(element).borderTopColor), paint(...behind));
+    if (ratio < 3) tell(element, `edge contrast ${ratio.toFixed(2)}`);
+  }
+  for (const attribute of ["aria-describedby", "aria-labelledby", "for"]) {
+    for (const element of document.querySelectorAll(`[${attribute}]`)) {
+      const ids = element.getAttribute(attribute).split(/\s+/).filter(Boolean);
+      if (!ids.some((id) => document.getElementById(id))) tell(element, `${attribute} names nothing`);
+    }
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
+  for (const id of new Set(ids.filter((each, index) => ids.indexOf(each) !== index))) faults.push(`id used twice: ${id}`);
+  if (document.querySelectorAll("h1").length !== 1) faults.push("there is not one h1");
+  const levels = [...document.querySelectorAll("main :is(h1, h2, h3, h4)")].filter(isShown).map((each) => Number(each.tagName[1]));
+  levels.forEach((level, index) => { if (level > (levels[index - 1] ?? 0) + 1) faults.push(`h${level} after h${levels[index - 1]}`); });
+  for (const element of document.querySelectorAll("[tabindex]")) if (element.tabIndex > 0) tell(element, "forced focus order");
+  if (!document.documentElement.lang) faults.push("no language");
+  return faults;
+}

@@ -1,0 +1,337 @@
+"""The pages of the console on an API whose worker is played by the test: refusals, keys, waiting, lists, looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from cli.keys import make_key
+from jobs.api_keys import Scope
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.options import LengthMode
+from tests.api.running import MP4, PREVIEW, WAV, RunningApi, input_files, run_api
+from tests.console.browser import Watched, open_page
+from tests.console.test_main_job import RESULT, choose_inputs, job_id_of
+from tests.media.clips import make_video
+from tests.media.test_timeline import regular
+from tests.services import own_database
+
+pytestmark = pytest.mark.e2e
+PHONE = {"width": 360, "height": 740}
+STATUSES = ("queued", "running", "succeeded", "failed", "canceled")
+
+
+@pytest.fixture(scope="module")
+def live(api: RunningApi) -> Iterator[RunningApi]:
+    with api.live_worker(PREVIEW, metrics=("ssim", "csim")):
+        yield api
+
+
+@pytest.fixture(scope="module")
+def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """A service that wants keys."""
+    folder = tmp_path_factory.mktemp("console-locked")
+    with run_api(folder, own_database(redis_url), REQUIRE_KEYS="true") as running:
+        yield running
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    face, speech = tmp_path / "face.mp4", tmp_path / "speech.wav"
+    face.write_bytes(MP4)
+    speech.write_bytes(WAV)
+    return face, speech
+
+
+def submit(page: Page) -> None:
+    page.get_by_role("button", name="Make the video").click()
+
+
+def test_what_is_missing_is_said_where_it_is_missing(browser: Browser, live: RunningApi) -> None:
+    with open_page(browser, live.url) as watched:
+        submit(watched.page)
+        expect(watched.page.get_by_role("region", name="Face").get_by_role("alert")).to_contain_text("Choose a video")
+        expect(watched.page.get_by_role("region", name="Speech").get_by_role("alert")).to_contain_text("the speech")
+        assert watched.call("document.activeElement.type") == "file"
+        assert watched.audit() == []
+
+
+def test_a_file_of_the_wrong_kind(browser: Browser, live: RunningApi, files: tuple[Path, Path], tmp_path: Path) -> None:
+    letter = tmp_path / "letter.mp4"
+    letter.write_text("Dear service, this is no video.")
+    with open_page(browser, live.url) as watched:
+        choose_inputs(watched.page, letter, files[1])
+        submit(watched.page)
+        notice = watched.page.locator(".problem [role=alert]")
+        expect(notice).to_contain_text("The `video` file is text. Send mp4")
+        expect(notice).to_contain_text("container_unsupported")
+        expect(watched.page.get_by_role("region", name="Face").get_by_role("alert")).to_contain_text("is text")
+        expect(watched.page.get_by_role("button", name="Make the video")).to_be_enabled()
+        assert watched.audit() == []
+
+
+def test_a_refused_option_is_led_to(browser: Browser, live: RunningApi, files: tuple[Path, Path]) -> None:
+    """In a part of the form that was folded away again before sending."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        page.get_by_text("Delivery", exact=True).click()
+        page.get_by_label("Webhook URL").fill("http://127.0.0.1:1/hook")
+        page.get_by_text("Delivery", exact=True).click()
+        submit(page)
+        field = page.get_by_label("Webhook URL")
+        expect(field).to_be_focused()
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".problem")).to_contain_text("url_not_allowed")
+
+
+def test_a_number_out_of_its_range_is_not_even_sent(
+    browser: Browser, live: RunningApi, files: tuple[Path, Path]
+) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        page.get_by_text("More options").click()
+        page.locator("input[name='output.crf']").fill("52")
+        submit(page)
+        expect(page.locator("input[name='output.crf']")).to_be_focused()
+        expect(page.locator(".field", has=page.locator("input[name='output.crf']"))).to_contain_text("51")
+
+
+def test_what_the_engine_can_not_honour_is_shown(browser: Browser, live: RunningApi) -> None:
+    """Its offer: no `smile`, no `image`, and `upper_face` at its default only."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        expect(page.locator("select[name=upper_face]")).to_be_disabled()
+        smile = page.locator("select[name=expression] option[value=smile]")
+        assert smile.is_disabled()
+        expect(smile).to_have_text("smile (not with preview)")
+        missing = page.locator("select[name=engine] option[value=videoretalking]")
+        assert missing.is_disabled()
+        expect(missing).to_contain_text("not offered now")
+
+
+def test_every_option_of_the_service_is_in_the_form(browser: Browser, live: RunningApi) -> None:
+    offer = live.client.get("/engines").json()
+    with open_page(browser, live.url) as watched:
+        watched.page.locator("form.new-job").wait_for()
+        names = set(
+            watched.call("[...document.querySelectorAll('form [name]')].map((field) => field.name.split('.')[0])")
+        )
+        assert set(offer["options"]) <= names
+        for option in ("length_mode", "engine", "missing_face"):
+            chosen = watched.page.locator(f"select[name={option}]")
+            for word, meaning in offer["options"][option]["values"]["x-enumDescriptions"].items():
+                if chosen.locator(f"option[value={word}]").is_enabled():
+                    chosen.evaluate(
+                        "(select, word) => { select.value = word; select.dispatchEvent(new Event('change')); }", word
+                    )
+                    expect(watched.page.locator(".field", has=chosen).locator(".meaning").first).to_have_text(meaning)
+
+
+def test_a_face_is_picked_on_the_picture(
+    browser: Browser, live: RunningApi, face: Path, files: tuple[Path, Path]
+) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, face, files[1])
+        page.locator("select[name=face]").select_option("FacePoint")
+        page.get_by_role("button", name="Pick on the picture").first.click()
+        box = page.locator(".preview img").bounding_box()
+        page.locator(".preview img").click(position={"x": box["width"] / 2, "y": box["height"] / 4})
+        expect(page.get_by_text("Picked.")).to_be_visible()
+        submit(page)
+        job = live.client.get(f"/jobs/{job_id_of(page)}").json()
+        assert job["options"]["face"]["x"] == pytest.approx(128, abs=1)
+        assert job["options"]["face"]["y"] == pytest.approx(64, abs=1)
+        live.client.delete(f"/jobs/{job['id']}")
+
+
+def test_a_key_is_asked_for_and_opens_everything(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
+    """Also the players, which can send none."""
+    key = make_key(locked.store, "someone", frozenset({Scope.SUBMIT, Scope.READ}))
+    headers = {"Authorization": f"Bearer {key}"}
+    job_id = locked.client.post("/jobs", files=input_files(), headers=headers).json()["id"]
+    locked.finish(job_id, make_video(tmp_path / "result.mp4", frames=30, speech_s=1.2).read_bytes())
+    with open_page(browser, f"{locked.url}/#/jobs/{job_id}") as watched:
+        page = watched.page
+        dialog = page.get_by_role("dialog", name="API key")
+        expect(dialog).to_contain_text("This call needs an API key, and none was sent.")
+        assert watched.audit() == []
+        dialog.get_by_label("Key").fill("rtk_wrong")
+        page.keyboard.press("Enter")
+        expect(dialog).to_contain_text("This API key is not valid.")
+        dialog.get_by_label("Key").fill(f" {key}\n")
+        dialog.get_by_role("button", name="Use this key").click()
+        page.locator(RESULT).wait_for()
+        watched.wait(f"document.querySelector('{RESULT}').readyState >= 2")
+        assert watched.call(f"document.querySelector('{RESULT}').duration") == pytest.approx(1.2, abs=0.05)
+        expect(page.locator(".history li").last).to_contain_text("job.succeeded")
+        assert key not in page.content()
+        page.get_by_role("button", name="API key: one is in use").click()
+        dialog.get_by_role("button", name="Forget the key").click()
+        page.goto(f"{locked.url}/#/jobs")
+        expect(dialog).to_contain_text("none was sent")
+
+
+def test_a_refused_key_leaves_a_way_on(browser: Browser, live: RunningApi) -> None:
+    def refuse(route: Route) -> None:
+        route.fulfill(status=401, json={"detail": "No key was sent."})
+
+    with open_page(browser, f"{live.url}/#/jobs", {r"/jobs(\?|$)": refuse}) as watched:
+        page = watched.page
+        page.get_by_role("dialog", name="API key").get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("alert")).to_contain_text("No key was sent.")
+
+
+def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningApi) -> None:
+    """Queue position, then the events: the first connection ends early, the second goes on after the last one seen."""
+    first, second = live.new_job(), live.new_job()
+    headers: list[str | None] = []
+
+    def cut_once(route: Route) -> None:
+        headers.append(route.request.headers.get("last-event-id"))
+        if len(headers) > 1:
+            route.continue_()
+            return
+        event = live.store.events(second, after=None)[0]
+        body = f"id: {event.id}\r\nevent: {event.event}\r\ndata: {event.model_dump_json()}\r\n\r\n: still there\r\n"
+        route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    with open_page(browser, f"{live.url}/#/jobs/{second}", {"/events$": cut_once}) as watched:
+        page = watched.page
+        expect(page.locator(".progress-text")).to_contain_text("Waiting for a worker, number 2 in the line")
+        expect(page.get_by_text("The connection is lost.")).to_be_visible()
+        live.client.delete(f"/jobs/{first}")
+        expect(page.locator(".progress-text")).to_contain_text("number 1 in the line")
+        watched.wait("document.querySelector('.connection').textContent === ''")
+        assert headers[0] is None
+        assert headers[1] == live.store.events(second, after=None)[0].id
+        page.get_by_role("button", name="Cancel", exact=True).click()
+        expect(page.locator(".job-status")).to_have_text("canceled")
+        expect(page.locator(".history li")).to_have_count(2)
+
+
+def test_a_failed_job_says_what_to_do(browser: Browser, live: RunningApi) -> None:
+    job_id = live.new_job()
+    live.fail(job_id)
+    advice = next(row["advice"] for row in live.client.get("/errors").json() if row["code"] == "face_not_found")
+    with open_page(browser, f"{live.url}/#/jobs/{job_id}") as watched:
+        notice = watched.page.locator(".outcome .notice")
+        expect(notice).to_contain_text("No face.")
+        expect(notice).to_contain_text(advice)
+        assert watched.audit() == []
+
+
+def test_a_job_that_is_not_there(browser: Browser, live: RunningApi) -> None:
+    with open_page(browser, f"{live.url}/#/jobs/job_{'0' * 32}") as watched:
+        expect(watched.page.get_by_role("alert")).to_contain_text("There is no job with this id.")
+
+
+def test_the_list_is_filtered_and_turned(browser: Browser, live: RunningApi) -> None:
+    jobs = [live.new_job(metadata=json.dumps({"title": f"take {number}"})) for number in range(14)]
+    live.fail(jobs[3])
+    with open_page(browser, f"{live.url}/#/jobs") as watched:
+        page = watched.page
+        rows = page.locator("[data-job]")
+        expect(rows).to_have_count(12)
+        expect(rows.first).to_contain_text("take 13")
+        page.get_by_role("button", name="Older").click()
+        expect(page.locator(f"[data-job={jobs[0]}]")).to_contain_text("take 0")
+        page.get_by_role("button", name="Newer").click()
+        expect(rows.first).to_contain_text("take 13")
+        filters = page.get_by_role("navigation", name="Filter by status")
+        assert filters.get_by_role("link").all_inner_texts() == ["all", *STATUSES]
+        filters.get_by_role("link", name="failed").click()
+        expect(page.locator(f"[data-job={jobs[3]}]")).to_contain_text("take 3")
+        assert set(page.locator("[data-job] .badge").all_inner_texts()) == {"failed"}
+        assert watched.audit() == []
+        filters.get_by_role("link", name="queued").click()
+        page.get_by_role("button", name="Cancel job take 13").click()
+        expect(page.locator(f"[data-job={jobs[13]}]")).to_have_count(0)
+    assert live.client.get(f"/jobs/{jobs[13]}").json()["status"] == "canceled"
+    for job_id in jobs:
+        live.client.delete(f"/jobs/{job_id}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_looks_on_a_phone_and_in_both_schemes(
+    browser: Browser, live: RunningApi, files: tuple[Path, Path], scheme: str
+) -> None:
+    """No page is wider than a phone, every control has a name, every text stands out."""
+    waiting, over = live.new_job(), live.new_job()
+    live.finish(over)
+    with open_page(browser, live.url, viewport=PHONE, color_scheme=scheme) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        for summary in page.locator("details.fold > summary").all():
+            summary.click()
+        page.locator("select[name=face]").select_option("FaceBox")
+        page.locator("select[name=evaluate]").select_option("chosen")
+        check_looks(watched, "new")
+        for address, place in (("jobs", ".jobs"), (f"jobs/{waiting}", ".stages"), (f"jobs/{over}", ".metrics")):
+            page.goto(f"{live.url}/#/{address}")
+            page.locator(place).wait_for()
+            check_looks(watched, address)
+        # The clip of this job is no video: the page says so and keeps its own counsel.
+        expect(page.get_by_text("The browser can not play this result")).to_be_visible()
+    for job_id in (waiting, over):
+        live.client.delete(f"/jobs/{job_id}")
+
+
+def check_looks(watched: Watched, name: str) -> None:
+    assert not watched.is_wider_than_its_window(), name
+    assert watched.audit() == [], name
+
+
+def test_the_theme_button_overrides_the_system(browser: Browser, live: RunningApi) -> None:
+    with open_page(browser, live.url, color_scheme="light") as watched:
+        paper = "getComputedStyle(document.body).backgroundColor"
+        light = watched.call(paper)
+        button = watched.page.get_by_role("button", name="Colours")
+        button.click()
+        assert watched.call(paper) == light
+        button.click()
+        assert watched.call(paper) != light
+        watched.page.reload()
+        assert watched.call(paper) != light, "it is remembered"
+
+
+def test_events_are_read_as_the_standard_says(browser: Browser, live: RunningApi) -> None:
+    """Split anywhere, with any line end, comments and several data lines; an unfinished event is none."""
+    stream = ": hello\n\nid: 1-0\nevent: job.queued\ndata: {\ndata:}\n\r\nid: 2-0\r\ndata: x\r\n\r\ndata: cut"
+    script = """async ([address, stream, size]) => {
+      const { EventParser } = await import(address);
+      const parser = new EventParser();
+      const pieces = stream.match(new RegExp(`[^]{1,${size}}`, "g"));
+      return pieces.flatMap((piece) => parser.push(piece));
+    }"""
+    wanted = [{"id": "1-0", "event": "job.queued", "data": "{\n}"}, {"id": "2-0", "event": "message", "data": "x"}]
+    with open_page(browser, live.url) as watched:
+        for size in (1, 2, 3, 7, 1000):
+            assert watched.call(script, [f"{live.url}/console/events.js", stream, size]) == wanted, size
+
+
+@pytest.mark.parametrize(("frames", "speech_s"), [(50, 7.0), (225, 4.0)])
+def test_the_input_shows_the_moment_that_was_rendered(
+    browser: Browser, live: RunningApi, frames: int, speech_s: float
+) -> None:
+    """Against the plan of the render itself, for every length mode, with a video shorter than the speech and longer."""
+    script = """async ([address, mode, count, clip]) => {
+      const { sourceTime } = await import(address);
+      return Array.from({ length: count }, (_, number) => (
+        sourceTime(mode, number * clip.frameS, clip).time / clip.frameS
+      ));
+    }"""
+    with open_page(browser, live.url) as watched:
+        for mode in get_args(LengthMode):
+            planned = plan_timeline(regular(frames), speech_s, mode).source_index
+            clip = {"inputS": frames / 25, "outputS": len(planned) / 25, "frameS": 1 / 25}
+            shown = watched.call(script, [f"{live.url}/console/source_time.js", mode, len(planned), clip])
+            assert np.abs(np.array(shown) - planned).max() <= 0.5 + 1e-6, mode

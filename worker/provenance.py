@@ -1,0 +1,84 @@
+"""Signing results where the deployment has a certificate. Configured and impossible is a failed job, never an unsigned
+result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.models import JobOptions
+from jobs.settings import Settings
+from retalking_core.errors import ProvenanceError
+from retalking_core.media.container import HEAD_BYTES, sniff_kind
+from retalking_core.provenance.claims import InputFile, ProvenanceClaim
+from retalking_core.provenance.credentials import Credentials, load_credentials
+from retalking_core.types import RenderReport
+
+_MIMES = {
+    "mp4": "video/mp4",
+    "mov": "video/quicktime",
+    "m4a": "audio/mp4",
+    "matroska": "video/x-matroska",
+    "webm": "video/webm",
+    "avi": "video/avi",
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "ogg": "audio/ogg",
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+}
+
+
+@dataclass(frozen=True)
+class ResultSigner:
+    """For one job. mime: of its result."""
+
+    credentials: Credentials
+    mime: str
+    badge: bool
+
+    def sign(self, file: Path, video: Path, speech: Path, report: RenderReport) -> Path:
+        """The signed copy, beside the file. Raises ProvenanceError."""
+        from retalking_core.provenance.signing import sign_file
+
+        claim = ProvenanceClaim(
+            engine=report.engine,
+            engine_version=report.engine_version,
+            synthetic_weights=report.synthetic_weights,
+            video=_input(video),
+            speech=_input(speech),
+            mime=self.mime,
+            badge=self.badge,
+        )
+        signed = file.with_name(f"signed.{file.name}")
+        sign_file(file, signed, claim, self.credentials)
+        return signed
+
+
+def open_signer(settings: Settings, options: JobOptions) -> ResultSigner | None:
+    """Called before the render, so that none is spent on what can not be signed. None: no certificate is configured.
+
+    Raises ProvenanceError, OptionUnsupportedError for a container that can not carry a signature.
+    """
+    cert, key = settings.c2pa_cert, settings.c2pa_key
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        missing = "RETALKING_C2PA_KEY" if cert else "RETALKING_C2PA_CERT"
+        raise ProvenanceError(f"The worker is to sign its results, but {missing} is not set.")
+    try:
+        from retalking_core.provenance.signing import mime_of_result
+    except ImportError as error:
+        raise ProvenanceError(
+            "The worker is to sign its results, but the extra `provenance` is not installed."
+        ) from error
+    return ResultSigner(load_credentials(cert, key), mime_of_result(options.output.container), options.output.badge)
+
+
+def _input(path: Path) -> InputFile:
+    """The kind is read from the bytes: names prove nothing."""
+    with path.open("rb") as file:
+        kind = sniff_kind(file.read(HEAD_BYTES))
+    return InputFile(path, _MIMES.get(kind.name, "application/octet-stream"))
