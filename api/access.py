@@ -117,8 +117,8 @@ def _spend(request: Request, parts: Parts, key: ApiKey) -> None:
         raise ServiceError("rate_limited", message, headers={"Retry-After": str(wait_s)})
 
 
-def caller_of(request: Request) -> Caller:
-    """AttributeError, and so no entry, where no `authorise` stood before the endpoint."""
+async def caller_of(request: Request) -> Caller:
+    """AttributeError, and so no entry, where no `authorise` stood before the endpoint. async: see get_parts."""
     return request.state.caller
 
 

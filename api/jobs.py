@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from api.acceptance import accept_submission
@@ -234,6 +233,6 @@ def view(parts: Parts, job: Job) -> JobView:
     return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key)
 
 
-def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
-    """Serialised by pydantic once; FastAPI would validate and dump a second time."""
-    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)
+def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Serialised by pydantic, once; FastAPI would validate and dump a second time."""
+    return Response(body.model_dump_json(), status_code=status, headers=headers, media_type="application/json")

@@ -45,7 +45,8 @@ class Parts:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)
 
 
-def get_parts(request: Request) -> Parts:
+async def get_parts(request: Request) -> Parts:
+    """async: FastAPI sends a plain function into a thread and back, which costs more than most endpoints' own work."""
     return request.app.state.parts
 
 

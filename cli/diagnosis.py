@@ -184,8 +184,8 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_weights(settings: Settings) -> Finding:
-    from retalking_core.weights.checkpoint import find_file
     from retalking_core.weights.errors import WeightsMissingError
+    from retalking_core.weights.finding import find_file
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     missing = []

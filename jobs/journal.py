@@ -17,7 +17,20 @@ from typing import Literal
 LogFormat = Literal["json", "text"]
 
 # Fields that `extra=` may add to a line.
-_FIELDS = ("job", "attempt", "worker", "delivery", "event", "code", "status", "seconds", "count", "host", "step")
+_FIELDS = (
+    "job",
+    "attempt",
+    "segment",
+    "worker",
+    "delivery",
+    "event",
+    "code",
+    "status",
+    "seconds",
+    "count",
+    "host",
+    "step",
+)
 # These write addresses (httpx: the whole query) or a line per connection.
 _QUIET = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "opentelemetry")
 _subject: ContextVar[dict[str, str]] = ContextVar("subject", default={})  # noqa: B039  # never changed in place

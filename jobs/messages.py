@@ -1,4 +1,4 @@
-"""The broker: one configuration for every process, and the two messages there are, sent by task name.
+"""The broker: one configuration for every process, and the three messages there are, sent by task name.
 
 A message is a task name and an id; the truth is in the job store. So a message may come twice, late, or not at all:
 claims refuse the second, and the janitor sends again what was lost.
@@ -15,7 +15,15 @@ from kombu.exceptions import OperationalError
 
 from jobs.broker import TRANSPORT
 from jobs.models import Job
-from jobs.names import BROKER_PRIORITY, DELIVER_TASK, PRIORITY_STEPS, RENDER_QUEUE, RENDER_TASK, WEBHOOK_QUEUE
+from jobs.names import (
+    BROKER_PRIORITY,
+    DELIVER_TASK,
+    PRIORITY_STEPS,
+    RENDER_QUEUE,
+    RENDER_TASK,
+    SEGMENTS_TASK,
+    WEBHOOK_QUEUE,
+)
 from jobs.settings import Settings
 from jobs.traces import span
 
@@ -44,7 +52,11 @@ def make_celery(settings: Settings) -> Celery:
         task_queues=(Queue(RENDER_QUEUE), Queue(WEBHOOK_QUEUE)),
         task_default_queue=RENDER_QUEUE,
         task_create_missing_queues=False,
-        task_routes={RENDER_TASK: {"queue": RENDER_QUEUE}, DELIVER_TASK: {"queue": WEBHOOK_QUEUE}},
+        task_routes={
+            RENDER_TASK: {"queue": RENDER_QUEUE},
+            SEGMENTS_TASK: {"queue": RENDER_QUEUE},
+            DELIVER_TASK: {"queue": WEBHOOK_QUEUE},
+        },
         # JSON only: a pickled message would be code
         task_serializer="json",
         accept_content=["json"],
@@ -110,6 +122,11 @@ def send_render(celery: Celery, job: Job) -> None:
     """Wake a render worker. Raises MessageNotSentError; the caller goes on, the outbox holds the job."""
     with span("send", kind="producer", parent=job.traceparent, job=job.id):
         _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
+
+
+def ask_for_help(celery: Celery, job: Job) -> None:
+    """Wake a render worker for the segments of a split job. Raises MessageNotSentError; its owner asks again."""
+    _send(celery, SEGMENTS_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
 
 
 def send_delivery(celery: Celery, delivery_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 RENDER_QUEUE = "retalking.render"
 WEBHOOK_QUEUE = "retalking.webhooks"
 RENDER_TASK = "retalking.render_job"
+SEGMENTS_TASK = "retalking.render_segments"
 DELIVER_TASK = "retalking.deliver_webhook"
 
 # Celery's Redis transport serves 0 first and keeps one list a step; job priority 2 is the most urgent.
@@ -38,3 +39,22 @@ def result_key(job_id: str, attempt: int, container: str) -> str:
 def curves_key(result: str) -> str:
     """The curves behind the evaluation, beside the result of the same attempt. result: its key."""
     return f"{result.rpartition('.')[0]}.curves.json"
+
+
+def segments_prefix(job_id: str) -> str:
+    """What the workers of a split job hand each other; deleted when the job is over."""
+    return f"{job_prefix(job_id)}segments/"
+
+
+def scene_key(job_id: str, attempt: int) -> str:
+    return f"{segments_prefix(job_id)}scene-{attempt}"
+
+
+def shared_video_key(job_id: str, attempt: int) -> str:
+    """The video of a job that named an address: helpers must see the very bytes that were analysed."""
+    return f"{segments_prefix(job_id)}video-{attempt}"
+
+
+def segment_key(job_id: str, number: int, fence: int) -> str:
+    """One key a lease, so that a late writer never touches a segment that another worker made again."""
+    return f"{segments_prefix(job_id)}{number}-{fence}.mp4"

@@ -11,7 +11,7 @@ from jobs.ids import new_delivery_id
 from jobs.models import Job, JobEvent, JobSpec, JobStatus
 from jobs.redis_base import RedisPart
 from jobs.redis_records import event_of, job_of, pairs
-from jobs.store import UNOWNED, Created, IdempotencyKey, JobNotFoundError, JobPage, Origin
+from jobs.store import UNOWNED, Created, IdempotencyKey, JobNotFoundError, JobPage, Origin, Outlook
 
 MAX_PAGE = 200
 MAX_EVENTS = 1000
@@ -76,6 +76,10 @@ class JobRecords(RedisPart):
     def queue_position(self, job_id: str) -> int | None:
         rank = self._client.zrank(self._key("waiting"), job_id)
         return None if rank is None else rank + 1
+
+    def outlook(self, job_id: str) -> Outlook:
+        position, mean_ms, workers = self._call("outlook", job_id)
+        return Outlook(position or None, int(mean_ms) / 1000 if mean_ms else None, workers)
 
     def queue_depths(self) -> dict[int, int]:
         with self._client.pipeline(transaction=False) as pipe:

@@ -7,6 +7,7 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     outbox, sent           queued jobs whose message is still to be sent, and when a sent one went out
     leases, deadlines, delete_at, uploads, workers, webhooks_due    by the time at which something falls due
     events:<id>            a stream a job
+    split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl
@@ -20,8 +21,9 @@ from jobs.redis_counters import Counters
 from jobs.redis_keys import KeyRing
 from jobs.redis_leases import JobLeases
 from jobs.redis_registry import Registry
+from jobs.redis_segments import Splits
 from jobs.redis_webhooks import WebhookLog
 
 
-class RedisJobStore(JobLeases, WebhookLog, Registry, KeyRing, Counters):
+class RedisJobStore(JobLeases, Splits, WebhookLog, Registry, KeyRing, Counters):
     """Implements jobs.store.JobStore. Thread-safe; keep one a process."""

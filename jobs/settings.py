@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     lease_s: float = Field(30.0, gt=1, description="A worker that is silent this long loses its job")
     stall_s: float = Field(300.0, gt=1, description="A render without progress this long is given up by its worker")
     render_limit_s: float = Field(3600.0, gt=1, description="Hard limit of one attempt")
+    split_min_s: float = Field(
+        60.0, ge=0, description="Results longer than this are rendered by all idle workers together; 0: never"
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts before a job fails as worker_lost")
     retention_s: int = Field(7 * 86400, ge=60, description="Finished jobs and their files are deleted after this")
     upload_ttl_s: int = Field(86400, ge=60, description="Uploads and files that no job took are deleted after this")

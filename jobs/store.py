@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Protocol
 
 from jobs.api_keys import ApiKey
+from jobs.leases import Lease, LeaseLostError
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
@@ -25,14 +26,13 @@ from jobs.models import (
     ResultInfo,
     WorkerInfo,
 )
+from jobs.segments import SegmentStore
+
+__all__ = ["Lease", "LeaseLostError"]
 
 
 class JobNotFoundError(LookupError):
     """No job, or no delivery, with this id."""
-
-
-class LeaseLostError(Exception):
-    """The job is over, or another worker holds it now. Stop, and publish nothing."""
 
 
 class IdempotencyConflictError(Exception):
@@ -49,16 +49,6 @@ class QuotaExceededError(Exception):
 
 class KeyNotFoundError(LookupError):
     """No API key with this id."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The right to work on a job. fence: grows with every claim of the job; the store accepts only the newest."""
-
-    job_id: str
-    worker_id: str
-    fence: int
-    attempt: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +85,15 @@ class Allowance:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """position: 1 is next, None when not queued. mean_run_s: as mean_run_s(). workers: how many are live."""
+
+    position: int | None
+    mean_run_s: float | None
+    workers: int
+
+
+@dataclass(frozen=True)
 class Durations:
     """A histogram. buckets: (upper bound in seconds, how many took no longer), the last bound being infinite."""
 
@@ -128,7 +127,7 @@ class JobPage:
     next_cursor: str | None
 
 
-class JobStore(Protocol):
+class JobStore(SegmentStore, Protocol):
     # Submission
     def create(
         self,
@@ -164,6 +163,10 @@ class JobStore(Protocol):
 
     def queue_position(self, job_id: str) -> int | None:
         """1 is next. O(log n)."""
+        ...
+
+    def outlook(self, job_id: str) -> Outlook:
+        """Position, mean duration and live workers in one round trip: what every poll of a queued job asks."""
         ...
 
     def queue_depths(self) -> dict[int, int]:

@@ -11,7 +11,7 @@ from jobs.links import sign_link
 from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
-from jobs.store import JobNotFoundError, JobStore
+from jobs.store import JobNotFoundError, JobStore, Outlook
 
 # Below this, what was measured is start-up and not the render's own speed
 MIN_PROGRESS_FOR_RATE = 0.05
@@ -25,14 +25,14 @@ def view_job(
     link_key: signs links to results where the API serves them itself and wants a key otherwise.
     """
     request = job.spec.request
-    position = store.queue_position(job.id) if job.status is JobStatus.QUEUED else None
+    outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None
     return JobView(
         id=job.id,
         status=job.status,
         stage=job.stage,
         progress=job.progress,
-        queue_position=position,
-        eta_s=_eta_s(job, position, store),
+        queue_position=outlook.position if outlook else None,
+        eta_s=_eta_s(job, outlook, store),
         engine_requested=request.engine,
         engine=job.render.engine if job.render else None,
         device=job.render.device if job.render else None,
@@ -55,7 +55,7 @@ def view_job(
     )
 
 
-def _eta_s(job: Job, position: int | None, store: JobStore) -> float | None:
+def _eta_s(job: Job, outlook: Outlook | None, store: JobStore) -> float | None:
     """Seconds to the end of the job. Queued: whole rounds of the workers that are up. Running: at its own rate so far,
     and before there is one, what is left of a usual run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
@@ -64,10 +64,9 @@ def _eta_s(job: Job, position: int | None, store: JobStore) -> float | None:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
         mean_s = store.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)
-    if position is None:
+    if outlook is None or outlook.position is None or outlook.mean_run_s is None:
         return None
-    mean_s = store.mean_run_s()
-    return None if mean_s is None else round(mean_s * math.ceil(position / max(1, len(store.workers()))), 1)
+    return round(outlook.mean_run_s * math.ceil(outlook.position / max(1, outlook.workers)), 1)
 
 
 def _result(job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None) -> ResultView | None:

@@ -69,10 +69,8 @@ def neural_obstacle(settings: Settings) -> str | None:
         return "This worker is set to RETALKING_ENGINE=preview."
     if find_spec("torch") is None:
         return "torch is not installed on the worker: install the extra `gpu`."
-    import torch
-
-    from retalking_core.weights.checkpoint import find_file
     from retalking_core.weights.errors import WeightsMissingError
+    from retalking_core.weights.finding import find_file
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     missing = []
@@ -83,6 +81,8 @@ def neural_obstacle(settings: Settings) -> str | None:
             missing.append(WEIGHT_FILES[name].file)
     if missing:
         return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
+    import torch  # not sooner: it takes longer than all the rest of a worker's start
+
     if not torch.cuda.is_available() and settings.engine != "videoretalking":
         # Measured: 75 s a frame on two cores.
         return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, over a minute a frame."
@@ -100,7 +100,8 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     import torch
 
     from retalking_core.engines.videoretalking import VideoRetalkingEngine
-    from retalking_core.weights.checkpoint import find_file, synthetic_seed
+    from retalking_core.weights.checkpoint import synthetic_seed
+    from retalking_core.weights.finding import find_file
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
@@ -120,8 +121,9 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
 
 def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
     """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
-    from retalking_core.weights.checkpoint import find_file, synthetic_seed
+    from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.errors import WeightsMissingError
+    from retalking_core.weights.finding import find_file
     from retalking_core.weights.table import WEIGHT_FILES
 
     if settings.tracker != "auto":

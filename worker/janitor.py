@@ -17,7 +17,7 @@ from celery import Celery
 
 from jobs.messages import send_delivery
 from jobs.models import Job
-from jobs.names import job_prefix, result_key, upload_key
+from jobs.names import job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
@@ -65,6 +65,7 @@ class Janitor:
             self.send_unsent,
             self.send_stranded,
             self.send_deliveries,
+            self.delete_segments,
             self.delete_jobs,
             self.delete_uploads,
             self.delete_orphans,
@@ -103,6 +104,13 @@ class Janitor:
     def send_deliveries(self) -> None:
         for delivery_id in self._store.due_deliveries():
             send_delivery(self._app, delivery_id)
+
+    def delete_segments(self) -> None:
+        """Of split jobs that are over. A helper that still writes finds its segment lost, and deletes it by itself."""
+        for job_id in self._store.ended_splits():
+            count = self._objects.delete_prefix(segments_prefix(job_id))
+            self._store.drop_split(job_id)
+            log.info("segment files deleted", extra={"job": job_id, "count": count})
 
     def delete_jobs(self) -> None:
         """Files first: a record without files is cleaned up in the next round, files without a record never."""

@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Protocol, Self
 
 from redis.exceptions import RedisError
 
-from jobs.store import JobStore, Lease, LeaseLostError
+from jobs.segments import SegmentLease
+from jobs.store import Lease, LeaseLostError
 from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.shutdown import HandBackError, ShutdownNotice
@@ -39,16 +40,24 @@ def end_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class LeaseBook(Protocol):
+    """Where a lease is renewed: the job store for jobs, `worker.segments.SegmentBook` for segments."""
+
+    def report(self, lease: Any, *, stage: str, progress: float, lease_s: float) -> bool: ...
+
+    def renew(self, lease: Any, lease_s: float) -> bool: ...
+
+
 class LeaseKeeper:
-    """One job's lease, for the length of a `with` block.
+    """One job's lease (or one segment's), for the length of a `with` block.
 
     beat() is called by whoever works (any thread): it counts as progress when what it tells is new.
     """
 
     def __init__(
         self,
-        store: JobStore,
-        lease: Lease,
+        store: LeaseBook,
+        lease: Lease | SegmentLease,
         *,
         lease_s: float,
         stall_s: float,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.messages import MessageNotSentError, send_delivery, send_render
+from jobs.messages import MessageNotSentError, ask_for_help, send_delivery, send_render
 from jobs.models import Job, JobStatus
 from jobs.store import JobNotFoundError, JobStore
 
@@ -35,6 +35,15 @@ class Notices:
         for delivery in self._store.deliveries(job_id):
             if delivery.state == "pending" and (delivery.next_attempt_at is None or delivery.next_attempt_at <= now):
                 send_delivery(self._app, delivery.id)
+
+
+def call_helpers(app: Celery, job: Job, count: int) -> None:
+    """Wake as many workers for the job's segments. Never raises: who asks will ask again."""
+    try:
+        for _ in range(count):
+            ask_for_help(app, job)
+    except MessageNotSentError as fault:
+        log.warning("no help called: %s", type(fault).__name__, extra={"job": job.id})
 
 
 def send_job(app: Celery, store: JobStore, job: Job) -> None:

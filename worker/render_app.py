@@ -12,8 +12,9 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery import Celery, signals
@@ -23,7 +24,7 @@ from redis.exceptions import RedisError
 from jobs.broker import watch_polls
 from jobs.journal import about, write_journal
 from jobs.messages import make_celery
-from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
@@ -61,7 +62,7 @@ class RenderProcess:
         from worker.gpu_memory import gpu_memory
         from worker.memory import limit_memory
         from worker.metrics import metric_names
-        from worker.notices import Notices
+        from worker.notices import Notices, call_helpers
         from worker.presence import Presence
         from worker.runner import RunContext
         from worker.scratch import scratch_root, sweep_orphans
@@ -100,6 +101,7 @@ class RenderProcess:
             notice=self._notice,
             announce=Notices(app, store),
             models=EvaluationModels(settings.models_dir),
+            ask_for_help=partial(call_helpers, app),
         )
         self.presence.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
@@ -126,12 +128,20 @@ class RenderProcess:
     def run(self, job_id: str) -> None:
         from worker.runner import run_job
 
+        self._work(job_id, run_job)
+
+    def help(self, job_id: str) -> None:
+        from worker.helping import help_job
+
+        self._work(job_id, help_job)
+
+    def _work(self, job_id: str, work: Callable[[str, RunContext], None]) -> None:
         if self.context is None or self.presence is None or self._notice.is_given:
             raise Reject("the worker is going down", requeue=True)
         with self.presence.working_on(job_id):
             try:
                 with self._traced(job_id, self.context):
-                    run_job(job_id, self.context)
+                    work(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
             finally:
@@ -158,6 +168,10 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:
         process.run(job_id)
+
+    @app.task(name=SEGMENTS_TASK, acks_late=True, ignore_result=True)
+    def render_segments(job_id: str) -> None:
+        process.help(job_id)
 
     _connect(app, process, notice, settings)
     return app

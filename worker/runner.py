@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -35,6 +36,7 @@ from worker.patience import insist, patiently
 from worker.provenance import open_signer
 from worker.scratch import attempt_folder, scratch_root
 from worker.shutdown import HandBackError, ShutdownNotice
+from worker.splitting import RenderTask, render
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class RunContext:
 
     announce: called with a job id after each of its transitions. models: what judges the results. storage_pauses_s:
     between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
+    ask_for_help: called with a split job and how many idle workers could render segments of it.
     """
 
     settings: Settings
@@ -60,6 +63,7 @@ class RunContext:
     announce: Callable[[str], None]
     models: EvaluationModels
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
+    ask_for_help: Callable[[Job, int], None] = lambda _job, _count: None
 
 
 @dataclass
@@ -126,9 +130,10 @@ def _produce(attempt: Attempt) -> None:
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image)
         with keeper.expecting_progress():  # also of the first look: a demuxer can hang as well as a decoder
-            probe_video(inputs.video, context.limits, job.spec.request.fps)
-            probe_audio(inputs.audio, context.limits)
-            report = engine.render(inputs.video, inputs.audio, file, options, lambda told: _tell_render(keeper, told))
+            video = probe_video(inputs.video, context.limits, job.spec.request.fps)
+            audio = probe_audio(inputs.audio, context.limits)
+            tell = partial(_tell_render, keeper)
+            report = render(RenderTask(attempt, job, engine, inputs, options, folder, file, tell), video, audio)
         curves = folder / "curves.json"
         metrics = _evaluate(attempt, job, file, inputs, report, curves)
         if signer is not None:

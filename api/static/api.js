@@ -21,7 +21,6 @@ export class Problem extends Error {
       title: "The service does not answer",
       detail: "The connection broke, or nothing listens there.",
       advice: "Check that it runs, then try again.",
-      code: "unreachable",
     };
     return new Problem(document, 0);
   }

@@ -4,8 +4,10 @@ import { h, unique } from "./elements.js";
 import { clock } from "./format.js";
 import { sourceTime } from "./source_time.js";
 
-// How far the input may run off before it is set anew. Seeking costs a few frames, so small differences are let be.
-const DRIFT_S = 0.08;
+// A seek stops the picture for a while, so a player that runs off a little is only hurried or slowed: a second of
+// difference by three times the speed. Beyond this it is set anew.
+const SEEK_BEYOND_S = 0.6;
+const HURRY_PER_S = 3;
 const SPEEDS = [0.25, 0.5, 1, 1.5];
 
 // media: GET /jobs/{id}/media. Gives { element, seek(s), onTime(listener) }.
@@ -55,15 +57,19 @@ const figure = (caption, player) => h("figure", {}, h("figcaption", {}, caption)
 function follow(input, result, job) {
   if (input.readyState < 1 || !result.duration) return;
   const clip = { inputS: input.duration, outputS: result.duration, frameS: 1 / job.result.fps };
-  const { time, rate } = sourceTime(job.options.length_mode, result.currentTime, clip);
-  const plays = !result.paused && rate > 0;
-  if (Math.abs(input.currentTime - time) > (plays ? DRIFT_S : 1e-3) && !input.seeking) input.currentTime = time;
-  const wanted = rate > 0 ? rate * result.playbackRate : 1;
-  // Browsers play at 1/16 to 16 times the speed; beyond that the seeking alone keeps up.
-  if (input.playbackRate !== wanted && wanted >= 0.0625 && wanted <= 16) input.playbackRate = wanted;
+  const { time: begins, rate } = sourceTime(job.options.length_mode, result.currentTime, clip);
+  // Into the middle of the frame: at its very beginning, rounding decides which of two is shown.
+  const time = begins + clip.frameS / 2;
+  const plays = !result.paused && !result.ended && rate > 0;
+  const behindS = time - input.currentTime;
+  if (Math.abs(behindS) > (plays ? SEEK_BEYOND_S : 1e-3) && !input.seeking) input.currentTime = time;
+  if (plays) input.playbackRate = playable(rate * result.playbackRate * (1 + HURRY_PER_S * behindS));
   if (plays && input.paused) input.play().catch(() => {});
   if (!plays && !input.paused) input.pause();
 }
+
+// Browsers play at 1/16 to 16 times the speed. In steps, because setting a rate is not free.
+const playable = (rate) => Math.min(16, Math.max(0.0625, Math.round(rate * 20) / 20));
 
 function buildControls(result, job) {
   const frameS = 1 / job.result.fps;

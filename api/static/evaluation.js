@@ -13,7 +13,8 @@ export function showEvaluation(place, { job, evaluation, offer, comparison }) {
   const plots = drawPlots(job, evaluation.curves, comparison);
   place.replaceChildren(h("section", { class: "card", "aria-labelledby": "evaluation-title" },
     h("h2", { id: "evaluation-title" }, "Evaluation"),
-    evaluation.synthetic_weights && h("p", { class: "notice warn" }, "Made with weights that were made up for tests: the numbers mean nothing."),
+    evaluation.synthetic_weights
+      && h("p", { class: "notice warn" }, "Made with weights that were made up for tests: the numbers mean nothing."),
     evaluation.metrics.length === 0 && h("p", { class: "fine" }, "No evaluation was asked for."),
     h("ul", { class: "metrics" }, measured.map((metric) => metricCard(metric, offer.metric_table[metric.name]))),
     unknown.length > 0 && h("div", { class: "unmeasured" },
@@ -46,7 +47,8 @@ function drawPlots(job, curves, comparison) {
   for (const plot of timed) comparison.onTime(plot.setTime);
   const shifts = Object.entries(curves?.sync ?? {}).map(([protocol, curve]) => shiftPlot({
     heading: `SyncNet distance over the shift (${protocol})`,
-    help: "Mean distance of lips and sound when the picture is shifted against the sound by so many frames. A deep, single valley at 0 is good.",
+    help: "Mean distance of lips and sound when the picture is shifted against the sound by so many frames. "
+      + "A deep, single valley at 0 is good.",
     summary: `SyncNet distance, smallest at a shift of ${curve.offset_frames} frames`,
     values: curve.distances, lowestAt: curve.offset_frames,
   }));
@@ -65,7 +67,8 @@ function timedPlots(curves, durationS, onSeek) {
     const top = Math.max(1e-9, ...curves.mouth_opening.map((value) => value ?? 0));
     plots.push(timePlot({ ...base,
       heading: "Mouth and speech", range: [0, 1],
-      help: "How wide the mouth is open (share of its widest) against how loud the speech is. They should rise and fall together. Click to go there.",
+      help: "How wide the mouth is open (share of its widest) against how loud the speech is. "
+        + "They should rise and fall together. Click to go there.",
       summary: `Mouth opening and loudness of the speech over ${clock(durationS)}`,
       series: [{ name: "loudness of the speech", values: curves.speech_level, tone: 2, isArea: true },
         { name: "mouth opening", values: curves.mouth_opening.map((value) => value === null ? null : value / top), tone: 1 }] }));

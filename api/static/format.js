@@ -31,9 +31,9 @@ export const moment = (text) => (text ? MOMENT.format(new Date(text)) : "");
 
 const ACRONYMS = /\b(av|cpbd|crf|csim|fps|lse|psnr|ssim|url)\b/g;
 
-// length_mode -> Length mode, ssim -> SSIM
+// length_mode -> Length mode, ssim -> SSIM, faceless_s -> Faceless (s)
 export function title(name) {
-  const words = name.replaceAll("_", " ").replace(ACRONYMS, (word) => word.toUpperCase());
+  const words = name.replaceAll("_", " ").replace(/ s$/, " (s)").replace(ACRONYMS, (word) => word.toUpperCase());
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 

@@ -133,14 +133,19 @@ function factsOf(job) {
     ["Created", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)],
     ["Deleted with its files", moment(job.delete_at)], ["Has to start before", moment(job.deadline_at)],
     ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
-    ["Result", result && `${result.width} × ${result.height}, ${number(result.fps)} fps, ${seconds(result.duration_s)}, ${bytes(result.size_bytes)}`],
+    ["Result", result && describeFile(result)],
     ["Face seen", job.render && `on ${number(job.render.face_coverage * 100)} % of the frames`],
     ["Notes of the engine", job.render?.notes.join(" ")],
     ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],
     ...Object.entries(options).filter(([, value]) => value !== null).map(([name, value]) => [title(name), say(value)]),
   ];
-  return h("details", { class: "fold card" }, h("summary", {}, h("span", { class: "fold-title" }, "Details and options")),
-    h("dl", { class: "facts" }, rows.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])));
+  const known = rows.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]);
+  return h("details", { class: "fold card" },
+    h("summary", {}, h("span", { class: "fold-title" }, "Details and options")), h("dl", { class: "facts" }, known));
+}
+
+function describeFile({ width, height, fps, duration_s: durationS, size_bytes: size }) {
+  return `${width} × ${height}, ${number(fps)} fps, ${seconds(durationS)}, ${bytes(size)}`;
 }
 
 const say = (value) => (typeof value === "string" ? value : JSON.stringify(value));

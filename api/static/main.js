@@ -43,7 +43,7 @@ async function route(moveFocus = true) {
     await show(main, { api, signal, go, ...address });
   } catch (fault) {
     if (signal.aborted) return;
-    if (fault.code === "") console.error(fault);
+    if (!(fault instanceof Problem)) console.error(fault);
     main.replaceChildren(h("h1", {}, name), problemBox(fault),
       h("button", { type: "button", onclick: () => route() }, "Try again"));
   }

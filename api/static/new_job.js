@@ -9,6 +9,8 @@ import { buildOptions } from "./options_form.js";
 import { buildSource } from "./source_input.js";
 import { submitJob } from "./submission.js";
 
+const WANTED = { video: "Choose a video or a picture of a face.", audio: "Choose or record the speech." };
+
 export async function showNewJob(root, { api, signal, go }) {
   const [offer, document] = await Promise.all([api.offer(), api.document()]);
   if (signal.aborted) return;
@@ -54,7 +56,8 @@ function engineNote(offer) {
   if (!offer.workers) {
     return h("p", { class: "notice warn" }, "No worker is live: a job is accepted and waits until one is.");
   }
-  const lines = offer.engines.map((engine) => h("li", {}, h("strong", {}, engine.name), ` on ${engine.device}: ${engine.description}`,
+  const lines = offer.engines.map((engine) => h("li", {},
+    h("strong", {}, engine.name), ` on ${engine.device}: ${engine.description}`,
     engine.synthetic_weights && " Its weights were made up for tests: its results mean nothing."));
   const missing = Object.entries(offer.unavailable).map(([name, reason]) =>
     h("li", {}, h("strong", {}, name), ` is not offered: ${reason}`));
@@ -82,9 +85,7 @@ async function submit(draft) {
 // The form to send, or null when something is missing; the person is led to it.
 function readForm(draft) {
   const sources = { video: draft.video.read(), audio: draft.audio.read() };
-  for (const [slot, message] of [["video", "Choose a video or a picture of a face."], ["audio", "Choose or record the speech."]]) {
-    draft[slot].showError(sources[slot] ? "" : message);
-  }
+  for (const [slot, message] of Object.entries(WANTED)) draft[slot].showError(sources[slot] ? "" : message);
   const missing = Object.keys(sources).find((slot) => !sources[slot]);
   if (missing) {
     draft[missing].focus();
@@ -108,8 +109,8 @@ function toForm(draft, sources) {
   form.append("spec", new Blob([JSON.stringify(spec)], { type: "application/json" }));
   for (const [slot, source] of Object.entries(sources)) if (source.file) form.append(slot, source.file);
   if (expression) form.append("expression", expression);
-  const named = [sources.video.file, sources.audio.file, expression].map((file) => file && [file.name, file.size, file.lastModified]);
-  renewKey(draft, JSON.stringify([spec, named]));
+  const files = [sources.video.file, sources.audio.file, expression];
+  renewKey(draft, JSON.stringify([spec, files.map((file) => file && [file.name, file.size, file.lastModified])]));
   return form;
 }
 
@@ -119,12 +120,17 @@ function renewKey(draft, content) {
   draft.sent = content;
 }
 
-const newKey = () => `console-${Array.from(crypto.getRandomValues(new Uint32Array(4)), (word) => word.toString(36)).join("")}`;
+function newKey() {
+  const words = crypto.getRandomValues(new Uint32Array(4));
+  return `console-${Array.from(words, (word) => word.toString(36)).join("-")}`;
+}
 
 function tell(draft) {
   return (sent, total) => {
     draft.bar.value = total ? sent / total : 0;
-    draft.text.textContent = sent < total ? `${bytes(sent)} of ${bytes(total)}, ${percent(sent / total)}` : "Sent. The service checks the files …";
+    draft.text.textContent = sent < total
+      ? `${bytes(sent)} of ${bytes(total)}, ${percent(sent / total)}`
+      : "Sent. The service checks the files …";
   };
 }
 

@@ -48,7 +48,7 @@ function withMetrics(shape, offer) {
     { value: "none", meaning: "No numbers; the job is done sooner" },
   ];
   const members = [{ ...shape, kind: "list", label: "Metrics", name: "list", path: "evaluate", help: "", default: [], choices }];
-  const chosen = { kind: "group", name: "chosen", path: "evaluate", label: "chosen ones", help: "", members };
+  const chosen = { kind: "group", name: "chosen", path: "evaluate", label: "chosen", help: "", members };
   return { ...shape, kind: "choice", default: "all", choices: modes, variants: choices.length ? [chosen] : [], isMetrics: true };
 }
 

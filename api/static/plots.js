@@ -10,7 +10,8 @@ const MARGIN = { left: 42, right: 10, top: 10, bottom: 24 };
 // range: [lowest, highest] of the axis. onSeek(s): a click on the plot. Gives { element, setTime(s) }.
 export function timePlot({ heading, help, summary, series, fps, durationS, range, onSeek }) {
   const head = svg("line", { class: "playhead", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom });
-  const scale = { domain: [0, durationS], range, xText: (value) => clock(value).replace(/\.\d+$/, ""), xSteps: timeSteps(durationS) };
+  const wholeSeconds = (value) => clock(value).replace(/\.\d+$/, "");
+  const scale = { domain: [0, durationS], range, xText: wholeSeconds, xSteps: timeSteps(durationS) };
   let place = null;
   const plot = figure({ heading, help, summary, series, scale }, (canvas, x, y) => {
     place = x;

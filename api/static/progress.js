@@ -4,6 +4,8 @@ import { announce, h } from "./elements.js";
 import { moment, percent, seconds, title } from "./format.js";
 import { isOver } from "./events.js";
 
+const CUT = "The connection is lost. Trying again; nothing that happens is missed.";
+
 export function buildProgress(stages) {
   const steps = new Map(stages.map((name) => [name, h("li", {}, h("span", {}, title(name)))]));
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Progress of the job" });
@@ -28,7 +30,7 @@ export function buildProgress(stages) {
   return {
     element, show,
     addEvent: (event) => addEvent(log, event),
-    showConnection: (isOn) => { connection.textContent = isOn ? "" : "The connection is lost. Trying again; nothing that happens is missed."; },
+    showConnection: (isOn) => { connection.textContent = isOn ? "" : CUT; },
   };
 }
 

@@ -78,6 +78,13 @@ local function join_line(id)
   redis.call('ZADD', key('outbox'), NOW, id)
 end
 
+-- Helpers that still render find nothing to finish; the janitor deletes the files of the segments.
+local function end_split(id)
+  if redis.call('DEL', key('split', id), key('segments', id)) > 0 then
+    redis.call('ZADD', key('split_files'), NOW, id)
+  end
+end
+
 -- The wall time of the stage that ends now; a stage begins when it is first told.
 local function end_stage(id)
   local stage, began = unpack(redis.call('HMGET', key('job', id), 'stage', 'stage_began_ms'))
@@ -94,6 +101,7 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   if owner then redis.call('SREM', key('live', owner), id) end
   local delete_ms = NOW + tonumber(retention_ms)
   set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
+  end_split(id)
   redis.call('ZADD', key('delete_at'), delete_ms, id)
   count('finished:' .. status)
   record_event(id, 'job.' .. status, detail)
@@ -133,4 +141,9 @@ local function lease_state(id, fence, worker, verb)
   if status == 'running' and newest == fence and holder == worker then return 'held' end
   if closed and closed == fence .. ':' .. verb then return 'repeated' end
   return 'lost'
+end
+
+local function holds_segment(id, number, fence)
+  local held = redis.call('HGET', key('split', id), 'held:' .. number)
+  return held and held == fence
 end

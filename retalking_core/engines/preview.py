@@ -5,6 +5,7 @@ It is labelled `preview` in the report and in the file, and never passes for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from retalking_core import __version__
 from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
-from retalking_core.engines.preview_flow import PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, ReadAhead, StageClock
 from retalking_core.engines.preview_scene import (
     PreviewScene,
     faceless_ranges_s,
@@ -25,13 +26,17 @@ from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker, TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
+from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
+from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.types import FrameSource, RenderReport, Timeline, Waveform
+from retalking_core.scene_file import load_scene, save_scene
+from retalking_core.segmented import DrawingReport, sum_of_times
+from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
 
 # Options that only a network can honour.
 UNSUPPORTED: dict[str, tuple[str, ...]] = {"expression": (), "upper_face": (), "one_shot": ()}
@@ -66,17 +71,9 @@ class PreviewEngine:
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault."""
-        refuse_unsupported(options)
-        keep_opencv_single()
         clock = StageClock()
-        progress(Progress("analyse", 0.0))
-        with clock.stage("read"):
-            source = open_video(video, self._limits, options.fps)
-            speech = load_waveform(audio, self._limits)
-            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-        with clock.stage("analyse"):
-            scene = self.analyse(source, speech, timeline, options, progress)
-        count = len(timeline.source_index)
+        source, scene = self._look(video, audio, options, progress, clock)
+        timeline, count = scene.timeline, len(scene.timeline.source_index)
         with (
             clock.stage("synthesise"),
             ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer,
@@ -89,7 +86,65 @@ class PreviewEngine:
                     share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
                     progress(Progress("synthesise", share, done, count))
         progress(Progress("synthesise", 1.0, count, count))
-        return _report(scene, source, options, clock)
+        return _report(scene, source.info, options, clock.times_s)
+
+    def analyse_clip(
+        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        """See `SegmentedEngine`; so with the next two."""
+        clock = StageClock()
+        _, learned = self._look(video, audio, options, progress, clock)
+        save_scene(scene, learned)
+        return DrawingReport(dict(clock.times_s))
+
+    def render_segment(
+        self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        keep_opencv_single()
+        clock, learned = StageClock(), load_scene(scene, PreviewScene)
+        source = open_video(video, self._limits, options.fps)
+        with (
+            clock.stage("synthesise"),
+            SegmentWriter(result, source.info, learned.timeline, segment, options.output) as writer,
+            ReadAhead(synthesise(learned, source, clock, segment)) as drawn,
+        ):
+            for done, (frame, _) in enumerate(drawn, start=1):
+                with clock.stage("encode"):
+                    writer.write(frame)
+                if done % REPORT_EVERY == 0 or done == len(segment):
+                    progress(Progress("synthesise", done / len(segment), done, len(segment)))
+        return DrawingReport(dict(clock.times_s))
+
+    def join_clip(
+        self,
+        scene: Path,
+        video: Path,
+        audio: Path,
+        parts: Sequence[Path],
+        result: Path,
+        options: RenderOptions,
+        drawn: Sequence[DrawingReport],
+        progress: ProgressHook,
+    ) -> RenderReport:
+        clock, learned = StageClock(), load_scene(scene, PreviewScene)
+        with clock.stage("join"):
+            join_segments(result, parts, learned.timeline, audio, options.output, METADATA, self._limits, progress)
+        info = probe_video(video, self._limits, options.fps)
+        return _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
+
+    def _look(
+        self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
+    ) -> tuple[FrameSource, PreviewScene]:
+        """Open the inputs and do the first pass over them."""
+        refuse_unsupported(options)
+        keep_opencv_single()
+        progress(Progress("analyse", 0.0))
+        with clock.stage("read"):
+            source = KeptSource(open_video(video, self._limits, options.fps), self._limits.max_held_bytes)
+            speech = load_waveform(audio, self._limits)
+            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
+        with clock.stage("analyse"):
+            return source, self.analyse(source, speech, timeline, options, progress)
 
     def analyse(
         self,
@@ -123,10 +178,12 @@ def refuse_unsupported(options: RenderOptions) -> None:
             )
 
 
-def _report(scene: PreviewScene, source: FrameSource, options: RenderOptions, clock: StageClock) -> RenderReport:
+def _report(
+    scene: PreviewScene, info: VideoInfo, options: RenderOptions, stage_times_s: dict[str, float]
+) -> RenderReport:
     timeline = scene.timeline
     count = len(timeline.source_index)
-    width, height = output_size(source.info, options.output.max_height)
+    width, height = output_size(info, options.output.max_height)
     shown = scene.track.visible[timeline.source_index]
     times_s = np.arange(count) / float(timeline.fps)
     notes = ["mouth interior painted: the clip never shows an open mouth"] if scene.interior.drawn else []
@@ -141,7 +198,7 @@ def _report(scene: PreviewScene, source: FrameSource, options: RenderOptions, cl
         height=height,
         face_coverage=float(shown.mean()),
         faceless_ranges_s=faceless_ranges_s(shown, times_s, timeline.duration_s),
-        stage_times_s=dict(clock.times_s),
+        stage_times_s=dict(stage_times_s),
         mouth_target=scene.motion.opening * scene.strength,
         notes=notes,
     )

@@ -94,6 +94,39 @@ class PrefetchedSource:
             yield from ahead
 
 
+class KeptSource:
+    """A `FrameSource` that decodes each frame once, where all of them fit into `max_bytes`; else it keeps nothing.
+
+    Seeking the face, following it, looking for an open mouth and drawing each read the clip again otherwise.
+    """
+
+    def __init__(self, source: FrameSource, max_bytes: int) -> None:
+        self._source = source
+        self.info: VideoInfo = source.info
+        frame_bytes = self.info.width * self.info.height * 3 // 2
+        self._may_keep = self.info.frame_count * frame_bytes <= max_bytes
+        self._kept: dict[int, Frame] = {}
+
+    def frames(self) -> Iterator[Frame]:
+        return self.frames_at(range(self.info.frame_count))
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        wanted = [int(index) for index in indices]
+        if not self._may_keep:
+            yield from self._source.frames_at(wanted)
+            return
+        missing = [index for index in dict.fromkeys(wanted) if index not in self._kept]
+        fresh = self._source.frames_at(missing)
+        try:
+            for index in wanted:
+                if index not in self._kept:
+                    frame = next(fresh)
+                    self._kept[frame.index] = frame
+                yield self._kept[index]
+        finally:
+            fresh.close()
+
+
 class StageClock:
     """Wall time by stage, seconds."""
 

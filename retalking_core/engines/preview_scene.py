@@ -67,13 +67,16 @@ def _find_interior(source: FrameSource, track: FaceTrack, rest: MouthRest, black
     return take_interior(frames[best], marks, face_axes(marks)[1], black)
 
 
-def synthesise(scene: PreviewScene, source: FrameSource, clock: StageClock) -> Iterator[tuple[Frame, Box | None]]:
-    """Every output frame with the box inside which it was changed (None: untouched), in order.
+def synthesise(
+    scene: PreviewScene, source: FrameSource, clock: StageClock, segment: range | None = None
+) -> Iterator[tuple[Frame, Box | None]]:
+    """Every output frame (of the segment) with the box inside which it was changed (None: untouched), in order.
 
     Bytes of all three planes outside the box are those that `source` gave. Raises: EngineFaultError.
     """
-    order = scene.timeline.source_index.tolist()
-    for k, frame in enumerate(PrefetchedSource(source).frames_at(order)):
+    shown = segment or range(len(scene.timeline.source_index))
+    order = scene.timeline.source_index[shown.start : shown.stop].tolist()
+    for k, frame in zip(shown, PrefetchedSource(source).frames_at(order), strict=True):
         if scene.strength[k] <= 0:
             yield frame, None
             continue

@@ -22,6 +22,12 @@ DEFAULT_BIT_RATE = 200_000  # FFmpeg's AV_CODEC_DEFAULT_BITRATE
 
 def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture]:
     """Each BGR picture after FFmpeg's default-quality JPEG at this frame rate. All are of one size."""
+    for jpeg in encode_jpegs(pictures, fps):
+        yield cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+
+
+def encode_jpegs(pictures: Iterable[Picture], fps: Fraction) -> Iterator[bytes]:
+    """The JPEG of each picture. The first few are finer: rate control comes to its coarsest quantiser step by step."""
     encoder: av.VideoCodecContext | None = None
     reformatter = VideoReformatter()
     for number, picture in enumerate(pictures):
@@ -31,8 +37,7 @@ def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture
             encoder = _open_encoder(frame.width, frame.height, fps)
         frame.pts, frame.time_base = number, 1 / fps
         # The encoder holds nothing back: a picture in, a packet out.
-        for packet in encoder.encode(frame):
-            yield cv2.imdecode(np.frombuffer(bytes(packet), np.uint8), cv2.IMREAD_COLOR)
+        yield from map(bytes, encoder.encode(frame))
 
 
 def _open_encoder(width: int, height: int, fps: Fraction) -> av.VideoCodecContext:

@@ -49,6 +49,8 @@ def _cpbd(measurement: Measurement) -> Outcome:
 
 def _jitter(measurement: Measurement) -> Outcome:
     marks = measurement.landmarks
+    if not np.isfinite(marks[:, 0, 0]).any():
+        return "no face is seen"
     scale = face_scale(marks)
     bend = np.linalg.norm(marks[:-2] - 2 * marks[1:-1] + marks[2:], axis=-1) / scale[1:-1, None] * 100
     whole = np.isfinite(bend).all(axis=1)

@@ -19,6 +19,9 @@ MISSES_TO_LOSE = 3
 LOST_STRIDE, LOST_SOON = 3, 12
 # Grey levels between the thumbnails of two frames (mean), above which a new shot has begun.
 CUT_LEVELS = 22.0
+# Room around a face, in its sizes, in which it is looked for first; overlap with the detector's box (intersection over
+# union) that confirms it.
+NEAR, SAME_PLACE = 0.3, 0.6
 # Correlation of the face with itself one frame ago, below which it must be detected again.
 STEADY = 0.7
 
@@ -60,11 +63,15 @@ class FaceSearch:
             faces = self.within(gray, self.area, max(SMALLEST_FACE_PX, 80 * longest / FINE_PX))
         return faces
 
+    def boxes(self, gray: Gray, window: Box, smallest_px: float, threshold: float = 0.0) -> list[Box]:
+        """What the detector takes for a face in a window, clipped to the area."""
+        window = np.concatenate([np.maximum(window[:2], self.area[:2]), np.minimum(window[2:], self.area[2:])])
+        return self.models.detect(gray, window, smallest_px, threshold)
+
     def within(self, gray: Gray, window: Box, smallest_px: float, threshold: float = 0.0) -> list[FoundFace]:
         """Plausible faces in a window, clipped to the area."""
-        window = np.concatenate([np.maximum(window[:2], self.area[:2]), np.minimum(window[2:], self.area[2:])])
         found = []
-        for box in self.models.detect(gray, window, smallest_px, threshold):
+        for box in self.boxes(gray, window, smallest_px, threshold):
             # The predictor depends a little on where the detector's coarse grid put the box: a second run starts from
             # the box that the landmarks themselves imply, as on every later frame.
             landmarks = self.models.landmarks(gray, implied_box(self.models.landmarks(gray, box)))
@@ -162,6 +169,9 @@ class FaceFollower:
 
     def _verify(self, gray: Gray, landmarks: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
         """Detect around the face. Still seen: go on from there. Not seen: believe steady landmarks for two frames."""
+        if landmarks is not None and self._is_seen(gray, implied_box(landmarks)):
+            self._unchecked = self._misses = 0
+            return landmarks
         box = implied_box(self._last + self._speed)
         size = float(box[2] - box[0])
         window = box + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
@@ -180,6 +190,13 @@ class FaceFollower:
             return landmarks
         self.doubtful.extend(range(self._steps - self._misses + 1, self._steps + 1))
         return None
+
+    def _is_seen(self, gray: Gray, box: Box) -> bool:
+        """Whether the detector has a face in this very place: the quick answer, without landmarks of its own."""
+        size = float(box[2] - box[0])
+        window = box + np.array([-NEAR, -NEAR, NEAR, NEAR], np.float32) * size
+        boxes = self._search.boxes(gray, window, max(SMALLEST_FACE_PX * 0.9, 0.8 * size), threshold=-0.3)
+        return any(overlap(box, seen) > SAME_PLACE for seen in boxes)
 
     def _find_again(self, gray: Gray) -> NDArray[np.float32] | None:
         """Search the picture for the same person: at once, then every few frames, finely every now and then."""

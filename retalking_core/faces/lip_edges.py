@@ -54,8 +54,8 @@ def _inward_steps(frame: Frame, lip: Points, middle: Points) -> NDArray[np.float
     luma = cv2.remap(frame.y, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     red = cv2.remap(frame.v, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     red = cv2.GaussianBlur(red.astype(np.float32), (3, 1), 0)
-    lip_red, lip_luma = float(np.median(red[:, :4])), float(np.median(luma[:, :4]))
-    contrast = lip_red - float(np.percentile(red, 5))
+    lip_red, lip_luma = _at_share(red[:, :4], 0.5), _at_share(luma[:, :4], 0.5)
+    contrast = lip_red - _at_share(red, 0.05)
     pale = red < lip_red - max(0.55 * contrast, LEAST_CONTRAST / 2) if contrast >= LEAST_CONTRAST else red < 0
     dark = luma < 0.55 * lip_luma
     outside = pale | dark
@@ -63,3 +63,12 @@ def _inward_steps(frame: Frame, lip: Points, middle: Points) -> NDArray[np.float
         return None
     first = np.where(outside.any(axis=1), outside.argmax(axis=1), SAMPLES - 1)
     return share[first]
+
+
+def _at_share(values: NDArray[np.float32], share: float) -> float:
+    """The quantile, linear between two values (`np.quantile` takes ten times as long for so few)."""
+    ordered = np.sort(values, axis=None)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))

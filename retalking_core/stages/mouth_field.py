@@ -58,21 +58,27 @@ def solve_field(shape: MouthShape, box: tuple[int, int, int, int]) -> MouthField
     """The two fields of a plan."""
     places = _grid_places(box, CELL * shape.scale)
     flat = places.reshape(-1, 2) / shape.scale
-    ring = _ring(shape) / shape.scale
+    window = _window(places.shape[:2])[..., None]
     gaps = (shape.meeting, np.array([(shape.before[b] - shape.before[a]) @ shape.down for a, b in INNER_PAIRS]))
     edges = [
         mouth_curves(marks, np.maximum(gap, 0)).edges(EDGE_SHARES)
         for marks, gap in zip((shape.after, shape.before), gaps, strict=True)
     ]
+    # What both fields have in common is most of the work: the way from these points to every place of the grid.
+    shared = np.concatenate([shape.after[SHARED] / shape.scale, _ring(shape) / shape.scale])
+    shared_moves = np.zeros_like(shared)
+    shared_moves[: len(SHARED)] = shape.before[SHARED] - shape.after[SHARED]
+    shared_kernel = _kernel(flat, shared)
     fields = []
     for side, part in enumerate((UPPER, LOWER)):
-        after = np.concatenate([shape.after[SHARED], shape.after[part], edges[0][side]])
-        before = np.concatenate([shape.before[SHARED], shape.before[part], edges[1][side]])
-        points = np.concatenate([after / shape.scale, ring])
-        values = np.zeros((len(points), 2), np.float32)
-        values[: len(after)] = before - after
-        fields.append(_thin_plate(points, values, flat).reshape(places.shape) * _window(places.shape[:2])[..., None])
-    return MouthField(box, *(field.astype(np.float32) for field in fields))
+        after = np.concatenate([shape.after[part], edges[0][side]])
+        moves = np.concatenate([shape.before[part], edges[1][side]]) - after
+        own = (after / shape.scale).astype(np.float32)
+        weights = _thin_plate(np.concatenate([shared, own]), np.concatenate([shared_moves, moves]))
+        by_shared, by_own, affine = np.split(weights, (len(shared), len(shared) + len(own)))
+        field = shared_kernel @ by_shared + _kernel(flat, own) @ by_own + (affine[0] + flat @ affine[1:])
+        fields.append((field.reshape(places.shape) * window).astype(np.float32))
+    return MouthField(box, *fields)
 
 
 def _grid_places(box: tuple[int, int, int, int], cell_px: float) -> NDArray[np.float32]:
@@ -96,10 +102,9 @@ def _ring(shape: MouthShape) -> NDArray[np.float32]:
     return jaw + outward * shape.scale * (0.16 + 0.26 * below)
 
 
-def _thin_plate(
-    points: NDArray[np.float32], values: NDArray[np.float32], places: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Interpolate values [n, 2] given at points [n, 2] to places [m, 2]; a little regularised against close points."""
+def _thin_plate(points: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights f32 [n + 3, 2] of the surface through values [n, 2] at points [n, 2]: of the kernel at each point, then
+    constant, x and y. A little regularised against close points."""
     count = len(points)
     system = np.zeros((count + 3, count + 3))
     system[:count, :count] = _kernel(points, points) + 1e-4 * np.eye(count)
@@ -107,15 +112,16 @@ def _thin_plate(
     system[count:, :count] = system[:count, count:].T
     right = np.zeros((count + 3, 2))
     right[:count] = values
-    weights = np.linalg.solve(system, right).astype(np.float32)
-    affine = weights[count] + places @ weights[count + 1 :]
-    return _kernel(places, points) @ weights[:count] + affine
+    return np.linalg.solve(system, right).astype(np.float32)
 
 
 def _kernel(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    square = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * (one @ other.T)
-    square = np.maximum(square, 1e-9)
-    return square * np.log(square)
+    square = one @ (-2 * other.T)
+    square += (one**2).sum(1)[:, None]
+    square += (other**2).sum(1)
+    np.maximum(square, 1e-9, out=square)
+    square *= np.log(square)
+    return square
 
 
 def _window(size: tuple[int, int]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ Works on the decoded YUV planes themselves, so nothing is lost to a colour conve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -71,6 +72,8 @@ def draw_mouth(
 def _to_source(grid: NDArray[np.float32], box: Box, window: Box) -> NDArray[np.float32]:
     """Displacement grid over a box -> where each pixel of a window in it comes from, f32 [h, w, 2], picture places."""
     x0, y0, x1, y1 = window
+    # The corner is added before the grid is blown up: interpolation keeps a constant.
+    grid = grid + np.array([x0, y0], np.float32)
     if window == box:
         source = cv2.resize(grid, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)
     else:
@@ -78,9 +81,14 @@ def _to_source(grid: NDArray[np.float32], box: Box, window: Box) -> NDArray[np.f
         place = np.array([[sx, 0, (x0 - box[0] + 0.5) * sx - 0.5], [0, sy, (y0 - box[1] + 0.5) * sy - 0.5]])
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
         source = cv2.warpAffine(grid, place, (x1 - x0, y1 - y0), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    source[..., 0] += np.arange(x0, x1, dtype=np.float32)
-    source[..., 1] += np.arange(y0, y1, dtype=np.float32)[:, None]
+    source += _places(1 << (y1 - y0 - 1).bit_length(), 1 << (x1 - x0 - 1).bit_length())[: y1 - y0, : x1 - x0]
     return source
+
+
+@lru_cache(maxsize=4)
+def _places(height: int, width: int) -> NDArray[np.float32]:
+    """x and y of every pixel, f32 [h, w, 2]. Asked for in few sizes, so that it is there already."""
+    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), axis=2)
 
 
 def _sample(frame: Frame, source: NDArray[np.float32]) -> tuple[Plane, Plane]:

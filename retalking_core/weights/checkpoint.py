@@ -17,7 +17,6 @@ from torch import Tensor
 
 from retalking_core.weights.errors import (
     WeightsKeyMismatchError,
-    WeightsMissingError,
     WeightsShapeMismatchError,
     WeightsTruncatedError,
     WeightsUnsafeError,
@@ -30,14 +29,6 @@ ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"
 LISTED = 5  # keys named in a message; `details` holds them all
 SYNTHETIC_RECORD = "retalking-synthetic-seed"
-
-
-def find_file(folder: Path, entry: WeightFile) -> Path:
-    """The entry's file in a folder, under its own name or an alias."""
-    for name in (entry.file, *entry.aliases):
-        if (folder / name).is_file():
-            return folder / name
-    raise WeightsMissingError(f"{entry.file} is not in the weights folder", file=entry.file)
 
 
 def read_state_dict(path: Path, entry: WeightFile) -> dict[str, Tensor]:

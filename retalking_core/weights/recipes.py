@@ -39,6 +39,15 @@ def _singular_vectors(
     return u, v
 
 
+def _singular_pair(
+    manifest: Manifest, network: str, seed: int, base: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(u, v) of the weight `{base}_orig`, which is drawn anew: it may stand anywhere in the manifest."""
+    spec = manifest[f"{base}_orig"]
+    weight = draw(spec.init, spec.shape, tensor_generator(seed, network, f"{base}_orig")).astype(np.float32)
+    return _singular_vectors(weight, tensor_generator(seed, network, f"{base}_u"))
+
+
 def draw(init: tuple[str | float, ...], shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     """One tensor of the recipes that need no other tensor."""
     match init:
@@ -56,14 +65,13 @@ def draw(init: tuple[str | float, ...], shape: tuple[int, ...], rng: np.random.G
 
 def draw_weights(manifest: Manifest, network: str, seed: int) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """(key, array) in the manifest's order, one at a time."""
+    base, pair = "", None
     for key, spec in manifest.items():
         if spec.init[0] in SINGULAR_SIDES:
-            base = key[: -len("_u")]
-            weight_spec = manifest[f"{base}_orig"]
-            weight = draw(weight_spec.init, weight_spec.shape, tensor_generator(seed, network, f"{base}_orig")).astype(
-                np.float32
-            )
-            pair = _singular_vectors(weight, tensor_generator(seed, network, f"{base}_u"))
+            # u and v stand next to each other: one power iteration serves both
+            if pair is None or base != key[: -len("_u")]:
+                base = key[: -len("_u")]
+                pair = _singular_pair(manifest, network, seed, base)
             value = pair[SINGULAR_SIDES[str(spec.init[0])]]
         else:
             value = draw(spec.init, spec.shape, tensor_generator(seed, network, key))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from retalking_core.weights.checkpoint import find_file, read_state_dict, synthetic_seed
+from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
 from retalking_core.weights.errors import WeightsError, WeightsMissingError, WeightsTruncatedError
+from retalking_core.weights.finding import find_file
 from retalking_core.weights.lock import check_digest, digest_of, read_lock
 from retalking_core.weights.table import WeightFile
 

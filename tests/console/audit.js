@@ -38,12 +38,15 @@
   }
 
   const nameOf = (element) => {
-    const named = (element.getAttribute("aria-labelledby") ?? "").split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
+    const ids = (element.getAttribute("aria-labelledby") ?? "").split(/\s+/);
+    const named = ids.map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
     const label = [...(element.labels ?? [])].map((each) => each.textContent).join(" ");
-    return [element.getAttribute("aria-label"), named, label, element.tagName === "BUTTON" || element.tagName === "A" || element.tagName === "SUMMARY" ? element.textContent : "",
-      element.getAttribute("alt")].find((text) => text?.trim())?.trim();
+    const own = element.matches("button, a, summary") ? element.textContent : "";
+    return [element.getAttribute("aria-label"), named, label, own, element.getAttribute("alt")]
+      .find((text) => text?.trim())?.trim();
   };
-  for (const element of document.querySelectorAll("a[href], button, input, select, textarea, summary, progress, meter, img, video, audio, [role=img], dialog[open]")) {
+  const controls = "a[href], button, input, select, textarea, summary, progress, meter";
+  for (const element of document.querySelectorAll(`${controls}, img, video, audio, [role=img], dialog[open]`)) {
     if (isShown(element) && !nameOf(element)) tell(element, "no name");
   }
   for (const element of document.querySelectorAll("input:not([type=checkbox], [type=range], [type=file]), select, textarea")) {
@@ -61,8 +64,11 @@
   const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
   for (const id of new Set(ids.filter((each, index) => ids.indexOf(each) !== index))) faults.push(`id used twice: ${id}`);
   if (document.querySelectorAll("h1").length !== 1) faults.push("there is not one h1");
-  const levels = [...document.querySelectorAll("main :is(h1, h2, h3, h4)")].filter(isShown).map((each) => Number(each.tagName[1]));
-  levels.forEach((level, index) => { if (level > (levels[index - 1] ?? 0) + 1) faults.push(`h${level} after h${levels[index - 1]}`); });
+  const headings = [...document.querySelectorAll("main :is(h1, h2, h3, h4)")].filter(isShown);
+  const levels = headings.map((each) => Number(each.tagName[1]));
+  levels.forEach((level, index) => {
+    if (level > (levels[index - 1] ?? 0) + 1) faults.push(`h${level} after h${levels[index - 1]}`);
+  });
   for (const element of document.querySelectorAll("[tabindex]")) if (element.tabIndex > 0) tell(element, "forced focus order");
   if (!document.documentElement.lang) faults.push("no language");
   return faults;

@@ -10,7 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from cli.demo_input import write_portrait
-from tests.api.running import RunningApi, run_api
+from tests.api.running import MP4, PREVIEW, WAV, RunningApi, run_api
 from tests.console.browser import find_chromium, open_browser
 from tests.console.stack import RunningStack, run_stack
 from tests.media.clips import make_wav
@@ -40,6 +40,20 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
     """The API alone: jobs wait until a test plays the worker."""
     with run_api(tmp_path_factory.mktemp("console-api"), own_database(redis_url)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def live(api: RunningApi) -> Iterator[RunningApi]:
+    with api.live_worker(PREVIEW, metrics=("ssim", "csim")):
+        yield api
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    face, speech = tmp_path / "face.mp4", tmp_path / "speech.wav"
+    face.write_bytes(MP4)
+    speech.write_bytes(WAV)
+    return face, speech
 
 
 @pytest.fixture(scope="session")

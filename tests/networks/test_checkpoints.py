@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from retalking_core.weights import checkpoint, errors, synthesis, table
-from retalking_core.weights.checkpoint import find_file, read_state_dict, synthetic_seed
+from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
+from retalking_core.weights.finding import find_file
 from retalking_core.weights.manifest import Manifest, load_manifest
 from retalking_core.weights.synthesis import synthetic_state_dict, wrap_state_dict, write_checkpoint
 from retalking_core.weights.table import WEIGHT_FILES, WeightFile

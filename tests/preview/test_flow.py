@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from retalking_core.engines.preview_flow import PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, ReadAhead, StageClock
+from retalking_core.types import Frame
 from tests.faces.clips import PictureSource, backdrop
 
 
@@ -65,3 +66,33 @@ def test_clock_adds_up() -> None:
         with clock.stage("work"):
             time.sleep(0.01)
     assert 0.02 <= clock.times_s["work"] < 0.5
+
+
+class CountingSource(PictureSource):
+    """Notes the number of every frame that is decoded."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__([backdrop(64, 48)] * frames)
+        self.read: list[int] = []
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        for frame in super().frames_at(indices):
+            self.read.append(frame.index)
+            yield frame
+
+
+def test_kept_source_decodes_each_frame_once_in_any_order() -> None:
+    source = CountingSource(6)
+    kept = KeptSource(source, 6 * 64 * 48 * 3 // 2)
+    assert next(kept.frames_at([2, 3])).index == 2  # left early
+    for order in ([0, 1, 2, 1, 0], [5, 4, 3, 3], range(6)):
+        assert [frame.index for frame in kept.frames_at(order)] == list(order)
+    assert sorted(source.read) == list(range(6))
+
+
+def test_kept_source_keeps_nothing_of_a_clip_that_does_not_fit() -> None:
+    source = CountingSource(6)
+    kept = KeptSource(source, 6 * 64 * 48 * 3 // 2 - 1)
+    for _ in range(2):
+        assert [frame.index for frame in kept.frames()] == list(range(6))
+    assert source.read == [*range(6), *range(6)]

@@ -1,0 +1,10 @@
+-- The owner of a job cuts it into segments; what an earlier attempt had cut is forgotten.
+local id, fence, worker, plan, segments = unpack(ARGV)
+if lease_state(id, fence, worker, '') ~= 'held' then return {'lost'} end
+-- The same plan is this very call, repeated after a lost reply.
+if redis.call('HGET', key('split', id), 'plan') == plan then return {'ok'} end
+redis.call('DEL', key('split', id), key('segments', id))
+redis.call('HSET', key('split', id), 'plan', plan, 'fence', 0)
+for number = 0, tonumber(segments) - 1 do redis.call('ZADD', key('segments', id), 0, number) end
+redis.call('ZADD', key('split_files'), '+inf', id)
+return {'ok'}

@@ -1,0 +1,154 @@
+"""Pictures to H.264, in groups that stand alone: pieces of a result can be made on different machines and joined.
+
+Every GROUP_FRAMES pictures a fresh encoder begins, also in a result that one machine makes. A group then depends on
+nothing outside it, and joining is copying packets: the joined stream is the one that a single machine writes. One
+encoder with forced key pictures does not do: x264 takes a key picture's quantiser from the pictures before it, and of
+480 pictures 250 decoded differently. Fresh encoders cost no time and no bytes (`bench/joining.py`: 4.6 s of CPU and
+1,167 kB against 4.7 s and 1,171 kB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import cv2
+from av.codec.context import CodecContext, Flags
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import VideoReformatter
+
+from retalking_core.errors import EngineFaultError
+from retalking_core.media.badge import Badge
+from retalking_core.media.colour import resolve_matrix
+from retalking_core.media.planes import to_picture
+from retalking_core.options import OutputOptions
+from retalking_core.types import ColourTags, Frame, VideoInfo
+
+CODEC = "libx264"
+# `python -m bench.encoder` prints the choice beside its neighbours. veryfast with the motion search of superfast takes
+# a third less CPU time, for 0.3 dB and 2 % more bytes on one clip, 0.6 dB and 10 % on another (49.6 and 45.8 dB left).
+# superfast itself has no macroblock tree, and its files are up to twice as large.
+PRESET = {"preset": "veryfast", "x264-params": "subme=1:me=dia:partitions=i4x4,i8x8"}
+# About ten seconds, as far apart as x264 puts key pictures anyway (250). Whole batches of 16 and less fit into it, so
+# that a network sees the same batches whether the clip is split or not.
+GROUP_FRAMES = 240
+# What x264 gives depends on how many threads it has, so the number must not depend on the machine. Eight cores' worth;
+# on two cores it is as fast as their own three.
+THREADS = 12
+# The lookahead that x264 has for AVX-512 (FFmpeg 8, PyAV 18.1) gives other numbers on the first encode of a process
+# than on the next: two different results in ten encodes of one pattern (`bench/joining.py`). Its AVX2 code, which every
+# such CPU has too, gave one.
+_UP_TO_AVX2 = "MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI1,BMI2,AVX2"
+_CPU_AVX_512F = 13  # OpenCV's number, CV_CPU_AVX_512F
+_FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
+
+
+def encoder_version() -> str:
+    """Two workers for which this is equal encode the same pictures to the same bytes."""
+    versions = av.library_versions
+    codec, scaler = (".".join(map(str, versions[name])) for name in ("libavcodec", "libswscale"))
+    preset = "-".join(PRESET.values())
+    return f"{CODEC}-{preset}-{GROUP_FRAMES}x{THREADS}-{codec}-{scaler}"
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What an encoder is told. width, height: of the encoded picture. source_height: of the picture given to it."""
+
+    width: int
+    height: int
+    source_height: int
+    colour: ColourTags
+    fps: Fraction
+    crf: int
+
+    def apply(self, context: VideoCodecContext) -> None:
+        fps, colour = self.fps, self.colour
+        context.width, context.height = self.width, self.height
+        context.pix_fmt = "yuv420p"
+        context.time_base = 1 / fps
+        context.framerate = fps
+        context.options = {"crf": str(self.crf), **steady_preset()}
+        context.thread_type = "FRAME"
+        context.thread_count = THREADS
+        context.color_range = _FULL if colour.full_range else _LIMITED
+        # An untagged stream is read by its height; scaling must not change how it is read.
+        scaled = self.height != self.source_height
+        context.colorspace = resolve_matrix(colour, self.source_height) if scaled else colour.matrix
+        context.color_primaries = colour.primaries
+        context.color_trc = colour.transfer
+
+
+class PictureEncoder:
+    """Adds a video stream to a container and turns frames into its packets, the first frame at time 0.
+
+    info: of the source. size: (width, height) of the encoded pictures. taken: pictures so far. Raises EngineFaultError
+    for a frame of another size than the source's.
+    """
+
+    def __init__(
+        self, container: OutputContainer, info: VideoInfo, size: tuple[int, int], fps: Fraction, output: OutputOptions
+    ) -> None:
+        self._info, self._size = info, size
+        self._settings = PictureSettings(*size, info.height, info.colour, fps, output.crf)
+        self._badge = Badge(*size, info.colour.full_range) if output.badge else None
+        self._reformatter = VideoReformatter()
+        self._stream = container.add_stream(CODEC, rate=fps)
+        self._settings.apply(self._stream.codec_context)
+        self._context: VideoCodecContext = self._stream.codec_context
+        self.taken = 0
+
+    def encode(self, frame: Frame) -> list[Packet]:
+        """The next picture. x264's frame threads work on while the caller makes the next one."""
+        info = self._info
+        if (frame.y.shape[1], frame.y.shape[0]) != (info.width, info.height):
+            raise EngineFaultError(
+                f"An output picture is {frame.y.shape[1]}x{frame.y.shape[0]}, the video {info.width}x{info.height}."
+            )
+        picture = to_picture(frame)
+        if self._size != (picture.width, picture.height):
+            picture = self._reformatter.reformat(picture, *self._size, "yuv420p", interpolation="BICUBIC")
+        if self._badge is not None:
+            self._badge.stamp(picture)
+        ended = self._next_group() if self.taken and self.taken % GROUP_FRAMES == 0 else []
+        picture.pts, picture.time_base = self.taken % GROUP_FRAMES, 1 / self._settings.fps
+        self.taken += 1
+        return ended + self._placed(self._context.encode(picture))
+
+    def finish(self) -> list[Packet]:
+        return self._placed(self._context.encode(None))
+
+    def _next_group(self) -> list[Packet]:
+        ended = self.finish()
+        context = CodecContext.create(CODEC, "w")
+        self._settings.apply(context)
+        context.flags |= Flags.global_header.value  # as the stream's own encoder: parameter sets stand in the header
+        context.open()
+        if context.extradata != self._stream.codec_context.extradata:
+            raise EngineFaultError("Two encoders of one result disagree about its header.")
+        self._context = context
+        return ended
+
+    def _placed(self, packets: list[Packet]) -> list[Packet]:
+        """Packets of the present group at their place in the stream."""
+        first = (self.taken - 1) // GROUP_FRAMES * GROUP_FRAMES if self.taken else 0
+        for packet in packets:
+            place(packet, self._stream, first)
+        return packets
+
+
+def steady_preset() -> dict[str, str]:
+    """PRESET, kept to code of x264 whose results can be repeated."""
+    if not cv2.checkHardwareSupport(_CPU_AVX_512F):
+        return PRESET
+    return PRESET | {"x264-params": f"{PRESET['x264-params']}:asm={_UP_TO_AVX2}"}
+
+
+def place(packet: Packet, stream: av.VideoStream, first: int) -> None:
+    """Make a packet of a group that begins at picture `first` one of the stream. Its times are in pictures."""
+    packet.pts += first
+    packet.dts += first
+    packet.stream = stream

@@ -1,0 +1,170 @@
+"""The form of a new job, on an API whose worker is played by the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.api.running import RunningApi
+from tests.console.browser import open_page
+from tests.console.test_main_job import choose_inputs, job_id_of
+
+pytestmark = pytest.mark.e2e
+
+
+def submit(page: Page) -> None:
+    page.get_by_role("button", name="Make the video").click()
+
+
+def test_what_is_missing_is_said_where_it_is_missing(browser: Browser, live: RunningApi) -> None:
+    with open_page(browser, live.url) as watched:
+        submit(watched.page)
+        expect(watched.page.get_by_role("region", name="Face").get_by_role("alert")).to_contain_text("Choose a video")
+        expect(watched.page.get_by_role("region", name="Speech").get_by_role("alert")).to_contain_text("the speech")
+        assert watched.call("document.activeElement.type") == "file"
+        assert watched.audit() == []
+
+
+def test_a_file_of_the_wrong_kind(browser: Browser, live: RunningApi, files: tuple[Path, Path], tmp_path: Path) -> None:
+    letter = tmp_path / "letter.mp4"
+    letter.write_text("Dear service, this is no video.")
+    with open_page(browser, live.url) as watched:
+        choose_inputs(watched.page, letter, files[1])
+        submit(watched.page)
+        notice = watched.page.locator(".problem [role=alert]")
+        expect(notice).to_contain_text("The `video` file is text. Send mp4")
+        expect(notice).to_contain_text("container_unsupported")
+        expect(watched.page.get_by_role("region", name="Face").get_by_role("alert")).to_contain_text("is text")
+        expect(watched.page.get_by_role("button", name="Make the video")).to_be_enabled()
+        assert watched.audit() == []
+
+
+def test_a_refused_option_is_led_to(browser: Browser, live: RunningApi, files: tuple[Path, Path]) -> None:
+    """In a part of the form that was folded away again before sending."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        page.get_by_text("Delivery", exact=True).click()
+        page.get_by_label("Webhook URL").fill("http://127.0.0.1:1/hook")
+        page.get_by_text("Delivery", exact=True).click()
+        submit(page)
+        field = page.get_by_label("Webhook URL")
+        expect(field).to_be_focused()
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".problem")).to_contain_text("url_not_allowed")
+
+
+def test_a_number_out_of_its_range_is_not_even_sent(
+    browser: Browser, live: RunningApi, files: tuple[Path, Path]
+) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        page.get_by_text("More options").click()
+        page.locator("input[name='output.crf']").fill("52")
+        submit(page)
+        expect(page.locator("input[name='output.crf']")).to_be_focused()
+        expect(page.locator(".field", has=page.locator("input[name='output.crf']"))).to_contain_text("51")
+
+
+def test_what_the_engine_can_not_honour_is_shown(browser: Browser, live: RunningApi) -> None:
+    """Its offer: no `smile`, no `image`, and `upper_face` at its default only."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        expect(page.locator("select[name=upper_face]")).to_be_disabled()
+        smile = page.locator("select[name=expression] option[value=smile]")
+        assert smile.is_disabled()
+        expect(smile).to_have_text("smile (not with preview)")
+        missing = page.locator("select[name=engine] option[value=videoretalking]")
+        assert missing.is_disabled()
+        expect(missing).to_contain_text("not offered now")
+
+
+def test_every_option_of_the_service_is_in_the_form(browser: Browser, live: RunningApi) -> None:
+    offer = live.client.get("/engines").json()
+    with open_page(browser, live.url) as watched:
+        watched.page.locator("form.new-job").wait_for()
+        names = set(
+            watched.call("[...document.querySelectorAll('form [name]')].map((field) => field.name.split('.')[0])")
+        )
+        assert set(offer["options"]) <= names
+        for option in ("length_mode", "engine", "missing_face"):
+            chosen = watched.page.locator(f"select[name={option}]")
+            for word, meaning in offer["options"][option]["values"]["x-enumDescriptions"].items():
+                if chosen.locator(f"option[value={word}]").is_enabled():
+                    chosen.evaluate(
+                        "(select, word) => { select.value = word; select.dispatchEvent(new Event('change')); }", word
+                    )
+                    expect(watched.page.locator(".field", has=chosen).locator(".meaning").first).to_have_text(meaning)
+
+
+def test_a_face_is_picked_on_the_picture(
+    browser: Browser, live: RunningApi, face: Path, files: tuple[Path, Path]
+) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, face, files[1])
+        page.locator("select[name=face]").select_option("FacePoint")
+        page.get_by_role("button", name="Pick on the picture").first.click()
+        box = page.locator(".preview img").bounding_box()
+        page.locator(".preview img").click(position={"x": box["width"] / 2, "y": box["height"] / 4})
+        expect(page.get_by_text("Picked.")).to_be_visible()
+        submit(page)
+        job = live.client.get(f"/jobs/{job_id_of(page)}").json()
+        assert job["options"]["face"]["x"] == pytest.approx(128, abs=1)
+        assert job["options"]["face"]["y"] == pytest.approx(64, abs=1)
+        live.client.delete(f"/jobs/{job['id']}")
+
+
+# What a person's drop looks like to the page.
+DROP = """(zone, [name, type, text]) => {
+  const carried = new DataTransfer();
+  carried.items.add(new File([text], name, { type }));
+  zone.dispatchEvent(new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
+}"""
+
+
+def test_files_are_dropped(browser: Browser, live: RunningApi) -> None:
+    """One on its place; one beside it, which must not replace the page. A file over the limit is refused at once."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        zone = page.get_by_role("region", name="Speech").locator(".zone")
+        zone.evaluate(DROP, ["words.wav", "audio/wav", "RIFF"])
+        expect(page.get_by_text("words.wav, 4 B")).to_be_visible()
+        page.locator("h1").evaluate(DROP, ["beside.wav", "audio/wav", "RIFF"])
+        expect(page.get_by_text("words.wav, 4 B")).to_be_visible()
+        page.get_by_role("button", name="Remove: Speech").click()
+        expect(zone.get_by_text("drop it here")).to_be_visible()
+        watched.call("Object.defineProperty(File.prototype, 'size', { get: () => 3e9 })")
+        zone.evaluate(DROP, ["long.wav", "audio/wav", "RIFF"])
+        expect(page.get_by_role("alert")).to_contain_text("3.0 GB; the service takes 2.1 GB at most")
+
+
+def test_the_upload_shows_how_far_it_is_and_can_be_stopped(
+    browser: Browser, live: RunningApi, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Through a line of 100 kB a second. What was stopped leaves no job; sent again, it is one."""
+    large = tmp_path / "large.mp4"
+    large.write_bytes(files[0].read_bytes() + bytes(600_000))
+    before = len(live.client.get("/jobs").json()["jobs"])
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, large, files[1])
+        line = page.context.new_cdp_session(page)
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000}
+        line.send("Network.emulateNetworkConditions", slow)
+        submit(page)
+        watched.wait("document.querySelector('.sending progress').value > 0.1")
+        assert 0 < watched.call("document.querySelector('.sending progress').value") < 1
+        expect(page.locator(".sending")).to_contain_text(" of 61")
+        assert watched.audit() == []
+        page.get_by_role("button", name="Stop the upload").click()
+        expect(page.get_by_role("button", name="Make the video")).to_be_enabled()
+        assert len(live.client.get("/jobs").json()["jobs"]) == before
+        line.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+        submit(page)
+        job_id = job_id_of(page)
+    assert len(live.client.get("/jobs").json()["jobs"]) == before + 1
+    live.client.delete(f"/jobs/{job_id}")

@@ -1,0 +1,149 @@
+"""Segments of a split job: leased one by one, fenced, gone with the job."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from jobs.redis_store import RedisJobStore
+from jobs.segments import SegmentLease, SegmentOutcome, SplitPlan
+from jobs.store import Lease, LeaseLostError
+from tests.jobs.making import RETENTION_S, claim, start_job, succeed
+
+PLAN = SplitPlan(engine="preview", renderer="r", frames=700, segments=3, scene_key="s", video_key="v", analysed=0.25)
+
+
+def split_job(store: RedisJobStore, lease_s: float = 30.0) -> Lease:
+    lease = start_job(store, lease_s=lease_s)
+    store.open_split(lease, PLAN)
+    return lease
+
+
+def take(store: RedisJobStore, job: Lease, worker: str = "h1", lease_s: float = 30.0, **asked: Lease) -> SegmentLease:
+    segment = store.claim_segment(job.job_id, worker, lease_s, **asked)
+    assert segment is not None
+    return segment
+
+
+def outcome_of(segment: SegmentLease) -> SegmentOutcome:
+    return SegmentOutcome(key=f"{segment.number}-{segment.fence}", worker=segment.worker_id)
+
+
+def test_segments_are_given_out_once_and_in_order(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    taken = [take(job_store, job, worker) for worker in ("h1", "h2", "h3")]
+    assert [each.number for each in taken] == [0, 1, 2]
+    assert len({each.fence for each in taken}) == 3
+    assert job_store.claim_segment(job.job_id, "h4", 30.0) is None
+
+
+def test_progress_is_the_sum_and_the_last_one_completes(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    first, second, third = (take(job_store, job) for _ in range(3))
+    assert job_store.report_segment(first, 0.5, 30.0) is False
+    state = job_store.split_state(job.job_id)
+    assert state is not None
+    assert (state.plan, state.progress, state.waiting, state.is_complete) == (PLAN, pytest.approx(0.5 / 3), 0, False)
+    for segment in (third, first, second):
+        assert not job_store.split_state(job.job_id).is_complete
+        job_store.finish_segment(segment, outcome_of(segment))
+        job_store.finish_segment(segment, outcome_of(segment))  # the same call after a lost reply
+    state = job_store.split_state(job.job_id)
+    assert state.is_complete
+    assert state.progress == 1.0
+    assert [state.done[number].key for number in range(3)] == [outcome_of(each).key for each in (first, second, third)]
+
+
+def test_a_lost_segment_is_left_to_the_owner_and_the_late_writer_loses(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    lost = take(job_store, job, "h1", lease_s=0.05)
+    others = [take(job_store, job, "h2"), take(job_store, job, "h2")]
+    time.sleep(0.1)
+    assert job_store.claim_segment(job.job_id, "h2", 30.0) is None
+    again = take(job_store, job, "w1", owner=job)
+    assert (again.number, again.attempt) == (lost.number, 2)
+    for late in (
+        lambda: job_store.finish_segment(lost, outcome_of(lost)),
+        lambda: job_store.report_segment(lost, 0.9, 30.0),
+    ):
+        with pytest.raises(LeaseLostError):
+            late()
+    job_store.release_segment(lost, count_attempt=True)
+    assert job_store.claim_segment(job.job_id, "w1", 30.0, owner=job) is None
+    for segment in (again, *others):
+        job_store.finish_segment(segment, outcome_of(segment))
+    assert job_store.split_state(job.job_id).done[0].worker == "w1"
+
+
+def test_a_lease_that_ran_out_unnoticed_still_counts(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    segment = take(job_store, job, lease_s=0.05)
+    time.sleep(0.1)
+    job_store.finish_segment(segment, outcome_of(segment))
+    assert 0 in job_store.split_state(job.job_id).done
+
+
+def test_a_segment_handed_back_uncounted_may_go_to_any_helper(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    for count, expected in ((False, 0), (True, 2)):
+        job_store.release_segment(take(job_store, job), count_attempt=count)
+        assert take(job_store, job, "h2").number == expected
+
+
+def test_only_the_newest_owner_splits_and_claims_as_owner(job_store: RedisJobStore) -> None:
+    old = split_job(job_store, lease_s=0.05)
+    kept = take(job_store, old, "h1")
+    time.sleep(0.1)
+    job_store.requeue_lost()
+    # Helpers go on while the job waits for its next owner.
+    assert job_store.report_segment(kept, 0.3, 30.0) is False
+    new = claim(job_store, old.job_id, "w2")
+    for late in (
+        lambda: job_store.open_split(old, PLAN),
+        lambda: job_store.claim_segment(old.job_id, "w1", 30.0, owner=old),
+    ):
+        with pytest.raises(LeaseLostError):
+            late()
+    assert job_store.split_state(old.job_id).plan == PLAN
+    job_store.open_split(new, PLAN.model_copy(update={"scene_key": "other"}))
+    with pytest.raises(LeaseLostError):
+        job_store.finish_segment(kept, outcome_of(kept))
+
+
+def test_a_cancel_reaches_every_worker_and_stops_the_claims(job_store: RedisJobStore) -> None:
+    job = split_job(job_store)
+    segment = take(job_store, job)
+    job_store.request_cancel(job.job_id, retention_s=RETENTION_S)
+    assert job_store.report_segment(segment, 0.2, 30.0) is True
+    assert job_store.claim_segment(job.job_id, "h2", 30.0) is None
+
+
+@pytest.mark.parametrize("end", ["succeed", "cancel", "lost"])
+def test_a_split_ends_with_its_job_and_its_files_fall_due(job_store: RedisJobStore, end: str) -> None:
+    job = start_job(job_store, lease_s=0.05 if end == "lost" else 30.0)
+    job_store.open_split(job, PLAN)
+    segment = take(job_store, job)
+    assert job_store.ended_splits() == []
+    if end == "succeed":
+        succeed(job_store, job)
+    elif end == "cancel":
+        job_store.cancel(job, retention_s=RETENTION_S)
+    else:
+        time.sleep(0.1)
+        job_store.requeue_lost()
+        job_store.request_cancel(job.job_id, retention_s=RETENTION_S)
+    assert job_store.split_state(job.job_id) is None
+    assert job_store.claim_segment(job.job_id, "h2", 30.0) is None
+    with pytest.raises(LeaseLostError):
+        job_store.report_segment(segment, None, 30.0)
+    assert job_store.ended_splits() == [job.job_id]
+    job_store.drop_split(job.job_id)
+    assert job_store.ended_splits() == []
+
+
+def test_a_job_that_was_never_split_leaves_nothing(job_store: RedisJobStore) -> None:
+    job = start_job(job_store)
+    assert job_store.claim_segment(job.job_id, "h1", 30.0) is None
+    succeed(job_store, job)
+    assert job_store.ended_splits() == []

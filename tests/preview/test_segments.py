@@ -1,0 +1,96 @@
+"""A clip rendered in segments by different engines is the clip that one engine renders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview_scene import PreviewScene
+from retalking_core.errors import EngineFaultError
+from retalking_core.media.segments import plan_segments
+from retalking_core.options import OutputOptions, RenderOptions
+from retalking_core.progress import Progress, ignore_progress
+from retalking_core.scene_file import load_scene, save_scene
+from retalking_core.segmented import SegmentedEngine
+from tests.faces.clips import portrait, write_clip
+from tests.preview.speech import talk, write_wav
+
+# 11 s at 25 frames a second: a whole group of 240 pictures and a short one.
+SECONDS = 11.0
+OPTIONS = RenderOptions(output=OutputOptions(crf=30))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    xs = 140 + 8 * np.sin(np.arange(12) / 12 * 2 * np.pi)
+    return write_clip(tmp_path_factory.mktemp("clip") / "moving.mp4", [portrait(110, 280, 260, x, 125) for x in xs])
+
+
+def decoded(path: Path, kind: str) -> list[np.ndarray]:
+    with av.open(str(path)) as media:
+        return [frame.to_ndarray() for frame in media.decode(**{kind: 0})]
+
+
+def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tmp_path: Path) -> None:
+    speech = write_wav(tmp_path / "talk.wav", talk(SECONDS))
+    engine = PreviewEngine()
+    assert isinstance(engine, SegmentedEngine)
+    whole = engine.render(clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
+    told: list[Progress] = []
+    scene = tmp_path / "scene"
+    drawn = [engine.analyse_clip(clip, speech, scene, OPTIONS, told.append)]
+    assert all(step.stage == "analyse" and step.fraction < 0.5 for step in told)
+    parts = []
+    segments = plan_segments(whole.frames)
+    assert len(segments) == 2
+    for number in (1, 0):  # in any order, each by an engine that has seen nothing else
+        told.clear()
+        part = tmp_path / f"part-{number}"
+        drawn.append(PreviewEngine().render_segment(scene, clip, segments[number], part, OPTIONS, told.append))
+        parts.insert(0, part)
+        assert told[-1].fraction == 1.0
+        assert told[-1].total == len(segments[number])
+    joined = PreviewEngine().join_clip(
+        scene, clip, speech, parts, tmp_path / "joined.mp4", OPTIONS, drawn, ignore_progress
+    )
+    for kind in ("video", "audio"):
+        seen, expected = (decoded(tmp_path / name, kind) for name in ("joined.mp4", "whole.mp4"))
+        assert len(seen) == len(expected)
+        assert all(np.array_equal(a, b) for a, b in zip(seen, expected, strict=True))
+    assert np.array_equal(joined.mouth_target, whole.mouth_target)
+    for name in ("frames", "fps", "duration_s", "width", "height", "face_coverage", "faceless_ranges_s", "notes"):
+        assert getattr(joined, name) == getattr(whole, name)
+    assert {"analyse", "draw", "encode", "join"} <= set(joined.stage_times_s)
+
+
+def test_a_scene_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scene"
+    for content in (b"", b"not an archive"):
+        path.write_bytes(content)
+        with pytest.raises(EngineFaultError, match="could not be read back"):
+            load_scene(path, PreviewScene)
+    save_scene(path, OutputOptions())
+    with pytest.raises(EngineFaultError, match="could not be read back"):
+        load_scene(path, PreviewScene)
+
+
+def test_a_scene_keeps_every_kind_of_value(tmp_path: Path) -> None:
+    path = tmp_path / "scene"
+    options = OutputOptions(crf=7, max_height=None, container="mkv", fps=12.5)
+    save_scene(path, options)
+    assert load_scene(path, OutputOptions) == options
+    asked = RenderOptions(pads=(1, 2, 3, 4), expression="smile", one_shot=True)
+    save_scene(path, asked)
+    assert load_scene(path, RenderOptions) == asked
+    with pytest.raises(TypeError, match="made_by"):
+        save_scene(path, _with_object())
+
+
+def _with_object() -> object:
+    from dataclasses import make_dataclass
+
+    return make_dataclass("Odd", ["made_by"], frozen=True)(made_by=object())

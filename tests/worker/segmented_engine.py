@@ -1,0 +1,123 @@
+"""An engine that changes nothing and takes its time: `seed` milliseconds a frame. Its renders can be shared.
+
+It leaves marks of what it began, so that a test sees what was done twice.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from retalking_core.engine import EngineCapabilities
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.probe import probe_audio
+from retalking_core.media.reader import open_video
+from retalking_core.media.segments import SegmentWriter, join_segments, plan_segments
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.writer import ResultWriter
+from retalking_core.options import RenderOptions
+from retalking_core.progress import Progress, ProgressHook
+from retalking_core.scene_file import load_scene, save_scene
+from retalking_core.segmented import DrawingReport, sum_of_times
+from retalking_core.types import RenderReport, Timeline, VideoInfo
+
+BATCH = 10
+
+
+class SlowEngine:
+    def __init__(self, marks: Path) -> None:
+        self.capabilities = EngineCapabilities(
+            name="preview", version="slow", device="cpu", description="Waits.", unsupported_options={}
+        )
+        self._marks = marks
+
+    def warm_up(self) -> None:
+        self._marks.mkdir(parents=True, exist_ok=True)
+
+    def render(
+        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> RenderReport:
+        self._mark("whole")
+        info, timeline = _plan(video, audio, options)
+        with ResultWriter(result, info, timeline, audio, options.output, {}, DEFAULT_LIMITS) as writer:
+            self._work(writer, video, timeline, range(len(timeline.source_index)), options, progress)
+        return _report(info, timeline, {})
+
+    def analyse_clip(
+        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        self._mark("analyse")
+        save_scene(scene, _plan(video, audio, options)[1])
+        progress(Progress("analyse", 0.02))
+        return DrawingReport({"analyse": 0.5})
+
+    def render_segment(
+        self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        timeline = load_scene(scene, Timeline)
+        self._mark(f"segment-{plan_segments(len(timeline.source_index)).index(segment)}")
+        info = open_video(video, DEFAULT_LIMITS).info
+        with SegmentWriter(result, info, timeline, segment, options.output) as writer:
+            self._work(writer, video, timeline, segment, options, progress)
+        return DrawingReport({"draw": 1.0})
+
+    def join_clip(
+        self,
+        scene: Path,
+        video: Path,
+        audio: Path,
+        parts: Sequence[Path],
+        result: Path,
+        options: RenderOptions,
+        drawn: Sequence[DrawingReport],
+        progress: ProgressHook,
+    ) -> RenderReport:
+        self._mark("join")
+        timeline, info = load_scene(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
+        join_segments(result, parts, timeline, audio, options.output, {}, DEFAULT_LIMITS, progress)
+        return _report(info, timeline, sum_of_times(drawn))
+
+    def _work(
+        self,
+        writer: ResultWriter | SegmentWriter,
+        video: Path,
+        timeline: Timeline,
+        shown: range,
+        options: RenderOptions,
+        progress: ProgressHook,
+    ) -> None:
+        frames = open_video(video, DEFAULT_LIMITS).frames_at(timeline.source_index[shown.start : shown.stop])
+        due_s = time.monotonic()
+        for done, frame in enumerate(frames, start=1):
+            writer.write(frame)
+            due_s += options.seed / 1000
+            if done % BATCH == 0 or done == len(shown):
+                time.sleep(max(0.0, due_s - time.monotonic()))
+                progress(Progress("synthesise", done / len(shown), done, len(shown)))
+
+    def _mark(self, what: str) -> None:
+        (self._marks / f"{what}.{uuid.uuid4().hex}").touch()
+
+
+def _plan(video: Path, audio: Path, options: RenderOptions) -> tuple[VideoInfo, Timeline]:
+    info = open_video(video, DEFAULT_LIMITS).info
+    speech_s = probe_audio(audio, DEFAULT_LIMITS).duration_s
+    return info, plan_timeline(info, speech_s, options.length_mode, options.output.fps)
+
+
+def _report(info: VideoInfo, timeline: Timeline, stage_times_s: dict[str, float]) -> RenderReport:
+    return RenderReport(
+        engine="preview",
+        engine_version="slow",
+        device="cpu",
+        frames=len(timeline.source_index),
+        fps=timeline.fps,
+        duration_s=timeline.duration_s,
+        width=info.width,
+        height=info.height,
+        face_coverage=1.0,
+        faceless_ranges_s=[],
+        stage_times_s=stage_times_s,
+    )
