@@ -37,7 +37,8 @@ def main() -> None:
     if arguments.network:
         print(f"{arguments.network}: {compile_one(arguments.network, arguments.batch):.1f} s", flush=True)
         return
-    names = [name for name in fast_variants(arguments.batch) if name != "lnet"]
+    variants = fast_variants(arguments.batch)
+    names = [name for name in variants if variants[name].compiled_batch and name != "lnet"]
     command = [sys.executable, "-m", "bench.compile", "--batch", str(arguments.batch), "--network"]
     processes = {name: subprocess.Popen([*command, name]) for name in names}
     failed = [name for name, process in processes.items() if process.wait()]

@@ -40,9 +40,10 @@ from retalking_core.engines.lip_scene import (
     plan_windows,
     read_coefficients,
 )
-from retalking_core.engines.preview_flow import PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_flow import PrefetchedSource, StageClock
 from retalking_core.engines.preview_scene import FADE_S, faceless_ranges_s, fade_strength, refuse_faceless
 from retalking_core.engines.remembered_source import RememberedSource
+from retalking_core.engines.write_behind import WriteBehind
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -58,7 +59,7 @@ from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.stages.stabilise import TEMPLATE_KEYS, expression_of, load_template
-from retalking_core.types import FaceTrack, FrameSource, RenderReport, Timeline
+from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 # Those that the face memory hangs on.
@@ -152,10 +153,14 @@ class VideoRetalkingEngine:
     ) -> None:
         count = len(timeline.source_index)
         writer = ResultWriter(result, source.info, timeline, audio, options.output, self._metadata(), self._limits)
-        with writer, ReadAhead(drawing.frames(source), AHEAD) as drawn:
-            for done, frame in enumerate(drawn, start=1):
-                with clock.stage("encode"):
-                    writer.write(frame)
+
+        def encode(frame: Frame) -> None:
+            with clock.stage("encode"):
+                writer.write(frame)
+
+        with writer, WriteBehind(encode, AHEAD) as out:
+            for done, frame in enumerate(drawing.frames(source), start=1):
+                out.put(frame)
                 if done % REPORT_EVERY == 0 or done == count:
                     share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
                     progress(Progress("synthesise", share, done, count))

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import batched_nms
 
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray
 from retalking_core.imaging.separable import crop_resized
+from retalking_core.imaging.upload import upload
 
 MEANS_BGR = (104.0, 117.0, 123.0)
 # A face this large in the detector's input is found reliably; its smallest anchors are 16 px.
@@ -63,7 +64,7 @@ class NeuralFaceModels(DlibModels):
         scale = min(1.0, DETECTOR_FACE_PX / smallest_px)
         size = [max(16, round((bottom - top) * scale)), max(16, round((right - left) * scale))]
         factors = np.array([(right - left) / size[1], (bottom - top) / size[0]] * 2) if scale < 1 else np.ones(4)
-        means = torch.tensor(MEANS_BGR, device=self._networks.device).view(1, 3, 1, 1)
+        means = upload(np.array(MEANS_BGR, np.float32), self._networks.device).view(1, 3, 1, 1)
         found: list[list[Box]] = []
         for start in range(0, len(grays), DETECT_BATCH):
             pictures = self._tensor([gray[top:bottom, left:right] for gray in grays[start : start + DETECT_BATCH]])
@@ -71,9 +72,7 @@ class NeuralFaceModels(DlibModels):
                 pictures = torch.nn.functional.interpolate(pictures, size, mode="bilinear", antialias=True)
             with torch.inference_mode():
                 levels = self._networks.get("s3fd")(pictures.expand(-1, 3, -1, -1) - means)
-            for k in range(len(pictures)):
-                one = tuple(level[k : k + 1] for level in levels)
-                boxes = decode_boxes(one, LOW_SCORE if threshold < 0 else SCORE).cpu().numpy()
+            for boxes in decode_boxes(levels, LOW_SCORE if threshold < 0 else SCORE):
                 found.append([_to_follower(box * factors + (left, top, left, top)) for box in boxes])
         return found
 
@@ -101,17 +100,17 @@ class NeuralFaceModels(DlibModels):
         ]
         regions = [gray[y : y + down, x : x + across] for gray, (x, y) in zip(grays, corners, strict=True)]
         inside = np.stack([crop - (x, y, x, y) for crop, (x, y) in zip(crops, corners, strict=True)])
-        places = torch.from_numpy(inside).to(self._networks.device)
+        places = upload(inside, self._networks.device)
         with torch.inference_mode():
             faces = crop_resized(self._tensor(regions), places, FAN_PX)
             heat = self._networks.get("fan2d")(faces.expand(-1, 3, -1, -1) / 255)[-1]
-        points = np.stack([heat_peaks(one).cpu().numpy() for one in heat])
+        points = heat_peaks(heat.flatten(0, 1)).view(len(heat), -1, 2).cpu().numpy()
         cells = np.array([(crop[2] - crop[0]) / HEAT_PX for crop in crops])[:, None, None]
         origins = np.stack([crop[:2] for crop in crops])[:, None] - 0.5
         return list((points * cells + origins).astype(np.float32))
 
     def _tensor(self, grays: Sequence[Gray]) -> Tensor:
-        return torch.from_numpy(np.stack(grays)).to(self._networks.device)[:, None].float()
+        return upload(np.stack(grays), self._networks.device)[:, None].float()
 
 
 def fan_crop(box: Box) -> NDArray[np.float64]:
@@ -127,24 +126,36 @@ def _start(double_centre: float, length: int, limit: int) -> int:
     return int(np.clip(round((double_centre - length) / 2), 0, limit - length))
 
 
-def decode_boxes(levels: tuple[Tensor, ...], least: float) -> Tensor:
-    """S3FD's twelve results for one picture -> f32 [n, 4] left, top, right, bottom, best first."""
+def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.float32]]:
+    """S3FD's twelve results -> for each picture f32 [n, 4] left, top, right, bottom, best first.
+
+    All pictures together, and fetched once: each look at the device from here would wait for it.
+    """
     boxes, scores = [], []
     for level, (classes, offsets) in enumerate(zip(levels[::2], levels[1::2], strict=True)):
         stride = 2 ** (level + 2)
-        score = classes[0].softmax(dim=0)[1]
-        row, column = torch.nonzero(score > least, as_tuple=True)
-        offset = offsets[0, :, row, column].T
-        centre = (torch.stack([column, row], dim=1) + 0.5) * stride + offset[:, :2] * CENTRE_VARIANCE * 4 * stride
-        half = 2 * stride * torch.exp(offset[:, 2:] * SIZE_VARIANCE)
-        boxes.append(torch.cat([centre - half, centre + half], dim=1))
-        scores.append(score[row, column])
-    found, score = torch.cat(boxes), torch.cat(scores)
-    return found[nms(found, score, NMS_OVERLAP)]
+        scores.append(classes.softmax(dim=1)[:, 1].flatten(1))
+        offset = offsets.flatten(2).transpose(1, 2)
+        centre = _cell_centres(classes, stride) + offset[..., :2] * CENTRE_VARIANCE * 4 * stride
+        half = 2 * stride * torch.exp(offset[..., 2:] * SIZE_VARIANCE)
+        boxes.append(torch.cat([centre - half, centre + half], dim=2))
+    score, box = torch.cat(scores, dim=1), torch.cat(boxes, dim=1)
+    picture, place = torch.nonzero(score > least, as_tuple=True)
+    found = box[picture, place]
+    kept = batched_nms(found, score[picture, place], picture, NMS_OVERLAP)
+    numbers, corners = picture[kept].cpu().numpy(), found[kept].cpu().numpy()
+    return [corners[numbers == k] for k in range(len(score))]
+
+
+def _cell_centres(classes: Tensor, stride: int) -> Tensor:
+    """Of a level's cells, row by row, px of the picture, f32 [H * W, 2] (x, y)."""
+    rows, columns = (torch.arange(n, device=classes.device) for n in classes.shape[2:])
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return (torch.stack([x, y], dim=2).flatten(0, 1) + 0.5) * stride
 
 
 def heat_peaks(heat: Tensor) -> Tensor:
-    """Places of 68 peaks in heat maps [68, 64, 64], continuous px of them, [68, 2] (x, y).
+    """Places of the peaks in heat maps [n, 64, 64], continuous px of them, [n, 2] (x, y).
 
     The centre of gravity of five by five cells around the highest one: the original rounds to whole pixels, which
     trembles.

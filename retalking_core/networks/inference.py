@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from retalking_core.networks.captured import CapturedCall
 from retalking_core.networks.normalisation import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -41,12 +42,14 @@ class InferenceVariant:
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
     demodulation stay in float32. Results are float32 whatever it is. compiled_batch: if given, the network is compiled
     for batches of exactly this size (torch.compile; elementwise work is merged into few kernels), and other batches are
-    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
+    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR. captured: a compiled network
+    runs as one CUDA graph."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
     fold: bool = True
     compiled_batch: int | None = None
+    captured: bool = False
 
     def check(self, name: str) -> None:
         if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
@@ -61,12 +64,16 @@ REFERENCE = InferenceVariant(fold=False)
 
 
 def fast_variants(batch: int) -> dict[str, InferenceVariant]:
-    """For a GPU: half precision where it is allowed, compiled for batches of this size.
+    """For a GPU: half precision where it is allowed, compiled for batches of this size; TF32 for what finds the face.
 
     fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
     What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
     """
-    return {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
+    half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in ("dnet", "gpen512", "gfpgan", "parsenet")}
+    # Of many small kernels: they are launched as one.
+    lips = InferenceVariant("fp16", compiled_batch=batch, captured=True)
+    found = {"s3fd": InferenceVariant("tf32"), "deep3d": InferenceVariant("tf32")}
+    return half | found | {"lnet": lips, "enet": lips, "fan2d": InferenceVariant("tf32", compiled_batch=batch)}
 
 
 class InferenceNetwork(nn.Module):
@@ -78,6 +85,8 @@ class InferenceNetwork(nn.Module):
         self._run: Callable[..., Any] = network
         if variant.compiled_batch is not None:
             self._run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+            if variant.captured and self.device.type == "cuda":
+                self._run = CapturedCall(self._run)
 
     @property
     def device(self) -> torch.device:

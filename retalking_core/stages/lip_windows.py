@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retalking_core.imaging.filters import truncate_u8
 from retalking_core.imaging.resize import resize_bilinear
+from retalking_core.imaging.upload import upload
 from retalking_core.stages.reference import insert_original
 
 LIP_PX = 384
@@ -64,7 +65,7 @@ def synthesise_lips(
 def hold_noises(sizes: Sequence[int], seed: int, device: torch.device | str) -> list[Tensor]:
     """One draw of standard normal noise a size, f32 [1, 1, n, n], the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(1, 1, size, size, generator=generator).to(device) for size in sizes]
+    return [upload(torch.randn(1, 1, size, size, generator=generator), device) for size in sizes]
 
 
 def lip_batches_original(

@@ -101,7 +101,7 @@ def test_boxes_are_decoded_and_thinned() -> None:
         levels += [classes, torch.zeros(1, 4, size, size)]
     levels[2][0, 1, 10, 12], levels[2][0, 1, 10, 13], levels[4][0, 1, 3, 2] = 12.0, 11.0, 16.0
     levels[5][0, :, 3, 2] = torch.tensor([1.0, -1.0, 1.0, 0.0])
-    boxes = neural_models.decode_boxes(tuple(levels), 0.5)
+    (boxes,) = neural_models.decode_boxes(tuple(levels), 0.5)
     half = 32 * np.exp(0.2)
     expected = [[46.4 - half, 49.6 - 32, 46.4 + half, 49.6 + 32], [100 - 16, 84 - 16, 100 + 16, 84 + 16]]
     assert np.abs(boxes.numpy() - expected).max() < 1e-3
