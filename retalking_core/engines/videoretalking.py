@@ -186,8 +186,8 @@ class VideoRetalkingEngine:
                 options.pads,
                 options.one_shot,
                 options.fps,
-                expression,
                 options.compat,
+                expression,
             )
             return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, template, *chosen])
 
