@@ -5,7 +5,7 @@
 
 Cases are canvases (480p, 700x700, 1080p, 4K; the face as large as it was, and scaled with the canvas), lengths, batch
 sizes, precisions, and the face cache missed and hit. Each is rendered once to warm up and then --repeat times; the
-quickest counts. `--track` replays a face track that was found before, and does the detectors' work besides
+quickest counts; the long ones once, after others have warmed the process up. `--track` replays a face track that was found before, and does the detectors' work besides
 (`bench.replay`): with synthetic weights nothing else can follow a face. `--against` compares with an earlier JSON and
 ends with status 1 where a case became slower by more than a tenth.
 """
@@ -142,11 +142,14 @@ class Bench:
             cache = LocalFaceCache(Path(folder), 2**33, 3600) if case.cached else None
             engine, video = self.engine(case, cache)
             speech = self._inputs.speech(case.seconds)
-            render(engine, video, speech, self._folder)
+            long = case.seconds > SHORT_S
+            if not long:
+                render(engine, video, speech, self._folder)
             if self._device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
+            repeat = 1 if long else self._repeat
             with LoadWatch() as watch:
-                runs = [timed(lambda: render(engine, video, speech, self._folder)) for _ in range(self._repeat)]
+                runs = [timed(lambda: render(engine, video, speech, self._folder)) for _ in range(repeat)]
         best = min(range(len(runs)), key=lambda k: runs[k].wall_s)
         report, run = runs[best].report, runs[best]
         return Figures(

@@ -107,6 +107,14 @@ class Settings(BaseSettings):
         description="What follows faces for the neural engine: dlib, neural (S3FD and 2DFAN4), or auto: neural where "
         "its trained weights and a CUDA device are there",
     )
+    inference: Literal["auto", "exact", "fast"] = Field(
+        "auto",
+        description="How the neural engine computes: exact (float32), fast (half precision, compiled; needs CUDA), or "
+        "auto: fast where CUDA is",
+    )
+    inference_batch: int = Field(
+        16, ge=1, le=32, description="Frames that the neural engine draws at once on a CUDA device"
+    )
     worker_memory_bytes: int = Field(
         8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -100,15 +101,22 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     import torch
 
     from retalking_core.engines.videoretalking import VideoRetalkingEngine
+    from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.finding import find_file
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
-    networks = NetworkStore(settings.models_dir, "cuda" if torch.cuda.is_available() else "cpu")
+    has_cuda = torch.cuda.is_available()
+    variants = fast_variants(settings.inference_batch) if computes_fast(settings, has_cuda) else {}
+    if variants:
+        # A start that finds it takes 40 s instead of 3 minutes.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
+    networks = NetworkStore(settings.models_dir, "cuda" if has_cuda else "cpu", variants)
     engine = VideoRetalkingEngine(
         networks,
+        batch_size=settings.inference_batch if has_cuda else None,
         limits=limits,
         tracker=_face_tracker(settings, networks),
         templates=settings.models_dir / "expression.mat",
@@ -117,6 +125,13 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     )
     engine.warm_up()
     return engine
+
+
+def computes_fast(settings: Settings, has_cuda: bool) -> bool:
+    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is."""
+    if settings.inference == "fast" and not has_cuda:
+        raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
+    return has_cuda and settings.inference != "exact"
 
 
 def chosen_tracker(settings: Settings, has_cuda: bool) -> str:

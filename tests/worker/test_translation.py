@@ -37,6 +37,7 @@ from worker import metrics as numbers
 from worker.engines import (
     choose_engine,
     chosen_tracker,
+    computes_fast,
     engine_info,
     load_engines,
     neural_obstacle,
@@ -275,3 +276,22 @@ def test_a_log_line_is_one_line_of_json() -> None:
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")
     assert "ValueError: here" in line["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_cuda", "fast"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("exact", True, False),
+        ("exact", False, False),
+        ("fast", True, True),
+    ],
+)
+def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool) -> None:
+    assert computes_fast(Settings(_env_file=None, inference=asked), has_cuda) is fast
+
+
+def test_fast_by_name_needs_a_gpu() -> None:
+    with pytest.raises(RuntimeError, match="RETALKING_INFERENCE"):
+        computes_fast(Settings(_env_file=None, inference="fast"), has_cuda=False)
