@@ -180,16 +180,9 @@ class VideoRetalkingEngine:
             expression = options.expression
             if expression not in TEMPLATE_KEYS:
                 expression = Path(expression).read_bytes()
-            chosen = (
-                options.face,
-                options.crop,
-                options.pads,
-                options.one_shot,
-                options.fps,
-                options.compat,
-                expression,
-            )
-            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, template, *chosen])
+            place = (options.face, options.crop, options.pads, options.compat)
+            look = (options.one_shot, options.fps, expression, template)
+            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, *place, *look])
 
         turns = itertools.count(1)
         # A count that grows: who waits for another render is not taken for one that hangs.
