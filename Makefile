@@ -21,9 +21,10 @@ demo: $(VENV)/.embedded
 test: $(VENV)/.all check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# Everything of tests/faults, the long part too: about 13 minutes. `pytest -m faults` is the short part.
+# Everything of tests/faults, and workers killed in a shared job, the long part too: about 17 minutes.
+# `pytest -m faults` is the short part.
 faults: $(VENV)/.all
-	$(BIN)/python -m pytest -m "faults or faults_long" tests/faults
+	$(BIN)/python -m pytest -m "faults or faults_long" tests/faults tests/worker/test_split_job.py
 
 load: $(VENV)/.all
 	$(BIN)/python -m bench.load --json bench/results/load.json

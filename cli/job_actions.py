@@ -16,13 +16,15 @@ from cli.service import DEFAULT_URL, AsJson, JobId, JobIds, ServiceUrl, open_cli
 from retalking_client import Client, Job
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it lasts")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
+# Text, not a path: a path forgets the slash that makes `new/` a folder.
+Out = Annotated[str | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
+ResultOut = Annotated[str | None, typer.Option("--out", "-o", help="Fetch the result to here (implies waiting)")]
 Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after so many seconds")]
 
 
 def wait(
     job: JobId,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Fetch the result to here")] = None,
+    out: ResultOut = None,
     timeout_s: Timeout = None,
     url: ServiceUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -33,7 +35,7 @@ def wait(
         finish(client, follow(client, job, console, timeout_s), out, as_json, console)
 
 
-def finish(client: Client, job: Job, out: Path | None, as_json: bool, console: Console) -> None:
+def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Console) -> None:
     """The end of a job that was waited for: its result, its numbers; raises when it did not succeed."""
     if as_json:
         print_json(job)
@@ -67,12 +69,10 @@ def download(job: JobId, out: Out = None, url: ServiceUrl = DEFAULT_URL, quiet: 
         typer.echo(fetch(client, client.get(job), out, Console(stderr=True, quiet=quiet)))
 
 
-def fetch(client: Client, job: Job, out: Path | None, console: Console) -> Path:
+def fetch(client: Client, job: Job, out: str | None, console: Console) -> Path:
     """With a bar where somebody watches."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     shown = console.is_terminal and not console.quiet
-    if out is not None and not out.is_dir():
-        out.expanduser().parent.mkdir(parents=True, exist_ok=True)
     with Progress(TextColumn("download"), *columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task("download")
         return client.download(job, out, on_bytes=lambda done, total: bar.update(task, completed=done, total=total))

@@ -11,7 +11,7 @@ from rich.console import Console
 from cli.asking import checked, read_pairs
 from cli.failures import EXIT_USAGE, CommandError
 from cli.following import follow
-from cli.job_actions import Timeout, finish
+from cli.job_actions import ResultOut, Timeout, finish
 from cli.jobs import print_json
 from cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
 from jobs.models import JobRequest
@@ -26,7 +26,7 @@ def submit(
     audio: Annotated[str, typer.Argument(help="Speech: a file, or an http(s) address")],
     url: ServiceUrl = DEFAULT_URL,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Follow the job to its end")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Fetch the result to here (implies --wait)")] = None,
+    out: ResultOut = None,
     timeout_s: Timeout = None,
     option: Annotated[
         list[str] | None, typer.Option(help="key=value, may be repeated, e.g. --option output.crf=20")

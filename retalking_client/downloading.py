@@ -54,13 +54,15 @@ class PartialFile:
 
 
 def target_of(job: Job, target: str | os.PathLike[str] | None) -> Path:
-    """Where the result goes: the path given; inside it, where it is a folder; `JOB.mp4` here, where none is given."""
+    """Where the result goes: the path given; a name of its own inside it, where it is a folder or ends as one (`out/`);
+    `JOB.mp4` here, where none is given."""
     suffix = {"video/quicktime": "mov", "video/x-matroska": "mkv"}.get(job.result.content_type if job.result else "")
     name = f"{job.id}.{suffix or 'mp4'}"
     if target is None:
         return Path(name)
     path = Path(target).expanduser()
-    return path / name if path.is_dir() else path
+    is_folder = path.is_dir() or os.fspath(target).endswith(("/", os.sep))
+    return path / name if is_folder else path
 
 
 def _start_of(answer: httpx.Response) -> int:

@@ -98,6 +98,10 @@ class LeaseKeeper:
         finally:
             self._is_watched = False
 
+    def excuse(self) -> None:
+        """The work stands still for a good reason, which somebody else watches."""
+        self._moved_at = time.monotonic()
+
     def beat(self, stage: str, fraction: float, detail: object = None) -> None:
         """Tell where the job stands (fraction 0..1 of the whole job), then check().
 

@@ -47,7 +47,7 @@ def measurement_of(
         paired = plan_timeline(source, speech_s, options.length_mode, options.output.fps).source_index
     except InputError:
         paired = None
-    return Measurement(result, speech, report, limits, video, paired, models, progress)
+    return Measurement(result, speech, report, limits, video, paired, models, progress, options.output.badge)
 
 
 def measure(measurement: Measurement, asked: Sequence[str] | None, tell: Callable[..., None]) -> list[MetricResult]:

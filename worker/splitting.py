@@ -134,6 +134,7 @@ class SharedRender:
                 )
             )
             if segment is None:
+                self._keeper.excuse()  # who holds the rest has a lease that ends when nothing moves
                 self._keeper.wait(LOOK_EVERY_S / 2)
                 continue
             try:
@@ -148,17 +149,22 @@ class SharedRender:
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return
         try:
-            self._look()
+            self._tell(self._context.store.split_state(self._task.job.id))
         except RedisError as fault:
+            # Each call waits for seconds before it gives up; the render must not wait with every batch.
+            self._looked_at = time.monotonic() + self._context.settings.lease_s / 3
             log.warning("the job store did not answer: %s", type(fault).__name__)
             self._keeper.check()
 
     def _look(self) -> SplitState:
-        """Where all segments stand: told as the job's progress, and workers without work are called for the rest.
-        Raises LeaseLostError when the job is over."""
+        """Between two segments: the answer is waited for."""
+        return self._tell(patiently(lambda: self._context.store.split_state(self._task.job.id)))
+
+    def _tell(self, state: SplitState | None) -> SplitState:
+        """Where all segments stand is the job's progress, and workers without work are called for the rest. Raises
+        LeaseLostError when the job is over."""
         self._looked_at = time.monotonic()
         context, job = self._context, self._task.job
-        state = patiently(lambda: context.store.split_state(job.id))
         if state is None:
             raise LeaseLostError(job.id)
         analysed = state.plan.analysed

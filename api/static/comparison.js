@@ -1,6 +1,7 @@
 // Input and result side by side, under one control. The result leads; the input follows its clock.
 
 import { h, unique } from "./elements.js";
+import { pause } from "./events.js";
 import { clock } from "./format.js";
 import { sourceTime } from "./source_time.js";
 
@@ -8,15 +9,19 @@ import { sourceTime } from "./source_time.js";
 // difference by three times the speed. Beyond this it is set anew.
 const SEEK_BEYOND_S = 0.6;
 const HURRY_PER_S = 3;
+// Of the life of a link, after which the next one is fetched.
+const RENEW_AFTER = 0.8;
+const RENEW_LEAST_MS = 10_000;
 const SPEEDS = [0.25, 0.5, 1, 1.5];
 
-// media: GET /jobs/{id}/media. Gives { element, seek(s), onTime(listener) }.
-export function buildComparison(job, media, signal) {
+// media: GET /jobs/{id}/media; askMedia() asks for it again. Gives { element, seek(s), onTime(listener) }.
+export function buildComparison(job, media, askMedia, signal) {
   const result = h("video", { src: relative(media.result.url), playsinline: true, preload: "auto", "aria-label": "Result" });
   const input = buildInput(media.video);
   const players = h("div", { class: "players" },
     figure("Input", input ?? h("p", { class: "fine missing" }, "The input was named by its address and is not kept here.")),
     figure("Result", result));
+  const links = { now: media };
   const listeners = [];
   const controls = buildControls(result, job);
   const download = h("a", { class: "button primary", href: relative(media.result.url), download: "" }, "Download");
@@ -30,8 +35,14 @@ export function buildComparison(job, media, signal) {
     return requestAnimationFrame(tick);
   };
   requestAnimationFrame(tick);
-  result.addEventListener("error", () => players.append(h("p", { class: "error", role: "alert" },
-    "The browser can not play this result; download it instead.")));
+  const giveUp = () => players.append(h("p", { class: "error", role: "alert" },
+    "The browser can not play this result; download it instead."));
+  result.addEventListener("error", () => reopen(result, links.now.result) || giveUp());
+  if (input?.tagName === "VIDEO") {
+    input.addEventListener("error", () => reopen(input, links.now.video) || input.replaceWith(
+      h("p", { class: "fine missing" }, "The browser can not play the input; the result is not affected.")));
+  }
+  keepFresh(links, askMedia, signal, () => { download.href = relative(links.now.result.url); });
   return {
     element, onTime: (listener) => listeners.push(listener),
     seek: (time) => { result.currentTime = Math.min(time, result.duration || time); },
@@ -44,9 +55,31 @@ function buildInput(link) {
   if (link.content_type.startsWith("image/")) return h("img", { src, alt: "The input, a still picture" });
   const input = h("video", { src, playsinline: true, preload: "auto", "aria-label": "Input, without its sound" });
   input.muted = true;
-  input.addEventListener("error", () => input.replaceWith(
-    h("p", { class: "fine missing" }, "The browser can not play the input; the result is not affected.")));
   return input;
+}
+
+// A page may stay open for longer than its links live: the next ones are there before these end.
+async function keepFresh(links, askMedia, signal, onNew) {
+  while (!signal.aborted) {
+    const lifeMs = new Date(links.now.expires_at) - Date.now();
+    await pause(Math.max(RENEW_LEAST_MS, lifeMs * RENEW_AFTER), signal);
+    if (signal.aborted) return;
+    // A service that is away now is asked again; a job that was deleted has nothing to play.
+    const next = await askMedia().catch((fault) => (fault.status === 404 ? null : links.now));
+    if (!next?.result) return;
+    links.now = next;
+    onNew();
+  }
+}
+
+// True when there is a newer link than the one that broke: the player goes on with it where it was.
+function reopen(player, link) {
+  const src = relative(link.url);
+  if (player.getAttribute("src") === src) return false;
+  const at = player.currentTime;
+  player.src = src;
+  player.currentTime = at;
+  return true;
 }
 
 // Links of this service are relative to it, so that they work below a path of a proxy too.

@@ -102,7 +102,7 @@ async function drawOutcome(page) {
     if (!job.result) return;
     const [media, evaluation, offer] = await Promise.all([api.media(job.id), api.evaluation(job.id), api.offer()]);
     if (page.signal.aborted) return;
-    const comparison = buildComparison(job, media, page.signal);
+    const comparison = buildComparison(job, media, () => api.media(job.id), page.signal);
     page.outcome.replaceChildren(resultNote(job), comparison.element);
     showEvaluation(page.evaluation, { job, evaluation, offer, comparison });
   } catch (fault) {

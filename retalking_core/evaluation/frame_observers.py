@@ -12,6 +12,7 @@ from retalking_core.evaluation.outside import OutsideError, OutsideMeter, face_b
 from retalking_core.evaluation.reference_feed import ReferenceFeed
 from retalking_core.evaluation.ssim import SIDE_PX, SimilarityMeter, toolkit_gray
 from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.media.badge import badge_box
 from retalking_core.types import Frame
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class OutsideObserver:
                 f"the result is {width}x{height} and the reference {other_width}x{other_height}: "
                 "pixels can not be paired"
             )
-        self._feed, self._meter = feed, OutsideMeter()
+        self._feed = feed
+        self._meter = OutsideMeter(badge_box(*sizes[0]) if measurement.has_badge else None)
 
     def see(self, number: int, frame: Frame, marks: Marks) -> None:
         other = self._feed.frame(number)

@@ -38,7 +38,7 @@ class Measurement:
 
     reference: the video that the result was made from. source_index: i64 [M], the reference frame that each result
     frame was made from; None: the one of the same number. progress: told while the evaluation runs; what it raises ends
-    it.
+    it. has_badge: `output.badge` was asked for, and is no error of the picture.
     """
 
     result: Path
@@ -49,6 +49,7 @@ class Measurement:
     source_index: NDArray[np.int64] | None = None
     models: EvaluationModels | None = None
     progress: ProgressHook = ignore_progress
+    has_badge: bool = False
 
     @cached_property
     def steps(self) -> EvaluationSteps:

@@ -59,6 +59,7 @@ def test_a_job_from_submission_to_deletion(ask: Call, api: RunningApi, tmp_path:
     fetched = ask("download", job_id, "--out", "new/result.mp4")
     assert (fetched.code, fetched.out) == (0, "new/result.mp4\n")
     assert (tmp_path / "new" / "result.mp4").read_bytes() == VIDEO
+    assert ask("download", job_id, "-o", "folder/").out == f"folder/{job_id}.mp4\n"
     lines = ask("events", job_id).out.splitlines()
     assert lines[0].split()[2] == "job.queued"
     assert lines[-1].split()[2:] == ["job.succeeded", "100%"]

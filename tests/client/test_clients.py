@@ -11,6 +11,8 @@ from typing import Any, get_type_hints
 import pytest
 
 import retalking_client
+from cli.keys import make_key
+from jobs.api_keys import Scope
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobView, Output
 from retalking_client import (
@@ -27,9 +29,10 @@ from retalking_client import (
 )
 from retalking_client.client import Client
 from retalking_client.options import OutputOptions
-from tests.api.running import RunningApi
+from tests.api.running import RunningApi, run_api
 from tests.client.breaking_proxy import BreakingProxy, Fault
 from tests.client.conftest import QUICK, finish
+from tests.services import own_database
 
 VIDEO = bytes(range(256)) * 4000  # 1 MB
 
@@ -260,6 +263,22 @@ def test_the_key_goes_to_the_service_and_nowhere_else(
         assert {headers.get("authorization") for *_, headers in proxy.asked} == {"Bearer a-secret"}
         assert [headers.get("authorization") for *_, headers in elsewhere.asked] == [None]
     assert (tmp_path / "result.mp4").read_bytes() == VIDEO
+
+
+def test_a_service_that_wants_keys(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory, face: Path, speech: Path, tmp_path: Path
+) -> None:
+    with run_api(tmp_path_factory.mktemp("keys"), own_database(redis_url), REQUIRE_KEYS="true") as locked:
+        with Client(locked.url, retry=QUICK) as nobody, pytest.raises(ApiError) as refused:
+            nobody.submit(face, speech)
+        assert refused.value.status == 401
+        key = make_key(locked.store, "the test", frozenset({Scope.SUBMIT, Scope.READ}))
+        with Client(locked.url, api_key=key) as client:
+            job = client.submit(client.upload(face), speech)
+            finish(locked, job.id, VIDEO)
+            assert client.wait(job).status == "succeeded"
+            assert client.download(job, tmp_path / "result.mp4").read_bytes() == VIDEO
+            client.delete(job)
 
 
 def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, proxy: BreakingProxy) -> None:

@@ -83,6 +83,7 @@ def test_where_a_result_goes(tmp_path: Path) -> None:
     job = Job.model_validate(JOB)
     assert target_of(job, None) == Path("job_1.mp4")
     assert target_of(job, tmp_path) == tmp_path / "job_1.mp4"
+    assert target_of(job, f"{tmp_path}/new/") == tmp_path / "new" / "job_1.mp4"
     assert target_of(job, tmp_path / "x.mov") == tmp_path / "x.mov"
 
 

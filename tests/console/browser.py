@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +83,14 @@ class Watched:
 
 @contextmanager
 def open_page(
-    browser: Browser, url: str, routes: Mapping[str, Callable[[Route], None]] | None = None, **options: Any
+    browser: Browser,
+    url: str,
+    routes: Mapping[str, Callable[[Route], None]] | None = None,
+    others: Collection[str] = (),
+    **options: Any,
 ) -> Iterator[Watched]:
-    """routes: who answers in the service's place, by the end of the address. options: of the browser context, as
-    viewport and colour scheme. Ends with a look at what went wrong."""
+    """routes: who answers in the service's place, by the end of the address. others: hosts beside it. options: of the
+    browser context, as viewport and colour scheme. Ends with a look at what went wrong."""
     context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(PATIENCE_MS)
     watched = Watched(context.new_page())
@@ -108,6 +112,6 @@ def open_page(
         watched.page.goto(url)
         yield watched
         assert watched.faults == []
-        assert watched.hosts == {urlsplit(url).netloc}, "the console talks to its own service only"
+        assert watched.hosts == {urlsplit(url).netloc, *others}, "the console talks to its own service only"
     finally:
         context.close()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.console.browser import Watched, open_page
 from tests.console.test_main_job import RESULT, choose_inputs
 from tests.media.clips import make_video
 from tests.media.test_timeline import regular
-from tests.services import own_database
+from tests.services import S3Endpoint, own_database
 
 pytestmark = pytest.mark.e2e
 PHONE = {"width": 360, "height": 740}
@@ -241,4 +242,50 @@ def test_input_and_result_stand_and_run_together(browser: Browser, live: Running
             page.wait_for_timeout(60)
         assert len(apart_s) > 8
         assert sorted(apart_s)[len(apart_s) // 2] < 0.15, "seconds, on a machine that is busy with other tests"
+    live.client.delete(f"/jobs/{job_id}")
+
+
+def test_players_open_what_the_object_store_presigns(
+    browser: Browser, redis_url: str, s3: S3Endpoint, tmp_path: Path
+) -> None:
+    """Another origin, no key, no CORS rule, and inputs without a content type of their own."""
+    env = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
+    clip = make_video(tmp_path / "clip.mp4", frames=25, speech_s=1.0).read_bytes()
+    with run_api(tmp_path / "api", own_database(redis_url), **env) as stored:
+        job_id = stored.client.post("/jobs", files=input_files(clip)).json()["id"]
+        stored.finish(job_id, clip)
+        store_host = urlsplit(s3.endpoint).netloc
+        with open_page(browser, f"{stored.url}/#/jobs/{job_id}", others=[store_host]) as watched:
+            watched.page.locator(RESULT).wait_for()
+            watched.wait("[...document.querySelectorAll('.comparison video')].every((one) => one.readyState >= 3)")
+            with watched.page.expect_download() as download:
+                watched.page.get_by_role("link", name="Download").click()
+            assert download.value.suggested_filename == f"{job_id}.mp4"
+            assert Path(download.value.path()).read_bytes() == clip
+
+
+def test_a_page_that_stays_open_gets_new_links(browser: Browser, live: RunningApi, tmp_path: Path) -> None:
+    """The first links name nothing any more; the next ones are fetched by themselves, and the player goes on."""
+    clip = make_video(tmp_path / "clip.mp4", frames=25, speech_s=1.0).read_bytes()
+    job_id = live.client.post("/jobs", files=input_files(clip)).json()["id"]
+    live.finish(job_id, clip)
+    asked: list[str] = []
+
+    def age(route: Route) -> None:
+        """The first answer is that of an hour ago."""
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+            return
+        links = live.client.get(f"/jobs/{job_id}/media").json()
+        route.fulfill(json=links | {"expires_at": "2020-01-01T00:00:00Z"})
+
+    with open_page(browser, f"{live.url}/#/jobs/{job_id}", {"/media$": age}) as watched:
+        watched.page.locator(RESULT).wait_for()
+        download = watched.page.get_by_role("link", name="Download")
+        first = download.get_attribute("href")
+        watched.wait(f"document.querySelector('a[download]').getAttribute('href') !== '{first}'", timeout_s=30)
+        watched.call(f"document.querySelector('{RESULT}').src = 'jobs/{job_id}/media/result?expires=1&signature=x'")
+        watched.wait(f"document.querySelector('{RESULT}').readyState >= 2")
+        assert len(asked) == 2
     live.client.delete(f"/jobs/{job_id}")

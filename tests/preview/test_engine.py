@@ -15,7 +15,11 @@ from skimage import data
 from retalking_core.engines.preview import PreviewEngine
 from retalking_core.engines.preview_scene import faceless_ranges_s, fade_strength
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
-from retalking_core.evaluation.metrics import evaluate
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import evaluate, measure_all
+from retalking_core.media.badge import badge_box
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.reader import open_video
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from tests.faces.clips import backdrop, portrait, write_clip
@@ -170,6 +174,29 @@ def test_output_options_reach_the_file(engine, speech, moving_clip, tmp_path) ->
         assert (stream.width, stream.height) == (report.width, report.height) == (170, 160)
         assert sum(1 for _ in container.decode(video=0)) == report.frames == 38
         assert "matroska" in container.format.name
+
+
+def test_a_badge_changes_nothing_but_its_box(engine, speech, moving_clip, tmp_path, monkeypatch) -> None:
+    """crf 0 is lossless: what is decoded from the result is what the engine and the badge drew."""
+    short = write_wav(tmp_path / "short.wav", talk(0.6))
+    options = replace(RenderOptions(), output=OutputOptions(crf=0, badge=True))
+    result = tmp_path / "result.mp4"
+    watched = render_watched(engine, moving_clip, short, result, monkeypatch, options)
+    given, made = (open_video(path, DEFAULT_LIMITS) for path in (moving_clip, result))
+    left, top, right, bottom = badge_box(made.info.width, made.info.height)
+    for plain, drawn, box in zip(given.frames(), made.frames(), watched.boxes, strict=False):
+        for new, old, step in ((drawn.y, plain.y, 1), (drawn.u, plain.u, 2), (drawn.v, plain.v, 2)):
+            untouched = np.ones(old.shape, bool)
+            untouched[top // step : bottom // step, left // step : right // step] = False
+            if box is not None:
+                x0, y0, x1, y1 = (v // step for v in box)
+                untouched[y0:y1, x0:x1] = False
+            np.testing.assert_array_equal(new[untouched], old[untouched])
+    measurement = Measurement(result, short, watched.report, reference=moving_clip, has_badge=True)
+    (counted,) = measure_all(measurement, ["psnr_outside_face"])
+    assert "infinite" in str(counted.reason), "the badge is no error of the picture"
+    (blind,) = measure_all(replace(measurement, has_badge=False), ["psnr_outside_face"])
+    assert blind.value is not None
 
 
 def test_same_input_gives_the_same_pictures_twice(engine, speech, moving_clip, tmp_path, monkeypatch) -> None:

@@ -66,6 +66,16 @@ def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) ->
         assert stuck.wait(3)
 
 
+def test_waiting_that_is_excused_keeps_the_lease(held: Held) -> None:
+    stuck = threading.Event()
+    with held.keeper(stall_s=0.4, on_stuck=stuck.set) as keeper, keeper.expecting_progress():
+        for _ in range(12):
+            time.sleep(0.1)
+            keeper.excuse()
+        keeper.check()
+    assert not stuck.is_set()
+
+
 def test_work_that_tells_nothing_is_not_judged_by_it(held: Held) -> None:
     stuck = threading.Event()
     with held.keeper(stall_s=0.2, on_stuck=stuck.set) as keeper:

@@ -1,0 +1,155 @@
+"""A helper's manners: what it takes, what it leaves to the owner, and when it steps back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.ids import new_job_id
+from jobs.local_objects import LocalObjectStore
+from jobs.models import InputRef, JobRequest, JobSpec
+from jobs.names import input_key, scene_key, segments_prefix
+from jobs.objects import ObjectInfo
+from jobs.redis_store import RedisJobStore
+from jobs.segments import SegmentLease, SegmentOutcome, SplitPlan
+from jobs.settings import Settings
+from jobs.store import Lease
+from retalking_core.errors import EngineFaultError
+from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.media.limits import MediaLimits
+from retalking_core.options import RenderOptions
+from retalking_core.progress import ignore_progress
+from tests.jobs.making import add_job
+from tests.media.clips import make_video, make_wav
+from tests.worker.segmented_engine import SlowEngine
+from tests.worker.test_runner import Interposed
+from worker.helping import help_job
+from worker.runner import RunContext
+from worker.segments import renderer_of
+from worker.shutdown import ShutdownNotice
+
+
+@pytest.fixture
+def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
+    """Of a helper."""
+    engine = SlowEngine(tmp_path / "marks")
+    engine.warm_up()
+    return RunContext(
+        settings=Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", lease_s=1.5),
+        store=job_store,
+        objects=LocalObjectStore(tmp_path / "objects"),
+        engines={"preview": engine},
+        limits=MediaLimits(),
+        worker_id="helper",
+        notice=ShutdownNotice(),
+        announce=lambda _: None,
+        models=EvaluationModels(tmp_path / "models"),
+        storage_pauses_s=(0.05,),
+    )
+
+
+@pytest.fixture
+def owner(context: RunContext, tmp_path: Path) -> Lease:
+    """The lease of a job that was analysed and split: 300 frames, two segments."""
+    video = make_video(tmp_path / "face.mp4", frames=30, size=(64, 48))
+    speech = make_wav(tmp_path / "speech.wav", 12.0, rate_hz=8000)
+    job_id, engine = new_job_id(), context.engines["preview"]
+    key = input_key(job_id, "video")
+    context.objects.put_file(key, video, "video/mp4")
+    ref = InputRef(kind="object", key=key)
+    context.store.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
+    lease = context.store.claim(job_id, "owner", 30.0)
+    assert lease is not None
+    engine.analyse_clip(video, speech, tmp_path / "scene", RenderOptions(), ignore_progress)
+    context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
+    plan = SplitPlan(
+        engine="preview",
+        renderer=renderer_of(engine),
+        frames=300,
+        segments=2,
+        scene_key=scene_key(job_id, 1),
+        video_key=key,
+        analysed=0.1,
+    )
+    context.store.open_split(lease, plan)
+    return lease
+
+
+def files(context: RunContext, lease: Lease) -> list[str]:
+    """Of segments, without the scene."""
+    return [key for key in context.objects.list_keys(segments_prefix(lease.job_id)) if key.endswith(".mp4")]
+
+
+def take_over(context: RunContext, owner: Lease) -> list[SegmentLease]:
+    """Everything that is left, as its owner gets it."""
+    taken = []
+    while segment := context.store.claim_segment(owner.job_id, "owner", 30.0, owner=owner):
+        taken.append(segment)
+    return taken
+
+
+def test_a_helper_renders_every_segment_and_leaves_no_folder(context: RunContext, owner: Lease) -> None:
+    help_job(owner.job_id, context)
+    state = context.store.split_state(owner.job_id)
+    assert state.is_complete
+    assert [outcome.key for outcome in state.done.values()] == sorted(files(context, owner))
+    assert {outcome.worker for outcome in state.done.values()} == {"helper"}
+    assert list(context.settings.work_dir.glob("retalking-attempt-*")) == []
+    help_job(owner.job_id, context)  # a second message finds nothing to do
+    assert len(files(context, owner)) == 2
+
+
+def test_a_fault_gives_the_segment_to_the_owner_and_ends_the_help(context: RunContext, owner: Lease) -> None:
+    def break_down(*_: object) -> None:
+        raise EngineFaultError("The picture is not a number.")
+
+    engine = context.engines["preview"]
+    engine.render_segment = break_down
+    help_job(owner.job_id, context)
+    assert [(each.number, each.attempt) for each in take_over(context, owner)] == [(0, 2), (1, 1)]
+    assert files(context, owner) == []
+    assert list(context.settings.work_dir.glob("retalking-attempt-*")) == []
+
+
+def test_a_helper_steps_back_when_a_job_waits(context: RunContext, owner: Lease) -> None:
+    add_job(context.store)
+    help_job(owner.job_id, context)
+    assert list(context.store.split_state(owner.job_id).done) == [0]
+
+
+def test_a_helper_of_another_version_touches_nothing(context: RunContext, owner: Lease) -> None:
+    engine = context.engines["preview"]
+    engine.capabilities = replace(engine.capabilities, version="older")
+    help_job(owner.job_id, context)
+    assert [each.attempt for each in take_over(context, owner)] == [1, 1]
+
+
+def test_a_helper_that_is_shut_down_hands_back_uncounted(context: RunContext, owner: Lease) -> None:
+    context.notice.give(0.0)
+    help_job(owner.job_id, context)
+    segment = context.store.claim_segment(owner.job_id, "other", 30.0)
+    assert (segment.number, segment.attempt) == (0, 1)
+
+
+def test_a_late_writer_loses_and_deletes_its_own_file(context: RunContext, owner: Lease) -> None:
+    """While it stores its pictures, its lease runs out and the owner makes the segment again."""
+    redone = SegmentOutcome(key="the-owners", worker="owner")
+
+    def put_late(key: str, path: Path, content_type: str) -> ObjectInfo:
+        info = context.objects.put_file(key, path, content_type)
+        time.sleep(1.6)
+        segment = context.store.claim_segment(owner.job_id, "owner", 30.0, owner=owner)
+        assert (segment.number, segment.attempt) == (0, 2)
+        context.store.finish_segment(segment, redone)
+        return info
+
+    mute: Callable[..., bool] = lambda *_: False  # noqa: E731
+    store = Interposed(context.store, report_segment=mute)
+    objects = Interposed(context.objects, put_file=put_late)
+    help_job(owner.job_id, replace(context, store=store, objects=objects))
+    assert context.store.split_state(owner.job_id).done == {0: redone}
+    assert files(context, owner) == []
