@@ -4,10 +4,11 @@
     retalking bench VIDEO --save-track FILE.npz
 
 Cases are canvases (480p, 700x700, 1080p, 4K; the face as large as it was, and scaled with the canvas), lengths, batch
-sizes, precisions, and the face cache missed and hit. Each is rendered once to warm up and then --repeat times; the
-quickest counts; the long ones once, after others have warmed the process up. `--track` replays a face track that was found before, and does the detectors' work besides
-(`bench.replay`): with synthetic weights nothing else can follow a face. `--against` compares with an earlier JSON and
-ends with status 1 where a case became slower by more than a tenth.
+sizes, precisions, and the face cache missed and hit. Each is rendered once to warm up and then --repeat times, and the
+quickest counts; the long ones run once, after others have warmed the process up. `--track` replays a face track that
+was found before, and does the detectors' work besides (`bench.replay`): with synthetic weights nothing else can follow
+a face. `--against` compares with an earlier JSON and ends with status 1 where a case became slower by more than a
+tenth.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ _FILES = {"gpen512": "gpen"}
 NETWORKS = tuple(_CLASSES)
 # Inputs of the networks that an engine runs on every frame, without their batch axis.
 INPUT_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "fan2d": ((3, 256, 256),),
     "deep3d": ((3, 224, 224),),
     "dnet": ((3, 256, 256), (73, 26)),
     "gpen512": ((3, 512, 512),),

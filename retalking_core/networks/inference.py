@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from retalking_core.networks.captured import CapturedCall
 from retalking_core.networks.normalisation import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -27,6 +26,7 @@ FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
 # largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
+FACE_FINDING = ("s3fd", "fan2d", "deep3d")
 # Ours. The libraries' networks use `view` where this layout would need `reshape`.
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 # Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
@@ -42,14 +42,12 @@ class InferenceVariant:
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
     demodulation stay in float32. Results are float32 whatever it is. compiled_batch: if given, the network is compiled
     for batches of exactly this size (torch.compile; elementwise work is merged into few kernels), and other batches are
-    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR. captured: a compiled network
-    runs as one CUDA graph."""
+    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
     fold: bool = True
     compiled_batch: int | None = None
-    captured: bool = False
 
     def check(self, name: str) -> None:
         if self.precision in HALF_DTYPES and name not in HALF_ALLOWED:
@@ -69,11 +67,8 @@ def fast_variants(batch: int) -> dict[str, InferenceVariant]:
     fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
     What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
     """
-    half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in ("dnet", "gpen512", "gfpgan", "parsenet")}
-    # Of many small kernels: they are launched as one.
-    lips = InferenceVariant("fp16", compiled_batch=batch, captured=True)
-    found = {"s3fd": InferenceVariant("tf32"), "deep3d": InferenceVariant("tf32")}
-    return half | found | {"lnet": lips, "enet": lips, "fan2d": InferenceVariant("tf32", compiled_batch=batch)}
+    half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
+    return half | {name: InferenceVariant("tf32") for name in FACE_FINDING}
 
 
 class InferenceNetwork(nn.Module):
@@ -82,15 +77,18 @@ class InferenceNetwork(nn.Module):
     def __init__(self, network: nn.Module, variant: InferenceVariant) -> None:
         super().__init__()
         self.network, self.variant = network, variant
-        self._run: Callable[..., Any] = network
+        run: Callable[..., Any] = network
         if variant.compiled_batch is not None:
-            self._run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
-            if variant.captured and self.device.type == "cuda":
-                self._run = CapturedCall(self._run)
+            run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+        # In a tuple, or torch would take it for a second child with the same weights.
+        self._how = (run,)
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    def _run(self, *inputs: Any, **options: Any) -> Any:
+        return self._how[0](*inputs, **options)
 
     @contextlib.contextmanager
     def context(self) -> Iterator[None]:
