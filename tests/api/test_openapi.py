@@ -38,6 +38,7 @@ JOB_ONLY = {
     "input_unreachable",
     "deadline_exceeded",
     "worker_lost",
+    "provenance_failed",
     "render_timeout",
     "engine_fault",
     "out_of_memory",

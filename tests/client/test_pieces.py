@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from retalking_client import Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
+from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
 from retalking_client.calls import submit_call
 from retalking_client.downloading import target_of
 from retalking_client.event_stream import EventCursor, EventParser
@@ -117,3 +119,18 @@ def test_a_webhook_is_believed_only_when_it_is_signed() -> None:
         verify_webhook(b"\xff\xfe", headers, SECRET)
     with pytest.raises(ValueError, match="whsec_"):
         verify_webhook(body, headers, "")
+
+
+def test_the_page_names_what_there_is() -> None:
+    """Methods and their arguments in the table of docs/client.md; its Python compiles."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)\(([^)]*)\)`", page[page.index("| method |") : page.index("### What it does")])
+    assert len(named) >= 12
+    for name, arguments in named:
+        known = inspect.signature(getattr(Client, name)).parameters
+        asked = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
+        assert set(asked) <= set(known), name
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        compile(block, "docs/client.md", "exec")
