@@ -16,8 +16,7 @@ from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
 from cli.failures import CommandError
-from cli.rendering import Rendered, open_renderer
-from jobs.models import JobOptions
+from cli.rendering import Asked, Rendered, open_renderer
 from jobs.settings import Settings
 from retalking_core.errors import RetalkingError
 
@@ -52,25 +51,22 @@ class DoneRender:
         )
 
 
-def render_dataset(folder: Path, out: Path, asked: JobOptions, picture: Path | None, console: Console) -> None:
+def render_dataset(folder: Path, out: Path, asked: Asked, console: Console) -> None:
     """Results and the record of them go to `out`. Raises CommandError at the end when a clip failed; a clip that fails
     does not stop the others."""
-    from worker.options import render_options
-
     pairings = find_pairings(folder)
-    renderer = open_renderer(asked.engine, Settings(), console, "Try --engine preview.")
-    options = render_options(asked, picture)
+    renderer = open_renderer(asked, Settings(), console, "Try --engine preview.")
     record, failed = read_record(out / RECORD), []
-    names = result_names(pairings, asked.output.container)
+    names = result_names(pairings, asked.job.output.container)
     for number, (pairing, name) in enumerate(zip(pairings, names, strict=True), 1):
-        digest = sha256(f"{pairing.digest(asked.engine)} {_question(asked, picture)}".encode()).hexdigest()
+        digest = sha256(f"{pairing.digest(asked.job.engine)} {asked.fingerprint()}".encode()).hexdigest()
         label = f"[{number}/{len(pairings)}] {pairing.name}"
         if (out / name).is_file() and name in record and record[name].digest == digest:
             console.print(f"{label}: already rendered", highlight=False, markup=False)
             continue
         console.print(label, highlight=False, markup=False)
         try:
-            done = renderer.render(pairing.video, pairing.audio, out / name, options)
+            done = renderer.render(pairing.video, pairing.audio, out / name, asked.options())
         except RetalkingError as error:
             failed.append(pairing)
             console.print(f"  {error.code}: {error.message}", highlight=False, markup=False)
@@ -92,10 +88,6 @@ def result_names(pairings: Sequence[Pairing], container: str) -> list[str]:
         seen[stem] += 1
         names.append(f"{stem}.{container}" if seen[stem] == 1 else f"{stem}__{seen[stem]}.{container}")
     return names
-
-
-def _question(asked: JobOptions, picture: Path | None) -> str:
-    return asked.model_dump_json() + (sha256(picture.read_bytes()).hexdigest() if picture else "")
 
 
 def _tell_failed(failed: list[Pairing], count: int) -> None:

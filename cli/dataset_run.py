@@ -16,7 +16,7 @@ from rich.table import Table
 from cli.dataset import Pairing, find_pairings
 from cli.failures import CommandError
 from cli.following import follow
-from cli.rendering import open_renderer
+from cli.rendering import Asked, open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
@@ -143,12 +143,11 @@ def _stored_scores(file: Path, asked: Sequence[str], models: EvaluationModels) -
 
 
 def _render_here(engine_name: str, settings: Settings, console: Console) -> Render:
-    from worker.options import render_options
-
-    renderer = open_renderer(engine_name, settings, console, "Try --engine preview, or --jobs URL.")
+    asked = Asked(JobOptions(engine=engine_name))
+    renderer = open_renderer(asked, settings, console, "Try --engine preview, or --jobs URL.")
 
     def render(pairing: Pairing, _digest: str, result: Path) -> None:
-        renderer.render(pairing.video, pairing.audio, result, render_options(JobOptions(engine=engine_name), None))
+        renderer.render(pairing.video, pairing.audio, result, asked.options())
 
     return render
 

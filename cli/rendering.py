@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from cli.stage_bars import open_stages
 from jobs.errors import ServiceError
 
 if TYPE_CHECKING:
+    from jobs.models import JobOptions
     from jobs.settings import Settings
     from retalking_core.engine import Engine
     from retalking_core.options import RenderOptions
@@ -28,6 +30,27 @@ class Rendered:
 
     report: RenderReport
     wall_s: float
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for. picture: whose expression is taken, where the options say `image`. cache: folder in
+    which the neural engine keeps what it learns of a video's face."""
+
+    job: JobOptions
+    picture: Path | None = None
+    compat: str = "none"
+    cache: Path | None = None
+
+    def options(self) -> RenderOptions:
+        from worker.options import render_options
+
+        return replace(render_options(self.job, self.picture), compat=self.compat)
+
+    def fingerprint(self) -> str:
+        """Equal for equal questions."""
+        picture = sha256(self.picture.read_bytes()).hexdigest() if self.picture else ""
+        return f"{self.job.model_dump_json()} {picture} {self.compat}"
 
 
 class LocalRenderer:
@@ -55,15 +78,17 @@ class LocalRenderer:
         return Rendered(report, wall_s)
 
 
-def open_renderer(engine_name: str, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
-    """The engine of this name (or what `auto` means here). Raises CommandError; advice ends its message."""
+def open_renderer(asked: Asked, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
+    """The engine that is asked for (or what `auto` means here). Raises CommandError; advice ends its message."""
     try:
+        from retalking_core.local_face_cache import LocalFaceCache
         from worker.engines import choose_engine, load_engines
 
-        engines = load_engines(settings)
+        limits = settings.face_cache_bytes, settings.face_cache_ttl_s
+        engines = load_engines(settings, LocalFaceCache(asked.cache, *limits) if asked.cache else None)
     except ImportError as error:
         raise MissingExtraError("preview", error.name) from error
     try:
-        return LocalRenderer(choose_engine(engine_name, settings, engines), console)
+        return LocalRenderer(choose_engine(asked.job.engine, settings, engines), console)
     except ServiceError as error:
         raise CommandError(error.code, f"{error.message} {advice}".rstrip()) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +13,16 @@ from cli.asking import checked, read_pairs
 from cli.evaluate import chosen_engine
 from cli.failures import EXIT_USAGE, CommandError
 from cli.outcome import print_stage_times
-from cli.rendering import Rendered, open_renderer
+from cli.rendering import Asked, Rendered, open_renderer
 from jobs.models import JobOptions
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Compat(StrEnum):
+    NONE = "none"
+    ORIGINAL = "original"
 
 
 def run(
@@ -35,6 +41,13 @@ def run(
     expression: Annotated[
         str | None, typer.Option(help="neutral, smile, or a picture whose expression is taken")
     ] = None,
+    compat: Annotated[
+        Compat, typer.Option(help="original: draw with the original's arithmetic, defects included, to compare")
+    ] = Compat.NONE,
+    cache: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Keep what is learned of a video's face here, for the next speech"),
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="key=value, may be repeated, e.g. --option length_mode=loop")
     ] = None,
@@ -52,20 +65,19 @@ def run(
             raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
         from cli.dataset_renders import render_dataset
 
-        render_dataset(dataset, out or Path("out/run"), _checked_options(pairs, picture), picture, console)
+        asked = Asked(_checked_options(pairs, picture), picture, compat.value, cache)
+        render_dataset(dataset, out or Path("out/run"), asked, console)
         return
     if video is None or audio is None or out is None:
         raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
-    _run_one(video, audio, out, _checked_options(_with_container(pairs, out), picture), picture, console)
+    asked = Asked(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
+    _run_one(video, audio, out, asked, console)
 
 
-def _run_one(video: Path, audio: Path, out: Path, asked: JobOptions, picture: Path | None, console: Console) -> None:
+def _run_one(video: Path, audio: Path, out: Path, asked: Asked, console: Console) -> None:
     from jobs.settings import Settings
 
-    renderer = open_renderer(asked.engine, Settings(), console)
-    from worker.options import render_options
-
-    done = renderer.render(video, audio, out, render_options(asked, picture))
+    done = open_renderer(asked, Settings(), console).render(video, audio, out, asked.options())
     print_rendered(done, console)
     typer.echo(out)
 

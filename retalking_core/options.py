@@ -8,6 +8,7 @@ from typing import Literal
 LengthMode = Literal["cut_off", "loop", "bounce", "silence", "remap"]
 MissingFace = Literal["pass_through", "fail"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
+Compat = Literal["none", "original"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,4 @@ class RenderOptions:
     fps: float = 25.0
     output: OutputOptions = field(default_factory=OutputOptions)
     seed: int = 0
+    compat: Compat = "none"

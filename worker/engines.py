@@ -14,6 +14,7 @@ from jobs.settings import Settings
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
     from retalking_core.engine import Engine, EngineCapabilities
+    from retalking_core.face_cache import FaceCache
     from retalking_core.faces.track import FaceTracker
     from retalking_core.media.limits import MediaLimits
     from retalking_core.weights.store import NetworkStore
@@ -26,9 +27,10 @@ LoadEngines = Callable[[Settings], "dict[str, Engine]"]
 PREFERENCE = ("videoretalking", "preview")
 
 
-def load_engines(settings: Settings) -> dict[str, Engine]:
+def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str, Engine]:
     """Every engine that can run here, by name. Called in the process that renders. The neural engine is loaded already,
-    since only loading shows whether its weights are right; the others warm up later.
+    since only loading shows whether its weights are right; the others warm up later. cache: where it keeps what it
+    learns of a video's face.
 
     Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
     """
@@ -41,12 +43,25 @@ def load_engines(settings: Settings) -> dict[str, Engine]:
     if neural_obstacle(settings) is not None:
         return engines
     try:
-        engines["videoretalking"] = _load_neural(settings, limits)
+        engines["videoretalking"] = _load_neural(settings, limits, cache)
     except WeightsError as error:
         if settings.engine == "videoretalking":
             raise
         log.error("the neural engine stays away: %s", error.message, extra={"code": error.code})
     return engines
+
+
+def load_service_engines(settings: Settings) -> dict[str, Engine]:
+    """`load_engines` for a worker of a service: its face cache is that of all workers."""
+    from jobs.opening import open_objects, open_store
+    from worker.face_cache import CacheLimits, StoredFaceCache
+    from worker.scratch import scratch_root
+
+    if settings.face_cache_bytes == 0:
+        return load_engines(settings)
+    limits = CacheLimits(settings.face_cache_bytes, settings.face_cache_ttl_s)
+    scratch = scratch_root(settings.work_dir)
+    return load_engines(settings, StoredFaceCache(open_store(settings), open_objects(settings), limits, scratch))
 
 
 def neural_obstacle(settings: Settings) -> str | None:
@@ -82,7 +97,7 @@ def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> di
     return {"videoretalking": neural_obstacle(settings) or "Its weights could not be loaded; see the worker's log."}
 
 
-def _load_neural(settings: Settings, limits: MediaLimits) -> Engine:
+def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | None) -> Engine:
     import torch
 
     from retalking_core.engines.videoretalking import VideoRetalkingEngine
@@ -106,6 +121,7 @@ def _load_neural(settings: Settings, limits: MediaLimits) -> Engine:
         tracker=_face_tracker(settings, networks),
         templates=settings.models_dir / "expression.mat",
         synthetic_weights=any(synthetic_seed(file) is not None for file in files),
+        cache=cache,
     )
     engine.warm_up()
     return engine

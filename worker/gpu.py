@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobs.settings import Settings
-from worker.engines import load_engines
+from worker.engines import load_service_engines
 from worker.render_app import build
 
-app = build(Settings(), load_engines)
+app = build(Settings(), load_service_engines)

@@ -171,7 +171,7 @@ class PreviewEngine:
 def refuse_unsupported(options: RenderOptions) -> None:
     """Raises: OptionUnsupportedError for what only the neural engine can do."""
     default = RenderOptions()
-    for name in UNSUPPORTED:
+    for name in (*UNSUPPORTED, "compat"):
         if getattr(options, name) != getattr(default, name):
             raise OptionUnsupportedError(
                 f"The preview engine can not honour `{name}`; leave it out or use engine=videoretalking.", option=name

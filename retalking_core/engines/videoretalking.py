@@ -7,6 +7,7 @@ the numbers of the first pass.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
 from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, NetworkSource
+from retalking_core.engines.compat import OriginalDrawing, cropped_as_asked, open_drawing
 from retalking_core.engines.drawing import Drawing
 from retalking_core.engines.face_memory import (
     FaceAnalysis,
@@ -57,7 +59,7 @@ from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.stages.stabilise import TEMPLATE_KEYS, expression_of, load_template
-from retalking_core.types import Frame, FrameSource, RenderReport, Timeline
+from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 # Those that the face memory hangs on.
@@ -131,7 +133,7 @@ class VideoRetalkingEngine:
         with self._remembered(video, count, options, result.parent, progress) as memory:
             with clock.stage("analyse"):
                 scene = self._analyse(source, timeline, sound, options, memory, count, progress)
-            drawing = Drawing(self._networks, self._batch_size, scene, options, memory)
+            drawing = open_drawing(self._networks, self._batch_size, scene, options, memory)
             with clock.stage("synthesise"):
                 self._write(drawing, source, timeline, audio, result, options, progress, clock)
             memory.keep()
@@ -140,7 +142,7 @@ class VideoRetalkingEngine:
 
     def _write(
         self,
-        drawing: Drawing,
+        drawing: Drawing | OriginalDrawing,
         source: FrameSource,
         timeline: Timeline,
         audio: Path,
@@ -178,10 +180,13 @@ class VideoRetalkingEngine:
             expression = options.expression
             if expression not in TEMPLATE_KEYS:
                 expression = Path(expression).read_bytes()
-            chosen = (options.face, options.crop, options.pads, options.one_shot, options.fps, expression)
-            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, template, *chosen])
+            place = (options.face, options.crop, options.pads, options.compat)
+            look = (options.one_shot, options.fps, expression, template)
+            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, *place, *look])
 
-        with open_memory(self._cache, key, lambda: progress(Progress("analyse", 0.0)), scratch) as memory:
+        turns = itertools.count(1)
+        # A count that grows: who waits for another render is not taken for one that hangs.
+        with open_memory(self._cache, key, lambda: progress(Progress("analyse", 0.0, next(turns))), scratch) as memory:
             yield memory
 
     def _analyse(
@@ -219,11 +224,14 @@ class VideoRetalkingEngine:
             share = ANALYSE_SHARE / 2
             return lambda done, total: progress(Progress("analyse", share * (part + done / total), done, total))
 
+        def locate(track: FaceTrack) -> ClipFaces:
+            return cropped_as_asked(locate_faces(track, count, source, options.pads), source.info, options)
+
         if memory.analysis is not None:
-            return memory.analysis, locate_faces(memory.analysis.track, count, source, options.pads)
+            return memory.analysis, locate(memory.analysis.track)
         request = TrackRequest(range(count), options.face, options.crop)
         track = self._tracker.track(PrefetchedSource(source, AHEAD), request, tell(0))
-        faces = locate_faces(track, count, source, options.pads)
+        faces = locate(track)
         batches = HalvingBatches(self._batch_size)
         memory.remember(
             analysis := FaceAnalysis(track, read_coefficients(source, faces, self._networks, batches, tell(1)))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Service:
         return target
 
 
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 90.0) -> None:
+def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -65,23 +66,29 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s
     raise AssertionError(f"not ready after {timeout_s} s:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    data_dir = tmp_path_factory.mktemp("stack")
+@contextmanager
+def running_service(data_dir: Path, ready_s: float = 90.0, **settings: str) -> Iterator[Service]:
+    """`retalking up` with these settings and no others."""
     log = data_dir / "up.log"
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")} | settings
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(data_dir / "data")]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)
     try:
-        _wait_ready(url, process, log)
+        _wait_ready(url, process, log, ready_s)
         with httpx.Client(base_url=url, timeout=60) as client:
             yield Service(url, client, data_dir / "data")
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0, log.read_text()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running_service(tmp_path_factory.mktemp("stack")) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")

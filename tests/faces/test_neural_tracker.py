@@ -121,23 +121,23 @@ def test_the_track_is_that_of_the_networks(face_px: int) -> None:
 
 def test_many_frames_at_once_give_the_track_of_one_by_one() -> None:
     """A face that moves, is gone for a while (a search, frame by frame), and comes back."""
-    moving = [portrait(110, 360, 280, 150 + 4 * k, 120 + 2 * k) for k in range(9)]
-    source = PictureSource([*moving, *[backdrop(360, 280)] * 4, *moving[:3]])
-    request = TrackRequest(range(16))
+    moving = [portrait(90, 260, 220, 110 + 4 * k, 100 + 2 * k) for k in range(7)]
+    source = PictureSource([*moving, *[backdrop(260, 220)] * 4, *moving[:2]])
+    request = TrackRequest(range(13))
     tracks, asked = [], []
-    for batch in (1, 12):
+    for batch in (1, 7):
         networks = DlibInDisguise()
         tracks.append(NeuralFaceTracker(networks, batch).track(source, request, lambda _done, _total: None))
         asked.append(networks.asked)
     single, batched = tracks
-    assert batched.visible.tolist() == single.visible.tolist() == [True] * 9 + [False] * 4 + [True] * 3
+    assert batched.visible.tolist() == single.visible.tolist() == [True] * 7 + [False] * 4 + [True] * 2
     distance = np.linalg.norm(batched.landmarks - single.landmarks, axis=-1)[single.visible]
     assert distance.mean() < 0.5
     assert np.quantile(distance, 0.99) < 1.5
     assert max(asked[0]["fan2d"]) == 1
-    assert max(asked[1]["fan2d"]) == 6
+    assert max(asked[1]["fan2d"]) == 7
     assert len(asked[1]["fan2d"]) < len(asked[0]["fan2d"])
-    assert max(asked[1]["s3fd"]) == 4
+    assert max(asked[1]["s3fd"]) == 3
 
 
 def test_what_lies_between_two_finds_is_interpolated() -> None:

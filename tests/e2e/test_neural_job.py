@@ -1,0 +1,79 @@
+"""The neural engine through HTTP: a job, and a second one on the same video that finds its face in the cache.
+
+Wants weight files, trained or generated (`retalking weights synthesize`), in RETALKING_WEIGHTS_DIR. On a GPU all frames
+of the clip are made; two CPU cores take over a minute a frame, so there the speech is one frame long.
+"""
+
+from __future__ import annotations
+
+import os
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tests.e2e.conftest import Service, running_service
+
+WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
+CPU_FRAME_S, LOADED_S = 900.0, 300.0
+
+pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FRAME_S)]
+
+
+@pytest.fixture(scope="module")
+def neural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    if not WEIGHTS:
+        pytest.skip("no weight files: set RETALKING_WEIGHTS_DIR (retalking weights synthesize writes stand-ins)")
+    folder = tmp_path_factory.mktemp("neural")
+    # A first frame takes longer here than a render may otherwise be silent.
+    settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": WEIGHTS, "RETALKING_STALL_S": "900"}
+    with running_service(folder, LOADED_S, RETALKING_WORKER_MEMORY_BYTES="0", **settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of it where there is a GPU, else so much as one frame takes."""
+    import torch
+
+    if torch.cuda.is_available():
+        return media_dir / "1.wav"
+    short = tmp_path_factory.mktemp("speech") / "short.wav"
+    with wave.open(str(media_dir / "1.wav")) as whole, wave.open(str(short), "wb") as part:
+        part.setparams(whole.getparams())
+        part.writeframes(whole.readframes(round(0.04 * whole.getframerate())))
+    return short
+
+
+def render(neural: Service, video: Path, speech: Path) -> dict[str, Any]:
+    answer = neural.submit(video, speech, engine="videoretalking", evaluate="[]")
+    assert answer.status_code == 202, answer.text
+    job = neural.finish(answer.json()["id"], timeout_s=CPU_FRAME_S)
+    assert job["status"] == "succeeded", job["error"]
+    return job
+
+
+def test_a_clip_speaks_and_its_face_is_remembered(
+    neural: Service, media_dir: Path, speech: Path, tmp_path: Path
+) -> None:
+    jobs = [render(neural, media_dir / "1.mp4", speech) for _ in range(2)]
+    assert [job["engine"] for job in jobs] == ["videoretalking"] * 2
+    assert [job["render"]["face_cache"] for job in jobs] == ["miss", "hit"]
+    results = [neural.download(job["id"], tmp_path / f"{k}.mp4") for k, job in enumerate(jobs)]
+    with av.open(str(results[0])) as container, wave.open(str(speech)) as sound:
+        video = container.streams.video[0]
+        assert float(video.average_rate) == pytest.approx(22.131, abs=0.001)
+        assert abs(float(video.duration * video.time_base) - sound.getnframes() / sound.getframerate()) <= 1 / 22.131
+        assert len(container.streams.audio) == 1
+    first, second = (_luma(path) for path in results)
+    assert len(first) == len(second) == jobs[0]["result"]["frames"]
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _luma(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray() for frame in container.decode(video=0)]
