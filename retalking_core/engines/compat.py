@@ -65,12 +65,12 @@ class OriginalDrawing:
     def times_s(self) -> dict[str, float]:
         return dict(self._clock.times_s)
 
-    def frames(self, source: FrameSource) -> Iterator[Frame]:
-        """Every output frame in order; those without a face as they were decoded. The original fades nothing."""
+    def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
+        """Every output frame (of the segment) in order; those without a face as decoded. The original fades nothing."""
         info, faces = source.info, self._scene.faces
         rectangle = first_rectangle(faces, info.width, info.height)
         boxes = clip_boxes_original(faces, info, self._options.pads)
-        for k, frame in shown_frames(self._scene, source):
+        for k, frame in shown_frames(self._scene, source, segment):
             if self._scene.strength[k] <= 0:
                 yield frame
                 continue

@@ -109,10 +109,10 @@ class Drawing:
             notes.append(f"{self._unparsed} frames kept as they were: no face parts were made out in them")
         return notes
 
-    def frames(self, source: FrameSource) -> Iterator[Frame]:
-        """Every output frame in order; those without a face as they were decoded."""
+    def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
+        """Every output frame (of the segment) in order; those without a face as they were decoded."""
         waiting: deque[tuple[list[Item], int]] = deque()
-        for group in in_groups(shown_frames(self._scene, source), self._batches.size):
+        for group in in_groups(shown_frames(self._scene, source, segment), self._batches.size):
             speaking = [item for item in group if self._scene.strength[item[0]] > 0]
             before = len(self._under_way)
             for batch in self._batches.run(speaking, self.speak):
@@ -228,7 +228,7 @@ class Drawing:
         at = upload(rows, device)
         with step("stabilise"):
             crops = crop_resized(regions.pictures[at], upload(here.crops[rows], device), 256).flip(1)
-            seen = crops if scene.still is None else scene.still.expand_as(crops)
+            seen = crops if scene.still is None else upload(scene.still, device).expand_as(crops)
             steady = stabilise(net("dnet"), seen, upload(scene.windows[frames], device))
         with step("enhance"):
             steady = enhance(net("gpen512"), net("parsenet"), steady, here.scaled()[rows])

@@ -64,7 +64,7 @@ class LipScene:
     windows: NDArray[np.float32]
     sound: NDArray[np.float32]
     strength: NDArray[np.float32]
-    still: Tensor | None
+    still: NDArray[np.float32] | None
     colour: ColourTags
     height: int
 
@@ -140,6 +140,8 @@ def plan_windows(analysis: FaceAnalysis, faces: ClipFaces, template: NDArray[np.
     return windows
 
 
-def shown_frames(scene: LipScene, source: FrameSource) -> Iterator[tuple[int, Frame]]:
-    """(output number, source frame) of the whole result, in order."""
-    yield from enumerate(PrefetchedSource(source, AHEAD).frames_at(scene.timeline.source_index.tolist()))
+def shown_frames(scene: LipScene, source: FrameSource, segment: range | None = None) -> Iterator[tuple[int, Frame]]:
+    """(output number, source frame) of the result, or of a segment of it, in order."""
+    shown = segment or range(len(scene.timeline.source_index))
+    wanted = scene.timeline.source_index[shown.start : shown.stop].tolist()
+    yield from zip(shown, PrefetchedSource(source, AHEAD).frames_at(wanted), strict=True)

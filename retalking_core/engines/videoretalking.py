@@ -7,67 +7,49 @@ the numbers of the first pass.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from retalking_core import __version__
 from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
-from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, NetworkSource
-from retalking_core.engines.compat import OriginalDrawing, cropped_as_asked, open_drawing
+from retalking_core.engines.batching import GuardedNetworks, NetworkSource
+from retalking_core.engines.compat import OriginalDrawing, open_drawing
 from retalking_core.engines.drawing import Drawing
-from retalking_core.engines.face_memory import (
-    FaceAnalysis,
-    FaceMemory,
-    analysed_count,
-    memory_key,
-    open_memory,
-)
-from retalking_core.engines.lip_scene import (
-    AHEAD,
-    ClipFaces,
-    LipScene,
-    crop_256,
-    locate_faces,
-    plan_windows,
-    read_coefficients,
-)
-from retalking_core.engines.preview_flow import PrefetchedSource, StageClock
-from retalking_core.engines.preview_scene import FADE_S, faceless_ranges_s, fade_strength, refuse_faceless
+from retalking_core.engines.face_memory import FaceMemory, analysed_count
+from retalking_core.engines.lip_analysis import ANALYSE_SHARE, ClipAnalysis
+from retalking_core.engines.lip_scene import AHEAD, LipScene
+from retalking_core.engines.preview_flow import StageClock
+from retalking_core.engines.preview_scene import faceless_ranges_s
 from retalking_core.engines.remembered_source import RememberedSource
 from retalking_core.engines.write_behind import WriteBehind
-from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker, TrackRequest
+from retalking_core.faces.track import FaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
+from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
+from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.stages.coefficients import regress_coefficients
+from retalking_core.scene_file import load_scene, save_scene
+from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
 from retalking_core.stages.lip_windows import hold_noises
-from retalking_core.stages.stabilise import TEMPLATE_KEYS, expression_of, load_template
-from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
-# Those that the face memory hangs on.
-REFERENCE_NETWORKS = ("deep3d", "dnet", "gpen512", "parsenet")
-# Share of the whole render that the first pass takes: half for the track, half for the coefficients.
-ANALYSE_SHARE = 0.2
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
+Looked = TypeVar("Looked")
 MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
 
@@ -93,9 +75,10 @@ class VideoRetalkingEngine:
         cache: FaceCache | None = None,
     ) -> None:
         self._networks = GuardedNetworks(networks)
-        self._limits, self._templates, self._cache = limits, templates, cache
+        self._limits, self._cache = limits, cache
         self._tracker = tracker or DlibFaceTracker()
         self._batch_size = batch_size or (BATCH_CUDA if networks.device.type == "cuda" else BATCH_CPU)
+        self._analysis = ClipAnalysis(self._networks, self._tracker, limits, templates, self._batch_size)
         no_smile = templates is None or not templates.is_file()
         self.capabilities = EngineCapabilities(
             name="videoretalking",
@@ -122,6 +105,85 @@ class VideoRetalkingEngine:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault,
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
+
+        def draw(source: FrameSource, scene: LipScene, memory: FaceMemory) -> RenderReport:
+            metadata = self._metadata()
+            writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
+
+            def tell(done: int, total: int) -> None:
+                share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (total + 1)
+                progress(Progress("synthesise", share, done, total))
+
+            everything = range(len(scene.timeline.source_index))
+            notes = self._draw(source, scene, everything, options, memory, writer, clock, tell)
+            progress(Progress("synthesise", 1.0, len(everything), len(everything)))
+            memory.keep()
+            return self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
+
+        return self._look(video, audio, result.parent, options, progress, clock, draw)
+
+    def analyse_clip(
+        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        """See `SegmentedEngine`; so with the next two. Segments draw their references themselves: a cache entry serves
+        the first pass only."""
+        clock = StageClock()
+        self._look(
+            video,
+            audio,
+            scene.parent,
+            options,
+            progress,
+            clock,
+            lambda _source, found, _memory: save_scene(scene, found),
+        )
+        return DrawingReport(dict(clock.times_s))
+
+    def render_segment(
+        self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        clock, found = StageClock(), load_scene(scene, LipScene)
+        source = open_video(video, self._limits, options.fps)
+        writer = SegmentWriter(result, source.info, found.timeline, segment, options.output)
+
+        def tell(done: int, total: int) -> None:
+            progress(Progress("synthesise", done / total, done, total))
+
+        with self._analysis.memory(None, video, 0, options, result.parent, progress) as memory:
+            notes = self._draw(source, found, segment, options, memory, writer, clock, tell)
+        return DrawingReport(dict(clock.times_s), notes)
+
+    def join_clip(
+        self,
+        scene: Path,
+        video: Path,
+        audio: Path,
+        parts: Sequence[Path],
+        result: Path,
+        options: RenderOptions,
+        drawn: Sequence[DrawingReport],
+        progress: ProgressHook,
+    ) -> RenderReport:
+        clock, found = StageClock(), load_scene(scene, LipScene)
+        with clock.stage("join"):
+            join_segments(
+                result, parts, found.timeline, audio, options.output, self._metadata(), self._limits, progress
+            )
+        info = probe_video(video, self._limits, options.fps)
+        times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
+        return self._report(found, info, options, times_s, all_notes(drawn), "off")
+
+    def _look(
+        self,
+        video: Path,
+        audio: Path,
+        scratch: Path,
+        options: RenderOptions,
+        progress: ProgressHook,
+        clock: StageClock,
+        then: Callable[[FrameSource, LipScene, FaceMemory], Looked],
+    ) -> Looked:
+        """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
         progress(Progress("analyse", 0.0))
         self._networks.findings()  # of a render that ended early
         with clock.stage("read"):
@@ -130,134 +192,37 @@ class VideoRetalkingEngine:
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
             sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
         count = analysed_count(int(timeline.source_index.max()), source.info.frame_count)
-        with self._remembered(video, count, options, result.parent, progress) as memory:
+        with self._analysis.memory(self._cache, video, count, options, scratch, progress) as memory:
             with clock.stage("analyse"):
-                scene = self._analyse(source, timeline, sound, options, memory, count, progress)
-            drawing = open_drawing(self._networks, self._batch_size, scene, options, memory)
-            with clock.stage("synthesise"):
-                self._write(drawing, source, timeline, audio, result, options, progress, clock)
-            memory.keep()
-        clock.times_s |= drawing.times_s
-        return self._report(scene, source, options, clock, drawing.notes, memory.outcome)
+                scene = self._analysis.scene(source, timeline, sound, options, memory, count, progress)
+            return then(source, scene, memory)
 
-    def _write(
+    def _draw(
         self,
-        drawing: Drawing | OriginalDrawing,
         source: FrameSource,
-        timeline: Timeline,
-        audio: Path,
-        result: Path,
+        scene: LipScene,
+        segment: range,
         options: RenderOptions,
-        progress: ProgressHook,
+        memory: FaceMemory,
+        writer: ResultWriter | SegmentWriter,
         clock: StageClock,
-    ) -> None:
-        count = len(timeline.source_index)
-        writer = ResultWriter(result, source.info, timeline, audio, options.output, self._metadata(), self._limits)
+        tell: Callable[[int, int], None],
+    ) -> list[str]:
+        """Pass two, encoded beside it. Returns what there is to say about it."""
+        self._networks.findings()
+        drawing: Drawing | OriginalDrawing = open_drawing(self._networks, self._batch_size, scene, options, memory)
 
         def encode(frame: Frame) -> None:
             with clock.stage("encode"):
                 writer.write(frame)
 
-        with writer, WriteBehind(encode, AHEAD) as out:
-            for done, frame in enumerate(drawing.frames(source), start=1):
+        with clock.stage("synthesise"), writer, WriteBehind(encode, AHEAD) as out:
+            for done, frame in enumerate(drawing.frames(source, segment), start=1):
                 out.put(frame)
-                if done % REPORT_EVERY == 0 or done == count:
-                    share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
-                    progress(Progress("synthesise", share, done, count))
-        progress(Progress("synthesise", 1.0, count, count))
-
-    @contextmanager
-    def _remembered(
-        self, video: Path, count: int, options: RenderOptions, scratch: Path, progress: ProgressHook
-    ) -> Iterator[FaceMemory]:
-        """What is known about this video's face."""
-
-        def key() -> str:
-            networks = [self._networks.digest(name) for name in REFERENCE_NETWORKS]
-            template = (
-                None if self._templates is None or not self._templates.is_file() else self._templates.read_bytes()
-            )
-            expression = options.expression
-            if expression not in TEMPLATE_KEYS:
-                expression = Path(expression).read_bytes()
-            place = (options.face, options.crop, options.pads, options.compat)
-            look = (options.one_shot, options.fps, expression, template)
-            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, *place, *look])
-
-        turns = itertools.count(1)
-        # A count that grows: who waits for another render is not taken for one that hangs.
-        with open_memory(self._cache, key, lambda: progress(Progress("analyse", 0.0, next(turns))), scratch) as memory:
-            yield memory
-
-    def _analyse(
-        self,
-        source: FrameSource,
-        timeline: Timeline,
-        sound: NDArray[np.float32],
-        options: RenderOptions,
-        memory: FaceMemory,
-        count: int,
-        progress: ProgressHook,
-    ) -> LipScene:
-        """Pass one: one track for everything, coefficients, and what follows from both."""
-        analysis, faces = self._find_faces(source, options, memory, count, progress)
-        shown = analysis.track.visible[timeline.source_index]
-        if not shown.any():
-            raise FaceNotFoundError("No usable face in the part of the video that would be shown.")
-        if options.missing_face == "fail":
-            refuse_faceless(analysis.track, np.unique(timeline.source_index), source)
-        return LipScene(
-            timeline=timeline,
-            faces=faces,
-            windows=plan_windows(analysis, faces, self._expression(options.expression)),
-            sound=sound,
-            strength=fade_strength(shown, round(FADE_S * float(timeline.fps))),
-            still=self._still(source, faces) if options.one_shot else None,
-            colour=source.info.colour,
-            height=source.info.height,
-        )
-
-    def _find_faces(
-        self, source: FrameSource, options: RenderOptions, memory: FaceMemory, count: int, progress: ProgressHook
-    ) -> tuple[FaceAnalysis, ClipFaces]:
-        def tell(part: int) -> Callable[[int, int], None]:
-            share = ANALYSE_SHARE / 2
-            return lambda done, total: progress(Progress("analyse", share * (part + done / total), done, total))
-
-        def locate(track: FaceTrack) -> ClipFaces:
-            return cropped_as_asked(locate_faces(track, count, source, options.pads), source.info, options)
-
-        if memory.analysis is not None:
-            return memory.analysis, locate(memory.analysis.track)
-        request = TrackRequest(range(count), options.face, options.crop)
-        track = self._tracker.track(PrefetchedSource(source, AHEAD), request, tell(0))
-        faces = locate(track)
-        batches = HalvingBatches(self._batch_size)
-        memory.remember(
-            analysis := FaceAnalysis(track, read_coefficients(source, faces, self._networks, batches, tell(1)))
-        )
-        return analysis, faces
-
-    def _still(self, source: FrameSource, faces: ClipFaces) -> Tensor:
-        """The first picture with a face: all that the expression network sees with one_shot."""
-        first = np.flatnonzero(faces.visible)[:1]
-        frames = list(source.frames_at(first.tolist()))
-        return crop_256(frames, faces.at(first), source.info.colour, self._networks.device)
-
-    def _expression(self, asked: str) -> NDArray[np.float32]:
-        """The template's 64 numbers: of a word, or of the face in a picture. Raises: FaceNotFoundError."""
-        if asked in TEMPLATE_KEYS:
-            return load_template(asked, self._templates)
-        source = open_video(Path(asked), self._limits)
-        try:
-            track = self._tracker.track(source, TrackRequest([0]), lambda _done, _total: None)
-        except FaceNotFoundError as error:
-            raise FaceNotFoundError("The picture given as `expression` shows no usable face; send another.") from error
-        faces = locate_faces(track, 1, source, (0, 0, 0, 0))
-        places = faces.at(np.zeros(1, np.int64))
-        picture = crop_256(list(source.frames_at([0])), places, source.info.colour, self._networks.device)
-        row = regress_coefficients(self._networks.get("deep3d"), picture, places.scaled())[0]
-        return expression_of(row.cpu().numpy())
+                if done % REPORT_EVERY == 0 or done == len(segment):
+                    tell(done, len(segment))
+        clock.times_s |= drawing.times_s
+        return drawing.notes
 
     def _metadata(self) -> dict[str, str]:
         comment = f"{MADE_BY} {UNTRAINED}" if self.capabilities.synthetic_weights else MADE_BY
@@ -266,15 +231,15 @@ class VideoRetalkingEngine:
     def _report(
         self,
         scene: LipScene,
-        source: FrameSource,
+        info: VideoInfo,
         options: RenderOptions,
-        clock: StageClock,
+        times_s: dict[str, float],
         notes: list[str],
         face_cache: str,
     ) -> RenderReport:
         timeline = scene.timeline
         count = len(timeline.source_index)
-        width, height = output_size(source.info, options.output.max_height)
+        width, height = output_size(info, options.output.max_height)
         shown = scene.strength > 0
         return RenderReport(
             engine="videoretalking",
@@ -287,7 +252,7 @@ class VideoRetalkingEngine:
             height=height,
             face_coverage=float(shown.mean()),
             faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
-            stage_times_s=dict(clock.times_s),
+            stage_times_s=dict(times_s),
             synthetic_weights=self.capabilities.synthetic_weights,
             notes=([UNTRAINED] if self.capabilities.synthetic_weights else []) + notes,
             face_cache=face_cache,
