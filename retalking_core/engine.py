@@ -15,7 +15,8 @@ from retalking_core.types import RenderReport
 class EngineCapabilities:
     """What an engine offers, published for `GET /engines`.
 
-    unsupported_options: option name -> values it can not honour (an empty tuple: any value but the default).
+    fingerprint: of what the engine computes with (weights, precision); two of one version and fingerprint draw the
+    same. unsupported_options: option name -> values it can not honour (an empty tuple: any value but the default).
     """
 
     name: str
@@ -24,6 +25,7 @@ class EngineCapabilities:
     description: str
     unsupported_options: dict[str, tuple[str, ...]]
     synthetic_weights: bool = False
+    fingerprint: str = ""
 
 
 class Engine(Protocol):

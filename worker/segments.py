@@ -61,8 +61,7 @@ class SegmentBook:
 def renderer_of(engine: SegmentedEngine) -> str:
     """Workers for which this is equal draw and encode a frame to the same bytes, as far as versions can tell."""
     told = engine.capabilities
-    weights = "synthetic" if told.synthetic_weights else "official"
-    return f"{told.name} {told.version} {told.device.partition(':')[0]} {weights} {encoder_version()}"
+    return f"{told.name} {told.version} {told.device.partition(':')[0]} {told.fingerprint} {encoder_version()}"
 
 
 @contextmanager

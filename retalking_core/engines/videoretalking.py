@@ -7,7 +7,9 @@ the numbers of the first pass.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +100,9 @@ class VideoRetalkingEngine:
             if self._networks.device.type == "cuda" and name in INPUT_SHAPES:
                 rehearse(name, network, self._networks.device)
         self._networks.findings()
+        digests = " ".join(self._networks.digest(name) for name in NETWORKS)
+        fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
+        self.capabilities = replace(self.capabilities, fingerprint=fingerprint)
 
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
