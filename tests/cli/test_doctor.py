@@ -45,7 +45,7 @@ def look(call: Call, code: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_a_service_that_is_well(call: Call, configure: Set, redis_url: str, s3: S3Endpoint) -> None:
-    url = own_database(redis_url)
+    url, s3 = own_database(redis_url), s3.with_bucket("doctor-well")
     store = open_store(Settings(_env_file=None, redis_url=url))
     store.report_worker(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
     make_key(store, "someone", frozenset({Scope.READ}))

@@ -82,13 +82,13 @@ def test_up_with_keys(start_up: Callable[..., Up], tmp_path: Path, portrait: Pat
     (key,) = KEY.findall(made.stdout)
     job = ("submit", str(portrait), str(short_speech), "--url", url, "--option", "evaluate=[]", "--out", "result.mp4")
     refused = run_command(*job, cwd=tmp_path)
-    assert refused.returncode == 1
+    assert refused.returncode == 4
     assert refused.stderr.startswith("error: unauthorized: ")
     done = run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "result.mp4").stat().st_size > 1000
 
     assert run_command("keys", "revoke", key.split("_")[1], "--data", str(data), cwd=tmp_path).returncode == 0
-    assert run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key).returncode == 1
+    assert run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key).returncode == 4
     for log in data.rglob("*.log"):
         assert key.split("_")[2] not in log.read_text(errors="replace"), log

@@ -101,8 +101,14 @@ def test_changes_inside_the_face_leave_the_outside_alone(tmp_path: Path, clip: P
         picture[:20, :40] = 0
     near = score(write_talking_clip(tmp_path / "a.mp4", painted, speech), clip, "psnr_outside_face")
     far = score(write_talking_clip(tmp_path / "b.mp4", spoiled, speech), clip, "psnr_outside_face")
-    assert near["psnr_outside_face"].value > 40
-    assert far["psnr_outside_face"].value < near["psnr_outside_face"].value - 15
+    unchanged, changed = near["psnr_outside_face"], far["psnr_outside_face"]
+    # The encoder may keep every block outside the mouth as it was: then there is no error at all.
+    if unchanged.value is None:
+        assert "PSNR is infinite" in unchanged.reason
+    else:
+        assert unchanged.value > 40
+        assert changed.value < unchanged.value - 15
+    assert 10 < changed.value < 40
 
 
 @pytest.mark.parametrize("delay", [0, 5, -5])
