@@ -26,9 +26,8 @@ from retalking_core.engines.drawing import Drawing
 from retalking_core.engines.face_memory import FaceMemory, analysed_count
 from retalking_core.engines.lip_analysis import ANALYSE_SHARE, ClipAnalysis
 from retalking_core.engines.lip_scene import AHEAD, LipScene
-from retalking_core.engines.preview_flow import StageClock
+from retalking_core.engines.preview_flow import KeptSource, StageClock
 from retalking_core.engines.preview_scene import faceless_ranges_s
-from retalking_core.engines.remembered_source import RememberedSource
 from retalking_core.engines.write_behind import WriteBehind
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -51,6 +50,8 @@ from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
+# Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
+KEPT_BYTES = 2**29
 Looked = TypeVar("Looked")
 MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
@@ -192,7 +193,7 @@ class VideoRetalkingEngine:
         progress(Progress("analyse", 0.0))
         self._networks.findings()  # of a render that ended early
         with clock.stage("read"):
-            source = RememberedSource(open_video(video, self._limits, options.fps))
+            source = KeptSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
             sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
