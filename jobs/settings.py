@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     inference_batch: int = Field(
         16, ge=1, le=32, description="Frames that the neural engine draws at once on a CUDA device"
     )
+    gpu_slots: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Jobs that a render worker works on at a time, each in a process with its own copy of the models",
+    )
     worker_memory_bytes: int = Field(
         8 * 1024**3, ge=0, description="Memory of its own that a render process may take; 0: no limit"
     )

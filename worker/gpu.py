@@ -1,4 +1,4 @@
-"""Entry of the render worker: `celery -A worker.gpu worker --pool prefork -c 1`."""
+"""Entry of the render worker: `celery -A worker.gpu worker`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The render worker as a Celery application: a parent that only passes messages on, children that hold the models.
 
-Start it with `--pool prefork -c 1`, one for each device. The parent imports no engine and makes no CUDA call: a CUDA
-context does not survive a fork. Engines are loaded in `worker_process_init`, in the child.
+Start one for each device, without `--concurrency`: `RETALKING_GPU_SLOTS` says how many children share the device. The
+parent imports no engine and makes no CUDA call: a CUDA context does not survive a fork. Engines are loaded in
+`worker_process_init`, in the child.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         task_soft_time_limit=settings.render_limit_s,
         task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
         worker_pool="prefork",
-        worker_concurrency=1,
+        worker_concurrency=settings.gpu_slots,
     )
     keep_quiet(app)
     # As `-Q` would: both queues are known, for sending, and only one is consumed.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from retalking_core.networks.normalisation import SpectralNormConv2d
+from retalking_core.networks.recorded import RecordedCall
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,7 +27,6 @@ FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
 # largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
-FACE_FINDING = ("s3fd", "fan2d", "deep3d")
 # Ours. The libraries' networks use `view` where this layout would need `reshape`.
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 # Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
@@ -42,7 +42,8 @@ class InferenceVariant:
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
     demodulation stay in float32. Results are float32 whatever it is. compiled_batch: if given, the network is compiled
     for batches of exactly this size (torch.compile; elementwise work is merged into few kernels), and other batches are
-    cut and filled up to it. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
+    cut and filled up to it; on CUDA its call is recorded and replayed. The compiler keeps its results in
+    TORCHINDUCTOR_CACHE_DIR."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
@@ -62,13 +63,15 @@ REFERENCE = InferenceVariant(fold=False)
 
 
 def fast_variants(batch: int) -> dict[str, InferenceVariant]:
-    """For a GPU: half precision where it is allowed, compiled for batches of this size; TF32 for what finds the face.
+    """For a GPU: half precision where it is allowed, TF32 for what finds the face, compiled for batches of this size.
+    S3FD alone is not: it sees windows of many sizes.
 
     fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
     What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
     """
     half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
-    return half | {name: InferenceVariant("tf32") for name in FACE_FINDING}
+    found = {name: InferenceVariant("tf32", compiled_batch=batch) for name in ("fan2d", "deep3d")}
+    return half | found | {"s3fd": InferenceVariant("tf32")}
 
 
 class InferenceNetwork(nn.Module):
@@ -80,6 +83,8 @@ class InferenceNetwork(nn.Module):
         run: Callable[..., Any] = network
         if variant.compiled_batch is not None:
             run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+            if next(network.parameters()).is_cuda:
+                run = RecordedCall(run)
         # In a tuple, or torch would take it for a second child with the same weights.
         self._how = (run,)
 
@@ -115,7 +120,8 @@ class InferenceNetwork(nn.Module):
             count = min(size, len(inputs[0]) - start)
             filled = (_filled(x[start : start + count], size) for x in inputs)
             result = self._run(*filled, **options)
-            parts.append(_map_tensors(result, lambda x, count=count: x[:count].float()))
+            # A copy in any case: the next call overwrites what a recording gave.
+            parts.append(_map_tensors(result, lambda x, count=count: x[:count].to(torch.float32, copy=True)))
         return parts[0] if len(parts) == 1 else _joined(parts)
 
 

@@ -15,7 +15,7 @@ from jobs.models import JobStatus
 from jobs.opening import connect_redis
 from tests.media import clips as media
 from tests.services import wait_until
-from tests.worker.conftest import Stack, WorkerProcess, running
+from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
 from tests.worker.scripted_engine import Act
 
 SCRIPTED = "tests.worker.scripted_app"
@@ -199,3 +199,21 @@ def test_lost_connections_to_redis_cost_nothing(stack: Stack, worker: WorkerProc
     job = stack.finish(job_id)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     assert stack.finish(stack.submit(), timeout_s=40).status is JobStatus.SUCCEEDED
+
+
+def test_two_slots_work_on_two_jobs_at_a_time(redis_url: str, tmp_path: Path, clips: Clips) -> None:
+    stack = make_stack(redis_url, tmp_path, clips, RETALKING_GPU_SLOTS="2")
+    with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
+        wait_until(lambda: len(stack.store.workers()) == 2, what="both slots are ready")
+        slow = [stack.submit(seed=Act.SLOW) for _ in range(2)]
+        for job_id in slow:
+            stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+        assert {card.busy_with for card in stack.store.workers()} == set(slow)
+        for job_id in slow:
+            stack.store.request_cancel(job_id, retention_s=60)
+        assert [stack.finish(job_id).status for job_id in slow] == [JobStatus.CANCELED] * 2
+        # A killed slot costs its own job one attempt, and the other slot nothing.
+        steady, crashing = stack.submit(seed=Act.BRIEF), stack.submit(seed=Act.CRASH_ONCE)
+        assert stack.tend(crashing).attempt == 2
+        assert (stack.finish(steady).status, stack.finish(steady).attempt) == (JobStatus.SUCCEEDED, 1)
+        assert process.is_alive()
