@@ -52,6 +52,23 @@ def place_clip(video: Path, canvas: Canvas, result: Path) -> tuple[float, float]
     return float(left), float(top)
 
 
+def repeat_clip(video: Path, times: int, result: Path) -> None:
+    """The clip several times over, its packets copied: each round begins with a key picture."""
+    with av.open(str(result), "w") as container:
+        for k in range(times):
+            with av.open(str(video)) as source:
+                stream = source.streams.video[0]
+                copy = container.streams.video[0] if k else container.add_stream_from_template(stream)
+                length = round(stream.frames / stream.average_rate / stream.time_base)
+                for packet in (each for each in source.demux(stream) if each.dts is not None):
+                    packet.pts, packet.dts, packet.stream = packet.pts + k * length, packet.dts + k * length, copy
+                    container.mux(packet)
+
+
+def repeat_track(track: FaceTrack, times: int) -> FaceTrack:
+    return FaceTrack(*(np.concatenate([each] * times) for each in (track.boxes, track.landmarks, track.visible)))
+
+
 def move_track(track: FaceTrack, scale: float, shift: tuple[float, float]) -> FaceTrack:
     """The track of the clip on its canvas. Landmarks have pixel centres at integers, boxes are continuous."""
     boxes = track.boxes * scale + np.array([*shift, *shift], np.float32)

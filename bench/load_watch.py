@@ -15,7 +15,8 @@ class LoadWatch:
     """Looks every 20 ms in a thread of its own. Without NVIDIA's management library only the memory is watched."""
 
     def __init__(self) -> None:
-        self.peak_host_gib = 0.0
+        self._host: list[float] = []
+        self._device: list[float] = []
         self._busy: list[tuple[float, int]] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="load-watch", daemon=True)
@@ -28,6 +29,17 @@ class LoadWatch:
         self._over.set()
         self._thread.join()
 
+    @property
+    def peak_gpu_gib(self) -> float | None:
+        """Of the whole device: contexts, caches and other processes too. None where nobody could say."""
+        return max(self._device, default=None)
+
+    @property
+    def host_gib(self) -> list[float]:
+        """The most in each third of the time: memory that grows with the clip shows as a rise."""
+        samples, third = self._host, max(1, len(self._host) // 3)
+        return [max(samples[start : start + third] or samples) for start in (0, third, 2 * third)]
+
     def gpu_busy(self, began: float, ended: float) -> float | None:
         """Mean utilisation 0..1 between two readings of time.perf_counter; None where nobody could say."""
         values = [percent for at, percent in self._busy if began <= at <= ended]
@@ -38,9 +50,10 @@ class LoadWatch:
         page = os.sysconf("SC_PAGE_SIZE")
         while not self._over.wait(EVERY_S):
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-            self.peak_host_gib = max(self.peak_host_gib, resident / 2**30)
+            self._host.append(resident / 2**30)
             if gpu is not None:
                 library, handle = gpu
+                self._device.append(library.nvmlDeviceGetMemoryInfo(handle).used / 2**30)
                 self._busy.append((time.perf_counter(), library.nvmlDeviceGetUtilizationRates(handle).gpu))
 
 

@@ -48,6 +48,7 @@ VARIANTS = {
     "fp16 channels_last": InferenceVariant("fp16", channels_last=True),
     "bf16 compiled": InferenceVariant("bf16", compiled_batch=16),
     "fp16 compiled": InferenceVariant("fp16", compiled_batch=16),
+    "tf32 compiled": InferenceVariant("tf32", compiled_batch=16),
 }
 HEADER = (
     "| network | variant | batch | max relative error | images/s | peak GiB | note |\n|---|---|---|---|---|---|---|"

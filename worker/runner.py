@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +135,10 @@ def _produce(attempt: Attempt) -> None:
             tell = partial(_tell_render, keeper)
             report = render(RenderTask(attempt, job, engine, inputs, options, folder, file, tell), video, audio)
         curves = folder / "curves.json"
+        began = time.perf_counter()
         metrics = _evaluate(attempt, job, file, inputs, report, curves)
+        if metrics:
+            report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)

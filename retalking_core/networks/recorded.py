@@ -1,20 +1,21 @@
 """A call recorded once as a CUDA graph and replayed from then on: one launch instead of thousands.
 
-Most of ENet's kernels are shorter than their own launch: 50 ms a call, of which the device works 26 ms (H200, batch 16).
-A replay needs neither Python nor the compiler's guards nor cuDNN's look-ups.
+Most of ENet's kernels are shorter than their own launch: 50 ms a call, of which the device works 26 ms (H200, batch
+16). A replay needs neither Python nor the compiler's guards nor cuDNN's look-ups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 # Calls before the recording: what is compiled, tried out or planned lazily is done in them.
 PRACTICE = 2
-_pools: dict[int, Any] = {}
+_recorded: WeakSet[RecordedCall] = WeakSet()
 
 
 class RecordedCall:
@@ -30,6 +31,7 @@ class RecordedCall:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Tensor] = []
         self._shape: Any = None
+        self._device: torch.device | None = None
         self._results: Any = None
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -56,16 +58,22 @@ class RecordedCall:
         torch.cuda.current_stream(device).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         # thread_local: what other threads do with the device meanwhile is none of the recording's business.
-        with torch.cuda.graph(graph, pool=_pool(device), capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=_shared_memory(device), capture_error_mode="thread_local"):
             self._results = self._run(*arguments, **options)
-        self._graph, self._shape = graph, shape
+        self._graph, self._shape, self._device = graph, shape, device
+        _recorded.add(self)
+
+    def memory_on(self, device: torch.device) -> Any:
+        """Handle of the memory that the recording works in; None if it is another device's."""
+        return self._graph.pool() if self._graph is not None and self._device == device else None
 
 
-def _pool(device: torch.device) -> Any:
-    """One for all recordings of a device: they run one after the other, so that the largest one's memory serves all.
-    Each recording's results stay its own."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return _pools.setdefault(index, torch.cuda.graph_pool_handle())
+def _shared_memory(device: torch.device) -> Any:
+    """That of the recordings that exist: they run one after the other, so that the largest one's memory serves all.
+    Each recording's results stay its own. None, for memory of its own, for the first one: a pool ends with the last of
+    its recordings and must not be named again."""
+    pools = (call.memory_on(device) for call in _recorded)
+    return next((pool for pool in pools if pool is not None), None)
 
 
 def _taken_apart(value: Any, tensors: list[Tensor]) -> Any:
