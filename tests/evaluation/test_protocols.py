@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from retalking_core.evaluation import face_tracks
 from retalking_core.evaluation.bgr_frames import read_bgr
-from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes
+from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
 from retalking_core.evaluation.jpeg_frames import through_jpeg
 from retalking_core.evaluation.measurement import UnmeasurableError
 from retalking_core.evaluation.metrics import evaluate
@@ -105,13 +105,13 @@ class OneFace(nn.Module):
         for level in range(6):
             stride = 4 << level
             rows, columns = -(-height // stride), -(-width // stride)
-            classes = torch.zeros(1, 2, rows, columns)
+            classes = torch.zeros(len(image), 2, rows, columns)
             classes[:, 0] = 9.0
             if stride == 8:
-                blurred = nn.functional.avg_pool2d(image.sum(1, keepdim=True), stride, ceil_mode=True)[0, 0]
-                at = int(blurred.argmax())
-                classes[0, :, at // columns, at % columns] = torch.tensor([0.0, 9.0])
-            boxes = torch.zeros(1, 4, rows, columns)
+                blurred = nn.functional.avg_pool2d(image.sum(1, keepdim=True), stride, ceil_mode=True)
+                for k, at in enumerate(blurred.flatten(1).argmax(dim=1).tolist()):
+                    classes[k, :, at // columns, at % columns] = torch.tensor([0.0, 9.0])
+            boxes = torch.zeros(len(image), 4, rows, columns)
             boxes[:, 2:] = np.log(40 / (4 * stride)) / 0.2
             outputs += [classes, boxes]
         return outputs
@@ -125,7 +125,7 @@ def marked(x: int, y: int) -> np.ndarray:
 
 def test_detector_output_is_decoded() -> None:
     network = InferenceNetwork(OneFace(), REFERENCE)
-    (box,) = detect_faces(marked(208, 144), network)
+    ((box,),) = detect_faces([shrunk(marked(208, 144))], network)
     np.testing.assert_allclose(box, [208 - 80, 144 - 80, 208 + 80, 144 + 80], atol=17)
 
 
@@ -142,9 +142,7 @@ def test_decoding_agrees_with_face_alignment() -> None:
     ]
     theirs = np.asarray(get_predictions(soft, 1)).reshape(-1, 5)
     theirs = theirs[theirs[:, 4] > face_tracks.CONFIDENCE]
-    levels_ = [
-        face_tracks._decode(torch.tensor(outputs[2 * k]), torch.tensor(outputs[2 * k + 1]), 4 << k) for k in range(6)
-    ]
+    levels_ = [face_tracks._decode(outputs[2 * k][0], outputs[2 * k + 1][0], 4 << k) for k in range(6)]
     boxes, scores = (np.concatenate(part) for part in zip(*levels_, strict=True))
     ours = np.column_stack([boxes, scores])
     assert len(ours) > 20
