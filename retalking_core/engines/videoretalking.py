@@ -47,7 +47,9 @@ from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
-NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
+# The hungriest first: recorded networks share their memory (`networks.recorded`), and what the first one took serves the
+# others. In the order of the method, small pieces came first that the larger networks could not use.
+NETWORKS = ("gfpgan", "gpen512", "lnet", "enet", "parsenet", "dnet", "deep3d")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
 # Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
@@ -95,12 +97,15 @@ class VideoRetalkingEngine:
     def warm_up(self) -> None:
         """Load the tracker and every network that a plain render needs. On a GPU each runs once: what is compiled is
         compiled now (or read from the compiler's cache), and not by the first job."""
-        self._tracker.warm_up()
+        on_gpu = self._networks.device.type == "cuda"
         for name in NETWORKS:
             network = self._networks.get(name)
-            if self._networks.device.type == "cuda" and name in INPUT_SHAPES:
+            if on_gpu and name in INPUT_SHAPES:
                 rehearse(name, network, self._networks.device)
+        self._tracker.warm_up()
         self._networks.findings()
+        if on_gpu:
+            torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.capabilities = replace(self.capabilities, fingerprint=fingerprint)

@@ -1,7 +1,7 @@
 """The neural engine through HTTP: a job, and a second one on the same video that finds its face in the cache.
 
-Wants weight files, trained or generated (`retalking weights synthesize`), in RETALKING_WEIGHTS_DIR. On a GPU all frames
-of the clip are made; two CPU cores take over a minute a frame, so there the speech is one frame long.
+With the weight files of RETALKING_WEIGHTS_DIR, else with generated ones. On a GPU all frames of the clip are made; two
+CPU cores take 10 s to a minute a frame, so there the speech is three frames long.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import os
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from retalking_core.weights.synthesis import synthesize
+from retalking_core.weights.table import ENGINE_WEIGHTS
 from tests.e2e.conftest import Service, running_service
 
 WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
@@ -25,19 +28,28 @@ pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FR
 
 
 @pytest.fixture(scope="module")
-def neural(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    if not WEIGHTS:
-        pytest.skip("no weight files: set RETALKING_WEIGHTS_DIR (retalking weights synthesize writes stand-ins)")
+def weights(media_dir: Path) -> Iterator[Path]:
+    """Generated ones take 2.2 GB, and are not left for pytest to keep."""
+    if WEIGHTS:
+        yield Path(WEIGHTS)
+        return
+    with TemporaryDirectory(prefix="retalking-weights-") as folder:
+        synthesize(Path(folder), 1, ENGINE_WEIGHTS)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def neural(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("neural")
     # A first frame takes longer here than a render may otherwise be silent.
-    settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": WEIGHTS, "RETALKING_STALL_S": "900"}
-    with running_service(folder, LOADED_S, RETALKING_WORKER_MEMORY_BYTES="0", **settings) as service:
+    settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": str(weights), "RETALKING_STALL_S": "900"}
+    with running_service(folder, LOADED_S, **settings) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of it where there is a GPU, else so much as one frame takes."""
+    """All of it where there is a GPU, else so much as three frames take."""
     import torch
 
     if torch.cuda.is_available():
@@ -45,7 +57,7 @@ def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = tmp_path_factory.mktemp("speech") / "short.wav"
     with wave.open(str(media_dir / "1.wav")) as whole, wave.open(str(short), "wb") as part:
         part.setparams(whole.getparams())
-        part.writeframes(whole.readframes(round(0.04 * whole.getframerate())))
+        part.writeframes(whole.readframes(round(3 / 22.131 * whole.getframerate())))
     return short
 
 

@@ -1,4 +1,4 @@
-"""The engine on a real clip, cut to a few frames: with light networks, and with the full ones where they are."""
+"""The engine on a real clip, cut to a few frames, with light networks (tests/e2e/test_neural_job: the full ones)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import RenderReport
-from retalking_core.weights.store import NetworkStore
 from tests.engines.stand_ins import StandIns
 
 PROJECT = Path(__file__).resolve().parents[2]
 MEDIA = Path(os.environ.get("RETALKING_MEDIA_DIR", PROJECT.parent / "shared" / "media"))
-WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
 
 pytestmark = pytest.mark.media
 
@@ -50,12 +48,3 @@ def test_light_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     decoded = (open_video(path, DEFAULT_LIMITS).frames_at([0, 1]) for path in (MEDIA / "1.mp4", result))
     for plain, made in zip(*decoded, strict=True):
         assert np.abs(plain.y.astype(int) - made.y).mean() < 2
-
-
-def test_full_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """About 2 TFLOP a frame: 40 s on two cores."""
-    if not WEIGHTS:
-        pytest.skip("no weight files: set RETALKING_WEIGHTS_DIR (retalking weights synthesize writes stand-ins)")
-    store = NetworkStore(Path(WEIGHTS))
-    report = _render(VideoRetalkingEngine(store, batch_size=1), 1, tmp_path / "result.mp4", monkeypatch)
-    assert report.frames == 1
