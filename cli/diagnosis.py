@@ -202,6 +202,8 @@ def look_at_weights(settings: Settings) -> Finding:
 
 
 def look_at_cuda(settings: Settings) -> Finding:
+    from retalking_core.networks.build_tools import missing_build_tools
+
     state: State = "bad" if settings.engine == "videoretalking" else "note"
     try:
         import torch
@@ -210,6 +212,8 @@ def look_at_cuda(settings: Settings) -> Finding:
     if not torch.cuda.is_available():
         remedy = f"Install a driver for CUDA {torch.version.cuda or '-'}; the neural engine needs a device."
         return Finding("cuda", state, "no device is seen", remedy)
+    if settings.inference != "exact" and (obstacle := missing_build_tools()):
+        return Finding("cuda", "bad", "a device is seen, but networks can not be compiled for it", obstacle)
     names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     told = ", ".join(f"{each.name} ({each.total_memory / 1024**3:.0f} GiB)" for each in names)
     return Finding("cuda", "well", told)

@@ -128,10 +128,19 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
 
 
 def computes_fast(settings: Settings, has_cuda: bool) -> bool:
-    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is."""
+    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
+    from retalking_core.networks.build_tools import missing_build_tools
+
     if settings.inference == "fast" and not has_cuda:
         raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
-    return has_cuda and settings.inference != "exact"
+    if settings.inference == "exact" or not has_cuda:
+        return False
+    obstacle = missing_build_tools()
+    if obstacle is not None and settings.inference == "fast":
+        raise RuntimeError(f"RETALKING_INFERENCE=fast compiles its networks. {obstacle}")
+    if obstacle is not None:
+        log.error("networks can not be compiled and run in float32, several times slower. %s", obstacle)
+    return obstacle is None
 
 
 def chosen_tracker(settings: Settings, has_cuda: bool) -> str:

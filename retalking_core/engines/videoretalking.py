@@ -47,8 +47,8 @@ from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
-# The hungriest first: recorded networks share their memory (`networks.recorded`), and what the first one took serves the
-# others. In the order of the method, small pieces came first that the larger networks could not use.
+# The hungriest first: recorded networks share their memory (`networks.recorded`), and what the first one took serves
+# the others. In the order of the method, small pieces came first that the larger networks could not use.
 NETWORKS = ("gfpgan", "gpen512", "lnet", "enet", "parsenet", "dnet", "deep3d")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4

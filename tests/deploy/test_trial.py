@@ -70,7 +70,11 @@ def test_the_compose_file_is_read_whole() -> None:
     assert set(services) == {"api", "gpu-worker", "webhook-worker", "redis", "s3", "bucket"}
     worker = services["gpu-worker"]
     assert worker.dockerfile == "Dockerfile.gpu"
-    assert worker.volumes == [Volume("models", "/models", True), Volume("scratch", "/scratch", False)]
+    assert worker.volumes == [
+        Volume("models", "/models", True),
+        Volume("scratch", "/scratch", False),
+        Volume("compiled", "/compiled", False),
+    ]
     assert worker.health_test[:2] == ["python", "-c"]
     assert "${" not in "".join(worker.environment.values())
     assert services["redis"].health_test[:2] == ["sh", "-c"]

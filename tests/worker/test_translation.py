@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import sysconfig
 import zipfile
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ from retalking_core.engines.videoretalking import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
+from retalking_core.networks import build_tools
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
@@ -288,10 +290,27 @@ def test_a_log_line_is_one_line_of_json() -> None:
         ("fast", True, True),
     ],
 )
-def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool) -> None:
+def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_tools, "missing_build_tools", lambda: None)
     assert computes_fast(Settings(_env_file=None, inference=asked), has_cuda) is fast
 
 
 def test_fast_by_name_needs_a_gpu() -> None:
     with pytest.raises(RuntimeError, match="RETALKING_INFERENCE"):
         computes_fast(Settings(_env_file=None, inference="fast"), has_cuda=False)
+
+
+@pytest.mark.parametrize("missing", ["compiler", "headers"])
+def test_nothing_to_compile_with_is_said(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CC", raising=False)
+    else:
+        compiler = tmp_path / "gcc"
+        compiler.touch(mode=0o755)
+        monkeypatch.setenv("CC", str(compiler))
+        monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    told = "apt-get install g\\+\\+" if missing == "compiler" else "apt-get install libpython3-dev"
+    assert not computes_fast(Settings(_env_file=None), has_cuda=True)
+    with pytest.raises(RuntimeError, match=told):
+        computes_fast(Settings(_env_file=None, inference="fast"), has_cuda=True)
