@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.small_products import product
 from retalking_core.types import Frame
 
 Plane = NDArray[np.uint8]
@@ -15,9 +16,6 @@ Grid = NDArray[np.float32]
 Box = tuple[int, int, int, int]
 # Pixels. `cv2.remap` knows 32 places between two pixels: what moves less than half of that stays where it is.
 STILL_PX = 1 / 64
-# Multiplications of one matrix product, up to which OpenBLAS stays in the calling thread. Beyond, its threads wait
-# for each other on cores that decode and encode: drawing a frame took 4.4 ms of CPU time instead of 1.1.
-MOST_PRODUCTS = 1 << 18
 
 
 def moving_window(grid: Grid, box: Box) -> Box:
@@ -57,11 +55,8 @@ def _places(grid: Grid, box: Box, window: Box) -> tuple[NDArray[np.float32], NDA
     x0, y0, x1, y1 = window
     across = cubic_weights(grid.shape[1], box[2] - box[0])[x0 - box[0] : x1 - box[0]]
     down = cubic_weights(grid.shape[0], box[3] - box[1])[y0 - box[1] : y1 - box[1]]
-    wide = np.ascontiguousarray(grid.transpose(2, 0, 1)) @ across.T
-    places = np.empty((2, y1 - y0, x1 - x0), np.float32)
-    strip = max(1, MOST_PRODUCTS // wide[0].size)
-    for top in range(0, len(down), strip):
-        np.matmul(down[top : top + strip], wide, out=places[:, top : top + strip])
+    wide = product(across, np.ascontiguousarray(grid.transpose(2, 1, 0)))
+    places = product(down, wide.transpose(0, 2, 1))
     places[0] += np.arange(x0, x1, dtype=np.float32)
     places[1] += np.arange(y0, y1, dtype=np.float32)[:, None]
     return places[0], places[1]
