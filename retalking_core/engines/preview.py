@@ -6,6 +6,7 @@ It is labelled `preview` in the report and in the file, and never passes for the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ class PreviewEngine:
                 self._synthesise(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
         progress(Progress("synthesise", 1.0, count, count))
-        return _report(scene, source.info, options, clock.times_s)
+        return replace(_report(scene, source.info, options, clock.times_s), held=source.held(video))
 
     def _synthesise(
         self, scene: PreviewScene, source: FrameSource, writer: ResultWriter, progress: ProgressHook, clock: StageClock
@@ -145,7 +146,7 @@ class PreviewEngine:
 
     def _open(
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
-    ) -> tuple[FrameSource, Waveform, Timeline]:
+    ) -> tuple[KeptSource, Waveform, Timeline]:
         """Open the inputs and plan which frame is shown when."""
         refuse_unsupported(options)
         keep_opencv_single()

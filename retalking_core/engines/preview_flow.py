@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.read_ahead import ReadAhead
-from retalking_core.types import Frame, FrameSource, VideoInfo
+from retalking_core.types import Frame, FrameSource, HeldClip, VideoInfo
 
 __all__ = ["KeptSource", "PrefetchedSource", "ReadAhead", "StageClock"]
 
@@ -23,6 +24,11 @@ class PrefetchedSource:
     def __init__(self, source: FrameSource, depth: int = 4) -> None:
         self._source, self._depth = source, depth
         self.info: VideoInfo = source.info
+
+    @property
+    def damaged(self) -> set[int]:
+        """As of `VideoReader`."""
+        return self._source.damaged
 
     def frames(self) -> Iterator[Frame]:
         return self._ahead(self._source.frames())
@@ -50,6 +56,15 @@ class KeptSource:
         self._may_keep = self.info.frame_count * self._frame_bytes <= max_bytes
         self._kept: dict[int, Frame] = {}
         self._room: list[NDArray[np.uint8]] = []
+
+    @property
+    def damaged(self) -> set[int]:
+        """As of `VideoReader`."""
+        return self._source.damaged
+
+    def held(self, path: Path) -> HeldClip | None:
+        """This source for others to read, where it keeps what it decodes. path: the file that it reads."""
+        return HeldClip(path, self) if self._may_keep else None
 
     def frames(self) -> Iterator[Frame]:
         return self.frames_at(range(self.info.frame_count))
