@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -149,12 +150,21 @@ class FaceTrack:
 
 
 @dataclass(frozen=True)
+class HeldClip:
+    """A video file and its frames, which a render has decoded: who judges the result need not do it again."""
+
+    path: Path
+    source: FrameSource
+
+
+@dataclass(frozen=True)
 class RenderReport:
     """What a render did. Times in seconds; regions and ranges in output time.
 
     mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
     without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
-    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
+    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none. held:
+    the clip where its frames are still in memory.
     """
 
     engine: str
@@ -172,3 +182,4 @@ class RenderReport:
     synthetic_weights: bool = False
     notes: list[str] = field(default_factory=list)
     face_cache: str = "off"
+    held: HeldClip | None = field(default=None, repr=False, compare=False)

@@ -6,6 +6,7 @@ It is labelled `preview` in the report and in the file, and never passes for the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from retalking_core import __version__
 from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
-from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, ReadAhead, StageClock
+from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, StageClock
 from retalking_core.engines.preview_scene import (
     PreviewScene,
     faceless_ranges_s,
@@ -34,6 +35,7 @@ from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
+from retalking_core.read_ahead import ReadAhead
 from retalking_core.scene_file import load_scene, save_scene
 from retalking_core.segmented import DrawingReport, sum_of_times
 from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
@@ -72,29 +74,39 @@ class PreviewEngine:
     ) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault."""
         clock = StageClock()
-        source, scene = self._look(video, audio, options, progress, clock)
-        timeline, count = scene.timeline, len(scene.timeline.source_index)
-        with (
-            clock.stage("synthesise"),
-            ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer,
-            ReadAhead(synthesise(scene, source, clock)) as drawn,
-        ):
+        source, speech, timeline = self._open(video, audio, options, progress, clock)
+        # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
+        with ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer:
+            with clock.stage("analyse"):
+                scene = self.analyse(source, speech, timeline, options, progress)
+            with clock.stage("synthesise"):
+                self._synthesise(scene, source, writer, progress, clock)
+        count = len(timeline.source_index)
+        progress(Progress("synthesise", 1.0, count, count))
+        return replace(_report(scene, source.info, options, clock.times_s), held=source.held(video))
+
+    def _synthesise(
+        self, scene: PreviewScene, source: FrameSource, writer: ResultWriter, progress: ProgressHook, clock: StageClock
+    ) -> None:
+        count = len(scene.timeline.source_index)
+        with ReadAhead(synthesise(scene, source, clock)) as drawn:
             for done, (frame, _) in enumerate(drawn, start=1):
                 with clock.stage("encode"):
                     writer.write(frame)
                 if done % REPORT_EVERY == 0 or done == count:
                     share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
                     progress(Progress("synthesise", share, done, count))
-        progress(Progress("synthesise", 1.0, count, count))
-        return _report(scene, source.info, options, clock.times_s)
+        with clock.stage("encode"):
+            writer.finish()
 
     def analyse_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """See `SegmentedEngine`; so with the next two."""
         clock = StageClock()
-        _, learned = self._look(video, audio, options, progress, clock)
-        save_scene(scene, learned)
+        source, speech, timeline = self._open(video, audio, options, progress, clock)
+        with clock.stage("analyse"):
+            save_scene(scene, self.analyse(source, speech, timeline, options, progress))
         return DrawingReport(dict(clock.times_s))
 
     def render_segment(
@@ -102,7 +114,7 @@ class PreviewEngine:
     ) -> DrawingReport:
         keep_opencv_single()
         clock, learned = StageClock(), load_scene(scene, PreviewScene)
-        source = open_video(video, self._limits, options.fps)
+        source = PrefetchedSource(open_video(video, self._limits, options.fps))
         with (
             clock.stage("synthesise"),
             SegmentWriter(result, source.info, learned.timeline, segment, options.output) as writer,
@@ -132,19 +144,19 @@ class PreviewEngine:
         info = probe_video(video, self._limits, options.fps)
         return _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
 
-    def _look(
+    def _open(
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
-    ) -> tuple[FrameSource, PreviewScene]:
-        """Open the inputs and do the first pass over them."""
+    ) -> tuple[KeptSource, Waveform, Timeline]:
+        """Open the inputs and plan which frame is shown when."""
         refuse_unsupported(options)
         keep_opencv_single()
         progress(Progress("analyse", 0.0))
         with clock.stage("read"):
-            source = KeptSource(open_video(video, self._limits, options.fps), self._limits.max_held_bytes)
+            opened = PrefetchedSource(open_video(video, self._limits, options.fps))
+            source = KeptSource(opened, self._limits.max_held_bytes)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-        with clock.stage("analyse"):
-            return source, self.analyse(source, speech, timeline, options, progress)
+        return source, speech, timeline
 
     def analyse(
         self,
@@ -162,7 +174,7 @@ class PreviewEngine:
                 progress(Progress("analyse", ANALYSE_SHARE * done / total, done, total))
 
         request = TrackRequest(indices.tolist(), options.face, options.crop)
-        track = self._tracker.track(PrefetchedSource(source), request, on_frame)
+        track = self._tracker.track(source, request, on_frame)
         if options.missing_face == "fail":
             refuse_faceless(track, indices, source)
         return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mouth_motion import MouthMotion
-from retalking_core.engines.preview_flow import PrefetchedSource, StageClock
+from retalking_core.engines.preview_flow import StageClock
 from retalking_core.errors import EngineFaultError, FaceMissingError
 from retalking_core.faces.smoothing import visible_runs
 from retalking_core.stages.mouth_field import region_box, solve_field
@@ -76,7 +76,7 @@ def synthesise(
     """
     shown = segment or range(len(scene.timeline.source_index))
     order = scene.timeline.source_index[shown.start : shown.stop].tolist()
-    for k, frame in zip(shown, PrefetchedSource(source).frames_at(order), strict=True):
+    for k, frame in zip(shown, source.frames_at(order), strict=True):
         if scene.strength[k] <= 0:
             yield frame, None
             continue

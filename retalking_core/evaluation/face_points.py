@@ -16,7 +16,7 @@ from retalking_core.types import Frame
 # Longest side of the picture in which a face is looked for afresh.
 SEARCH_PX = 480
 # Detecting costs as much as fitting: a face that stays where it was is detected anew every so many frames.
-DETECT_EVERY = 10
+DETECT_EVERY = 25
 # Correlation of the face with itself one frame ago, below which it is detected anew at once.
 STEADY, PATCH_PX = 0.7, 24
 SMALLEST_SCALE_PX = 12
@@ -91,7 +91,9 @@ def _patch(gray: Gray, box: Box) -> NDArray[np.float32] | None:
     right, bottom = min(width, int(box[2])), min(height, int(box[3]))
     if right - left < 4 or bottom - top < 4:
         return None
-    patch = cv2.resize(gray[top:bottom, left:right], (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
+    # Four pixels for each of the patch's are enough to tell a face by, and picked in a tenth of the time of all.
+    picked = cv2.resize(gray[top:bottom, left:right], (2 * PATCH_PX, 2 * PATCH_PX), interpolation=cv2.INTER_NEAREST)
+    patch = cv2.resize(picked, (PATCH_PX, PATCH_PX), interpolation=cv2.INTER_AREA)
     patch = patch.astype(np.float32) - float(patch.mean())
     deviation = float(patch.std())
     return patch / deviation if deviation > 1 else None

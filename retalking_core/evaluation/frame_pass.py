@@ -68,7 +68,7 @@ def look_once(measurement: Measurement, wanted: Set[str], marks: Marks | None) -
             return dict.fromkeys(wanted, error) | findings
         for name, observer in observers.items():
             if name not in findings:
-                findings[name] = observer.found()
+                findings[name] = _found(observer)
     return findings | ({"points": np.stack(points)} if finder is not None else {})
 
 
@@ -91,6 +91,13 @@ def _make_observers(
         except LOOK_FAULTS as error:
             findings[name] = error
     return observers
+
+
+def _found(observer: Observer) -> Any:
+    try:
+        return observer.found()
+    except LOOK_FAULTS as error:
+        return error
 
 
 def _show(observers: dict[str, Observer], findings: Findings, number: int, frame: Frame, marks: Marks) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
+from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_observers import face_crop
 from retalking_core.evaluation.frame_pass import look_once
@@ -84,7 +85,11 @@ class Measurement:
 
     @cached_property
     def reference_video(self) -> FrameSource:
-        return open_video(self.reference_file, self.limits)
+        """The frames that the render holds, where it does and they are the reference's."""
+        held = None if self.report is None else self.report.held
+        if held is not None and held.path == self.reference_file:
+            return held.source
+        return PrefetchedSource(open_video(self.reference_file, self.limits))
 
     @property
     def reference_file(self) -> Path:

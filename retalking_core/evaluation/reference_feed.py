@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.errors import InputError
 from retalking_core.evaluation.bgr_frames import BgrOfFrames, Picture
 from retalking_core.types import Frame
@@ -59,18 +59,19 @@ class ReferenceFeed:
         both = min(measurement.video.info.frame_count, self._numbers)
         # Where the plan starts with every frame in its turn, the two pairings want the same frames.
         is_shared = len(plan) >= both and np.array_equal(plan[:both], np.arange(both))
-        self._frames = InOrder(PrefetchedSource(source).frames_at(plan.tolist()))
+        self._frames = InOrder(source.frames_at(plan.tolist()))
         self._bgr = BgrOfFrames(measurement.reference_file, source.info, measurement.limits, may_share=is_shared)
 
     def frame(self, number: int) -> Frame | None:
         """What this result frame was made from."""
         return self._frames.at(number) if number < self._planned else None
 
-    def picture(self, number: int) -> Picture | None:
-        """The reference's own frame of this number."""
+    def picture(self, number: int) -> Callable[[], Picture | None]:
+        """Makes the reference's own frame of this number, in any one thread; None beyond the end."""
         if not self._bgr.is_shared:
-            return self._bgr.decoded(number)
-        return self._bgr.of(self._frames.at(number)) if number < self._numbers else None
+            return partial(self._bgr.decoded, number)
+        frame = self._frames.at(number) if number < self._numbers else None
+        return lambda: None if frame is None else self._bgr.of(frame)
 
     def close(self) -> None:
         self._frames.close()

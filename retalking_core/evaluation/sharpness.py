@@ -14,6 +14,9 @@ from skimage.feature import canny
 
 BLOCK_PX = 64
 EDGE_SHARE = 0.002  # of a block's pixels, above which it counts as an edge block
+# The rows that settle most of a row of blocks. Canny looks six pixels far: Gaussian (four), gradient, neighbour.
+BAND_EDGE_PX = 6
+BAND = slice(22, 42)
 CONTRAST_STEP, NARROW, WIDE = 50, 3, 5  # just-noticeable blur in pixels, at high and at low contrast
 BETA = 3.6
 UNSEEN = 64  # buckets 0..63: blur is seen with a probability below 63 %
@@ -27,13 +30,15 @@ BUCKETS = {
 
 def cpbd(gray: NDArray[np.uint8]) -> float:
     """Grey u8 [H, W] -> 0 (blurred, or no edges) .. 1 (sharp)."""
-    edges = canny(gray.astype(np.float64), sigma=1.0, low_threshold=0.1, high_threshold=0.2)
-    widths = _edge_widths(gray)
+    rows, columns = (side // BLOCK_PX for side in gray.shape)
+    if rows == 0 or columns == 0:
+        return 0.0
+    has_edges, widths = _edge_blocks(gray, rows, columns), _edge_widths(gray)
     counts = np.zeros(101, np.int64)
-    for top in range(0, gray.shape[0] - BLOCK_PX + 1, BLOCK_PX):
-        for left in range(0, gray.shape[1] - BLOCK_PX + 1, BLOCK_PX):
-            block = np.s_[top : top + BLOCK_PX, left : left + BLOCK_PX]
-            if edges[block].sum() <= EDGE_SHARE * BLOCK_PX**2:
+    for row in range(rows):
+        for column in range(columns):
+            block = np.s_[row * BLOCK_PX : (row + 1) * BLOCK_PX, column * BLOCK_PX : (column + 1) * BLOCK_PX]
+            if not has_edges[row, column]:
                 continue
             contrast = int(gray[block].max()) - int(gray[block].min())
             noticeable = WIDE if contrast <= CONTRAST_STEP else NARROW
@@ -41,6 +46,33 @@ def cpbd(gray: NDArray[np.uint8]) -> float:
             counts += np.bincount(BUCKETS[noticeable][found[found > 0]], minlength=101)
     total = counts.sum()
     return float(counts[:UNSEEN].sum() / total) if total else 0.0
+
+
+def _edge_blocks(gray: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
+    """Which blocks show more than a few of Canny's edges, bool [rows, columns].
+
+    A band through the middle of each row of blocks comes first, with the upper threshold alone: whatever passes it is
+    an edge of the whole picture, too, so that blocks with enough of these are settled (all 1,200 of three clips). It
+    takes a quarter of the time of the whole picture, which is looked at where a block is not settled.
+    """
+    bands = gray[: rows * BLOCK_PX].reshape(rows, BLOCK_PX, -1)[:, BAND]
+    strong = canny(
+        bands.reshape(-1, gray.shape[1]).astype(np.float64), sigma=1.0, low_threshold=0.2, high_threshold=0.2
+    )
+    strong = strong.reshape(bands.shape)[:, BAND_EDGE_PX:-BAND_EDGE_PX]
+    strong[:, :, :BAND_EDGE_PX] = strong[:, :, -BAND_EDGE_PX:] = False
+    settled = _count_by_block(strong, columns) > EDGE_SHARE * BLOCK_PX**2
+    if settled.all():
+        return settled
+    edges = canny(gray.astype(np.float64), sigma=1.0, low_threshold=0.1, high_threshold=0.2)
+    edges = edges[: rows * BLOCK_PX].reshape(rows, BLOCK_PX, -1)
+    return _count_by_block(edges, columns) > EDGE_SHARE * BLOCK_PX**2
+
+
+def _count_by_block(edges: NDArray[np.bool_], columns: int) -> NDArray[np.int64]:
+    """bool [rows, height, width] -> how many lie in each block of a row, i64 [rows, columns]."""
+    whole = edges[:, :, : columns * BLOCK_PX]
+    return whole.reshape(*whole.shape[:2], columns, BLOCK_PX).sum(axis=(1, 3))
 
 
 def _sobel_edges(image: NDArray[np.float32]) -> NDArray[np.bool_]:

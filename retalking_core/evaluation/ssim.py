@@ -54,8 +54,13 @@ class SimilarityMeter:
         np.multiply(x, x, out=energies)
         energies += np.multiply(y, y, out=self._filtered)
         sum_x, sum_y, covariance, variances, product, squares = self._sums
-        for values, sums in zip(self._values, self._sums, strict=False):
-            # Sums over 7 x 7 pixels, at every place where the window lies inside.
+        # Sums over 7 x 7 pixels, at every place where the window lies inside.
+        for picture, sums in ((one, sum_x), (other, sum_y)):
+            table = cv2.integral(picture)
+            np.subtract(table[WINDOW_PX:, WINDOW_PX:], table[:-WINDOW_PX, WINDOW_PX:], out=sums)
+            np.subtract(sums, table[WINDOW_PX:, :-WINDOW_PX], out=sums)
+            np.add(sums, table[:-WINDOW_PX, :-WINDOW_PX], out=sums)
+        for values, sums in ((products, covariance), (energies, variances)):
             cv2.sepFilter2D(values, cv2.CV_32F, ONES, ONES, dst=self._filtered)
             sums[...] = self._filtered[EDGE_PX:-EDGE_PX, EDGE_PX:-EDGE_PX]
         np.multiply(sum_x, sum_y, out=product)

@@ -99,6 +99,7 @@ class FaceFollower:
         self._last: NDArray[np.float32] | None = first
         self._speed = np.zeros(2, np.float32)
         self._patch: NDArray[np.float32] | None = None
+        self._seen: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None  # landmarks, and the patch there
         self._thumbnail: NDArray[np.uint8] | None = None
         self._first_thumbnail: NDArray[np.uint8] | None = None
         self._identity: NDArray[np.float32] | None = None
@@ -138,8 +139,9 @@ class FaceFollower:
         return found
 
     def _is_cut(self, gray: Gray) -> bool:
-        coarse = max(1, min(gray.shape) // 192)
-        thumbnail = cv2.resize(gray[::coarse, ::coarse], (48, 48), interpolation=cv2.INTER_AREA)
+        # Four pixels for each of the thumbnail's, whatever the size of the frame.
+        picked = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_NEAREST)
+        thumbnail = cv2.resize(picked, (48, 48), interpolation=cv2.INTER_AREA)
         last, self._thumbnail = self._thumbnail, thumbnail
         if self._steps == 0:
             self._first_thumbnail = thumbnail
@@ -153,6 +155,7 @@ class FaceFollower:
         landmarks = self._models.landmarks(gray, self.place) if glimpse is None else glimpse.landmarks
         plausible = is_plausible(landmarks, self._search.height, self._search.width) and self._is_near(landmarks)
         patch = _patch(gray, landmarks) if plausible else None
+        self._seen = None if patch is None else (landmarks, patch)
         steady = patch is not None and (self._patch is None or _correlation(patch, self._patch) > STEADY)
         self._unchecked += 1
         if steady and glimpse is not None and glimpse.confirmed:
@@ -233,7 +236,8 @@ class FaceFollower:
         else:
             self._speed = np.zeros(2, np.float32)
         self._last, self._last_box, self._lost_for = found, implied_box(found), 0
-        self._patch = _patch(gray, found)
+        is_seen = self._seen is not None and self._seen[0] is found
+        self._patch = self._seen[1] if is_seen else _patch(gray, found)
 
 
 def _patch(gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:

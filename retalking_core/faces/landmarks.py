@@ -6,6 +6,8 @@ Order (the observer's left to right): 0-16 jaw, 17-26 brows, 27-30 nose bridge, 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ EYE_CORNERS = (36, 39, 42, 45)
 OUTER_EYES = (36, 45)
 NASION, NOSE_BASE = 27, 33
 MOUTH = np.arange(48, 68)
+EYES, NOSE_WINGS, LIPS = slice(36, 48), slice(31, 36), slice(48, 68)
 # Points that keep still while somebody speaks: eyes, nose bridge and nose base.
 RIGID = np.array([*range(27, 48)])
 # Inner lip, upper point and the lower point under it.
@@ -64,12 +67,11 @@ def is_plausible(landmarks: Points, height: int, width: int) -> bool:
     across = landmarks[45] - landmarks[36]
     across = across / max(float(np.linalg.norm(across)), 1e-6)
     down = np.array([-across[1], across[0]], np.float32)
-    heights = [float(part.mean(axis=0) @ down) for part in (landmarks[36:48], landmarks[31:36], landmarks[48:68])]
-    heights.append(float(landmarks[8] @ down))
-    steps = np.diff(heights) / scale
-    jaw = float((landmarks[16] - landmarks[0]) @ across) / scale
-    mouth = float((landmarks[54] - landmarks[48]) @ across) / scale
-    in_order = bool((steps > 0.12).all() and (steps < 1.6).all())
+    along, below = landmarks @ across, landmarks @ down
+    heights = [float(below[part].sum()) / (part.stop - part.start) for part in (EYES, NOSE_WINGS, LIPS)]
+    steps = [(low - high) / scale for high, low in pairwise([*heights, float(below[8])])]
+    jaw, mouth = float(along[16] - along[0]) / scale, float(along[54] - along[48]) / scale
+    in_order = all(0.12 < step < 1.6 for step in steps)
     inside = (landmarks >= 0).all(axis=1) & (landmarks[:, 0] < width) & (landmarks[:, 1] < height)
     mouth_inside = bool(inside[48:68].all() and inside[6:11].all())
     return in_order and 0.9 < jaw < 2.6 and 0.2 < mouth < 1.2 and mouth_inside and float(inside.mean()) > 0.85

@@ -170,10 +170,11 @@ def is_untouched(picture: VideoFrame, info: VideoInfo) -> bool:
     )
 
 
-def to_picture(frame: Frame, pixel_format: str = "yuv420p") -> VideoFrame:
-    """A copy of the planes as FFmpeg takes them, untagged. pixel_format: yuv420p or yuvj420p."""
+def to_picture(frame: Frame, pixel_format: str = "yuv420p", into: VideoFrame | None = None) -> VideoFrame:
+    """A copy of the planes as FFmpeg takes them, untagged. pixel_format: yuv420p or yuvj420p. into: a picture of this
+    format and size that nobody needs any more; filling it takes half as long as filling fresh memory."""
     height, width = frame.y.shape
-    picture = VideoFrame(width, height, pixel_format)
+    picture = into or VideoFrame(width, height, pixel_format)
     for plane, samples in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
         rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
         rows[:, : plane.width] = samples

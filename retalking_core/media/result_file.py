@@ -48,9 +48,11 @@ class ResultFile:
             self._speech = SpeechTrack(self.container, speech, probe_audio(speech, limits), timeline, limits)
 
     def begin(self) -> None:
-        """Opens the file now, so that a bad folder or codec is known before work."""
+        """Opens the file now, so that a bad folder or codec is known before work, and starts to encode the speech."""
         with self._building():
             self.container.start_encoding()
+        if self._speech is not None:
+            self._speech.begin()
 
     def mux(self, packets: Iterable[Packet], sound_until: Fraction | None) -> None:
         """Video packets, then the sound up to that time (None: the rest): both advance together, so that the muxer

@@ -14,7 +14,8 @@ from retalking_core.types import Frame, Timeline, VideoInfo
 
 
 class ResultWriter:
-    """Writes frames at the constant rate of the timeline, and the speech cut or padded to exactly their length.
+    """Writes frames at the constant rate of the timeline, and the speech cut or padded to exactly their length. The
+    speech is encoded from the beginning on, also while no frame is there yet.
 
     Use as a context manager: on success the file is moved to `path`, on any exception nothing is left behind.
     Raises EngineFaultError for a frame of another size or too few or too many of them, the errors of `probe_audio`
@@ -38,6 +39,7 @@ class ResultWriter:
         )
         self._file.add_speech(speech, timeline, limits)
         self._file.begin()
+        self._is_finished = False
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -47,7 +49,7 @@ class ResultWriter:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.finish()
                 self._file.commit()
         finally:
             self._file.discard()
@@ -60,13 +62,17 @@ class ResultWriter:
             packets = self._pictures.encode(frame)
         self._file.mux(packets, self._pictures.taken / self._timeline.fps)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """After the last picture: wait for what is still being encoded. Leaving the block does it otherwise."""
+        if self._is_finished:
+            return
         expected = len(self._timeline.source_index)
         if self._pictures.taken != expected:
             raise EngineFaultError(f"{self._pictures.taken} output pictures were made, {expected} were planned.")
         with writing():
             packets = self._pictures.finish()
         self._file.mux(packets, None)
+        self._is_finished = True
 
 
 def output_size(info: VideoInfo, max_height: int | None) -> tuple[int, int]:

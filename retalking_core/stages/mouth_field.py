@@ -8,7 +8,9 @@ point, so they agree outside the mouth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +25,9 @@ SHARED = np.array([*range(17), 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 40, 4
 UPPER = np.array([49, 50, 51, 52, 53, 61, 62, 63])
 LOWER = np.array([55, 56, 57, 58, 59, 65, 66, 67])
 # Between the landmarks and the corners, where the opening is an arch and the straight way between them is not.
-EDGE_SHARES = np.array([-0.82, 0.82], np.float32)
+EDGE_PLACES = np.array([-0.82, 0.82])
 RING = np.array([1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15])
+OWN, COMMON = len(UPPER) + len(EDGE_PLACES), len(SHARED) + len(RING)
 
 
 @dataclass(frozen=True)
@@ -57,36 +60,48 @@ def region_box(
 def solve_field(shape: MouthShape, box: tuple[int, int, int, int]) -> MouthField:
     """The two fields of a plan."""
     places = _grid_places(box, CELL * shape.scale)
+    after, moves = _control_points(shape)
+    points = after / shape.scale
     flat = places.reshape(-1, 2) / shape.scale
-    window = _window(places.shape[:2])[..., None]
-    gaps = (shape.meeting, np.array([(shape.before[b] - shape.before[a]) @ shape.down for a, b in INNER_PAIRS]))
-    edges = [
-        mouth_curves(marks, np.maximum(gap, 0)).edges(EDGE_SHARES)
-        for marks, gap in zip((shape.after, shape.before), gaps, strict=True)
-    ]
-    # What both fields have in common is most of the work: the way from these points to every place of the grid.
-    shared = np.concatenate([shape.after[SHARED] / shape.scale, _ring(shape) / shape.scale])
-    shared_moves = np.zeros_like(shared)
-    shared_moves[: len(SHARED)] = shape.before[SHARED] - shape.after[SHARED]
-    shared_kernel = _kernel(flat, shared)
+    # What the fields have in common is most of the work: one kernel serves both, since either's points stand together.
+    between, to_places = _kernel(points, points), _kernel(flat, points)
     fields = []
-    for side, part in enumerate((UPPER, LOWER)):
-        after = np.concatenate([shape.after[part], edges[0][side]])
-        moves = np.concatenate([shape.before[part], edges[1][side]]) - after
-        own = (after / shape.scale).astype(np.float32)
-        weights = _thin_plate(np.concatenate([shared, own]), np.concatenate([shared_moves, moves]))
-        by_shared, by_own, affine = np.split(weights, (len(shared), len(shared) + len(own)))
-        field = shared_kernel @ by_shared + _kernel(flat, own) @ by_own + (affine[0] + flat @ affine[1:])
-        fields.append((field.reshape(places.shape) * window).astype(np.float32))
+    for part in (np.s_[: OWN + COMMON], np.s_[OWN:]):
+        weights = _thin_plate(between[part, part], points[part], moves[part])
+        by_points, affine = weights[:-3], weights[-3:]
+        field = to_places[:, part] @ by_points + (affine[0] + flat @ affine[1:])
+        fields.append(field.reshape(places.shape) * _window(*places.shape[:2]))
     return MouthField(box, *fields)
 
 
-def _grid_places(box: tuple[int, int, int, int], cell_px: float) -> NDArray[np.float32]:
+def _control_points(shape: MouthShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where points shall be and the way back to where they are, f32 [n, 2] px each: those of the upper lip alone
+    (`OWN`), those of both fields (`COMMON`), those of the lower lip alone."""
+    gaps = np.array([(shape.before[b] - shape.before[a]) @ shape.down for a, b in INNER_PAIRS])
+    new = mouth_curves(shape.after, np.maximum(shape.meeting, 0), EDGE_PLACES).edges()
+    old = mouth_curves(shape.before, np.maximum(gaps, 0), EDGE_PLACES).edges()
+    ring = _ring(shape)
+    after, before = (
+        np.concatenate([marks[UPPER], edges[0], marks[SHARED], ring, marks[LOWER], edges[1]])
+        for marks, edges in ((shape.after, new), (shape.before, old))
+    )
+    return after, before - after
+
+
+def grid_axes(box: tuple[int, int, int, int], rows: int, columns: int) -> tuple[NDArray, NDArray]:
+    """Picture places of the grid points over a box: x f32 [columns], y f32 [rows, 1], px."""
     x0, y0, x1, y1 = box
-    nx, ny = (max(8, round(side / cell_px)) for side in (x1 - x0, y1 - y0))
-    xs = x0 + (np.arange(nx, dtype=np.float32) + 0.5) * ((x1 - x0) / nx) - 0.5
-    ys = y0 + (np.arange(ny, dtype=np.float32) + 0.5) * ((y1 - y0) / ny) - 0.5
-    return np.stack(np.meshgrid(xs, ys), axis=2)
+    x = x0 - 0.5 + (np.arange(columns, dtype=np.float32) + 0.5) * ((x1 - x0) / columns)
+    y = y0 - 0.5 + (np.arange(rows, dtype=np.float32) + 0.5) * ((y1 - y0) / rows)
+    return x, y[:, None]
+
+
+def _grid_places(box: tuple[int, int, int, int], cell_px: float) -> NDArray[np.float32]:
+    """f32 [ny, nx, 2] px."""
+    columns, rows = (max(8, round((high - low) / cell_px)) for low, high in zip(box[:2], box[2:], strict=True))
+    places = np.empty((rows, columns, 2), np.float32)
+    places[..., 0], places[..., 1] = grid_axes(box, rows, columns)
+    return places
 
 
 def _ring(shape: MouthShape) -> NDArray[np.float32]:
@@ -102,12 +117,15 @@ def _ring(shape: MouthShape) -> NDArray[np.float32]:
     return jaw + outward * shape.scale * (0.16 + 0.26 * below)
 
 
-def _thin_plate(points: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _thin_plate(
+    kernel: NDArray[np.float32], points: NDArray[np.float32], values: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Weights f32 [n + 3, 2] of the surface through values [n, 2] at points [n, 2]: of the kernel at each point, then
-    constant, x and y. A little regularised against close points."""
+    constant, x and y. kernel: between the points. A little regularised against close points."""
     count = len(points)
     system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = _kernel(points, points) + 1e-4 * np.eye(count)
+    system[:count, :count] = kernel
+    system.flat[: count * (count + 3) : count + 4] += 1e-4
     system[:count, count], system[:count, count + 1 :] = 1, points
     system[count:, :count] = system[:count, count:].T
     right = np.zeros((count + 3, 2))
@@ -116,19 +134,21 @@ def _thin_plate(points: NDArray[np.float32], values: NDArray[np.float32]) -> NDA
 
 
 def _kernel(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    square = one @ (-2 * other.T)
-    square += (one**2).sum(1)[:, None]
-    square += (other**2).sum(1)
+    """r^2 log r^2 between points [m, 2] and [n, 2], f32 [m, n]."""
+    square = (one[:, :1] - other[:, 0]) ** 2
+    square += (one[:, 1:] - other[:, 1]) ** 2
     np.maximum(square, 1e-9, out=square)
-    square *= np.log(square)
+    square *= cv2.log(square)
     return square
 
 
-def _window(size: tuple[int, int]) -> NDArray[np.float32]:
-    """1 inside, falling smoothly to 0 over the outermost grid points: pixels at the border of the box stay put."""
+@lru_cache(maxsize=32)
+def _window(rows: int, columns: int) -> NDArray[np.float32]:
+    """1 inside, falling smoothly to 0 over the outermost grid points: pixels at the border of the box stay put; f32
+    [rows, columns, 1]."""
     ramps = []
-    for count in size:
+    for count in (rows, columns):
         inward = np.minimum(np.arange(count), np.arange(count)[::-1]).astype(np.float32)
         t = np.clip((inward - 1) / 3, 0, 1)
         ramps.append(t * t * (3 - 2 * t))
-    return ramps[0][:, None] * ramps[1][None, :]
+    return ramps[0][:, None, None] * ramps[1][:, None]

@@ -14,6 +14,7 @@ from retalking_core.stages.mouth_curves import MouthCurves, mouth_curves
 from retalking_core.types import Frame
 
 TEXTURE_ROWS, TEXTURE_COLUMNS = 64, 128
+FLAT_PLACES = np.linspace(-0.97, 0.97, TEXTURE_COLUMNS)
 # Gap (in face scales) from which a frame's own mouth shows enough to be used for all others.
 OPEN_ENOUGH = 0.07
 
@@ -40,9 +41,9 @@ def skin_light(frame: Frame, marks: Points, black: float) -> float:
     height, width = frame.y.shape
     patches = []
     for x, y in centres:
-        left, top = int(np.clip(x - side, 0, width - 1)), int(np.clip(y - side, 0, height - 1))
-        patches.append(float(frame.y[top : top + 2 * side, left : left + 2 * side].mean()))
-    return max(float(np.mean(patches)) - black, 4.0)
+        left, top = int(min(max(x - side, 0), width - 1)), int(min(max(y - side, 0), height - 1))
+        patches.append(cv2.mean(frame.y[top : top + 2 * side, left : left + 2 * side])[0])
+    return max(sum(patches) / len(patches) - black, 4.0)
 
 
 def rank_open_frames(gaps: NDArray[np.float32], closed_gap: float) -> list[int]:
@@ -72,7 +73,7 @@ def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black:
     """Flatten the open mouth of a frame."""
     scale = float(face_scale(marks))
     gaps = np.array([(marks[low] - marks[up]) @ down for up, low in INNER_PAIRS], np.float32)
-    curves = mouth_curves(marks, np.maximum(gaps, 0.5))
+    curves = mouth_curves(marks, np.maximum(gaps, 0.5), FLAT_PLACES)
     x, y, columns = _flat_places(curves)
     luma = cv2.remap(frame.y, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     chroma = cv2.merge([frame.u, frame.v])
@@ -98,13 +99,11 @@ def _flat_places(curves: MouthCurves) -> tuple[NDArray[np.float32], NDArray[np.f
 
     The outermost 3 % at the corners and 6 % at the lips are left out: they are lip as often as mouth.
     """
-    along = np.linspace(-0.97, 0.97, TEXTURE_COLUMNS, dtype=np.float32) * curves.half_width
-    middle, half = curves.at(along)
     rows = np.linspace(-0.88, 0.94, TEXTURE_ROWS, dtype=np.float32)[:, None]
-    down = middle + half * rows
+    along, down = curves.table, curves.middle + curves.half_gap * rows
     x = curves.origin[0] + along * curves.along[0] + down * curves.down[0]
     y = curves.origin[1] + along * curves.along[1] + down * curves.down[1]
-    return x.astype(np.float32), y.astype(np.float32), 2 * half
+    return x.astype(np.float32), y.astype(np.float32), 2 * curves.half_gap
 
 
 def paint_interior(frame: Frame, marks: Points, black: float) -> MouthInterior:

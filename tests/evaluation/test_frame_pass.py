@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from retalking_core.engines.preview_flow import KeptSource
 from retalking_core.errors import MediaUnreadableError, RenderCanceled
 from retalking_core.evaluation import bgr_frames
 from retalking_core.evaluation.bgr_frames import BgrOfFrames, read_bgr
@@ -21,7 +23,7 @@ from retalking_core.media import reader
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.progress import Progress
-from retalking_core.types import Frame
+from retalking_core.types import Frame, RenderReport
 from tests.evaluation.clips import write_talking_clip
 from tests.evaluation.test_protocols import TAGS
 from tests.faces.clips import backdrop, portrait
@@ -29,6 +31,7 @@ from tests.media.clips import make_video
 from tests.preview.speech import talk, write_wav
 
 FRAMES = 14
+REPORT = RenderReport("preview", "0", "cpu", FRAMES, Fraction(25), FRAMES / 25, 320, 260, 1.0, [], {})
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,31 @@ def test_each_file_is_decoded_once(pair: tuple[Path, Path], monkeypatch: pytest.
     plain = available_metrics(None)
     measure_all(measurement(pair), [name for name in plain if name != "cpbd"])
     assert sorted(passes) == ["a.mp4", "b.mp4"]
+
+
+def test_frames_that_the_render_holds_are_not_decoded_again(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = available_metrics(None)
+    plain = measure_all(measurement(pair), names)
+    source = KeptSource(open_video(pair[1], DEFAULT_LIMITS), 1 << 28)
+    assert len(list(source.frames())) == FRAMES
+    read = reader.VideoReader.frames_at
+
+    def result_only(self: reader.VideoReader, indices: Sequence[int]) -> Iterator[Frame]:
+        assert self._path.name == "a.mp4" or len(indices) == 0
+        return read(self, indices)
+
+    monkeypatch.setattr(reader.VideoReader, "frames_at", result_only)
+    holding = replace(REPORT, held=source.held(pair[1]))
+    assert measure_all(measurement(pair, report=holding), names) == plain
+    assert KeptSource(open_video(pair[1], DEFAULT_LIMITS), 1000).held(pair[1]) is None
+
+
+def test_what_a_render_holds_of_another_file_is_left_alone(pair: tuple[Path, Path]) -> None:
+    other = KeptSource(open_video(pair[0], DEFAULT_LIMITS), 1 << 28)
+    found = measurement(pair, report=replace(REPORT, held=other.held(pair[0])))
+    assert found.reference_video is not other
 
 
 @pytest.mark.parametrize("kind", TAGS)

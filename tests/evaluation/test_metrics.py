@@ -5,12 +5,15 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from skimage.feature import canny
 
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, evaluate
 from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
+from retalking_core.evaluation.sharpness import EDGE_SHARE, _edge_blocks
 from retalking_core.types import RenderReport
 from tests.faces.clips import backdrop, portrait, write_clip
 from tests.preview.speech import make_sound, talk, write_wav
@@ -102,3 +105,18 @@ def test_speech_level_follows_the_sound(tmp_path: Path) -> None:
     assert level[12:18].min() > 0.8
     assert level[:7].max() < 0.1
     assert level[24:].max() < 0.1
+
+
+@pytest.mark.parametrize("blur", [0.0, 3.0, 12.0])
+def test_sharpness_settles_its_blocks_as_canny_does_on_the_whole_picture(blur: float) -> None:
+    """Flat areas, soft and hard edges: a band settles some blocks, the whole picture the rest."""
+    picture = np.full((200, 330), 90, np.uint8)
+    cv2.rectangle(picture, (40, 30), (150, 120), 200, -1)
+    picture[:, 200:260] = np.random.default_rng(2).integers(0, 256, (200, 60), np.uint8)
+    if blur:
+        picture = cv2.GaussianBlur(picture, (0, 0), blur)
+    edges = canny(picture.astype(np.float64), sigma=1.0, low_threshold=0.1, high_threshold=0.2)
+    whole = edges[:192, :320].reshape(3, 64, 5, 64).sum(axis=(1, 3)) > EDGE_SHARE * 64 * 64
+    np.testing.assert_array_equal(_edge_blocks(picture, 3, 5), whole)
+    assert whole.any()
+    assert blur == 12.0 or not whole.all()
