@@ -117,7 +117,7 @@ class VideoRetalkingEngine:
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
-        def draw(source: FrameSource, scene: LipScene, memory: FaceMemory) -> RenderReport:
+        def draw(source: KeptSource, scene: LipScene, memory: FaceMemory) -> RenderReport:
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
 
@@ -129,7 +129,8 @@ class VideoRetalkingEngine:
             notes = self._draw(source, scene, everything, options, memory, writer, clock, tell)
             progress(Progress("synthesise", 1.0, len(everything), len(everything)))
             memory.keep()
-            return self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
+            report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
+            return replace(report, held=source.held(video))
 
         return self._look(video, audio, result.parent, options, progress, clock, draw)
 
@@ -192,7 +193,7 @@ class VideoRetalkingEngine:
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
-        then: Callable[[FrameSource, LipScene, FaceMemory], Looked],
+        then: Callable[[KeptSource, LipScene, FaceMemory], Looked],
     ) -> Looked:
         """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
         progress(Progress("analyse", 0.0))

@@ -87,7 +87,7 @@ def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
 
 def measured_curves(measurement: Measurement) -> ClipCurves:
     """The curves that some metric has needed already: nothing is measured for them."""
-    known = vars(measurement)  # where cached_property keeps what was asked for
+    known = measurement.known
     sync = _sync_curves(measurement, {f"lse_{name}" for name in ("frame", "face") if f"{name}_sync" in known})
     return ClipCurves(
         fps=float(measurement.video.info.fps),

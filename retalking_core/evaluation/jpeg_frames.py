@@ -16,14 +16,19 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.evaluation.bgr_frames import Picture
+from retalking_core.read_ahead import ReadAhead
 
 DEFAULT_BIT_RATE = 200_000  # FFmpeg's AV_CODEC_DEFAULT_BITRATE
 
 
 def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture]:
-    """Each BGR picture after FFmpeg's default-quality JPEG at this frame rate. All are of one size."""
-    for jpeg in encode_jpegs(pictures, fps):
-        yield cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    """Each BGR picture after FFmpeg's default-quality JPEG at this frame rate. All are of one size.
+
+    One thread encodes while another decodes: each takes about as long as everything else that a picture costs.
+    """
+    with ReadAhead(encode_jpegs(pictures, fps)) as jpegs:
+        for jpeg in jpegs:
+            yield cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
 
 
 def encode_jpegs(pictures: Iterable[Picture], fps: Fraction) -> Iterator[bytes]:

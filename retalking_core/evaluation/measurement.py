@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from retalking_core.audio.waveform import load_waveform
 from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_observers import face_crop
-from retalking_core.evaluation.frame_pass import look_once
+from retalking_core.evaluation.frame_pass import LOOK_FAULTS, look_once
 from retalking_core.evaluation.outside import OutsideError
 from retalking_core.evaluation.steps import EvaluationSteps
 from retalking_core.evaluation.unmeasurable import UnmeasurableError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.evaluation.models import EvaluationModels
     from retalking_core.evaluation.sync_score import SyncScore
     from retalking_core.networks.inference import InferenceNetwork
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ class Measurement:
     def finding(self, name: str) -> Any:
         """What was found. Raises what stood in the way: UnmeasurableError, media errors."""
         self.look({name})
+        return self._given(name)
+
+    def _given(self, name: str) -> Any:
         found = self._findings[name]
         if isinstance(found, Exception):
             raise found
@@ -144,21 +149,41 @@ class Measurement:
         frames = self.video.frames_at(numbers.tolist())
         return [face_crop(frame, self.landmarks[number]) for frame, number in zip(frames, numbers, strict=True)]
 
-    @cached_property
+    @property
     def frame_sync(self) -> SyncScore:
         """SyncNet by the whole-frame protocol."""
+        return self._found_once("frame_sync", self._score_frames)
+
+    @property
+    def face_sync(self) -> list[tuple[SceneTrack, SyncScore]]:
+        """SyncNet by the face-track protocol, longest track first."""
+        return self._found_once("face_sync", self._score_faces)
+
+    @property
+    def known(self) -> Set[str]:
+        """Names of what was measured so far."""
+        return vars(self).keys() | {name for name, found in self._findings.items() if not isinstance(found, Exception)}
+
+    def _score_frames(self) -> SyncScore:
         network = self.network("syncnet")
         from retalking_core.evaluation.sync_protocols import frame_score
 
         return frame_score(self.result, self.video.info, network, self.limits, self.steps)
 
-    @cached_property
-    def face_sync(self) -> list[tuple[SceneTrack, SyncScore]]:
-        """SyncNet by the face-track protocol, longest track first."""
+    def _score_faces(self) -> list[tuple[SceneTrack, SyncScore]]:
         network, detector = self.network("syncnet"), self.network("s3fd")
         from retalking_core.evaluation.sync_protocols import face_scores
 
         return face_scores(self.result, self.video.info, network, detector, self.limits, self.steps)
+
+    def _found_once(self, name: str, make: Callable[[], Found]) -> Found:
+        """What stands in the way costs as much to find as a number, and three metrics ask for it."""
+        if name not in self._findings:
+            try:
+                self._findings[name] = make()
+            except LOOK_FAULTS as fault:
+                self._findings[name] = fault
+        return self._given(name)
 
     def network(self, name: str) -> InferenceNetwork:
         """Raises UnmeasurableError when its checkpoint is not to be had."""

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,15 +53,33 @@ def measure_all(
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
     measurement.steps.parts = count_parts(measurement.models, chosen)
-    measurement.look(also.union(*(metric.looks for metric in chosen)))
-    return [_measure(metric, measurement) for metric in chosen]
+    looks = also.union(*(metric.looks for metric in chosen if _has_files(measurement.models, metric)))
+    apart = [metric for metric in chosen if metric.checkpoints and not metric.looks]
+    with _beside(lambda: measurement.look(looks), measurement.steps.stop) if apart and looks else nullcontext():
+        found = {metric.name: _measure(metric, measurement) for metric in apart}
+    measurement.look(looks)
+    return [found.get(metric.name) or _measure(metric, measurement) for metric in chosen]
+
+
+@contextmanager
+def _beside(work: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    """The work in a thread of its own during the block, whose end waits for it; an error in the block stops it.
+
+    The networks stay in the calling thread: CUDA's libraries keep their plans by thread.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="evaluation") as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        except BaseException:
+            stop()
+            raise
+    working.result()
 
 
 def count_parts(models: EvaluationModels | None, chosen: Sequence[Metric]) -> int:
     """About how many passes over pictures there will be: one for all looks, and those of the networks."""
-    ready = (
-        each for each in chosen if each.checkpoints and models is not None and all(map(models.has, each.checkpoints))
-    )
+    ready = (each for each in chosen if each.checkpoints and _has_files(models, each))
     return 1 + sum(NETWORK_PASSES[kind] for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
 
 
@@ -68,9 +88,12 @@ def available_metrics(models: EvaluationModels | None, has_reference: bool = Tru
     return [
         name
         for name, metric in METRICS.items()
-        if (has_reference or not metric.needs_reference)
-        and all(models is not None and models.has(file) for file in metric.checkpoints)
+        if (has_reference or not metric.needs_reference) and _has_files(models, metric)
     ]
+
+
+def _has_files(models: EvaluationModels | None, metric: Metric) -> bool:
+    return all(models is not None and models.has(file) for file in metric.checkpoints)
 
 
 def _measure(metric: Metric, measurement: Measurement) -> MetricValue:

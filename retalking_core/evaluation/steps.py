@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from retalking_core.errors import RenderCanceled
 from retalking_core.progress import Progress, ProgressHook
 
 Item = TypeVar("Item")
@@ -13,10 +15,13 @@ REPORT_EVERY = 4
 
 
 class EvaluationSteps:
-    """parts: how many long loops are to come (an estimate). What the hook raises ends the evaluation."""
+    """parts: how many long loops are to come (an estimate). What the hook raises ends the evaluation. Loops may run
+    side by side; the hook is called by one at a time."""
 
     def __init__(self, hook: ProgressHook, parts: int = 1) -> None:
         self._hook, self.parts = hook, parts
+        self._turn = threading.Lock()
+        self._stopped = False
         self._over = 0
         self._fraction = 0.0
 
@@ -29,7 +34,14 @@ class EvaluationSteps:
         self._over += 1
         self._tell(0.0, total, total)
 
+    def stop(self) -> None:
+        """Whatever still runs ends at its next word."""
+        self._stopped = True
+
     def _tell(self, share: float, done: int, total: int) -> None:
-        # A loop more than was foreseen must not make the fraction fall.
-        self._fraction = max(self._fraction, min(1.0, (self._over + share) / max(self.parts, 1)))
-        self._hook(Progress(STAGE, self._fraction, done, total))
+        if self._stopped:
+            raise RenderCanceled("The evaluation was stopped.")
+        with self._turn:
+            # A loop more than was foreseen must not make the fraction fall.
+            self._fraction = max(self._fraction, min(1.0, (self._over + share) / max(self.parts, 1)))
+            self._hook(Progress(STAGE, self._fraction, done, total))

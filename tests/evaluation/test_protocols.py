@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from retalking_core.evaluation import face_tracks
 from retalking_core.evaluation.bgr_frames import read_bgr
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
 from retalking_core.evaluation.jpeg_frames import through_jpeg
-from retalking_core.evaluation.measurement import UnmeasurableError
-from retalking_core.evaluation.metrics import evaluate
+from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.metrics import evaluate, measure_all
 from retalking_core.evaluation.sync_score import score_sync
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
@@ -175,3 +176,35 @@ def test_face_protocol_end_to_end(tmp_path: Path) -> None:
     assert abs(offset.value + 5) <= 1
     assert distance.detail["tracks"] == 1
     assert distance.detail["shifts"] == 15
+
+
+def test_a_protocol_that_fails_is_tried_once(tmp_path: Path) -> None:
+    """Its three metrics ask for the same tracks, of which a clip of two seconds has none."""
+    seen = []
+
+    class Counted(OneFace):
+        def forward(self, image: Tensor) -> list[Tensor]:
+            seen.append(len(image))
+            return super().forward(image)
+
+    sound = write_samples(tmp_path / "sound.wav", noise_of(np.ones(60)))
+    file = write_talking_clip(tmp_path / "clip.mp4", [marked(208, 144)] * 50, sound)
+    models = GivenModels(syncnet=BrightnessNet(), s3fd=Counted())
+    values = evaluate(file, file, None, ["lse_d_face", "lse_c_face", "lse_offset_face"], models=models)
+    assert all("more than 100 frames" in str(value.reason) for value in values)
+    assert sum(seen) == 50
+
+
+def test_a_stopped_evaluation_stops_what_runs_beside_it(tmp_path: Path) -> None:
+    sound = write_samples(tmp_path / "sound.wav", noise_of(np.ones(60)))
+    file = write_talking_clip(tmp_path / "clip.mp4", [marked(208, 144)] * 50, sound)
+
+    class Broken(OneFace):
+        def forward(self, image: Tensor) -> list[Tensor]:
+            raise KeyboardInterrupt
+
+    models = GivenModels(syncnet=BrightnessNet(), s3fd=Broken())
+    measurement = Measurement(file, file, None, reference=file, models=models)
+    with pytest.raises(KeyboardInterrupt):
+        measure_all(measurement, ["ssim", "landmark_jitter", "lse_d_face"])
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("evaluation")]
