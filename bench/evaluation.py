@@ -1,7 +1,7 @@
-"""What the evaluation costs beside the render: `python -m bench.evaluation VIDEO SPEECH [--repeat N]`.
+"""What the evaluation costs beside the render: `python -m bench.evaluation VIDEO SPEECH [--models DIR] [--repeat N]`.
 
-Renders with the preview engine and evaluates the result as a worker does (every metric that needs no checkpoint), in
-the same process, so that both see the same machine. CPU time is what the process used on all cores: on a busy machine
+Renders with the preview engine and evaluates the result as a worker does (every metric whose checkpoints are in DIR, or
+that needs none), in the same process, so that both see the same machine. CPU time is what the process used on all cores: on a busy machine
 it tells more than the wall clock. The smallest of N runs counts, for each of the two by itself.
 """
 
@@ -17,6 +17,7 @@ from typing import TypeVar
 from retalking_core.engines.preview import PreviewEngine
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
+from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline
@@ -26,7 +27,7 @@ from retalking_core.progress import ignore_progress
 T = TypeVar("T")
 Cost = tuple[float, float]
 # What is timed by itself, too: each with a pass of its own over the files.
-ALONE = ("ssim", "psnr_outside_face", "cpbd", "mouth_speech_correlation")
+ALONE = ("ssim", "psnr_outside_face", "cpbd", "mouth_speech_correlation", "lse_d_frame", "lse_d_face", "csim")
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("speech", type=Path)
+    parser.add_argument("--models", type=Path, help="folder of weight files; without it no network judges")
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
     video, speech, repeat = arguments.video, arguments.speech, max(1, arguments.repeat)
@@ -42,15 +44,17 @@ def main() -> None:
     engine.warm_up()
     info = probe_video(video, DEFAULT_LIMITS)
     plan = plan_timeline(info, probe_audio(speech, DEFAULT_LIMITS).duration_s, options.length_mode)
-    names = available_metrics(None)
+    models = None if arguments.models is None else EvaluationModels(arguments.models)
+    names = available_metrics(models)
+    apart = [name for name in ALONE if name in names]
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.mp4"
-        renders, evaluations, alone = [], [], {name: [] for name in ALONE}
+        renders, evaluations, alone = [], [], {name: [] for name in apart}
         for _ in range(repeat):
             cost, report = timed(lambda: engine.render(video, speech, result, options, ignore_progress))
             renders.append(cost)
-            for wanted, costs in ((names, evaluations), *(([name], alone[name]) for name in ALONE)):
-                measurement = Measurement(result, speech, report, DEFAULT_LIMITS, video, plan.source_index)
+            for wanted, costs in ((names, evaluations), *(([name], alone[name]) for name in apart)):
+                measurement = Measurement(result, speech, report, DEFAULT_LIMITS, video, plan.source_index, models)
                 cost, values = timed(lambda m=measurement, w=wanted: measure_all(m, w))
                 costs.append(cost)
                 if wanted is names:
