@@ -1,8 +1,8 @@
 """What the evaluation costs beside the render: `python -m bench.evaluation VIDEO SPEECH [--models DIR] [--repeat N]`.
 
 Renders with the preview engine and evaluates the result as a worker does (every metric whose checkpoints are in DIR, or
-that needs none), in the same process, so that both see the same machine. CPU time is what the process used on all cores: on a busy machine
-it tells more than the wall clock. The smallest of N runs counts, for each of the two by itself.
+that needs none), in the same process, so that both see the same machine. CPU time is what the process used on all
+cores: on a busy machine it tells more than the wall clock. The smallest of N runs counts, for each of the two by itself.
 """
 
 from __future__ import annotations
