@@ -2,7 +2,8 @@
 
 Renders with the preview engine and evaluates the result as a worker does (every metric whose checkpoints are in DIR, or
 that needs none), in the same process, so that both see the same machine. CPU time is what the process used on all
-cores: on a busy machine it tells more than the wall clock. The smallest of N runs counts, for each of the two by itself.
+cores: on a busy machine it tells more than the wall clock. The smallest of N runs counts, for each of the two by
+itself.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ def neural_obstacle(settings: Settings) -> str | None:
     import torch  # not sooner: it takes longer than all the rest of a worker's start
 
     if not torch.cuda.is_available() and settings.engine != "videoretalking":
-        # Measured: 75 s a frame on two cores.
-        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, over a minute a frame."
+        # Measured: 10 to 75 s a frame on two cores.
+        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
     return None
 
 
