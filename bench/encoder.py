@@ -8,7 +8,6 @@ settings take turns, and the smallest CPU time of each counts: the machine is ra
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +19,23 @@ import cv2
 import numpy as np
 
 from retalking_core.evaluation.ssim import SIDE_PX, SimilarityMeter
-from retalking_core.media.encoder import PRESET
+from retalking_core.media.encoder import PRESET, THREADS, steady_preset
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.planes import to_picture
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame, VideoInfo
 
+CHOICE = PRESET["x264-params"]
 SETTINGS = {
     "medium": {"preset": "medium"},
     "faster": {"preset": "faster"},
     "veryfast": {"preset": "veryfast"},
-    "veryfast, subme 1": {"preset": "veryfast", "x264-params": "subme=1"},
-    "veryfast, no P partitions": {"preset": "veryfast", "x264-params": "partitions=i4x4,i8x8"},
+    "the choice with B pictures": {"preset": "veryfast", "x264-params": CHOICE.replace(":bframes=0", "")},
     "the choice": PRESET,
-    "the choice, me hex": {**PRESET, "x264-params": f"{PRESET['x264-params']}:me=hex"},
-    "the choice, lookahead 5": {**PRESET, "x264-params": f"{PRESET['x264-params']}:rc-lookahead=5"},
-    "the choice, subme 0": {"preset": "veryfast", "x264-params": "subme=0:partitions=i4x4,i8x8"},
+    "the choice, lookahead 5": {**PRESET, "x264-params": f"{CHOICE}:rc-lookahead=5"},
+    "the choice, subme 0": {**PRESET, "x264-params": CHOICE.replace("subme=1", "subme=0")},
+    "the choice, no deblocking": {**PRESET, "x264-params": f"{CHOICE}:no-deblock=1"},
+    "the choice, no mbtree": {**PRESET, "x264-params": f"{CHOICE}:mbtree=0"},
     "superfast": {"preset": "superfast"},
     "ultrafast": {"preset": "ultrafast"},
 }
@@ -80,8 +80,8 @@ def encode(frames: Sequence[Frame], info: VideoInfo, options: dict[str, str]) ->
     encoder = av.CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = info.width, info.height, "yuv420p"
     encoder.time_base, encoder.framerate = 1 / info.fps, info.fps
-    encoder.options = {"crf": "18", **options}
-    encoder.thread_type, encoder.thread_count = "FRAME", min(16, (os.cpu_count() or 1) * 3 // 2)
+    encoder.options = {"crf": "18", **steady_preset(options)}
+    encoder.thread_type, encoder.thread_count = "FRAME", THREADS
     began, packets = time.process_time(), []
     for number, frame in enumerate(frames):
         picture = to_picture(frame)

@@ -140,11 +140,12 @@ class PictureEncoder:
         return packets
 
 
-def steady_preset() -> dict[str, str]:
-    """PRESET, kept to code of x264 whose results can be repeated."""
+def steady_preset(preset: dict[str, str] = PRESET) -> dict[str, str]:
+    """A preset, kept to code of x264 whose results can be repeated."""
     if not cv2.checkHardwareSupport(_CPU_AVX_512F):
-        return PRESET
-    return PRESET | {"x264-params": f"{PRESET['x264-params']}:asm={_UP_TO_AVX2}"}
+        return preset
+    parameters = ":".join(filter(None, (preset.get("x264-params"), f"asm={_UP_TO_AVX2}")))
+    return preset | {"x264-params": parameters}
 
 
 def place(packet: Packet, stream: av.VideoStream, first: int) -> None:

@@ -24,11 +24,11 @@ from retalking_core.types import AudioInfo, Timeline
 # Sample rates of AAC (ISO 14496-3, table 1.18).
 _AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 # Three bits a sample and channel: 132 kb/s for one channel at 44.1 kHz, where FFmpeg's own AAC encoder is transparent.
-_BITS_PER_SAMPLE = 3
+BITS_PER_SAMPLE = 3
 # FFmpeg's plain search for quantisers. At this rate its other one (twoloop) takes twice the CPU time and leaves more
-# noise in every band: 43 against 56 dB below the speech in all (`bench/speech_codec.py`).
+# noise in every band: 42 against 56 dB below the speech in all (`bench/speech_codec.py`).
 _AAC_OPTIONS = {"aac_coder": "fast"}
-_BLOCK = 1024  # samples of one AAC frame
+BLOCK = 1024  # samples of one AAC frame
 # Blocks that may be encoded before they are asked for: 48 s at 44.1 kHz, 1.6 MB.
 _AHEAD_BLOCKS = 2048
 
@@ -52,13 +52,13 @@ class SpeechTrack:
         self._stream: AudioStream = container.add_stream("aac", rate=self._rate_hz, options=_AAC_OPTIONS)
         self._stream.codec_context.layout = self._layout
         self._stream.codec_context.format = "fltp"
-        self._stream.codec_context.bit_rate = _BITS_PER_SAMPLE * self._rate_hz * (1 if info.channels == 1 else 2)
+        self._stream.codec_context.bit_rate = BITS_PER_SAMPLE * self._rate_hz * (1 if info.channels == 1 else 2)
         self._stream.codec_context.time_base = Fraction(1, self._rate_hz)
         self._total = round(len(timeline.source_index) / timeline.fps * self._rate_hz)
         if container.format.name == "matroska":
             # Matroska states the encoder's 1024 lead-in samples as duration. Without a last, partly filled AAC frame
             # (23 ms at most) sound and pictures still agree within one picture.
-            self._total = max(_BLOCK, self._total // _BLOCK * _BLOCK)
+            self._total = max(BLOCK, self._total // BLOCK * BLOCK)
         self._spoken = min(self._total, round(timeline.speech_s * self._rate_hz))
         self._speech, self._limits = speech, limits
         self._ahead: ReadAhead[tuple[int, list[Packet]]] | None = None
@@ -104,14 +104,14 @@ class SpeechTrack:
             spoken = piece[:, : self._spoken - taken]
             taken += spoken.shape[1]
             rest = np.concatenate([rest, spoken], axis=1)
-            while rest.shape[1] >= _BLOCK:
-                yield np.ascontiguousarray(rest[:, :_BLOCK])
-                rest = rest[:, _BLOCK:]
+            while rest.shape[1] >= BLOCK:
+                yield np.ascontiguousarray(rest[:, :BLOCK])
+                rest = rest[:, BLOCK:]
             if taken == self._spoken:
                 break
         missing = self._total - taken
         while rest.shape[1] + missing > 0:
-            fill = min(missing, _BLOCK - rest.shape[1])
+            fill = min(missing, BLOCK - rest.shape[1])
             yield np.pad(rest, ((0, 0), (0, fill)))
             missing -= fill
             rest = rest[:, :0]
