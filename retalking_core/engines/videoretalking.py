@@ -47,9 +47,7 @@ from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
-# The hungriest first: recorded networks share their memory (`networks.recorded`), and what the first one took serves
-# the others. In the order of the method, small pieces came first that the larger networks could not use.
-NETWORKS = ("gfpgan", "gpen512", "lnet", "enet", "parsenet", "dnet", "deep3d")
+NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
 # Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
