@@ -29,7 +29,7 @@ from retalking_core.types import ColourTags, Frame, VideoInfo
 
 CODEC = "libx264"
 # `python -m bench.encoder` prints the choice beside its neighbours: veryfast with the motion search of superfast and
-# without B pictures. Leaving these out takes 16 to 18 % less CPU time on three clips and gives 0.5 to 1.1 dB more, for
+# without B pictures. Leaving these out takes 12 to 16 % less CPU time on three clips and gives 0.5 to 1.1 dB more, for
 # 12 to 18 % more bytes. superfast itself has no macroblock tree, and its files are up to twice as large.
 PRESET = {"preset": "veryfast", "x264-params": "subme=1:me=dia:partitions=i4x4,i8x8:bframes=0"}
 # About ten seconds, as far apart as x264 puts key pictures anyway (250). Whole batches of 16 and less fit into it, so
