@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.networks.inference import InferenceNetwork
 
 Found = TypeVar("Found")
+REFERENCE_POINTS = "reference_points"
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Measurement:
         return EvaluationSteps(self.progress)
 
     def look(self, wanted: Set[str]) -> None:
-        """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for."""
-        missing = wanted - self._findings.keys()
+        """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for, and
+        for `reference_points` in one of their own."""
+        missing = wanted - self._findings.keys() - {REFERENCE_POINTS}
         if missing:
             points = self._findings.get("points")
             if isinstance(points, Exception):
@@ -68,6 +71,9 @@ class Measurement:
                 return
             found = look_once(self, missing, points)
             self._findings.update(found)
+        if REFERENCE_POINTS in wanted:
+            with suppress(*LOOK_FAULTS):
+                self._found_once(REFERENCE_POINTS, self._find_reference_points)
 
     @cached_property
     def _findings(self) -> dict[str, Any]:
@@ -118,9 +124,12 @@ class Measurement:
         """
         return self.finding("points")
 
-    @cached_property
+    @property
     def reference_landmarks(self) -> NDArray[np.float32]:
         """The same for the paired frames of the reference, f32 [n, 68, 2]."""
+        return self._found_once(REFERENCE_POINTS, self._find_reference_points)
+
+    def _find_reference_points(self) -> NDArray[np.float32]:
         chosen, back = np.unique(self.paired_index, return_inverse=True)
         frames = self.steps.watch(self.reference_video.frames_at(chosen.tolist()), len(chosen))
         return find_points(frames)[back]

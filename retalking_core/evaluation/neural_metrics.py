@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.evaluation.identity import SIDE_PX, align_face, cosines, five_points, similarity_to_template
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
 from retalking_core.evaluation.sync_score import SyncScore
 from retalking_core.media.colour import even_box, region_to_bgr
@@ -138,7 +138,7 @@ NEURAL_METRICS = (
         "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
         ("arcface",),
         _csim,
-        looks=POINTS,
+        looks=POINTS | {REFERENCE_POINTS},
         needs_reference=True,
     ),
 )
