@@ -6,6 +6,7 @@ import re
 import signal
 import stat
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -51,7 +52,7 @@ def test_queued_jobs_outlive_a_restart(start_up: Start, tmp_path: Path, portrait
     data = tmp_path / "data"
     first = start_up(data)
     url = first.url()
-    jobs = [submit(url, portrait, short_speech) for _ in range(3)]
+    jobs = [submit(url, portrait, short_speech) for _ in range(6)]
     assert f"{url}/jobs" in first.text, "the curl line"
     family = first.family()
     check_secrets(data, family)
@@ -59,11 +60,13 @@ def test_queued_jobs_outlive_a_restart(start_up: Start, tmp_path: Path, portrait
     assert first.stop(signal.SIGINT) == 0, first.text
     assert_gone(family)
 
+    restarted_at = datetime.now(UTC)
     second = start_up(data)
     url = second.url()
-    assert status(url, jobs[-1]) in ("queued", "running")
     for job in jobs:
         wait_until(lambda job=job: status(url, job) == "succeeded", 60, 0.2, f"{job} succeeds after the restart")
+    finished_at = datetime.fromisoformat(httpx.get(f"{url}/jobs/{jobs[-1]}").json()["finished_at"])
+    assert finished_at > restarted_at, "the last one was still waiting when the service stopped"
     family = second.family()
     assert second.stop(signal.SIGTERM) == 0, second.text
     assert_gone(family)
