@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from bench.engine import CASES, SLOWER_BY, slower_cases
+from bench.engine_cases import CASES, SLOWER_BY, slower_cases
 from cli.main import app
 
 
