@@ -13,7 +13,7 @@ import av
 from av.container import OutputContainer
 from av.packet import Packet
 
-from retalking_core.errors import RetalkingError
+from retalking_core.errors import OutOfMemoryError, RetalkingError
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.speech_track import SpeechTrack
@@ -95,8 +95,14 @@ class ResultFile:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """What FFmpeg says while it encodes and muxes is about our own disk. Raises: RetalkingError."""
+    """What FFmpeg says while it encodes and muxes is about our own disk, and what x264 says, about memory. Raises:
+    RetalkingError, OutOfMemoryError."""
     try:
         yield
+    except av.error.ExternalError as error:
+        raise OutOfMemoryError(
+            "The encoder could not go on, most likely for want of memory: ask for a lower `output.max_height`, or give "
+            "the worker more (RETALKING_WORKER_MEMORY_BYTES)."
+        ) from error
     except av.error.FFmpegError as error:
         raise RetalkingError("The result could not be written; is the disk full?") from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from retalking_core.errors import AudioInvalidError, EngineFaultError, RetalkingError
+from retalking_core.media.encoder import PictureSettings
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.reader import open_video
@@ -21,6 +25,7 @@ from retalking_core.types import ColourTags, VideoInfo
 from tests.media import clips
 
 LIMITS = MediaLimits()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def render(video: Path, speech: Path, result: Path, metadata: dict[str, str] | None = None, **options: object) -> None:
@@ -222,6 +227,33 @@ def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path) -> Non
     timeline = plan_timeline(source.info, 0.2, "loop")
     with pytest.raises(RetalkingError, match="could not be written"):
         ResultWriter(tmp_path / "absent" / "r.mp4", source.info, timeline, speech, OutputOptions(), {}, LIMITS)
+
+
+def test_an_encoder_without_memory_says_so(tmp_path: Path) -> None:
+    """x264 takes 1.3 GB for 4K before the first picture comes."""
+    speech = clips.make_wav(tmp_path / "speech.wav")
+    video = tmp_path / "large.png"
+    cv2.imwrite(str(video), np.zeros((2160, 3840, 3), np.uint8))
+    code = f"""
+import resource
+from pathlib import Path
+from retalking_core.media.reader import open_video
+from tests.media.test_writer import LIMITS, render
+resource.setrlimit(resource.RLIMIT_DATA, (700_000_000,) * 2)
+render(Path({str(video)!r}), Path({str(speech)!r}), Path({str(tmp_path)!r}) / "result.mp4")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "OutOfMemoryError" in done.stderr, done.stderr
+    assert "max_height" in done.stderr
+    assert list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize(("size", "threads"), [((700, 700), 12), ((3840, 2160), 12), ((8000, 4000), 4)])
+def test_large_pictures_get_fewer_encoder_threads(tmp_path: Path, size: tuple[int, int], threads: int) -> None:
+    with av.open(str(tmp_path / "out.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        PictureSettings(*size, size[1], ColourTags(1, 1, 1, False), Fraction(25), 18).apply(stream.codec_context)
+        assert stream.codec_context.thread_count == threads
 
 
 def test_bad_speech_is_noticed_before_the_file_is_begun(tmp_path: Path) -> None:
