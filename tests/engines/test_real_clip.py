@@ -45,6 +45,8 @@ def test_light_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     report = _render(VideoRetalkingEngine(StandIns()), 3, result, monkeypatch)
     assert (report.frames, report.fps, report.width, report.height) == (3, Fraction(1350, 61), 700, 700)
     assert report.face_coverage == 1.0
+    assert report.held is not None
+    assert report.held.path == MEDIA / "1.mp4", "an evaluation need not decode the source again"
     decoded = (open_video(path, DEFAULT_LIMITS).frames_at([0, 1]) for path in (MEDIA / "1.mp4", result))
     for plain, made in zip(*decoded, strict=True):
         assert np.abs(plain.y.astype(int) - made.y).mean() < 2
