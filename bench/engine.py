@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,8 @@ def timed(work: Callable[[], RenderReport]) -> Timed:
     began = time.perf_counter()
     report = work()
     ended = time.perf_counter()
-    return Timed(report, ended - began, ended)
+    # Without the frames that it holds: those of several renders would be measured as memory of the engine's.
+    return Timed(replace(report, held=None), ended - began, ended)
 
 
 def render(engine: VideoRetalkingEngine, video: Path, speech: Path, folder: Path) -> RenderReport:

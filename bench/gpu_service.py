@@ -23,7 +23,7 @@ TOLD = ("engine", "device", "result", "render", "evaluation", "started_at", "fin
 
 @dataclass(frozen=True)
 class Throughput:
-    """frames_per_s: of all slots together. longest_s: from the submission of the last job to its end."""
+    """wall_s: from the first submission to the end of the last job. frames_per_s: of all slots together."""
 
     slots: int
     face_cache: str

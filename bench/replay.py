@@ -30,9 +30,7 @@ class ReplayedTrack:
         self._models = None if networks is None else NeuralFaceModels(networks)
 
     def warm_up(self) -> None:
-        """As the neural tracker does it."""
-        if self._models is not None:
-            DlibFaceTracker(self._models).warm_up()
+        """Everything is loaded already."""
 
     def track(self, source: FrameSource, request: TrackRequest, on_frame: OnFrame) -> FaceTrack:
         if len(self.known.visible) != source.info.frame_count:

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from retalking_core.read_ahead import ReadAhead
 from retalking_core.types import Frame, FrameSource, HeldClip, VideoInfo
 
-__all__ = ["KeptSource", "PrefetchedSource", "ReadAhead", "StageClock"]
-
 BLOCK_FRAMES = 16
 
 

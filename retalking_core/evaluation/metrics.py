@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -55,9 +55,12 @@ def measure_all(
     measurement.steps.parts = count_parts(measurement.models, chosen)
     looks = also.union(*(metric.looks for metric in chosen if _has_files(measurement.models, metric)))
     apart = [metric for metric in chosen if metric.checkpoints and not metric.looks]
-    with _beside(lambda: measurement.look(looks), measurement.steps.stop) if apart and looks else nullcontext():
-        found = {metric.name: _measure(metric, measurement) for metric in apart}
-    measurement.look(looks)
+    found: dict[str, MetricValue] = {}
+    if apart and looks:
+        with _beside(lambda: measurement.look(looks), measurement.steps.stop):
+            found = {metric.name: _measure(metric, measurement) for metric in apart}
+    else:
+        measurement.look(looks)
     return [found.get(metric.name) or _measure(metric, measurement) for metric in chosen]
 
 

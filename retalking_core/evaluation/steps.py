@@ -31,7 +31,8 @@ class EvaluationSteps:
             yield item
             if done % REPORT_EVERY == 0:
                 self._tell(min(1.0, done / max(total, 1)), done, total)
-        self._over += 1
+        with self._turn:
+            self._over += 1
         self._tell(0.0, total, total)
 
     def stop(self) -> None:

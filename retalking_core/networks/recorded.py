@@ -7,7 +7,7 @@ Most of ENet's kernels are shorter than their own launch: 50 ms a call, of which
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -31,7 +31,6 @@ class RecordedCall:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._held: list[Tensor] = []
         self._shape: Any = None
-        self._device: torch.device | None = None
         self._results: Any = None
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -60,12 +59,12 @@ class RecordedCall:
         # thread_local: what other threads do with the device meanwhile is none of the recording's business.
         with torch.cuda.graph(graph, pool=_shared_memory(device), capture_error_mode="thread_local"):
             self._results = self._run(*arguments, **options)
-        self._graph, self._shape, self._device = graph, shape, device
+        self._graph, self._shape = graph, shape
         _recorded.add(self)
 
     def memory_on(self, device: torch.device) -> Any:
         """Handle of the memory that the recording works in; None if it is another device's."""
-        return self._graph.pool() if self._graph is not None and self._device == device else None
+        return self._graph.pool() if self._graph is not None and self._held[0].device == device else None
 
 
 def _shared_memory(device: torch.device) -> Any:
@@ -98,10 +97,8 @@ def _put_together(shape: Any, tensors: Any) -> Any:
     return shape
 
 
-class _Place(tuple):
+class _Place(NamedTuple):
     """Where a tensor of this shape and type goes."""
 
-    __slots__ = ()
-
-    def __new__(cls, shape: tuple[int, ...], dtype: torch.dtype) -> _Place:
-        return super().__new__(cls, (shape, dtype))
+    shape: tuple[int, ...]
+    dtype: torch.dtype

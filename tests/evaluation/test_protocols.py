@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,15 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retalking_core.evaluation import face_tracks
+from retalking_core.evaluation import face_tracks, metrics
 from retalking_core.evaluation.bgr_frames import read_bgr
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
 from retalking_core.evaluation.jpeg_frames import through_jpeg
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
 from retalking_core.evaluation.metrics import evaluate, measure_all
+from retalking_core.evaluation.steps import EvaluationSteps
 from retalking_core.evaluation.sync_score import score_sync
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
+from retalking_core.progress import ignore_progress
 from tests.evaluation.clips import BrightnessNet, GivenModels, levels, noise_of, write_samples, write_talking_clip
 from tests.media.clips import make_video
 
@@ -193,6 +197,17 @@ def test_a_protocol_that_fails_is_tried_once(tmp_path: Path) -> None:
     values = evaluate(file, file, None, ["lse_d_face", "lse_c_face", "lse_offset_face"], models=models)
     assert all("more than 100 frames" in str(value.reason) for value in values)
     assert sum(seen) == 50
+
+
+def test_what_runs_beside_ends_with_the_block_and_not_when_it_is_done() -> None:
+    steps = EvaluationSteps(ignore_progress)
+
+    def endless() -> None:
+        for _ in steps.watch(itertools.count(), 100):
+            time.sleep(0.001)
+
+    with pytest.raises(KeyboardInterrupt), metrics._beside(endless, steps.stop):
+        raise KeyboardInterrupt
 
 
 def test_a_stopped_evaluation_stops_what_runs_beside_it(tmp_path: Path) -> None:
