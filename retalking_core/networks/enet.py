@@ -6,7 +6,6 @@ blocks are those of GFPGAN's bilinear StyleGAN2 decoder (Wang et al., CVPR 2021)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retalking_core.networks.lnet import LNet
-from retalking_core.networks.modulation import STYLE_LENGTH, ModulatedConv2d
+from retalking_core.networks.modulation import SLOPE, STYLE_LENGTH, ModulatedConv2d, StyleConv
 
-SLOPE = 0.2
 MARGIN = 2  # pixels of reflected border at 96, cut off again (x4) at 384
 
 
@@ -45,25 +43,6 @@ class DownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = _halve(F.leaky_relu(self.conv1(x), SLOPE))
         return F.leaky_relu(self.conv2(h), SLOPE) + self.skip(_halve(x))
-
-
-class StyleConv(nn.Module):
-    """Modulated 3x3 times √2, plus noise, plus bias, activation: in this order.
-
-    noise `[B or 1, 1, H, W]` at the size of the output, standard normal; None leaves it out.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, up: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))  # noise strength
-        self.bias = nn.Parameter(torch.zeros(1, out_channels, 1, 1))
-        self.modulated_conv = ModulatedConv2d(in_channels, out_channels, 3, demodulate=True, up=up)
-
-    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
-        y = self.modulated_conv(x, style) * math.sqrt(2)
-        if noise is not None:
-            y = y + self.weight * noise
-        return F.leaky_relu(y + self.bias, SLOPE)
 
 
 class ToRGB(nn.Module):
@@ -120,6 +99,11 @@ class ENet(nn.Module):
             picture = to_rgb(x, style, picture)
         cut = 4 * MARGIN
         return picture[:, :, cut:-cut, cut:-cut]
+
+    def fold(self) -> None:
+        """The large doubling inside its convolution. What that changes lies within the margin: the outermost pixel of
+        400, which the last convolution spreads to one more, of the eight that are cut."""
+        self.style_convs[2].modulated_conv.double_within(to_the_border=False)
 
     def forward(
         self, audio: Tensor, face: Tensor, reference: Tensor, noises: Sequence[Tensor | None] | None = None

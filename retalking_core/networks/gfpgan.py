@@ -2,7 +2,7 @@
 
 Compared with the original on the same weights (network specification, page "gfpgan"): same keys, difference 0. Its
 modulated convolutions are replaced by ours, which are the same function and keep the keys: theirs make one group of
-every sample, at which a GPU runs far below its rate.
+every sample, at which a GPU runs far below its rate, and go on in float32 once noise was added.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from spandrel.architectures.GFPGAN import GFPGAN as SpandrelGFPGAN
 from torch import Tensor, nn
 
-from retalking_core.networks.modulation import ModulatedConv2d
+from retalking_core.networks.modulation import ModulatedConv2d, StyleConv
 
 
 class GFPGAN(SpandrelGFPGAN):
     """image `[B, 3, 512, 512]`, RGB in -1..1, to the restored face, alike but unbounded.
 
-    `randomize_noise` draws new noise for every picture, as the original does; without it the noise stored in the
-    checkpoint is used, which keeps the grain of a video still. spandrel's *descriptor* is not used, as it clamps to
-    0..1 and so cuts off the dark half.
+    The noise is the one stored in the checkpoint, which keeps the grain of a video still; the original draws it anew
+    for every picture. spandrel's *descriptor* is not used, as it clamps to 0..1 and so cuts off the dark half.
     """
 
     def __init__(self) -> None:
@@ -34,15 +33,23 @@ class GFPGAN(SpandrelGFPGAN):
             narrow=1,
             sft_half=True,
         )
-        for parent in self.stylegan_decoder.modules():
-            if hasattr(parent, "modulated_conv"):
-                parent.modulated_conv = _shared_across_batch(parent.modulated_conv)
+        decoder = self.stylegan_decoder
+        decoder.style_conv1 = _ours(decoder.style_conv1)
+        decoder.style_convs = nn.ModuleList(_ours(conv) for conv in decoder.style_convs)
+        for to_rgb in (decoder.to_rgb1, *decoder.to_rgbs):
+            theirs = to_rgb.modulated_conv
+            to_rgb.modulated_conv = ModulatedConv2d(theirs.in_channels, 3, theirs.kernel_size, demodulate=False)
 
-    def forward(self, image: Tensor, randomize_noise: bool = False) -> Tensor:
-        return super().forward(image, return_rgb=False, randomize_noise=randomize_noise)[0]
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image, return_rgb=False, randomize_noise=False)[0]
+
+    def fold(self) -> None:
+        """The large doublings of the decoder, to 128, 256 and 512, inside their convolutions."""
+        for conv in self.stylegan_decoder.style_convs[-6::2]:
+            conv.modulated_conv.double_within(to_the_border=True)
 
 
-def _shared_across_batch(theirs: nn.Module) -> ModulatedConv2d:
-    """Ours for spandrel's, before weights are loaded."""
-    up = theirs.sample_mode == "upsample"
-    return ModulatedConv2d(theirs.in_channels, theirs.out_channels, theirs.kernel_size, theirs.demodulate, up)
+def _ours(theirs: nn.Module) -> StyleConv:
+    """Before weights are loaded."""
+    conv = theirs.modulated_conv
+    return StyleConv(conv.in_channels, conv.out_channels, up=conv.sample_mode == "upsample")

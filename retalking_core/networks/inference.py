@@ -23,7 +23,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
-FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
+FOLDABLE = ("dnet", "lnet", "enet", "deep3d", "gfpgan", "parsenet", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
 # largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
@@ -40,10 +40,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 class InferenceVariant:
     """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
-    demodulation stay in float32. Results are float32 whatever it is. compiled_batch: if given, the network is compiled
-    for batches of exactly this size (torch.compile; elementwise work is merged into few kernels), and other batches are
-    cut and filled up to it; on CUDA its call is recorded and replayed. The compiler keeps its results in
-    TORCHINDUCTOR_CACHE_DIR."""
+    demodulation stay in float32, and what products they have are TF32's. Results are float32 whatever it is.
+    compiled_batch: if given, the network is compiled for batches of exactly this size (torch.compile; elementwise work
+    is merged into few kernels), and other batches are cut and filled up to it; on CUDA its call is recorded and
+    replayed. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
@@ -102,7 +102,7 @@ class InferenceNetwork(nn.Module):
         autocast = torch.autocast(self.device.type, dtype=half, enabled=half is not None)
         # Sizes never change in a compiled network, so that it pays to try cuDNN's algorithms.
         fixed = self.variant.compiled_batch is not None
-        with torch.inference_mode(), _switches(self.variant.precision == "tf32", fixed), autocast:
+        with torch.inference_mode(), _switches(self.variant.precision != "fp32", fixed), autocast:
             yield
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
@@ -152,7 +152,8 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
 
 
 def fold(network: nn.Module) -> None:
-    """Divides spectral norms out and merges batch norms into what precedes them. Only for networks of `FOLDABLE`."""
+    """Divides spectral norms out, merges batch norms into what precedes them, and lets the modules that know a quicker
+    form of themselves take it (their method `fold`). Only for networks of `FOLDABLE`; a second time changes nothing."""
     for parent in list(network.modules()):
         for key, child in list(parent.named_children()):
             if isinstance(child, SpectralNormConv2d):
@@ -162,6 +163,8 @@ def fold(network: nn.Module) -> None:
             if merged is not None:
                 setattr(parent, first, merged)
                 setattr(parent, second, nn.Identity())
+        if hasattr(parent, "fold"):
+            parent.fold()
 
 
 def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:

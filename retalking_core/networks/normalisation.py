@@ -10,7 +10,7 @@ from torch.nn import functional as F
 class ImageLayerNorm(nn.Module):
     """Layer norm over all of C, H and W of a sample, then a scale and a shift a channel (parameters `[C, 1, 1]`).
 
-    The same as group norm with one group, which is how it is computed.
+    The same as group norm with one group, which is how it is computed: in float32, and then again as x was.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -20,7 +20,7 @@ class ImageLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, 1, self.weight.flatten(), self.bias.flatten(), self.eps)
+        return F.group_norm(x, 1, self.weight.flatten(), self.bias.flatten(), self.eps).to(x.dtype)
 
 
 class AdaptiveInstanceNorm(nn.Module):

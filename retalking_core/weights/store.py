@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retalking_core.networks import catalogue
+from retalking_core.networks.device_memory import let_segments_grow
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
 from retalking_core.weights.finding import find_file
@@ -26,6 +27,7 @@ class NetworkStore:
         self, folder: Path, device: torch.device | str = "cpu", variants: Mapping[str, InferenceVariant] | None = None
     ) -> None:
         self.folder, self.device = folder, torch.device(device)
+        let_segments_grow(self.device)
         self._variants = dict(variants or {})
         self._loaded: dict[str, InferenceNetwork] = {}
         self._synthetic: set[str] = set()

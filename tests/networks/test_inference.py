@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retalking_core.networks.inference import CHANNELS_LAST_ALLOWED, HALF_ALLOWED, REFERENCE, InferenceVariant, prepare
+from retalking_core.networks.inference import (
+    CHANNELS_LAST_ALLOWED,
+    FOLDABLE,
+    HALF_ALLOWED,
+    REFERENCE,
+    InferenceVariant,
+    prepare,
+)
 from retalking_core.networks.lnet import FourierUnit
 from tests.networks.golden import load_synthetic, make_input, read_golden
 
@@ -65,7 +72,7 @@ def measured(name: str, variant: InferenceVariant) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("name", ["lnet", "enet", "deep3d", "syncnet"])
+@pytest.mark.parametrize("name", FOLDABLE)
 def test_folding_changes_rounding_only(name: str) -> None:
     assert max(errors(name, InferenceVariant(fold=True))) <= EXACT
 
@@ -138,7 +145,7 @@ def test_half_precision_weights_are_cast_once_except_where_positions_hang_on_the
     assert network.mapping_net.first[0].weight.dtype == torch.float32
 
 
-def test_tf32_is_allowed_only_inside_a_tf32_network() -> None:
+def test_tf32_is_allowed_only_where_the_variant_says_so() -> None:
     seen: list[bool] = []
 
     class Probe(nn.Linear):
@@ -147,7 +154,7 @@ def test_tf32_is_allowed_only_inside_a_tf32_network() -> None:
             return super().forward(x)
 
     before = torch.backends.cudnn.allow_tf32
-    for precision in ("fp32", "tf32"):
+    for precision in ("fp32", "tf32", "fp16"):
         prepare("dnet", Probe(2, 2), InferenceVariant(precision))(torch.zeros(1, 2))
-    assert seen == [False, True]
+    assert seen == [False, True, True]
     assert torch.backends.cudnn.allow_tf32 == before
