@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retalking_core.networks.doubling import NEAREST, DoublingConv2d
 from retalking_core.networks.normalisation import AdaptiveInstanceNorm, ImageLayerNorm
 
 DESCRIPTOR_LENGTH = 256
@@ -182,13 +181,6 @@ class ConvBlock(nn.Module):
             x = F.interpolate(x, scale_factor=self.scale, mode="nearest")
         x = self.model(x)
         return F.avg_pool2d(x, 2) if self.scale < 1 else x
-
-    def fold(self) -> None:
-        """Doubling and convolution in one."""
-        if self.scale > 1:
-            conv = self.model[0]
-            self.model[0] = DoublingConv2d(conv.weight.detach(), conv.bias.detach(), NEAREST, "constant")
-            self.scale = 1
 
 
 class EditingResidual(nn.Module):

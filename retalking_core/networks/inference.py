@@ -23,7 +23,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
-FOLDABLE = ("dnet", "lnet", "enet", "deep3d", "gfpgan", "parsenet", "syncnet")
+FOLDABLE = ("lnet", "enet", "deep3d", "gfpgan", "parsenet", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
 # largest counts and whose masks are blurred. The others decide geometry or scores.
 HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "parsenet")
