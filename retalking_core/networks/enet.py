@@ -100,7 +100,7 @@ class ENet(nn.Module):
         cut = 4 * MARGIN
         return picture[:, :, cut:-cut, cut:-cut]
 
-    def fold(self) -> None:
+    def rearrange(self) -> None:
         """The large doubling inside its convolution. What that changes lies within the margin: the outermost pixel of
         400, which the last convolution spreads to one more, of the eight that are cut."""
         self.style_convs[2].modulated_conv.double_within(to_the_border=False)

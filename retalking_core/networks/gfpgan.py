@@ -43,7 +43,7 @@ class GFPGAN(SpandrelGFPGAN):
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image, return_rgb=False, randomize_noise=False)[0]
 
-    def fold(self) -> None:
+    def rearrange(self) -> None:
         """The large doublings of the decoder, to 128, 256 and 512, inside their convolutions."""
         for conv in self.stylegan_decoder.style_convs[-6::2]:
             conv.modulated_conv.double_within(to_the_border=True)

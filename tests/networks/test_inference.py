@@ -18,6 +18,7 @@ from retalking_core.networks.inference import (
     REFERENCE,
     InferenceVariant,
     prepare,
+    rearrange,
 )
 from retalking_core.networks.lnet import FourierUnit
 from tests.networks.golden import load_synthetic, make_input, read_golden
@@ -61,13 +62,17 @@ def errors(name: str, variant: InferenceVariant) -> list[float]:
     return measured(name, variant)
 
 
+def largest_errors(outputs: list[Tensor], expected: list[Tensor]) -> list[float]:
+    """Largest difference of each output relative to its largest value."""
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(outputs, expected, strict=True)]
+
+
 @cache
 def measured(name: str, variant: InferenceVariant) -> list[float]:
-    """Largest difference of each output relative to its largest value."""
     network, inputs = network_and_inputs(name)
     outputs = tensors(prepare(name, copy.deepcopy(network), variant)(*inputs))
     assert all(t.dtype == torch.float32 and t.isfinite().all() for t in outputs)
-    found = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(outputs, reference(name), strict=True)]
+    found = largest_errors(outputs, reference(name))
     print(f"{name} {variant}: {', '.join(f'{e:.1e}' for e in found)}")
     return found
 
@@ -75,6 +80,25 @@ def measured(name: str, variant: InferenceVariant) -> list[float]:
 @pytest.mark.parametrize("name", FOLDABLE)
 def test_folding_changes_rounding_only(name: str) -> None:
     assert max(errors(name, InferenceVariant(fold=True))) <= EXACT
+
+
+@pytest.mark.parametrize("name", ["enet", "gfpgan", "parsenet"])
+def test_rearranging_changes_rounding_only(name: str) -> None:
+    network, inputs = network_and_inputs(name)
+    network = copy.deepcopy(network)
+    rearrange(network)
+    outputs = tensors(prepare(name, network, REFERENCE)(*inputs))
+    assert max(largest_errors(outputs, reference(name))) <= EXACT
+
+
+def test_only_half_precision_is_rearranged() -> None:
+    network, _ = network_and_inputs("parsenet")
+    found = {
+        precision: prepare("parsenet", copy.deepcopy(network), InferenceVariant(precision)).network.heads
+        for precision in ("fp32", "tf32", "fp16")
+    }
+    assert found["fp32"] is found["tf32"] is None
+    assert found["fp16"] is not None
 
 
 @pytest.mark.parametrize("name", CHANNELS_LAST_ALLOWED)
