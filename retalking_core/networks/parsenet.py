@@ -39,7 +39,7 @@ class ParseNet(FacexlibParseNet):
 
     def rearrange(self) -> None:
         """The same function in fewer passes: batch norms inside their convolutions, doubled pictures never made, the
-        two heads side by side. On an H100 in float16, compiled, 24.9 ms a batch of 16 before."""
+        two heads side by side. On an H100 in float16, compiled: 16.9 instead of 24.9 ms a batch of 16."""
         self.encoder[0] = _folded_layer(self.encoder[0])
         for part in (self.encoder[1:], self.body):
             for block in part:
