@@ -269,7 +269,8 @@ class DNet(nn.Module):
     expression, 3 angles in radians, 3 translations, scale, centre x and y in pixels of the 256 frame).
 
     `warp_only` leaves out the editing network, nine tenths of the work. `float32_parts` stay in float32 in a half
-    precision variant: the warp samples at positions, whose rounding the picture's gradients multiply.
+    precision variant: the warp samples at positions, whose rounding the picture's gradients multiply. (On CUDA their
+    products are TF32's, which moves the flow by about 0.01 of its pixels.)
     """
 
     float32_parts = ("mapping_net", "warpping_net")
