@@ -14,7 +14,8 @@ def let_segments_grow(device: torch.device) -> bool:
     """One segment of the allocator that grows, instead of ever new ones, each of the size of one request.
 
     The recordings of the networks share their memory one after the other, and each asks for pieces of other sizes: they
-    hold 4.8 instead of 6.9 GiB so (H100, batch 16). To be called before anything lies on the device.
+    hold 4.8 instead of 6.9 GiB so (H100, batch 16). It holds for what is put on the device from then on; to say it
+    again changes nothing.
 
     Not on a slice of a GPU (MIG): there the allocator may not look at the memory that is left, and fails where it
     should say that it is full (vllm-project/ci-infra, pull request 355). Returns whether segments grow by this call.

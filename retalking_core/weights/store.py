@@ -27,7 +27,6 @@ class NetworkStore:
         self, folder: Path, device: torch.device | str = "cpu", variants: Mapping[str, InferenceVariant] | None = None
     ) -> None:
         self.folder, self.device = folder, torch.device(device)
-        let_segments_grow(self.device)
         self._variants = dict(variants or {})
         self._loaded: dict[str, InferenceNetwork] = {}
         self._synthetic: set[str] = set()
@@ -83,7 +82,9 @@ class NetworkStore:
         entry = WEIGHT_FILES[name]
         path = find_file(self.folder, entry)
         check_digest(path, read_lock(self.folder).get(path.name))
-        state = self._place(read_state_dict(path, entry))
+        state = read_state_dict(path, entry)
+        let_segments_grow(self.device)
+        state = self._place(state)
         with torch.device("meta"):
             network = catalogue.build(name, **parts)
         for prefix, part in parts.items():
