@@ -13,11 +13,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from retalking_core.engines.videoretalking import rehearse
+from retalking_core.engines.videoretalking import call_options, rehearse
 from retalking_core.networks.catalogue import INPUT_SHAPES
-from retalking_core.networks.enet import ENet
 from retalking_core.networks.inference import InferenceNetwork, fast_variants
-from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.weights.store import NetworkStore
 
 CALLS = 2
@@ -29,7 +27,7 @@ def measure(name: str, network: InferenceNetwork, batch: int) -> list[tuple[str,
     device = network.device
     on_gpu = device.type == "cuda"
     inputs = [torch.randn(batch, *shape, device=device) for shape in INPUT_SHAPES[name]]
-    options = {"noises": hold_noises(ENet.noise_sizes, 0, device)} if name == "enet" else {}
+    options = call_options(name, device)
     rehearse(name, network, device)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         for _ in range(CALLS):

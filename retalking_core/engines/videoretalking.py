@@ -59,8 +59,12 @@ UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never 
 
 def rehearse(name: str, network: Callable[..., object], device: torch.device) -> None:
     """One call with inputs of the right sizes, as the engine makes it."""
-    inputs = [torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]]
-    network(*inputs, **({"noises": hold_noises(ENet.noise_sizes, 0, device)} if name == "enet" else {}))
+    network(*(torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]), **call_options(name, device))
+
+
+def call_options(name: str, device: torch.device) -> dict[str, object]:
+    """What the engine gives a network besides its batch."""
+    return {"noises": hold_noises(ENet.noise_sizes, 0, device)} if name == "enet" else {}
 
 
 class VideoRetalkingEngine:

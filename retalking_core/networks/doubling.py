@@ -7,11 +7,11 @@ places (the sub-pixel convolution of Shi et al., CVPR 2016).
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from retalking_core.networks.convolutions import convolution_of
 
 # [phase, input pixel, tap]: how much of each of a kernel's three taps falls on each input pixel, in even and in odd
 # output pixels. A bilinear x2 puts a pixel at 1/4 and 3/4 between two input pixels (aligned corners off).
@@ -26,28 +26,21 @@ Taps = tuple[tuple[tuple[float, ...], ...], ...]
 class DoublingConv2d(nn.Module):
     """`[B, C, H, W]` to `[B, O, 2H, 2W]`: what a 3x3 convolution of the doubled picture gives.
 
-    weight: that convolution's, `[O, C, 3, 3]`; bias `[O]`. taps: NEAREST, which leaves 4 of 9 products, or BILINEAR.
-    border: `constant` if that convolution pads with zeros, `replicate` if it reflects. BILINEAR takes `replicate`, and
-    is not exact on the outermost pixel then, beyond which zeros would be.
+    weight: that convolution's, `[O, C, 3, 3]`; bias `[O]`. taps: NEAREST, for a convolution that reflects the doubled
+    picture, of which 4 of 9 products are left; or BILINEAR, for one that pads it with zeros, and then not exact on the
+    outermost pixel. Beyond the small picture its edge is repeated.
     """
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor | None, taps: Taps, border: Literal["constant", "replicate"]
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, taps: Taps) -> None:
         super().__init__()
         shares = weight.new_tensor(taps)
-        phased = torch.einsum("apk,bql,ockl->abocpq", shares, shares, weight)
-        channels, inputs, size = weight.shape[0], weight.shape[1], shares.shape[1]
-        self.conv = nn.Conv2d(inputs, 4 * channels, size, bias=bias is not None, device="meta")
-        self.conv.weight = nn.Parameter(phased.reshape(4 * channels, inputs, size, size))
-        if bias is not None:
-            self.conv.bias = nn.Parameter(bias.repeat(4))
-        self.border = border
+        phased = torch.einsum("apk,bql,ockl->abocpq", shares, shares, weight).flatten(0, 2)
+        self.conv = convolution_of(phased, None if bias is None else bias.repeat(4))
         # Of two input pixels an odd output pixel sees the one behind it, of three the ones on both sides.
-        self.odd_starts = 3 - size
+        self.odd_starts = 3 - shares.shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return _interleaved(self.conv(F.pad(x, (1, 1, 1, 1), mode=self.border)), self.odd_starts)
+        return _interleaved(self.conv(F.pad(x, (1, 1, 1, 1), mode="replicate")), self.odd_starts)
 
 
 class BilinearDoublingConv2d(nn.Module):
@@ -58,9 +51,8 @@ class BilinearDoublingConv2d(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.inside = DoublingConv2d(weight, None, BILINEAR, "replicate")
-        self.strips = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False, device="meta")
-        self.strips.weight = nn.Parameter(weight)
+        self.inside = DoublingConv2d(weight, None, BILINEAR)
+        self.strips = convolution_of(weight, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inside(x)

@@ -59,8 +59,7 @@ class ModulatedConv2d(nn.Module):
     def double_within(self, to_the_border: bool) -> None:
         """Doubling and convolution in one; unless `to_the_border`, the outermost pixel of the result is another."""
         if self.doubling is None:
-            weight = self.weight[0].detach()
-            exact = BilinearDoublingConv2d(weight)
+            exact = BilinearDoublingConv2d(self.weight[0])
             self.doubling = exact if to_the_border else exact.inside
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retalking_core.networks.convolutions import convolution_of
+
 
 class ImageLayerNorm(nn.Module):
     """Layer norm over all of C, H and W of a sample, then a scale and a shift a channel (parameters `[C, 1, 1]`).
@@ -67,11 +69,7 @@ class SpectralNormConv2d(nn.Module):
 
     def folded(self) -> nn.Conv2d:
         """The same function as an ordinary convolution, with the division done once."""
-        weight = self.normalised_weight().detach()
-        conv = nn.Conv2d(self.in_channels, self.out_channels, self.kernel, padding=self.padding, device="meta")
-        conv.weight = nn.Parameter(weight, requires_grad=False)
-        conv.bias = nn.Parameter(self.bias.detach(), requires_grad=False)
-        return conv.train(self.training)
+        return convolution_of(self.normalised_weight(), self.bias, self.padding).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from retalking_core.networks.convolutions import convolution_of
 from retalking_core.networks.doubling import NEAREST, DoublingConv2d
 
 CLASSES = 19
@@ -56,8 +57,7 @@ class DoublingBlock(nn.Module):
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()
         shortcut, main = block.shortcut_func.conv2d, _with_norm(block.conv1)
-        weight, bias = (torch.cat([getattr(conv, name) for conv in (shortcut, main)]) for name in ("weight", "bias"))
-        self.both = DoublingConv2d(weight.detach(), bias.detach(), NEAREST, "replicate")
+        self.both = DoublingConv2d(*_stacked(shortcut, main), NEAREST)
         self.activation = block.conv1.relu.func
         self.conv2 = _folded_layer(block.conv2)
 
@@ -85,9 +85,12 @@ def _with_norm(layer: ConvLayer) -> nn.Conv2d:
 
 def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Sequential:
     """Two convolutions of one input, reflected, as one; filled up with channels that nobody reads."""
-    given = first.out_channels + second.out_channels
-    conv = nn.Conv2d(first.in_channels, HEAD_CHANNELS, 3, device="meta")
-    weight, bias = (torch.cat([getattr(first, name), getattr(second, name)]).detach() for name in ("weight", "bias"))
-    conv.weight = nn.Parameter(F.pad(weight, (0,) * 7 + (HEAD_CHANNELS - given,)))
-    conv.bias = nn.Parameter(F.pad(bias, (0, HEAD_CHANNELS - given)))
+    weight, bias = _stacked(first, second)
+    missing = HEAD_CHANNELS - len(bias)
+    conv = convolution_of(F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing)))
     return nn.Sequential(nn.ReflectionPad2d(1), conv)
+
+
+def _stacked(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Weights and biases of one convolution that gives the channels of both."""
+    return torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
