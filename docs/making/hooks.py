@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -30,10 +31,12 @@ _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """A new page appears without being named in mkdocs.yml."""
     docs = Path(config.docs_dir)
-    named = set(re.findall(r"[\w-]+\.md", str(config.nav)))
+    named = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
     further = sorted(path.name for path in docs.glob("*.md") if path.name not in named)
     if further:
         config.nav.append({"Further": further})
+    decisions = sorted(path.name for path in docs.glob("decisions/[0-9]*.md"))
+    config.nav.append({"Decisions": ["decisions/index.md", *(f"decisions/{name}" for name in decisions)]})
     return config
 
 
@@ -48,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     made = _MARK.sub(lambda mark: _MADE[mark[1]](), markdown)
     if page.file.src_uri in ROOT_PAGES.values():
         return made
-    return relink(made, Path("docs"), Path(config.docs_dir))
+    return relink(made, Path("docs") / Path(page.file.src_uri).parent, Path(config.docs_dir))
 
 
 def relink(text: str, folder: Path, docs: Path) -> str:
@@ -63,7 +66,8 @@ def relink(text: str, folder: Path, docs: Path) -> str:
         if str(path) in ROOT_PAGES:
             return f"[{words}]({ROOT_PAGES[str(path)]}{anchor})"
         if path.parts[:1] == ("docs",) and (docs / Path(*path.parts[1:])).exists():
-            return f"[{words}]({'/'.join(path.parts[1:])}{anchor})"
+            # Pages of the root have their place in the site beside the pages of docs/.
+            return f"[{words}]({os.path.relpath(path, Path('docs') if folder == Path() else folder)}{anchor})"
         if (ROOT / path).exists():
             return words if f"`{path}`" in words or str(path) in words else f"{words} (`{path}`)"
         return found[0]  # the strict build names it
