@@ -1,7 +1,9 @@
 """The face cache of a service: entries in the object store, one render a key by a lock in the job store.
 
 A key begins with the job's owner (the id of an API key; nothing where keys are not required), so that no owner learns
-from a `hit` what another has sent, and the entries of one owner can be deleted alone. Under face-cache/<key>/: manifest.json names what the entry holds, <generation>/ holds it, `used` says when it was last
+from a `hit` what another has sent, and the entries of one owner can be deleted alone.
+
+Under face-cache/<key>/: manifest.json names what the entry holds, <generation>/ holds it, `used` says when it was last
 written or read. A cache is a convenience: whatever of it fails is logged, and the render computes.
 """
 
