@@ -27,9 +27,9 @@ from typing import Any
 
 from bench.load import percentiles, print_table
 from bench.soak_callers import JOB_LIMIT_S, SUBMIT_LIMIT_S, Caller
-from bench.soak_checks import check_leftovers, check_promises, drain, webhook_delays_s
+from bench.soak_checks import check_leftovers, check_promises, check_upkeep, drain, webhook_delays_s
 from bench.soak_hostile import LATE_PUT, HostileCaller, Rotation, covered_speech, hostile_set, huge_video
-from bench.soak_hosts import FileHost, HostileHost
+from bench.soak_hosts import FileHost, HostileHost, Trap
 from bench.soak_ledger import Ledger
 from bench.soak_service import Killer, SoakedService, Watch
 from tests.services import start_s3
@@ -51,17 +51,28 @@ def soak(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         stack.callback(service.stop)
         files = FileHost({"face.mp4": service.video, "speech.wav": service.audio})
         stack.callback(files.stop)
-        host = HostileHost(f"{service.hooks.url.rpartition('/')[0]}/trap")
+        trap = Trap()
+        stack.callback(trap.stop)
+        host = HostileHost(trap)
         stack.callback(host.stop)
         service.start()
         say("the service is ready")
-        return _run(service, files, host, chance, asked)
+        ledger = Ledger()
+        figures = _run(service, files, host, ledger, chance, asked)
+        if trap.visits:
+            ledger.violate("a redirect led to a forbidden address", f"{trap.visits} connections")
+        return figures | {"violations": ledger.report()}
 
 
 def _run(
-    service: SoakedService, files: FileHost, host: HostileHost, chance: random.Random, asked: argparse.Namespace
+    service: SoakedService,
+    files: FileHost,
+    host: HostileHost,
+    ledger: Ledger,
+    chance: random.Random,
+    asked: argparse.Namespace,
 ) -> dict[str, Any]:
-    ledger, watch = Ledger(), Watch(service)
+    watch = Watch(service)
     killer = Killer(service, asked.kill_every, chance)
     hostile = _start_hostile(service, host, ledger, chance)
     watch.start()
@@ -81,6 +92,7 @@ def _run(
     ends = check_promises(service, ledger)
     say("waiting until nothing is left in the bucket")
     check_leftovers(service, ledger)
+    check_upkeep(service, ledger)
     for failure in killer.failures:
         ledger.violate(failure)
     for growth in watch.grown():
@@ -104,7 +116,6 @@ def _run(
         },
         "memory and queues": watch.figures(),
         "hostile": {name: dict(answers) for name, answers in sorted(ledger.answers.items())},
-        "violations": ledger.report(),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
-from bench.soak_ledger import Accepted, Ledger
+from bench.soak_ledger import Accepted, Ledger, outcome_of
 from bench.soak_service import UPLOAD_TTL_S, SoakedService
 from jobs.models import Job, JobStatus
 from jobs.names import job_prefix
@@ -19,6 +21,9 @@ from tests.services import wait_until
 DRAIN_S = 120.0
 # Uploads and files without a job expire, and a round of the janitor removes them.
 SWEEP_S = UPLOAD_TTL_S + 30.0
+# What the janitor says while Redis or the S3 endpoint is down.
+EXPECTED_FAULTS = frozenset({"ConnectionError", "TimeoutError", "BusyLoadingError", "ObjectStoreError"})
+_JANITOR_FAULT = re.compile(r'"message": "janitor: (\w+)')
 
 
 def drain(service: SoakedService, ledger: Ledger) -> None:
@@ -69,6 +74,21 @@ def check_leftovers(service: SoakedService, ledger: Ledger) -> None:
         ledger.violate("temporary folders or unfinished uploads are left", str(failure))
 
 
+def check_upkeep(service: SoakedService, ledger: Ledger) -> None:
+    """Lists can be read to their end, and no step of the janitor failed for a reason that no kill explains."""
+    path = "/jobs?limit=100"
+    while path is not None:
+        answer = service.client.get(path)
+        if answer.status_code != 200:
+            ledger.violate("a list of jobs cannot be read", outcome_of(answer))
+            break
+        path = answer.json()["links"]["next"]
+    faults = Counter(_JANITOR_FAULT.findall((service.folder / "webhooks.log").read_text(errors="replace")))
+    for name, times in faults.items():
+        if name not in EXPECTED_FAULTS:
+            ledger.violate("the janitor cannot do a step of its round", f"{times} x {name}")
+
+
 def webhook_delays_s(service: SoakedService, ledger: Ledger) -> list[float]:
     """Of well-behaved jobs: from the end of the job to the attempt that its receiver took."""
     delays = []
@@ -93,8 +113,9 @@ def _check(ledger: Ledger, accepted: Accepted, check: Callable[[], None]) -> Non
     try:
         check()
     except AssertionError as failure:
-        text = str(failure).strip().splitlines() or ["a check failed"]
-        ledger.violate(f"{accepted.what}: {_promise(failure)}", f"{accepted.job_id}: {text[0]}")
+        # Outside pytest an assertion has no message: its line says what was expected.
+        text = str(failure) or traceback.extract_tb(failure.__traceback__)[-1].line or ""
+        ledger.violate(f"{accepted.what}: {_promise(failure)}", f"{accepted.job_id}: {text}")
 
 
 def _promise(failure: AssertionError) -> str:

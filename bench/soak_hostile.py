@@ -46,12 +46,14 @@ STREAM_S = 8.0
 
 @dataclass(frozen=True)
 class Ingredient:
-    """answers: to the submission, beside ALWAYS. ends: of a job that was accepted; none: it must not be accepted."""
+    """answers: to the submission, beside ALWAYS. ends: of a job that was accepted; none: it must not be accepted.
+    is_slow: its job waits for inputs."""
 
     name: str
     send: Callable[[HostileCaller], str]
     answers: frozenset[str] = frozenset()
     ends: frozenset[str] = frozenset()
+    is_slow: bool = False
 
 
 class Rotation:
@@ -72,7 +74,11 @@ class HostileCaller:
     def __init__(self, service: SoakedService, host: HostileHost, ledger: Ledger, seed: int) -> None:
         self.service, self.host, self.ledger = service, host, ledger
         self.chance = random.Random(seed)
-        self.api = httpx.Client(base_url=service.url, headers=bearer(service.hostile_key), timeout=90)
+        keys = {False: service.hostile_key, True: service.slow_key}
+        self._clients = {
+            is_slow: httpx.Client(base_url=service.url, headers=bearer(key), timeout=90)
+            for is_slow, key in keys.items()
+        }
         self.over = threading.Event()
         self._ingredient: Ingredient | None = None
 
@@ -80,7 +86,13 @@ class HostileCaller:
         """One ingredient after the other, until `over` is set."""
         while not self.over.wait(self.chance.uniform(0.2, 1.8) * pause_s):
             self.serve(rotation.next())
-        self.api.close()
+        for client in self._clients.values():
+            client.close()
+
+    @property
+    def api(self) -> httpx.Client:
+        """With the key of the ingredient that is being served."""
+        return self._clients[self._ingredient is not None and self._ingredient.is_slow]
 
     def serve(self, row: Ingredient) -> None:
         self._ingredient, began = row, time.monotonic()
@@ -137,13 +149,18 @@ class HostileCaller:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def authorization(self) -> str:
-        return f"Authorization: Bearer {self.service.hostile_key}"
+        return f"Authorization: {self.api.headers['Authorization']}"
 
 
 def status_of(connection: socket.socket) -> str:
-    """The status of a raw answer, with its code where the first bytes show one; BROKEN where none came."""
+    """The status of a raw answer, with the code of a refusal; BROKEN where no answer came. Raises TimeoutError where
+    the first byte does not come in the connection's time."""
     try:
         answer = connection.recv(65536)
+        while answer[9:10] == b"4" and not answer.endswith(b"}"):
+            if not (more := connection.recv(65536)):
+                break
+            answer += more
     except ConnectionError:
         return BROKEN
     if not answer.startswith(b"HTTP/1.1 "):
@@ -296,7 +313,8 @@ def put_late(caller: HostileCaller) -> str:
             yield bytes(1000)
             time.sleep(1)
 
-    return f"put {httpx.put(link['url'], content=drip(), timeout=30).status_code}"
+    length = {"Content-Length": str(1000 * (UPLOAD_TTL_S + 5))}
+    return f"put {httpx.put(link['url'], content=drip(), headers=length, timeout=30).status_code}"
 
 
 # Addresses
@@ -382,18 +400,20 @@ INGREDIENTS = (
     Ingredient("no HTTP", no_http, frozenset({"400", BROKEN})),
     Ingredient("dripping upload", dripping_upload, frozenset({"408 request_timeout", "held for 20 s", BROKEN})),
     Ingredient("aborted upload", aborted_upload, frozenset({"left", BROKEN})),
-    Ingredient("event streams, 40 at once", many_streams, ends=UNREACHABLE),
+    Ingredient("event streams, 40 at once", many_streams, ends=UNREACHABLE, is_slow=True),
     Ingredient(
         "foreign origin", foreign_origin, frozenset({"403 forbidden", "403 cross_site_refused", "202"}), ends=WHOLE
     ),
     Ingredient("PUT twice", put_twice, frozenset({"200 and 200", "200 and 409", "200 and 412"})),
     Ingredient("PUT with Content-Range", put_a_range, frozenset({"put 200", "put 400", "put 501"})),
-    Ingredient("names that never resolve", unresolved_names, frozenset({"422 url_not_allowed"}), UNREACHABLE),
-    Ingredient("input that drips", input_at("drip"), ends=UNREACHABLE),
-    Ingredient("input that never comes", input_at("never"), ends=UNREACHABLE),
+    Ingredient(
+        "names that never resolve", unresolved_names, frozenset({"422 url_not_allowed"}), UNREACHABLE, is_slow=True
+    ),
+    Ingredient("input that drips", input_at("drip"), ends=UNREACHABLE, is_slow=True),
+    Ingredient("input that never comes", input_at("never"), ends=UNREACHABLE, is_slow=True),
     Ingredient("input with Location http://[", input_at("bad-location"), ends=UNREACHABLE),
     Ingredient("input redirected to a trap", input_at("redirect"), ends=UNREACHABLE),
-    Ingredient("input with an endless header", input_at("endless-header"), ends=UNREACHABLE),
+    Ingredient("input with an endless header", input_at("endless-header"), ends=UNREACHABLE, is_slow=True),
     Ingredient("input that is no HTTP", input_at("junk"), ends=UNREACHABLE),
     Ingredient("receiver never answers", hook_at("never"), ends=WHOLE),
     Ingredient("receiver with odd Retry-After", hook_at("retry-after/{}"), ends=WHOLE),

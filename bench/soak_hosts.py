@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
 import threading
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 
 # Another address than that of healthy receivers and files: what is limited by host must not meet those.
 HOSTILE_ADDRESS = "127.0.0.2"
+# One that the service is not allowed to reach.
+TRAP_ADDRESS = "127.0.0.3"
 DRIP_BYTES, DRIP_PAUSE_S = 40, 0.5
 RETRY_AFTERS = (
     b"-1",
@@ -53,15 +56,10 @@ class FileHost:
         self._server.server_close()
 
 
-class HostileHost:
-    """Reads a request and answers by its path; every connection is closed afterwards.
+class SocketHost:
+    """Hands every connection to `answer` in a thread of its own, and closes it afterwards."""
 
-    trap: address that nothing may be led to; redirects point there.
-    """
-
-    def __init__(self, trap: str) -> None:
-        self._trap = trap.encode()
-        self._over = threading.Event()
+    def __init__(self, address: str) -> None:
         host = self
 
         class Handler(socketserver.BaseRequestHandler):
@@ -72,16 +70,42 @@ class HostileHost:
                     return  # who asked has left
 
         server = type("Server", (socketserver.ThreadingTCPServer,), {"daemon_threads": True, "request_queue_size": 128})
-        self._server = server((HOSTILE_ADDRESS, 0), Handler)
-        self.url = f"http://{HOSTILE_ADDRESS}:{self._server.server_address[1]}"
+        self._server = server((address, 0), Handler)
+        self.url = f"http://{address}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def stop(self) -> None:
-        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, connection: socketserver.socket.socket) -> None:
+    def answer(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class Trap(SocketHost):
+    """On an address that the service must not reach. visits: connections that were made to it."""
+
+    def __init__(self) -> None:
+        self.visits = 0
+        super().__init__(TRAP_ADDRESS)
+
+    def answer(self, connection: socket.socket) -> None:
+        self.visits += 1
+
+
+class HostileHost(SocketHost):
+    """Reads a request and answers by its path. trap: where redirects lead."""
+
+    def __init__(self, trap: Trap) -> None:
+        self._trap = trap.url.encode()
+        self._over = threading.Event()
+        super().__init__(HOSTILE_ADDRESS)
+
+    def stop(self) -> None:
+        self._over.set()
+        super().stop()
+
+    def answer(self, connection: socket.socket) -> None:
         connection.settimeout(30)
         path = connection.recv(65536).partition(b" ")[2].partition(b" ")[0].decode("latin-1")
         name, _, rest = path.strip("/").partition("/")
@@ -102,14 +126,14 @@ class HostileHost:
     def _wait(self, seconds: float) -> None:
         self._over.wait(seconds)
 
-    def _drip(self, connection: socketserver.socket.socket) -> None:
+    def _drip(self, connection: socket.socket) -> None:
         """A video that comes a byte at a time, and breaks off."""
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n")
         for _ in range(DRIP_BYTES):
             connection.sendall(b"\0")
             self._wait(DRIP_PAUSE_S)
 
-    def _endless_header(self, connection: socketserver.socket.socket) -> None:
+    def _endless_header(self, connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
         until = time.monotonic() + 5
         while time.monotonic() < until and not self._over.is_set():
