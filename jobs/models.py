@@ -251,7 +251,9 @@ class RenderInfo(_Shape):
     synthetic_weights: bool = False
     notes: list[str] = Field(default_factory=list)
     face_cache: Literal["hit", "partial", "miss", "off"] = Field(
-        "off", description="Whether an earlier job on the same video had done the work on it; off: no cache is kept"
+        "off",
+        description="Whether an earlier job of the same key on the same video had done the work on it; "
+        "off: no cache is kept",
     )
 
 

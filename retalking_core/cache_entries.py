@@ -10,12 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+# SHA-256, in hex: the last digits of a key.
+DIGEST_DIGITS = 64
+
 _KEY = re.compile(r"[0-9a-f]{16,128}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 class DamagedEntryError(Exception):
     """An entry that is torn, altered or not in our form. It is read as one that is not there."""
+
+
+def scope_of(key: str) -> str:
+    """What stands before the digest (see `RenderOptions.face_cache_scope`)."""
+    return key[:-DIGEST_DIGITS]
 
 
 def is_key(text: str) -> bool:

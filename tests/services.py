@@ -104,25 +104,51 @@ class RcloneS3:
     def __init__(self, binary: Path, folder: Path, bucket: str = "retalking-test") -> None:
         files = folder / "files"
         files.mkdir(parents=True)
-        port = free_port()
+        self._folder, self._port = folder, free_port()
         key_id, key = f"test{secrets.token_hex(4)}", secrets.token_hex(16)
+        self._command = [str(binary), "serve", "s3", str(files), "--addr", f"127.0.0.1:{self._port}"]
+        self._command += ["--auth-key", f"{key_id},{key}"]
         self._log = (folder / "rclone.log").open("wb")
-        self._process = subprocess.Popen(
-            [str(binary), "serve", "s3", str(files), "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key_id},{key}"],
-            env={"PATH": os.environ["PATH"], "HOME": str(folder), "RCLONE_CONFIG": str(folder / "rclone.conf")},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._process = self._launch()
         try:
-            wait_until(lambda: is_listening(port) or self._process.poll() is not None, 20, what="rclone serve s3")
-            if self._process.poll() is not None:
-                raise RuntimeError(f"rclone ended: {(folder / 'rclone.log').read_text()[-500:]}")
-            self.s3 = S3Endpoint(f"http://127.0.0.1:{port}", bucket, key_id, key)
+            self._wait_until_ready()
+            self.s3 = S3Endpoint(f"http://127.0.0.1:{self._port}", bucket, key_id, key)
             self.s3.client().create_bucket(Bucket=bucket)
         except BaseException:
             self.stop()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def revive(self) -> None:
+        """Start it again, at the same address and on the same files, when it has died."""
+        if self._process.poll() is not None:
+            self._process = self._launch()
+            self._wait_until_ready()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self._folder),
+                "RCLONE_CONFIG": str(self._folder / "rclone.conf"),
+            },
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _wait_until_ready(self) -> None:
+        wait_until(lambda: is_listening(self._port) or self._process.poll() is not None, 20, what="rclone serve s3")
+        if self._process.poll() is not None:
+            raise RuntimeError(f"rclone ended: {(self._folder / 'rclone.log').read_text()[-500:]}")
 
     def stop(self) -> None:
         self._process.terminate()

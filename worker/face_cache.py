@@ -1,5 +1,8 @@
 """The face cache of a service: entries in the object store, one render a key by a lock in the job store.
 
+A key begins with the job's owner (the id of an API key; nothing where keys are not required), so that no owner learns
+from a `hit` what another has sent, and the entries of one owner can be deleted alone.
+
 Under face-cache/<key>/: manifest.json names what the entry holds, <generation>/ holds it, `used` says when it was last
 written or read. A cache is a convenience: whatever of it fails is logged, and the render computes.
 """
@@ -10,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +30,7 @@ from retalking_core.cache_entries import (
     checked_key,
     empty_folder,
     is_key,
+    scope_of,
     surplus,
 )
 from worker.scratch import attempt_folder
@@ -175,16 +179,19 @@ class StoredEntries:
         except (ObjectStoreError, OSError) as fault:
             log.warning("a cache entry was not kept: %s", fault, extra={"key": key})
 
-    def sweep(self) -> list[str]:
-        """Delete what is past its time or over the size. Returns the keys that went. Raises ObjectStoreError."""
+    def sweep(self, former_owners: Collection[str] = ()) -> list[str]:
+        """Delete what is past its time, over the size, or of an owner that is no more. Returns the keys that went.
+        Raises ObjectStoreError."""
         keys = sorted({name.removeprefix(FACE_CACHE_PREFIX).split("/")[0] for name in self._names("")})
         keys = [key for key in keys if is_key(key)]
-        going = surplus(map(self._use, keys), self.limits.max_bytes, self.limits.ttl_s, self.clock())
-        for entry in going:
+        going = [key for key in keys if scope_of(key) in former_owners]
+        uses = [self._use(key) for key in keys if key not in set(going)]
+        going += [use.key for use in surplus(uses, self.limits.max_bytes, self.limits.ttl_s, self.clock())]
+        for key in going:
             # The manifest first: from here on the entry is not there, whatever happens.
-            self.objects.delete(manifest_key(entry.key))
-            self.objects.delete_prefix(f"{FACE_CACHE_PREFIX}{entry.key}/")
-        return [entry.key for entry in going]
+            self.objects.delete(manifest_key(key))
+            self.objects.delete_prefix(f"{FACE_CACHE_PREFIX}{key}/")
+        return going
 
     def _manifest(self, key: str) -> Manifest:
         return Manifest.parse(b"".join(self.objects.read(manifest_key(key))))

@@ -136,10 +136,12 @@ class Janitor:
             log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
     def sweep_face_cache(self) -> None:
+        """The entries of a revoked key go with it."""
         if time.monotonic() < self._sweep_cache_at:
             return
         self._sweep_cache_at = time.monotonic() + SWEEP_CACHE_EVERY_S
-        for key in self._cache.sweep():
+        revoked = {key.id for key in self._store.list_keys() if key.revoked_at is not None}
+        for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
 
     def _keep_lock(self, ttl_s: float | None = None) -> bool:

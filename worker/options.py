@@ -8,8 +8,9 @@ from jobs.models import FaceBox, FacePoint, JobOptions
 from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox, OutputOptions, RenderOptions
 
 
-def render_options(asked: JobOptions, expression_image: Path | None) -> RenderOptions:
-    """expression_image: the fetched picture where the job brought one; it takes the place of a template's name."""
+def render_options(asked: JobOptions, expression_image: Path | None, owner: str = "") -> RenderOptions:
+    """expression_image: the fetched picture where the job brought one; it takes the place of a template's name. owner:
+    of the job; the face cache keeps the entries of each owner apart."""
     crop, pads, output = asked.crop, asked.pads, asked.output
     return RenderOptions(
         expression=str(expression_image) if expression_image else asked.expression,
@@ -23,6 +24,7 @@ def render_options(asked: JobOptions, expression_image: Path | None) -> RenderOp
         fps=asked.fps,
         output=OutputOptions(output.crf, output.max_height, output.container, output.fps, output.badge),
         seed=asked.seed,
+        face_cache_scope=owner,
     )
 
 

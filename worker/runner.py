@@ -128,7 +128,7 @@ def _produce(attempt: Attempt) -> None:
         inputs = _fetch(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         file = folder / f"result.{container}"
-        options = render_options(job.spec.request, inputs.expression_image)
+        options = render_options(job.spec.request, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also of the first look: a demuxer can hang as well as a decoder
             video = probe_video(inputs.video, context.limits, job.spec.request.fps)
             audio = probe_audio(inputs.audio, context.limits)

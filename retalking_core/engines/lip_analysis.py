@@ -78,7 +78,8 @@ class ClipAnalysis:
                 expression = Path(expression).read_bytes()
             place = (options.face, options.crop, options.pads, options.compat)
             look = (options.one_shot, options.fps, expression, template)
-            return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, *place, *look])
+            parts = [__version__, count, type(self._tracker).__name__, *networks, *place, *look]
+            return options.face_cache_scope + memory_key(video, parts)
 
         turns = itertools.count(1)
         # A count that grows: who waits for another render is not taken for one that hangs.

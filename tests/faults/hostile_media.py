@@ -21,6 +21,22 @@ from tests.faults.hostile_bases import face_video, made, speech, speeches, video
 from tests.faults.hostile_headers import Named, mp4_headers, picture_headers, sound_headers
 from tests.media import clips
 
+# What the caller did wrong; anything else (internal_error, worker_lost, render_timeout ...) is our fault here
+INPUT_CODES = {
+    "file_empty",
+    "container_unsupported",
+    "media_unreadable",
+    "codec_unsupported",
+    "video_stream_missing",
+    "audio_stream_missing",
+    "audio_empty",
+    "audio_invalid",
+    "media_too_long",
+    "picture_too_large",
+    "streams_too_many",
+    "face_not_found",
+}
+
 SEED = 20240607
 CUTS = (0.02, 0.3, 0.6, 0.9, 0.999)
 FLIPS = (1, 4, 16, 64, 400)

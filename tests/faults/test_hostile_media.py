@@ -27,7 +27,7 @@ import pytest
 
 from jobs.errors import ERROR_CODES
 from tests.faults.hostile_bases import speeches, videos
-from tests.faults.hostile_media import Bait, HostileFile, hostile_files
+from tests.faults.hostile_media import INPUT_CODES, Bait, HostileFile, hostile_files
 from tests.faults.service import Service
 from tests.services import S3Endpoint, wait_until
 from tests.worker.conftest import ROOT
@@ -37,21 +37,6 @@ pytestmark = pytest.mark.faults
 ROUNDS = 7
 TRIED_ROUND = 0
 LIMIT_S = 30
-# What the caller did wrong; anything else (internal_error, worker_lost, render_timeout ...) is our fault here
-INPUT_CODES = {
-    "file_empty",
-    "container_unsupported",
-    "media_unreadable",
-    "codec_unsupported",
-    "video_stream_missing",
-    "audio_stream_missing",
-    "audio_empty",
-    "audio_invalid",
-    "media_too_long",
-    "picture_too_large",
-    "streams_too_many",
-    "face_not_found",
-}
 LEAKS = ("Traceback", str(ROOT), "/tmp", "retalking-attempt", "object at 0x")
 # What a render of the largest pictures that are allowed may take
 MEMORY_LIMIT_KB = 3_000_000

@@ -15,7 +15,7 @@ from jobs.names import RENDER_QUEUE, RENDER_TASK
 from tests.faults.outcome import check_outcomes
 from tests.faults.processes import is_running
 from tests.faults.service import Service
-from tests.faults.timed_app import GLUTTON, KILLER
+from tests.faults.timed_engine import GLUTTON, KILLER
 from tests.services import wait_until
 
 pytestmark = pytest.mark.faults

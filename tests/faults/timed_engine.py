@@ -1,0 +1,49 @@
+"""An engine that works as long as its seed says, then copies.
+
+seed: milliseconds of work before the copy; KILLER: the render kills its process, every time; GLUTTON: it takes memory
+until it gets no more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from retalking_core.engine import EngineCapabilities
+from retalking_core.options import RenderOptions
+from retalking_core.progress import Progress, ProgressHook
+from retalking_core.types import RenderReport
+from tests.worker.scripted_engine import remux
+
+KILLER = 666_666
+GLUTTON = 777_777
+BATCH_S = 0.02
+
+
+class TimedEngine:
+    capabilities = EngineCapabilities(
+        name="preview", version="timed", device="cpu", description="Copies its input.", unsupported_options={}
+    )
+
+    def warm_up(self) -> None:
+        """Nothing to load."""
+
+    def render(
+        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> RenderReport:
+        progress(Progress("analyse", 0.0))
+        if options.seed == KILLER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if options.seed == GLUTTON:
+            taken = []
+            while True:
+                taken.append(b"x" * 50_000_000)
+        began, length_s = time.monotonic(), options.seed / 1000
+        while (spent_s := time.monotonic() - began) < length_s:
+            time.sleep(BATCH_S)
+            progress(Progress("synthesise", min(1.0, spent_s / length_s), int(spent_s / BATCH_S)))
+        report = remux(video, audio, result)
+        progress(Progress("synthesise", 1.0, report.frames, report.frames))
+        return report
