@@ -68,13 +68,14 @@ class RunContext:
 
 @dataclass
 class Attempt:
-    """published: key of the result that this attempt wrote, once it did."""
+    """written: keys of the objects that this attempt has begun to write. Their names hold its fence, so they are nobody
+    else's."""
 
     context: RunContext
     lease: Lease
     keeper: LeaseKeeper
     began: float = field(default_factory=time.monotonic)
-    published: str | None = None
+    written: list[str] = field(default_factory=list)
 
     def log(self, level: int, message: str, exc_info: BaseException | None = None, **extra: object) -> None:
         tags = {"job": self.lease.job_id, "attempt": self.lease.attempt}
@@ -142,7 +143,7 @@ def _produce(attempt: Attempt) -> None:
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)
-        result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
+        result = result_info(file, result_key(job.id, lease.fence, container), container, report)
         _publish(attempt, file, result, curves)
     try:
         patiently(
@@ -204,13 +205,17 @@ def _tell_evaluation(keeper: LeaseKeeper, told: Progress) -> None:
 def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:
     """Raises ObjectStoreError when the store stayed away. The curves go first: the result is what makes them count."""
     attempt.keeper.beat("publish", EVALUATED)
-    put = attempt.context.objects.put_file
     if curves.exists():
-        target, pauses_s = curves_key(result.key), attempt.context.storage_pauses_s
-        insist(lambda: put(target, curves, "application/json"), pauses_s, attempt.keeper.wait)
-    insist(lambda: put(result.key, file, result.content_type), attempt.context.storage_pauses_s, attempt.keeper.wait)
-    attempt.published = result.key
+        _put(attempt, curves_key(result.key), curves, "application/json")
+    _put(attempt, result.key, file, result.content_type)
     attempt.keeper.check()
+
+
+def _put(attempt: Attempt, key: str, path: Path, content_type: str) -> None:
+    """Noted before the first byte: a store that answers with an error may hold the object all the same."""
+    context = attempt.context
+    attempt.written.append(key)
+    insist(lambda: context.objects.put_file(key, path, content_type), context.storage_pauses_s, attempt.keeper.wait)
 
 
 def _give_up(attempt: Attempt, fault: Exception) -> None:
@@ -253,7 +258,7 @@ def _withdraw(attempt: Attempt) -> None:
 
 
 def _delete_published(attempt: Attempt) -> None:
-    if attempt.published is None:
+    if not attempt.written:
         return
     try:
         result = patiently(lambda: attempt.context.store.get(attempt.lease.job_id)).result
@@ -262,11 +267,11 @@ def _delete_published(attempt: Attempt) -> None:
     except RedisError:
         attempt.log(logging.ERROR, "the job store is away: the result stays where it is")
         return
-    if result is not None and result.key == attempt.published:
+    if result is not None and result.key in attempt.written:
         return
     try:
-        attempt.context.objects.delete(attempt.published)
-        attempt.context.objects.delete(curves_key(attempt.published))
-        attempt.published = None
+        while attempt.written:
+            attempt.context.objects.delete(attempt.written[-1])
+            attempt.written.pop()
     except ObjectStoreError:
         attempt.log(logging.ERROR, "a withdrawn result could not be deleted; it goes with the job's files")

@@ -41,7 +41,7 @@ def test_the_worker_parent_is_killed_and_its_child_does_not_stay(service: Servic
 
 def test_the_child_is_killed_between_publishing_and_telling(service: Service) -> None:
     """The result of the first attempt lies in the bucket, and nobody will ever name it."""
-    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+    with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)
         wait_until(lambda: any("result" in key for key in service.objects.list_keys(f"jobs/{job_id}/")))
@@ -147,7 +147,7 @@ def test_a_lease_that_expires_while_the_worker_still_runs(service: Service) -> N
 
 def test_a_late_writer_that_has_already_published(service: Service) -> None:
     """As above, but frozen while its result is on the way into the bucket."""
-    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+    with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)
         child = service.child_of(service.get(job_id))
@@ -157,7 +157,7 @@ def test_a_late_writer_that_has_already_published(service: Service) -> None:
         finally:
             os.kill(child, signal.SIGCONT)
     (job,) = check_outcomes(service, [job_id])
-    assert job.result.key.endswith("attempt-2.mp4")
+    assert job.result.key.endswith("lease-2.mp4")
 
 
 def _busy(service: Service, job_id: str) -> str:

@@ -109,6 +109,11 @@ def test_only_the_newest_owner_splits_and_claims_as_owner(job_store: RedisJobSto
     job_store.open_split(new, PLAN.model_copy(update={"scene_key": "other"}))
     with pytest.raises(LeaseLostError):
         job_store.finish_segment(kept, outcome_of(kept))
+    # Also once somebody renders the segment of that number anew: fences of the forgotten split never come again.
+    again = take(job_store, new, "h2")
+    assert (again.number, again.fence) == (kept.number, kept.fence + 1)
+    with pytest.raises(LeaseLostError):
+        job_store.finish_segment(kept, outcome_of(kept))
 
 
 def test_a_cancel_reaches_every_worker_and_stops_the_claims(job_store: RedisJobStore) -> None:

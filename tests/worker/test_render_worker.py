@@ -32,7 +32,7 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.attempt == 1
     assert job.result is not None
-    assert job.result.key.endswith("result/attempt-1.mp4")
+    assert job.result.key.endswith("result/lease-1.mp4")
     path = stack.settings.data_dir / "taken.mp4"
     info = stack.objects.fetch(job.result.key, path)
     assert (info.size_bytes, info.content_type) == (job.result.size_bytes, "video/mp4")
