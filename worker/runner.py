@@ -26,9 +26,10 @@ from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.egress import Egress
 from worker.engines import choose_engine
-from worker.faults import describe_fault, is_expected, is_passing
+from worker.faults import describe_fault, is_passing, is_unexpected
 from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
+from worker.memory import MemoryMeter, release_frames
 from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
@@ -48,7 +49,8 @@ FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
 class RunContext:
     """What a render process holds for all its jobs.
 
-    announce: called with a job id after each of its transitions. models: what judges the results. storage_pauses_s:
+    announce: called with a job id after each of its transitions. models: what judges the results. memory: is told of
+    failures. storage_pauses_s:
     between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
     ask_for_help: called with a split job and how many idle workers could render segments of it.
     """
@@ -62,6 +64,7 @@ class RunContext:
     notice: ShutdownNotice
     announce: Callable[[str], None]
     models: EvaluationModels
+    memory: MemoryMeter = field(default_factory=MemoryMeter)
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
     ask_for_help: Callable[[Job, int], None] = lambda _job, _count: None
 
@@ -221,8 +224,10 @@ def _put(attempt: Attempt, key: str, path: Path, content_type: str) -> None:
 def _give_up(attempt: Attempt, fault: Exception) -> None:
     """Back to the line after a passing fault while attempts are left; else failed, with a public reason."""
     context, lease = attempt.context, attempt.lease
-    error = describe_fault(fault)
-    attempt.log(logging.ERROR, "attempt failed", None if is_expected(fault) else fault, code=error.code)
+    error = describe_fault(fault, is_memory_full=context.memory.is_full)
+    release_frames(fault)
+    context.memory.note_failure(error.code)
+    attempt.log(logging.ERROR, "attempt failed", fault if is_unexpected(error) else None, code=error.code)
     if is_passing(fault) and lease.attempt < patiently(lambda: context.store.get(lease.job_id)).max_attempts:
         _settle(attempt, "back to the line", lambda: context.store.release(lease, count_attempt=True))
     else:

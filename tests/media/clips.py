@@ -133,6 +133,22 @@ def make_song_with_covers(path: Path, codec: str, side: int, covers: int = 2) ->
     return path
 
 
+def make_large_video(path: Path, width: int = 8192, height: int = 4048, frames: int = 3) -> Path:
+    """Gray H.264 pictures at the limit of what is let in: some 100 kB of which a render needs gigabytes."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count, stream.options = 2, {"preset": "ultrafast", "crf": "40"}
+        picture = av.VideoFrame(width, height, "yuv420p")
+        for plane in picture.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        for number in range(frames):
+            picture.pts, picture.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    return path
+
+
 def make_long_wav(path: Path, seconds: float = 3 * 3600, rate_hz: int = 8000) -> Path:
     """Three hours of silence as a sparse file: real in length, nearly nothing on disk."""
     size = round(seconds * rate_hz)
