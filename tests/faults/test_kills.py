@@ -132,7 +132,7 @@ def test_a_job_that_takes_all_memory(service: Service) -> None:
     child = service.child_of(service.get(glutton))
     jobs = check_outcomes(service, [glutton, *service.submit_many(0, 0)], failed={glutton: "out_of_memory"})
     assert {job.attempt for job in jobs} == {1}
-    assert not is_running(child)
+    wait_until(lambda: not is_running(child), 20, what="the process has been replaced")
 
 
 def test_one_message_three_times_at_once(service: Service) -> None:
