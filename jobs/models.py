@@ -288,6 +288,7 @@ class Job(_Shape):
     stage: str | None = None
     progress: float = Field(0.0, ge=0, le=1)
     attempt: int = 0
+    fence: int = Field(0, description="Of its newest lease; grows with every claim, counted as an attempt or not")
     max_attempts: int = 3
     cancel_requested: bool = False
     worker: str | None = None

@@ -31,13 +31,14 @@ def input_key(job_id: str, part: str) -> str:
     return f"{job_prefix(job_id)}input/{part}"
 
 
-def result_key(job_id: str, attempt: int, container: str) -> str:
-    """One key an attempt, so that a late writer that lost its lease never touches the published file."""
-    return f"{job_prefix(job_id)}result/attempt-{attempt}.{container}"
+def result_key(job_id: str, fence: int, container: str) -> str:
+    """One key a lease, so that a late writer that lost its lease never touches the published file. Not one an attempt:
+    an attempt that is handed back uncounted gives its number to the next one. A fence never comes again."""
+    return f"{job_prefix(job_id)}result/lease-{fence}.{container}"
 
 
 def curves_key(result: str) -> str:
-    """The curves behind the evaluation, beside the result of the same attempt. result: its key."""
+    """The curves behind the evaluation, beside the result of the same lease. result: its key."""
     return f"{result.rpartition('.')[0]}.curves.json"
 
 
@@ -46,13 +47,14 @@ def segments_prefix(job_id: str) -> str:
     return f"{job_prefix(job_id)}segments/"
 
 
-def scene_key(job_id: str, attempt: int) -> str:
-    return f"{segments_prefix(job_id)}scene-{attempt}"
+def scene_key(job_id: str, fence: int) -> str:
+    """fence: of the job's lease under which the clip was analysed."""
+    return f"{segments_prefix(job_id)}scene-{fence}"
 
 
-def shared_video_key(job_id: str, attempt: int) -> str:
+def shared_video_key(job_id: str, fence: int) -> str:
     """The video of a job that named an address: helpers must see the very bytes that were analysed."""
-    return f"{segments_prefix(job_id)}video-{attempt}"
+    return f"{segments_prefix(job_id)}video-{fence}"
 
 
 def segment_key(job_id: str, number: int, fence: int) -> str:

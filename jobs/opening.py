@@ -12,25 +12,29 @@ from jobs.settings import Settings
 from jobs.store import JobStore
 
 
-def connect_redis(url: str) -> redis.Redis:
+def connect_redis(url: str, *, retries: int = 6, timeout_s: float = 10.0) -> redis.Redis:
     """A client that survives a restart of Redis: about 5 s of retries, then redis.ConnectionError or TimeoutError.
+
+    timeout_s: of one try; a connection is waited for half as long.
 
     health_check_interval: a connection that idled longer is pinged before use, since a dead one looks alive.
     """
     return redis.Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=10.0,
-        socket_connect_timeout=5.0,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s / 2,
         socket_keepalive=True,
         health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), retries=6),
+        retry=Retry(ExponentialBackoff(cap=2.0, base=0.1), retries=retries),
         retry_on_error=[redis.ConnectionError, redis.TimeoutError],
     )
 
 
-def open_store(settings: Settings) -> JobStore:
-    return RedisJobStore(connect_redis(settings.redis_url.get_secret_value()), retention_s=settings.retention_s)
+def open_store(settings: Settings, *, retries: int = 6, timeout_s: float = 10.0) -> JobStore:
+    """retries, timeout_s: as in connect_redis, for callers that must not wait."""
+    client = connect_redis(settings.redis_url.get_secret_value(), retries=retries, timeout_s=timeout_s)
+    return RedisJobStore(client, retention_s=settings.retention_s)
 
 
 def open_objects(settings: Settings) -> ObjectStore:

@@ -76,6 +76,10 @@ class JobLeases(JobRecords):
         )
         return job_of(pairs(fields))
 
+    def abandon(self, job_id: str, worker_id: str) -> int:
+        (held,) = self._call("abandon", job_id, worker_id)
+        return int(held)
+
     # The janitor's rounds
 
     def unsent(self, older_than_s: float, limit: int = 100) -> list[Job]:

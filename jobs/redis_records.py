@@ -49,6 +49,7 @@ def job_of(fields: dict[str, str]) -> Job:
         stage=fields.get("stage") or None,
         progress=float(fields["progress"]),
         attempt=int(fields["attempt"]),
+        fence=int(fields["fence"]),
         max_attempts=int(fields["max_attempts"]),
         cancel_requested=fields["cancel_requested"] == "1",
         worker=fields.get("worker") or None,

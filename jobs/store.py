@@ -220,6 +220,11 @@ class JobStore(SegmentStore, Protocol):
         """Hand the job back to the line (shutdown, or a passing fault). Over max_attempts: failed as worker_lost."""
         ...
 
+    def abandon(self, job_id: str, worker_id: str) -> int:
+        """For the parent of a worker that died: its leases on the job and on segments of it run out now instead of
+        later; requeue_lost() does the rest. Returns how many there were."""
+        ...
+
     # What callers ask
     def request_cancel(self, job_id: str, *, retention_s: int) -> Job:
         """queued -> canceled at once; running -> flag for the worker; over -> unchanged."""

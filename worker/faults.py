@@ -20,16 +20,27 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
 )
 
+# What a part that is refused memory may turn its refusal into.
+_MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error"})
 
-def describe_fault(fault: BaseException) -> ErrorInfo:
-    """The public face of an exception: code, a sentence, and whether submitting again can help."""
+
+def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> ErrorInfo:
+    """The public face of an exception: code, a sentence, and whether submitting again can help.
+
+    is_memory_full: the process was at its limit when the exception was caught.
+    """
+    info = _describe(fault)
+    return _OUT_OF_MEMORY if is_memory_full and info.code in _MAY_BE_MEMORY else info
+
+
+def _describe(fault: BaseException) -> ErrorInfo:
     # First: a full disk or memory may come inside another error, of the object store whose file was being fetched, or
     # of the library that could not write its result.
     if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
         return _info("disk_full", "The worker's disk is full.")
     # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
     if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
-        return _info("out_of_memory", "The worker ran out of memory.")
+        return _OUT_OF_MEMORY
     if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
         return _info(fault.code, fault.message)
     for kind, code, sentence in _SENTENCES:
@@ -43,10 +54,13 @@ def is_passing(fault: BaseException) -> bool:
     return isinstance(fault, ObjectStoreError)
 
 
-def is_expected(fault: BaseException) -> bool:
-    """True for what the caller or the surroundings caused: one log line, no traceback."""
-    return describe_fault(fault).code not in {"internal_error", "engine_fault"}
+def is_unexpected(error: ErrorInfo) -> bool:
+    """False for what the caller or the surroundings caused: one log line, no traceback."""
+    return error.code in {"internal_error", "engine_fault"}
 
 
 def _info(code: str, message: str) -> ErrorInfo:
     return ErrorInfo(code=code, message=message, retryable=ERROR_CODES[code].retryable)
+
+
+_OUT_OF_MEMORY = _info("out_of_memory", "The worker ran out of memory.")

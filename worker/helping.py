@@ -15,8 +15,9 @@ from jobs.segments import SegmentLease, SplitPlan
 from jobs.store import JobNotFoundError, LeaseLostError
 from retalking_core.errors import RenderCanceled
 from retalking_core.segmented import SegmentedEngine
-from worker.faults import describe_fault, is_expected
+from worker.faults import describe_fault, is_unexpected
 from worker.lease import LeaseKeeper
+from worker.memory import release_frames
 from worker.options import render_options
 from worker.patience import insist, patiently
 from worker.scratch import attempt_folder, scratch_root
@@ -51,9 +52,15 @@ def help_job(job_id: str, context: RunContext) -> None:
     except RedisError:
         log.exception("the job store is away; the segment's lease will run out", extra={"job": job_id})
     except Exception as fault:
-        code = describe_fault(fault).code
-        exc_info = None if is_expected(fault) else fault
-        log.error("a segment failed here; its owner renders it", exc_info=exc_info, extra={"job": job_id, "code": code})
+        error = describe_fault(fault, is_memory_full=context.memory.is_full)
+        release_frames(fault)
+        context.memory.note_failure(error.code)
+        told = {"job": job_id, "code": error.code}
+        log.error(
+            "a segment failed here; its owner renders it",
+            exc_info=fault if is_unexpected(error) else None,
+            extra=told,
+        )
 
 
 def _render_segments(

@@ -17,7 +17,7 @@ from celery import Celery
 
 from jobs.messages import send_delivery
 from jobs.models import Job
-from jobs.names import job_prefix, result_key, segments_prefix, upload_key
+from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
@@ -83,7 +83,8 @@ class Janitor:
             log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
             self._do("send again", lambda job=job: send_job(self._app, self._store, job))
         for job in lost:
-            self._do("delete the lost result", lambda job=job: self._objects.delete(_lost_result(job)))
+            for key in _lost_objects(job):
+                self._do("delete the lost result", lambda key=key: self._objects.delete(key))
 
     def fail_past_deadline(self) -> None:
         for job in self._store.fail_past_deadline(self._settings.retention_s):
@@ -163,6 +164,7 @@ class Janitor:
             self._over.wait(self._settings.janitor_interval_s)
 
 
-def _lost_result(job: Job) -> str:
-    """Key of what the attempt that lost its lease would have published."""
-    return result_key(job.id, job.attempt, job.spec.request.output.container)
+def _lost_objects(job: Job) -> tuple[str, str]:
+    """Keys of what the attempt that lost its lease would have published."""
+    result = result_key(job.id, job.fence, job.spec.request.output.container)
+    return result, curves_key(result)

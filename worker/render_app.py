@@ -16,8 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from billiard.pool import EX_RECYCLE
 from celery import Celery, signals
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
@@ -30,7 +31,9 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
+from worker.deaths import DeathNotice
 from worker.engines import LoadEngines, engine_info, unavailable_engines
+from worker.memory import data_bytes, limit_memory
 from worker.polling import PollStamp
 from worker.quiet import keep_quiet
 from worker.shutdown import ShutdownNotice
@@ -53,15 +56,19 @@ class RenderProcess:
         self._load_engines = load_engines
         self._notice = notice
         self._polls = polls
+        self._family = uuid.uuid4().hex[:8]
         self.context: RunContext | None = None
         self.presence: Presence | None = None
+
+    def worker_id(self, pid: int) -> str:
+        """Of the child with this process id: the parent knows its name without asking it."""
+        return f"{socket.gethostname()}-{pid}-{self._family}"
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.gpu_memory import gpu_memory
-        from worker.memory import limit_memory
         from worker.metrics import metric_names
         from worker.notices import Notices, call_helpers
         from worker.presence import Presence
@@ -80,7 +87,7 @@ class RenderProcess:
         for engine in engines.values():
             engine.warm_up()
         store = open_store(settings)
-        worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        worker_id = self.worker_id(os.getpid())
         cards = [engine_info(engine.capabilities) for engine in engines.values()]
         self.presence = Presence(
             store,
@@ -145,8 +152,21 @@ class RenderProcess:
                     work(job_id, self.context)
             except RedisError as fault:
                 raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
+            except MemoryError:
+                # While a failure was handled. Told to Celery's parent, it would be raised there once more.
+                self._end_process("out of memory in the handling of a failure")
             finally:
                 self._polls.mark()  # the parent asked for nothing meanwhile, and is asked of anew from here on
+        if self.context.memory.is_spent():
+            self._end_process("out of memory")
+
+    def _end_process(self, reason: str) -> NoReturn:
+        """Celery forks another one. Inside the task, so that the parent, which still counts this process as busy, has
+        given it no other message; with the exit code of a process that has served its time, which Celery does not count
+        among the deaths that end a worker."""
+        log.warning("this process is replaced: %s", reason, extra={"process_bytes": data_bytes()})
+        self.close()
+        os._exit(EX_RECYCLE)
 
 
 def build(settings: Settings, load_engines: LoadEngines) -> Celery:
@@ -165,6 +185,9 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     notice, polls = ShutdownNotice(), PollStamp()
     watch_polls(polls.mark)
     process = RenderProcess(settings, load_engines, notice, polls)
+
+    deaths = DeathNotice(settings, process.worker_id)
+    app.Task.Request = deaths.request_class()
 
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:

@@ -26,9 +26,10 @@ from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.egress import Egress
 from worker.engines import choose_engine
-from worker.faults import describe_fault, is_expected, is_passing
+from worker.faults import describe_fault, is_passing, is_unexpected
 from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
+from worker.memory import MemoryMeter, release_frames
 from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
@@ -48,7 +49,8 @@ FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
 class RunContext:
     """What a render process holds for all its jobs.
 
-    announce: called with a job id after each of its transitions. models: what judges the results. storage_pauses_s:
+    announce: called with a job id after each of its transitions. models: what judges the results. memory: is told of
+    failures. storage_pauses_s:
     between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
     ask_for_help: called with a split job and how many idle workers could render segments of it.
     """
@@ -62,19 +64,21 @@ class RunContext:
     notice: ShutdownNotice
     announce: Callable[[str], None]
     models: EvaluationModels
+    memory: MemoryMeter = field(default_factory=MemoryMeter)
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
     ask_for_help: Callable[[Job, int], None] = lambda _job, _count: None
 
 
 @dataclass
 class Attempt:
-    """published: key of the result that this attempt wrote, once it did."""
+    """written: keys of the objects that this attempt has begun to write. Their names hold its fence, so they are nobody
+    else's."""
 
     context: RunContext
     lease: Lease
     keeper: LeaseKeeper
     began: float = field(default_factory=time.monotonic)
-    published: str | None = None
+    written: list[str] = field(default_factory=list)
 
     def log(self, level: int, message: str, exc_info: BaseException | None = None, **extra: object) -> None:
         tags = {"job": self.lease.job_id, "attempt": self.lease.attempt}
@@ -142,7 +146,7 @@ def _produce(attempt: Attempt) -> None:
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)
-        result = result_info(file, result_key(job.id, lease.attempt, container), container, report)
+        result = result_info(file, result_key(job.id, lease.fence, container), container, report)
         _publish(attempt, file, result, curves)
     try:
         patiently(
@@ -204,20 +208,26 @@ def _tell_evaluation(keeper: LeaseKeeper, told: Progress) -> None:
 def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:
     """Raises ObjectStoreError when the store stayed away. The curves go first: the result is what makes them count."""
     attempt.keeper.beat("publish", EVALUATED)
-    put = attempt.context.objects.put_file
     if curves.exists():
-        target, pauses_s = curves_key(result.key), attempt.context.storage_pauses_s
-        insist(lambda: put(target, curves, "application/json"), pauses_s, attempt.keeper.wait)
-    insist(lambda: put(result.key, file, result.content_type), attempt.context.storage_pauses_s, attempt.keeper.wait)
-    attempt.published = result.key
+        _put(attempt, curves_key(result.key), curves, "application/json")
+    _put(attempt, result.key, file, result.content_type)
     attempt.keeper.check()
+
+
+def _put(attempt: Attempt, key: str, path: Path, content_type: str) -> None:
+    """Noted before the first byte: a store that answers with an error may hold the object all the same."""
+    context = attempt.context
+    attempt.written.append(key)
+    insist(lambda: context.objects.put_file(key, path, content_type), context.storage_pauses_s, attempt.keeper.wait)
 
 
 def _give_up(attempt: Attempt, fault: Exception) -> None:
     """Back to the line after a passing fault while attempts are left; else failed, with a public reason."""
     context, lease = attempt.context, attempt.lease
-    error = describe_fault(fault)
-    attempt.log(logging.ERROR, "attempt failed", None if is_expected(fault) else fault, code=error.code)
+    error = describe_fault(fault, is_memory_full=context.memory.is_full)
+    release_frames(fault)
+    context.memory.note_failure(error.code)
+    attempt.log(logging.ERROR, "attempt failed", fault if is_unexpected(error) else None, code=error.code)
     if is_passing(fault) and lease.attempt < patiently(lambda: context.store.get(lease.job_id)).max_attempts:
         _settle(attempt, "back to the line", lambda: context.store.release(lease, count_attempt=True))
     else:
@@ -253,7 +263,7 @@ def _withdraw(attempt: Attempt) -> None:
 
 
 def _delete_published(attempt: Attempt) -> None:
-    if attempt.published is None:
+    if not attempt.written:
         return
     try:
         result = patiently(lambda: attempt.context.store.get(attempt.lease.job_id)).result
@@ -262,11 +272,11 @@ def _delete_published(attempt: Attempt) -> None:
     except RedisError:
         attempt.log(logging.ERROR, "the job store is away: the result stays where it is")
         return
-    if result is not None and result.key == attempt.published:
+    if result is not None and result.key in attempt.written:
         return
     try:
-        attempt.context.objects.delete(attempt.published)
-        attempt.context.objects.delete(curves_key(attempt.published))
-        attempt.published = None
+        while attempt.written:
+            attempt.context.objects.delete(attempt.written[-1])
+            attempt.written.pop()
     except ObjectStoreError:
         attempt.log(logging.ERROR, "a withdrawn result could not be deleted; it goes with the job's files")

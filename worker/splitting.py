@@ -107,14 +107,14 @@ class SharedRender:
             task.tell(told)
 
         report = self._engine.analyse_clip(task.inputs.video, task.inputs.audio, self._scene, task.options, hear)
-        attempt, source = task.attempt.lease.attempt, job.spec.video
+        fence, source = task.attempt.lease.fence, job.spec.video
         plan = SplitPlan(
             engine=self._engine.capabilities.name,
             renderer=renderer_of(self._engine),
             frames=frames,
             segments=len(plan_segments(frames)),
-            scene_key=scene_key(job.id, attempt),
-            video_key=str(source.key) if source.kind == "object" else shared_video_key(job.id, attempt),
+            scene_key=scene_key(job.id, fence),
+            video_key=str(source.key) if source.kind == "object" else shared_video_key(job.id, fence),
             analysed=min(1.0, analysed),
         )
         self._put(plan.scene_key, self._scene)

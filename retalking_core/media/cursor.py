@@ -76,6 +76,16 @@ class PictureDecoder:
                         yield picture
 
 
+def _open_decoder(path: Path, limits: MediaLimits) -> tuple[MediaFile, PictureDecoder]:
+    """Nothing stays open when this raises."""
+    media = open_container(path, limits)
+    try:
+        return media, PictureDecoder(media, limits)
+    except BaseException:
+        media.close()
+        raise
+
+
 class FrameCursor(AbstractContextManager["FrameCursor"]):
     """Frames by number from one open decoder. `damaged` collects the numbers that did not decode."""
 
@@ -89,8 +99,7 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         self._converter = converter
         self._damaged = damaged
         self._path, self._limits = path, limits
-        self._media = open_container(path, limits)
-        self._decoder = PictureDecoder(self._media, limits)
+        self._media, self._decoder = _open_decoder(path, limits)
         self._pictures = self._decoder.pictures()
         self._position = -1  # number of the picture decoded last
         self._ahead: tuple[int, VideoFrame] | None = None  # decoded, but later than what was asked for
@@ -99,6 +108,10 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """An exception that is still looked at holds this object: the decoder's pictures go now."""
+        self._pictures.close()
+        self._ahead = self._last = None
+        del self._decoder
         self._media.close()
 
     def read(self, index: int) -> Frame:
@@ -175,8 +188,8 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
 
     def _reopen(self) -> None:
         """From the very start: some containers have no usable index."""
+        self._pictures.close()
         self._media.close()
-        self._media = open_container(self._path, self._limits)
-        self._decoder = PictureDecoder(self._media, self._limits)
+        self._media, self._decoder = _open_decoder(self._path, self._limits)
         self._pictures = self._decoder.pictures()
         self._position, self._ahead, self._last = -1, None, None

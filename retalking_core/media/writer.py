@@ -34,11 +34,15 @@ class ResultWriter:
     ) -> None:
         self._timeline = timeline
         self._file = ResultFile(path, output.container, metadata)
-        self._pictures = PictureEncoder(
-            self._file.container, info, output_size(info, output.max_height), timeline.fps, output
-        )
-        self._file.add_speech(speech, timeline, limits)
-        self._file.begin()
+        try:
+            self._pictures = PictureEncoder(
+                self._file.container, info, output_size(info, output.max_height), timeline.fps, output
+            )
+            self._file.add_speech(speech, timeline, limits)
+            self._file.begin()
+        except BaseException:
+            self._file.discard()
+            raise
         self._is_finished = False
 
     def __enter__(self) -> ResultWriter:

@@ -66,7 +66,7 @@ class RunningApi:
         lease = self.store.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
         self.store.report(lease, stage="synthesise", progress=0.5, lease_s=30)
-        key = result_key(job_id, lease.attempt, "mp4")
+        key = result_key(job_id, lease.fence, "mp4")
         with self.objects.writer(key, "video/mp4") as writer:
             writer.write(content)
             writer.commit()

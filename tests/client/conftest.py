@@ -86,7 +86,7 @@ def finish(api: RunningApi, job_id: str, content: bytes) -> None:
     lease = api.store.claim(job_id, "worker-of-the-test", 30)
     assert lease is not None
     api.store.report(lease, stage="synthesise", progress=0.5, lease_s=30)
-    key = result_key(job_id, lease.attempt, "mp4")
+    key = result_key(job_id, lease.fence, "mp4")
     with api.objects.writer(key, "video/mp4") as writer:
         writer.write(content)
         writer.commit()

@@ -224,6 +224,9 @@ def odd() -> Named:
         many = made(".mkv", lambda path, count=count: clips.make_many_streams(path, count))
         yield f"{count} streams as audio", "audio", many
         yield f"{count} streams as video", "video", many
+    for suffix, codec in (("mp3", "libmp3lame"), ("flac", "flac"), ("mp4", "aac")):
+        covers = made(f".{suffix}", lambda path, codec=codec: clips.make_song_with_covers(path, codec, 11_000, 8))
+        yield f"{suffix} with eight covers of 121 megapixels", "audio", covers
     yield "20 minutes of silence", "audio", speech("flac", "flac", rate_hz=8000, seconds=1200)
     yield "10 ms of speech", "audio", made(".wav", lambda path: clips.make_wav(path, 0.01))
     yield "8 channels", "audio", made(".wav", lambda path: clips.make_wav(path, 0.4, 192000, 8))

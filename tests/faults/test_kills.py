@@ -6,17 +6,20 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from jobs.messages import make_celery
 from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.settings import Settings
 from tests.faults.outcome import check_outcomes
 from tests.faults.processes import is_running
 from tests.faults.service import Service
 from tests.faults.timed_engine import GLUTTON, KILLER
-from tests.services import wait_until
+from tests.services import S3Endpoint, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -27,6 +30,26 @@ def test_the_render_child_is_killed(service: Service) -> None:
     first, *others = check_outcomes(service, jobs)
     assert first.attempt == 2
     assert {job.attempt for job in others} == {1}
+
+
+@pytest.fixture
+def unhurried(s3: S3Endpoint, tmp_path: Path) -> Iterator[Service]:
+    """With the lease and the rounds of the janitor that are the default."""
+    defaults = {name: str(Settings.model_fields[name.lower()].default) for name in ("LEASE_S", "JANITOR_INTERVAL_S")}
+    service = Service(tmp_path / "service", s3.with_bucket("unhurried"), **defaults)
+    try:
+        yield service.start()
+    finally:
+        service.stop()
+
+
+def test_a_killed_child_is_noticed_before_its_lease_runs_out(unhurried: Service) -> None:
+    """The parent tells. Without it the job lay still for up to 34 s; a third of the lease is a generous deadline."""
+    assert unhurried.settings.lease_s == 30
+    (job_id,) = unhurried.submit_many(1500)
+    os.kill(unhurried.child_of(unhurried.wait_running(job_id)), signal.SIGKILL)
+    wait_until(lambda: unhurried.get(job_id).attempt == 2, 10, 0.01, "another worker has the job")
+    check_outcomes(unhurried, [job_id])
 
 
 def test_the_worker_parent_is_killed_and_its_child_does_not_stay(service: Service) -> None:
@@ -41,7 +64,7 @@ def test_the_worker_parent_is_killed_and_its_child_does_not_stay(service: Servic
 
 def test_the_child_is_killed_between_publishing_and_telling(service: Service) -> None:
     """The result of the first attempt lies in the bucket, and nobody will ever name it."""
-    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+    with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)
         wait_until(lambda: any("result" in key for key in service.objects.list_keys(f"jobs/{job_id}/")))
@@ -103,13 +126,13 @@ def test_a_job_that_kills_its_worker_every_time(service: Service) -> None:
 
 
 def test_a_job_that_takes_all_memory(service: Service) -> None:
-    """It is refused more, and fails; its process lives on."""
+    """It is refused more, and fails; its process is replaced before it takes another job."""
     glutton = service.submit(GLUTTON)
     wait_until(lambda: service.get(glutton).worker, 20)
     child = service.child_of(service.get(glutton))
     jobs = check_outcomes(service, [glutton, *service.submit_many(0, 0)], failed={glutton: "out_of_memory"})
-    assert jobs[0].attempt == 1
-    assert is_running(child)
+    assert {job.attempt for job in jobs} == {1}
+    wait_until(lambda: not is_running(child), 20, what="the process has been replaced")
 
 
 def test_one_message_three_times_at_once(service: Service) -> None:
@@ -147,7 +170,7 @@ def test_a_lease_that_expires_while_the_worker_still_runs(service: Service) -> N
 
 def test_a_late_writer_that_has_already_published(service: Service) -> None:
     """As above, but frozen while its result is on the way into the bucket."""
-    with service.proxy.fault(r"PUT .*/result/attempt-1", times=1, hold=threading.Event()) as held:
+    with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)
         child = service.child_of(service.get(job_id))
@@ -157,7 +180,7 @@ def test_a_late_writer_that_has_already_published(service: Service) -> None:
         finally:
             os.kill(child, signal.SIGCONT)
     (job,) = check_outcomes(service, [job_id])
-    assert job.result.key.endswith("attempt-2.mp4")
+    assert job.result.key.endswith("lease-2.mp4")
 
 
 def _busy(service: Service, job_id: str) -> str:

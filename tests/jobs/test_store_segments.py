@@ -109,6 +109,29 @@ def test_only_the_newest_owner_splits_and_claims_as_owner(job_store: RedisJobSto
     job_store.open_split(new, PLAN.model_copy(update={"scene_key": "other"}))
     with pytest.raises(LeaseLostError):
         job_store.finish_segment(kept, outcome_of(kept))
+    # Also once somebody renders the segment of that number anew: fences of the forgotten split never come again.
+    again = take(job_store, new, "h2")
+    assert (again.number, again.fence) == (kept.number, kept.fence + 1)
+    with pytest.raises(LeaseLostError):
+        job_store.finish_segment(kept, outcome_of(kept))
+
+
+def test_the_leases_of_a_dead_worker_run_out_at_once(job_store: RedisJobStore) -> None:
+    """Its segments are left to the owner, as all lost ones are, and its job to the janitor."""
+    job = split_job(job_store)
+    lost, kept = take(job_store, job, "h1"), take(job_store, job, "h2")
+    assert job_store.abandon(job.job_id, "h1") == 1
+    again = take(job_store, job, job.worker_id, owner=job)
+    assert (again.number, again.attempt) == (lost.number, 2)
+    with pytest.raises(LeaseLostError):
+        job_store.finish_segment(lost, outcome_of(lost))
+    assert job_store.report_segment(kept, 0.5, 30.0) is False
+    assert job_store.requeue_lost() == []
+    assert job_store.abandon(job.job_id, "another") == 0
+    assert job_store.abandon(job.job_id, job.worker_id) == 2
+    (requeued,) = job_store.requeue_lost()
+    assert (requeued.id, requeued.attempt, requeued.status.value) == (job.job_id, 1, "queued")
+    assert job_store.abandon(job.job_id, job.worker_id) == 1, "the segment; the job is in nobody's hands"
 
 
 def test_a_cancel_reaches_every_worker_and_stops_the_claims(job_store: RedisJobStore) -> None:

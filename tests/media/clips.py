@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 
@@ -109,6 +110,42 @@ def make_speech(path: Path, codec: str, seconds: float = 1.0, rate_hz: int = 441
         stream = out.add_stream(codec, rate=rate_hz)
         stream.codec_context.layout = layout
         _encode_tone(out, stream, seconds, rate_hz)
+    return path
+
+
+def make_song_with_covers(path: Path, codec: str, side: int, covers: int = 2) -> Path:
+    """A second of sound with attached PNG pictures of side x side pixels; the container (MP3, FLAC, MP4) follows the
+    suffix."""
+    picture = make_huge_png(path.with_suffix(".png"), side).read_bytes()
+    with av.open(str(path), "w") as out:
+        sound = out.add_stream(codec, rate=44100)
+        sound.codec_context.layout = "stereo"
+        streams = [out.add_stream("png") for _ in range(covers)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = side, side, "rgb24"
+            stream.disposition = Disposition.attached_pic
+        out.start_encoding()
+        for stream in streams:
+            packet = av.Packet(picture)
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, 0, 0, True
+            out.mux(packet)
+        _encode_tone(out, sound, 1.0, 44100)
+    return path
+
+
+def make_large_video(path: Path, width: int = 8192, height: int = 4048, frames: int = 3) -> Path:
+    """Gray H.264 pictures at the limit of what is let in: some 100 kB of which a render needs gigabytes."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count, stream.options = 2, {"preset": "ultrafast", "crf": "40"}
+        picture = av.VideoFrame(width, height, "yuv420p")
+        for plane in picture.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        for number in range(frames):
+            picture.pts, picture.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
     return path
 
 

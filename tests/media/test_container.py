@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from retalking_core.errors import (
     EmptyFileError,
@@ -71,6 +74,45 @@ def test_a_picture_inside_a_video_is_held_to_the_same_limit(tmp_path: Path) -> N
         open_video(path, MediaLimits(max_picture_px=640 * 479))
     with pytest.raises(MediaUnreadableError, match="far larger"):
         open_video(path, MediaLimits(max_picture_px=100))
+
+
+LOOK_AT_SPEECH = """
+import sys
+from pathlib import Path
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.probe import probe_audio
+from retalking_core.media.sound import decoded_speech
+
+def peak_kb():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+
+before = peak_kb()
+assert probe_audio(Path(sys.argv[1]), MediaLimits()).duration_s > 0.9
+assert sum(frame.samples for frame in decoded_speech(Path(sys.argv[1]), MediaLimits())) > 40_000
+print(peak_kb() - before)
+"""
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp3", "libmp3lame"), ("flac", "flac"), ("mp4", "aac")])
+def test_cover_pictures_are_never_decoded(tmp_path: Path, suffix: str, codec: str) -> None:
+    """Two covers of 8000 x 8000 pixels are 384 MB when decoded, and less than 1 MB in the file."""
+    path = clips.make_song_with_covers(tmp_path / f"song.{suffix}", codec, side=8000)
+    assert path.stat().st_size < 1e6
+    with av.open(str(path)) as media:
+        pictures = [each for each in media.streams.video if each.disposition & Disposition.attached_pic]
+        assert len(pictures) == 2
+    told = subprocess.run([sys.executable, "-c", LOOK_AT_SPEECH, str(path)], check=True, capture_output=True, text=True)
+    assert int(told.stdout) < 100_000, "kilobytes more than before"
+
+
+def test_a_cover_picture_is_no_packet_of_the_video(tmp_path: Path) -> None:
+    """The demuxer itself leaves it out: FFmpeg puts it before the first packet again after each seek."""
+    path = clips.make_song_with_covers(tmp_path / "song.mp4", "aac", side=200)
+    with open_container(path, LIMITS) as media:
+        media.container.seek(0)
+        assert {packet.stream.type for packet in media.container.demux() if packet.size} == {"audio"}
+    with pytest.raises(NoVideoStreamError):
+        open_video(path, LIMITS)
 
 
 @pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.mkv", "list.wav"])

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.ids import new_upload_id
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, result_key, upload_key
+from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, curves_key, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
@@ -82,7 +82,9 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
     """The worker died between publishing and telling: nobody will ever name that object."""
     job_id = stack.create(output={"container": "mkv"})
     lease = claim(stack, job_id, lease_s=0.001)
-    stack.objects.put_file(result_key(job_id, lease.attempt, "mkv"), stack.clips.video, "video/x-matroska")
+    key = result_key(job_id, lease.fence, "mkv")
+    for written in (key, curves_key(key)):
+        stack.objects.put_file(written, stack.clips.video, "video/x-matroska")
     time.sleep(0.01)
     janitor.round()
     assert stack.store.get(job_id).status is JobStatus.QUEUED

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.models import JobStatus
 from jobs.opening import connect_redis
+from tests.faults.hostile_bases import speeches, videos
 from tests.media import clips as media
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
@@ -32,7 +33,7 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.attempt == 1
     assert job.result is not None
-    assert job.result.key.endswith("result/attempt-1.mp4")
+    assert job.result.key.endswith("result/lease-1.mp4")
     path = stack.settings.data_dir / "taken.mp4"
     info = stack.objects.fetch(job.result.key, path)
     assert (info.size_bytes, info.content_type) == (job.result.size_bytes, "video/mp4")
@@ -94,7 +95,6 @@ def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerPr
         (Act.BREAK, "internal_error"),
         (Act.FAULT, "engine_fault"),
         (Act.NO_FACE, "face_not_found"),
-        (Act.NO_MEMORY, "out_of_memory"),
         (Act.DISK_FULL, "disk_full"),
     ],
 )
@@ -110,6 +110,45 @@ def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
     assert "/" not in job.error.message
     assert stack.attempt_folders() == []
     assert worker.child == child
+
+
+def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
+    stack: Stack, worker: WorkerProcess
+) -> None:
+    """The others wait in the line, and come in, while one process ends and the next one starts."""
+    child = worker.child
+    glutton = stack.submit(seed=Act.NO_MEMORY)
+    others = [stack.submit() for _ in range(3)]
+    job = stack.finish(glutton)
+    others += [stack.submit() for _ in range(3)]
+    assert job.error is not None
+    assert (job.status, job.attempt, job.error.code) == (JobStatus.FAILED, 1, "out_of_memory")
+    for other in map(stack.finish, others):
+        assert (other.status, other.attempt) == (JobStatus.SUCCEEDED, 1), other.error
+    assert worker.child != child
+    assert worker.says("this process is replaced")
+    assert stack.attempt_folders() == []
+
+
+def test_a_video_that_takes_all_memory_harms_no_job_after_it(redis_url: str, tmp_path: Path) -> None:
+    """The real engine at a limit of 2 GiB. What runs out is a decoder or an encoder, in code that is not Python's."""
+    clips = Clips(tmp_path / "face.mp4", tmp_path / "speech.wav")
+    clips.video.write_bytes(videos()["mp4"])
+    clips.audio.write_bytes(speeches()["wav"])
+    stack = make_stack(redis_url, tmp_path, clips, RETALKING_WORKER_MEMORY_BYTES=str(2 << 30))
+    hostile = media.make_large_video(tmp_path / "hostile.mp4")
+    assert hostile.stat().st_size < 200_000
+    with running("worker.gpu", stack, tmp_path / "worker.log") as process:
+        child = process.child
+        job = stack.submit(video=hostile)
+        after = [stack.submit() for _ in range(6)]
+        error = stack.finish(job, 120).error
+        assert error is not None
+        assert error.code == "out_of_memory", (tmp_path / "worker.log").read_text()[-3000:]
+        for each in after:
+            clean = stack.finish(each, 60)
+            assert (clean.status, clean.attempt) == (JobStatus.SUCCEEDED, 1), clean.error
+        assert process.child != child
 
 
 def test_an_unexpected_exception_is_in_the_log_as_one_line_with_the_job(stack: Stack, worker: WorkerProcess) -> None:
@@ -155,7 +194,7 @@ def test_a_named_engine_that_is_not_here_is_refused(stack: Stack, worker: Worker
 
 
 def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: WorkerProcess) -> None:
-    """kill -9 in mid-render: the lease runs out, the job is given out again, a fresh child finishes it."""
+    """kill -9 in mid-render: the job is given out again, a fresh child finishes it."""
     job_id = stack.submit(seed=Act.BRIEF)
     stack.wait_for(job_id, lambda job: job.stage == "synthesise")
     child = worker.child
@@ -165,6 +204,19 @@ def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: Worke
     assert worker.child != child
     assert stack.attempt_folders() == []
     assert worker.says("temporary folders of dead attempts removed")
+
+
+def test_the_parent_of_a_killed_child_lets_its_lease_go(redis_url: str, tmp_path: Path, clips: Clips) -> None:
+    """A third of the lease is a generous deadline: nobody renews it, and nobody waits for its end."""
+    stack = make_stack(redis_url, tmp_path, clips, RETALKING_LEASE_S="30", RETALKING_WORKER_TTL_S="30")
+    with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
+        job_id = stack.submit(seed=Act.BRIEF)
+        dead = stack.wait_for(job_id, lambda job: job.stage == "synthesise").worker
+        os.kill(process.child, signal.SIGKILL)
+        wait_until(lambda: [job.id for job in stack.store.requeue_lost()] == [job_id], 10, what="the lease is over")
+        assert dead not in [card.id for card in stack.store.workers()]
+        job = stack.tend(job_id)
+        assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
 
 
 def test_a_job_that_kills_its_worker_every_time_ends_and_the_next_one_runs(stack: Stack, worker: WorkerProcess) -> None:

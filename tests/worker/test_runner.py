@@ -15,7 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key, job_prefix
+from jobs.names import curves_key, input_key, job_prefix
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
 from jobs.redis_store import RedisJobStore
@@ -244,6 +244,49 @@ def test_a_shutdown_hands_the_job_back_and_does_not_count(context: RunContext, s
     run_job(job_id, context)
     job = context.store.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+
+
+def test_the_late_delete_of_an_attempt_that_was_handed_back_spares_the_next_one(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    """Handed back uncounted, an attempt gives its number to the next one, which publishes and succeeds before the first
+    one comes to delete what it had published itself."""
+    job_id = submit(evaluate=["ssim"])
+    going_down = ShutdownNotice()
+
+    def put(key: str, path: Path, content_type: str) -> ObjectInfo:
+        info = context.objects.put_file(key, path, content_type)
+        if "curves" not in key:
+            going_down.give(0.0)
+        return info
+
+    deleted: list[str] = []
+
+    def delete_late(key: str) -> None:
+        if not deleted:
+            run_job(job_id, replace(context, worker_id="w2"))
+        deleted.append(key)
+        context.objects.delete(key)
+
+    objects = Interposed(context.objects, put_file=put, delete=delete_late)
+    run_job(job_id, replace(context, objects=objects, notice=going_down))
+    job = context.store.get(job_id)
+    assert (job.status, job.worker, job.attempt, len(deleted)) == (JobStatus.SUCCEEDED, "w2", 1, 2)
+    assert job.result is not None
+    assert sorted(results(context, job_id)) == sorted([job.result.key, curves_key(job.result.key)])
+
+
+def test_curves_go_with_a_result_that_was_not_taken(context: RunContext, submit: Callable[..., str]) -> None:
+    job_id = submit(evaluate=["ssim"], max_attempts=1)
+
+    def put(key: str, path: Path, content_type: str) -> ObjectInfo:
+        if "curves" not in key:
+            raise ObjectStoreError("full")
+        return context.objects.put_file(key, path, content_type)
+
+    run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
+    assert context.store.get(job_id).status is JobStatus.FAILED
+    assert results(context, job_id) == []
 
 
 def test_the_result_goes_to_s3(context: RunContext, submit: Callable[..., str], s3: S3Endpoint, clips: Clips) -> None:

@@ -209,6 +209,14 @@ def test_what_a_broken_header_asks_for_is_no_lack_of_memory() -> None:
     assert describe_fault(caught.value).code == "media_unreadable"
 
 
+@pytest.mark.parametrize("fault", [core.MediaUnreadableError("damaged"), RuntimeError("bad allocation")])
+def test_what_fails_while_memory_is_full_is_not_the_fault_of_the_input(fault: Exception) -> None:
+    """A decoder that gets no memory calls its picture damaged."""
+    assert describe_fault(fault, is_memory_full=True).code == "out_of_memory"
+    assert describe_fault(fault).code != "out_of_memory"
+    assert describe_fault(core.FaceNotFoundError("none"), is_memory_full=True).code == "face_not_found"
+
+
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
     """What the writer of results raises when FFmpeg can not write: found with a real full disk (tests/faults)."""
     fault = core.RetalkingError("The result could not be written; is the disk full?")

@@ -1,0 +1,16 @@
+-- The process of this worker is dead: what it held of the job, the job itself or segments of it, is due now.
+local id, worker = unpack(ARGV)
+local held = 0
+if get(id, 'status') == 'running' and get(id, 'worker') == worker then
+  redis.call('ZADD', key('leases'), NOW, id)
+  held = 1
+end
+local split, due = key('split', id), key('segments', id)
+for _, number in ipairs(redis.call('ZRANGE', due, 0, -1)) do
+  local lease, holder = unpack(redis.call('HMGET', split, 'held:' .. number, 'worker:' .. number))
+  if lease and holder == worker then
+    redis.call('ZADD', due, NOW, number)
+    held = held + 1
+  end
+end
+return {'ok', held}
