@@ -3,8 +3,9 @@
 Without a network: the environment is consistent (`pip check`), every requirement of ours has an upper bound and a row
 in docs/dependencies.md, and nothing is older than the floors of checks/floors.json, below which a hole is known that
 would matter here. The embedded server has a floor of its own: the version of the binary counts, not that of the package
-which carries it, and no vulnerability service for Python knows it. With a network: pip-audit asks the vulnerability service about every package. Where it gets no answer that
-is said, and is no failure: a build must not depend on a service elsewhere. Ends with 1 when something is wrong.
+that carries it, and a vulnerability service for Python packages does not know it. With a network: pip-audit asks the
+vulnerability service about every package. Where it gets no answer that is said, and is no failure: a build must not
+depend on a service elsewhere. Ends with 1 when something is wrong.
 """
 
 from __future__ import annotations

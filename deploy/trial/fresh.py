@@ -71,7 +71,7 @@ def _prepare(root: Path, python: str) -> None:
     packages = [python, f"{python}-venv", *packages_of((ROOT / "README.md").read_text("utf-8"))]
     for script in (
         # A mirror of a rolling release may lag behind, and what it gave the root is as old
-        f"apt-get -o Acquire::Check-Valid-Until=false update && apt-get install --yes --no-install-recommends "
+        "apt-get -o Acquire::Check-Valid-Until=false update && apt-get install --yes --no-install-recommends "
         + " ".join(packages),
         f"useradd --create-home --home-dir {_HOME} newcomer",
     ):
