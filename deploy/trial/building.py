@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.trial.dockerfile import ImageConfig, Instruction, Stage, read_stages
 
 # The official slim images are made from debootstrap's minimal variant as well.
-RELEASES = {"debian:trixie-slim": "trixie"}
+RELEASES = {"debian:trixie-slim": "trixie", "debian:bookworm-slim": "bookworm", "debian:sid-slim": "sid"}
 # How this machine reaches its package sources; nothing else of its environment gets into a build.
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "PIP_CERT", "PIP_INDEX_URL", "PIP_DEFAULT_TIMEOUT")
 _SHADOWED = ("etc/resolv.conf", "etc/hosts")
@@ -147,21 +147,31 @@ def mount_overlay(home: Path, lower: tuple[Path, ...], upper: Path | None) -> Pa
 
 
 def run_in(root: Path, config: ImageConfig, step: Instruction) -> None:
-    """One RUN line by the root's own /bin/sh, with /proc and this machine's way to its package sources."""
+    """One RUN line by the root's own /bin/sh. Raises BuildError with the end of its output."""
+    command, env = shell_in(root, config, step.text)
+    _must(command, f"RUN {step.text}", env)
+
+
+def shell_in(root: Path, config: ImageConfig, script: str) -> tuple[list[str], dict[str, str]]:
+    """Command and environment that run a script in the root, with the kernel's file systems that a container has and
+    this machine's way to its package sources."""
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     binds = {f"/{name}": f"/{name}" for name in _SHADOWED}
     if "PIP_CERT" in passed:
         # At a place of its own: the package ca-certificates must be able to replace the usual one
         binds[passed["PIP_CERT"]] = passed["PIP_CERT"] = "/run/trial-certificates.pem"
-    mounts = [f"mount -t proc proc {root}/proc", f"mount -t tmpfs tmpfs {root}/run"]
+    mounts = [
+        f"mount -t proc proc {root}/proc",
+        f"mount -t sysfs -o ro sysfs {root}/sys",
+        f"mount -t tmpfs tmpfs {root}/run",
+        f"mount -t tmpfs -o mode=1777 tmpfs {root}/dev/shm",
+        f"mount -t devpts -o newinstance,ptmxmode=0666 devpts {root}/dev/pts",
+    ]
     for here, there in binds.items():
         mounts += [f"[ -e {root}{there} ] || : > {root}{there}", f"mount --bind -o ro {here} {root}{there}"]
     inside = f'exec chroot {root} /usr/bin/env -C {config.workdir} /bin/sh -c "$0"'
-    _must(
-        ["unshare", "--mount", "sh", "-c", "; ".join(["set -e", *mounts, inside]), step.text],
-        f"RUN {step.text}",
-        env=config.env | passed | {"HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"},
-    )
+    command = ["unshare", "--mount", "sh", "-c", "; ".join(["set -e", *mounts, inside]), script]
+    return command, config.env | passed | {"HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
 
 
 def _must(command: list[str], what: str, env: dict[str, str] | None = None) -> None:

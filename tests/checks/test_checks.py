@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from checks.dependencies import ROOT, below_floor, unbounded, unexplained
+from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained
 from checks.secrets import find_secrets
 from jobs.api_keys import new_key_text
 
@@ -55,3 +56,10 @@ def test_what_is_wrong_with_dependencies_is_named() -> None:
     )
     assert low.startswith("pytest ")
     assert "below 9999: a hole" in low
+
+
+def test_the_embedded_server_has_a_floor_that_its_binary_is_held_to() -> None:
+    floors = json.loads((ROOT / "checks" / "floors.json").read_text("utf-8"))
+    assert below_floor({SERVER: floors[SERVER]}) == []
+    (low,) = below_floor({SERVER: ["9999", "a hole"]})
+    assert low.startswith("valkey-server 9.")

@@ -74,6 +74,7 @@ def test_a_redis_that_forgets(call: Call, configure: Set, tmp_path: Path) -> Non
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("maxmemory", "3mb")
         findings = look(call, 1)
+        assert findings["redis"][0]["found"].startswith("Valkey 9.")
         assert findings["redis persistence"][0]["state"] == "bad"
         assert "appendonly yes" in findings["redis persistence"][0]["remedy"]
         assert findings["redis eviction"][0]["state"] == "bad"

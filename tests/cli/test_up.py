@@ -108,7 +108,7 @@ def test_what_is_taken_is_refused_and_what_dies_comes_back(start_up: Start, tmp_
     assert httpx.get(f"{url}/healthz", timeout=20).status_code == 200, "callers wait in line meanwhile"
     assert "API was ended by SIGKILL; starting it again in 1 s" in (data / "logs" / "up.log").read_text()
 
-    redis = next(process for process in up.family() if process.cmdline()[0].endswith("redis-server"))
+    redis = next(process for process in up.family() if process.cmdline()[0].endswith("valkey-server"))
     redis.kill()
     wait_until(lambda: "Redis had died and was started" in (data / "logs" / "up.log").read_text(), 20, 0.1, "Redis")
     wait_until(lambda: httpx.get(f"{url}/readyz", timeout=20).status_code == 200, 40, 0.2, "the stack is well again")
