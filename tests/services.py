@@ -52,8 +52,8 @@ def is_listening(port: int) -> bool:
 
 
 def accepted_socket(pid: int, client: socket.socket) -> socket.socket:
-    """The other end of the client's connection, as a duplicate of the descriptor in the server's process: with it a test
-    reads options that the server set. Linux only; the server must be a descendant of this process."""
+    """The other end of the client's connection, as a duplicate of the descriptor in the server's process: a test reads
+    with it the options that the server set. Linux only; the server must be a descendant of this process."""
     pidfd_getfd = 438  # the same number on every architecture; not in the standard library
     process = os.pidfd_open(pid)
     try:
