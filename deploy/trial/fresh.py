@@ -1,6 +1,6 @@
 """Entry of `deploy/try-fresh`: the README's first commands on a machine that has nothing but a minimal Debian.
 
-The packages are those that README.md names, the files a fresh clone of the last commit, the user nobody special.
+The packages are those that README.md names, the files a fresh clone of the last commit, an unprivileged user.
 """
 
 from __future__ import annotations
