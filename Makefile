@@ -12,11 +12,12 @@ WORKERS ?= 2
 # tests beside other work took 56 and 64 s with 2 threads, 23 and 42 s with 1, and a third less CPU time.
 THREADS ?= 1
 
-# Wheels only: nothing is ever compiled here. The one exception is a package of data files that has no wheel.
+# Wheels only: nothing is ever compiled here. The one exception is a package of data files that has no wheel; pip builds it
+# with the newest setuptools in a folder of its own, tried with Python 3.11 to 3.14.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--only-binary :all: --no-binary face_recognition_models
 
-.PHONY: demo test faults load check format docs docs-reference try-images clean
+.PHONY: demo test faults load check format docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -53,6 +54,12 @@ docs: $(VENV)/.all
 # Both Dockerfiles and the compose file without Docker: as root, with debootstrap, in about 12 minutes and 14 GB.
 try-images: $(VENV)/.all
 	PYTHON=$(BIN)/python deploy/try-images
+
+# The two commands of the README in a clean Debian root, from a clone of the last commit: as root, with debootstrap, in
+# about 12 minutes and 12 GB. RELEASE=sid tries the newest Python.
+RELEASE ?= trixie
+try-fresh:
+	PYTHON=$(PYTHON) deploy/try-fresh --release $(RELEASE)
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'

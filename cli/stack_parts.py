@@ -44,6 +44,10 @@ def listening_socket(address: StackAddress) -> Iterator[socket.socket]:
         raise CommandError("host_unknown", f"{address.host} is no address of this machine: {error}") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit this. An event loop sets it only on connections that it knows to be TCP, and
+        # uvicorn opens a passed descriptor as a Unix socket. Without it Nagle's algorithm holds the second small packet
+        # of each answer until the client's delayed acknowledgement: 44 ms instead of 0.6 on a kept connection.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             listener.bind(target)
             listener.listen(1024)

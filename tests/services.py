@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import itertools
 import os
@@ -48,6 +49,34 @@ def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def accepted_socket(pid: int, client: socket.socket) -> socket.socket:
+    """The other end of the client's connection, as a duplicate of the descriptor in the server's process: a test reads
+    with it the options that the server set. Linux only; the server must be a descendant of this process."""
+    pidfd_getfd = 438  # the same number on every architecture; not in the standard library
+    process = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            if not os.readlink(entry).startswith("socket:"):
+                continue
+            number = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, process, int(entry.name), 0)
+            if number < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            found = socket.socket(fileno=number)
+            if found.family == client.family and _peer(found) == client.getsockname():
+                return found
+            found.close()
+    finally:
+        os.close(process)
+    raise AssertionError(f"process {pid} holds no connection to {client.getsockname()}")
+
+
+def _peer(connection: socket.socket) -> Any:
+    try:
+        return connection.getpeername()
+    except OSError:  # it listens
+        return None
 
 
 def own_database(redis_url: str) -> str:

@@ -47,14 +47,13 @@ class Builder:
 
     def base(self, image: str) -> Path:
         """A clean root that stands for the image. One that is there already is used again."""
-        if image not in RELEASES:
-            raise BuildError(f"no clean root can be made for {image}; known: {', '.join(RELEASES)}")
-        root = self._folder / "bases" / RELEASES[image]
+        release = release_of(image)
+        root = self._folder / "bases" / release
         if not root.exists():
             unfinished = root.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.parent.mkdir(parents=True, exist_ok=True)
-            _must(["debootstrap", "--variant=minbase", RELEASES[image], str(unfinished)], "debootstrap")
+            _must(["debootstrap", "--variant=minbase", release, str(unfinished)], "debootstrap")
             unfinished.rename(root)
         return root
 
@@ -131,6 +130,14 @@ class Builder:
         for stage in home.iterdir():
             if stage != kept.parent:
                 shutil.rmtree(stage)
+
+
+def release_of(image: str) -> str:
+    """Debian's name for what is in the image. A digest is left out: debootstrap makes the release of today."""
+    name = image.partition("@")[0]
+    if name not in RELEASES:
+        raise BuildError(f"no clean root can be made for {image}; known: {', '.join(RELEASES)}")
+    return RELEASES[name]
 
 
 def mount_overlay(home: Path, lower: tuple[Path, ...], upper: Path | None) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from cli.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, JobOptions, WorkerInfo
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, check_problem, run_api
-from tests.services import free_port, own_database, wait_until
+from tests.services import accepted_socket, free_port, own_database, wait_until
 
 
 def test_engines_of_the_live_workers(api: RunningApi) -> None:
@@ -221,6 +224,17 @@ def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:
         lambda: line in api.log.read_text(), 10, what="the line of the request, which is written after its answer"
     )
     assert link.partition("signature=")[2] not in api.log.read_text()
+
+
+def test_answers_on_a_kept_connection_are_sent_at_once(api: RunningApi) -> None:
+    """As the images start the API, on a port; `tests/cli/test_stack_parts.py` does the same with `--fd`."""
+    address = api.client.base_url
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
+    with closing(connection):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        with accepted_socket(api.process.pid, connection.sock) as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_without_redis(tmp_path: Path) -> None:

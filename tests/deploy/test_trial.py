@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from deploy.trial.building import RELEASES, Builder, BuildError
+from deploy.trial.building import Builder, BuildError, release_of
 from deploy.trial.compose import MissingVariableError, Service, Volume, interpolate, read_services
 from deploy.trial.dockerfile import DockerfileError, ImageConfig, read_stages
+from deploy.trial.fresh import packages_of
 from deploy.trial.secrets import make_variables
 from deploy.trial.stand_ins import stand_in_for
 
@@ -45,7 +47,7 @@ def test_an_unknown_instruction_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Dockerfile.api", "Dockerfile.gpu"])
 def test_our_images_can_be_tried(name: str) -> None:
     stages = read_stages(ROOT / name)
-    assert all(stage.base in RELEASES for stage in stages)
+    assert [release_of(stage.base) for stage in stages] == ["trixie", "trixie"]
     config = ImageConfig()
     for step in stages[-1].steps:
         config.apply(step)
@@ -86,3 +88,21 @@ def test_an_image_without_a_stand_in_is_named(tmp_path: Path) -> None:
     service = Service("db", "postgres:18", None, {}, [], [], None, True, [], [], {}, 10.0)
     with pytest.raises(BuildError, match="postgres:18"):
         stand_in_for(service, Builder(tmp_path, ROOT))
+
+
+def test_the_fresh_root_gets_what_the_readme_names() -> None:
+    packages = packages_of((ROOT / "README.md").read_text("utf-8"))
+    assert {"make", "python3-venv"} <= set(packages)
+    with pytest.raises(BuildError, match=r"README\.md"):
+        packages_of("Nothing is named here.")
+
+
+def test_every_image_from_outside_is_pinned_by_digest() -> None:
+    compose = [service.image for service in read_services(ROOT / "docker-compose.yml", make_variables()).values()]
+    bases = [stage.base for name in ("Dockerfile.api", "Dockerfile.gpu") for stage in read_stages(ROOT / name)]
+    manifests = "\n".join(path.read_text("utf-8") for path in (ROOT / "deploy" / "kubernetes").glob("*.yaml"))
+    images = {*compose, *bases, *re.findall(r"^\s*(?:- )?image: (\S+)", manifests, re.MULTILINE)}
+    outside = {image for image in images if not image.startswith("retalking-")}
+    assert all(re.fullmatch(r"[a-z/]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}", image) for image in outside), outside
+    # The same Redis everywhere, and one base for both images
+    assert sorted(image.partition(":")[0] for image in outside) == ["chrislusf/seaweedfs", "debian", "redis"]
