@@ -93,7 +93,7 @@ class Bench:
             stages_s=report.stage_times_s,
             peak_gpu_gib=watch.peak_gpu_gib,
             host_gib=watch.host_gib,
-            gpu_busy=watch.gpu_busy(run.ended - report.stage_times_s["synthesise"], run.ended),
+            gpu_busy=watch.gpu_busy(run.ended - report.stage_times_s["synthesize"], run.ended),
             face_cache=report.face_cache,
             notes=report.notes,
         )

@@ -18,7 +18,7 @@ import numpy as np
 from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engines.preview_flow import KeptSource, StageClock
-from retalking_core.engines.preview_scene import prepare_scene, synthesise
+from retalking_core.engines.preview_scene import prepare_scene, synthesize
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.encoder import PictureEncoder
@@ -77,7 +77,7 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     track = clock.of("follow the face", lambda: tracker.track(source, TrackRequest(indices), lambda done, total: None))
     motion = clock.of("plan the mouth", lambda: plan_mouth_motion(waveform, timeline))
     scene = clock.of("learn the mouth", lambda: prepare_scene(source, timeline, track, motion, (0, 0, 0, 0)))
-    frames = clock.of("draw", lambda: [frame for frame, _ in synthesise(scene, source, StageClock())])
+    frames = clock.of("draw", lambda: [frame for frame, _ in synthesize(scene, source, StageClock())])
     clock.of("encode the frames", lambda: encode_frames(frames, source.info, timeline, result))
     clock.of("encode the speech", lambda: encode_speech(speech, timeline, result))
     return len(frames)

@@ -51,7 +51,7 @@ def scene_key(job_id: str, attempt: int) -> str:
 
 
 def shared_video_key(job_id: str, attempt: int) -> str:
-    """The video of a job that named an address: helpers must see the very bytes that were analysed."""
+    """The video of a job that named an address: helpers must see the very bytes that were analyzed."""
     return f"{segments_prefix(job_id)}video-{attempt}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Progress:
     """Where a render stands.
 
-    stage: name of the running stage (`analyse`, `synthesise`, `evaluate`, ...); fraction: 0..1 of the whole render,
+    stage: name of the running stage (`analyze`, `synthesize`, `evaluate`, ...); fraction: 0..1 of the whole render,
     never falling; done, total: units inside the stage (frames), total 0 when unknown.
     """
 

@@ -1,4 +1,4 @@
-"""The seat of an engine whose renders can be shared: one analyses, any number draw, one joins. Torch-free."""
+"""The seat of an engine whose renders can be shared: one analyzes, any number draw, one joins. Torch-free."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class DrawingReport:
 
 @runtime_checkable
 class SegmentedEngine(Engine, Protocol):
-    """analyse_clip, then render_segment for each of `media.segments.plan_segments`, then join_clip give the pictures
+    """analyze_clip, then render_segment for each of `media.segments.plan_segments`, then join_clip give the pictures
     and the sound that render() gives. The files between them may be written and read by different processes of the
     same version."""
 
-    def analyse_clip(
+    def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """Write to `scene` all that drawing and joining need. Raises as render() does."""

@@ -1,6 +1,6 @@
 """Makes docs/images/options/*.jpg, the pictures of the options page: `python -m docs.making.option_pictures`.
 
-Made from the demo's own input: the NASA portrait of Eileen Collins (public domain) and the synthesised speech.
+Made from the demo's own input: the NASA portrait of Eileen Collins (public domain) and the synthesized speech.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class MouthMotion:
 def plan_mouth_motion(speech: Waveform, timeline: Timeline) -> MouthMotion:
     """The motion for every frame of a timeline; closed wherever there is no speech."""
     levels = (mel_spectrogram(speech).astype(np.float64) + 4) * DB_PER_UNIT - 100
-    opening, spread, closure = _analyse(levels)
+    opening, spread, closure = _analyze(levels)
     times_s = (np.arange(len(timeline.source_index)) + 0.5) / float(timeline.fps) + LEAD_S
     width_s = 1 / float(timeline.fps)
     tracks = (_sample(track, times_s, width_s) for track in (opening, spread, closure))
@@ -56,7 +56,7 @@ def plan_mouth_motion(speech: Waveform, timeline: Timeline) -> MouthMotion:
     return MouthMotion(np.clip(opening, 0, 1), np.clip(spread, -1, 1), np.clip(closure, 0, 1))
 
 
-def _analyse(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _analyze(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Mel levels in dB [80, T] -> opening, spread, closure [T], at 80 values a second."""
     speech = _band(levels, SPEECH)
     loud = float(np.percentile(speech, 95))

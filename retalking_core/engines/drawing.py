@@ -26,7 +26,7 @@ from retalking_core.options import RenderOptions
 from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
 from retalking_core.stages.emotion import redraw_upper_half
 from retalking_core.stages.enhance import enhance
-from retalking_core.stages.lip_windows import LIP_PX, hold_noises, synthesise_lips
+from retalking_core.stages.lip_windows import LIP_PX, hold_noises, synthesize_lips
 from retalking_core.stages.reference import build_references
 from retalking_core.stages.region import (
     FacePlaces,
@@ -37,7 +37,7 @@ from retalking_core.stages.region import (
     region_side,
 )
 from retalking_core.stages.restore import restore
-from retalking_core.stages.stabilise import stabilise
+from retalking_core.stages.stabilize import stabilize
 from retalking_core.types import Frame, FrameSource
 
 # Largest region of which a full batch is drawn: 16 such take 200 MB a picture.
@@ -178,7 +178,7 @@ class Drawing:
                 in_crops = upload(here.boxes_in_crops(), device)
                 references = build_references(faces, steady.flip(1) / 255, here.scaled(), in_crops)
                 sound = upload(scene.sound[outputs], device)
-                spoken = synthesise_lips(net("enet"), faces, references, sound, self._noises)
+                spoken = synthesize_lips(net("enet"), faces, references, sound, self._noises)
                 spoken = redraw_upper_half(lambda: net("ganimation"), spoken, faces, self._options.upper_face)
 
             # Restored, and laid into the frame where face and mouth are.
@@ -226,10 +226,10 @@ class Drawing:
         """u8 [b, 3, 256, 256] RGB of source frames; rows: where they are in the batch."""
         scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
         at = upload(rows, device)
-        with step("stabilise"):
+        with step("stabilize"):
             crops = crop_resized(regions.pictures[at], upload(here.crops[rows], device), 256).flip(1)
             seen = crops if scene.still is None else upload(scene.still, device).expand_as(crops)
-            steady = stabilise(net("dnet"), seen, upload(scene.windows[frames], device))
+            steady = stabilize(net("dnet"), seen, upload(scene.windows[frames], device))
         with step("enhance"):
             steady = enhance(net("gpen512"), net("parsenet"), steady, here.scaled()[rows])
         return steady.round().clamp(0, 255).to(torch.uint8)

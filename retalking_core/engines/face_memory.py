@@ -131,7 +131,7 @@ def memory_key(video: Path, parts: Sequence[object]) -> str:
     return digest.hexdigest()
 
 
-def analysed_count(last_shown: int, frame_count: int) -> int:
+def analyzed_count(last_shown: int, frame_count: int) -> int:
     """How many source frames the first pass looks at: up to the last one shown, and on to a power of two, so that
     speeches of about one length share what is found, and a short one on a long video does not pay for all of it."""
     return min(frame_count, max(64, 1 << (last_shown).bit_length()))

@@ -33,13 +33,13 @@ from retalking_core.media.reader import open_video
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients
-from retalking_core.stages.stabilise import TEMPLATE_KEYS, expression_of, load_template
+from retalking_core.stages.stabilize import TEMPLATE_KEYS, expression_of, load_template
 from retalking_core.types import FaceTrack, FrameSource, Timeline
 
 # Those that the face memory hangs on.
 REFERENCE_NETWORKS = ("deep3d", "dnet", "gpen512", "parsenet")
 # Share of the whole render that the first pass takes: half for the track, half for the coefficients.
-ANALYSE_SHARE = 0.2
+ANALYZE_SHARE = 0.2
 
 
 class ClipAnalysis:
@@ -82,7 +82,7 @@ class ClipAnalysis:
 
         turns = itertools.count(1)
         # A count that grows: who waits for another render is not taken for one that hangs.
-        with open_memory(cache, key, lambda: progress(Progress("analyse", 0.0, next(turns))), scratch) as memory:
+        with open_memory(cache, key, lambda: progress(Progress("analyze", 0.0, next(turns))), scratch) as memory:
             yield memory
 
     def scene(
@@ -117,8 +117,8 @@ class ClipAnalysis:
         self, source: FrameSource, options: RenderOptions, memory: FaceMemory, count: int, progress: ProgressHook
     ) -> tuple[FaceAnalysis, ClipFaces]:
         def tell(part: int) -> Callable[[int, int], None]:
-            share = ANALYSE_SHARE / 2
-            return lambda done, total: progress(Progress("analyse", share * (part + done / total), done, total))
+            share = ANALYZE_SHARE / 2
+            return lambda done, total: progress(Progress("analyze", share * (part + done / total), done, total))
 
         def locate(track: FaceTrack) -> ClipFaces:
             return cropped_as_asked(locate_faces(track, count, source, options.pads), source.info, options)

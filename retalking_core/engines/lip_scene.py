@@ -52,7 +52,7 @@ class ClipFaces:
 
 @dataclass(frozen=True)
 class LipScene:
-    """Everything that drawing needs. n analysed source frames, M output frames.
+    """Everything that drawing needs. n analyzed source frames, M output frames.
 
     windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
     passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the expression network sees with

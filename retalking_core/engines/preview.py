@@ -21,7 +21,7 @@ from retalking_core.engines.preview_scene import (
     faceless_ranges_s,
     prepare_scene,
     refuse_faceless,
-    synthesise,
+    synthesize,
 )
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -47,7 +47,7 @@ METADATA = {
     "comment": "Synthetic media: lip-sync by Retalking, engine preview (landmark warp, no neural network).",
 }
 # Share of the whole render that the analysis takes (measured on a 700x700 clip).
-ANALYSE_SHARE = 0.4
+ANALYZE_SHARE = 0.4
 REPORT_EVERY = 4
 
 
@@ -77,36 +77,36 @@ class PreviewEngine:
         source, speech, timeline = self._open(video, audio, options, progress, clock)
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
         with ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer:
-            with clock.stage("analyse"):
-                scene = self.analyse(source, speech, timeline, options, progress)
-            with clock.stage("synthesise"):
-                self._synthesise(scene, source, writer, progress, clock)
+            with clock.stage("analyze"):
+                scene = self.analyze(source, speech, timeline, options, progress)
+            with clock.stage("synthesize"):
+                self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
-        progress(Progress("synthesise", 1.0, count, count))
+        progress(Progress("synthesize", 1.0, count, count))
         return replace(_report(scene, source.info, options, clock.times_s), held=source.held(video))
 
-    def _synthesise(
+    def _synthesize(
         self, scene: PreviewScene, source: FrameSource, writer: ResultWriter, progress: ProgressHook, clock: StageClock
     ) -> None:
         count = len(scene.timeline.source_index)
-        with ReadAhead(synthesise(scene, source, clock)) as drawn:
+        with ReadAhead(synthesize(scene, source, clock)) as drawn:
             for done, (frame, _) in enumerate(drawn, start=1):
                 with clock.stage("encode"):
                     writer.write(frame)
                 if done % REPORT_EVERY == 0 or done == count:
-                    share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (count + 1)
-                    progress(Progress("synthesise", share, done, count))
+                    share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (count + 1)
+                    progress(Progress("synthesize", share, done, count))
         with clock.stage("encode"):
             writer.finish()
 
-    def analyse_clip(
+    def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """See `SegmentedEngine`; so with the next two."""
         clock = StageClock()
         source, speech, timeline = self._open(video, audio, options, progress, clock)
-        with clock.stage("analyse"):
-            save_scene(scene, self.analyse(source, speech, timeline, options, progress))
+        with clock.stage("analyze"):
+            save_scene(scene, self.analyze(source, speech, timeline, options, progress))
         return DrawingReport(dict(clock.times_s))
 
     def render_segment(
@@ -116,15 +116,15 @@ class PreviewEngine:
         clock, learned = StageClock(), load_scene(scene, PreviewScene)
         source = PrefetchedSource(open_video(video, self._limits, options.fps))
         with (
-            clock.stage("synthesise"),
+            clock.stage("synthesize"),
             SegmentWriter(result, source.info, learned.timeline, segment, options.output) as writer,
-            ReadAhead(synthesise(learned, source, clock, segment)) as drawn,
+            ReadAhead(synthesize(learned, source, clock, segment)) as drawn,
         ):
             for done, (frame, _) in enumerate(drawn, start=1):
                 with clock.stage("encode"):
                     writer.write(frame)
                 if done % REPORT_EVERY == 0 or done == len(segment):
-                    progress(Progress("synthesise", done / len(segment), done, len(segment)))
+                    progress(Progress("synthesize", done / len(segment), done, len(segment)))
         return DrawingReport(dict(clock.times_s))
 
     def join_clip(
@@ -150,7 +150,7 @@ class PreviewEngine:
         """Open the inputs and plan which frame is shown when."""
         refuse_unsupported(options)
         keep_opencv_single()
-        progress(Progress("analyse", 0.0))
+        progress(Progress("analyze", 0.0))
         with clock.stage("read"):
             opened = PrefetchedSource(open_video(video, self._limits, options.fps))
             source = KeptSource(opened, self._limits.max_held_bytes)
@@ -158,7 +158,7 @@ class PreviewEngine:
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
         return source, speech, timeline
 
-    def analyse(
+    def analyze(
         self,
         source: FrameSource,
         speech: Waveform,
@@ -171,7 +171,7 @@ class PreviewEngine:
 
         def on_frame(done: int, total: int) -> None:
             if done % REPORT_EVERY == 0 or done == total:
-                progress(Progress("analyse", ANALYSE_SHARE * done / total, done, total))
+                progress(Progress("analyze", ANALYZE_SHARE * done / total, done, total))
 
         request = TrackRequest(indices.tolist(), options.face, options.crop)
         track = self._tracker.track(source, request, on_frame)

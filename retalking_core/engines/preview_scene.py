@@ -67,7 +67,7 @@ def _find_interior(source: FrameSource, track: FaceTrack, rest: MouthRest, black
     return take_interior(frames[best], marks, face_axes(marks)[1], black)
 
 
-def synthesise(
+def synthesize(
     scene: PreviewScene, source: FrameSource, clock: StageClock, segment: range | None = None
 ) -> Iterator[tuple[Frame, Box | None]]:
     """Every output frame (of the segment) with the box inside which it was changed (None: untouched), in order.

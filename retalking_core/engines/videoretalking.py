@@ -1,6 +1,6 @@
 """The videoretalking engine: the whole method, top to bottom (Cheng et al., SIGGRAPH Asia 2022).
 
-First pass, `analyse`: follow the face, read its 3DMM coefficients. Second pass, `speak`, batch by batch: steady the
+First pass, `analyze`: follow the face, read its 3DMM coefficients. Second pass, `speak`, batch by batch: steady the
 expression, sharpen it, draw the lips, restore the face, lay it into the frame. Nothing grows with the clip's length but
 the numbers of the first pass.
 """
@@ -23,8 +23,8 @@ from retalking_core.engine import EngineCapabilities
 from retalking_core.engines.batching import GuardedNetworks, NetworkSource
 from retalking_core.engines.compat import OriginalDrawing, open_drawing
 from retalking_core.engines.drawing import Drawing
-from retalking_core.engines.face_memory import FaceMemory, analysed_count
-from retalking_core.engines.lip_analysis import ANALYSE_SHARE, ClipAnalysis
+from retalking_core.engines.face_memory import FaceMemory, analyzed_count
+from retalking_core.engines.lip_analysis import ANALYZE_SHARE, ClipAnalysis
 from retalking_core.engines.lip_scene import AHEAD, LipScene
 from retalking_core.engines.preview_flow import KeptSource, StageClock
 from retalking_core.engines.preview_scene import faceless_ranges_s
@@ -124,19 +124,19 @@ class VideoRetalkingEngine:
             writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
 
             def tell(done: int, total: int) -> None:
-                share = ANALYSE_SHARE + (1 - ANALYSE_SHARE) * done / (total + 1)
-                progress(Progress("synthesise", share, done, total))
+                share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)
+                progress(Progress("synthesize", share, done, total))
 
             everything = range(len(scene.timeline.source_index))
             notes = self._draw(source, scene, everything, options, memory, writer, clock, tell)
-            progress(Progress("synthesise", 1.0, len(everything), len(everything)))
+            progress(Progress("synthesize", 1.0, len(everything), len(everything)))
             memory.keep()
             report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
             return replace(report, held=source.held(video))
 
         return self._look(video, audio, result.parent, options, progress, clock, draw)
 
-    def analyse_clip(
+    def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """See `SegmentedEngine`; so with the next two. Segments draw their references themselves: a cache entry serves
@@ -161,7 +161,7 @@ class VideoRetalkingEngine:
         writer = SegmentWriter(result, source.info, found.timeline, segment, options.output)
 
         def tell(done: int, total: int) -> None:
-            progress(Progress("synthesise", done / total, done, total))
+            progress(Progress("synthesize", done / total, done, total))
 
         with self._analysis.memory(None, video, 0, options, result.parent, progress) as memory:
             notes = self._draw(source, found, segment, options, memory, writer, clock, tell)
@@ -198,16 +198,16 @@ class VideoRetalkingEngine:
         then: Callable[[KeptSource, LipScene, FaceMemory], Looked],
     ) -> Looked:
         """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
-        progress(Progress("analyse", 0.0))
+        progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         with clock.stage("read"):
             source = KeptSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
             sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
-        count = analysed_count(int(timeline.source_index.max()), source.info.frame_count)
+        count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
         with self._analysis.memory(self._cache, video, count, options, scratch, progress) as memory:
-            with clock.stage("analyse"):
+            with clock.stage("analyze"):
                 scene = self._analysis.scene(source, timeline, sound, options, memory, count, progress)
             return then(source, scene, memory)
 
@@ -230,7 +230,7 @@ class VideoRetalkingEngine:
             with clock.stage("encode"):
                 writer.write(frame)
 
-        with clock.stage("synthesise"), writer, WriteBehind(encode, AHEAD) as out:
+        with clock.stage("synthesize"), writer, WriteBehind(encode, AHEAD) as out:
             for done, frame in enumerate(drawing.frames(source, segment), start=1):
                 out.put(frame)
                 if done % REPORT_EVERY == 0 or done == len(segment):

@@ -106,7 +106,7 @@ def _advice(choice: FaceChoice) -> str:
 
 
 def _spread(track: FaceTrack, indices: NDArray[np.int64], count: int) -> FaceTrack:
-    """A track over the analysed frames -> one over all source frames."""
+    """A track over the analyzed frames -> one over all source frames."""
     boxes = np.full((count, 4), np.nan, np.float32)
     landmarks = np.full((count, 68, 2), np.nan, np.float32)
     visible = np.zeros(count, bool)

@@ -16,7 +16,7 @@ OnFrame = Callable[[int, int], None]
 class TrackRequest:
     """Which face to follow where.
 
-    indices: source frame numbers to analyse, ascending, each once. crop: left, top, right, bottom margins to leave out
+    indices: source frame numbers to analyze, ascending, each once. crop: left, top, right, bottom margins to leave out
     of the search, fractions 0..1 of the upright frame.
     """
 
@@ -35,7 +35,7 @@ class FaceTracker(Protocol):
     def track(self, source: FrameSource, request: TrackRequest, on_frame: OnFrame) -> FaceTrack:
         """The chosen face on the frames asked for; frames not asked for are invisible (NaN).
 
-        on_frame: called with (frames analysed, frames in all); what it raises ends the tracking.
+        on_frame: called with (frames analyzed, frames in all); what it raises ends the tracking.
         Raises: FaceNotFoundError.
         """
         ...

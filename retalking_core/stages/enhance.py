@@ -1,4 +1,4 @@
-"""Reference enhancement: GPEN restores the stabilised face (spec: restoration-compositing 5, mode A).
+"""Reference enhancement: GPEN restores the stabilized face (spec: restoration-compositing 5, mode A).
 
 The original detects the face again; here the tracked landmarks say where it is. Floats throughout: the original cuts
 values off twice on the way.
@@ -16,7 +16,7 @@ from retalking_core.faces.alignment import GPEN_TEMPLATE, fit_similarity, five_p
 from retalking_core.imaging.turning import warp_batch
 from retalking_core.imaging.warp import invert_affine
 from retalking_core.stages.parsing import Parser, parse_face
-from retalking_core.stages.stabilise import from_signed, to_signed
+from retalking_core.stages.stabilize import from_signed, to_signed
 
 FACE_PX = 512
 # Faces [B, 3, 512, 512], RGB -1..1, to the same, unbounded.

@@ -1,6 +1,6 @@
 """Enhancement and final composite with the original's arithmetic (restoration-compositing 5, 6), for golden tests.
 
-Mode A restores the stabilised face; mode B lays the finished face over the original frame. Whole frames, one at a time;
+Mode A restores the stabilized face; mode B lays the finished face over the original frame. Whole frames, one at a time;
 the engine's versions stand in `enhance.py` and `composite.py`.
 """
 

@@ -21,7 +21,7 @@ from retalking_core.stages.enhance_original import DetectedFaces, composite_orig
 from retalking_core.stages.face_crop import CROP_PX, resize_256_original
 from retalking_core.stages.lip_boxes import detector_boxes
 from retalking_core.stages.lip_windows import full_references_original, lip_batches_original
-from retalking_core.stages.stabilise import stabilised_u8_original, to_signed
+from retalking_core.stages.stabilize import stabilized_u8_original, to_signed
 
 Picture = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -72,7 +72,7 @@ def draw_frame_original(
     y1, y2, x1, x2 = place.patch
     face = resize_256_original(frame[y1:y2, x1:x2])
     rgb = torch.from_numpy(face[..., ::-1].copy()).permute(2, 0, 1)[None].float()
-    steady = stabilised_u8_original(networks.picture("dnet", to_signed(rgb), torch.from_numpy(window)[None]))[0]
+    steady = stabilized_u8_original(networks.picture("dnet", to_signed(rgb), torch.from_numpy(window)[None]))[0]
 
     def restore(name: str) -> Callable[[Tensor], Tensor]:
         return lambda picture: networks.picture(name, picture)

@@ -49,7 +49,7 @@ def mask_lower_half(faces: Tensor) -> Tensor:
     return masked
 
 
-def synthesise_lips(
+def synthesize_lips(
     network: LipNetwork, faces: Tensor, references: Tensor, sound: Tensor, noises: Sequence[Tensor] | None = None
 ) -> Tensor:
     """Speaking faces f32 [B, 3, 384, 384], BGR 0..1.
@@ -100,7 +100,7 @@ def lip_batches_original(
 def full_references_original(
     frames: NDArray[np.uint8], faces: NDArray[np.uint8], landmarks: NDArray, box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
-    """The frames with their stabilised faces put in, u8 [N, H, W, 3]. box: Y1, Y2, X1, X2 of the first-frame crop."""
+    """The frames with their stabilized faces put in, u8 [N, H, W, 3]. box: Y1, Y2, X1, X2 of the first-frame crop."""
     return np.stack([insert_original(*item, box) for item in zip(frames, faces, landmarks, strict=True)])
 
 

@@ -1,6 +1,6 @@
 """The reference picture of the lip network: the steady face put into the original frame (spec: reference-alignment).
 
-Inside the oriented square around the face the reference shows the stabilised face, outside it the frame.
+Inside the oriented square around the face the reference shows the stabilized face, outside it the frame.
 """
 
 from __future__ import annotations

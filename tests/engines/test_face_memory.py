@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.face_memory import FaceMemory, analysed_count, memory_key
+from retalking_core.engines.face_memory import FaceMemory, analyzed_count, memory_key
 from retalking_core.local_face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
@@ -115,5 +115,5 @@ def test_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "frames", "count"), [(0, 1, 1), (10, 500, 64), (63, 500, 64), (64, 500, 128), (400, 500, 500)]
 )
-def test_how_much_is_analysed(last: int, frames: int, count: int) -> None:
-    assert analysed_count(last, frames) == count
+def test_how_much_is_analyzed(last: int, frames: int, count: int) -> None:
+    assert analyzed_count(last, frames) == count

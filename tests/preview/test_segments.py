@@ -42,8 +42,8 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
     whole = engine.render(clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
     told: list[Progress] = []
     scene = tmp_path / "scene"
-    drawn = [engine.analyse_clip(clip, speech, scene, OPTIONS, told.append)]
-    assert all(step.stage == "analyse" and step.fraction < 0.5 for step in told)
+    drawn = [engine.analyze_clip(clip, speech, scene, OPTIONS, told.append)]
+    assert all(step.stage == "analyze" and step.fraction < 0.5 for step in told)
     parts = []
     segments = plan_segments(whole.frames)
     assert len(segments) == 2
@@ -64,7 +64,7 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
     assert np.array_equal(joined.mouth_target, whole.mouth_target)
     for name in ("frames", "fps", "duration_s", "width", "height", "face_coverage", "faceless_ranges_s", "notes"):
         assert getattr(joined, name) == getattr(whole, name)
-    assert {"analyse", "draw", "encode", "join"} <= set(joined.stage_times_s)
+    assert {"analyze", "draw", "encode", "join"} <= set(joined.stage_times_s)
 
 
 def test_a_scene_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from retalking_core.faces.alignment import STANDARD_FIVE, five_points_3dmm
 from retalking_core.stages import coefficients as stage
-from retalking_core.stages import stabilise
+from retalking_core.stages import stabilize
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_file("03_align3dmm")]
@@ -97,6 +97,6 @@ def test_a_foreign_source_and_a_template(golden: GoldenSet) -> None:
 
 
 def test_pictures_in_and_out_of_the_expression_network(golden: GoldenSet) -> None:
-    golden.check("dnet_out_bgr", stabilise.stabilised_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
+    golden.check("dnet_out_bgr", stabilize.stabilized_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
     picture = torch.from_numpy(np.rint((golden["dnet_in"] + 1) / 2 * 255)).float()
-    golden.check("dnet_in", stabilise.to_signed(picture), 1e-6)
+    golden.check("dnet_in", stabilize.to_signed(picture), 1e-6)

@@ -45,13 +45,13 @@ class SlowEngine:
             self._work(writer, video, timeline, range(len(timeline.source_index)), options, progress)
         return _report(info, timeline, {})
 
-    def analyse_clip(
+    def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        self._mark("analyse")
+        self._mark("analyze")
         save_scene(scene, _plan(video, audio, options)[1])
-        progress(Progress("analyse", 0.02))
-        return DrawingReport({"analyse": 0.5})
+        progress(Progress("analyze", 0.02))
+        return DrawingReport({"analyze": 0.5})
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
@@ -95,7 +95,7 @@ class SlowEngine:
             due_s += options.seed / 1000
             if done % BATCH == 0 or done == len(shown):
                 time.sleep(max(0.0, due_s - time.monotonic()))
-                progress(Progress("synthesise", done / len(shown), done, len(shown)))
+                progress(Progress("synthesize", done / len(shown), done, len(shown)))
 
     def _mark(self, what: str) -> None:
         (self._marks / f"{what}.{uuid.uuid4().hex}").touch()

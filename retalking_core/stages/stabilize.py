@@ -21,7 +21,7 @@ TEMPLATE_FILE = "expression.mat"
 TEMPLATE_KEYS = {"neutral": "expression_center", "smile": "expression_mouth"}
 
 
-class StabilisedFace(NamedTuple):
+class StabilizedFace(NamedTuple):
     """What DNet gives: `fake_image` [B, 3, 256, 256], RGB about -1..1, is the face."""
 
     flow_field: Tensor
@@ -30,7 +30,7 @@ class StabilisedFace(NamedTuple):
 
 
 class ExpressionNetwork(Protocol):
-    def __call__(self, image: Tensor, semantics: Tensor) -> StabilisedFace: ...
+    def __call__(self, image: Tensor, semantics: Tensor) -> StabilizedFace: ...
 
 
 def to_signed(pictures: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def from_signed(pictures: Tensor) -> Tensor:
     return (pictures.clamp(-1, 1) + 1) / 2 * 255
 
 
-def stabilise(network: ExpressionNetwork, pictures: Tensor, windows: Tensor) -> Tensor:
+def stabilize(network: ExpressionNetwork, pictures: Tensor, windows: Tensor) -> Tensor:
     """Faces with the template's expression, f32 [B, 3, 256, 256], RGB 0..255.
 
     pictures: f32 [B, 3, 256, 256], RGB 0..255; windows: f32 [B, 73, 26] (`semantic_windows`).
@@ -51,7 +51,7 @@ def stabilise(network: ExpressionNetwork, pictures: Tensor, windows: Tensor) -> 
     return from_signed(network(to_signed(pictures), windows).fake_image)
 
 
-def stabilised_u8_original(output: Tensor) -> NDArray[np.uint8]:
+def stabilized_u8_original(output: Tensor) -> NDArray[np.uint8]:
     """DNet's picture as the original stores it: truncated, u8 [B, 256, 256, 3], BGR."""
     return truncate_u8(from_signed(output).permute(0, 2, 3, 1).flip(-1).numpy())
 
