@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from retalking_core.engines.videoretalking import rehearse
+from retalking_core.engines.videoretalking.engine import rehearse
 from retalking_core.networks import catalogue
 from retalking_core.networks.inference import fast_variants, prepare
 

@@ -30,7 +30,7 @@ from bench.engine_cases import CASES, FAST_BATCH, SHORT_S, Case, Figures, print_
 from bench.engine_inputs import BENCH_LIMITS, Inputs
 from bench.load_watch import LoadWatch
 from bench.replay import ReplayedTrack, load_track, save_track
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.local_face_cache import LocalFaceCache
 from retalking_core.networks.inference import fast_variants
 from retalking_core.options import RenderOptions

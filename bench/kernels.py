@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from retalking_core.engines.videoretalking import call_options, rehearse
+from retalking_core.engines.videoretalking.engine import call_options, rehearse
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.inference import InferenceNetwork, fast_variants
 from retalking_core.weights.store import NetworkStore

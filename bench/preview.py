@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 

@@ -15,16 +15,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.preview_flow import KeptSource, StageClock
-from retalking_core.engines.preview_scene import prepare_scene, synthesize
+from retalking_core.engines.preview.analysis import prepare_scene, synthesize
+from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
+from retalking_core.media.sources import KeptSource, StageClock
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import OutputOptions

@@ -34,7 +34,7 @@ def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str
 
     Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
     """
-    from retalking_core.engines.preview import PreviewEngine
+    from retalking_core.engines.preview.engine import PreviewEngine
     from retalking_core.media.limits import MediaLimits
     from retalking_core.weights.errors import WeightsError
 
@@ -100,7 +100,7 @@ def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> di
 def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | None) -> Engine:
     import torch
 
-    from retalking_core.engines.videoretalking import VideoRetalkingEngine
+    from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.finding import find_file

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.small_products import product
+from retalking_core.numerics import product
 from retalking_core.types import Waveform
 
 RATE_HZ = 16_000

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.errors import InputError
 from retalking_core.evaluation.face_points import PointFinder
 from retalking_core.evaluation.frame_observers import FaceCrops, OutsideObserver, SsimObserver
 from retalking_core.evaluation.reference_feed import ReferenceFeed
 from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.media.sources import PrefetchedSource
 from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.types import Frame
 

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.evaluation.bgr_frames import Picture
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.threads import ReadAhead
 
 DEFAULT_BIT_RATE = 200_000  # FFmpeg's AV_CODEC_DEFAULT_BITRATE
 

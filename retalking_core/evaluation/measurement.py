@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.preview_flow import PrefetchedSource
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_observers import face_crop
 from retalking_core.evaluation.frame_pass import LOOK_FAULTS, look_once
@@ -24,6 +23,7 @@ from retalking_core.evaluation.unmeasurable import UnmeasurableError
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
+from retalking_core.media.sources import PrefetchedSource
 from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import FrameSource, RenderReport
 

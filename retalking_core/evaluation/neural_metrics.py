@@ -11,7 +11,7 @@ from retalking_core.evaluation.identity import SIDE_PX, align_face, cosines, fiv
 from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
 from retalking_core.evaluation.sync_score import SyncScore
-from retalking_core.media.colour import even_box, region_to_bgr
+from retalking_core.media.color import even_box, region_to_bgr
 from retalking_core.types import ColourTags, Frame
 
 CSIM_BATCH = 32

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from retalking_core.evaluation.frechet import ENOUGH_SAMPLES, frechet_distance
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
-from retalking_core.media.colour import region_to_bgr
+from retalking_core.media.color import region_to_bgr
 from retalking_core.types import FrameSource
 
 FID_CHECKPOINT = "inception"

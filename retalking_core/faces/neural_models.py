@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray
-from retalking_core.imaging.separable import crop_resized
+from retalking_core.imaging.resample import crop_resized
 from retalking_core.imaging.upload import upload
 
 MEANS_BGR = (104.0, 117.0, 123.0)

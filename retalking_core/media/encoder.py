@@ -22,7 +22,7 @@ from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.badge import Badge
-from retalking_core.media.colour import resolve_matrix
+from retalking_core.media.color import resolve_matrix
 from retalking_core.media.planes import to_picture
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColourTags, Frame, VideoInfo

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from retalking_core.media.colour import HD_HEIGHT_PX, resolve_matrix
+from retalking_core.media.color import HD_HEIGHT_PX, resolve_matrix
 from retalking_core.types import ColourTags, Frame, VideoInfo
 
 # (a, b, c, d) of the display matrix, each -1, 0 or 1: x' = a x + c y, y' = b x + d y, y downwards.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.threads import ReadAhead
 from retalking_core.types import AudioInfo, Timeline
 
 # Sample rates of AAC (ISO 14496-3, table 1.18).

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from retalking_core.networks.cuda_graphs import RecordedCall
 from retalking_core.networks.normalisation import SpectralNormConv2d
-from retalking_core.networks.recorded import RecordedCall
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.faces.alignment import STANDARD_FIVE, fit_orthographic, five_points_3dmm
-from retalking_core.imaging.separable import resampling_matrix
+from retalking_core.imaging.resample import resampling_matrix
 from retalking_core.imaging.upload import upload
 
 ALIGNED_PX = 224

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.engines.original.warp import invert_affine
 from retalking_core.faces.alignment import GPEN_TEMPLATE, fit_similarity, five_points
-from retalking_core.imaging.turning import warp_batch
-from retalking_core.imaging.warp import invert_affine
+from retalking_core.imaging.affine import warp_batch
 from retalking_core.stages.parsing import Parser, parse_face
 from retalking_core.stages.stabilize import from_signed, to_signed
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.engines.original.resize import resize_bilinear
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import oriented_square
 from retalking_core.faces.smoothing import visible_runs
-from retalking_core.imaging.resize import resize_bilinear
 from retalking_core.types import FaceTrack
 
 NOMINAL_PX = 512

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.imaging.filters import truncate_u8
-from retalking_core.imaging.resize import resize_bilinear
+from retalking_core.engines.original.imaging import truncate_u8
+from retalking_core.engines.original.resize import resize_bilinear
 from retalking_core.imaging.upload import upload
 from retalking_core.stages.reference import insert_original
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from retalking_core.imaging.soft_masks import blur, clear_border
+from retalking_core.imaging.masks import blur, clear_border
 from retalking_core.imaging.upload import upload
 
 # Inner mouth, upper lip, lower lip; skin, nose, glasses, eyes, brows and those three.

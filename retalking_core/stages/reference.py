@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.engines.original.resize import resize_bilinear
+from retalking_core.engines.original.warp import perspective_coefficients, warp_perspective, warp_quad
 from retalking_core.faces.alignment import oriented_square
-from retalking_core.imaging.resize import resize_bilinear
-from retalking_core.imaging.separable import crop_resized, resampling_matrix
+from retalking_core.imaging.resample import crop_resized, resampling_matrix
 from retalking_core.imaging.upload import upload
-from retalking_core.imaging.warp import perspective_coefficients, warp_perspective, warp_quad
 from retalking_core.stages.face_crop import CROP_PX
 
 # Softness of the square's edge in pixels of the 256 crop. The original pastes it hard.

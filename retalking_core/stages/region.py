@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retalking_core.imaging.upload import upload
-from retalking_core.media.colour import colour_matrices
+from retalking_core.media.color import colour_matrices
 from retalking_core.types import ColourTags, Frame
 
 # Sides are multiples of this, so that a pyramid of seven levels fits.

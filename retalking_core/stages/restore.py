@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE
-from retalking_core.imaging.turning import warp_batch
+from retalking_core.imaging.affine import warp_batch
 from retalking_core.stages.enhance import FACE_PX, Restorer, template_transforms
 from retalking_core.stages.parsing import Parser, parse_face
 from retalking_core.stages.stabilize import from_signed, to_signed

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
 
+from retalking_core.engines.original.imaging import truncate_u8
 from retalking_core.errors import OptionUnsupportedError
-from retalking_core.imaging.filters import truncate_u8
 from retalking_core.stages.coefficients import EXPRESSION_ROWS
 
 TEMPLATE_FILE = "expression.mat"

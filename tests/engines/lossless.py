@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.timeline import plan_timeline

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, in_groups
+from retalking_core.engines.videoretalking.batching import GuardedNetworks, HalvingBatches, in_groups
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
 from tests.engines.stand_ins import StandIns, Warped
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.options import RenderOptions

@@ -14,7 +14,7 @@ import torch
 from scipy.io import savemat
 from torch import Tensor
 
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines import videoretalking
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking import engine as videoretalking
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.errors import EngineFaultError, FaceMissingError, FaceNotFoundError, OptionUnsupportedError
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video

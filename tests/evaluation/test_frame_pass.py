@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview_flow import KeptSource
 from retalking_core.errors import MediaUnreadableError, RenderCanceled
 from retalking_core.evaluation import bgr_frames
 from retalking_core.evaluation.bgr_frames import BgrOfFrames, read_bgr
@@ -22,6 +21,7 @@ from retalking_core.evaluation.ssim import SimilarityMeter, similarity, toolkit_
 from retalking_core.media import reader
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
+from retalking_core.media.sources import KeptSource
 from retalking_core.progress import Progress
 from retalking_core.types import Frame, RenderReport
 from tests.evaluation.clips import write_talking_clip

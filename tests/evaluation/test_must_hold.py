@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS, available_metrics, evaluate, measure_all

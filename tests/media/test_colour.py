@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retalking_core.media.colour import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
+from retalking_core.media.color import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
 from retalking_core.types import ColourTags, Frame
 
 BT601, BT709, BT2020 = ColourTags(6), ColourTags(1, 1, 1), ColourTags(9, 9, 14)

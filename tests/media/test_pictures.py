@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.media.colour import region_to_bgr
+from retalking_core.media.color import region_to_bgr
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame

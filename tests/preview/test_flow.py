@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, StageClock
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.media.sources import KeptSource, PrefetchedSource, StageClock
+from retalking_core.threads import ReadAhead
 from retalking_core.types import Frame
 from tests.faces.clips import PictureSource, backdrop
 

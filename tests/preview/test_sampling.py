@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.small_products import product
-from retalking_core.stages.mouth_sampling import STILL_PX, moving_window, sample
+from retalking_core.engines.preview.mouth_sampling import STILL_PX, moving_window, sample
+from retalking_core.numerics import product
 from retalking_core.types import Frame
 
 BOX = (20, 10, 180, 150)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from retalking_core.engines.original import imaging, pyramid
+from retalking_core.engines.original import restoration as stage
+from retalking_core.engines.original.restore import mouth_mask_original, restore_frame_original
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import GPEN_TEMPLATE
-from retalking_core.imaging import filters, pyramid
-from retalking_core.stages import enhance_original as stage
-from retalking_core.stages.restore_original import mouth_mask_original, restore_frame_original
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 from tests.stages.stubs import ClassMap, Pattern
 
@@ -60,7 +60,7 @@ def _faces(golden: GoldenSet, case: str) -> stage.DetectedFaces:
 @enhancing
 def test_constants(golden: GoldenSet) -> None:
     golden.check("reference5", GPEN_TEMPLATE, 1e-6)
-    golden.check("kernel3", filters.SMOOTHING, 0)
+    golden.check("kernel3", imaging.SMOOTHING, 0)
 
 
 @enhancing

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.imaging.filters import truncate_u8
+from retalking_core.engines.original.imaging import truncate_u8
 from retalking_core.stages import emotion as stage
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engines.original import pyramid as original
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE, moved
-from retalking_core.imaging import blending, pyramid
-from retalking_core.imaging.separable import crop_resized, place_resized
-from retalking_core.imaging.turning import warp_batch
-from retalking_core.media.colour import colour_matrices
+from retalking_core.imaging import pyramid
+from retalking_core.imaging.affine import warp_batch
+from retalking_core.imaging.resample import crop_resized, place_resized
+from retalking_core.media.color import colour_matrices
 from retalking_core.stages import composite, enhance, parsing, region, restore
 from retalking_core.types import ColourTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern
@@ -50,20 +51,20 @@ def test_blend_differs_from_the_original_by_its_rounding_only(golden: GoldenSet)
     tensors = [torch.from_numpy(p).permute(2, 0, 1)[None] for p in (one, other)]
     mask = torch.from_numpy(golden["m64"])[None, None]
     for levels in (2, 3, 6):
-        change = blending.blend_change(tensors[0] - tensors[1], mask, levels)
+        change = pyramid.blend_change(tensors[0] - tensors[1], mask, levels)
         own = (tensors[1] + change)[0].permute(1, 2, 0).numpy()
         golden.check(f"lap64_L{levels}", own, 2.0, 0.4)
-        exact = pyramid.blend_laplacian_original(one, other, golden["m64"], levels)
+        exact = original.blend_laplacian_original(one, other, golden["m64"], levels)
         assert np.abs(own - exact).max() < 1e-3
 
 
 def test_steps_agree_with_opencv() -> None:
     picture = np.random.default_rng(1).uniform(0, 255, (48, 64, 3)).astype(np.float32)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    assert np.abs(blending.halve(tensor)[0].permute(1, 2, 0).numpy() - pyramid.halve(picture)).max() < 1e-4
-    assert np.abs(blending.double(tensor)[0].permute(1, 2, 0).numpy() - pyramid.double(picture)).max() < 1e-4
+    assert np.abs(pyramid.halve(tensor)[0].permute(1, 2, 0).numpy() - original.halve(picture)).max() < 1e-4
+    assert np.abs(pyramid.double(tensor)[0].permute(1, 2, 0).numpy() - original.double(picture)).max() < 1e-4
     tiny = tensor[..., :2, :2]
-    assert blending.double(blending.halve(tiny)).shape == tiny.shape
+    assert pyramid.double(pyramid.halve(tiny)).shape == tiny.shape
 
 
 def test_turning_there_and_back() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engines.original.resize import resize_bilinear
 from retalking_core.faces.alignment import oriented_square
-from retalking_core.imaging.resize import resize_bilinear
 from retalking_core.stages import reference as stage
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 

@@ -22,7 +22,7 @@ from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
-from retalking_core.engines.videoretalking import NETWORKS
+from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading

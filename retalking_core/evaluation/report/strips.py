@@ -12,7 +12,7 @@ from retalking_core.errors import InputError
 from retalking_core.evaluation.clip_scores import ClipCurves, Curve
 from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
 from retalking_core.evaluation.outside import face_box
-from retalking_core.media.colour import even_box, region_to_bgr
+from retalking_core.media.color import even_box, region_to_bgr
 from retalking_core.types import FrameSource
 
 EACH_END, APART_FRAMES, HEIGHT_PX, MARGIN = 4, 5, 150, 0.35

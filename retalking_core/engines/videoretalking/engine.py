@@ -17,18 +17,17 @@ import numpy as np
 import torch
 
 from retalking_core import __version__
+from retalking_core.analysis_file import load_scene, save_scene
 from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import EngineCapabilities
-from retalking_core.engines.batching import GuardedNetworks, NetworkSource
-from retalking_core.engines.compat import OriginalDrawing, open_drawing
-from retalking_core.engines.drawing import Drawing
-from retalking_core.engines.face_memory import FaceMemory, analyzed_count
-from retalking_core.engines.lip_analysis import ANALYZE_SHARE, ClipAnalysis
-from retalking_core.engines.lip_scene import AHEAD, LipScene
-from retalking_core.engines.preview_flow import KeptSource, StageClock
-from retalking_core.engines.preview_scene import faceless_ranges_s
-from retalking_core.engines.write_behind import WriteBehind
+from retalking_core.engines.original.renderer import OriginalDrawing, open_drawing
+from retalking_core.engines.preview.analysis import faceless_ranges_s
+from retalking_core.engines.videoretalking.analysis import AHEAD, LipScene
+from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalysis
+from retalking_core.engines.videoretalking.batching import GuardedNetworks, NetworkSource
+from retalking_core.engines.videoretalking.face_cache_session import FaceMemory, analyzed_count
+from retalking_core.engines.videoretalking.renderer import Drawing
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker
@@ -36,15 +35,16 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
+from retalking_core.media.sources import KeptSource, StageClock
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.scene_file import load_scene, save_scene
 from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
 from retalking_core.stages.lip_windows import hold_noises
+from retalking_core.threads_write_behind import WriteBehind
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.small_products import product
+from retalking_core.numerics import product
 from retalking_core.types import Frame
 
 Plane = NDArray[np.uint8]

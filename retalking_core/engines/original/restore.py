@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.engines.original.imaging import blur_gaussian, erode_block, truncate_u8
+from retalking_core.engines.original.resize import resize_bilinear
+from retalking_core.engines.original.warp import invert_affine, warp_affine
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE
-from retalking_core.imaging.filters import blur_gaussian, erode_block, truncate_u8
-from retalking_core.imaging.resize import resize_bilinear
-from retalking_core.imaging.warp import invert_affine, warp_affine
 
 Picture = NDArray[np.uint8]
 Restorer = Callable[[Tensor], Tensor]

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.stages.mouth_interior import MouthInterior
-from retalking_core.stages.mouth_patch import MouthPatch, ease
+from retalking_core.engines.preview.mouth_interior import MouthInterior
+from retalking_core.engines.preview.mouth_patch import MouthPatch, ease
 
 Plane = NDArray[np.uint8]
 # Gap (face scales) from which the inside of the mouth begins to be made out; at twice this it is seen in full.

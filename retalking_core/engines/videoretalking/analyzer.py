@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core import __version__
-from retalking_core.engines.batching import GuardedNetworks, HalvingBatches
-from retalking_core.engines.compat import cropped_as_asked
-from retalking_core.engines.face_memory import FaceAnalysis, FaceMemory, memory_key, open_memory
-from retalking_core.engines.lip_scene import (
+from retalking_core.engines.original.renderer import cropped_as_asked
+from retalking_core.engines.preview.analysis import FADE_S, fade_strength, refuse_faceless
+from retalking_core.engines.videoretalking.analysis import (
     AHEAD,
     ClipFaces,
     LipScene,
@@ -23,13 +22,14 @@ from retalking_core.engines.lip_scene import (
     plan_windows,
     read_coefficients,
 )
-from retalking_core.engines.preview_flow import PrefetchedSource
-from retalking_core.engines.preview_scene import FADE_S, fade_strength, refuse_faceless
+from retalking_core.engines.videoretalking.batching import GuardedNetworks, HalvingBatches
+from retalking_core.engines.videoretalking.face_cache_session import FaceAnalysis, FaceMemory, memory_key, open_memory
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.track import FaceTracker, TrackRequest
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
+from retalking_core.media.sources import PrefetchedSource
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients

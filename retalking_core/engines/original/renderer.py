@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.engines.batching import GuardedNetworks
-from retalking_core.engines.drawing import Drawing
-from retalking_core.engines.face_memory import FaceMemory
-from retalking_core.engines.lip_scene import ClipFaces, LipScene, shown_frames
-from retalking_core.engines.preview_flow import StageClock
+from retalking_core.engines.original.frame import OriginalNetworks, OriginalPlace, draw_frame_original
+from retalking_core.engines.videoretalking.analysis import ClipFaces, LipScene, shown_frames
+from retalking_core.engines.videoretalking.batching import GuardedNetworks
+from retalking_core.engines.videoretalking.face_cache_session import FaceMemory
+from retalking_core.engines.videoretalking.renderer import Drawing
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.media.colour import blend_bgr_into, region_to_bgr
+from retalking_core.media.color import blend_bgr_into, region_to_bgr
+from retalking_core.media.sources import StageClock
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.stages.face_crop import crop_first_frame_original
-from retalking_core.stages.frame_original import OriginalNetworks, OriginalPlace, draw_frame_original
 from retalking_core.stages.lip_boxes import detector_boxes, face_boxes_original
 from retalking_core.stages.lip_windows import hold_noises
 from retalking_core.types import Frame, FrameSource, VideoInfo

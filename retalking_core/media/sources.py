@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.threads import ReadAhead
 from retalking_core.types import Frame, FrameSource, HeldClip, VideoInfo
 
 BLOCK_FRAMES = 16

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.engines.original.restoration import DetectedFaces, composite_original, enhance_original
 from retalking_core.faces.alignment import five_points
 from retalking_core.stages.emotion import compose_halves_original, edit_emotion_original
-from retalking_core.stages.enhance_original import DetectedFaces, composite_original, enhance_original
 from retalking_core.stages.face_crop import CROP_PX, resize_256_original
 from retalking_core.stages.lip_boxes import detector_boxes
 from retalking_core.stages.lip_windows import full_references_original, lip_batches_original

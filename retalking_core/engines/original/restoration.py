@@ -13,13 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.alignment import GPEN_TEMPLATE, fit_similarity
-from retalking_core.imaging.filters import absolute_u8, blur_gaussian, smooth_3x3, truncate_u8
-from retalking_core.imaging.pyramid import blend_laplacian_original
-from retalking_core.imaging.resize import resize_bilinear
-from retalking_core.imaging.warp import invert_affine, warp_affine
-from retalking_core.stages.restore_original import (
+from retalking_core.engines.original.imaging import absolute_u8, blur_gaussian, smooth_3x3, truncate_u8
+from retalking_core.engines.original.pyramid import blend_laplacian_original
+from retalking_core.engines.original.resize import resize_bilinear
+from retalking_core.engines.original.restore import (
     FACE_PX,
     AlignedFace,
     Parser,
@@ -30,6 +27,9 @@ from retalking_core.stages.restore_original import (
     restore_frame_original,
     to_network,
 )
+from retalking_core.engines.original.warp import invert_affine, warp_affine
+from retalking_core.errors import FaceNotFoundError
+from retalking_core.faces.alignment import GPEN_TEMPLATE, fit_similarity
 
 MIN_SCORE, SMALL_FACE_PX = 0.9, 100
 FACE_CLASSES = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.stages.mouth_curves import MouthCurves
+from retalking_core.engines.preview.mouth_curves import MouthCurves
 
 Box = tuple[int, int, int, int]
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.engines.preview.mouth_curves import MouthCurves, mouth_curves
 from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
-from retalking_core.stages.mouth_curves import MouthCurves, mouth_curves
 from retalking_core.types import Frame
 
 TEXTURE_ROWS, TEXTURE_COLUMNS = 64, 128

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.engines.batching import Findings, GuardedNetworks, HalvingBatches, in_groups
-from retalking_core.engines.device_clock import DeviceClock
-from retalking_core.engines.face_memory import FaceMemory
-from retalking_core.engines.lip_scene import LipScene, shown_frames
+from retalking_core.device import DeviceClock
+from retalking_core.engines.videoretalking.analysis import LipScene, shown_frames
+from retalking_core.engines.videoretalking.batching import Findings, GuardedNetworks, HalvingBatches, in_groups
+from retalking_core.engines.videoretalking.face_cache_session import FaceMemory
 from retalking_core.errors import EngineFaultError
-from retalking_core.imaging.separable import crop_resized
+from retalking_core.imaging.resample import crop_resized
 from retalking_core.imaging.upload import download, upload
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.engines.preview.mouth_curves import mouth_curves
+from retalking_core.engines.preview.mouth_shape import MouthShape
 from retalking_core.faces.landmarks import INNER_PAIRS
-from retalking_core.stages.mouth_curves import mouth_curves
-from retalking_core.stages.mouth_shape import MouthShape
 
 # Grid step and border, in units of the face scale.
 CELL = 0.07

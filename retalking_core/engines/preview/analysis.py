@@ -8,12 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.mouth_motion import MouthMotion
-from retalking_core.engines.preview_flow import StageClock
-from retalking_core.errors import EngineFaultError, FaceMissingError
-from retalking_core.faces.smoothing import visible_runs
-from retalking_core.stages.mouth_field import region_box, solve_field
-from retalking_core.stages.mouth_interior import (
+from retalking_core.engines.preview.mouth_field import region_box, solve_field
+from retalking_core.engines.preview.mouth_interior import (
     MouthInterior,
     paint_interior,
     rank_open_frames,
@@ -21,8 +17,12 @@ from retalking_core.stages.mouth_interior import (
     skin_light,
     take_interior,
 )
-from retalking_core.stages.mouth_render import draw_mouth
-from retalking_core.stages.mouth_shape import MouthRest, face_axes, gap_of, learn_rest, plan_shape
+from retalking_core.engines.preview.mouth_motion import MouthMotion
+from retalking_core.engines.preview.mouth_render import draw_mouth
+from retalking_core.engines.preview.mouth_shape import MouthRest, face_axes, gap_of, learn_rest, plan_shape
+from retalking_core.errors import EngineFaultError, FaceMissingError
+from retalking_core.faces.smoothing import visible_runs
+from retalking_core.media.sources import StageClock
 from retalking_core.types import FaceTrack, Frame, FrameSource, Timeline
 
 Box = tuple[int, int, int, int]

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.stages.mouth_curves import MouthCurves, mouth_curves
-from retalking_core.stages.mouth_field import CELL, MouthField, grid_axes
-from retalking_core.stages.mouth_inside import LEAST_GAP_PX, draw_interior, edge_px
-from retalking_core.stages.mouth_interior import MouthInterior
-from retalking_core.stages.mouth_patch import MouthPatch, ease, mouth_patch, opening_window
-from retalking_core.stages.mouth_sampling import Box, Plane, moving_window, sample
-from retalking_core.stages.mouth_shape import MouthShape
+from retalking_core.engines.preview.mouth_curves import MouthCurves, mouth_curves
+from retalking_core.engines.preview.mouth_field import CELL, MouthField, grid_axes
+from retalking_core.engines.preview.mouth_inside import LEAST_GAP_PX, draw_interior, edge_px
+from retalking_core.engines.preview.mouth_interior import MouthInterior
+from retalking_core.engines.preview.mouth_patch import MouthPatch, ease, mouth_patch, opening_window
+from retalking_core.engines.preview.mouth_sampling import Box, Plane, moving_window, sample
+from retalking_core.engines.preview.mouth_shape import MouthShape
 from retalking_core.types import Frame
 
 # Room around the mouth, in face scales, that is drawn lip by lip; the rest of the region moves as one.
