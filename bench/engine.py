@@ -31,7 +31,7 @@ from bench.engine_inputs import BENCH_LIMITS, Inputs
 from bench.load_watch import LoadWatch
 from bench.replay import ReplayedTrack, load_track, save_track
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
-from retalking_core.local_face_cache import LocalFaceCache
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.networks.inference import fast_variants
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress

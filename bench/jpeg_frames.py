@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from retalking_core.evaluation.bgr_frames import read_bgr
-from retalking_core.evaluation.jpeg_frames import encode_jpegs
+from retalking_core.evaluation.frames import encode_jpegs, read_bgr
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_video
 

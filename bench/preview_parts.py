@@ -24,10 +24,11 @@ from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
-from retalking_core.media.sources import KeptSource, StageClock
+from retalking_core.media.sources import KeptSource
 from retalking_core.media.timeline import plan_timeline
-from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import OutputOptions
+from retalking_core.progress import StageClock
+from retalking_core.threads import keep_opencv_single
 from retalking_core.types import Frame, Timeline, VideoInfo
 
 T = TypeVar("T")

@@ -120,3 +120,11 @@ class RenderCanceled(RetalkingError):
     """Raised by the progress hook when the caller wants no more of it; the engine stops at once and cleans up."""
 
     code = "canceled"
+
+
+class MetricUnavailableError(Exception):
+    """Raised when a metric is unavailable for this render; `reason` is the sentence for the caller."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -71,7 +71,7 @@ def neural_obstacle(settings: Settings) -> str | None:
     if find_spec("torch") is None:
         return "torch is not installed on the worker: install the extra `gpu`."
     from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     missing = []
@@ -103,7 +103,7 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
@@ -129,7 +129,7 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
 
 def computes_fast(settings: Settings, has_cuda: bool) -> bool:
     """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
-    from retalking_core.networks.build_tools import missing_build_tools
+    from retalking_core.networks.inference import missing_build_tools
 
     if settings.inference == "fast" and not has_cuda:
         raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
@@ -147,7 +147,7 @@ def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
     """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.table import WEIGHT_FILES
 
     if settings.tracker != "auto":

@@ -19,12 +19,11 @@ from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, shared_video_key
 from jobs.segments import SplitPlan, SplitState
 from jobs.store import LeaseLostError
-from retalking_core.engine import Engine
+from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.segmented import DrawingReport, SegmentedEngine
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
 from worker.fetch import Inputs
 from worker.patience import insist, patiently

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from retalking_core.evaluation.bgr_frames import Picture
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.errors import MetricUnavailableError
+from retalking_core.evaluation.frames import Picture
 from retalking_core.faces.landmarks import overlap
 from retalking_core.networks.inference import InferenceNetwork
 
@@ -44,7 +44,7 @@ class SceneTrack:
 
 
 def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:
-    """Tracks of all faces, longest first. Raises UnmeasurableError when there is none to speak of."""
+    """Tracks of all faces, longest first. Raises MetricUnavailableError when there is none to speak of."""
     faces: list[Boxes] = []
     waiting: list[NDArray[np.float32]] = []
     starts = [0]
@@ -62,7 +62,7 @@ def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list
     bounds = [*starts, len(faces)]
     tracks = [track for first, end in pairwise(bounds) for track in join_boxes(faces[first:end], first)]
     if not tracks:
-        raise UnmeasurableError(
+        raise MetricUnavailableError(
             f"no face is followed for more than {LEAST_FRAMES} frames (4 s) at a size above {LEAST_SIDE_PX:.0f} px, "
             "which is what the face-track protocol asks for"
         )

@@ -13,13 +13,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.errors import InputError
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, MetricValue
 from retalking_core.evaluation.models import EvaluationModels
-from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
+from retalking_core.evaluation.sync import MouthSync, measure_sync
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.types import RenderReport
@@ -52,12 +52,12 @@ def measure_all(
     """The same on a measurement that the caller keeps, for the curves behind the numbers. also: further looks at the
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
-    measurement.steps.parts = count_parts(measurement.models, chosen)
+    measurement.reporter.parts = count_parts(measurement.models, chosen)
     looks = also.union(*(metric.looks for metric in chosen if _has_files(measurement.models, metric)))
     apart = [metric for metric in chosen if metric.checkpoints and not metric.looks]
     found: dict[str, MetricValue] = {}
     if apart and looks:
-        with _beside(lambda: measurement.look(looks), measurement.steps.stop):
+        with _beside(lambda: measurement.look(looks), measurement.reporter.stop):
             found = {metric.name: _measure(metric, measurement) for metric in apart}
     else:
         measurement.look(looks)
@@ -104,7 +104,7 @@ def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
         outcome = metric.compute(measurement)
     except InputError as error:
         outcome = error.message
-    except UnmeasurableError as error:
+    except MetricUnavailableError as error:
         outcome = error.reason
     if isinstance(outcome, str):
         return MetricValue(metric.name, None, outcome, metric.unit, metric.better)

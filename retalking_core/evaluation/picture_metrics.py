@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from retalking_core.evaluation.frame_observers import spread
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
+from retalking_core.evaluation.observers import spread
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
 JITTER_LEAST_FRAMES = 3
@@ -36,7 +36,7 @@ def _psnr_outside(measurement: Measurement) -> Outcome:
 
 
 def _cpbd(measurement: Measurement) -> Outcome:
-    from retalking_core.evaluation.sharpness import BLOCK_PX, cpbd
+    from retalking_core.evaluation.image_quality import BLOCK_PX, cpbd
 
     seen = np.flatnonzero(np.isfinite(measurement.landmarks[:, 0, 0]))
     if len(seen) == 0:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.choice import choose_face
 from retalking_core.faces.dlib_models import DlibModels, resident_models
 from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
-from retalking_core.faces.track import OnFrame, TrackRequest
+from retalking_core.faces.track import OnFrame, TrackRequest, choose_face
 from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
 from retalking_core.types import FaceTrack, Frame, FrameSource
 

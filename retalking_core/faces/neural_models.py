@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from retalking_core.device import upload
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray
 from retalking_core.imaging.resample import crop_resized
-from retalking_core.imaging.upload import upload
 
 MEANS_BGR = (104.0, 117.0, 123.0)
 # A face this large in the detector's input is found reliably; its smallest anchors are 16 px.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.imaging.upload import upload
+from retalking_core.device import upload
 
 
 def warp_batch(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.imaging.upload import upload
+from retalking_core.device import upload
 
 
 def blur(mask: Tensor, sigma_px: float, reach: int | None = None) -> Tensor:

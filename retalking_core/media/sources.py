@@ -1,10 +1,8 @@
-"""Where the preview's frames come from, and how long its stages take."""
+"""Frame sources over a frame source: one that decodes ahead in a thread, and one that keeps the decoded frames."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,18 +93,3 @@ class KeptSource:
             planes.append(kept)
             begin += plane.size
         return Frame(frame.index, *planes)
-
-
-class StageClock:
-    """Wall time by stage, seconds."""
-
-    def __init__(self) -> None:
-        self.times_s: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.times_s[name] = self.times_s.get(name, 0.0) + time.perf_counter() - start

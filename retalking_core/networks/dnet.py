@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retalking_core.networks.normalisation import AdaptiveInstanceNorm, ImageLayerNorm
+from retalking_core.networks.layers import AdaptiveInstanceNorm, ImageLayerNorm
 
 DESCRIPTOR_LENGTH = 256
 SLOPE = 0.1

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retalking_core.networks.layers import SLOPE, STYLE_LENGTH, ModulatedConv2d, StyleConv
 from retalking_core.networks.lnet import LNet
-from retalking_core.networks.modulation import SLOPE, STYLE_LENGTH, ModulatedConv2d, StyleConv
 
 MARGIN = 2  # pixels of reflected border at 96, cut off again (x4) at 384
 

@@ -1,16 +1,19 @@
-"""One switch a network for how it runs: memory layout, precision, folded norms, compilation.
+"""How each network runs: memory layout, precision, folded norms, compilation.
 
-`prepare` changes a loaded network once. Folding, rearranging and layout change results by rounding only (within the
-tolerance of the golden vectors); half precision does not, so it is refused where a score or a geometry hangs on the
-numbers.
-"""
+`prepare` changes a loaded network once. Folding, fusing and layout change results by rounding only (within the
+tolerance of the golden vectors). Half precision changes more, so networks whose output is a score or a geometry refuse
+it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from retalking_core.networks.cuda_graphs import RecordedCall
-from retalking_core.networks.normalisation import SpectralNormConv2d
+from retalking_core.networks.layers import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -227,3 +230,15 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(first, (tuple, list)):
         return type(first)(_joined(list(part)) for part in zip(*parts, strict=True))
     return first
+
+
+def missing_build_tools() -> str | None:
+    """What is missing, with the way out; None where networks can be compiled."""
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        return "There is no C compiler: install g++ (Debian: apt-get install g++), or name one in CC."
+    scheme = sysconfig.get_default_scheme()
+    # As Triton looks for them: Debian's own scheme names a folder for local packages.
+    headers = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+    if not (headers / "Python.h").is_file():
+        return f"Python's headers are not at {headers}: install them (Debian: apt-get install libpython3-dev)."
+    return None

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.device import upload
 from retalking_core.faces.alignment import STANDARD_FIVE, fit_orthographic, five_points_3dmm
 from retalking_core.imaging.resample import resampling_matrix
-from retalking_core.imaging.upload import upload
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.

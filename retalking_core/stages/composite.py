@@ -16,7 +16,7 @@ from torch import Tensor
 
 from retalking_core.imaging.pyramid import blend_change
 from retalking_core.imaging.resample import box_cover, place_resized
-from retalking_core.stages.restore import RestoredFace
+from retalking_core.stages.restoration import RestoredFace
 
 # Cells of the coarsest band across the face box. The original has 2 to 16, depending on how large the face is in the
 # frame; its coarse bands carry the skin's shade across the seam.

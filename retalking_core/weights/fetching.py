@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from retalking_core.weights.checkpoint import read_state_dict
+from retalking_core.weights.checkpoint import check_members, read_state_dict
 from retalking_core.weights.errors import (
     WeightsDigestMismatchError,
     WeightsError,
@@ -27,10 +27,8 @@ from retalking_core.weights.errors import (
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
-from retalking_core.weights.finding import find_file
-from retalking_core.weights.lock import LOCK_NAME, LockedFile, check_digest, digest_of, read_lock, record
+from retalking_core.weights.folder import LOCK_NAME, LockedFile, check_digest, digest_of, find_file, read_lock, record
 from retalking_core.weights.table import WeightFile
-from retalking_core.weights.verification import check_members
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0

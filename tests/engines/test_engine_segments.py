@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retalking_core.engine import SegmentedEngine
 from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
@@ -14,7 +15,6 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ignore_progress
-from retalking_core.segmented import SegmentedEngine
 from retalking_core.types import Frame
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.engines.test_videoretalking import FRAMES, render_watched

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import RenderCanceled
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.local_face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.lossless import Rendered, render_lossless
 from tests.engines.stand_ins import StandIns, speaking_enet

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from retalking_core.engines.videoretalking.face_cache_session import FaceMemory, analyzed_count, memory_key
-from retalking_core.local_face_cache import LocalFaceCache
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.engines.test_videoretalking import FRAMES, render_watched

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from retalking_core.threads_write_behind import WriteBehind
+from retalking_core.threads import WriteBehind
 from retalking_core.types import Frame
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retalking_core.evaluation.measurement import UnmeasurableError
-from retalking_core.evaluation.mfcc import mfcc
+from retalking_core.evaluation.measurement import MetricUnavailableError
+from retalking_core.evaluation.sync_protocols import mfcc
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.writer import ResultWriter
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
@@ -88,5 +88,5 @@ class GivenModels:
 
     def get(self, name: str) -> InferenceNetwork:
         if name not in self._networks:
-            raise UnmeasurableError(f"needs {name}")
+            raise MetricUnavailableError(f"needs {name}")
         return self._networks[name]

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import MediaUnreadableError, RenderCanceled
-from retalking_core.evaluation import bgr_frames
-from retalking_core.evaluation.bgr_frames import BgrOfFrames, read_bgr
+from retalking_core.evaluation import frames
+from retalking_core.evaluation.frames import BgrOfFrames, read_bgr
+from retalking_core.evaluation.image_quality import SimilarityMeter, cpbd, similarity, toolkit_gray
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
-from retalking_core.evaluation.sharpness import cpbd
-from retalking_core.evaluation.ssim import SimilarityMeter, similarity, toolkit_gray
 from retalking_core.media import reader
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -89,7 +88,7 @@ def test_numbers_are_those_of_a_plain_loop(pair: tuple[Path, Path]) -> None:
 
 def test_each_file_is_decoded_once(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[str] = []
-    read, decode = reader.VideoReader.frames_at, bgr_frames._decode
+    read, decode = reader.VideoReader.frames_at, frames._decode
 
     def counted(self: reader.VideoReader, indices: object) -> Iterator[Frame]:
         passes.append(self._path.name)
@@ -101,7 +100,7 @@ def test_each_file_is_decoded_once(pair: tuple[Path, Path], monkeypatch: pytest.
             yield picture
 
     monkeypatch.setattr(reader.VideoReader, "frames_at", counted)
-    monkeypatch.setattr(bgr_frames, "_decode", first_only)
+    monkeypatch.setattr(frames, "_decode", first_only)
     plain = available_metrics(None)
     measure_all(measurement(pair), [name for name in plain if name != "cpbd"])
     assert sorted(passes) == ["a.mp4", "b.mp4"]

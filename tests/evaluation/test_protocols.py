@@ -14,17 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation import face_tracks, metrics
-from retalking_core.evaluation.bgr_frames import read_bgr
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
-from retalking_core.evaluation.jpeg_frames import through_jpeg
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.frames import read_bgr, through_jpeg
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
-from retalking_core.evaluation.steps import EvaluationSteps
-from retalking_core.evaluation.sync_score import score_sync
+from retalking_core.evaluation.sync import score_sync
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
-from retalking_core.progress import ignore_progress
+from retalking_core.progress import ProgressReporter, ignore_progress
 from tests.evaluation.clips import BrightnessNet, GivenModels, levels, noise_of, write_samples, write_talking_clip
 from tests.media.clips import make_video
 
@@ -159,7 +158,7 @@ def test_a_scene_change_ends_a_track() -> None:
     same = [marked(208, 144)] * 210
     assert len(find_tracks(same, network)) == 1
     darkened = same[:105] + [255 - marked(208, 144) // 3 * 2 for _ in range(105)]
-    with pytest.raises(UnmeasurableError, match="more than 100 frames"):
+    with pytest.raises(MetricUnavailableError, match="more than 100 frames"):
         find_tracks(same[:60], network)
     assert [track.first for track in find_tracks(darkened, network)][:1] in ([0], [105])
 
@@ -200,7 +199,7 @@ def test_a_protocol_that_fails_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_what_runs_beside_ends_with_the_block_and_not_when_it_is_done() -> None:
-    steps = EvaluationSteps(ignore_progress)
+    steps = ProgressReporter(ignore_progress)
 
     def endless() -> None:
         for _ in steps.watch(itertools.count(), 100):

@@ -14,9 +14,8 @@ from retalking_core.faces.dlib_models import DlibModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.follower import FaceSearch
 from retalking_core.faces.landmarks import face_scale
-from retalking_core.faces.look_ahead import LookAhead, between
 from retalking_core.faces.neural_models import NeuralFaceModels
-from retalking_core.faces.neural_tracker import NeuralFaceTracker
+from retalking_core.faces.neural_tracker import LookAhead, NeuralFaceTracker, between
 from retalking_core.faces.track import TrackRequest
 from tests.faces.clips import PictureSource, backdrop, portrait, to_frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retalking_core.networks.device_memory import OPERATORS_CHOICE, let_segments_grow
+from retalking_core.device import OPERATORS_CHOICE, let_segments_grow
 
 GPU = torch.device("cuda")
 

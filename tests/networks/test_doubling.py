@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from retalking_core.networks.doubling import BILINEAR, NEAREST, BilinearDoublingConv2d, DoublingConv2d
-from retalking_core.networks.modulation import STYLE_LENGTH, ModulatedConv2d
+from retalking_core.networks.layers import (
+    BILINEAR,
+    NEAREST,
+    STYLE_LENGTH,
+    BilinearDoublingConv2d,
+    DoublingConv2d,
+    ModulatedConv2d,
+)
 
 
 @pytest.fixture(autouse=True)

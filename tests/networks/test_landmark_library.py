@@ -11,7 +11,7 @@ import torch
 from face_alignment.detection.sfd.sfd_detector import SFDDetector
 
 from retalking_core.networks.landmark_library import ResidentFaceAlignment, ResidentSFDDetector
-from retalking_core.networks.s3fd import S3FD
+from retalking_core.networks.third_party import S3FD
 from tests.networks.golden import load_synthetic
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)

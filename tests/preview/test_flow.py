@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from retalking_core.media.sources import KeptSource, PrefetchedSource, StageClock
+from retalking_core.media.sources import KeptSource, PrefetchedSource
+from retalking_core.progress import StageClock
 from retalking_core.threads import ReadAhead
 from retalking_core.types import Frame
 from tests.faces.clips import PictureSource, backdrop

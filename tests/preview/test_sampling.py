@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview.mouth_sampling import STILL_PX, moving_window, sample
+from retalking_core.engines.preview.mouth_render import STILL_PX, moving_window, sample
 from retalking_core.numerics import product
 from retalking_core.types import Frame
 

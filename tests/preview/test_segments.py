@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from retalking_core.analysis_file import load_scene, save_scene
+from retalking_core.engine import SegmentedEngine
 from retalking_core.engines.preview.analysis import PreviewScene
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
-from retalking_core.segmented import SegmentedEngine
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import talk, write_wav
 

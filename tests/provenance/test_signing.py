@@ -16,10 +16,15 @@ import c2pa
 import pytest
 
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError, UnsupportedContainerError
-from retalking_core.provenance.claims import SOURCE_TYPES, InputFile
-from retalking_core.provenance.credentials import load_credentials
 from retalking_core.provenance.reading import Provenance, read_provenance
-from retalking_core.provenance.signing import OFFLINE, mime_of_result, sign_file
+from retalking_core.provenance.signing import (
+    OFFLINE,
+    SOURCE_TYPES,
+    InputFile,
+    load_credentials,
+    mime_of_result,
+    sign_file,
+)
 from retalking_core.provenance.trial_certificate import make_trial_certificate
 from tests.media import clips
 from tests.media.test_writer import render

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retalking_core.engines.original import frame as stage
+from retalking_core.engines.original import renderer as stage
 from retalking_core.engines.original.restoration import DetectedFaces
 from retalking_core.faces.alignment import five_points
 from tests.faces.shapes import frontal_face

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.original import pyramid as original
+from retalking_core.engines.original import imaging as original
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE, moved
 from retalking_core.imaging import pyramid
 from retalking_core.imaging.affine import warp_batch
 from retalking_core.imaging.resample import crop_resized, place_resized
 from retalking_core.media.color import colour_matrices
-from retalking_core.stages import composite, enhance, parsing, region, restore
+from retalking_core.stages import composite, region, restoration
 from retalking_core.types import ColourTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
@@ -70,7 +70,7 @@ def test_steps_agree_with_opencv() -> None:
 def test_turning_there_and_back() -> None:
     pictures = _texture(2, 256)
     marks = _landmarks(2, 128, 0.35)
-    forward, back = enhance.template_transforms(marks, GFPGAN_TEMPLATE)
+    forward, back = restoration.template_transforms(marks, GFPGAN_TEMPLATE)
     assert np.abs(moved(GFPGAN_TEMPLATE[None] + 0.5, back[:1])[0] - (marks[0, [36, 42, 30, 48, 54]] + 0.5)).max() < 1e-6
     again = warp_batch(warp_batch(pictures, back, 512, 512), forward, 256, 256)
     assert (again - pictures)[..., 70:-70, 70:-70].abs().mean() < 1.5
@@ -94,11 +94,11 @@ def test_box_there_and_back() -> None:
     assert cover.sum() == pytest.approx((200.0 - 40.25) * (210.75 - 33.5), rel=1e-5)
 
 
-def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: enhance.Restorer) -> torch.Tensor:
+def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: restoration.Restorer) -> torch.Tensor:
     marks = _landmarks(len(pictures), 192, 0.5)
     boxes = torch.tensor([[100.0, 90.0, 284.0, 300.0]]).expand(len(pictures), -1)
     pasted = composite.paste_prediction(pictures, prediction, boxes)
-    restored = restore.restore(restorer, Parts(), pasted, marks)
+    restored = restoration.restore(restorer, Parts(), pasted, marks)
     return composite.composite(pictures, pasted, restored, composite.BlendPlan(4, boxes))
 
 
@@ -126,7 +126,7 @@ def test_change_ends_before_the_edge_and_reaches_the_mouth() -> None:
 
 
 def test_one_parse_gives_both_masks() -> None:
-    parts = parsing.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
+    parts = restoration.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
     assert parts.face.shape == parts.mouth.shape == (2, 1, 512, 512)
     assert float(parts.mouth[0, 0, 370, 256]) == pytest.approx(1)
     assert float(parts.face[0, 0, 256, 256]) == pytest.approx(1)
@@ -194,7 +194,7 @@ def test_places_keep_their_meaning_through_the_transforms() -> None:
 
 def test_enhancement_by_a_network_that_changes_nothing() -> None:
     faces = _texture(2, 256)
-    own = enhance.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
+    own = restoration.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
     assert (own - faces).abs().mean() < 1.5
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.original import imaging, resize, warp
+from retalking_core.engines.original import imaging
 from retalking_core.imaging import masks, resample
 from tests.stages.golden_set import GoldenSet
 
@@ -30,14 +30,14 @@ def _resampled(picture: np.ndarray, width: int, height: int, kernel: resample.Ke
 def test_p1_resize_of_8_bit_pictures_is_exact(golden: GoldenSet) -> None:
     for size in golden.pick(SIZES, prefix="resize_u8_"):
         height, width = map(int, size.split("x"))
-        golden.check(f"resize_u8_{size}", resize.resize_bilinear(golden["img"], width, height), 0)
+        golden.check(f"resize_u8_{size}", imaging.resize_bilinear(golden["img"], width, height), 0)
 
 
 def test_p1_resize_of_float_pictures(golden: GoldenSet) -> None:
     for size in golden.pick(SIZES, prefix="resize_f32_"):
         height, width = map(int, size.split("x"))
         picture = golden["img"].astype(np.float32)
-        golden.check(f"resize_f32_{size}", resize.resize_bilinear(picture, width, height), 1e-5)
+        golden.check(f"resize_f32_{size}", imaging.resize_bilinear(picture, width, height), 1e-5)
 
 
 def test_p1_batched_resize_agrees(golden: GoldenSet) -> None:
@@ -51,11 +51,11 @@ def test_p1_batched_resize_agrees(golden: GoldenSet) -> None:
 
 def test_p2_p3_affine(golden: GoldenSet) -> None:
     picture, matrix = golden["img"], golden["affine"]
-    golden.check("warp_linear_border0", warp.warp_affine(picture, matrix, 60, 50), 0)
-    golden.check("warp_flags3_border0", warp.warp_affine(picture, matrix, 60, 50), 0)
-    golden.check("warp_border_135_133_132", warp.warp_affine(picture, matrix, 60, 50, (135, 133, 132)), 0)
-    golden.check("warp_f32", warp.warp_affine(golden["mask"], matrix, 60, 50), 1e-5)
-    golden.check("affine_inverse", warp.invert_affine(matrix), 1e-12)
+    golden.check("warp_linear_border0", imaging.warp_affine(picture, matrix, 60, 50), 0)
+    golden.check("warp_flags3_border0", imaging.warp_affine(picture, matrix, 60, 50), 0)
+    golden.check("warp_border_135_133_132", imaging.warp_affine(picture, matrix, 60, 50, (135, 133, 132)), 0)
+    golden.check("warp_f32", imaging.warp_affine(golden["mask"], matrix, 60, 50), 1e-5)
+    golden.check("affine_inverse", imaging.invert_affine(matrix), 1e-12)
 
 
 def test_p4_gaussian_blur(golden: GoldenSet) -> None:
@@ -92,9 +92,9 @@ def test_p9_antialiased_resize(golden: GoldenSet) -> None:
 
 def test_p10_quad_and_perspective(golden: GoldenSet) -> None:
     picture = golden["img"]
-    golden.check("pil_quad_32", warp.warp_quad(picture, golden["quad"].reshape(4, 2), 32, 32), 1, 1e-3)
-    golden.check("pil_persp_53x37", warp.warp_perspective(picture, golden["persp"], 53, 37)[0], 1, 1e-3)
+    golden.check("pil_quad_32", imaging.warp_quad(picture, golden["quad"].reshape(4, 2), 32, 32), 1, 1e-3)
+    golden.check("pil_persp_53x37", imaging.warp_perspective(picture, golden["persp"], 53, 37)[0], 1, 1e-3)
 
 
 def test_p12_crop_beyond_the_picture(golden: GoldenSet) -> None:
-    golden.check("pil_crop_neg", resize.crop_black(golden["img"], -5, 4, 30, 45), 0)
+    golden.check("pil_crop_neg", imaging.crop_black(golden["img"], -5, 4, 30, 45), 0)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.original.resize import resize_bilinear
+from retalking_core.engines.original.imaging import resize_bilinear
 from retalking_core.faces.alignment import oriented_square
-from retalking_core.stages import reference as stage
+from retalking_core.stages import lips as stage
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_file("05_reference_align")]

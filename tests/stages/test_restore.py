@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.original import restore as stage
+from retalking_core.engines.original import restoration as stage
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE
 from tests.stages.golden_set import GoldenSet
 from tests.stages.stubs import Pattern

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retalking_core.analysis_file import load_scene, save_scene
-from retalking_core.engine import EngineCapabilities
+from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.reader import open_video
@@ -20,7 +20,6 @@ from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.segmented import DrawingReport, sum_of_times
 from retalking_core.types import RenderReport, Timeline, VideoInfo
 
 BATCH = 10

@@ -22,7 +22,7 @@ from retalking_core.engines.preview.mouth_render import draw_mouth
 from retalking_core.engines.preview.mouth_shape import MouthRest, face_axes, gap_of, learn_rest, plan_shape
 from retalking_core.errors import EngineFaultError, FaceMissingError
 from retalking_core.faces.smoothing import visible_runs
-from retalking_core.media.sources import StageClock
+from retalking_core.progress import StageClock
 from retalking_core.types import FaceTrack, Frame, FrameSource, Timeline
 
 Box = tuple[int, int, int, int]

@@ -14,7 +14,7 @@ import numpy as np
 from retalking_core import __version__
 from retalking_core.analysis_file import load_scene, save_scene
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import EngineCapabilities
+from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.preview.analysis import (
     PreviewScene,
     faceless_ranges_s,
@@ -30,14 +30,12 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
-from retalking_core.media.sources import KeptSource, PrefetchedSource, StageClock
+from retalking_core.media.sources import KeptSource, PrefetchedSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
-from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import RenderOptions
-from retalking_core.progress import Progress, ProgressHook
-from retalking_core.segmented import DrawingReport, sum_of_times
-from retalking_core.threads import ReadAhead
+from retalking_core.progress import Progress, ProgressHook, StageClock
+from retalking_core.threads import ReadAhead, keep_opencv_single
 from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
 
 # Options that only a network can honour.

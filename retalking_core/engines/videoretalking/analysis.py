@@ -13,17 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.device import download, upload
 from retalking_core.engines.videoretalking.batching import GuardedNetworks, HalvingBatches, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import FaceAnalysis
 from retalking_core.faces.landmarks import overlap
 from retalking_core.faces.smoothing import visible_runs
 from retalking_core.imaging.resample import crop_resized
-from retalking_core.imaging.upload import download, upload
 from retalking_core.media.sources import PrefetchedSource
 from retalking_core.stages.coefficients import regress_coefficients, semantic_windows
 from retalking_core.stages.composite import pyramid_levels
-from retalking_core.stages.face_crop import CROP_PX, follow_face
-from retalking_core.stages.lip_boxes import detector_boxes, pad_boxes
+from retalking_core.stages.face_crop import CROP_PX, detector_boxes, follow_face, pad_boxes
 from retalking_core.stages.region import FacePlaces, cut_regions, region_side
 from retalking_core.types import ColourTags, FaceTrack, Frame, FrameSource, Timeline
 

@@ -20,7 +20,7 @@ from retalking_core import __version__
 from retalking_core.analysis_file import load_scene, save_scene
 from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import EngineCapabilities
+from retalking_core.engine import DrawingReport, EngineCapabilities, all_notes, sum_of_times
 from retalking_core.engines.original.renderer import OriginalDrawing, open_drawing
 from retalking_core.engines.preview.analysis import faceless_ranges_s
 from retalking_core.engines.videoretalking.analysis import AHEAD, LipScene
@@ -35,16 +35,15 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
-from retalking_core.media.sources import KeptSource, StageClock
+from retalking_core.media.sources import KeptSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
-from retalking_core.progress import Progress, ProgressHook
-from retalking_core.segmented import DrawingReport, all_notes, sum_of_times
-from retalking_core.stages.lip_windows import hold_noises
-from retalking_core.threads_write_behind import WriteBehind
+from retalking_core.progress import Progress, ProgressHook, StageClock
+from retalking_core.stages.lips import hold_noises
+from retalking_core.threads import WriteBehind
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")

@@ -14,20 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.device import DeviceClock
+from retalking_core.device import DeviceClock, download, upload
 from retalking_core.engines.videoretalking.analysis import LipScene, shown_frames
 from retalking_core.engines.videoretalking.batching import Findings, GuardedNetworks, HalvingBatches, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import FaceMemory
 from retalking_core.errors import EngineFaultError
 from retalking_core.imaging.resample import crop_resized
-from retalking_core.imaging.upload import download, upload
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
 from retalking_core.stages.emotion import redraw_upper_half
-from retalking_core.stages.enhance import enhance
-from retalking_core.stages.lip_windows import LIP_PX, hold_noises, synthesize_lips
-from retalking_core.stages.reference import build_references
+from retalking_core.stages.lips import LIP_PX, build_references, hold_noises, synthesize_lips
 from retalking_core.stages.region import (
     FacePlaces,
     RegionBatch,
@@ -36,7 +33,7 @@ from retalking_core.stages.region import (
     put_regions,
     region_side,
 )
-from retalking_core.stages.restore import restore
+from retalking_core.stages.restoration import enhance, restore
 from retalking_core.stages.stabilize import stabilize
 from retalking_core.types import Frame, FrameSource
 

@@ -1,4 +1,4 @@
-"""The lock file: the SHA-256 of every file that was fetched or written, which later fetches and loads must meet."""
+"""The weights folder: finding files, and the lock file with the SHA-256 of each. Needs no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from retalking_core.weights.errors import WeightsDigestMismatchError
+from retalking_core.weights.errors import WeightsDigestMismatchError, WeightsMissingError
+from retalking_core.weights.table import WeightFile
+
+
+def find_file(folder: Path, entry: WeightFile) -> Path:
+    """The entry's file in a folder, under its own name or an alias. Raises weights_missing."""
+    for name in (entry.file, *entry.aliases):
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsMissingError(f"{entry.file} is not in the weights folder", file=entry.file)
+
 
 LOCK_NAME = "weights.lock.json"
 
