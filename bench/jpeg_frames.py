@@ -1,6 +1,6 @@
 """How coarse the JPEG round trip of the SyncNet protocols is: `python -m bench.jpeg_frames VIDEO`.
 
-Prints size and PSNR of the encoder's first pictures, while its rate control is still looking for the quantiser, and of
+Prints size and PSNR of the encoder's first pictures, while its rate control is still looking for the quantizer, and of
 the rest, where it has come to its coarsest one.
 """
 

@@ -24,11 +24,11 @@ from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
-from retalking_core.media.sources import KeptSource
+from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import OutputOptions
 from retalking_core.progress import StageClock
-from retalking_core.threads import keep_opencv_single
+from retalking_core.threads import disable_opencv_threads
 from retalking_core.types import Frame, Timeline, VideoInfo
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    keep_opencv_single()
+    disable_opencv_threads()
     tracker, clock, count = DlibFaceTracker(), PartClock(), 0
     tracker.warm_up()
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def main() -> None:
 def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, clock: PartClock) -> int:
     """Every part once; how many frames there were."""
     opened = clock.of("open the video", lambda: open_video(video, DEFAULT_LIMITS))
-    source = KeptSource(opened, DEFAULT_LIMITS.max_held_bytes)
+    source = CachingFrameSource(opened, DEFAULT_LIMITS.max_held_bytes)
     waveform = clock.of("read the speech", lambda: load_waveform(speech, DEFAULT_LIMITS))
     timeline = plan_timeline(source.info, waveform.duration_s, "bounce")
     indices = np.unique(timeline.source_index).tolist()

@@ -21,7 +21,7 @@ Scene = TypeVar("Scene")
 _VALUES = "values.json"
 
 
-def save_scene(path: Path, scene: object) -> None:
+def save_analysis(path: Path, scene: object) -> None:
     """Fields may be arrays, None, bool, int, float, str, Fraction, lists or tuples of numbers, and further dataclasses.
     Raises TypeError for anything else: that is a fault of the engine's author."""
     arrays: dict[str, np.ndarray] = {}
@@ -34,7 +34,7 @@ def save_scene(path: Path, scene: object) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def load_scene(path: Path, kind: type[Scene]) -> Scene:
+def load_analysis(path: Path, kind: type[Scene]) -> Scene:
     """Raises EngineFaultError for a file that does not hold a scene of this kind: another version wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -75,7 +75,7 @@ class DeviceClock:
 OPERATORS_CHOICE = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def let_segments_grow(device: torch.device) -> bool:
+def enable_expandable_segments(device: torch.device) -> bool:
     """One segment of the allocator that grows, instead of ever new ones, each of the size of one request.
 
     The recordings of the networks share their memory one after the other, and each asks for pieces of other sizes: they

@@ -11,7 +11,7 @@ MOST_MULTIPLICATIONS = 1 << 18
 LEAST_ROWS = 32
 
 
-def product(one: NDArray, other: NDArray) -> NDArray:
+def tiled_matmul(one: NDArray, other: NDArray) -> NDArray:
     """`one @ other`, [m, k] by [..., k, n], a tile at a time.
 
     OpenBLAS's threads wait for each other, and for the next product, by running in circles, on cores that decode and

@@ -72,7 +72,7 @@ class ReadAhead(Generic[Item]):
         self._made.put(ending)
 
 
-class WriteBehind:
+class EncoderThread:
     """Calls `write` for every frame, in order, in another thread; at most `depth` frames wait.
 
     The device is driven by the calling thread and the encoder by this one, not the other way round: CUDA libraries keep
@@ -87,7 +87,7 @@ class WriteBehind:
         self._dropping = False
         self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
 
-    def __enter__(self) -> WriteBehind:
+    def __enter__(self) -> EncoderThread:
         self._thread.start()
         return self
 
@@ -115,7 +115,7 @@ class WriteBehind:
                     self._failure = error
 
 
-def keep_opencv_single() -> None:
+def disable_opencv_threads() -> None:
     """Every call in the thread that makes it, for the whole process.
 
     Decoding, drawing and encoding run side by side in threads of their own, on small pictures; OpenCV's workers only

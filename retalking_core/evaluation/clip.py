@@ -13,7 +13,7 @@ from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.sources import PrefetchedSource
+from retalking_core.media.sources import PrefetchingFrameSource
 from retalking_core.progress import ProgressHook, ProgressReporter, ignore_progress
 from retalking_core.types import FrameSource, RenderReport
 
@@ -51,7 +51,7 @@ class EvaluatedClip:
         held = None if self.report is None else self.report.held
         if held is not None and held.path == self.reference_file:
             return held.source
-        return PrefetchedSource(open_video(self.reference_file, self.limits))
+        return PrefetchingFrameSource(open_video(self.reference_file, self.limits))
 
     @property
     def reference_file(self) -> Path:

@@ -18,8 +18,8 @@ from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import PointFinder
 from retalking_core.evaluation.observers import FaceCrops, OutsideObserver, ReferenceFeed, SsimObserver
-from retalking_core.media.sources import PrefetchedSource
-from retalking_core.threads import keep_opencv_single
+from retalking_core.media.sources import PrefetchingFrameSource
+from retalking_core.threads import disable_opencv_threads
 from retalking_core.types import Frame
 
 OBSERVERS = ("ssim", "outside", "crops")
@@ -45,7 +45,7 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
 
     marks: f32 [M, 68, 2] where the points are known; with None they are looked for, and are in the findings.
     """
-    keep_opencv_single()
+    disable_opencv_threads()
     findings: Findings = {}
     points: list[Marks] = []
     finder = PointFinder() if marks is None and wanted & NEED_POINTS else None
@@ -53,7 +53,7 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
         observers = _make_observers(clip, wanted, findings, stack)
         try:
             count = clip.video.info.frame_count
-            frames = stack.enter_context(closing(PrefetchedSource(clip.video).frames()))
+            frames = stack.enter_context(closing(PrefetchingFrameSource(clip.video).frames()))
             for number, frame in enumerate(clip.reporter.watch(frames, count)):
                 seen = UNSEEN if marks is None else marks[number]
                 if finder is not None:

@@ -57,9 +57,9 @@ class BgrOfFrames:
 
     def of(self, frame: Frame) -> Picture:
         """Only when shared. Not from several threads at a time."""
-        pixel_format, matrix, colour_range = self._tags
+        pixel_format, matrix, color_range = self._tags
         picture = self._picture = to_picture(frame, pixel_format, self._picture)
-        picture.colorspace, picture.color_range = matrix, colour_range
+        picture.colorspace, picture.color_range = matrix, color_range
         return _to_bgr(picture, self._reformatter)
 
     def decoded(self, number: int) -> Picture | None:
@@ -108,7 +108,7 @@ def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture
 
 
 def encode_jpegs(pictures: Iterable[Picture], fps: Fraction) -> Iterator[bytes]:
-    """The JPEG of each picture. The first few are finer: rate control comes to its coarsest quantiser step by step."""
+    """The JPEG of each picture. The first few are finer: rate control comes to its coarsest quantizer step by step."""
     encoder: av.VideoCodecContext | None = None
     reformatter = VideoReformatter()
     for number, picture in enumerate(pictures):

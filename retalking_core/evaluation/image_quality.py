@@ -25,12 +25,12 @@ Terms = tuple[tuple[NDArray[np.int32], int, float], ...]
 
 
 def toolkit_gray(picture: Picture) -> NDArray[np.uint8]:
-    """The whole frame squeezed to 224 x 224, then grey; u8 [224, 224]."""
+    """The whole frame squeezed to 224 x 224, then gray; u8 [224, 224]."""
     return cv2.cvtColor(cv2.resize(picture, (SIDE_PX, SIDE_PX)), cv2.COLOR_BGR2GRAY)
 
 
 def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """SSIM of two grey pictures u8 [H, W] of one size, -1..1; 1 for equal ones."""
+    """SSIM of two gray pictures u8 [H, W] of one size, -1..1; 1 for equal ones."""
     return SimilarityMeter(one.shape)(one, other)
 
 
@@ -87,7 +87,7 @@ class SimilarityMeter:
 
 BLOCK_PX = 64
 EDGE_SHARE = 0.002  # of a block's pixels, above which it counts as an edge block
-# The rows that settle most of a row of blocks. Canny looks six pixels far: Gaussian (four), gradient, neighbour.
+# The rows that settle most of a row of blocks. Canny looks six pixels far: Gaussian (four), gradient, neighbor.
 BAND_EDGE_PX = 6
 BAND = slice(22, 42)
 CONTRAST_STEP, NARROW, WIDE = 50, 3, 5  # just-noticeable blur in pixels, at high and at low contrast
@@ -102,7 +102,7 @@ BUCKETS = {
 
 
 def cpbd(gray: NDArray[np.uint8]) -> float:
-    """Grey u8 [H, W] -> 0 (blurred, or no edges) .. 1 (sharp)."""
+    """Gray u8 [H, W] -> 0 (blurred, or no edges) .. 1 (sharp)."""
     rows, columns = (side // BLOCK_PX for side in gray.shape)
     if rows == 0 or columns == 0:
         return 0.0

@@ -53,8 +53,8 @@ def measure_all(
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
     measurement.reporter.parts = count_parts(measurement.models, chosen)
-    looks = also.union(*(metric.looks for metric in chosen if _has_files(measurement.models, metric)))
-    apart = [metric for metric in chosen if metric.checkpoints and not metric.looks]
+    looks = also.union(*(metric.requires for metric in chosen if _has_files(measurement.models, metric)))
+    apart = [metric for metric in chosen if metric.checkpoints and not metric.requires]
     found: dict[str, MetricValue] = {}
     if apart and looks:
         with _beside(lambda: measurement.look(looks), measurement.reporter.stop):
@@ -156,7 +156,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_target_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_target_lag",
@@ -167,7 +167,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_target_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_speech_correlation",
@@ -178,7 +178,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_speech_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_speech_lag",
@@ -189,7 +189,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_speech_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "face_coverage",
@@ -200,7 +200,7 @@ _ENTRIES = (
         "dlib HOG detector and 68-point predictor",
         (),
         _face_coverage,
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "av_duration_difference",

@@ -13,7 +13,7 @@ from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
 from retalking_core.evaluation.sync import SyncScore
 from retalking_core.media.color import even_box, region_to_bgr
-from retalking_core.types import ColourTags, Frame
+from retalking_core.types import ColorTags, Frame
 
 SIDE_PX = 112
 TEMPLATE = np.array(
@@ -102,7 +102,7 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
     found, faces = [], []
     frames = measurement.reporter.watch(video.frames_at(numbers.tolist()), len(numbers))
     for frame, points in zip(frames, marks, strict=True):
-        faces.append(_aligned(frame, five_points(points), video.info.colour))
+        faces.append(_aligned(frame, five_points(points), video.info.color))
         if len(faces) == CSIM_BATCH or len(faces) + sum(map(len, found)) == len(numbers):
             # Copied into NCHW order: the network takes views of its features, which channels-last input breaks.
             rgb = np.ascontiguousarray(np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2))
@@ -112,14 +112,14 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
     return np.concatenate(found)
 
 
-def _aligned(frame: Frame, points: NDArray[np.float64], colour: ColourTags) -> NDArray[np.uint8]:
+def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDArray[np.uint8]:
     """Only the part of the frame that the template covers is turned into BGR: the cost follows the face."""
     matrix = similarity_to_template(points)
     corners = np.array([[0, 0], [SIDE_PX, 0], [0, SIDE_PX], [SIDE_PX, SIDE_PX]]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     height, width = frame.y.shape
     box = even_box((*(corners.min(axis=0) - 2), *(corners.max(axis=0) + 2)), width, height)
-    return align_face(region_to_bgr(frame, box, colour), points - box[:2])
+    return align_face(region_to_bgr(frame, box, color), points - box[:2])
 
 
 _SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
@@ -178,7 +178,7 @@ NEURAL_METRICS = (
         "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
         ("arcface",),
         _csim,
-        looks=POINTS | {REFERENCE_POINTS},
+        requires=POINTS | {REFERENCE_POINTS},
         needs_reference=True,
     ),
 )

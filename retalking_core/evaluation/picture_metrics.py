@@ -82,7 +82,7 @@ PICTURE_METRICS = (
         "Wang et al., IEEE TIP 2004; the procedure of talkingface-toolkit",
         (),
         _ssim,
-        looks=frozenset({"ssim"}),
+        requires=frozenset({"ssim"}),
         needs_reference=True,
     ),
     Metric(
@@ -94,7 +94,7 @@ PICTURE_METRICS = (
         "ITU-T J.340 (PSNR); outside the box of dlib's 68 points grown by half on each side",
         (),
         _psnr_outside,
-        looks=frozenset({"points", "outside"}),
+        requires=frozenset({"points", "outside"}),
         needs_reference=True,
     ),
     Metric(
@@ -106,7 +106,7 @@ PICTURE_METRICS = (
         "Narvekar and Karam, IEEE TIP 2011; on the face box grown by a fifth on each side",
         (),
         _cpbd,
-        looks=frozenset({"points", "crops"}),
+        requires=frozenset({"points", "crops"}),
     ),
     Metric(
         "landmark_jitter",
@@ -117,7 +117,7 @@ PICTURE_METRICS = (
         "acceleration error as in Kanazawa et al., CVPR 2019, on dlib's points, which are not smoothed",
         (),
         _jitter,
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "faceless_s",
@@ -128,6 +128,6 @@ PICTURE_METRICS = (
         "dlib HOG detector and 68-point predictor",
         (),
         _faceless,
-        looks=POINTS,
+        requires=POINTS,
     ),
 )

@@ -38,9 +38,9 @@ def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> 
 
 def _factor(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """A with A'A the unbiased covariance, of no more rows than columns."""
-    centred = features.astype(np.float64)
-    centred = (centred - centred.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")
+    centerd = features.astype(np.float64)
+    centerd = (centerd - centerd.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return centerd if len(centerd) <= centerd.shape[1] else np.linalg.qr(centerd, mode="r")
 
 
 FID_CHECKPOINT = "inception"
@@ -98,7 +98,7 @@ def _features(measurement: Measurement, source: FrameSource, numbers: NDArray[np
     found, pictures = [], []
     whole = (0, 0, source.info.width, source.info.height)
     for count, frame in enumerate(source.frames_at(numbers.tolist()), 1):
-        pictures.append(cv2.cvtColor(region_to_bgr(frame, whole, source.info.colour), cv2.COLOR_BGR2RGB))
+        pictures.append(cv2.cvtColor(region_to_bgr(frame, whole, source.info.color), cv2.COLOR_BGR2RGB))
         if len(pictures) == BATCH or count == len(numbers):
             stacked = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
             found.append(network(torch.from_numpy(stacked).to(network.device).float() / 255).cpu().numpy())

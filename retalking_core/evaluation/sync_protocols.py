@@ -48,7 +48,7 @@ def mfcc(samples: NDArray[np.int16]) -> NDArray[np.float64]:
 
 
 def _frames(samples: NDArray[np.int16]) -> NDArray[np.float64]:
-    """Pre-emphasised windows [T, 400], rectangular, the last one filled with zeros."""
+    """Pre-emphasized windows [T, 400], rectangular, the last one filled with zeros."""
     signal = samples.astype(np.float64)
     signal = np.append(signal[:1], signal[1:] - PRE_EMPHASIS * signal[:-1])
     count = 1 if len(signal) <= FRAME else 1 + -(-(len(signal) - FRAME) // STEP)

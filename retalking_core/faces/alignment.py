@@ -1,6 +1,6 @@
 """Geometry from 68 landmarks: five points, the oriented square around a face, similarity and orthographic fits.
 
-All functions take a single face or a stack ([..., 68, 2]) and compute in float64. Pixel centres lie at integers unless
+All functions take a single face or a stack ([..., 68, 2]) and compute in float64. Pixel centers lie at integers unless
 a name says `continuous`.
 """
 
@@ -48,16 +48,16 @@ GPEN_TEMPLATE = np.array(
 
 @dataclass(frozen=True)
 class OrientedSquare:
-    """A square turned with the face. centre, across, down: f64 [..., 2] px; the latter two are half sides."""
+    """A square turned with the face. center, across, down: f64 [..., 2] px; the latter two are half sides."""
 
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     across: NDArray[np.float64]
     down: NDArray[np.float64]
 
     @property
     def corners(self) -> NDArray[np.float64]:
         """[..., 4, 2]: top left, bottom left, bottom right, top right."""
-        c, x, y = self.centre, self.across, self.down
+        c, x, y = self.center, self.across, self.down
         return np.stack([c - x - y, c - x + y, c + x + y, c + x - y], axis=-2)
 
     @property

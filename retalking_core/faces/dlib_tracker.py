@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.dlib_models import DlibModels, resident_models
-from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse
+from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
 from retalking_core.faces.track import OnFrame, TrackRequest, choose_face
@@ -64,7 +64,7 @@ class DlibFaceTracker:
 
     def look(
         self, frames: Iterator[Frame], follower: FaceFollower, search: FaceSearch
-    ) -> Iterator[tuple[Frame, Glimpse | None]]:
+    ) -> Iterator[tuple[Frame, LandmarkProposal | None]]:
         """The frames, each with what was found on it ahead of time: here nothing, since dlib sees one at a time."""
         return ((frame, None) for frame in frames)
 

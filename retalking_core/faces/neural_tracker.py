@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from retalking_core.faces.dlib_models import Box, Gray
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse, implied_box
-from retalking_core.faces.landmarks import overlap
+from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal, implied_box
+from retalking_core.faces.landmarks import iou
 from retalking_core.faces.neural_models import FaceNetworks, NeuralFaceModels
 from retalking_core.types import Frame
 
@@ -37,7 +37,7 @@ class LookAhead:
     models: NeuralFaceModels
     search: FaceSearch
 
-    def glimpse(self, grays: Sequence[Gray], last: Box | None) -> list[Glimpse | None]:
+    def glimpse(self, grays: Sequence[Gray], last: Box | None) -> list[LandmarkProposal | None]:
         """A proposal for each frame that follows the one where the face was at `last`; None where there is none."""
         if last is None:
             return [None] * len(grays)
@@ -46,9 +46,9 @@ class LookAhead:
         placed = between(keys, boxes, len(grays))
         asked = [k for k, box in enumerate(placed) if box is not None]
         points = self.models.landmarks_many([grays[k] for k in asked], [placed[k] for k in asked])
-        glimpses: list[Glimpse | None] = [None] * len(grays)
+        glimpses: list[LandmarkProposal | None] = [None] * len(grays)
         for k, landmarks in zip(asked, points, strict=True):
-            glimpses[k] = Glimpse(landmarks, confirmed=k in keys)
+            glimpses[k] = LandmarkProposal(landmarks, confirmed=k in keys)
         return glimpses
 
     def _key_boxes(self, grays: Sequence[Gray], last: Box) -> list[Box | None]:
@@ -59,8 +59,8 @@ class LookAhead:
         window = np.concatenate([np.maximum(window[:2], area[:2]), np.minimum(window[2:], area[2:])])
         near, chosen = last, []
         for found in self.models.detect_many(grays, window, SHRINKS_TO * size, LESS_SURE):
-            best = max(found, key=lambda box: overlap(box, near), default=None)
-            if best is not None and overlap(best, near) < SAME_FACE:
+            best = max(found, key=lambda box: iou(box, near), default=None)
+            if best is not None and iou(best, near) < SAME_FACE:
                 best = None
             chosen.append(best)
             near = near if best is None else best
@@ -100,7 +100,7 @@ class NeuralFaceTracker(DlibFaceTracker):
 
     def look(
         self, frames: Iterator[Frame], follower: FaceFollower, search: FaceSearch
-    ) -> Iterator[tuple[Frame, Glimpse | None]]:
+    ) -> Iterator[tuple[Frame, LandmarkProposal | None]]:
         """A batch is looked up when its first frame is due, from where the follower then is."""
         ahead = LookAhead(self._neural, search)
         size = max(1, min(self._batch, MOST_PIXELS // (search.width * search.height)))

@@ -50,28 +50,28 @@ Box = NDArray[np.float32]
 def choose_face(boxes: Sequence[Box], choice: FaceChoice, width: int, height: int) -> int | None:
     """Index of the chosen box (left, top, right, bottom px), or None where no box answers the choice.
 
-    A point means the face whose centre is nearest, at most one and a half face sizes away; a box means the largest face
-    whose centre lies inside it.
+    A point means the face whose center is nearest, at most one and a half face sizes away; a box means the largest face
+    whose center lies inside it.
     """
     if not boxes:
         return None
     stack = np.stack(boxes).astype(np.float64)
-    centres = (stack[:, :2] + stack[:, 2:]) / 2
+    centers = (stack[:, :2] + stack[:, 2:]) / 2
     areas = (stack[:, 2] - stack[:, 0]) * (stack[:, 3] - stack[:, 1])
     if isinstance(choice, FaceAtPoint):
-        distances = np.linalg.norm(centres - (choice.x_px, choice.y_px), axis=1) / np.sqrt(areas)
+        distances = np.linalg.norm(centers - (choice.x_px, choice.y_px), axis=1) / np.sqrt(areas)
         best = int(distances.argmin())
         return best if distances[best] <= 1.5 else None
     if isinstance(choice, FaceInBox):
         low, high = (choice.left_px, choice.top_px), (choice.right_px, choice.bottom_px)
-        inside = ((centres >= low) & (centres <= high)).all(axis=1)
+        inside = ((centers >= low) & (centers <= high)).all(axis=1)
         return int(np.where(inside, areas, -1).argmax()) if inside.any() else None
     rank = {
         "largest": -areas,
-        "left_most": centres[:, 0],
-        "right_most": -centres[:, 0],
-        "top_most": centres[:, 1],
-        "bottom_most": -centres[:, 1],
-        "centre": np.linalg.norm(centres - (width / 2, height / 2), axis=1),
+        "left_most": centers[:, 0],
+        "right_most": -centers[:, 0],
+        "top_most": centers[:, 1],
+        "bottom_most": -centers[:, 1],
+        "centre": np.linalg.norm(centers - (width / 2, height / 2), axis=1),
     }[choice]
     return int(rank.argmin())

@@ -15,7 +15,7 @@ def warp_batch(
 ) -> Tensor:
     """f32 [B, C, height, width], bilinear.
 
-    out_to_in: [B, 2, 3], from continuous places of the result to those of the pictures (centre of pixel k at k + 0.5).
+    out_to_in: [B, 2, 3], from continuous places of the result to those of the pictures (center of pixel k at k + 0.5).
     outside: `border` repeats the edge, `zeros` is 0. Where the map shrinks, the pictures are averaged first over as
     many pixels as fit into one of the result, so that fine patterns do not flicker.
     """
@@ -40,3 +40,9 @@ def _relative(matrix: NDArray[np.float64], out_size: tuple[int, int], in_size: t
     linear = matrix[..., :2] * out_half
     shift = matrix[..., 2:] + linear.sum(axis=-1, keepdims=True)
     return np.concatenate([linear, shift - in_half], axis=-1) / in_half
+
+
+def invert_affine(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of a 2x3 map (or a stack of them, [..., 2, 3])."""
+    linear = np.linalg.inv(matrix[..., :2])
+    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)

@@ -1,4 +1,4 @@
-"""Masks of a batch of pictures, on any device: blur, shrink, grow. f32 [B, 1, H, W] in 0..1."""
+"""Masks of a batch of pictures, on any device: blur and border. f32 [B, 1, H, W] in 0..1."""
 
 from __future__ import annotations
 
@@ -35,31 +35,7 @@ def _blur_matrix(count: int, sigma_px: float, reach: int, device: torch.device) 
     return upload(matrix, device)
 
 
-def grow(mask: Tensor, radius_px: int) -> Tensor:
-    """Largest value within a square of the radius; outside the picture does not count."""
-    if radius_px < 1:
-        return mask
-    size = 2 * radius_px + 1
-    across = F.max_pool2d(mask, (1, size), stride=1, padding=(0, radius_px))
-    return F.max_pool2d(across, (size, 1), stride=1, padding=(radius_px, 0))
-
-
-def shrink(mask: Tensor, radius_px: int) -> Tensor:
-    """Least value within a square of the radius; outside the picture does not count."""
-    return 1 - grow(1 - mask, radius_px)
-
-
 def clear_border(mask: Tensor, width_px: int) -> Tensor:
     """The mask with a frame of zeros."""
     inner = mask[..., width_px:-width_px, width_px:-width_px]
     return F.pad(inner, (width_px,) * 4)
-
-
-def fade_in_frame(height: int, width: int, margin_px: float, device: torch.device | str = "cpu") -> Tensor:
-    """f32 [1, 1, H, W]: 0 on the outermost pixels, rising smoothly to 1 at `margin_px` from the sides."""
-    ramps = []
-    for count in (height, width):
-        place = torch.arange(count, device=device, dtype=torch.float32)
-        t = (torch.minimum(place, count - 1 - place) / margin_px).clamp(0, 1)
-        ramps.append(t * t * (3 - 2 * t))
-    return (ramps[0][:, None] * ramps[1][None])[None, None]

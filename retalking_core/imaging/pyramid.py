@@ -19,29 +19,29 @@ def blend_change(difference: Tensor, mask: Tensor, levels: int) -> Tensor:
     """
     stack, masks = [difference], [mask]
     for _ in range(levels - 1):
-        stack.append(halve(stack[-1]))
-        masks.append(halve(masks[-1]))
+        stack.append(pyr_down(stack[-1]))
+        masks.append(pyr_down(masks[-1]))
     change = stack[-1] * masks[-1]
     for level in reversed(range(levels - 1)):
-        change = double(change) + (stack[level] - double(stack[level + 1])) * masks[level]
+        change = pyr_up(change) + (stack[level] - pyr_up(stack[level + 1])) * masks[level]
     return change
 
 
-def halve(pictures: Tensor) -> Tensor:
+def pyr_down(pictures: Tensor) -> Tensor:
     """1-4-6-4-1 filter with mirrored borders, every second sample; even sizes, or 1."""
     for axis in (3, 2):
-        pictures = _halve_axis(pictures, axis)
+        pictures = _pyr_down_axis(pictures, axis)
     return pictures
 
 
-def double(pictures: Tensor) -> Tensor:
+def pyr_up(pictures: Tensor) -> Tensor:
     """The way up: 1-6-1 on the samples, 1-1 between them; left border mirrored, right border repeated."""
     for axis in (3, 2):
-        pictures = _double_axis(pictures, axis)
+        pictures = _pyr_up_axis(pictures, axis)
     return pictures
 
 
-def _halve_axis(x: Tensor, axis: int) -> Tensor:
+def _pyr_down_axis(x: Tensor, axis: int) -> Tensor:
     count = x.shape[axis]
     if count == 1:
         return x
@@ -54,7 +54,7 @@ def _halve_axis(x: Tensor, axis: int) -> Tensor:
     return (one + last + 4 * (four + other_four) + 6 * six) / 16
 
 
-def _double_axis(x: Tensor, axis: int) -> Tensor:
+def _pyr_up_axis(x: Tensor, axis: int) -> Tensor:
     count = x.shape[axis]
     if count == 1:
         return torch.cat([x, x], dim=axis)

@@ -21,20 +21,20 @@ def resampling_matrix(
     """Weights f32 [B, count, length], each row summing to 1.
 
     Output sample i of picture b lies at the continuous place start[b] + (i + 0.5) * step[b] of an axis of `length`
-    input samples, whose centres lie at 0.5, 1.5, ...  Places beyond the axis repeat its outer samples. antialias: where
+    input samples, whose centers lie at 0.5, 1.5, ...  Places beyond the axis repeat its outer samples. antialias: where
     samples are dropped (step > 1) the kernel is widened by the step, as Pillow does (spec: P9); it weighs only samples
     that exist.
     """
     device = start.device
     order = torch.arange(count, device=device, dtype=torch.float64) + 0.5
-    centre = start.double()[:, None] + order * step.double()[:, None]
+    center = start.double()[:, None] + order * step.double()[:, None]
     widening = step.double().abs().clamp(min=1.0) if antialias else torch.ones_like(step, dtype=torch.float64)
     reach = (_SUPPORT[kernel] * widening - 0.5)[:, None]
     # An axis place further out than the kernel reaches has no sample at all: it repeats the last one.
-    centre = torch.maximum(torch.minimum(centre, length - 0.5 + reach * 0.999), 0.5 - reach * 0.999)
+    center = torch.maximum(torch.minimum(center, length - 0.5 + reach * 0.999), 0.5 - reach * 0.999)
     taps = torch.arange(length, device=device, dtype=torch.float64) + 0.5
     # Places need float64 (a frame is wide), distances from them do not.
-    weights = _kernel(((taps - centre[..., None]) / widening[:, None, None]).float(), kernel)
+    weights = _kernel(((taps - center[..., None]) / widening[:, None, None]).float(), kernel)
     return weights / weights.sum(dim=2, keepdim=True)
 
 

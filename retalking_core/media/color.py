@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.types import ColourTags, Frame
+from retalking_core.types import ColorTags, Frame
 
 Box = tuple[int, int, int, int]
 
@@ -25,10 +25,10 @@ _LUMA_WEIGHTS = {
 HD_HEIGHT_PX = 720
 
 
-def resolve_matrix(colour: ColourTags, height: int) -> int:
+def resolve_matrix(color: ColorTags, height: int) -> int:
     """The matrix code point to compute with: the stream's own, else BT.601 below 720 rows and BT.709 from there on."""
-    if colour.matrix in _LUMA_WEIGHTS:
-        return colour.matrix
+    if color.matrix in _LUMA_WEIGHTS:
+        return color.matrix
     return 6 if height < HD_HEIGHT_PX else 1
 
 
@@ -46,7 +46,7 @@ def even_box(box: tuple[float, float, float, float], width: int, height: int) ->
     return left, top, right, bottom
 
 
-def region_to_bgr(frame: Frame, box: Box, colour: ColourTags) -> NDArray[np.uint8]:
+def region_to_bgr(frame: Frame, box: Box, color: ColorTags) -> NDArray[np.uint8]:
     """The pixels inside an even box as BGR u8 [h, w, 3].
 
     Chroma is repeated, not interpolated: averaging 2x2 on the way back then returns the same chroma.
@@ -61,12 +61,12 @@ def region_to_bgr(frame: Frame, box: Box, colour: ColourTags) -> NDArray[np.uint
             cv2.resize(v, size, interpolation=cv2.INTER_NEAREST),
         )
     )
-    to_bgr, _ = colour_matrices(colour, frame.y.shape[0])
+    to_bgr, _ = color_matrices(color, frame.y.shape[0])
     return cv2.transform(yuv, to_bgr)
 
 
 def blend_bgr_into(
-    frame: Frame, box: Box, bgr: NDArray[np.uint8], alpha: NDArray[np.float32] | None, colour: ColourTags
+    frame: Frame, box: Box, bgr: NDArray[np.uint8], alpha: NDArray[np.float32] | None, color: ColorTags
 ) -> None:
     """Lay BGR pixels (u8 [h, w, 3]) over an even box of a writable frame, in place.
 
@@ -80,7 +80,7 @@ def blend_bgr_into(
     if not (y.flags.writeable and u.flags.writeable and v.flags.writeable):
         raise ValueError("the frame is read-only; blend into frame.copy()")
     half = (width // 2, height // 2)
-    _, to_yuv = colour_matrices(colour, frame.y.shape[0])
+    _, to_yuv = color_matrices(color, frame.y.shape[0])
     # All three channels at once: OpenCV has a fast path for 3 -> 3 and none for 3 -> 1 (0.5 against 1.0 ms at 400x400).
     yuv = cv2.transform(bgr, to_yuv)
     half_yuv = cv2.resize(yuv, half, interpolation=cv2.INTER_AREA)
@@ -94,9 +94,9 @@ def blend_bgr_into(
         plane[:] = cv2.blendLinear(plane, new, 1.0 - weight, weight)
 
 
-def colour_matrices(colour: ColourTags, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def color_matrices(color: ColorTags, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(YUV -> BGR, BGR -> YUV) of a picture of this height, each f32 [3, 4] on 0..255, the offset last."""
-    return _matrices(resolve_matrix(colour, height), colour.full_range)
+    return _matrices(resolve_matrix(color, height), color.full_range)
 
 
 def _planes_in(frame: Frame, box: Box) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.threads import ReadAhead
-from retalking_core.types import Frame, FrameSource, HeldClip, VideoInfo
+from retalking_core.types import DecodedClip, Frame, FrameSource, VideoInfo
 
 BLOCK_FRAMES = 16
 
 
-class PrefetchedSource:
+class PrefetchingFrameSource:
     """A `FrameSource` whose frames are decoded in another thread while the last one is looked at."""
 
     def __init__(self, source: FrameSource, depth: int = 4) -> None:
@@ -37,7 +37,7 @@ class PrefetchedSource:
             yield from ahead
 
 
-class KeptSource:
+class CachingFrameSource:
     """A `FrameSource` that decodes each frame once, where all of them fit into `max_bytes`; else it keeps nothing.
 
     Seeking the face, following it, looking for an open mouth and drawing each read the clip again otherwise. The bytes
@@ -58,9 +58,9 @@ class KeptSource:
         """As of `VideoReader`."""
         return self._source.damaged
 
-    def held(self, path: Path) -> HeldClip | None:
+    def held(self, path: Path) -> DecodedClip | None:
         """This source for others to read, where it keeps what it decodes. path: the file that it reads."""
-        return HeldClip(path, self) if self._may_keep else None
+        return DecodedClip(path, self) if self._may_keep else None
 
     def frames(self) -> Iterator[Frame]:
         return self.frames_at(range(self.info.frame_count))

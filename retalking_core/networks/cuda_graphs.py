@@ -15,10 +15,10 @@ from torch import Tensor
 
 # Calls before the recording: what is compiled, tried out or planned lazily is done in them.
 PRACTICE = 2
-_recorded: WeakSet[RecordedCall] = WeakSet()
+_recorded: WeakSet[CudaGraphCall] = WeakSet()
 
 
-class RecordedCall:
+class CudaGraphCall:
     """`run` with arguments whose tensors never change in shape or type. Any nesting of tuples, lists and dicts.
 
     The first call records. Later ones copy the tensors of their arguments into those of the recording, and replay it;

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from retalking_core.networks.cuda_graphs import RecordedCall
+from retalking_core.networks.cuda_graphs import CudaGraphCall
 from retalking_core.networks.layers import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
+# Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalizes.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
@@ -88,7 +88,7 @@ class InferenceNetwork(nn.Module):
         if variant.compiled_batch is not None:
             run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
             if next(network.parameters()).is_cuda:
-                run = RecordedCall(run)
+                run = CudaGraphCall(run)
         # In a tuple, or torch would take it for a second child with the same weights.
         self._how = (run,)
 
@@ -149,7 +149,7 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
         fold(network)
     if half := HALF_DTYPES.get(variant.precision):
         if variant.fold:
-            rearrange(network)
+            optimize_for_inference(network)
         _cast_products(network, half)
     if variant.channels_last:
         for parameter in network.parameters():
@@ -170,15 +170,15 @@ def fold(network: nn.Module) -> None:
                 setattr(parent, second, nn.Identity())
 
 
-def rearrange(network: nn.Module) -> None:
-    """Lets networks that know a quicker form of the same function take it (their method `rearrange`).
+def optimize_for_inference(network: nn.Module) -> None:
+    """Lets networks that know a quicker form of the same function take it (their method `optimize_for_inference`).
 
     In half precision only, where it was measured to pay and to be right: for GFPGAN's quicker form in float32 cuDNN
     9.19 chose an algorithm on an H100, at a batch of 16 and not of 1, whose result was off by 12 %.
     """
     for module in list(network.modules()):
-        if hasattr(module, "rearrange"):
-            module.rearrange()
+        if hasattr(module, "optimize_for_inference"):
+            module.optimize_for_inference()
 
 
 def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:

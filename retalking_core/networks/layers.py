@@ -72,17 +72,17 @@ class SpectralNormConv2d(nn.Module):
         self.register_buffer("weight_u", torch.zeros(out_channels))
         self.register_buffer("weight_v", torch.zeros(in_channels * kernel * kernel))
 
-    def normalised_weight(self) -> Tensor:
+    def normalized_weight(self) -> Tensor:
         # Sums of products instead of matrix products: autocast leaves them in float32.
         sigma = (self.weight_u * (self.weight_orig.flatten(1) * self.weight_v).sum(1)).sum()
         return self.weight_orig / sigma
 
     def folded(self) -> nn.Conv2d:
         """The same function as an ordinary convolution, with the division done once."""
-        return convolution_of(self.normalised_weight(), self.bias, self.padding).train(self.training)
+        return convolution_of(self.normalized_weight(), self.bias, self.padding).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.normalised_weight(), self.bias, padding=self.padding)
+        return F.conv2d(x, self.normalized_weight(), self.bias, padding=self.padding)
 
 
 # [phase, input pixel, tap]: how much of each of a kernel's three taps falls on each input pixel, in even and in odd
@@ -200,7 +200,7 @@ class ModulatedConv2d(nn.Module):
             y = F.conv2d(x, self.weight[0], padding=self.padding)
         return scale_channels(y, demodulation(self.weight[0], scale)) if self.demodulate else y
 
-    def double_within(self, to_the_border: bool) -> None:
+    def fuse_upsample(self, to_the_border: bool) -> None:
         """Doubling and convolution in one; unless `to_the_border`, the outermost pixel of the result is another."""
         if self.doubling is None:
             exact = BilinearDoublingConv2d(self.weight[0])

@@ -36,7 +36,7 @@ FEATURES = 2048
 
 
 class Deep3D(nn.Module):
-    """image `[B, 3, 224, 224]`, RGB in 0..1, *not* normalised by ImageNet's statistics, to coefficients `[B, 257]`."""
+    """image `[B, 3, 224, 224]`, RGB in 0..1, *not* normalized by ImageNet's statistics, to coefficients `[B, 257]`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,10 +86,10 @@ class GFPGAN(SpandrelGFPGAN):
     def forward(self, image: Tensor) -> Tensor:
         return super().forward(image, return_rgb=False, randomize_noise=False)[0]
 
-    def rearrange(self) -> None:
+    def optimize_for_inference(self) -> None:
         """The large doublings of the decoder, to 128, 256 and 512, inside their convolutions."""
         for conv in self.stylegan_decoder.style_convs[-6::2]:
-            conv.modulated_conv.double_within(to_the_border=True)
+            conv.modulated_conv.fuse_upsample(to_the_border=True)
 
 
 def _ours(theirs: nn.Module) -> StyleConv:
@@ -121,7 +121,7 @@ class ParseNet(FacexlibParseNet):
         both = self.heads(self.decoder(seen + self.body(seen)))
         return both[:, :CLASSES], both[:, CLASSES : CLASSES + 3]
 
-    def rearrange(self) -> None:
+    def optimize_for_inference(self) -> None:
         """The same function in fewer passes: batch norms inside their convolutions, doubled pictures never made, the
         two heads side by side. On an H100 in float16, compiled: 16.9 instead of 24.9 ms a batch of 16."""
         self.encoder[0] = _folded_layer(self.encoder[0])

@@ -53,12 +53,6 @@ def compose_edit(color: Tensor, attention: Tensor, source: Tensor) -> Tensor:
     return attention * source + (1 - attention) * color
 
 
-def edit_emotion_original(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
-    """Faces with the emotion, f32 [B, 3, n, n], BGR 0..1. The network gets BGR and the whole face at 128."""
-    units = upload(action_units(emotion, len(faces)), faces.device)
-    return to_face_size(network(to_network_size(faces), units).composed, faces.shape[-1])
-
-
 def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
     """Faces with the emotion at their own sharpness, f32 [B, 3, n, n], BGR 0..1.
 
@@ -70,15 +64,6 @@ def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor
     change = (network(source, units).composed - source).flip(1) / 2
     enlarged = F.interpolate(change, size=faces.shape[-1], mode="bicubic", align_corners=False)
     return (faces + enlarged).clamp(0, 1)
-
-
-def compose_halves_original(prediction: Tensor, masked: Tensor, upper: Tensor) -> Tensor:
-    """The network's picture where the masked face is exactly 0, channel by channel, else `upper`.
-
-    All f32 [B, 3, n, n], BGR 0..1; the prediction is clamped first. Dark samples of the upper half count as masked.
-    """
-    hole = (masked == 0).to(prediction.dtype)
-    return prediction.clamp(0, 1) * hole + upper * (1 - hole)
 
 
 def compose_halves(prediction: Tensor, upper: Tensor) -> Tensor:

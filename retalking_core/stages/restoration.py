@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.device import upload
-from retalking_core.engines.original.imaging import invert_affine
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity, five_points
-from retalking_core.imaging.affine import warp_batch
+from retalking_core.imaging.affine import invert_affine, warp_batch
 from retalking_core.imaging.masks import blur, clear_border
 from retalking_core.stages.stabilize import from_signed, to_signed
 
@@ -62,7 +61,7 @@ Restorer = Callable[[Tensor], Tensor]
 def template_transforms(landmarks: NDArray, template: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(picture to template, template to picture), f64 [B, 2, 3], continuous px both.
 
-    landmarks: [B, 68, 2]; template: five points in a 512 crop; both with pixel centres at integers.
+    landmarks: [B, 68, 2]; template: five points in a 512 crop; both with pixel centers at integers.
     """
     forward = fit_similarity(five_points(landmarks) + 0.5, np.broadcast_to(template + 0.5, (len(landmarks), 5, 2)))
     return forward, invert_affine(forward)

@@ -1,4 +1,4 @@
-"""Expression stabilisation: DNet redraws the face of each frame with one steady expression (spec: alignment-3dmm 8, 9).
+"""Expression stabilization: DNet redraws the face of each frame with one steady expression (spec: alignment-3dmm 8, 9).
 
 The lip network then gets a reference whose mouth does not already speak.
 """
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
 
-from retalking_core.engines.original.imaging import truncate_u8
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.stages.coefficients import EXPRESSION_ROWS
 
@@ -49,11 +48,6 @@ def stabilize(network: ExpressionNetwork, pictures: Tensor, windows: Tensor) -> 
     pictures: f32 [B, 3, 256, 256], RGB 0..255; windows: f32 [B, 73, 26] (`semantic_windows`).
     """
     return from_signed(network(to_signed(pictures), windows).fake_image)
-
-
-def stabilized_u8_original(output: Tensor) -> NDArray[np.uint8]:
-    """DNet's picture as the original stores it: truncated, u8 [B, 256, 256, 3], BGR."""
-    return truncate_u8(from_signed(output).permute(0, 2, 3, 1).flip(-1).numpy())
 
 
 def load_template(word: str, file: Path | None) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from retalking_core.device import let_segments_grow
+from retalking_core.device import enable_expandable_segments
 from retalking_core.networks import catalogue
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
@@ -82,7 +82,7 @@ class NetworkStore:
         path = find_file(self.folder, entry)
         check_digest(path, read_lock(self.folder).get(path.name))
         state = read_state_dict(path, entry)
-        let_segments_grow(self.device)
+        enable_expandable_segments(self.device)
         state = self._place(state)
         with torch.device("meta"):
             network = catalogue.build(name, **parts)

@@ -92,7 +92,7 @@ def synthetic_state_dict(network: str, seed: int) -> dict[str, Tensor]:
 
 
 def wrap_state_dict(state: dict[str, Tensor], entry: WeightFile) -> object:
-    """Nested and prefixed as the official file is, with a neighbour beside a nested state dict as those have."""
+    """Nested and prefixed as the official file is, with a neighbor beside a nested state dict as those have."""
     wrapped = {entry.layout.wrapped_key(key): value for key, value in state.items()}
     nesting = entry.layout.nesting[0]
     return {nesting: wrapped, "epoch": 0} if nesting else wrapped

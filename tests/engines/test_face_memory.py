@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.videoretalking.face_cache_session import FaceMemory, analyzed_count, memory_key
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count, memory_key
 from retalking_core.face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
@@ -91,7 +91,7 @@ def test_half_precision_that_leaves_its_range_goes_on_in_float32(clip: Path, tmp
 
 
 def test_references_come_back_as_they_were(tmp_path: Path) -> None:
-    memory = FaceMemory(tmp_path, found=False, keep=None)
+    memory = FaceCacheSession(tmp_path, found=False, keep=None)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 256, 256), dtype=np.uint8)
     numbers = np.array([7, 2, 5])
     memory.remember_references(numbers, pictures)

@@ -49,7 +49,7 @@ def levels(frames: int) -> NDArray[np.float64]:
     return np.random.default_rng(9).uniform(size=frames)
 
 
-def grey_pictures(level: NDArray[np.float64], side: int = 64) -> list[Picture]:
+def gray_pictures(level: NDArray[np.float64], side: int = 64) -> list[Picture]:
     return [np.full((side, side, 3), round(60 + 120 * value), np.uint8) for value in level]
 
 
@@ -61,7 +61,7 @@ def noise_of(level: NDArray[np.float64]) -> NDArray[np.float64]:
 
 class BrightnessNet(nn.Module):
     """Embeds five pictures by the brightness of the middle one, and 0.2 s of sound by its loudness then, both as the
-    level that `grey_pictures` and `noise_of` were made from."""
+    level that `gray_pictures` and `noise_of` were made from."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,8 +31,8 @@ FACE = np.array([60.0, 40.0, 220.0, 220.0])
 # Code points as FFmpeg numbers them: matrix, primaries, transfer, range.
 TAGS = {
     "untagged": {},
-    "bt709": {"colour": (1, 1, 1, 1)},
-    "full range": {"pixel_format": "yuvj420p", "colour": (5, 5, 1, 2)},
+    "bt709": {"color": (1, 1, 1, 1)},
+    "full range": {"pixel_format": "yuvj420p", "color": (5, 5, 1, 2)},
     "4:4:4, odd": {"pixel_format": "yuv444p", "size": (97, 65)},
     "10 bit": {"pixel_format": "yuv420p10le"},
     "sideways": {"rotation_deg": 90},
@@ -52,7 +52,7 @@ def test_frames_are_byte_for_byte_those_of_opencv(tmp_path: Path, kind: str) -> 
 
 
 def test_default_jpeg_is_coarse() -> None:
-    """ffmpeg ends at quantiser 31 whatever the picture needs: far below OpenCV's quality 95."""
+    """ffmpeg ends at quantizer 31 whatever the picture needs: far below OpenCV's quality 95."""
     noise = np.random.default_rng(1).uniform(size=(30, 40, 3))
     picture = cv2.resize((255 * noise).astype(np.uint8), (400, 300), interpolation=cv2.INTER_CUBIC)
     seen = list(through_jpeg([picture] * 12, Fraction(25)))

@@ -40,7 +40,7 @@ class DlibInDisguise:
         return network
 
     def _s3fd(self, picture: Tensor) -> tuple[Tensor, ...]:
-        """A face in the level whose anchor is nearest in size, at the cell under its centre."""
+        """A face in the level whose anchor is nearest in size, at the cell under its center."""
         gray = (picture[0, 0] + neural_models.MEANS_BGR[0]).round().byte().numpy()
         height, width = gray.shape
         large = cv2.resize(gray, (3 * width, 3 * height))

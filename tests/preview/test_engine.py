@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from retalking_core.engines.preview.analysis import faceless_ranges_s, fade_strength
+from retalking_core.engines.presence import faceless_ranges_s, fade_strength
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
 from retalking_core.evaluation.measurement import Measurement

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.analysis_file import load_scene, save_scene
+from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.engine import SegmentedEngine
-from retalking_core.engines.preview.analysis import PreviewScene
+from retalking_core.engines.preview.analysis import PreviewAnalysis
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.segments import plan_segments
@@ -72,22 +72,22 @@ def test_a_scene_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path
     for content in (b"", b"not an archive"):
         path.write_bytes(content)
         with pytest.raises(EngineFaultError, match="could not be read back"):
-            load_scene(path, PreviewScene)
-    save_scene(path, OutputOptions())
+            load_analysis(path, PreviewAnalysis)
+    save_analysis(path, OutputOptions())
     with pytest.raises(EngineFaultError, match="could not be read back"):
-        load_scene(path, PreviewScene)
+        load_analysis(path, PreviewAnalysis)
 
 
 def test_a_scene_keeps_every_kind_of_value(tmp_path: Path) -> None:
     path = tmp_path / "scene"
     options = OutputOptions(crf=7, max_height=None, container="mkv", fps=12.5)
-    save_scene(path, options)
-    assert load_scene(path, OutputOptions) == options
+    save_analysis(path, options)
+    assert load_analysis(path, OutputOptions) == options
     asked = RenderOptions(pads=(1, 2, 3, 4), expression="smile", one_shot=True)
-    save_scene(path, asked)
-    assert load_scene(path, RenderOptions) == asked
+    save_analysis(path, asked)
+    assert load_analysis(path, RenderOptions) == asked
     with pytest.raises(TypeError, match="made_by"):
-        save_scene(path, _with_object())
+        save_analysis(path, _with_object())
 
 
 def _with_object() -> object:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engines.original import stages as original_stages
 from retalking_core.faces.alignment import STANDARD_FIVE, five_points_3dmm
 from retalking_core.stages import coefficients as stage
 from retalking_core.stages import stabilize
@@ -97,6 +98,6 @@ def test_a_foreign_source_and_a_template(golden: GoldenSet) -> None:
 
 
 def test_pictures_in_and_out_of_the_expression_network(golden: GoldenSet) -> None:
-    golden.check("dnet_out_bgr", stabilize.stabilized_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
+    golden.check("dnet_out_bgr", original_stages.stabilized_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
     picture = torch.from_numpy(np.rint((golden["dnet_in"] + 1) / 2 * 255)).float()
     golden.check("dnet_in", stabilize.to_signed(picture), 1e-6)

@@ -44,13 +44,13 @@ def test_blend_at_512(golden: GoldenSet) -> None:
 @blending
 def test_pyramid_steps(golden: GoldenSet) -> None:
     picture = golden["pyr_in"]
-    golden.check("pyr_down_u8", imaging.halve(picture), 0)
-    golden.check("pyr_down_f32", imaging.halve(picture.astype(np.float32)), 1e-4)
+    golden.check("pyr_down_u8", imaging.pyr_down(picture), 0)
+    golden.check("pyr_down_f32", imaging.pyr_down(picture.astype(np.float32)), 1e-4)
     small = picture.astype(np.float32)
-    golden.check("pyr_up_f32", imaging.double(small[:6, :7]), 1e-4)
-    golden.check("pyr_up_1x1", imaging.double(np.full((1, 1, 3), 37, np.float32)), 1e-4)
-    golden.check("pyr_down_2x2", imaging.halve(small[:2, :2]), 1e-4)
-    golden.check("pyr_down_1x1", imaging.halve(small[:1, :1]), 1e-4)
+    golden.check("pyr_up_f32", imaging.pyr_up(small[:6, :7]), 1e-4)
+    golden.check("pyr_up_1x1", imaging.pyr_up(np.full((1, 1, 3), 37, np.float32)), 1e-4)
+    golden.check("pyr_down_2x2", imaging.pyr_down(small[:2, :2]), 1e-4)
+    golden.check("pyr_down_1x1", imaging.pyr_down(small[:1, :1]), 1e-4)
 
 
 def _faces(golden: GoldenSet, case: str) -> stage.DetectedFaces:

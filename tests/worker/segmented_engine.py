@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from retalking_core.analysis_file import load_scene, save_scene
+from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_audio
@@ -48,14 +48,14 @@ class SlowEngine:
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         self._mark("analyze")
-        save_scene(scene, _plan(video, audio, options)[1])
+        save_analysis(scene, _plan(video, audio, options)[1])
         progress(Progress("analyze", 0.02))
         return DrawingReport({"analyze": 0.5})
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        timeline = load_scene(scene, Timeline)
+        timeline = load_analysis(scene, Timeline)
         self._mark(f"segment-{plan_segments(len(timeline.source_index)).index(segment)}")
         info = open_video(video, DEFAULT_LIMITS).info
         with SegmentWriter(result, info, timeline, segment, options.output) as writer:
@@ -74,7 +74,7 @@ class SlowEngine:
         progress: ProgressHook,
     ) -> RenderReport:
         self._mark("join")
-        timeline, info = load_scene(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
+        timeline, info = load_analysis(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
         join_segments(result, parts, timeline, audio, options.output, {}, DEFAULT_LIMITS, progress)
         return _report(info, timeline, sum_of_times(drawn))
 

@@ -28,7 +28,7 @@ def absolute_u8(values: NDArray) -> NDArray[np.uint8]:
     return np.minimum(np.rint(np.abs(values)), 255).astype(np.uint8)
 
 
-def grey_of_bgr(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def gray_of_bgr(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """OpenCV's fixed-point luma of a BGR picture."""
     return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
 
@@ -40,41 +40,25 @@ def truncate_u8(values: NDArray) -> NDArray[np.uint8]:
 
 
 def resize_bilinear(picture: NDArray, width: int, height: int) -> NDArray:
-    """u8 or f32 [H, W(, C)] to the new size: half-pixel centres, no antialiasing, u8 in OpenCV's fixed point.
+    """u8 or f32 [H, W(, C)] to the new size: half-pixel centers, no antialiasing, u8 in OpenCV's fixed point.
 
     An equal size returns a copy. A trailing axis of one channel is dropped (as OpenCV does).
     """
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def crop_black(picture: NDArray, left: int, top: int, right: int, bottom: int) -> NDArray:
-    """The pixels of a box that may reach beyond the picture; what is missing is 0. [bottom - top, right - left, C]."""
-    height, width = picture.shape[:2]
-    result = np.zeros((bottom - top, right - left, *picture.shape[2:]), picture.dtype)
-    x0, x1, y0, y1 = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
-    if x0 < x1 and y0 < y1:
-        result[y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
-    return result
-
-
 def warp_affine(
     picture: NDArray, matrix: NDArray[np.float64], width: int, height: int, border: tuple[float, ...] = (0.0,)
 ) -> NDArray:
-    """The picture moved by a forward 2x3 matrix, bilinear; outside neighbours have the border colour."""
+    """The picture moved by a forward 2x3 matrix, bilinear; outside neighbors have the border color."""
     value = (*border, *([0.0] * (4 - len(border))))
     return cv2.warpAffine(picture, np.asarray(matrix, np.float64), (width, height), borderValue=value)
-
-
-def invert_affine(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of a 2x3 map (or a stack of them, [..., 2, 3])."""
-    linear = np.linalg.inv(matrix[..., :2])
-    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
 
 
 def warp_quad(picture: NDArray[np.uint8], corners: NDArray[np.float64], width: int, height: int) -> NDArray[np.uint8]:
     """Pillow's QUAD, bilinear: the four-sided area of the picture as an upright one.
 
-    corners: [4, 2] top left, bottom left, bottom right, top right, continuous (a pixel's centre is at +0.5).
+    corners: [4, 2] top left, bottom left, bottom right, top right, continuous (a pixel's center is at +0.5).
     """
     x, y = _unit_grid(width, height)
     top_left, bottom_left, bottom_right, top_right = np.asarray(corners, np.float64)
@@ -115,7 +99,7 @@ def _unit_grid(width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np
 def _sample(
     picture: NDArray[np.uint8], u: NDArray[np.float64], v: NDArray[np.float64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Bilinear at continuous places, neighbours clamped, truncated; black where a place lies outside the picture."""
+    """Bilinear at continuous places, neighbors clamped, truncated; black where a place lies outside the picture."""
     height, width = picture.shape[:2]
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     u, v = np.where(inside, u, 0.5) - 0.5, np.where(inside, v, 0.5) - 0.5
@@ -125,18 +109,18 @@ def _sample(
     y0, y1 = np.clip(top, 0, height - 1), np.clip(top + 1, 0, height - 1)
     upper = picture[y0, x0] * (1 - across) + picture[y0, x1] * across
     lower = picture[y1, x0] * (1 - across) + picture[y1, x1] * across
-    colour = np.where(inside[..., None], upper * (1 - down) + lower * down, 0)
-    return colour.astype(np.uint8), inside
+    color = np.where(inside[..., None], upper * (1 - down) + lower * down, 0)
+    return color.astype(np.uint8), inside
 
 
-def halve(picture: NDArray) -> NDArray:
+def pyr_down(picture: NDArray) -> NDArray:
     """1-4-6-4-1 filter, every second sample, size ceil(n / 2); u8 stays u8, rounded."""
     if picture.shape[0] == picture.shape[1] == 1:
         return picture.copy()
     return cv2.pyrDown(picture)
 
 
-def double(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+def pyr_up(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     return cv2.pyrUp(picture)
 
 
@@ -153,14 +137,14 @@ def blend_laplacian_original(
         weight = stacks[2][level][..., None]
         bands = [_band(stack, level, levels) for stack in stacks[:2]]
         mixed = bands[0] * weight + bands[1] * (1 - weight)
-        result = mixed if result is None else double(result) + mixed
+        result = mixed if result is None else pyr_up(result) + mixed
     return result.astype(np.float32)
 
 
 def _gaussian_stack(picture: NDArray, levels: int) -> list[NDArray]:
     stack = [picture]
     while len(stack) < levels:
-        stack.append(halve(stack[-1]))
+        stack.append(pyr_down(stack[-1]))
     return stack
 
 
@@ -168,4 +152,14 @@ def _band(stack: list[NDArray], level: int, levels: int) -> NDArray[np.float32]:
     here = stack[level].astype(np.float32)
     if level == levels - 1:
         return here
-    return here - double(stack[level + 1].astype(np.float32))
+    return here - pyr_up(stack[level + 1].astype(np.float32))
+
+
+def crop_black(picture: NDArray, left: int, top: int, right: int, bottom: int) -> NDArray:
+    """The pixels of a box that may reach beyond the picture; what is missing is 0. [bottom - top, right - left, C]."""
+    height, width = picture.shape[:2]
+    result = np.zeros((bottom - top, right - left, *picture.shape[2:]), picture.dtype)
+    x0, x1, y0, y1 = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
+    if x0 < x1 and y0 < y1:
+        result[y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
+    return result

@@ -15,26 +15,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.engines.original.restoration import DetectedFaces, composite_original, enhance_original
-from retalking_core.engines.videoretalking.analysis import ClipFaces, LipScene, shown_frames
-from retalking_core.engines.videoretalking.batching import GuardedNetworks
-from retalking_core.engines.videoretalking.face_cache_session import FaceMemory
-from retalking_core.engines.videoretalking.renderer import Drawing
+from retalking_core.engines.original.stages import (
+    compose_halves_original,
+    crop_first_frame_original,
+    edit_emotion_original,
+    face_boxes_original,
+    full_references_original,
+    lip_batches_original,
+    resize_256_original,
+    stabilized_u8_original,
+)
+from retalking_core.engines.videoretalking.analysis import ClipAnalysis, ClipFaces, shown_frames
+from retalking_core.engines.videoretalking.batching import ValidatingNetworks
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import five_points
 from retalking_core.media.color import blend_bgr_into, region_to_bgr
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.progress import StageClock
-from retalking_core.stages.emotion import compose_halves_original, edit_emotion_original
-from retalking_core.stages.face_crop import (
-    CROP_PX,
-    crop_first_frame_original,
-    detector_boxes,
-    face_boxes_original,
-    resize_256_original,
-)
-from retalking_core.stages.lips import full_references_original, hold_noises, lip_batches_original
-from retalking_core.stages.stabilize import stabilized_u8_original, to_signed
+from retalking_core.stages.face_crop import CROP_PX, detector_boxes
+from retalking_core.stages.lips import fixed_noise
+from retalking_core.stages.stabilize import to_signed
 from retalking_core.types import Frame, FrameSource, VideoInfo
 
 Picture = NDArray[np.uint8]
@@ -118,15 +119,6 @@ def as_detected(landmarks: NDArray) -> DetectedFaces:
 NOTE = "compat=original: drawn with the original's arithmetic, its defects included."
 
 
-def open_drawing(
-    networks: GuardedNetworks, batch_size: int, scene: LipScene, options: RenderOptions, memory: FaceMemory
-) -> Drawing | OriginalDrawing:
-    """Pass two, as the options ask for it."""
-    if options.compat == "original":
-        return OriginalDrawing(networks, scene, options)
-    return Drawing(networks, batch_size, scene, options, memory)
-
-
 def cropped_as_asked(faces: ClipFaces, info: VideoInfo, options: RenderOptions) -> ClipFaces:
     """compat=original: one rectangle for all frames, from the first one with a face."""
     if options.compat != "original":
@@ -144,12 +136,12 @@ def first_rectangle(faces: ClipFaces, width: int, height: int) -> tuple[int, int
     return crop_first_frame_original(faces.places.landmarks[shown[0]], width, height).box
 
 
-class OriginalDrawing:
+class OriginalRenderer:
     """Pass two with the original's arithmetic, frame by frame."""
 
-    def __init__(self, networks: GuardedNetworks, scene: LipScene, options: RenderOptions) -> None:
+    def __init__(self, networks: ValidatingNetworks, scene: ClipAnalysis, options: RenderOptions) -> None:
         self._networks, self._scene, self._options = networks, scene, options
-        self._noises = hold_noises(ENet.noise_sizes, options.seed, networks.device)
+        self._noises = fixed_noise(ENet.noise_sizes, options.seed, networks.device)
         self._clock = StageClock()
         self.notes = [NOTE]
 
@@ -175,7 +167,7 @@ class OriginalDrawing:
     def _draw(self, k: int, frame: Frame, place: OriginalPlace) -> Frame:
         scene, whole = self._scene, (0, 0, frame.y.shape[1], frame.y.shape[0])
         picture = draw_frame_original(
-            region_to_bgr(frame, whole, scene.colour),
+            region_to_bgr(frame, whole, scene.color),
             place,
             OriginalNetworks(self._networks.get, self._networks.device),
             scene.windows[frame.index],
@@ -184,7 +176,7 @@ class OriginalDrawing:
             self._options.upper_face,
         )
         result = frame.copy()
-        blend_bgr_into(result, whole, picture, None, scene.colour)
+        blend_bgr_into(result, whole, picture, None, scene.color)
         return result
 
 

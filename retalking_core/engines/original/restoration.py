@@ -19,7 +19,6 @@ from retalking_core.engines.original.imaging import (
     blend_laplacian_original,
     blur_gaussian,
     erode_block,
-    invert_affine,
     resize_bilinear,
     smooth_3x3,
     truncate_u8,
@@ -27,6 +26,7 @@ from retalking_core.engines.original.imaging import (
 )
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity
+from retalking_core.imaging.affine import invert_affine
 
 Picture = NDArray[np.uint8]
 Restorer = Callable[[Tensor], Tensor]
@@ -58,9 +58,9 @@ def usable_faces(detections: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def central_face(faces: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """The row whose box centre is nearest to the middle of the picture."""
-    centres = (faces[:, :2] + faces[:, 2:4]) / 2
-    return faces[np.linalg.norm(centres - (width / 2, height / 2), axis=1).argmin()]
+    """The row whose box center is nearest to the middle of the picture."""
+    centers = (faces[:, :2] + faces[:, 2:4]) / 2
+    return faces[np.linalg.norm(centers - (width / 2, height / 2), axis=1).argmin()]
 
 
 def align_original(frame: Picture, points: NDArray) -> AlignedFace:

@@ -12,16 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from retalking_core import __version__
-from retalking_core.analysis_file import load_scene, save_scene
+from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
-from retalking_core.engines.preview.analysis import (
-    PreviewScene,
-    faceless_ranges_s,
-    prepare_scene,
-    refuse_faceless,
-    synthesize,
-)
+from retalking_core.engines.presence import faceless_ranges_s, refuse_faceless
+from retalking_core.engines.preview.analysis import PreviewAnalysis, prepare_scene, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -30,12 +25,12 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
-from retalking_core.media.sources import KeptSource, PrefetchedSource
+from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
-from retalking_core.threads import ReadAhead, keep_opencv_single
+from retalking_core.threads import ReadAhead, disable_opencv_threads
 from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
 
 # Options that only a network can honour.
@@ -84,7 +79,12 @@ class PreviewEngine:
         return replace(_report(scene, source.info, options, clock.times_s), held=source.held(video))
 
     def _synthesize(
-        self, scene: PreviewScene, source: FrameSource, writer: ResultWriter, progress: ProgressHook, clock: StageClock
+        self,
+        scene: PreviewAnalysis,
+        source: FrameSource,
+        writer: ResultWriter,
+        progress: ProgressHook,
+        clock: StageClock,
     ) -> None:
         count = len(scene.timeline.source_index)
         with ReadAhead(synthesize(scene, source, clock)) as drawn:
@@ -104,15 +104,15 @@ class PreviewEngine:
         clock = StageClock()
         source, speech, timeline = self._open(video, audio, options, progress, clock)
         with clock.stage("analyze"):
-            save_scene(scene, self.analyze(source, speech, timeline, options, progress))
+            save_analysis(scene, self.analyze(source, speech, timeline, options, progress))
         return DrawingReport(dict(clock.times_s))
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        keep_opencv_single()
-        clock, learned = StageClock(), load_scene(scene, PreviewScene)
-        source = PrefetchedSource(open_video(video, self._limits, options.fps))
+        disable_opencv_threads()
+        clock, learned = StageClock(), load_analysis(scene, PreviewAnalysis)
+        source = PrefetchingFrameSource(open_video(video, self._limits, options.fps))
         with (
             clock.stage("synthesize"),
             SegmentWriter(result, source.info, learned.timeline, segment, options.output) as writer,
@@ -136,7 +136,7 @@ class PreviewEngine:
         drawn: Sequence[DrawingReport],
         progress: ProgressHook,
     ) -> RenderReport:
-        clock, learned = StageClock(), load_scene(scene, PreviewScene)
+        clock, learned = StageClock(), load_analysis(scene, PreviewAnalysis)
         with clock.stage("join"):
             join_segments(result, parts, learned.timeline, audio, options.output, METADATA, self._limits, progress)
         info = probe_video(video, self._limits, options.fps)
@@ -144,14 +144,14 @@ class PreviewEngine:
 
     def _open(
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
-    ) -> tuple[KeptSource, Waveform, Timeline]:
+    ) -> tuple[CachingFrameSource, Waveform, Timeline]:
         """Open the inputs and plan which frame is shown when."""
         refuse_unsupported(options)
-        keep_opencv_single()
+        disable_opencv_threads()
         progress(Progress("analyze", 0.0))
         with clock.stage("read"):
-            opened = PrefetchedSource(open_video(video, self._limits, options.fps))
-            source = KeptSource(opened, self._limits.max_held_bytes)
+            opened = PrefetchingFrameSource(open_video(video, self._limits, options.fps))
+            source = CachingFrameSource(opened, self._limits.max_held_bytes)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
         return source, speech, timeline
@@ -163,7 +163,7 @@ class PreviewEngine:
         timeline: Timeline,
         options: RenderOptions,
         progress: ProgressHook,
-    ) -> PreviewScene:
+    ) -> PreviewAnalysis:
         """Follow the face, read the speech, learn the clip's mouth. Reads only frames that the timeline shows."""
         indices = np.unique(timeline.source_index)
 
@@ -189,7 +189,7 @@ def refuse_unsupported(options: RenderOptions) -> None:
 
 
 def _report(
-    scene: PreviewScene, info: VideoInfo, options: RenderOptions, stage_times_s: dict[str, float]
+    scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions, stage_times_s: dict[str, float]
 ) -> RenderReport:
     timeline = scene.timeline
     count = len(timeline.source_index)

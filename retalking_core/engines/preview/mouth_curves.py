@@ -76,14 +76,14 @@ def mouth_curves(marks: Points, gaps: NDArray[np.float32], places: NDArray[np.fl
     along = (along / width).astype(np.float32)
     down = np.array([-along[1], along[0]], np.float32)
     origin = (corners[0] + corners[1]) / 2
-    centre = np.empty((5, 2))
-    centre[[0, 4]], centre[1:4] = corners, (marks[UPPER_INNER] + marks[LOWER_INNER]) / 2
-    centre -= origin
+    center = np.empty((5, 2))
+    center[[0, 4]], center[1:4] = corners, (marks[UPPER_INNER] + marks[LOWER_INNER]) / 2
+    center -= origin
     # Knots in order and apart even on a mouth seen from the side.
-    knots = np.maximum.accumulate(centre @ along + KNOTS_APART)
+    knots = np.maximum.accumulate(center @ along + KNOTS_APART)
     middle, reach = (knots[0] + knots[4]) / 2, max((knots[4] - knots[0]) / 2, 1e-3)
     knots = (knots - middle) / reach
-    line = smooth_curve(knots, centre @ down, places)
+    line = smooth_curve(knots, center @ down, places)
     vectors = (v.astype(np.float32) for v in (middle + reach * places, line, _arched(knots, gaps / 2, places)))
     return MouthCurves(origin.astype(np.float32), along, down, width / 2, *vectors)
 

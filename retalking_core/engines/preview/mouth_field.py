@@ -35,7 +35,7 @@ class MouthField:
     """Displacements (px, from after to before: source = place + field) on a grid over `box`.
 
     box: left, top, right, bottom px, even, inside the picture. upper, lower: f32 [ny, nx, 2]; zero on the border. Grid
-    points lie at pixel-centre positions (i + 0.5) * size / n - 0.5 inside the box, as `cv2.resize` has it.
+    points lie at pixel-center positions (i + 0.5) * size / n - 0.5 inside the box, as `cv2.resize` has it.
     """
 
     box: tuple[int, int, int, int]
@@ -110,8 +110,8 @@ def _ring(shape: MouthShape) -> NDArray[np.float32]:
     Farther off below the chin, where the neck has to take up the jaw's way.
     """
     jaw = shape.before[RING]
-    centre = shape.before[33]
-    outward = jaw - centre
+    center = shape.before[33]
+    outward = jaw - center
     outward /= np.maximum(np.linalg.norm(outward, axis=1, keepdims=True), 1e-6)
     below = np.clip(outward @ shape.down, 0, 1)[:, None] ** 2
     return jaw + outward * shape.scale * (0.16 + 0.26 * below)
@@ -121,7 +121,7 @@ def _thin_plate(
     kernel: NDArray[np.float32], points: NDArray[np.float32], values: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Weights f32 [n + 3, 2] of the surface through values [n, 2] at points [n, 2]: of the kernel at each point, then
-    constant, x and y. kernel: between the points. A little regularised against close points."""
+    constant, x and y. kernel: between the points. A little regularized against close points."""
     count = len(points)
     system = np.zeros((count + 3, count + 3))
     system[:count, :count] = kernel

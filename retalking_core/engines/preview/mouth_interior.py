@@ -37,10 +37,10 @@ class MouthInterior:
 def skin_light(frame: Frame, marks: Points, black: float) -> float:
     """Mean luma above black of both cheeks and the chin: what the mouth's brightness goes by."""
     side = max(1, int(0.08 * float(face_scale(marks))))
-    centres = ((marks[48] + marks[4]) / 2, (marks[54] + marks[12]) / 2, (marks[57] + marks[8]) / 2)
+    centers = ((marks[48] + marks[4]) / 2, (marks[54] + marks[12]) / 2, (marks[57] + marks[8]) / 2)
     height, width = frame.y.shape
     patches = []
-    for x, y in centres:
+    for x, y in centers:
         left, top = int(min(max(x - side, 0), width - 1)), int(min(max(y - side, 0), height - 1))
         patches.append(cv2.mean(frame.y[top : top + 2 * side, left : left + 2 * side])[0])
     return max(sum(patches) / len(patches) - black, 4.0)
@@ -78,11 +78,11 @@ def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black:
     luma = cv2.remap(frame.y, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     chroma = cv2.merge([frame.u, frame.v])
     chroma = cv2.remap(chroma, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    yuv = _centred(np.dstack([luma, chroma]).astype(np.float32))
+    yuv = _centerd(np.dstack([luma, chroma]).astype(np.float32))
     return MouthInterior(yuv, curves.half_width / scale, columns / scale, skin_light(frame, marks, black), False)
 
 
-def _centred(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
+def _centerd(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shift the picture sideways so that the upper teeth (the bright part of its upper third) are in the middle: on a
     turned head they are not, and on the next frame the head is turned another way."""
     bright = yuv[: TEXTURE_ROWS // 3, :, 0].mean(axis=0)
@@ -135,8 +135,8 @@ def _darkest(frame: Frame, marks: Points) -> float:
     return float(np.percentile(frame.y[y0:y1, x0:x1], 2))
 
 
-def _mix(yuv: NDArray, share: NDArray, colour: NDArray) -> None:
-    yuv += share[..., None] * (colour - yuv)
+def _mix(yuv: NDArray, share: NDArray, color: NDArray) -> None:
+    yuv += share[..., None] * (color - yuv)
 
 
 def _bump(x: NDArray) -> NDArray:
@@ -174,7 +174,7 @@ def draw_interior(
     # A tongue that was bright in a wide-open mouth lies deeper in the dark of a smaller one.
     lit *= 1 - 0.5 * ease(depth / np.maximum(gap, 1e-3)) * np.clip(1 - gap / (interior.gaps.max() * scale), 0, 1)
     bright = black + (yuv[..., 0] - black) * lit * (light / interior.light)
-    # Through a slit nothing can be made out: it is the lips' own colour in shadow, and becomes a mouth as it widens.
+    # Through a slit nothing can be made out: it is the lips' own color in shadow, and becomes a mouth as it widens.
     seen = ease((gap / scale - SLIT) / SLIT)
     under = luma.astype(np.float32)
     shadow = black + (under - black) * SLIT_SHADE
@@ -182,14 +182,14 @@ def draw_interior(
     luma[...] = np.clip(under + (bright - under) * alpha + 0.5, 0, 255)
     size = (chroma.shape[1], chroma.shape[0])
     share = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) * cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
-    colour = cv2.resize(yuv, size, interpolation=cv2.INTER_AREA)[..., 1:]
-    chroma[...] = np.clip(chroma + (colour - chroma) * share[..., None] + 0.5, 0, 255)
+    color = cv2.resize(yuv, size, interpolation=cv2.INTER_AREA)[..., 1:]
+    chroma[...] = np.clip(chroma + (color - chroma) * share[..., None] + 0.5, 0, 255)
 
 
 def _read_interior(
     interior: MouthInterior, along: NDArray, depth: NDArray, gap: NDArray, scale: float
 ) -> NDArray[np.float32]:
-    """Interior colours for each pixel of the patch, f32 [h, w, 3].
+    """Interior colors for each pixel of the patch, f32 [h, w, 3].
 
     Teeth keep their size: below the upper lip the picture is read at its own scale from the top, above the lower lip
     from the bottom, and what does not fit into a smaller gap is left out in between. A wider gap stretches it.

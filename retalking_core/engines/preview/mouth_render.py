@@ -21,7 +21,7 @@ from retalking_core.engines.preview.mouth_curves import (
 from retalking_core.engines.preview.mouth_field import CELL, MouthField, grid_axes
 from retalking_core.engines.preview.mouth_interior import LEAST_GAP_PX, MouthInterior, draw_interior, edge_px
 from retalking_core.engines.preview.mouth_shape import MouthShape
-from retalking_core.numerics import product
+from retalking_core.numerics import tiled_matmul
 from retalking_core.types import Frame
 
 Plane = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def moving_window(grid: Grid, box: Box) -> Box:
 def sample(frame: Frame, grid: Grid, box: Box, window: Box) -> tuple[Plane, Plane]:
     """Luma u8 [h, w] and chroma u8 [h/2, w/2, 2] of an even window, each pixel read where the grid over `box` points.
 
-    grid: f32 [ny, nx, 2], displacements in pixels, at pixel-centre positions (i + 0.5) * size / n - 0.5 of the box.
+    grid: f32 [ny, nx, 2], displacements in pixels, at pixel-center positions (i + 0.5) * size / n - 0.5 of the box.
     """
     luma = cv2.remap(frame.y, *_places(grid, box, window), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     half = _places(grid / 2, *(tuple(side // 2 for side in each) for each in (box, window)))
@@ -68,8 +68,8 @@ def _places(grid: Grid, box: Box, window: Box) -> tuple[NDArray[np.float32], NDA
     x0, y0, x1, y1 = window
     across = cubic_weights(grid.shape[1], box[2] - box[0])[x0 - box[0] : x1 - box[0]]
     down = cubic_weights(grid.shape[0], box[3] - box[1])[y0 - box[1] : y1 - box[1]]
-    wide = product(across, np.ascontiguousarray(grid.transpose(2, 1, 0)))
-    places = product(down, wide.transpose(0, 2, 1))
+    wide = tiled_matmul(across, np.ascontiguousarray(grid.transpose(2, 1, 0)))
+    places = tiled_matmul(down, wide.transpose(0, 2, 1))
     places[0] += np.arange(x0, x1, dtype=np.float32)
     places[1] += np.arange(y0, y1, dtype=np.float32)[:, None]
     return places[0], places[1]

@@ -12,24 +12,29 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.engines.original.renderer import cropped_as_asked
-from retalking_core.engines.preview.analysis import FADE_S, fade_strength, refuse_faceless
+from retalking_core.engines.presence import FADE_S, fade_strength, refuse_faceless
 from retalking_core.engines.videoretalking.analysis import (
     AHEAD,
+    ClipAnalysis,
     ClipFaces,
-    LipScene,
     crop_256,
     locate_faces,
     plan_windows,
     read_coefficients,
 )
-from retalking_core.engines.videoretalking.batching import GuardedNetworks, HalvingBatches
-from retalking_core.engines.videoretalking.face_cache_session import FaceAnalysis, FaceMemory, memory_key, open_memory
+from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks
+from retalking_core.engines.videoretalking.face_cache_session import (
+    FaceAnalysis,
+    FaceCacheSession,
+    memory_key,
+    open_session,
+)
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.track import FaceTracker, TrackRequest
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.sources import PrefetchedSource
+from retalking_core.media.sources import PrefetchingFrameSource
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.coefficients import regress_coefficients
@@ -42,12 +47,12 @@ REFERENCE_NETWORKS = ("deep3d", "dnet", "gpen512", "parsenet")
 ANALYZE_SHARE = 0.2
 
 
-class ClipAnalysis:
+class ClipAnalyzer:
     """Looks at clips with one tracker and one set of networks. templates: the original's expression file."""
 
     def __init__(
         self,
-        networks: GuardedNetworks,
+        networks: ValidatingNetworks,
         tracker: FaceTracker,
         limits: MediaLimits,
         templates: Path | None,
@@ -65,7 +70,7 @@ class ClipAnalysis:
         options: RenderOptions,
         scratch: Path,
         progress: ProgressHook,
-    ) -> Iterator[FaceMemory]:
+    ) -> Iterator[FaceCacheSession]:
         """What is known about this video's face."""
 
         def key() -> str:
@@ -82,7 +87,7 @@ class ClipAnalysis:
 
         turns = itertools.count(1)
         # A count that grows: who waits for another render is not taken for one that hangs.
-        with open_memory(cache, key, lambda: progress(Progress("analyze", 0.0, next(turns))), scratch) as memory:
+        with open_session(cache, key, lambda: progress(Progress("analyze", 0.0, next(turns))), scratch) as memory:
             yield memory
 
     def scene(
@@ -91,10 +96,10 @@ class ClipAnalysis:
         timeline: Timeline,
         sound: NDArray[np.float32],
         options: RenderOptions,
-        memory: FaceMemory,
+        memory: FaceCacheSession,
         count: int,
         progress: ProgressHook,
-    ) -> LipScene:
+    ) -> ClipAnalysis:
         """Pass one: one track for everything, coefficients, and what follows from both."""
         analysis, faces = self._find_faces(source, options, memory, count, progress)
         shown = analysis.track.visible[timeline.source_index]
@@ -102,19 +107,19 @@ class ClipAnalysis:
             raise FaceNotFoundError("No usable face in the part of the video that would be shown.")
         if options.missing_face == "fail":
             refuse_faceless(analysis.track, np.unique(timeline.source_index), source)
-        return LipScene(
+        return ClipAnalysis(
             timeline=timeline,
             faces=faces,
             windows=plan_windows(analysis, faces, self._expression(options.expression)),
             sound=sound,
             strength=fade_strength(shown, round(FADE_S * float(timeline.fps))),
             still=self._still(source, faces) if options.one_shot else None,
-            colour=source.info.colour,
+            color=source.info.color,
             height=source.info.height,
         )
 
     def _find_faces(
-        self, source: FrameSource, options: RenderOptions, memory: FaceMemory, count: int, progress: ProgressHook
+        self, source: FrameSource, options: RenderOptions, memory: FaceCacheSession, count: int, progress: ProgressHook
     ) -> tuple[FaceAnalysis, ClipFaces]:
         def tell(part: int) -> Callable[[int, int], None]:
             share = ANALYZE_SHARE / 2
@@ -126,9 +131,9 @@ class ClipAnalysis:
         if memory.analysis is not None:
             return memory.analysis, locate(memory.analysis.track)
         request = TrackRequest(range(count), options.face, options.crop)
-        track = self._tracker.track(PrefetchedSource(source, AHEAD), request, tell(0))
+        track = self._tracker.track(PrefetchingFrameSource(source, AHEAD), request, tell(0))
         faces = locate(track)
-        batches = HalvingBatches(self._batch_size)
+        batches = AdaptiveBatcher(self._batch_size)
         memory.remember(
             analysis := FaceAnalysis(track, read_coefficients(source, faces, self._networks, batches, tell(1)))
         )
@@ -138,7 +143,7 @@ class ClipAnalysis:
         """The first picture with a face: all that the expression network sees with one_shot."""
         first = np.flatnonzero(faces.visible)[:1]
         frames = list(source.frames_at(first.tolist()))
-        return crop_256(frames, faces.at(first), source.info.colour, self._networks.device).cpu().numpy()
+        return crop_256(frames, faces.at(first), source.info.color, self._networks.device).cpu().numpy()
 
     def _expression(self, asked: str) -> NDArray[np.float32]:
         """The template's 64 numbers: of a word, or of the face in a picture. Raises: FaceNotFoundError."""
@@ -151,6 +156,6 @@ class ClipAnalysis:
             raise FaceNotFoundError("The picture given as `expression` shows no usable face; send another.") from error
         faces = locate_faces(track, 1, source, (0, 0, 0, 0))
         places = faces.at(np.zeros(1, np.int64))
-        picture = crop_256(list(source.frames_at([0])), places, source.info.colour, self._networks.device)
+        picture = crop_256(list(source.frames_at([0])), places, source.info.color, self._networks.device)
         row = regress_coefficients(self._networks.get("deep3d"), picture, places.scaled())[0]
         return expression_of(row.cpu().numpy())

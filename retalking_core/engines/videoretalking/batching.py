@@ -13,11 +13,11 @@ from retalking_core.errors import EngineFaultError, OutOfMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Networks whose (first) result is a picture, which can not be of one colour.
+# Networks whose (first) result is a picture, which can not be of one color.
 PICTURES = ("dnet", "gpen512", "enet", "gfpgan", "ganimation")
 # Deviation over a picture below which it counts as constant; all are about 0..1 or -1..1.
 LEAST_DEVIATION = 1e-4
-NOT_FINITE, CONSTANT = "numbers that are not finite", "a picture of a single colour"
+NOT_FINITE, CONSTANT = "numbers that are not finite", "a picture of a single color"
 
 
 class NetworkSource(Protocol):
@@ -36,8 +36,8 @@ class NetworkSource(Protocol):
         ...
 
 
-class GuardedNetworks:
-    """Networks whose results are looked at: NaN or a picture of one colour never leaves.
+class ValidatingNetworks:
+    """Networks whose results are looked at: NaN or a picture of one color never leaves.
 
     Looking does not wait for the device: the findings of a batch are fetched with its results (`findings`).
     """
@@ -67,14 +67,14 @@ class GuardedNetworks:
 
         return guarded
 
-    def findings(self) -> Findings:
+    def findings(self) -> OutputChecks:
         """What the networks were found to give since the last call."""
         found, self._found = self._found, []
         flags = torch.stack([flag for _, _, flag in found]) if found else torch.zeros(0, dtype=torch.bool)
-        return Findings([(name, kind) for name, kind, _ in found], download(flags))
+        return OutputChecks([(name, kind) for name, kind, _ in found], download(flags))
 
 
-class Findings:
+class OutputChecks:
     """Of one batch; complete only once the device is done with it."""
 
     def __init__(self, looked_at: list[tuple[str, str]], flags: Tensor) -> None:
@@ -109,7 +109,7 @@ def _picture(result: object) -> Tensor:
     return next(part for part in _parts(result) if isinstance(part, Tensor))
 
 
-class HalvingBatches:
+class AdaptiveBatcher:
     """Runs work on batches; one that does not fit into the device's memory is tried again in halves from then on."""
 
     def __init__(self, size: int) -> None:

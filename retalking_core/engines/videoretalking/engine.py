@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from retalking_core import __version__
-from retalking_core.analysis_file import load_scene, save_scene
+from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import DrawingReport, EngineCapabilities, all_notes, sum_of_times
-from retalking_core.engines.original.renderer import OriginalDrawing, open_drawing
-from retalking_core.engines.preview.analysis import faceless_ranges_s
-from retalking_core.engines.videoretalking.analysis import AHEAD, LipScene
-from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalysis
-from retalking_core.engines.videoretalking.batching import GuardedNetworks, NetworkSource
-from retalking_core.engines.videoretalking.face_cache_session import FaceMemory, analyzed_count
-from retalking_core.engines.videoretalking.renderer import Drawing
+from retalking_core.engines.original.renderer import OriginalRenderer
+from retalking_core.engines.presence import faceless_ranges_s
+from retalking_core.engines.videoretalking.analysis import AHEAD, ClipAnalysis
+from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalyzer
+from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count
+from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker
@@ -35,15 +35,15 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
-from retalking_core.media.sources import KeptSource
+from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
-from retalking_core.stages.lips import hold_noises
-from retalking_core.threads import WriteBehind
+from retalking_core.stages.lips import fixed_noise
+from retalking_core.threads import EncoderThread
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
@@ -56,14 +56,14 @@ MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
 
 
-def rehearse(name: str, network: Callable[..., object], device: torch.device) -> None:
+def warm_up_network(name: str, network: Callable[..., object], device: torch.device) -> None:
     """One call with inputs of the right sizes, as the engine makes it."""
     network(*(torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]), **call_options(name, device))
 
 
 def call_options(name: str, device: torch.device) -> dict[str, object]:
     """What the engine gives a network besides its batch."""
-    return {"noises": hold_noises(ENet.noise_sizes, 0, device)} if name == "enet" else {}
+    return {"noises": fixed_noise(ENet.noise_sizes, 0, device)} if name == "enet" else {}
 
 
 class VideoRetalkingEngine:
@@ -80,11 +80,11 @@ class VideoRetalkingEngine:
         batch_size: int | None = None,
         cache: FaceCache | None = None,
     ) -> None:
-        self._networks = GuardedNetworks(networks)
+        self._networks = ValidatingNetworks(networks)
         self._limits, self._cache = limits, cache
         self._tracker = tracker or DlibFaceTracker()
         self._batch_size = batch_size or (BATCH_CUDA if networks.device.type == "cuda" else BATCH_CPU)
-        self._analysis = ClipAnalysis(self._networks, self._tracker, limits, templates, self._batch_size)
+        self._analysis = ClipAnalyzer(self._networks, self._tracker, limits, templates, self._batch_size)
         no_smile = templates is None or not templates.is_file()
         self.capabilities = EngineCapabilities(
             name="videoretalking",
@@ -102,7 +102,7 @@ class VideoRetalkingEngine:
         for name in NETWORKS:
             network = self._networks.get(name)
             if on_gpu and name in INPUT_SHAPES:
-                rehearse(name, network, self._networks.device)
+                warm_up_network(name, network, self._networks.device)
         self._tracker.warm_up()
         self._networks.findings()
         if on_gpu:
@@ -118,7 +118,7 @@ class VideoRetalkingEngine:
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
-        def draw(source: KeptSource, scene: LipScene, memory: FaceMemory) -> RenderReport:
+        def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
 
@@ -133,7 +133,7 @@ class VideoRetalkingEngine:
             report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
             return replace(report, held=source.held(video))
 
-        return self._look(video, audio, result.parent, options, progress, clock, draw)
+        return self._analyze(video, audio, result.parent, options, progress, clock, draw)
 
     def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
@@ -141,21 +141,21 @@ class VideoRetalkingEngine:
         """See `SegmentedEngine`; so with the next two. Segments draw their references themselves: a cache entry serves
         the first pass only."""
         clock = StageClock()
-        self._look(
+        self._analyze(
             video,
             audio,
             scene.parent,
             options,
             progress,
             clock,
-            lambda _source, found, _memory: save_scene(scene, found),
+            lambda _source, found, _memory: save_analysis(scene, found),
         )
         return DrawingReport(dict(clock.times_s))
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        clock, found = StageClock(), load_scene(scene, LipScene)
+        clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
         source = open_video(video, self._limits, options.fps)
         writer = SegmentWriter(result, source.info, found.timeline, segment, options.output)
 
@@ -177,7 +177,7 @@ class VideoRetalkingEngine:
         drawn: Sequence[DrawingReport],
         progress: ProgressHook,
     ) -> RenderReport:
-        clock, found = StageClock(), load_scene(scene, LipScene)
+        clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
         with clock.stage("join"):
             join_segments(
                 result, parts, found.timeline, audio, options.output, self._metadata(), self._limits, progress
@@ -186,7 +186,7 @@ class VideoRetalkingEngine:
         times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
         return self._report(found, info, options, times_s, all_notes(drawn), "off")
 
-    def _look(
+    def _analyze(
         self,
         video: Path,
         audio: Path,
@@ -194,13 +194,13 @@ class VideoRetalkingEngine:
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
-        then: Callable[[KeptSource, LipScene, FaceMemory], Looked],
+        then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
     ) -> Looked:
         """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         with clock.stage("read"):
-            source = KeptSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
+            source = CachingFrameSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
             sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
@@ -213,23 +213,23 @@ class VideoRetalkingEngine:
     def _draw(
         self,
         source: FrameSource,
-        scene: LipScene,
+        scene: ClipAnalysis,
         segment: range,
         options: RenderOptions,
-        memory: FaceMemory,
+        memory: FaceCacheSession,
         writer: ResultWriter | SegmentWriter,
         clock: StageClock,
         tell: Callable[[int, int], None],
     ) -> list[str]:
         """Pass two, encoded beside it. Returns what there is to say about it."""
         self._networks.findings()
-        drawing: Drawing | OriginalDrawing = open_drawing(self._networks, self._batch_size, scene, options, memory)
+        drawing = self._renderer(scene, options, memory)
 
         def encode(frame: Frame) -> None:
             with clock.stage("encode"):
                 writer.write(frame)
 
-        with clock.stage("synthesize"), writer, WriteBehind(encode, AHEAD) as out:
+        with clock.stage("synthesize"), writer, EncoderThread(encode, AHEAD) as out:
             for done, frame in enumerate(drawing.frames(source, segment), start=1):
                 out.put(frame)
                 if done % REPORT_EVERY == 0 or done == len(segment):
@@ -237,13 +237,21 @@ class VideoRetalkingEngine:
         clock.times_s |= drawing.times_s
         return drawing.notes
 
+    def _renderer(
+        self, scene: ClipAnalysis, options: RenderOptions, memory: FaceCacheSession
+    ) -> FrameRenderer | OriginalRenderer:
+        """Pass two, with this project's arithmetic or, for `compat=original`, with the original's."""
+        if options.compat == "original":
+            return OriginalRenderer(self._networks, scene, options)
+        return FrameRenderer(self._networks, self._batch_size, scene, options, memory)
+
     def _metadata(self) -> dict[str, str]:
         comment = f"{MADE_BY} {UNTRAINED}" if self.capabilities.synthetic_weights else MADE_BY
         return {"title": "Retalking", "comment": comment}
 
     def _report(
         self,
-        scene: LipScene,
+        scene: ClipAnalysis,
         info: VideoInfo,
         options: RenderOptions,
         times_s: dict[str, float],

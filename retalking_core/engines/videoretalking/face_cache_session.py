@@ -37,7 +37,7 @@ class FaceAnalysis:
     coefficients: NDArray[np.float32]
 
 
-class FaceMemory:
+class FaceCacheSession:
     """One video's entry. Reading and writing, by one thread."""
 
     def __init__(self, folder: Path, found: bool, keep: Callable[[], None] | None) -> None:
@@ -109,16 +109,16 @@ class FaceMemory:
 
 
 @contextmanager
-def open_memory(
+def open_session(
     cache: FaceCache | None, key: Callable[[], str], waiting: Callable[[], None], scratch: Path
-) -> Iterator[FaceMemory]:
+) -> Iterator[FaceCacheSession]:
     """The memory of a video: in a cache's entry, else in a folder inside `scratch` that goes with the block."""
     if cache is None:
         with TemporaryDirectory(dir=scratch, prefix=".faces-") as folder:
-            yield FaceMemory(Path(folder), found=False, keep=None)
+            yield FaceCacheSession(Path(folder), found=False, keep=None)
         return
     with cache.open(key(), waiting) as entry:
-        yield FaceMemory(entry.folder, entry.found, entry.keep)
+        yield FaceCacheSession(entry.folder, entry.found, entry.keep)
 
 
 def memory_key(video: Path, parts: Sequence[object]) -> str:

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.device import DeviceClock, download, upload
-from retalking_core.engines.videoretalking.analysis import LipScene, shown_frames
-from retalking_core.engines.videoretalking.batching import Findings, GuardedNetworks, HalvingBatches, in_groups
-from retalking_core.engines.videoretalking.face_cache_session import FaceMemory
+from retalking_core.engines.videoretalking.analysis import ClipAnalysis, shown_frames
+from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession
 from retalking_core.errors import EngineFaultError
 from retalking_core.imaging.resample import crop_resized
 from retalking_core.networks.enet import ENet
 from retalking_core.options import RenderOptions
 from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
 from retalking_core.stages.emotion import redraw_upper_half
-from retalking_core.stages.lips import LIP_PX, build_references, hold_noises, synthesize_lips
+from retalking_core.stages.lips import LIP_PX, build_references, fixed_noise, synthesize_lips
 from retalking_core.stages.region import (
     FacePlaces,
     RegionBatch,
@@ -59,7 +59,7 @@ class DrawnBatch:
     parsed: Tensor
     reference_frames: NDArray[np.int64]
     drawn_references: Tensor
-    findings: Findings
+    findings: OutputChecks
     settings: int
     done: torch.cuda.Event | None
 
@@ -69,24 +69,29 @@ class DrawnBatch:
 
     def settled(self) -> DrawnBatch:
         """The same with nothing left to look at or to remember."""
-        return replace(self, reference_frames=self.reference_frames[:0], findings=Findings([], torch.zeros(0)))
+        return replace(self, reference_frames=self.reference_frames[:0], findings=OutputChecks([], torch.zeros(0)))
 
 
-def fitting_batch(batch_size: int, scene: LipScene) -> int:
+def fitting_batch(batch_size: int, scene: ClipAnalysis) -> int:
     """Fewer frames at once where faces are large: about ten pictures of the region are held for each frame."""
     side = region_side(scene.faces.at(np.flatnonzero(scene.faces.visible)))
     return max(1, min(batch_size, int(batch_size * (FULL_BATCH_SIDE_PX / side) ** 2)))
 
 
-class Drawing:
+class FrameRenderer:
     """Pass two over one clip."""
 
     def __init__(
-        self, networks: GuardedNetworks, batch_size: int, scene: LipScene, options: RenderOptions, memory: FaceMemory
+        self,
+        networks: ValidatingNetworks,
+        batch_size: int,
+        scene: ClipAnalysis,
+        options: RenderOptions,
+        memory: FaceCacheSession,
     ) -> None:
         self._networks, self._scene, self._options, self._memory = networks, scene, options, memory
-        self._batches = HalvingBatches(fitting_batch(batch_size, scene))
-        self._noises = hold_noises(ENet.noise_sizes, options.seed, networks.device)
+        self._batches = AdaptiveBatcher(fitting_batch(batch_size, scene))
+        self._noises = fixed_noise(ENet.noise_sizes, options.seed, networks.device)
         self._clock = DeviceClock(networks.device)
         self._under_way: deque[DrawnBatch] = deque()
         self._settings = self._unparsed = 0
@@ -112,7 +117,7 @@ class Drawing:
         for group in in_groups(shown_frames(self._scene, source, segment), self._batches.size):
             speaking = [item for item in group if self._scene.strength[item[0]] > 0]
             before = len(self._under_way)
-            for batch in self._batches.run(speaking, self.speak):
+            for batch in self._batches.run(speaking, self.render_batch):
                 self._under_way.append(batch)
             waiting.append((group, len(self._under_way) - before))
             if len(waiting) > 1:
@@ -140,7 +145,7 @@ class Drawing:
             except EngineFaultError as error:
                 if batch.settings == self._settings:
                     self._make_exact(error)
-                batch = self.speak(batch.items)
+                batch = self.render_batch(batch.items)
         if len(batch.reference_frames):
             self._memory.remember_references(batch.reference_frames, batch.drawn_references.numpy())
         return batch.settled()
@@ -152,7 +157,7 @@ class Drawing:
         self._made_exact.append(name)
         self._settings += 1
 
-    def speak(self, items: list[Item]) -> DrawnBatch:
+    def render_batch(self, items: list[Item]) -> DrawnBatch:
         """A batch of (output number, frame) with speaking faces: the method, step by step."""
         scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
         outputs, frames = np.array([k for k, _ in items]), [frame for _, frame in items]
@@ -162,7 +167,7 @@ class Drawing:
             # Where the face is, at the frame's own resolution.
             with step("cut"):
                 places = scene.faces.at(used)
-                regions = cut_regions(frames, places, region_side(places), scene.colour, device)
+                regions = cut_regions(frames, places, region_side(places), scene.color, device)
                 here = places.shifted(regions.origins)
                 boxes = upload(here.boxes, device)
 
@@ -185,7 +190,7 @@ class Drawing:
             with step("composite"):
                 change = composite(regions.pictures, pasted, restored, BlendPlan(scene.faces.levels, boxes))
                 change = change * upload(scene.strength[outputs], device)[:, None, None, None]
-                planes = changed_planes(regions, change, scene.colour, scene.height)
+                planes = changed_planes(regions, change, scene.color, scene.height)
             parsed = faces_found(restored)
             return self._handed_over(items, regions, (planes, parsed, new_steady), new_frames)
 

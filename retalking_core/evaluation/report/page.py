@@ -24,12 +24,12 @@ from retalking_core.evaluation.report.pictures import Strip
 WIDTH_IN, HEIGHT_IN = 9.0, 1.9
 # Where the time axis lies in the width of a chart: the page draws its playhead there.
 LEFT, RIGHT = 0.07, 0.985
-INK, BLUE, ORANGE, GREY = "#1f2933", "#2563a8", "#d9730d", "#9aa5b1"
+INK, BLUE, ORANGE, GRAY = "#1f2933", "#2563a8", "#d9730d", "#9aa5b1"
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
     "font.size": 8,
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": GRAY,
     "axes.labelcolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -84,7 +84,7 @@ def sync_chart(name: str, curve: SyncCurve) -> str:
         axes = figure.subplots()
         figure.subplots_adjust(left=0.13, right=0.97, bottom=0.2, top=0.88)
         axes.plot(offsets, distances, color=BLUE, lw=1.3, marker=".", ms=4)
-        axes.axhline(float(np.median(distances)), color=GREY, lw=0.8, ls="--")
+        axes.axhline(float(np.median(distances)), color=GRAY, lw=0.8, ls="--")
         low = float(distances.min())
         axes.plot(curve.offset_frames, low, "o", color=ORANGE, ms=7)
         axes.set_title(

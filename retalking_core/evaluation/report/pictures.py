@@ -98,7 +98,7 @@ def _cut(source: FrameSource, numbers: list[int], marks: NDArray[np.float32]) ->
             box = face_box(points, width, height, MARGIN)
         if box[2] - box[0] < 2 or box[3] - box[1] < 2:
             box = (0, 0, width, height)
-        picture = region_to_bgr(frame, even_box(box, width, height), source.info.colour)
+        picture = region_to_bgr(frame, even_box(box, width, height), source.info.color)
         pictures.append(cv2.resize(picture, (HEIGHT_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA))
     return pictures
 
