@@ -100,6 +100,9 @@ DEFAULT_BIT_RATE = 200_000  # FFmpeg's AV_CODEC_DEFAULT_BITRATE
 def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture]:
     """Each BGR picture after FFmpeg's default-quality JPEG at this frame rate. All are of one size.
 
+    Every published LSE value was computed on such JPEGs, and SyncNet's distances depend on them. Default quality
+    targets 200 kbit/s, which intra-only video cannot meet: the encoder soon reaches its coarsest quantizer.
+
     One thread encodes while another decodes: each takes about as long as everything else that a picture costs.
     """
     with ReadAhead(encode_jpegs(pictures, fps)) as jpegs:

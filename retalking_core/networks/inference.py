@@ -233,7 +233,10 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def missing_build_tools() -> str | None:
-    """What is missing, with the way out; None where networks can be compiled."""
+    """What compilation lacks besides torch, and how to install it; None if networks can be compiled.
+
+    Triton builds its launchers with a C compiler.
+    """
     if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
         return "There is no C compiler: install g++ (Debian: apt-get install g++), or name one in CC."
     scheme = sysconfig.get_default_scheme()

@@ -96,7 +96,11 @@ Taps = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 class DoublingConv2d(nn.Module):
-    """`[B, C, H, W]` to `[B, O, 2H, 2W]`: what a 3x3 convolution of the doubled picture gives.
+    """`[B, C, H, W]` to `[B, O, 2H, 2W]`: a 3x3 convolution of the upsampled picture, without making that picture.
+
+    Four output pixels stand for one input pixel. Each sees the same few input pixels through its own weights, so one
+    convolution of the small picture with four times the channels gives all four; `_interleaved` places them (sub-pixel
+    convolution: Shi et al., CVPR 2016).
 
     weight: that convolution's, `[O, C, 3, 3]`; bias `[O]`. taps: NEAREST, for a convolution that reflects the doubled
     picture, of which 4 of 9 products are left; or BILINEAR, for one that pads it with zeros, and then not exact on the

@@ -24,7 +24,11 @@ from retalking_core.networks.layers import NEAREST, DoublingConv2d, ModulatedCon
 
 
 class ArcFace(Backbone):
-    """image `[B, 3, 112, 112]`, RGB in -1..1, aligned to the five-point template, to `[B, 512]` of unit length."""
+    """ArcFace IR-SE50: embeds a face for identity similarity (Deng et al., CVPR 2019); facexlib's network.
+
+    Built directly: facexlib's `init_recognition_model` moves it to CUDA whatever its device argument says.
+
+    image `[B, 3, 112, 112]`, RGB in -1..1, aligned to the five-point template, to `[B, 512]` of unit length."""
 
     def __init__(self) -> None:
         super().__init__(num_layers=50, drop_ratio=0.6, mode="ir_se")
@@ -36,7 +40,9 @@ FEATURES = 2048
 
 
 class Deep3D(nn.Module):
-    """image `[B, 3, 224, 224]`, RGB in 0..1, *not* normalized by ImageNet's statistics, to coefficients `[B, 257]`."""
+    """257 3DMM coefficients of an aligned face (Deng et al., CVPR-W 2019): torchvision's ResNet-50 and seven heads.
+
+    image `[B, 3, 224, 224]`, RGB in 0..1, *not* normalized by ImageNet's statistics, to coefficients `[B, 257]`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +56,23 @@ class Deep3D(nn.Module):
 
 
 class FAN2D(FAN):
-    """image `[B, 3, 256, 256]`, RGB in 0..1, to four sets of heat maps `[B, 68, 64, 64]`, of which the last counts."""
+    """2DFAN4: heat maps of 68 landmarks (Bulat and Tzimiropoulos, ICCV 2017); face-alignment's network.
+
+    Difference 0 from the original's release with `flip_input=False`.
+
+    image `[B, 3, 256, 256]`, RGB in 0..1, to four sets of heat maps `[B, 68, 64, 64]`, of which the last counts."""
 
     def __init__(self) -> None:
         super().__init__(4)
 
 
 class GFPGAN(SpandrelGFPGAN):
-    """image `[B, 3, 512, 512]`, RGB in -1..1, to the restored face, alike but unbounded.
+    """GFPGAN v1.3, "clean": restores a face, 512x512 (Wang et al., CVPR 2021); spandrel's network.
+
+    Its modulated convolutions are replaced by ours, which are the same function and keep the keys: spandrel's make one
+    group of every sample, at which a GPU runs far below its rate, and go on in float32 once noise was added.
+
+    image `[B, 3, 512, 512]`, RGB in -1..1, to the restored face, alike but unbounded.
 
     The noise is the one stored in the checkpoint, which keeps the grain of a video still; the original draws it anew
     for every picture. spandrel's *descriptor* is not used, as it clamps to 0..1 and so cuts off the dark half.
@@ -104,7 +119,9 @@ HEAD_CHANNELS = 32
 
 
 class ParseNet(FacexlibParseNet):
-    """image `[B, 3, 512, 512]`, RGB in -1..1, to (logits `[B, 19, 512, 512]`, image `[B, 3, 512, 512]`).
+    """Labels the parts of a face, 19 classes, 512x512; facexlib's network.
+
+    image `[B, 3, 512, 512]`, RGB in -1..1, to (logits `[B, 19, 512, 512]`, image `[B, 3, 512, 512]`).
 
     Classes: 0 background, 1 skin, 2 nose, 3 glasses, 4 and 5 eyes, 6 and 7 brows, 8 and 9 ears, 10 mouth, 11 upper lip,
     12 lower lip, 13 hair, 14 hat, 15 earring, 16 necklace, 17 neck, 18 cloth.
@@ -180,7 +197,9 @@ def _stacked(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
 
 
 class RetinaFace(FacexlibRetinaFace):
-    """image `[B, 3, H, W]`, BGR in 0..255 minus (104, 117, 123), to raw (boxes `[B, N, 4]`, probabilities `[B, N, 2]`,
+    """RetinaFace with a ResNet-50: boxes and five points of every face (Deng et al., CVPR 2020); facexlib's network.
+
+    image `[B, 3, H, W]`, BGR in 0..255 minus (104, 117, 123), to raw (boxes `[B, N, 4]`, probabilities `[B, N, 2]`,
     landmarks `[B, N, 10]`). `detect_faces` takes a BGR u8 picture and decodes.
     """
 
@@ -198,7 +217,9 @@ class RetinaFace(FacexlibRetinaFace):
 
 
 class S3FD(s3fd):
-    """image `[B, 3, H, W]` in 0..255 minus (104, 117, 123) to twelve tensors: for each of six levels (strides 4..128)
+    """S3FD: boxes of faces (Zhang et al., ICCV 2017); face-alignment's network.
+
+    image `[B, 3, H, W]` in 0..255 minus (104, 117, 123) to twelve tensors: for each of six levels (strides 4..128)
     two class scores and four box offsets a position.
 
     Trained on BGR; the original feeds RGB with the BGR means.

@@ -7,7 +7,7 @@ import torch
 from retalking_core.engines.original import stages as original_stages
 from retalking_core.engines.original.imaging import truncate_u8
 from retalking_core.stages import emotion as stage
-from tests.stages.golden_set import GoldenSet, triangle_pattern
+from tests.stages.golden_set import GoldenSet, named_pattern_parameters, triangle_pattern
 
 file = pytest.mark.golden_file("06_rl1_emotion")
 
@@ -33,9 +33,9 @@ def test_action_units(golden: GoldenSet) -> None:
 @pytest.mark.golden
 @file
 def test_sizes(golden: GoldenSet) -> None:
-    pattern = triangle_pattern(384, 384, np.array(((3, 1, 2), (1, 4, 2), (10, 90, 200))))
-    face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
     golden.require("emo_fake", "emo_src128")
+    pattern = triangle_pattern(384, 384, named_pattern_parameters("tri0"))
+    face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
     golden.check("emo_src128", stage.to_network_size(face)[..., ::2, ::2], 1e-5)
     enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
     golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)

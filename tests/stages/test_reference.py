@@ -42,7 +42,7 @@ def test_large_quad_is_shrunk_first(golden: GoldenSet) -> None:
 
 def test_insertion_into_the_frame(golden: GoldenSet) -> None:
     golden.require("imgA")
-    frame, marks = golden["ins_full"], golden["real0_lm"]
+    frame, marks = golden["ins_full"], golden[f"{golden['cases'][0]}_lm"]
     box = tuple(golden["ins_obox"].tolist())
     golden.check("ins_out", original_stages.insert_original(frame, golden["imgA"], marks, box), 2)
 
@@ -50,7 +50,7 @@ def test_insertion_into_the_frame(golden: GoldenSet) -> None:
 def test_one_resampling_shows_the_same_reference(golden: GoldenSet) -> None:
     """Inside the square both versions show the same face; outside it the frame, sharper than after three steps."""
     golden.require("imgA")
-    frame, marks, face = golden["ins_full"], golden["real0_lm"], golden["imgA"]
+    frame, marks, face = golden["ins_full"], golden[f"{golden['cases'][0]}_lm"], golden["imgA"]
     y1, y2, x1, x2 = golden["ins_obox"].tolist()
     inserted = resize_bilinear(
         original_stages.insert_original(frame, face, marks, (y1, y2, x1, x2))[y1:y2, x1:x2], 96, 96
