@@ -17,7 +17,7 @@ class EngineCapabilities:
     """What an engine offers, published for `GET /engines`.
 
     fingerprint: of what the engine computes with (weights, precision); two of one version and fingerprint draw the
-    same. unsupported_options: option name -> values it can not honour (an empty tuple: any value but the default).
+    same. unsupported_options: option name -> values it cannot honor (an empty tuple: any value but the default).
     """
 
     name: str

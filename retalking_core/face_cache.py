@@ -34,7 +34,7 @@ class CacheEntry(Protocol):
 
     def keep(self) -> None:
         """Publish the files that are in `folder` now, in place of what the entry held. A reader sees the old entry or
-        the new one, never a mixture. A cache that can not take them logs it and goes on: the render loses nothing."""
+        the new one, never a mixture. A cache that cannot take them logs it and goes on: the render loses nothing."""
         ...
 
 
@@ -92,7 +92,7 @@ class Manifest:
         files = {}
         for path in sorted(folder.iterdir()):
             if not _NAME.fullmatch(path.name) or not path.is_file():
-                raise ValueError(f"{path.name[:80]!r} can not be kept in a cache entry")
+                raise ValueError(f"{path.name[:80]!r} cannot be kept in a cache entry")
             files[path.name] = StoredFile(path.stat().st_size, sha256_of(path))
         return cls(secrets.token_hex(8), files)
 
@@ -104,7 +104,7 @@ class Manifest:
             files = {name: StoredFile(int(size), str(digest)) for name, (size, digest) in document["files"].items()}
             generation = document["generation"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedEntryError("the manifest can not be read") from error
+            raise DamagedEntryError("the manifest cannot be read") from error
         if not all(map(_NAME.fullmatch, files)) or not _KEY.fullmatch(str(generation)):
             raise DamagedEntryError("the manifest names what no entry holds")
         return cls(generation, files)

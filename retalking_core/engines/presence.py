@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import FaceMissingError
 from retalking_core.faces.smoothing import visible_runs
+from retalking_core.numerics import smoothstep
 from retalking_core.types import FaceTrack, FrameSource
 
 FADE_S = 0.16
@@ -22,7 +23,7 @@ def fade_strength(shown: NDArray[np.bool_], frames: int) -> NDArray[np.float32]:
         if stop < len(shown):
             inward = np.minimum(inward, np.arange(stop - start, 0, -1))
         t = inward / (frames + 1)
-        strength[start:stop] = t * t * (3 - 2 * t)
+        strength[start:stop] = smoothstep(t)
     return strength
 
 

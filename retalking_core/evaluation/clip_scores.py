@@ -65,7 +65,7 @@ class ClipScores:
 
 
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
-    """Measure, and keep the curves behind the numbers. Raises the media errors of a result that can not be opened."""
+    """Measure, and keep the curves behind the numbers. Raises the media errors of a result that cannot be opened."""
     fps = float(measurement.video.info.fps)
     # The curve of the mouth is always drawn: looked for in the same pass.
     metrics = measure_all(measurement, names, POINTS)

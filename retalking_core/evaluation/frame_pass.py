@@ -69,7 +69,7 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
 
 
 def _make_observers(clip: EvaluatedClip, wanted: Set[str], findings: Findings, stack: ExitStack) -> dict[str, Observer]:
-    """Who looks; why others can not is put into the findings."""
+    """Who looks; why others cannot is put into the findings."""
     observers: dict[str, Observer] = {}
     feed: ReferenceFeed | None = None
     for name in OBSERVERS:

@@ -141,7 +141,7 @@ class Measurement(EvaluatedClip):
         return self._given(name)
 
     def network(self, name: str) -> InferenceNetwork:
-        """Raises MetricUnavailableError when its checkpoint is not to be had."""
+        """Raises MetricUnavailableError when its checkpoint is unavailable."""
         if self.models is None:
             raise MetricUnavailableError("needs checkpoints, and no folder of weights was given")
         return self.models.get(name)

@@ -1,4 +1,4 @@
-"""The table of metrics and one call that computes any of them. What can not be computed is None with a reason, never
+"""The table of metrics and one call that computes any of them. What cannot be computed is None with a reason, never
 0.
 """
 

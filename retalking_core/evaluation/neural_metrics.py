@@ -80,7 +80,7 @@ def _face(pick: Callable[[SyncScore], float], best_only: bool = False) -> Callab
 
 
 def _csim(measurement: Measurement) -> Outcome:
-    measurement.network("arcface")  # before the faces are looked for, which is dear and would be in vain
+    measurement.network("arcface")  # finding faces is expensive and useless without it, so fail first
     paired = measurement.paired_index
     marks, reference_marks = measurement.landmarks[: len(paired)], measurement.reference_landmarks
     both = np.flatnonzero(np.isfinite(marks[:, 0, 0]) & np.isfinite(reference_marks[:, 0, 0]))

@@ -100,7 +100,7 @@ Item = TypeVar("Item")
 class InOrder(Generic[Item]):
     """Items of a generator by ascending number; the last one may be asked for again. None beyond the end.
 
-    A fault is told to everybody who asks from then on.
+    Every later call raises the same error.
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
@@ -157,7 +157,7 @@ class ReferenceFeed:
         self._bgr.close()
 
 
-# Sharpness changes slowly and is dear: this many frames, spread over the clip.
+# Sharpness changes slowly and is expensive: this many frames, spread over the clip.
 SHARPNESS_FRAMES = 10
 SHARPNESS_MARGIN = 0.2
 # Frames whose similarity is reckoned together: at most so many, and so many pixels of either video.
@@ -223,7 +223,7 @@ class OutsideObserver:
             (width, height), (other_width, other_height) = sizes
             raise MetricUnavailableError(
                 f"the result is {width}x{height} and the reference {other_width}x{other_height}: "
-                "pixels can not be paired"
+                "pixels cannot be paired"
             )
         self._feed = feed
         self._meter = OutsideMeter(badge_box(*sizes[0]) if clip.has_badge else None)

@@ -25,7 +25,7 @@ class MouthSync:
 
 
 def measure_sync(mouth: NDArray[np.float32], reference: NDArray[np.float32]) -> MouthSync | str:
-    """Mouth opening [M] (NaN: not seen) against a reference [M], or a sentence that says why it can not be measured.
+    """Mouth opening [M] (NaN: not seen) against a reference [M], or a sentence that says why it cannot be measured.
 
     Lags -10..10 are tried; each needs at least 12 frames on which the mouth was seen and half of all that were.
     """

@@ -1,4 +1,4 @@
-"""S3FD and 2DFAN4 in the places of dlib's detector and predictor: the same seat, other eyes.
+"""S3FD and 2DFAN4 as neural replacements for the dlib models.
 
 Both read luma alone (all three channels alike), as the follower does; the descriptor that tells people apart stays
 dlib's.
@@ -29,7 +29,7 @@ DETECT_BATCH, LANDMARK_BATCH = 8, 16
 # 2DFAN4's crop around a detector box of side s: 200 / 195 * 2 s wide, its middle 0.12 s above the box's (its own rule).
 FAN_PX, HEAT_PX = 256, 64
 FAN_SIDE, FAN_RISE = 2 * 200 / 195, 0.12
-# The follower speaks in dlib's boxes: as large, but this share of the side further down (they leave out the forehead).
+# The follower expects dlib's boxes: as large, but this share of the side further down (they leave out the forehead).
 DROP = 0.06
 
 

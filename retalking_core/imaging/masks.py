@@ -14,7 +14,7 @@ from retalking_core.device import upload
 
 
 def blur(mask: Tensor, sigma_px: float, reach: int | None = None) -> Tensor:
-    """Gaussian blur, mirrored borders (spec: P4). reach: half length of the kernel, 3 sigma unless given.
+    """Gaussian blur, mirrored borders. reach: half length of the kernel, 3 sigma unless given.
 
     As two matrix products, which a GPU is made for; its library's convolution of a single channel is not.
     """

@@ -1,4 +1,4 @@
-"""Laplacian blend of a batch at its own resolution, on any device (Burt and Adelson 1983; spec: P8, compositing 3).
+"""Laplacian blend of a batch at its own resolution, on any device (Burt and Adelson 1983).
 
 The pyramid is linear, so blending A over B by a mask is B plus what a mask does to the pyramid of A - B: one pyramid of
 pictures instead of two, and where A equals B the change is exactly 0. In floats: nothing is rounded between levels.
@@ -46,7 +46,7 @@ def _pyr_down_axis(x: Tensor, axis: int) -> Tensor:
     if count == 1:
         return x
     padding = [2, 2, 0, 0] if axis == 3 else [0, 0, 2, 2]
-    # A size of 2 can not be mirrored by two samples: 0 1 -> (0 1) 0 1 (0 1).
+    # A size of 2 cannot be mirrored by two samples: 0 1 -> (0 1) 0 1 (0 1).
     x = F.pad(x, padding, mode="reflect") if count > 2 else torch.cat([x, x, x], dim=axis)
     taps = [x.narrow(axis, start, count) for start in range(5)]
     kept = slice(None, None, 2)

@@ -22,7 +22,7 @@ def resampling_matrix(
 
     Output sample i of picture b lies at the continuous place start[b] + (i + 0.5) * step[b] of an axis of `length`
     input samples, whose centers lie at 0.5, 1.5, ...  Places beyond the axis repeat its outer samples. antialias: where
-    samples are dropped (step > 1) the kernel is widened by the step, as Pillow does (spec: P9); it weighs only samples
+    samples are dropped (step > 1) the kernel is widened by the step, as Pillow does; it weighs only samples
     that exist.
     """
     device = start.device
@@ -47,7 +47,7 @@ def crop_resized(pictures: Tensor, boxes: Tensor, size: int, antialias: bool = T
     """Boxes of pictures at size x size, f32 [B, C, size, size].
 
     pictures: f32 [B, C, H, W]; boxes: [B, 4] left, top, right, bottom, continuous px, may reach beyond the picture,
-    whose edge is then repeated. Without antialias: OpenCV's bilinear resize of the box (spec: P1, in float).
+    whose edge is then repeated. Without antialias: OpenCV's bilinear resize of the box.
     """
     height, width = pictures.shape[2:]
     step = (boxes[:, 2:] - boxes[:, :2]) / size

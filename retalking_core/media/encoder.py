@@ -57,7 +57,7 @@ def encoder_version() -> str:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What an encoder is told. width, height: of the encoded picture. source_height: of the picture given to it."""
+    """Settings of an encoder. width, height: of the encoded picture. source_height: of the picture given to it."""
 
     width: int
     height: int

@@ -100,7 +100,7 @@ def _key_names(keys: bytes) -> dict[int, str]:
 
 State = Literal["trusted", "valid", "invalid"]
 _STATES: dict[str, State] = {"Trusted": "trusted", "Valid": "valid", "Invalid": "invalid"}
-# In words, for what a person meets. Everything else is told in the library's own.
+# In words, for what a person meets. Other codes keep the library's own text.
 _SENTENCES = {
     "assertion.bmffHash.mismatch": "The pictures, the sound or their index were changed after the file was signed.",
     "assertion.hashedURI.mismatch": "The manifest was changed after the file was signed.",

@@ -129,7 +129,7 @@ def load_credentials(cert: Path, key: Path) -> Credentials:
         private = serialization.load_pem_private_key(secret, None)
     except (ValueError, TypeError) as error:
         raise ProvenanceError(
-            "The signing certificate or key of the worker can not be read: both are unencrypted PEM files."
+            "The signing certificate or key of the worker cannot be read: both are unencrypted PEM files."
         ) from error
     leaf, now = certificates[0], datetime.now(UTC)
     if leaf.public_key() != private.public_key():
@@ -159,7 +159,7 @@ def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ProvenanceError(f"The signing {what} of the worker can not be opened: {error.strerror}.") from error
+        raise ProvenanceError(f"The signing {what} of the worker cannot be opened: {error.strerror}.") from error
 
 
 # Nothing is fetched: an input may name an address for its manifest, and that address is a stranger's. No thumbnails:
@@ -173,10 +173,10 @@ SIGNABLE = {"mp4": "video/mp4", "mov": "video/quicktime"}
 
 
 def mime_of_result(container: str) -> str:
-    """Raises OptionUnsupportedError for a container that can not carry a manifest."""
+    """Raises OptionUnsupportedError for a container that cannot carry a manifest."""
     if container not in SIGNABLE:
         raise OptionUnsupportedError(
-            f"This service signs its results, and {container} files can not carry a signature: ask for "
+            f"This service signs its results, and {container} files cannot carry a signature: ask for "
             f"output.container {' or '.join(SIGNABLE)}.",
             option="output.container",
         )
@@ -204,7 +204,7 @@ def _sign(source: Path, target: Path, claim: ProvenanceClaim, credentials: Crede
     definition = manifest_definition(claim)
     inputs = [(VIDEO, "parentOf", claim.video), (SPEECH, "componentOf", claim.speech)]
     unread = [each for each in inputs if not _is_readable(each[2], context)]
-    # Kinds that the library can not look into are recorded as well, only without what they say of their own origin.
+    # Kinds that the library cannot look into are recorded as well, only without what they say of their own origin.
     definition["ingredients"] = [ingredient(*each, note="; its own provenance was not read") for each in unread]
     with c2pa.Builder(definition, context=context) as builder:
         for name, relationship, file in (each for each in inputs if each not in unread):

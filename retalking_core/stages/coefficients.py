@@ -1,6 +1,6 @@
 """3DMM coefficients of every frame, and the windows of them that the expression network reads.
 
-Spec: alignment-3dmm. A coefficient row has 262 numbers: identity 80, expression 64, texture 80, Euler angles 3,
+A coefficient row has 262 numbers: identity 80, expression 64, texture 80, Euler angles 3,
 lighting 27, translation 3 (the regressor's 257), then width, height, s, tx, ty of the alignment.
 """
 
@@ -66,7 +66,7 @@ def align_five_points(five_y_up: NDArray, width: int, height: int) -> FaceAlignm
 def crop_aligned(pictures: Tensor, alignment: FaceAlignment) -> Tensor:
     """The regressor's input f32 [B, 3, 224, 224], RGB 0..1, from pictures f32 [B, 3, H, W], RGB 0..255.
 
-    Antialiased bicubic, rounded to 8 bit between and after the passes as Pillow does (spec: P9); black outside.
+    Antialiased bicubic, rounded to 8 bit between and after the passes as Pillow does; black outside.
     """
     matrices = []
     for axis, length in ((0, pictures.shape[3]), (1, pictures.shape[2])):

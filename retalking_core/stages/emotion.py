@@ -1,4 +1,4 @@
-"""The upper half of the face: as it was, as the network draws it, or with another emotion (spec: rl1-and-emotion)."""
+"""The upper half of the face: as it was, as the network draws it, or with another emotion."""
 
 from __future__ import annotations
 

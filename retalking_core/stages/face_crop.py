@@ -23,7 +23,7 @@ SLACK = 0.12
 
 @dataclass(frozen=True)
 class FirstFrameCrop:
-    """The original's rectangle for all frames (spec: face-crop 3).
+    """The original's rectangle for all frames.
 
     crop: left, top, right, bottom px, integers. quad: qx1, qy1, qx2, qy2 inside the crop. box: Y1, Y2, X1, X2 of the
     full frame, where the patch is put back.

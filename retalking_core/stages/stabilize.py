@@ -1,4 +1,4 @@
-"""Expression stabilization: DNet redraws the face of each frame with one steady expression (spec: alignment-3dmm 8, 9).
+"""Expression stabilization: DNet redraws the face of each frame with one steady expression.
 
 The lip network then gets a reference whose mouth does not already speak.
 """

@@ -1,6 +1,6 @@
 """Fetches weight files: resumes, retries, verifies, and only then gives a file its name.
 
-Two schemes are built in, http and https, over the standard library, which honours the proxy variables. Others (`s3://`)
+Two schemes are built in, http and https, over the standard library, which honors the proxy variables. Others (`s3://`)
 are passed in as an `Opener`, since this package knows no cloud library.
 """
 
@@ -40,7 +40,7 @@ _ANOTHER_WAY = "Set RETALKING_WEIGHTS_URL to a mirror, or put the file into the 
 
 
 class SourceGoneError(Exception):
-    """The source answered, and trying again can not help."""
+    """The source answered, and trying again cannot help."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Fetcher:
                 reason = "the connection ended early"
             except SourceGoneError as error:
                 raise WeightsUnreachableError(
-                    f"{entry.file} is not to be had from its source: {error}. {_ANOTHER_WAY}"
+                    f"{entry.file} is unavailable at its source: {error}. {_ANOTHER_WAY}"
                 ) from None
             except OSError as error:
                 reason = str(error)

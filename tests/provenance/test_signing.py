@@ -198,10 +198,10 @@ def test_what_is_wrong_with_the_credentials_is_said_before(material: Material, t
     other = make_trial_certificate(tmp_path / "other")
     old = make_trial_certificate(tmp_path / "old", days=1, now=datetime.now(UTC) - timedelta(days=3))
     wrong = {
-        "can not be opened": (tmp_path / "nothing.pem", made.key),
+        "cannot be opened": (tmp_path / "nothing.pem", made.key),
         "does not belong": (made.chain, other.key),
         "valid from": (old.chain, old.key),
-        "can not be read": (made.chain, material.video),
+        "cannot be read": (made.chain, material.video),
     }
     for words, (cert, key) in wrong.items():
         with pytest.raises(ProvenanceError, match=words) as refused:

@@ -33,7 +33,7 @@ from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import ReadAhead, disable_opencv_threads
 from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
 
-# Options that only a network can honour.
+# Options that only a network can honor.
 UNSUPPORTED: dict[str, tuple[str, ...]] = {"expression": (), "upper_face": (), "one_shot": ()}
 METADATA = {
     "title": "Retalking preview",
@@ -100,7 +100,7 @@ class PreviewEngine:
     def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        """See `SegmentedEngine`; so with the next two."""
+        """See `SegmentedEngine`."""
         clock = StageClock()
         source, speech, timeline = self._open(video, audio, options, progress, clock)
         with clock.stage("analyze"):
@@ -184,7 +184,7 @@ def refuse_unsupported(options: RenderOptions) -> None:
     for name in (*UNSUPPORTED, "compat"):
         if getattr(options, name) != getattr(default, name):
             raise OptionUnsupportedError(
-                f"The preview engine can not honour `{name}`; leave it out or use engine=videoretalking.", option=name
+                f"The preview engine cannot honor `{name}`; leave it out or use engine=videoretalking.", option=name
             )
 
 

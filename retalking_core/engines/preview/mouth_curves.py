@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.faces.landmarks import Points
+from retalking_core.numerics import smoothstep
 
 UPPER_INNER, LOWER_INNER = [61, 62, 63], [67, 66, 65]
 OUTER_CORNERS, INNER_CORNERS = [48, 54], [60, 64]
@@ -158,7 +159,7 @@ def opening_window(box: Box, curves: MouthCurves, room_px: float) -> Box:
 def ease(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """0 below 0, 1 above 1, smooth between."""
     t = np.clip(x, 0, 1)
-    return t * t * (3 - 2 * t)
+    return smoothstep(t)
 
 
 def _even(place: float, lowest: int, highest: int) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from retalking_core.engines.preview.mouth_curves import mouth_curves
 from retalking_core.engines.preview.mouth_shape import MouthShape
 from retalking_core.faces.landmarks import INNER_PAIRS
+from retalking_core.numerics import smoothstep
 
 # Grid step and border, in units of the face scale.
 CELL = 0.07
@@ -150,5 +151,5 @@ def _window(rows: int, columns: int) -> NDArray[np.float32]:
     for count in (rows, columns):
         inward = np.minimum(np.arange(count), np.arange(count)[::-1]).astype(np.float32)
         t = np.clip((inward - 1) / 3, 0, 1)
-        ramps.append(t * t * (3 - 2 * t))
+        ramps.append(smoothstep(t))
     return ramps[0][:, None, None] * ramps[1][:, None]

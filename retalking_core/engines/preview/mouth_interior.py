@@ -35,7 +35,7 @@ class MouthInterior:
 
 
 def skin_light(frame: Frame, marks: Points, black: float) -> float:
-    """Mean luma above black of both cheeks and the chin: what the mouth's brightness goes by."""
+    """Mean luma above black of both cheeks and the chin: the reference for the mouth's brightness."""
     side = max(1, int(0.08 * float(face_scale(marks))))
     centers = ((marks[48] + marks[4]) / 2, (marks[54] + marks[12]) / 2, (marks[57] + marks[8]) / 2)
     height, width = frame.y.shape

@@ -86,7 +86,7 @@ class ClipAnalyzer:
             return memory_key(video, [__version__, count, type(self._tracker).__name__, *networks, *place, *look])
 
         turns = itertools.count(1)
-        # A count that grows: who waits for another render is not taken for one that hangs.
+        # A growing count: waiting for another render counts as progress.
         with open_session(cache, key, lambda: progress(Progress("analyze", 0.0, next(turns))), scratch) as memory:
             yield memory
 

@@ -13,7 +13,7 @@ from retalking_core.errors import EngineFaultError, OutOfMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Networks whose (first) result is a picture, which can not be of one color.
+# Networks whose (first) result is a picture, which cannot be of one color.
 PICTURES = ("dnet", "gpen512", "enet", "gfpgan", "ganimation")
 # Deviation over a picture below which it counts as constant; all are about 0..1 or -1..1.
 LEAST_DEVIATION = 1e-4

@@ -1,8 +1,8 @@
 """The videoretalking engine: the whole method, top to bottom (Cheng et al., SIGGRAPH Asia 2022).
 
-First pass, `analyze`: follow the face, read its 3DMM coefficients. Second pass, `speak`, batch by batch: steady the
-expression, sharpen it, draw the lips, restore the face, lay it into the frame. Nothing grows with the clip's length but
-the numbers of the first pass.
+First pass, `ClipAnalyzer`: follow the face, read its 3DMM coefficients. Second pass, `FrameRenderer.render_batch`:
+neutralize the expression, enhance the face, draw the lips, restore the face, composite it into the frame. Memory does
+not grow with the clip's length, except for the numbers of the first pass.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class VideoRetalkingEngine:
     def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        """See `SegmentedEngine`; so with the next two. Segments draw their references themselves: a cache entry serves
+        """See `SegmentedEngine`. Segments draw their references themselves: a cache entry serves
         the first pass only."""
         clock = StageClock()
         self._analyze(

@@ -1,4 +1,4 @@
-"""What is known about the face of one video, whatever it says: its track, its coefficients, its steady pictures.
+"""What depends on the video alone, for any speech: its track, its coefficients, its steady pictures.
 
 Two files in a folder: `analysis.npz` and `references.u8`. The folder is an entry of a face cache, or a temporary one.
 """

@@ -141,7 +141,7 @@ class ReportPage:
 
 
 def write_page(page: ReportPage, target: Path) -> None:
-    """Raises OSError when it can not be written."""
+    """Raises OSError when it cannot be written."""
     environment = Environment(
         loader=PackageLoader("retalking_core.evaluation.report", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
