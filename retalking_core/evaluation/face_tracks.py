@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import medfilt
 
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.frames import Picture
@@ -157,7 +158,7 @@ def crop_track(pictures: Iterable[Picture], track: SceneTrack) -> Iterator[Pictu
     """The face on each frame of the track, BGR u8 [224, 224, 3], below the middle of the box as SyncNet expects it."""
     sizes = (track.boxes[:, 2:] - track.boxes[:, :2]).max(axis=1) / 2
     centers = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
-    sizes, xs, ys = (_median_filtered(values) for values in (sizes, centers[:, 0], centers[:, 1]))
+    sizes, xs, ys = (medfilt(values, MEDIAN_FRAMES) for values in (sizes, centers[:, 0], centers[:, 1]))
     for number, picture in enumerate(pictures):
         at = number - track.first
         if at < 0:
@@ -176,9 +177,3 @@ def _crop(picture: Picture, half: float, x: float, y: float) -> Picture:
     top, bottom = int(y - half), int(y + half * (1 + 2 * CROP_SCALE))
     left, right = int(x - half * (1 + CROP_SCALE)), int(x + half * (1 + CROP_SCALE))
     return cv2.resize(framed[max(0, top) : bottom, max(0, left) : right], (SIDE_PX, SIDE_PX))
-
-
-def _median_filtered(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median of 13, zeros beyond the ends, as SciPy's medfilt has it."""
-    padded = np.pad(values, MEDIAN_FRAMES // 2)
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_FRAMES), axis=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 SMOOTHING = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / 16
 
@@ -60,11 +61,9 @@ def warp_quad(picture: NDArray[np.uint8], corners: NDArray[np.float64], width: i
 
     corners: [4, 2] top left, bottom left, bottom right, top right, continuous (a pixel's center is at +0.5).
     """
-    x, y = _unit_grid(width, height)
-    top_left, bottom_left, bottom_right, top_right = np.asarray(corners, np.float64)
-    cross = bottom_right - bottom_left - top_right + top_left
-    place = top_left + (top_right - top_left) * x + (bottom_left - top_left) * y + cross * x * y
-    return _sample(picture, place[..., 0], place[..., 1])[0]
+    quad = tuple(np.asarray(corners, np.float64).ravel().tolist())
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.transform((width, height), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR))
 
 
 def warp_perspective(
@@ -88,12 +87,6 @@ def perspective_coefficients(places: NDArray[np.float64], targets: NDArray[np.fl
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
         values += [u, v]
     return np.linalg.solve(np.array(rows, np.float64), np.array(values, np.float64))
-
-
-def _unit_grid(width: int, height: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    x = (np.arange(width) + 0.5) / width
-    y = (np.arange(height) + 0.5) / height
-    return np.broadcast_to(x[None, :, None], (height, width, 1)), np.broadcast_to(y[:, None, None], (height, width, 1))
 
 
 def _sample(
