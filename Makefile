@@ -37,6 +37,7 @@ check: $(VENV)/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m checks.import_cycles
 	$(BIN)/python -m checks.secrets
 	$(BIN)/python -m checks.dependencies
 

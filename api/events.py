@@ -35,7 +35,7 @@ _JOB_EVENT = {
     "event": "job.progress",
     "at": "2025-11-22T12:00:00Z",
     "status": "running",
-    "stage": "synthesise",
+    "stage": "synthesize",
     "progress": 0.42,
     "detail": {},
 }

@@ -14,7 +14,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.types import FaceTrack, Frame
 
-GREY = (96, 128, 128)
+GRAY = (96, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def repeat_track(track: FaceTrack, times: int) -> FaceTrack:
 
 
 def move_track(track: FaceTrack, scale: float, shift: tuple[float, float]) -> FaceTrack:
-    """The track of the clip on its canvas. Landmarks have pixel centres at integers, boxes are continuous."""
+    """The track of the clip on its canvas. Landmarks have pixel centers at integers, boxes are continuous."""
     boxes = track.boxes * scale + np.array([*shift, *shift], np.float32)
     landmarks = (track.landmarks + 0.5) * scale - 0.5 + np.array(shift, np.float32)
     return FaceTrack(boxes.astype(np.float32), landmarks.astype(np.float32), track.visible)
@@ -89,8 +89,8 @@ def cut_speech(speech: Path, seconds: float, result: Path) -> None:
 
 def _placed(frame: Frame, inner: list[int], corner: tuple[int, int], size: tuple[int, int]) -> av.VideoFrame:
     planes = []
-    for plane, grey, part in zip((frame.y, frame.u, frame.v), GREY, (1, 2, 2), strict=True):
-        canvas = np.full((size[1] // part, size[0] // part), grey, np.uint8)
+    for plane, gray, part in zip((frame.y, frame.u, frame.v), GRAY, (1, 2, 2), strict=True):
+        canvas = np.full((size[1] // part, size[0] // part), gray, np.uint8)
         scaled = cv2.resize(plane, (inner[0] // part, inner[1] // part), interpolation=cv2.INTER_CUBIC)
         top, left = corner[1] // part, corner[0] // part
         canvas[top : top + scaled.shape[0], left : left + scaled.shape[1]] = scaled

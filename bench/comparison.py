@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from retalking_core.engines import videoretalking
+from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.media.writer import ResultWriter
 from retalking_core.types import FaceTrack, Frame
 

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from retalking_core.engines.videoretalking import rehearse
+from retalking_core.engines.videoretalking.engine import warm_up_network
 from retalking_core.networks import catalogue
 from retalking_core.networks.inference import fast_variants, prepare
 
@@ -24,7 +24,7 @@ def compile_one(name: str, batch: int) -> float:
     with torch.device("cuda"):
         network = catalogue.build(name)
     began = time.perf_counter()
-    rehearse(name, prepare(name, network, fast_variants(batch)[name]), torch.device("cuda"))
+    warm_up_network(name, prepare(name, network, fast_variants(batch)[name]), torch.device("cuda"))
     torch.cuda.synchronize()
     return time.perf_counter() - began
 

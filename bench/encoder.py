@@ -18,7 +18,7 @@ import av
 import cv2
 import numpy as np
 
-from retalking_core.evaluation.ssim import SIDE_PX, SimilarityMeter
+from retalking_core.evaluation.image_quality import SIDE_PX, SimilarityMeter
 from retalking_core.media.encoder import PRESET, THREADS, steady_preset
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.planes import to_picture

@@ -30,8 +30,8 @@ from bench.engine_cases import CASES, FAST_BATCH, SHORT_S, Case, Figures, print_
 from bench.engine_inputs import BENCH_LIMITS, Inputs
 from bench.load_watch import LoadWatch
 from bench.replay import ReplayedTrack, load_track, save_track
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
-from retalking_core.local_face_cache import LocalFaceCache
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.networks.inference import fast_variants
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
@@ -93,7 +93,7 @@ class Bench:
             stages_s=report.stage_times_s,
             peak_gpu_gib=watch.peak_gpu_gib,
             host_gib=watch.host_gib,
-            gpu_busy=watch.gpu_busy(run.ended - report.stage_times_s["synthesise"], run.ended),
+            gpu_busy=watch.gpu_busy(run.ended - report.stage_times_s["synthesize"], run.ended),
             face_cache=report.face_cache,
             notes=report.notes,
         )

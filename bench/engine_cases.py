@@ -58,9 +58,9 @@ def print_table(figures: list[Figures]) -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for each in figures:
-        steps = ("cut", "stabilise", "enhance", "lips", "restore", "composite")
+        steps = ("cut", "stabilize", "enhance", "lips", "restore", "composite")
         parts = ", ".join(f"{s} {1000 * each.stages_s[s] / each.frames:.2f}" for s in steps if s in each.stages_s)
-        walls = ", ".join(f"{s} {each.stages_s[s]:.2f} s" for s in ("read", "analyse", "synthesise", "encode"))
+        walls = ", ".join(f"{s} {each.stages_s[s]:.2f} s" for s in ("read", "analyze", "synthesize", "encode"))
         busy = "" if each.gpu_busy is None else f"{100 * each.gpu_busy:.0f} %"
         gpu = "" if each.peak_gpu_gib is None else f"{each.peak_gpu_gib:.1f}"
         print(

@@ -58,7 +58,7 @@ def encode(
     **changed: str,
 ) -> Encoded:
     """One encoder a group. forced: numbers of pictures that must be key pictures. changed: options of the encoder."""
-    settings = PictureSettings(info.width, info.height, info.height, info.colour, info.fps, CRF)
+    settings = PictureSettings(info.width, info.height, info.height, info.color, info.fps, CRF)
     wall_s, cpu_s, packets = time.perf_counter(), time.process_time(), []
     for group in groups:
         context = CodecContext.create(CODEC, "w")

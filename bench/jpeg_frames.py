@@ -1,6 +1,6 @@
 """How coarse the JPEG round trip of the SyncNet protocols is: `python -m bench.jpeg_frames VIDEO`.
 
-Prints size and PSNR of the encoder's first pictures, while its rate control is still looking for the quantiser, and of
+Prints size and PSNR of the encoder's first pictures, while its rate control is still looking for the quantizer, and of
 the rest, where it has come to its coarsest one.
 """
 
@@ -12,8 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from retalking_core.evaluation.bgr_frames import read_bgr
-from retalking_core.evaluation.jpeg_frames import encode_jpegs
+from retalking_core.evaluation.frames import encode_jpegs, read_bgr
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_video
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from retalking_core.engines.videoretalking import call_options, rehearse
+from retalking_core.engines.videoretalking.engine import call_options, warm_up_network
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.inference import InferenceNetwork, fast_variants
 from retalking_core.weights.store import NetworkStore
@@ -28,7 +28,7 @@ def measure(name: str, network: InferenceNetwork, batch: int) -> list[tuple[str,
     on_gpu = device.type == "cuda"
     inputs = [torch.randn(batch, *shape, device=device) for shape in INPUT_SHAPES[name]]
     options = call_options(name, device)
-    rehearse(name, network, device)
+    warm_up_network(name, network, device)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         for _ in range(CALLS):
             network(*inputs, **options)

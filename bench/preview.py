@@ -1,6 +1,6 @@
 """How fast the preview engine is: `python -m bench.preview VIDEO SPEECH [--repeat N]` prints a table of stage times.
 
-`analyse` and `synthesise` follow each other; `draw` and `encode` overlap inside `synthesise`. CPU time is what the
+`analyze` and `synthesize` follow each other; `draw` and `encode` overlap inside `synthesize`. CPU time is what the
 whole process used on all cores, so on a busy machine it tells more than the wall clock.
 """
 
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 

@@ -15,19 +15,20 @@ from typing import TypeVar
 
 import numpy as np
 
-from retalking_core.audio.mouth_motion import plan_mouth_motion
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.preview_flow import KeptSource, StageClock
-from retalking_core.engines.preview_scene import prepare_scene, synthesise
+from retalking_core.engines.preview.analysis import prepare_scene, synthesize
+from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
+from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.timeline import plan_timeline
-from retalking_core.opencv_threads import keep_opencv_single
 from retalking_core.options import OutputOptions
+from retalking_core.progress import StageClock
+from retalking_core.threads import disable_opencv_threads
 from retalking_core.types import Frame, Timeline, VideoInfo
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    keep_opencv_single()
+    disable_opencv_threads()
     tracker, clock, count = DlibFaceTracker(), PartClock(), 0
     tracker.warm_up()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +70,7 @@ def main() -> None:
 def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, clock: PartClock) -> int:
     """Every part once; how many frames there were."""
     opened = clock.of("open the video", lambda: open_video(video, DEFAULT_LIMITS))
-    source = KeptSource(opened, DEFAULT_LIMITS.max_held_bytes)
+    source = CachingFrameSource(opened, DEFAULT_LIMITS.max_held_bytes)
     waveform = clock.of("read the speech", lambda: load_waveform(speech, DEFAULT_LIMITS))
     timeline = plan_timeline(source.info, waveform.duration_s, "bounce")
     indices = np.unique(timeline.source_index).tolist()
@@ -77,7 +78,7 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     track = clock.of("follow the face", lambda: tracker.track(source, TrackRequest(indices), lambda done, total: None))
     motion = clock.of("plan the mouth", lambda: plan_mouth_motion(waveform, timeline))
     scene = clock.of("learn the mouth", lambda: prepare_scene(source, timeline, track, motion, (0, 0, 0, 0)))
-    frames = clock.of("draw", lambda: [frame for frame, _ in synthesise(scene, source, StageClock())])
+    frames = clock.of("draw", lambda: [frame for frame, _ in synthesize(scene, source, StageClock())])
     clock.of("encode the frames", lambda: encode_frames(frames, source.info, timeline, result))
     clock.of("encode the speech", lambda: encode_speech(speech, timeline, result))
     return len(frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
 from retalking_core.types import RenderReport

@@ -1,6 +1,6 @@
 """What the choice of the AAC encoder's search rests on: `python -m bench.speech_codec SPEECH [--repeat N]`.
 
-Encodes the speech at the rate that results have, in its own channels and as one, with both of FFmpeg's quantiser
+Encodes the speech at the rate that results have, in its own channels and as one, with both of FFmpeg's quantizer
 searches, and prints CPU time, size, and how far below the speech the error lies: in all, and by band.
 """
 

@@ -30,7 +30,7 @@ class StubEngine:
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> RenderReport:
         shutil.copyfile(video, result)
-        progress(Progress("synthesise", 1.0, 1, 1))
+        progress(Progress("synthesize", 1.0, 1, 1))
         return RenderReport(
             engine="preview",
             engine_version="stub",

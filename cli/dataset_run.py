@@ -20,15 +20,14 @@ from cli.rendering import Asked, open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
-from retalking_core.errors import RetalkingError
+from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.report.page import ClipSection, ReportPage, format_number, write_page
-from retalking_core.evaluation.report.players import write_players
-from retalking_core.evaluation.report.strips import make_strips
+from retalking_core.evaluation.report.pictures import make_strips, write_players
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
 from worker.metrics import measurement_of
@@ -114,7 +113,7 @@ def _fid(scored: Sequence[ScoredClip], models: EvaluationModels, limits: MediaLi
                 result = clip.folder / "result.mp4"
                 clip_features(_measurement(clip.pairing, result, models, limits)).write(stored)
             features.append(ClipFeatures.read(stored))
-    except UnmeasurableError as error:
+    except MetricUnavailableError as error:
         return no_fid(error.reason)
     except (RetalkingError, ValueError, KeyError) as error:
         return no_fid(f"the frames of {clip.pairing.name} could not be measured ({error})")

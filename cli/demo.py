@@ -26,7 +26,7 @@ def demo(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Face: a video or a picture  [default: a portrait]")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Speech  [default: a synthesised track]")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Speech  [default: a synthesized track]")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the result goes")] = Path("out/demo.mp4"),
     data: Annotated[

@@ -24,7 +24,7 @@ def write_portrait(folder: Path) -> Path:
 
 
 def write_speech(folder: Path) -> Path:
-    """Real words where espeak-ng is installed, else the synthesiser of this package."""
+    """Real words where espeak-ng is installed, else the synthesizer of this package."""
     target = folder / "speech.wav"
     espeak = shutil.which("espeak-ng")
     if espeak is None or not _speak(espeak, target):

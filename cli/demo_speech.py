@@ -1,6 +1,6 @@
 """A speech-like track for the demo, made from nothing: a glottal source through moving formant resonators.
 
-The cascade synthesiser of D. Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980), cut down to
+The cascade synthesizer of D. Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67 (1980), cut down to
 what a demo needs: five vowels, the labial closures b, m and p (lips must be seen to shut) and s. It says nothing; it
 has the rhythm, the closures and the melody of speech. Deterministic: the same samples on every machine.
 """
@@ -50,7 +50,7 @@ class _Key:
 
 def write_demo_speech(path: Path) -> float:
     """Write the track as 16-bit mono WAV at 24 kHz; returns its duration in seconds."""
-    samples = synthesise_speech()
+    samples = synthesize_speech()
     with wave.open(str(path), "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
@@ -59,7 +59,7 @@ def write_demo_speech(path: Path) -> float:
     return len(samples) / RATE_HZ
 
 
-def synthesise_speech() -> NDArray[np.float32]:
+def synthesize_speech() -> NDArray[np.float32]:
     """The whole track: f32 [n], mono, -1..1 (peak 0.6), at RATE_HZ."""
     keys, melody = _score()
     time_s = np.arange(round(keys[-1].time_s * RATE_HZ)) / RATE_HZ

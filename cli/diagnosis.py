@@ -187,7 +187,7 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
 
 def look_at_weights(settings: Settings) -> Finding:
     from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     missing = []
@@ -204,7 +204,7 @@ def look_at_weights(settings: Settings) -> Finding:
 
 
 def look_at_cuda(settings: Settings) -> Finding:
-    from retalking_core.networks.build_tools import missing_build_tools
+    from retalking_core.networks.inference import missing_build_tools
 
     state: State = "bad" if settings.engine == "videoretalking" else "note"
     try:

@@ -127,8 +127,7 @@ def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> Non
 
     try:
         from retalking_core.evaluation.report.page import ClipSection, ReportPage, write_page
-        from retalking_core.evaluation.report.players import write_players
-        from retalking_core.evaluation.report.strips import make_strips
+        from retalking_core.evaluation.report.pictures import make_strips, write_players
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     page.parent.mkdir(parents=True, exist_ok=True)

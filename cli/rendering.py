@@ -81,7 +81,7 @@ class LocalRenderer:
 def open_renderer(asked: Asked, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
     """The engine that is asked for (or what `auto` means here). Raises CommandError; advice ends its message."""
     try:
-        from retalking_core.local_face_cache import LocalFaceCache
+        from retalking_core.face_cache import LocalFaceCache
         from worker.engines import choose_engine, load_engines
 
         limits = settings.face_cache_bytes, settings.face_cache_ttl_s

@@ -83,7 +83,7 @@ def fetch(
 def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
     """Check files: present, digest, every key and shape. Fails unless all are right."""
     need_torch()
-    from retalking_core.weights.verification import verify_file
+    from retalking_core.weights.checkpoint import verify_file
 
     table = Table("name", "file", "tensors", "sha256", "lock", "verdict")
     problems: list[WeightsError] = []

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cli.demo_input import write_portrait
 from cli.demo_speech import write_demo_speech
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
 

@@ -340,8 +340,8 @@ class JobView(_Shape):
     id: str
     status: JobStatus
     stage: str | None = Field(
-        description="Running stage: fetch, analyse, synthesise, evaluate, publish",
-        examples=["fetch", "analyse", "synthesise", "evaluate", "publish"],
+        description="Running stage: fetch, analyze, synthesize, evaluate, publish",
+        examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
     )
     progress: float = Field(description="0..1")
     queue_position: int | None = Field(description="1 is next; null when not queued")

@@ -48,12 +48,12 @@ def segments_prefix(job_id: str) -> str:
 
 
 def scene_key(job_id: str, fence: int) -> str:
-    """fence: of the job's lease under which the clip was analysed."""
+    """fence: of the job's lease under which the clip was analyzed."""
     return f"{segments_prefix(job_id)}scene-{fence}"
 
 
 def shared_video_key(job_id: str, fence: int) -> str:
-    """The video of a job that named an address: helpers must see the very bytes that were analysed."""
+    """The video of a job that named an address: helpers must see the very bytes that were analyzed."""
     return f"{segments_prefix(job_id)}video-{fence}"
 
 

@@ -1,6 +1,6 @@
 """The contract of a job that several workers render: a plan, and segments that are leased one by one.
 
-The worker that holds the job's lease (its owner) analyses the clip, writes the plan, renders segments like everybody
+The worker that holds the job's lease (its owner) analyzes the clip, writes the plan, renders segments like everybody
 else, waits for the rest and joins them. A segment that a helper lost or gave back is left to the owner: a segment that
 kills its worker ends like a job that does.
 """
@@ -17,7 +17,7 @@ from jobs.leases import Lease
 
 class SplitPlan(BaseModel):
     """What helpers must know. segments: how many. renderer: only workers that name themselves equally may help, since
-    others would draw or encode differently. analysed: share of the job's render that the analysis was, 0..1."""
+    others would draw or encode differently. analyzed: share of the job's render that the analysis was, 0..1."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -27,7 +27,7 @@ class SplitPlan(BaseModel):
     segments: int = Field(ge=1)
     scene_key: str
     video_key: str
-    analysed: float = Field(ge=0, le=1)
+    analyzed: float = Field(ge=0, le=1)
 
 
 class SegmentOutcome(BaseModel):

@@ -1,10 +1,11 @@
-"""The seat every engine sits in. Torch-free."""
+"""Interface that all engines implement, and the one for engines whose renders can be split. Needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
@@ -16,7 +17,7 @@ class EngineCapabilities:
     """What an engine offers, published for `GET /engines`.
 
     fingerprint: of what the engine computes with (weights, precision); two of one version and fingerprint draw the
-    same. unsupported_options: option name -> values it can not honour (an empty tuple: any value but the default).
+    same. unsupported_options: option name -> values it cannot honor (an empty tuple: any value but the default).
     """
 
     name: str
@@ -42,3 +43,66 @@ class Engine(Protocol):
     ) -> RenderReport:
         """Write `result`. Raises a `RetalkingError`; leaves no partial file behind when it does."""
         ...
+
+
+@dataclass(frozen=True)
+class DrawingReport:
+    """What drawing a part of a clip took, in seconds by stage, and what there is to say about it."""
+
+    stage_times_s: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@runtime_checkable
+class SegmentedEngine(Engine, Protocol):
+    """analyze_clip, then render_segment for each of `media.segments.plan_segments`, then join_clip give the pictures
+    and the sound that render() gives. The files between them may be written and read by different processes of the
+    same version."""
+
+    def analyze_clip(
+        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        """Write to `scene` all that drawing and joining need. Raises as render() does."""
+        ...
+
+    def render_segment(
+        self,
+        scene: Path,
+        video: Path,
+        segment: range,
+        result: Path,
+        options: RenderOptions,
+        progress: ProgressHook,
+    ) -> DrawingReport:
+        """Write the output frames `segment` to `result`; progress runs from 0 to 1 over them alone. Raises a
+        `RetalkingError`; leaves no partial file behind when it does."""
+        ...
+
+    def join_clip(
+        self,
+        scene: Path,
+        video: Path,
+        audio: Path,
+        parts: Sequence[Path],
+        result: Path,
+        options: RenderOptions,
+        drawn: Sequence[DrawingReport],
+        progress: ProgressHook,
+    ) -> RenderReport:
+        """Write `result` from the segments' files, in order, and the speech. drawn: what analysis and segments told.
+        progress runs from 0 to 1 over the joining alone."""
+        ...
+
+
+def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:
+    """Seconds by stage over all workers: more than the clock shows, since they ran side by side."""
+    total: dict[str, float] = {}
+    for report in drawn:
+        for stage, seconds in report.stage_times_s.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def all_notes(drawn: Sequence[DrawingReport]) -> list[str]:
+    """Each note once, in order."""
+    return list(dict.fromkeys(note for report in drawn for note in report.notes))

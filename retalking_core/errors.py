@@ -21,7 +21,7 @@ class RetalkingError(Exception):
 
 
 class InputError(RetalkingError):
-    """The caller's video, picture or speech can not be used. Trying again with the same file can not help."""
+    """The caller's video, picture or speech cannot be used. Trying again with the same file cannot help."""
 
     code = "media_unreadable"
 
@@ -91,7 +91,7 @@ class FaceMissingError(InputError):
 
 
 class OptionUnsupportedError(RetalkingError):
-    """The option exists, but this engine can not honour it."""
+    """The option exists, but this engine cannot honor it."""
 
     code = "unsupported_option"
 
@@ -107,7 +107,7 @@ class EngineFaultError(RetalkingError):
 
 
 class ProvenanceError(RetalkingError):
-    """The result can not be signed although the deployment signs its results. It is not shipped without."""
+    """The result cannot be signed although the deployment signs its results. It is not shipped without."""
 
     code = "provenance_failed"
 
@@ -120,3 +120,11 @@ class RenderCanceled(RetalkingError):
     """Raised by the progress hook when the caller wants no more of it; the engine stops at once and cleans up."""
 
     code = "canceled"
+
+
+class MetricUnavailableError(Exception):
+    """Raised when a metric is unavailable for this render; `reason` is the sentence for the caller."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -49,7 +49,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """Options of one render, defaults as served. See DESIGN section 4 for the meaning of each.
+    """Options of one render, defaults as served. docs/options.md explains each.
 
     crop: left, top, right, bottom margins to cut before looking for a face, as fractions 0..1 of the upright frame (the
     output keeps the full frame). pads: top, bottom, left, right growth of the face box in pixels. fps: rate of a still

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class ColourTags:
+class ColorTags:
     """ITU-T H.273 code points as the stream states them; 2 means unspecified. full_range: 0..255 luma."""
 
     matrix: int = 2
@@ -36,7 +36,7 @@ class VideoInfo:
     frame_times_s: NDArray[np.float64]
     duration_s: float
     rotation_deg: int
-    colour: ColourTags
+    color: ColorTags
     is_still: bool
     container: str
     codec: str
@@ -150,7 +150,7 @@ class FaceTrack:
 
 
 @dataclass(frozen=True)
-class HeldClip:
+class DecodedClip:
     """A video file and its frames, which a render has decoded: who judges the result need not do it again."""
 
     path: Path
@@ -182,4 +182,4 @@ class RenderReport:
     synthetic_weights: bool = False
     notes: list[str] = field(default_factory=list)
     face_cache: str = "off"
-    held: HeldClip | None = field(default=None, repr=False, compare=False)
+    held: DecodedClip | None = field(default=None, repr=False, compare=False)

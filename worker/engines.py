@@ -34,7 +34,7 @@ def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str
 
     Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
     """
-    from retalking_core.engines.preview import PreviewEngine
+    from retalking_core.engines.preview.engine import PreviewEngine
     from retalking_core.media.limits import MediaLimits
     from retalking_core.weights.errors import WeightsError
 
@@ -71,7 +71,7 @@ def neural_obstacle(settings: Settings) -> str | None:
     if find_spec("torch") is None:
         return "torch is not installed on the worker: install the extra `gpu`."
     from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
     missing = []
@@ -100,10 +100,10 @@ def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> di
 def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | None) -> Engine:
     import torch
 
-    from retalking_core.engines.videoretalking import VideoRetalkingEngine
+    from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 
@@ -129,7 +129,7 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
 
 def computes_fast(settings: Settings, has_cuda: bool) -> bool:
     """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
-    from retalking_core.networks.build_tools import missing_build_tools
+    from retalking_core.networks.inference import missing_build_tools
 
     if settings.inference == "fast" and not has_cuda:
         raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
@@ -147,7 +147,7 @@ def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
     """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.finding import find_file
+    from retalking_core.weights.folder import find_file
     from retalking_core.weights.table import WEIGHT_FILES
 
     if settings.tracker != "auto":

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 from jobs.names import FACE_CACHE_PREFIX
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.store import JobStore
-from retalking_core.cache_entries import (
+from retalking_core.face_cache import (
     DamagedEntryError,
     EntryUse,
     Manifest,

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from jobs.segments import SegmentLease, SplitPlan
 from jobs.store import JobNotFoundError, LeaseLostError
+from retalking_core.engine import SegmentedEngine
 from retalking_core.errors import RenderCanceled
-from retalking_core.segmented import SegmentedEngine
 from worker.faults import describe_fault, is_unexpected
 from worker.lease import LeaseKeeper
 from worker.memory import release_frames

@@ -10,8 +10,7 @@ from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_core.errors import ProvenanceError
 from retalking_core.media.container import HEAD_BYTES, sniff_kind
-from retalking_core.provenance.claims import InputFile, ProvenanceClaim
-from retalking_core.provenance.credentials import Credentials, load_credentials
+from retalking_core.provenance.signing import Credentials, InputFile, ProvenanceClaim, load_credentials
 from retalking_core.types import RenderReport
 
 _MIMES = {

@@ -15,11 +15,11 @@ from jobs.names import segment_key
 from jobs.objects import ObjectStore, ObjectStoreError
 from jobs.segments import SegmentLease, SegmentOutcome, SegmentStore, SplitPlan
 from jobs.store import LeaseLostError
+from retalking_core.engine import SegmentedEngine
 from retalking_core.media.encoder import encoder_version
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
-from retalking_core.segmented import SegmentedEngine
 from worker.lease import LeaseKeeper
 from worker.outcome import CONTENT_TYPES
 from worker.patience import insist, patiently

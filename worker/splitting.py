@@ -1,4 +1,4 @@
-"""A long job, rendered by every worker that is idle. Its owner analyses, renders segments as the others do, and joins.
+"""A long job, rendered by every worker that is idle. Its owner analyzes, renders segments as the others do, and joins.
 
 Why leased items in the store and no Celery chord: a chord counts results, and a killed worker gives none, so it would
 never end. Here a segment whose lease ran out is due again, the owner takes it, and no third party has to notice.
@@ -19,12 +19,11 @@ from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, shared_video_key
 from jobs.segments import SplitPlan, SplitState
 from jobs.store import LeaseLostError
-from retalking_core.engine import Engine
+from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.segmented import DrawingReport, SegmentedEngine
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
 from worker.fetch import Inputs
 from worker.patience import insist, patiently
@@ -81,7 +80,7 @@ class SharedRender:
         """state: of the split that an earlier attempt left."""
         began, analysis = time.monotonic(), DrawingReport()
         if state is None:
-            plan, analysis = self._analyse(frames)
+            plan, analysis = self._analyze(frames)
         else:
             plan = state.plan
             self._fetch(plan.scene_key, self._scene)
@@ -98,15 +97,15 @@ class SharedRender:
         note = f"rendered as {plan.segments} segments by {workers} workers in {took_s} s"
         return replace(report, notes=[*report.notes, note])
 
-    def _analyse(self, frames: int) -> tuple[SplitPlan, DrawingReport]:
-        task, job, analysed = self._task, self._task.job, 0.0
+    def _analyze(self, frames: int) -> tuple[SplitPlan, DrawingReport]:
+        task, job, analyzed = self._task, self._task.job, 0.0
 
         def hear(told: Progress) -> None:
-            nonlocal analysed
-            analysed = told.fraction
+            nonlocal analyzed
+            analyzed = told.fraction
             task.tell(told)
 
-        report = self._engine.analyse_clip(task.inputs.video, task.inputs.audio, self._scene, task.options, hear)
+        report = self._engine.analyze_clip(task.inputs.video, task.inputs.audio, self._scene, task.options, hear)
         fence, source = task.attempt.lease.fence, job.spec.video
         plan = SplitPlan(
             engine=self._engine.capabilities.name,
@@ -115,7 +114,7 @@ class SharedRender:
             segments=len(plan_segments(frames)),
             scene_key=scene_key(job.id, fence),
             video_key=str(source.key) if source.kind == "object" else shared_video_key(job.id, fence),
-            analysed=min(1.0, analysed),
+            analyzed=min(1.0, analyzed),
         )
         self._put(plan.scene_key, self._scene)
         if source.kind != "object":
@@ -167,10 +166,10 @@ class SharedRender:
         context, job = self._context, self._task.job
         if state is None:
             raise LeaseLostError(job.id)
-        analysed = state.plan.analysed
-        share = analysed + (1 - analysed - JOIN_SHARE) * state.progress
+        analyzed = state.plan.analyzed
+        share = analyzed + (1 - analyzed - JOIN_SHARE) * state.progress
         frames = state.plan.frames
-        self._task.tell(Progress("synthesise", max(0.0, share), int(state.progress * frames), frames))
+        self._task.tell(Progress("synthesize", max(0.0, share), int(state.progress * frames), frames))
         if state.waiting and self._looked_at - self._asked_at >= ASK_EVERY_S:
             self._asked_at = self._looked_at
             idle = [card for card in _helpers(self._engine, context) if card.busy_with is None]

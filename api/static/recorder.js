@@ -63,16 +63,16 @@ async function record([type, suffix], tell) {
 
 class LevelMeter {
   #context = new AudioContext();
-  #analyser = this.#context.createAnalyser();
-  #samples = new Float32Array(this.#analyser.fftSize);
+  #analyzer = this.#context.createAnalyser();
+  #samples = new Float32Array(this.#analyzer.fftSize);
 
   constructor(stream) {
-    this.#context.createMediaStreamSource(stream).connect(this.#analyser);
+    this.#context.createMediaStreamSource(stream).connect(this.#analyzer);
   }
 
   // 0..1: 50 dB below full scale to full scale
   read() {
-    this.#analyser.getFloatTimeDomainData(this.#samples);
+    this.#analyzer.getFloatTimeDomainData(this.#samples);
     const power = this.#samples.reduce((sum, sample) => sum + sample * sample, 0) / this.#samples.length;
     return Math.min(1, Math.max(0, 1 + (10 * Math.log10(power + 1e-12)) / 50));
   }

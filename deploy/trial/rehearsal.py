@@ -33,7 +33,7 @@ _JOB_LIMIT_S = 300.0
 _GOOD_ENDS = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 _NEURAL = """
 import torch, torchvision, spandrel, facexlib, face_alignment
-import retalking_core.engines.videoretalking
+import retalking_core.engines.videoretalking.engine
 print("torch", torch.__version__, "and torchvision", torchvision.__version__, "load,",
       "with CUDA" if torch.cuda.is_available() else "without a GPU here")
 """

@@ -1,6 +1,6 @@
 """Makes docs/images/options/*.jpg, the pictures of the options page: `python -m docs.making.option_pictures`.
 
-Made from the demo's own input: the NASA portrait of Eileen Collins (public domain) and the synthesised speech.
+Made from the demo's own input: the NASA portrait of Eileen Collins (public domain) and the synthesized speech.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from PIL import Image
 
 from cli.demo_input import write_portrait
 from cli.demo_speech import write_demo_speech
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode, OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
-from retalking_core.types import ColourTags, VideoInfo
+from retalking_core.types import ColorTags, VideoInfo
 
 TARGET = Path(__file__).resolve().parents[1] / "images" / "options"
 _HEAD = (96, 24, 352, 280)
@@ -46,7 +46,7 @@ def draw_length_modes(target: Path) -> None:
     """The source time that is shown at each output time: a 2 s video, 5 s of speech."""
     rate = Fraction(25)
     times_s = np.arange(50) / 25.0
-    info = VideoInfo(64, 64, rate, times_s, 2.0, 0, ColourTags(), False, "mp4", "h264")
+    info = VideoInfo(64, 64, rate, times_s, 2.0, 0, ColorTags(), False, "mp4", "h264")
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     for place, mode in enumerate(get_args(LengthMode)):
         axes = figure.add_subplot(1, 5, place + 1)

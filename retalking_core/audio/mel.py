@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.small_products import product
+from retalking_core.numerics import tiled_matmul
 from retalking_core.types import Waveform
 
 RATE_HZ = 16_000
@@ -23,7 +23,7 @@ _PREEMPHASIS = 0.97
 
 
 def mel_spectrogram(waveform: Waveform) -> NDArray[np.float32]:
-    """f32 [80, T] in -4 (silence) .. 4, T = 1 + floor(n / 200): 80 frames a second, frame k centred on sample 200 k.
+    """f32 [80, T] in -4 (silence) .. 4, T = 1 + floor(n / 200): 80 frames a second, frame k centerd on sample 200 k.
 
     Computed in float64 (Wav2Lip's analysis: pre-emphasis 0.97, 800-point Hann STFT, Slaney mel 55..7600 Hz, dB).
     Raises ValueError when the waveform is not at 16 kHz.
@@ -31,16 +31,16 @@ def mel_spectrogram(waveform: Waveform) -> NDArray[np.float32]:
     if waveform.rate_hz != RATE_HZ:
         raise ValueError(f"the mel is defined at {RATE_HZ} Hz, the waveform has {waveform.rate_hz}")
     samples = waveform.samples.astype(np.float64)
-    emphasised = samples.copy()
-    emphasised[1:] -= _PREEMPHASIS * samples[:-1]
-    padded = np.pad(emphasised, FFT_SIZE // 2)
+    emphasized = samples.copy()
+    emphasized[1:] -= _PREEMPHASIS * samples[:-1]
+    padded = np.pad(emphasized, FFT_SIZE // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[::HOP]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
     mel = np.empty((BANDS, len(frames)), np.float32)
     # In blocks of 100 s: ten minutes in one piece would need 600 MB for the windows alone.
     for start in range(0, len(frames), 8000):
         magnitude = np.abs(np.fft.rfft(frames[start : start + 8000] * window, axis=1))
-        level_db = 20.0 * np.log10(np.maximum(1e-5, product(mel_basis(), magnitude.T))) - 20.0
+        level_db = 20.0 * np.log10(np.maximum(1e-5, tiled_matmul(mel_basis(), magnitude.T))) - 20.0
         mel[:, start : start + 8000] = np.clip(8.0 * (level_db + 100.0) / 100.0 - 4.0, -4.0, 4.0)
     return mel
 
@@ -79,9 +79,9 @@ def mel_basis() -> NDArray[np.float64]:
     """Triangular filters f64 [80, 401] on the Slaney scale, each of unit area in Hz."""
     edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(_LOW_HZ), _hz_to_mel(_HIGH_HZ), BANDS + 2))
     bins_hz = np.arange(FFT_SIZE // 2 + 1) * (RATE_HZ / FFT_SIZE)
-    low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising = (bins_hz - low) / (centre - low)
-    falling = (high - bins_hz) / (high - centre)
+    low, center, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
+    rising = (bins_hz - low) / (center - low)
+    falling = (high - bins_hz) / (high - center)
     basis = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
     basis.flags.writeable = False
     return basis

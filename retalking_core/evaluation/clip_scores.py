@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.errors import InputError
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, MetricValue
 from retalking_core.evaluation.metrics import METRICS, measure_all
 
@@ -65,7 +65,7 @@ class ClipScores:
 
 
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
-    """Measure, and keep the curves behind the numbers. Raises the media errors of a result that can not be opened."""
+    """Measure, and keep the curves behind the numbers. Raises the media errors of a result that cannot be opened."""
     fps = float(measurement.video.info.fps)
     # The curve of the mouth is always drawn: looked for in the same pass.
     metrics = measure_all(measurement, names, POINTS)
@@ -126,5 +126,5 @@ def _known(measure: Callable[[], T]) -> T | None:
     """None where the metric beside it has already said why there is no number."""
     try:
         return measure()
-    except (InputError, UnmeasurableError):
+    except (InputError, MetricUnavailableError):
         return None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray, resident_models
 from retalking_core.faces.follower import implied_box
-from retalking_core.faces.landmarks import face_scale, is_plausible, overlap
+from retalking_core.faces.landmarks import face_scale, iou, is_plausible
 from retalking_core.types import Frame
 
 # Longest side of the picture in which a face is looked for afresh.
@@ -62,7 +62,7 @@ class PointFinder:
         self._unchecked += 1
         if self._unchecked >= DETECT_EVERY:
             seen = _detect_near(self._models, gray, box, NARROW)
-            if seen is None or overlap(seen, box) < SAME_PLACE:
+            if seen is None or iou(seen, box) < SAME_PLACE:
                 return None
             self._unchecked = 0
         return self._fit(gray, box)

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.signal import medfilt
 
-from retalking_core.evaluation.bgr_frames import Picture
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
-from retalking_core.faces.landmarks import overlap
+from retalking_core.errors import MetricUnavailableError
+from retalking_core.evaluation.frames import Picture
+from retalking_core.faces.landmarks import iou
 from retalking_core.networks.inference import InferenceNetwork
 
 DETECT_SCALE, CONFIDENCE, NMS_OVERLAP = 0.25, 0.9, 0.1
@@ -26,7 +27,7 @@ CHANNEL_MEANS = (104.0, 117.0, 123.0)
 TRACK_OVERLAP, MOST_MISSED, LEAST_FRAMES, LEAST_SIDE_PX = 0.5, 25, 100, 100.0
 # Content detector: mean change of hue, saturation and value (8 bit) that makes a new scene.
 SCENE_LEVELS, SCENE_LEAST_FRAMES = 27.0, 15
-CROP_SCALE, MEDIAN_FRAMES, BORDER_GREY, SIDE_PX = 0.4, 13, 110, 224
+CROP_SCALE, MEDIAN_FRAMES, BORDER_GRAY, SIDE_PX = 0.4, 13, 110, 224
 
 Boxes = NDArray[np.float64]
 
@@ -44,16 +45,16 @@ class SceneTrack:
 
 
 def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:
-    """Tracks of all faces, longest first. Raises UnmeasurableError when there is none to speak of."""
+    """Tracks of all faces, longest first. Raises MetricUnavailableError when there is none to speak of."""
     faces: list[Boxes] = []
     waiting: list[NDArray[np.float32]] = []
     starts = [0]
     before: Picture | None = None
     for number, picture in enumerate(pictures):
-        colours = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)
-        if before is not None and number - starts[-1] >= SCENE_LEAST_FRAMES and _change(before, colours) > SCENE_LEVELS:
+        colors = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)
+        if before is not None and number - starts[-1] >= SCENE_LEAST_FRAMES and _change(before, colors) > SCENE_LEVELS:
             starts.append(number)
-        before = colours
+        before = colors
         waiting.append(shrunk(picture))
         if len(waiting) == DETECT_BATCH:
             faces += detect_faces(waiting, detector)
@@ -62,7 +63,7 @@ def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list
     bounds = [*starts, len(faces)]
     tracks = [track for first, end in pairwise(bounds) for track in join_boxes(faces[first:end], first)]
     if not tracks:
-        raise UnmeasurableError(
+        raise MetricUnavailableError(
             f"no face is followed for more than {LEAST_FRAMES} frames (4 s) at a size above {LEAST_SIDE_PX:.0f} px, "
             "which is what the face-track protocol asks for"
         )
@@ -97,10 +98,10 @@ def _decode(
     rows, columns = np.nonzero(score > CONFIDENCE)
     dx, dy, dw, dh = offsets[:, rows, columns].astype(np.float64)
     anchor = 4.0 * stride
-    centre_x = (columns + 0.5) * stride + 0.1 * dx * anchor
-    centre_y = (rows + 0.5) * stride + 0.1 * dy * anchor
+    center_x = (columns + 0.5) * stride + 0.1 * dx * anchor
+    center_y = (rows + 0.5) * stride + 0.1 * dy * anchor
     half_w, half_h = (anchor / 2 * np.exp(np.clip(0.2 * d, -10, 10)) for d in (dw, dh))
-    boxes = np.stack([centre_x - half_w, centre_y - half_h, centre_x + half_w, centre_y + half_h], axis=1)
+    boxes = np.stack([center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h], axis=1)
     return boxes, score[rows, columns]
 
 
@@ -134,7 +135,7 @@ def join_boxes(faces: list[Boxes], first: int) -> list[SceneTrack]:
             if frames and number - frames[-1] > MOST_MISSED:
                 break
             for candidate in candidates:
-                if not frames or overlap(faces[number][candidate], boxes[-1]) > TRACK_OVERLAP:
+                if not frames or iou(faces[number][candidate], boxes[-1]) > TRACK_OVERLAP:
                     frames.append(number)
                     boxes.append(faces[number][candidate])
                     candidates.remove(candidate)
@@ -156,8 +157,8 @@ def _interpolated(frames: NDArray[np.int64], boxes: Boxes, first: int) -> SceneT
 def crop_track(pictures: Iterable[Picture], track: SceneTrack) -> Iterator[Picture]:
     """The face on each frame of the track, BGR u8 [224, 224, 3], below the middle of the box as SyncNet expects it."""
     sizes = (track.boxes[:, 2:] - track.boxes[:, :2]).max(axis=1) / 2
-    centres = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
-    sizes, xs, ys = (_median_filtered(values) for values in (sizes, centres[:, 0], centres[:, 1]))
+    centers = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+    sizes, xs, ys = (medfilt(values, MEDIAN_FRAMES) for values in (sizes, centers[:, 0], centers[:, 1]))
     for number, picture in enumerate(pictures):
         at = number - track.first
         if at < 0:
@@ -170,15 +171,9 @@ def crop_track(pictures: Iterable[Picture], track: SceneTrack) -> Iterator[Pictu
 def _crop(picture: Picture, half: float, x: float, y: float) -> Picture:
     border = int(half * (1 + 2 * CROP_SCALE))
     framed = cv2.copyMakeBorder(
-        picture, border, border, border, border, cv2.BORDER_CONSTANT, value=(BORDER_GREY, BORDER_GREY, BORDER_GREY)
+        picture, border, border, border, border, cv2.BORDER_CONSTANT, value=(BORDER_GRAY, BORDER_GRAY, BORDER_GRAY)
     )
     x, y = x + border, y + border
     top, bottom = int(y - half), int(y + half * (1 + 2 * CROP_SCALE))
     left, right = int(x - half * (1 + CROP_SCALE)), int(x + half * (1 + CROP_SCALE))
     return cv2.resize(framed[max(0, top) : bottom, max(0, left) : right], (SIDE_PX, SIDE_PX))
-
-
-def _median_filtered(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median of 13, zeros beyond the ends, as SciPy's medfilt has it."""
-    padded = np.pad(values, MEDIAN_FRAMES // 2)
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN_FRAMES), axis=1)

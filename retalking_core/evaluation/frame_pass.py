@@ -9,28 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Set
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.engines.preview_flow import PrefetchedSource
-from retalking_core.errors import InputError
+from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import PointFinder
-from retalking_core.evaluation.frame_observers import FaceCrops, OutsideObserver, SsimObserver
-from retalking_core.evaluation.reference_feed import ReferenceFeed
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
-from retalking_core.opencv_threads import keep_opencv_single
+from retalking_core.evaluation.observers import FaceCrops, OutsideObserver, ReferenceFeed, SsimObserver
+from retalking_core.media.sources import PrefetchingFrameSource
+from retalking_core.threads import disable_opencv_threads
 from retalking_core.types import Frame
-
-if TYPE_CHECKING:
-    from retalking_core.evaluation.measurement import Measurement
 
 OBSERVERS = ("ssim", "outside", "crops")
 NEED_POINTS = frozenset({"points", "outside", "crops"})
 UNSEEN = np.full((68, 2), np.nan, np.float32)
 # What costs one look, and not the whole pass.
-LOOK_FAULTS = (InputError, UnmeasurableError)
+LOOK_FAULTS = (InputError, MetricUnavailableError)
 
 Marks = NDArray[np.float32]
 Findings = dict[str, Any]
@@ -44,21 +40,21 @@ class Observer(Protocol):
     def found(self) -> Any: ...
 
 
-def look_once(measurement: Measurement, wanted: Set[str], marks: Marks | None) -> Findings:
+def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Findings:
     """What was found by look; an exception of `LOOK_FAULTS` stands in place of what could not be had.
 
     marks: f32 [M, 68, 2] where the points are known; with None they are looked for, and are in the findings.
     """
-    keep_opencv_single()
+    disable_opencv_threads()
     findings: Findings = {}
     points: list[Marks] = []
     finder = PointFinder() if marks is None and wanted & NEED_POINTS else None
     with ExitStack() as stack:
-        observers = _make_observers(measurement, wanted, findings, stack)
+        observers = _make_observers(clip, wanted, findings, stack)
         try:
-            count = measurement.video.info.frame_count
-            frames = stack.enter_context(closing(PrefetchedSource(measurement.video).frames()))
-            for number, frame in enumerate(measurement.steps.watch(frames, count)):
+            count = clip.video.info.frame_count
+            frames = stack.enter_context(closing(PrefetchingFrameSource(clip.video).frames()))
+            for number, frame in enumerate(clip.reporter.watch(frames, count)):
                 seen = UNSEEN if marks is None else marks[number]
                 if finder is not None:
                     seen = finder.step(frame.y)
@@ -72,10 +68,8 @@ def look_once(measurement: Measurement, wanted: Set[str], marks: Marks | None) -
     return findings | ({"points": np.stack(points)} if finder is not None else {})
 
 
-def _make_observers(
-    measurement: Measurement, wanted: Set[str], findings: Findings, stack: ExitStack
-) -> dict[str, Observer]:
-    """Who looks; why others can not is put into the findings."""
+def _make_observers(clip: EvaluatedClip, wanted: Set[str], findings: Findings, stack: ExitStack) -> dict[str, Observer]:
+    """Who looks; why others cannot is put into the findings."""
     observers: dict[str, Observer] = {}
     feed: ReferenceFeed | None = None
     for name in OBSERVERS:
@@ -83,11 +77,11 @@ def _make_observers(
             continue
         try:
             if name == "crops":
-                observers[name] = FaceCrops(measurement.video.info.frame_count)
+                observers[name] = FaceCrops(clip.video.info.frame_count)
                 continue
-            feed = feed or stack.enter_context(closing(ReferenceFeed(measurement)))
+            feed = feed or stack.enter_context(closing(ReferenceFeed(clip)))
             kind = SsimObserver if name == "ssim" else OutsideObserver
-            observers[name] = kind(measurement, feed)
+            observers[name] = kind(clip, feed)
         except LOOK_FAULTS as error:
             findings[name] = error
     return observers

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,51 +12,24 @@ from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.preview_flow import PrefetchedSource
+from retalking_core.errors import MetricUnavailableError
+from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import find_points
-from retalking_core.evaluation.frame_observers import face_crop
 from retalking_core.evaluation.frame_pass import LOOK_FAULTS, look_once
-from retalking_core.evaluation.outside import OutsideError
-from retalking_core.evaluation.steps import EvaluationSteps
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.evaluation.observers import OutsideError, face_crop
 from retalking_core.faces.landmarks import inner_gap
-from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.reader import open_video
-from retalking_core.progress import ProgressHook, ignore_progress
-from retalking_core.types import FrameSource, RenderReport
 
 if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.evaluation.face_tracks import SceneTrack
-    from retalking_core.evaluation.models import EvaluationModels
-    from retalking_core.evaluation.sync_score import SyncScore
+    from retalking_core.evaluation.sync import SyncScore
     from retalking_core.networks.inference import InferenceNetwork
 
 Found = TypeVar("Found")
 REFERENCE_POINTS = "reference_points"
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One finished render under evaluation. Everything below is measured when first asked for, and then kept.
-
-    reference: the video that the result was made from. source_index: i64 [M], the reference frame that each result
-    frame was made from; None: the one of the same number. progress: told while the evaluation runs; what it raises ends
-    it. has_badge: `output.badge` was asked for, and is no error of the picture.
-    """
-
-    result: Path
-    speech: Path
-    report: RenderReport | None = None
-    limits: MediaLimits = DEFAULT_LIMITS
-    reference: Path | None = None
-    source_index: NDArray[np.int64] | None = None
-    models: EvaluationModels | None = None
-    progress: ProgressHook = ignore_progress
-    has_badge: bool = False
-
-    @cached_property
-    def steps(self) -> EvaluationSteps:
-        return EvaluationSteps(self.progress)
+class Measurement(EvaluatedClip):
+    """A clip and everything measured about it. Each measurement is made when it is first needed, and then kept."""
 
     def look(self, wanted: Set[str]) -> None:
         """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for, and
@@ -80,7 +51,7 @@ class Measurement:
         return {}
 
     def finding(self, name: str) -> Any:
-        """What was found. Raises what stood in the way: UnmeasurableError, media errors."""
+        """What was found. Raises what stood in the way: MetricUnavailableError, media errors."""
         self.look({name})
         return self._given(name)
 
@@ -89,31 +60,6 @@ class Measurement:
         if isinstance(found, Exception):
             raise found
         return found
-
-    @cached_property
-    def video(self) -> FrameSource:
-        return open_video(self.result, self.limits)
-
-    @cached_property
-    def reference_video(self) -> FrameSource:
-        """The frames that the render holds, where it does and they are the reference's."""
-        held = None if self.report is None else self.report.held
-        if held is not None and held.path == self.reference_file:
-            return held.source
-        return PrefetchedSource(open_video(self.reference_file, self.limits))
-
-    @property
-    def reference_file(self) -> Path:
-        if self.reference is None:
-            raise UnmeasurableError("no reference video was given")
-        return self.reference
-
-    @cached_property
-    def paired_index(self) -> NDArray[np.int64]:
-        """The reference frame of each result frame that has one, i64 [n], n <= M."""
-        frames, sources = self.video.info.frame_count, self.reference_video.info.frame_count
-        wanted = np.arange(frames) if self.source_index is None else self.source_index[:frames]
-        return wanted[wanted < sources] if self.source_index is None else np.minimum(wanted, sources - 1)
 
     @cached_property
     def landmarks(self) -> NDArray[np.float32]:
@@ -131,7 +77,7 @@ class Measurement:
 
     def _find_reference_points(self) -> NDArray[np.float32]:
         chosen, back = np.unique(self.paired_index, return_inverse=True)
-        frames = self.steps.watch(self.reference_video.frames_at(chosen.tolist()), len(chosen))
+        frames = self.reporter.watch(self.reference_video.frames_at(chosen.tolist()), len(chosen))
         return find_points(frames)[back]
 
     @cached_property
@@ -177,13 +123,13 @@ class Measurement:
         network = self.network("syncnet")
         from retalking_core.evaluation.sync_protocols import frame_score
 
-        return frame_score(self.result, self.video.info, network, self.limits, self.steps)
+        return frame_score(self.result, self.video.info, network, self.limits, self.reporter)
 
     def _score_faces(self) -> list[tuple[SceneTrack, SyncScore]]:
         network, detector = self.network("syncnet"), self.network("s3fd")
         from retalking_core.evaluation.sync_protocols import face_scores
 
-        return face_scores(self.result, self.video.info, network, detector, self.limits, self.steps)
+        return face_scores(self.result, self.video.info, network, detector, self.limits, self.reporter)
 
     def _found_once(self, name: str, make: Callable[[], Found]) -> Found:
         """What stands in the way costs as much to find as a number, and three metrics ask for it."""
@@ -195,9 +141,9 @@ class Measurement:
         return self._given(name)
 
     def network(self, name: str) -> InferenceNetwork:
-        """Raises UnmeasurableError when its checkpoint is not to be had."""
+        """Raises MetricUnavailableError when its checkpoint is unavailable."""
         if self.models is None:
-            raise UnmeasurableError("needs checkpoints, and no folder of weights was given")
+            raise MetricUnavailableError("needs checkpoints, and no folder of weights was given")
         return self.models.get(name)
 
     @cached_property

@@ -33,8 +33,8 @@ class Metric:
     defined.
 
     checkpoints: names in the weights table of the files it needs. needs_reference: compares with a second video.
-    compute: the value with its details, or the reason. looks: what it wants of the pictures (`frame_pass`), so that all
-    metrics share one pass.
+    compute: the value with its details, or the reason. requires: observations of
+    the frames that it needs (`frame_pass`); all metrics share one pass.
     """
 
     name: str
@@ -46,4 +46,4 @@ class Metric:
     checkpoints: tuple[str, ...]
     compute: Callable[[Measurement], Outcome]
     needs_reference: bool = False
-    looks: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""The table of metrics and one call that computes any of them. What can not be computed is None with a reason, never
+"""The table of metrics and one call that computes any of them. What cannot be computed is None with a reason, never
 0.
 """
 
@@ -13,13 +13,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.errors import InputError
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, MetricValue
 from retalking_core.evaluation.models import EvaluationModels
-from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
+from retalking_core.evaluation.sync import MouthSync, measure_sync
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.types import RenderReport
@@ -52,12 +52,12 @@ def measure_all(
     """The same on a measurement that the caller keeps, for the curves behind the numbers. also: further looks at the
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
-    measurement.steps.parts = count_parts(measurement.models, chosen)
-    looks = also.union(*(metric.looks for metric in chosen if _has_files(measurement.models, metric)))
-    apart = [metric for metric in chosen if metric.checkpoints and not metric.looks]
+    measurement.reporter.parts = count_parts(measurement.models, chosen)
+    looks = also.union(*(metric.requires for metric in chosen if _has_files(measurement.models, metric)))
+    apart = [metric for metric in chosen if metric.checkpoints and not metric.requires]
     found: dict[str, MetricValue] = {}
     if apart and looks:
-        with _beside(lambda: measurement.look(looks), measurement.steps.stop):
+        with _beside(lambda: measurement.look(looks), measurement.reporter.stop):
             found = {metric.name: _measure(metric, measurement) for metric in apart}
     else:
         measurement.look(looks)
@@ -104,7 +104,7 @@ def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
         outcome = metric.compute(measurement)
     except InputError as error:
         outcome = error.message
-    except UnmeasurableError as error:
+    except MetricUnavailableError as error:
         outcome = error.reason
     if isinstance(outcome, str):
         return MetricValue(metric.name, None, outcome, metric.unit, metric.better)
@@ -156,7 +156,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_target_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_target_lag",
@@ -167,7 +167,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_target_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_speech_correlation",
@@ -178,7 +178,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _correlation(_speech_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "mouth_speech_lag",
@@ -189,7 +189,7 @@ _ENTRIES = (
         _MOUTH,
         (),
         lambda m: _lag(_speech_sync(m)),
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "face_coverage",
@@ -200,7 +200,7 @@ _ENTRIES = (
         "dlib HOG detector and 68-point predictor",
         (),
         _face_coverage,
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "av_duration_difference",

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.errors import MetricUnavailableError
 
 if TYPE_CHECKING:
     from retalking_core.networks.inference import InferenceNetwork
@@ -33,20 +33,22 @@ class EvaluationModels:
         return any((self.folder / file).is_file() for file in (entry.file, *entry.aliases))
 
     def get(self, name: str) -> InferenceNetwork:
-        """Raises UnmeasurableError, naming the file and what to do."""
+        """Raises MetricUnavailableError, naming the file and what to do."""
         from retalking_core.weights.table import WEIGHT_FILES
 
         file = WEIGHT_FILES[name].file
         if not self.has(name):
-            raise UnmeasurableError(f"needs the checkpoint {file}: `retalking weights fetch` gets it")
+            raise MetricUnavailableError(f"needs the checkpoint {file}: `retalking weights fetch` gets it")
         try:
             from retalking_core.weights.errors import WeightsError
 
             return self._store.get(name)
         except ImportError as error:
-            raise UnmeasurableError(f"needs torch ({error.name} is missing): pip install 'retalking[gpu]'") from error
+            raise MetricUnavailableError(
+                f"needs torch ({error.name} is missing): pip install 'retalking[gpu]'"
+            ) from error
         except WeightsError as error:
-            raise UnmeasurableError(f"{error.message}; `retalking weights fetch` gets {file} anew") from error
+            raise MetricUnavailableError(f"{error.message}; `retalking weights fetch` gets {file} anew") from error
 
     @property
     def synthetic(self) -> bool:

@@ -1,18 +1,58 @@
-"""Rows of the table that a network judges. Each names the checkpoints it needs."""
+"""Metrics that a network computes: LSE by two protocols, and identity (CSIM). Each names its checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.evaluation.identity import SIDE_PX, align_face, cosines, five_points, similarity_to_template
+from retalking_core.evaluation.frames import Picture
 from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
-from retalking_core.evaluation.sync_score import SyncScore
-from retalking_core.media.colour import even_box, region_to_bgr
-from retalking_core.types import ColourTags, Frame
+from retalking_core.evaluation.sync import SyncScore
+from retalking_core.media.color import even_box, region_to_bgr
+from retalking_core.types import ColorTags, Frame
+
+SIDE_PX = 112
+TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+"""Left eye, right eye, nose, left and right mouth corner as seen by the observer; (x, y) px."""
+
+
+def five_points(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """68 points [68, 2] -> the template's five: middle of each eye, tip of the nose, corners of the mouth."""
+    eyes = landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0)
+    return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]]).astype(np.float64)
+
+
+def similarity_to_template(points: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The 2x3 map (turn, one scale, shift; no mirroring) that brings five points [5, 2] nearest to the template."""
+    source = points.astype(np.float64)
+    middle, target_middle = source.mean(axis=0), TEMPLATE.mean(axis=0)
+    x, y = (source - middle).T
+    u, v = (TEMPLATE - target_middle).T
+    # The least-squares similarity in the plane is one complex number: sum(target * conj(source)) / sum(|source|^2).
+    size = (x * x + y * y).sum()
+    if size < 1e-12:
+        raise ValueError("the five points are one and the same")
+    a, b = (x * u + y * v).sum() / size, (x * v - y * u).sum() / size
+    turn = np.array([[a, -b], [b, a]])
+    return np.column_stack([turn, target_middle - turn @ middle])
+
+
+def align_face(picture: Picture, points: NDArray[np.floating]) -> Picture:
+    """BGR u8 [H, W, 3] -> the face as BGR u8 [112, 112, 3]; black where the picture ends."""
+    return cv2.warpAffine(picture, similarity_to_template(points), (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR)
+
+
+def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Embeddings [n, d] each -> cosine of each pair [n], -1..1."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+
 
 CSIM_BATCH = 32
 
@@ -40,7 +80,7 @@ def _face(pick: Callable[[SyncScore], float], best_only: bool = False) -> Callab
 
 
 def _csim(measurement: Measurement) -> Outcome:
-    measurement.network("arcface")  # before the faces are looked for, which is dear and would be in vain
+    measurement.network("arcface")  # finding faces is expensive and useless without it, so fail first
     paired = measurement.paired_index
     marks, reference_marks = measurement.landmarks[: len(paired)], measurement.reference_landmarks
     both = np.flatnonzero(np.isfinite(marks[:, 0, 0]) & np.isfinite(reference_marks[:, 0, 0]))
@@ -60,9 +100,9 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
 
     network = measurement.network("arcface")
     found, faces = [], []
-    frames = measurement.steps.watch(video.frames_at(numbers.tolist()), len(numbers))
+    frames = measurement.reporter.watch(video.frames_at(numbers.tolist()), len(numbers))
     for frame, points in zip(frames, marks, strict=True):
-        faces.append(_aligned(frame, five_points(points), video.info.colour))
+        faces.append(_aligned(frame, five_points(points), video.info.color))
         if len(faces) == CSIM_BATCH or len(faces) + sum(map(len, found)) == len(numbers):
             # Copied into NCHW order: the network takes views of its features, which channels-last input breaks.
             rgb = np.ascontiguousarray(np.stack(faces)[..., ::-1].transpose(0, 3, 1, 2))
@@ -72,14 +112,14 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
     return np.concatenate(found)
 
 
-def _aligned(frame: Frame, points: NDArray[np.float64], colour: ColourTags) -> NDArray[np.uint8]:
+def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDArray[np.uint8]:
     """Only the part of the frame that the template covers is turned into BGR: the cost follows the face."""
     matrix = similarity_to_template(points)
     corners = np.array([[0, 0], [SIDE_PX, 0], [0, SIDE_PX], [SIDE_PX, SIDE_PX]]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     height, width = frame.y.shape
     box = even_box((*(corners.min(axis=0) - 2), *(corners.max(axis=0) + 2)), width, height)
-    return align_face(region_to_bgr(frame, box, colour), points - box[:2])
+    return align_face(region_to_bgr(frame, box, color), points - box[:2])
 
 
 _SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
@@ -138,7 +178,7 @@ NEURAL_METRICS = (
         "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
         ("arcface",),
         _csim,
-        looks=POINTS | {REFERENCE_POINTS},
+        requires=POINTS | {REFERENCE_POINTS},
         needs_reference=True,
     ),
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from retalking_core.evaluation.frame_observers import spread
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
+from retalking_core.evaluation.observers import spread
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
 JITTER_LEAST_FRAMES = 3
@@ -36,7 +36,7 @@ def _psnr_outside(measurement: Measurement) -> Outcome:
 
 
 def _cpbd(measurement: Measurement) -> Outcome:
-    from retalking_core.evaluation.sharpness import BLOCK_PX, cpbd
+    from retalking_core.evaluation.image_quality import BLOCK_PX, cpbd
 
     seen = np.flatnonzero(np.isfinite(measurement.landmarks[:, 0, 0]))
     if len(seen) == 0:
@@ -82,7 +82,7 @@ PICTURE_METRICS = (
         "Wang et al., IEEE TIP 2004; the procedure of talkingface-toolkit",
         (),
         _ssim,
-        looks=frozenset({"ssim"}),
+        requires=frozenset({"ssim"}),
         needs_reference=True,
     ),
     Metric(
@@ -94,7 +94,7 @@ PICTURE_METRICS = (
         "ITU-T J.340 (PSNR); outside the box of dlib's 68 points grown by half on each side",
         (),
         _psnr_outside,
-        looks=frozenset({"points", "outside"}),
+        requires=frozenset({"points", "outside"}),
         needs_reference=True,
     ),
     Metric(
@@ -106,7 +106,7 @@ PICTURE_METRICS = (
         "Narvekar and Karam, IEEE TIP 2011; on the face box grown by a fifth on each side",
         (),
         _cpbd,
-        looks=frozenset({"points", "crops"}),
+        requires=frozenset({"points", "crops"}),
     ),
     Metric(
         "landmark_jitter",
@@ -117,7 +117,7 @@ PICTURE_METRICS = (
         "acceleration error as in Kanazawa et al., CVPR 2019, on dlib's points, which are not smoothed",
         (),
         _jitter,
-        looks=POINTS,
+        requires=POINTS,
     ),
     Metric(
         "faceless_s",
@@ -128,6 +128,6 @@ PICTURE_METRICS = (
         "dlib HOG detector and 68-point predictor",
         (),
         _faceless,
-        looks=POINTS,
+        requires=POINTS,
     ),
 )

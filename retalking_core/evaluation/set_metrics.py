@@ -1,4 +1,6 @@
-"""Numbers that only a set of clips has: FID between the frames of all results and the frames they were made from."""
+"""Metrics of a set of clips: FID between the frames of all results and the frames they were made from.
+
+Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", NeurIPS 2017."""
 
 from __future__ import annotations
 
@@ -10,11 +12,36 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.evaluation.frechet import ENOUGH_SAMPLES, frechet_distance
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
-from retalking_core.media.colour import region_to_bgr
+from retalking_core.media.color import region_to_bgr
 from retalking_core.types import FrameSource
+
+# 2048 features need as many samples for a covariance that has an inverse.
+ENOUGH_SAMPLES = 2048
+
+
+def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Features [n, d] and [m, d], at least two of each -> squared distance of the two Gaussians, >= 0.
+
+    With S1 = A'A and S2 = B'B, tr sqrt(S1 S2) is the sum of the singular values of A B': real and not negative, so that
+    no complex square root of a singular product appears and nothing has to be dropped. For few samples that matrix is
+    small: 100 frames take milliseconds where the square root of a 2048 x 2048 product takes 20 s.
+    """
+    if min(len(one), len(other)) < 2:
+        raise ValueError("a covariance needs at least two samples")
+    shift = one.astype(np.float64).mean(axis=0) - other.astype(np.float64).mean(axis=0)
+    first, second = _factor(one), _factor(other)
+    cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
+    return float(max(0.0, shift @ shift + (first**2).sum() + (second**2).sum() - 2 * cross))
+
+
+def _factor(features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """A with A'A the unbiased covariance, of no more rows than columns."""
+    centerd = features.astype(np.float64)
+    centerd = (centerd - centerd.mean(axis=0)) / np.sqrt(len(features) - 1)
+    return centerd if len(centerd) <= centerd.shape[1] else np.linalg.qr(centerd, mode="r")
+
 
 FID_CHECKPOINT = "inception"
 BATCH = 32
@@ -41,7 +68,7 @@ class ClipFeatures:
 
 
 def clip_features(measurement: Measurement) -> ClipFeatures:
-    """Raises UnmeasurableError without the checkpoint, and media errors."""
+    """Raises MetricUnavailableError without the checkpoint, and media errors."""
     paired = measurement.paired_index
     frames = np.arange(len(paired))
     return ClipFeatures(
@@ -71,7 +98,7 @@ def _features(measurement: Measurement, source: FrameSource, numbers: NDArray[np
     found, pictures = [], []
     whole = (0, 0, source.info.width, source.info.height)
     for count, frame in enumerate(source.frames_at(numbers.tolist()), 1):
-        pictures.append(cv2.cvtColor(region_to_bgr(frame, whole, source.info.colour), cv2.COLOR_BGR2RGB))
+        pictures.append(cv2.cvtColor(region_to_bgr(frame, whole, source.info.color), cv2.COLOR_BGR2RGB))
         if len(pictures) == BATCH or count == len(numbers):
             stacked = np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
             found.append(network(torch.from_numpy(stacked).to(network.device).float() / 255).cpu().numpy())

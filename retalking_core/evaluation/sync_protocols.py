@@ -1,14 +1,14 @@
-"""The two ways in which LSE is measured in print. Their numbers are not comparable, so both are named.
+"""The two published protocols for LSE. Their numbers are not comparable, so each has its own name.
 
-frame: talkingface-toolkit. The whole picture squeezed to 224 x 224 at the file's own rate, shifts -10..10.
-face: syncnet_python and Wav2Lip on real videos. Face tracks at 25 frames a second, shifts -15..15.
-"""
+frame: talkingface-toolkit. The whole frame resized to 224 x 224 at the file's own rate, shifts -10..10.
+face: syncnet_python and Wav2Lip on real videos. Face tracks at 25 frames a second, shifts -15..15."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -17,19 +17,74 @@ import torch
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from retalking_core.evaluation.bgr_frames import Picture, read_bgr
+from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, find_tracks
-from retalking_core.evaluation.jpeg_frames import through_jpeg
-from retalking_core.evaluation.mfcc import mfcc
-from retalking_core.evaluation.steps import EvaluationSteps
-from retalking_core.evaluation.sync_score import SyncScore, score_sync
-from retalking_core.evaluation.unmeasurable import UnmeasurableError
+from retalking_core.evaluation.frames import Picture, read_bgr, through_jpeg
+from retalking_core.evaluation.sync import SyncScore, score_sync
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
 from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
+from retalking_core.progress import ProgressReporter
 from retalking_core.types import VideoInfo
+
+RATE_HZ = 16_000
+FRAME, STEP = 400, 160  # 25 ms windows every 10 ms
+FFT, FILTERS, COEFFICIENTS, LIFTER = 512, 26, 13, 22
+PRE_EMPHASIS = 0.97
+EPS = np.finfo(np.float64).eps
+
+
+def mfcc(samples: NDArray[np.int16]) -> NDArray[np.float64]:
+    """16 kHz mono int16 [n] -> f64 [T, 13], T = 1 + ceil((n - 400) / 160); the first coefficient is the log energy.
+
+    Davis and Mermelstein, IEEE TASSP 1980, with the defaults of python_speech_features 0.6, on which SyncNet was
+    trained; equal to that package, which has had no release since 2017, within float64 rounding.
+    """
+    power = np.abs(np.fft.rfft(_frames(samples), FFT)) ** 2 / FFT
+    energy = power.sum(axis=1)
+    bands = power @ _filters().T
+    logs = np.log(np.where(bands == 0, EPS, bands))
+    cepstrum = logs @ _cosines().T * _lift()
+    cepstrum[:, 0] = np.log(np.where(energy == 0, EPS, energy))
+    return cepstrum
+
+
+def _frames(samples: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Pre-emphasized windows [T, 400], rectangular, the last one filled with zeros."""
+    signal = samples.astype(np.float64)
+    signal = np.append(signal[:1], signal[1:] - PRE_EMPHASIS * signal[:-1])
+    count = 1 if len(signal) <= FRAME else 1 + -(-(len(signal) - FRAME) // STEP)
+    padded = np.pad(signal, (0, max(0, (count - 1) * STEP + FRAME - len(signal))))
+    return np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::STEP][:count]
+
+
+@lru_cache(maxsize=1)
+def _filters() -> NDArray[np.float64]:
+    """26 triangles over the 257 bins, edges equally spaced in mel from 0 to 8000 Hz."""
+    mels = np.linspace(0, 2595 * np.log10(1 + RATE_HZ / 2 / 700), FILTERS + 2)
+    edges = np.floor((FFT + 1) * 700 * (10 ** (mels / 2595) - 1) / RATE_HZ)
+    bank = np.zeros((FILTERS, FFT // 2 + 1))
+    for row, (left, peak, right) in enumerate(zip(edges, edges[1:], edges[2:], strict=False)):
+        rising, falling = np.arange(left, peak), np.arange(peak, right)
+        bank[row, int(left) : int(peak)] = (rising - left) / (peak - left)
+        bank[row, int(peak) : int(right)] = (right - falling) / (right - peak)
+    return bank
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float64]:
+    """The first 13 rows of the orthonormal DCT-II over 26 bands."""
+    k, n = np.arange(COEFFICIENTS)[:, None], np.arange(FILTERS)
+    rows = np.sqrt(2 / FILTERS) * np.cos(np.pi * k * (2 * n + 1) / (2 * FILTERS))
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+def _lift() -> NDArray[np.float64]:
+    return 1 + LIFTER / 2 * np.sin(np.pi * np.arange(COEFFICIENTS) / LIFTER)
+
 
 SIDE_PX = 224
 LIP_FRAMES, SOUND_COLUMNS, COLUMNS_PER_FRAME = 5, 20, 4
@@ -41,9 +96,9 @@ FACE_FPS = Fraction(25)
 
 
 def frame_score(
-    path: Path, info: VideoInfo, network: InferenceNetwork, limits: MediaLimits, steps: EvaluationSteps
+    path: Path, info: VideoInfo, network: InferenceNetwork, limits: MediaLimits, steps: ProgressReporter
 ) -> SyncScore:
-    """The toolkit's protocol on a file with sound. Raises UnmeasurableError when it is too short, and media errors."""
+    """The toolkit's protocol on a file with sound. Raises media errors, MetricUnavailableError if it is too short."""
     samples = read_speech(path, limits)
     pictures = through_jpeg(steps.watch(read_bgr(path, limits), info.frame_count), info.fps)
     squeezed = (cv2.resize(picture, (SIDE_PX, SIDE_PX)) for picture in pictures)
@@ -56,9 +111,9 @@ def face_scores(
     network: InferenceNetwork,
     detector: InferenceNetwork,
     limits: MediaLimits,
-    steps: EvaluationSteps,
+    steps: ProgressReporter,
 ) -> list[tuple[SceneTrack, SyncScore]]:
-    """The face-track protocol: one score a track. Raises UnmeasurableError when no track is long and large enough.
+    """The face-track protocol: one score a track. Raises MetricUnavailableError when no track is long and large enough.
 
     The evaluators' own intermediate files (MPEG-4 and JPEG at quality 2, nearly lossless) are left out; the JPEG of the
     crops, which is not, is kept.
@@ -82,12 +137,12 @@ def score_clip(
     """BGR u8 [224, 224, 3] pictures of 40 ms each, and their sound, 16 kHz int16."""
     allowed = len(samples) // SAMPLES_PER_FRAME - LOST_WINDOWS
     if allowed < 1:
-        raise UnmeasurableError(f"the sound lasts {len(samples) / 16000:.2f} s; SyncNet needs at least 0.24 s")
+        raise MetricUnavailableError(f"the sound lasts {len(samples) / 16000:.2f} s; SyncNet needs at least 0.24 s")
     lips = _embed_lips(pictures, allowed, network, batch)
     # As many windows as the sound has and one less than the pictures have.
     count = len(lips)
     if count < 1:
-        raise UnmeasurableError(f"the video has fewer than {LIP_FRAMES + 1} pictures; SyncNet needs that many")
+        raise MetricUnavailableError(f"the video has fewer than {LIP_FRAMES + 1} pictures; SyncNet needs that many")
     sound = _embed_sound(mfcc(samples), count, network, batch)
     return score_sync(lips, sound, shifts)
 

@@ -1,6 +1,6 @@
 """Geometry from 68 landmarks: five points, the oriented square around a face, similarity and orthographic fits.
 
-All functions take a single face or a stack ([..., 68, 2]) and compute in float64. Pixel centres lie at integers unless
+All functions take a single face or a stack ([..., 68, 2]) and compute in float64. Pixel centers lie at integers unless
 a name says `continuous`.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Points = NDArray[np.floating]
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)
 LEFT_MOUTH, RIGHT_MOUTH, NOSE_TIP = 48, 54, 30
-# The same five points of a standard face in space, y up (spec: alignment-3dmm 2).
+# The same five points of a standard face in space, y up.
 STANDARD_FIVE = np.array(
     [
         [-0.31148657, 0.29036078, 0.13377953],
@@ -48,16 +48,16 @@ GPEN_TEMPLATE = np.array(
 
 @dataclass(frozen=True)
 class OrientedSquare:
-    """A square turned with the face. centre, across, down: f64 [..., 2] px; the latter two are half sides."""
+    """A square turned with the face. center, across, down: f64 [..., 2] px; the latter two are half sides."""
 
-    centre: NDArray[np.float64]
+    center: NDArray[np.float64]
     across: NDArray[np.float64]
     down: NDArray[np.float64]
 
     @property
     def corners(self) -> NDArray[np.float64]:
         """[..., 4, 2]: top left, bottom left, bottom right, top right."""
-        c, x, y = self.centre, self.across, self.down
+        c, x, y = self.center, self.across, self.down
         return np.stack([c - x - y, c - x + y, c + x + y, c + x - y], axis=-2)
 
     @property
@@ -66,7 +66,7 @@ class OrientedSquare:
 
 
 def oriented_square(landmarks: Points) -> OrientedSquare:
-    """The square that FFHQ's alignment puts around a face (Karras et al., CVPR 2019; spec: face-crop 2)."""
+    """The square that FFHQ's alignment puts around a face (Karras et al., CVPR 2019)."""
     points = np.asarray(landmarks, np.float64)
     left, right = points[..., LEFT_EYE, :].mean(axis=-2), points[..., RIGHT_EYE, :].mean(axis=-2)
     eyes, between = (left + right) / 2, right - left
@@ -108,7 +108,7 @@ def fit_similarity(source: Points, target: Points) -> NDArray[np.float64]:
 
 
 def fit_orthographic(five_y_up: Points) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and shift of the standard face seen from afar: (s0 [...], t [..., 2]), least squares (spec: alignment 3).
+    """Scale and shift of the standard face seen from afar: (s0 [...], t [..., 2]), least squares.
 
     five_y_up: [..., 5, 2] px with the y axis up. A pixel is s0 standard units long seen the other way round: 102 / s0
     brings the face to the size that the 3DMM regressor expects.

@@ -48,7 +48,7 @@ class DlibModels:
         return dlib.shape_predictor(str(model_file("shape_predictor_68_face_landmarks.dat")))
 
     @cached_property
-    def recogniser(self) -> dlib.face_recognition_model_v1:
+    def recognizer(self) -> dlib.face_recognition_model_v1:
         return dlib.face_recognition_model_v1(str(model_file("dlib_face_recognition_resnet_model_v1.dat")))
 
     def detect(self, gray: Gray, window: Box, smallest_px: float, threshold: float = 0.0) -> list[Box]:
@@ -74,7 +74,7 @@ class DlibModels:
         return np.array([(p.x, p.y) for p in points], np.float32)
 
     def chip(self, gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The face cut out upright, u8 [150, 150, 3] (grey in all three channels): what the descriptor reads."""
+        """The face cut out upright, u8 [150, 150, 3] (gray in all three channels): what the descriptor reads."""
         box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
         size = float((box[2:] - box[:2]).max())
         height, width = gray.shape
@@ -87,7 +87,7 @@ class DlibModels:
 
     def descriptor(self, chip: NDArray[np.uint8]) -> NDArray[np.float32]:
         """f32 [128]; Euclidean distance below `SAME_PERSON_DISTANCE` means the same person."""
-        return np.array(self.recogniser.compute_face_descriptor(chip), np.float32)
+        return np.array(self.recognizer.compute_face_descriptor(chip), np.float32)
 
 
 @lru_cache(maxsize=1)

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.choice import choose_face
 from retalking_core.faces.dlib_models import DlibModels, resident_models
-from retalking_core.faces.follower import FaceFollower, FaceSearch, Glimpse
+from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track
-from retalking_core.faces.track import OnFrame, TrackRequest
+from retalking_core.faces.track import OnFrame, TrackRequest, choose_face
 from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
 from retalking_core.types import FaceTrack, Frame, FrameSource
 
@@ -65,7 +64,7 @@ class DlibFaceTracker:
 
     def look(
         self, frames: Iterator[Frame], follower: FaceFollower, search: FaceSearch
-    ) -> Iterator[tuple[Frame, Glimpse | None]]:
+    ) -> Iterator[tuple[Frame, LandmarkProposal | None]]:
         """The frames, each with what was found on it ahead of time: here nothing, since dlib sees one at a time."""
         return ((frame, None) for frame in frames)
 
@@ -106,7 +105,7 @@ def _advice(choice: FaceChoice) -> str:
 
 
 def _spread(track: FaceTrack, indices: NDArray[np.int64], count: int) -> FaceTrack:
-    """A track over the analysed frames -> one over all source frames."""
+    """A track over the analyzed frames -> one over all source frames."""
     boxes = np.full((count, 4), np.nan, np.float32)
     landmarks = np.full((count, 68, 2), np.nan, np.float32)
     visible = np.zeros(count, bool)

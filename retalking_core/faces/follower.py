@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.faces.dlib_models import SAME_PERSON_DISTANCE, Box, DlibModels, Gray
-from retalking_core.faces.landmarks import NASION, NOSE_BASE, bounding_box, face_scale, is_plausible, overlap
+from retalking_core.faces.landmarks import NASION, NOSE_BASE, bounding_box, face_scale, iou, is_plausible
 
 # Longest side of the picture in which the whole frame is searched, coarse and fine. 480 finds faces from a sixth of the
 # frame in about 30 ms; the fine one finds 48 px faces up to frames of 1150 px, larger ones in larger frames.
@@ -17,7 +17,7 @@ COARSE_PX, FINE_PX, SMALLEST_FACE_PX = 480, 1920, 48
 CHECK_EVERY = 10
 MISSES_TO_LOSE = 3
 LOST_STRIDE, LOST_SOON = 3, 12
-# Grey levels between the thumbnails of two frames (mean), above which a new shot has begun.
+# Gray levels between the thumbnails of two frames (mean), above which a new shot has begun.
 CUT_LEVELS = 22.0
 # Room around a face, in its sizes, in which it is looked for first; overlap with the detector's box (intersection over
 # union) that confirms it.
@@ -33,7 +33,7 @@ class FoundFace:
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class LandmarkProposal:
     """Landmarks proposed for a frame, f32 [68, 2] px. confirmed: a detector saw the face on this very frame."""
 
     landmarks: NDArray[np.float32]
@@ -75,7 +75,7 @@ class FaceSearch:
             # The predictor depends a little on where the detector's coarse grid put the box: a second run starts from
             # the box that the landmarks themselves imply, as on every later frame.
             landmarks = self.models.landmarks(gray, implied_box(self.models.landmarks(gray, box)))
-            if is_plausible(landmarks, self.height, self.width) and overlap(box, implied_box(landmarks)) > 0.3:
+            if is_plausible(landmarks, self.height, self.width) and iou(box, implied_box(landmarks)) > 0.3:
                 found.append(FoundFace(box, landmarks))
         return found
 
@@ -122,7 +122,7 @@ class FaceFollower:
         """Where the face is expected next; None while it is lost."""
         return None if self._last is None else implied_box(self._last + self._speed)
 
-    def step(self, gray: Gray, glimpse: Glimpse | None = None) -> NDArray[np.float32] | None:
+    def step(self, gray: Gray, glimpse: LandmarkProposal | None = None) -> NDArray[np.float32] | None:
         """Landmarks on the next frame, f32 [68, 2] px, None where the face is not there.
 
         glimpse: what was found there ahead of time, to be judged like an own find.
@@ -147,7 +147,7 @@ class FaceFollower:
             self._first_thumbnail = thumbnail
         return last is not None and float(cv2.absdiff(thumbnail, last).mean()) > CUT_LEVELS
 
-    def _follow(self, gray: Gray, glimpse: Glimpse | None) -> NDArray[np.float32] | None:
+    def _follow(self, gray: Gray, glimpse: LandmarkProposal | None) -> NDArray[np.float32] | None:
         if self.cut:
             return self._find_again(gray)
         if glimpse is not None and not self._is_near(glimpse.landmarks):
@@ -168,7 +168,7 @@ class FaceFollower:
     def _is_near(self, landmarks: NDArray[np.float32]) -> bool:
         """Neither far from the last frame's face nor of another size."""
         ratio = float(face_scale(landmarks) / face_scale(self._last))
-        return overlap(bounding_box(landmarks), bounding_box(self._last)) > 0.35 and 0.75 < ratio < 1.33
+        return iou(bounding_box(landmarks), bounding_box(self._last)) > 0.35 and 0.75 < ratio < 1.33
 
     def _verify(self, gray: Gray, landmarks: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
         """Detect around the face. Still seen: go on from there. Not seen: believe steady landmarks for two frames."""
@@ -183,8 +183,8 @@ class FaceFollower:
         self._unchecked = 0
         if faces:
             self._misses = 0
-            best = max(faces, key=lambda face: overlap(implied_box(face.landmarks), box))
-            same = landmarks is not None and overlap(implied_box(best.landmarks), implied_box(landmarks)) > 0.7
+            best = max(faces, key=lambda face: iou(implied_box(face.landmarks), box))
+            same = landmarks is not None and iou(implied_box(best.landmarks), implied_box(landmarks)) > 0.7
             return landmarks if same else best.landmarks
         if landmarks is None:
             return None
@@ -199,7 +199,7 @@ class FaceFollower:
         size = float(box[2] - box[0])
         window = box + np.array([-NEAR, -NEAR, NEAR, NEAR], np.float32) * size
         boxes = self._search.boxes(gray, window, max(SMALLEST_FACE_PX * 0.9, 0.8 * size), threshold=-0.3)
-        return any(overlap(box, seen) > SAME_PLACE for seen in boxes)
+        return any(iou(box, seen) > SAME_PLACE for seen in boxes)
 
     def _find_again(self, gray: Gray) -> NDArray[np.float32] | None:
         """Search the picture for the same person: at once, then every few frames, finely every now and then."""
@@ -209,7 +209,7 @@ class FaceFollower:
         faces = self._search.everywhere(gray, fine=self.cut or self._lost_for % 10 == 1)
         if not self._cut_since_lost and not self.cut and self._lost_for <= LOST_SOON:
             for face in faces:
-                if overlap(implied_box(face.landmarks), self._last_box) > 0.4:
+                if iou(implied_box(face.landmarks), self._last_box) > 0.4:
                     return face.landmarks
         return self._same_person(gray, faces)
 

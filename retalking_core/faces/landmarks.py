@@ -11,7 +11,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-EYE_CORNERS = (36, 39, 42, 45)
 OUTER_EYES = (36, 45)
 NASION, NOSE_BASE = 27, 33
 MOUTH = np.arange(48, 68)
@@ -49,7 +48,7 @@ def bounding_box(landmarks: Points) -> NDArray[np.float32]:
     return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1).astype(np.float32)
 
 
-def overlap(one: NDArray, other: NDArray) -> float:
+def iou(one: NDArray, other: NDArray) -> float:
     """Intersection over union of two boxes (left, top, right, bottom), 0..1."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])

@@ -1,6 +1,6 @@
-"""The inner edge of the lips by colour, where the landmark model mistakes teeth for lip.
+"""The inner edge of the lips by color, where the landmark model mistakes teeth for lip.
 
-The 68-point model was trained on grey pictures and often puts the inner lower lip on the upper rim of the lower teeth.
+The 68-point model was trained on gray pictures and often puts the inner lower lip on the upper rim of the lower teeth.
 Closing such a mouth would leave the teeth standing between the lips. Lips are redder than teeth and lighter than the
 dark of the mouth, so walking from the middle of a lip towards the mouth finds its edge.
 """
@@ -23,7 +23,7 @@ LEAST_CONTRAST = 6.0
 
 
 def refine_lips(frame: Frame, marks: Points) -> Points:
-    """Landmarks (px, 68 x 2) with the six inner-lip points moved onto the colour edge, where there is one."""
+    """Landmarks (px, 68 x 2) with the six inner-lip points moved onto the color edge, where there is one."""
     scale = float(face_scale(marks))
     upper, lower = [pair[0] for pair in INNER_PAIRS], [pair[1] for pair in INNER_PAIRS]
     gaps = np.linalg.norm(marks[lower] - marks[upper], axis=1)

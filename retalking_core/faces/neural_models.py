@@ -1,4 +1,4 @@
-"""S3FD and 2DFAN4 in the places of dlib's detector and predictor: the same seat, other eyes.
+"""S3FD and 2DFAN4 as neural replacements for the dlib models.
 
 Both read luma alone (all three channels alike), as the follower does; the descriptor that tells people apart stays
 dlib's.
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from retalking_core.device import upload
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray
-from retalking_core.imaging.separable import crop_resized
-from retalking_core.imaging.upload import upload
+from retalking_core.imaging.resample import crop_resized
 
 MEANS_BGR = (104.0, 117.0, 123.0)
 # A face this large in the detector's input is found reliably; its smallest anchors are 16 px.
 DETECTOR_FACE_PX = 40
 SCORE, LOW_SCORE, NMS_OVERLAP = 0.5, 0.3, 0.3
-CENTRE_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
+CENTER_VARIANCE, SIZE_VARIANCE = 0.1, 0.2
 # What a GPU needs to be busy, and 64 MB of heat maps do not outgrow.
 DETECT_BATCH, LANDMARK_BATCH = 8, 16
 # 2DFAN4's crop around a detector box of side s: 200 / 195 * 2 s wide, its middle 0.12 s above the box's (its own rule).
 FAN_PX, HEAT_PX = 256, 64
 FAN_SIDE, FAN_RISE = 2 * 200 / 195, 0.12
-# The follower speaks in dlib's boxes: as large, but this share of the side further down (they leave out the forehead).
+# The follower expects dlib's boxes: as large, but this share of the side further down (they leave out the forehead).
 DROP = 0.06
 
 
@@ -121,9 +121,9 @@ def fan_crop(box: Box) -> NDArray[np.float64]:
     return np.array([x - half, y - half, x + half, y + half])
 
 
-def _start(double_centre: float, length: int, limit: int) -> int:
-    """Where a stretch around a centre starts, so that it lies inside 0..limit."""
-    return int(np.clip(round((double_centre - length) / 2), 0, limit - length))
+def _start(double_center: float, length: int, limit: int) -> int:
+    """Where a stretch around a center starts, so that it lies inside 0..limit."""
+    return int(np.clip(round((double_center - length) / 2), 0, limit - length))
 
 
 def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.float32]]:
@@ -136,9 +136,9 @@ def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.floa
         stride = 2 ** (level + 2)
         scores.append(classes.softmax(dim=1)[:, 1].flatten(1))
         offset = offsets.flatten(2).transpose(1, 2)
-        centre = _cell_centres(classes, stride) + offset[..., :2] * CENTRE_VARIANCE * 4 * stride
+        center = _cell_centers(classes, stride) + offset[..., :2] * CENTER_VARIANCE * 4 * stride
         half = 2 * stride * torch.exp(offset[..., 2:] * SIZE_VARIANCE)
-        boxes.append(torch.cat([centre - half, centre + half], dim=2))
+        boxes.append(torch.cat([center - half, center + half], dim=2))
     score, box = torch.cat(scores, dim=1), torch.cat(boxes, dim=1)
     picture, place = torch.nonzero(score > least, as_tuple=True)
     found = box[picture, place]
@@ -147,7 +147,7 @@ def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.floa
     return [corners[numbers == k] for k in range(len(score))]
 
 
-def _cell_centres(classes: Tensor, stride: int) -> Tensor:
+def _cell_centers(classes: Tensor, stride: int) -> Tensor:
     """Of a level's cells, row by row, px of the picture, f32 [H * W, 2] (x, y)."""
     rows, columns = (torch.arange(n, device=classes.device) for n in classes.shape[2:])
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -157,7 +157,7 @@ def _cell_centres(classes: Tensor, stride: int) -> Tensor:
 def heat_peaks(heat: Tensor) -> Tensor:
     """Places of the peaks in heat maps [n, 64, 64], continuous px of them, [n, 2] (x, y).
 
-    The centre of gravity of five by five cells around the highest one: the original rounds to whole pixels, which
+    The center of gravity of five by five cells around the highest one: the original rounds to whole pixels, which
     trembles.
     """
     best = heat.flatten(1).argmax(dim=1)

@@ -1,7 +1,7 @@
 """Temporal smoothing of landmarks that neither lags nor jitters.
 
 The whole track is known before the first frame is drawn, so each frame looks as far ahead as back (zero phase). Around
-each frame a quadratic is fitted to its neighbours in time, once over a wide and once over a narrow window. The wide
+each frame a quadratic is fitted to its neighbors in time, once over a wide and once over a narrow window. The wide
 one is still where the face is still; where it misses the measured points by more than their noise, the face is really
 moving and the narrow one takes over.
 """
@@ -80,9 +80,9 @@ def _adaptive(
 
 
 def local_fit(times_s: NDArray[np.float64], points: NDArray[np.float32], half: int) -> NDArray[np.float32]:
-    """Local quadratic regression at each frame over its `half` neighbours on both sides (tricube weights).
+    """Local quadratic regression at each frame over its `half` neighbors on both sides (tricube weights).
 
-    times_s: [N]; points: [N, ...]. At the ends of a run, where neighbours are missing on one side, a line is fitted.
+    times_s: [N]; points: [N, ...]. At the ends of a run, where neighbors are missing on one side, a line is fitted.
     """
     count = len(points)
     if count < 3 or half < 1:
@@ -96,7 +96,7 @@ def local_fit(times_s: NDArray[np.float64], points: NDArray[np.float32], half: i
     full = (np.arange(count) >= half) & (np.arange(count) < count - half) & (half > 1)
     basis = np.stack([np.ones_like(lag), lag, np.where(full[:, None], lag**2, 0)], axis=2)
     normal = np.einsum("nkp,nk,nkq->npq", basis, weight, basis) + np.diag([0, 1e-6, 1e-6])
-    # The fitted value at lag 0 as a weighted sum of the neighbours: memory stays that of the track itself.
+    # The fitted value at lag 0 as a weighted sum of the neighbors: memory stays that of the track itself.
     first = np.linalg.solve(normal, np.broadcast_to(np.array([[1.0], [0], [0]]), (count, 3, 1)))[:, :, 0]
     shares = np.einsum("nkp,np->nk", basis, first) * weight
     flat = points.reshape(count, -1)

@@ -1,52 +1,64 @@
-"""The original's Laplacian blend: u8 Gaussian pyramids rounded at every level (spec: restoration-compositing 3; P8).
+"""Laplacian blend of a batch at its own resolution, on any device (Burt and Adelson 1983).
 
-The batched float version that the engine uses stands in `imaging/blending.py`.
+The pyramid is linear, so blending A over B by a mask is B plus what a mask does to the pyramid of A - B: one pyramid of
+pictures instead of two, and where A equals B the change is exactly 0. In floats: nothing is rounded between levels.
 """
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 
-def halve(picture: NDArray) -> NDArray:
-    """1-4-6-4-1 filter, every second sample, size ceil(n / 2); u8 stays u8, rounded."""
-    if picture.shape[0] == picture.shape[1] == 1:
-        return picture.copy()
-    return cv2.pyrDown(picture)
+def blend_change(difference: Tensor, mask: Tensor, levels: int) -> Tensor:
+    """What is added to the outer pictures, f32 [B, C, H, W].
 
-
-def double(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    return cv2.pyrUp(picture)
-
-
-def blend_laplacian_original(
-    inside: NDArray[np.uint8], outside: NDArray[np.uint8], mask: NDArray[np.float32], levels: int
-) -> NDArray[np.float32]:
-    """`inside` where mask is 1, `outside` where it is 0, each band of frequencies over a seam of its own width.
-
-    Pictures u8 [n, n, 3], mask f32 [n, n], n a multiple of 2^(levels - 1). Result f32 [n, n, 3], not clipped.
+    difference: inner minus outer pictures; mask: f32 [B, 1, H, W], 1 where the inner ones are wanted. H and W are
+    multiples of 2^(levels - 1).
     """
-    stacks = [_gaussian_stack(picture, levels) for picture in (inside, outside, mask.astype(np.float32))]
-    result: NDArray[np.float32] | None = None
-    for level in reversed(range(levels)):
-        weight = stacks[2][level][..., None]
-        bands = [_band(stack, level, levels) for stack in stacks[:2]]
-        mixed = bands[0] * weight + bands[1] * (1 - weight)
-        result = mixed if result is None else double(result) + mixed
-    return result.astype(np.float32)
+    stack, masks = [difference], [mask]
+    for _ in range(levels - 1):
+        stack.append(pyr_down(stack[-1]))
+        masks.append(pyr_down(masks[-1]))
+    change = stack[-1] * masks[-1]
+    for level in reversed(range(levels - 1)):
+        change = pyr_up(change) + (stack[level] - pyr_up(stack[level + 1])) * masks[level]
+    return change
 
 
-def _gaussian_stack(picture: NDArray, levels: int) -> list[NDArray]:
-    stack = [picture]
-    while len(stack) < levels:
-        stack.append(halve(stack[-1]))
-    return stack
+def pyr_down(pictures: Tensor) -> Tensor:
+    """1-4-6-4-1 filter with mirrored borders, every second sample; even sizes, or 1."""
+    for axis in (3, 2):
+        pictures = _pyr_down_axis(pictures, axis)
+    return pictures
 
 
-def _band(stack: list[NDArray], level: int, levels: int) -> NDArray[np.float32]:
-    here = stack[level].astype(np.float32)
-    if level == levels - 1:
-        return here
-    return here - double(stack[level + 1].astype(np.float32))
+def pyr_up(pictures: Tensor) -> Tensor:
+    """The way up: 1-6-1 on the samples, 1-1 between them; left border mirrored, right border repeated."""
+    for axis in (3, 2):
+        pictures = _pyr_up_axis(pictures, axis)
+    return pictures
+
+
+def _pyr_down_axis(x: Tensor, axis: int) -> Tensor:
+    count = x.shape[axis]
+    if count == 1:
+        return x
+    padding = [2, 2, 0, 0] if axis == 3 else [0, 0, 2, 2]
+    # A size of 2 cannot be mirrored by two samples: 0 1 -> (0 1) 0 1 (0 1).
+    x = F.pad(x, padding, mode="reflect") if count > 2 else torch.cat([x, x, x], dim=axis)
+    taps = [x.narrow(axis, start, count) for start in range(5)]
+    kept = slice(None, None, 2)
+    one, four, six, other_four, last = (t[..., kept] if axis == 3 else t[..., kept, :] for t in taps)
+    return (one + last + 4 * (four + other_four) + 6 * six) / 16
+
+
+def _pyr_up_axis(x: Tensor, axis: int) -> Tensor:
+    count = x.shape[axis]
+    if count == 1:
+        return torch.cat([x, x], dim=axis)
+    left = torch.cat([x.narrow(axis, 1, 1), x.narrow(axis, 0, count - 1)], dim=axis)
+    right = torch.cat([x.narrow(axis, 1, count - 1), x.narrow(axis, count - 1, 1)], dim=axis)
+    pairs = torch.stack([(left + 6 * x + right) / 8, (x + right) / 2], dim=axis + 1)
+    return pairs.flatten(axis, axis + 1)

@@ -53,7 +53,7 @@ def badge_box(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _letters(width: int, height: int) -> NDArray[np.float32]:
-    """f32 [height, width], 0..1: the text, centred. Drawn four times as large, so that its edges are smooth."""
+    """f32 [height, width], 0..1: the text, centerd. Drawn four times as large, so that its edges are smooth."""
     scale = 4
     mask = np.zeros((height * scale, width * scale), np.uint8)
     (text_width, text_height), _ = cv2.getTextSize(TEXT, _FONT, 1.0, 1)

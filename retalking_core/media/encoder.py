@@ -2,7 +2,7 @@
 
 Every GROUP_FRAMES pictures a fresh encoder begins, also in a result that one machine makes. A group then depends on
 nothing outside it, and joining is copying packets: the joined stream is the one that a single machine writes. One
-encoder with forced key pictures does not do: x264 takes a key picture's quantiser from the pictures before it, and of
+encoder with forced key pictures does not do: x264 takes a key picture's quantizer from the pictures before it, and of
 480 pictures 250 decoded differently. Fresh encoders cost no time and no bytes (`bench/joining.py`: 4.6 s of CPU and
 1,167 kB against 4.7 s and 1,171 kB).
 """
@@ -22,13 +22,13 @@ from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.badge import Badge
-from retalking_core.media.colour import resolve_matrix
+from retalking_core.media.color import resolve_matrix
 from retalking_core.media.planes import to_picture
 from retalking_core.options import OutputOptions
-from retalking_core.types import ColourTags, Frame, VideoInfo
+from retalking_core.types import ColorTags, Frame, VideoInfo
 
 CODEC = "libx264"
-# `python -m bench.encoder` prints the choice beside its neighbours: veryfast with the motion search of superfast and
+# `python -m bench.encoder` prints the choice beside its neighbors: veryfast with the motion search of superfast and
 # without B pictures. Leaving these out takes 12 to 16 % less CPU time on three clips and gives 0.5 to 1.1 dB more, for
 # 12 to 18 % more bytes. superfast itself has no macroblock tree, and its files are up to twice as large.
 PRESET = {"preset": "veryfast", "x264-params": "subme=1:me=dia:partitions=i4x4,i8x8:bframes=0"}
@@ -57,17 +57,17 @@ def encoder_version() -> str:
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What an encoder is told. width, height: of the encoded picture. source_height: of the picture given to it."""
+    """Settings of an encoder. width, height: of the encoded picture. source_height: of the picture given to it."""
 
     width: int
     height: int
     source_height: int
-    colour: ColourTags
+    color: ColorTags
     fps: Fraction
     crf: int
 
     def apply(self, context: VideoCodecContext) -> None:
-        fps, colour = self.fps, self.colour
+        fps, color = self.fps, self.color
         context.width, context.height = self.width, self.height
         context.pix_fmt = "yuv420p"
         context.time_base = 1 / fps
@@ -75,12 +75,12 @@ class PictureSettings:
         context.options = {"crf": str(self.crf), **steady_preset()}
         context.thread_type = "FRAME"
         context.thread_count = THREADS if self.width * self.height <= LARGE_PX else LARGE_THREADS
-        context.color_range = _FULL if colour.full_range else _LIMITED
+        context.color_range = _FULL if color.full_range else _LIMITED
         # An untagged stream is read by its height; scaling must not change how it is read.
         scaled = self.height != self.source_height
-        context.colorspace = resolve_matrix(colour, self.source_height) if scaled else colour.matrix
-        context.color_primaries = colour.primaries
-        context.color_trc = colour.transfer
+        context.colorspace = resolve_matrix(color, self.source_height) if scaled else color.matrix
+        context.color_primaries = color.primaries
+        context.color_trc = color.transfer
 
 
 class PictureEncoder:
@@ -94,8 +94,8 @@ class PictureEncoder:
         self, container: OutputContainer, info: VideoInfo, size: tuple[int, int], fps: Fraction, output: OutputOptions
     ) -> None:
         self._info, self._size = info, size
-        self._settings = PictureSettings(*size, info.height, info.colour, fps, output.crf)
-        self._badge = Badge(*size, info.colour.full_range) if output.badge else None
+        self._settings = PictureSettings(*size, info.height, info.color, fps, output.crf)
+        self._badge = Badge(*size, info.color.full_range) if output.badge else None
         self._reformatter = VideoReformatter()
         self._stream = container.add_stream(CODEC, rate=fps)
         self._settings.apply(self._stream.codec_context)

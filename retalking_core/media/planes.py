@@ -11,8 +11,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from retalking_core.media.colour import HD_HEIGHT_PX, resolve_matrix
-from retalking_core.types import ColourTags, Frame, VideoInfo
+from retalking_core.media.color import HD_HEIGHT_PX, resolve_matrix
+from retalking_core.types import ColorTags, Frame, VideoInfo
 
 # (a, b, c, d) of the display matrix, each -1, 0 or 1: x' = a x + c y, y' = b x + d y, y downwards.
 Turn = tuple[int, int, int, int]
@@ -81,20 +81,20 @@ def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None, turn: T
     return PictureGeometry(width, height, turn)
 
 
-def picture_colour(picture: VideoFrame, codec: str) -> ColourTags:
-    """The colour tags of the planes that `to_frame` makes. codec: FFmpeg's name of the decoder.
+def picture_color(picture: VideoFrame, codec: str) -> ColorTags:
+    """The color tags of the planes that `to_frame` makes. codec: FFmpeg's name of the decoder.
 
     RGB and palette pictures have no YUV matrix: they get BT.601 below 720 rows, BT.709 from there on, limited range,
     sRGB primaries and transfer.
     """
     if _is_rgb(picture):
-        return ColourTags(
+        return ColorTags(
             matrix=6 if picture.height < HD_HEIGHT_PX else 1,
             primaries=picture.color_primaries if picture.color_primaries != 2 else 1,
             transfer=picture.color_trc if picture.color_trc != 2 else 13,
             full_range=False,
         )
-    return ColourTags(
+    return ColorTags(
         matrix=int(picture.colorspace) or 2,
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
@@ -105,9 +105,9 @@ def picture_colour(picture: VideoFrame, codec: str) -> ColourTags:
 class PlaneConverter:
     """Turns decoded pictures of one stream into `Frame`s. Keeps swscale's tables between pictures."""
 
-    def __init__(self, geometry: PictureGeometry, colour: ColourTags) -> None:
+    def __init__(self, geometry: PictureGeometry, color: ColorTags) -> None:
         self._geometry = geometry
-        self._colour = colour
+        self._color = color
         self._reformatter = VideoReformatter()
 
     def to_frame(self, picture: VideoFrame, index: int) -> Frame:
@@ -128,8 +128,8 @@ class PlaneConverter:
         return Frame(index, *upright)
 
     def _converted(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
-        matrix = _SWS_MATRIX[resolve_matrix(self._colour, picture.height)]
-        wanted_range = _FULL if self._colour.full_range else _LIMITED
+        matrix = _SWS_MATRIX[resolve_matrix(self._color, picture.height)]
+        wanted_range = _FULL if self._color.full_range else _LIMITED
         return self._reformatter.reformat(
             picture,
             self._geometry.stored_width,
@@ -152,7 +152,7 @@ class PlaneConverter:
             ((0, planes[1].shape[0] - height // 2), (0, planes[1].shape[1] - width // 2)),
             mode="edge",
         )
-        blacks = (0.0 if self._colour.full_range else 16.0, 128.0, 128.0)
+        blacks = (0.0 if self._color.full_range else 16.0, 128.0, 128.0)
         weights = (opacity, half, half)
         return [
             np.rint(black + (plane - black) * weight).astype(np.uint8)
@@ -185,8 +185,8 @@ def _is_full_range(picture: VideoFrame, codec: str) -> bool:
     if codec in _ALWAYS_LIMITED or picture.color_range == _LIMITED:
         return False
     name = picture.format.name
-    is_stored_grey = codec in _PICTURE_CODECS and name.startswith(("gray", "ya"))
-    return picture.color_range == _FULL or name.startswith("yuvj") or is_stored_grey
+    is_stored_gray = codec in _PICTURE_CODECS and name.startswith(("gray", "ya"))
+    return picture.color_range == _FULL or name.startswith("yuvj") or is_stored_gray
 
 
 def _is_rgb(picture: VideoFrame) -> bool:

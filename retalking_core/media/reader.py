@@ -20,11 +20,11 @@ from retalking_core.media.planes import (
     PictureGeometry,
     PlaneConverter,
     display_turn,
-    picture_colour,
+    picture_color,
     picture_geometry,
 )
 from retalking_core.media.timeline import exact_rate
-from retalking_core.types import ColourTags, Frame, FrameSource, VideoInfo
+from retalking_core.types import ColorTags, Frame, FrameSource, VideoInfo
 
 _MIN_HELD_FRAMES = 4
 _SMALLEST_SIDE_PX = 16  # what x264 and every face detector still take
@@ -45,7 +45,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         kind, codec = media.kind.name, stream.codec_context.name
         rate = _average_rate(stream.average_rate, table, limits)
     with open_container(path, limits) as media:
-        _, geometry, colour = _first_picture(media, limits)
+        _, geometry, color = _first_picture(media, limits)
     info = VideoInfo(
         width=geometry.width,
         height=geometry.height,
@@ -53,7 +53,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         frame_times_s=table.times_s,
         duration_s=float(table.duration_ticks * table.time_base),
         rotation_deg=geometry.rotation_deg,
-        colour=colour,
+        color=color,
         is_still=False,
         container=kind,
         codec=codec,
@@ -91,7 +91,7 @@ class VideoReader:
         wanted = np.asarray(indices, np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.info.frame_count):
             raise IndexError(f"frame numbers must be 0..{self.info.frame_count - 1}")
-        converter = PlaneConverter(self._geometry, self.info.colour)
+        converter = PlaneConverter(self._geometry, self.info.color)
         with FrameCursor(self._path, self._limits, self._table, converter, self.damaged) as cursor:
             for block, is_forward in _blocks(wanted, self._held_frames):
                 if is_forward:
@@ -186,8 +186,8 @@ def _average_rate(declared: Fraction | None, table: PacketTable, limits: MediaLi
     return rate.limit_denominator(100_000)
 
 
-def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, PictureGeometry, ColourTags]:
-    """The first picture that decodes, with its geometry and colours."""
+def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, PictureGeometry, ColorTags]:
+    """The first picture that decodes, with its geometry and colors."""
     stream = video_stream(media)
     picture = next(PictureDecoder(media, limits).pictures(), None)
     if picture is None:
@@ -199,12 +199,12 @@ def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, P
         raise MediaUnreadableError(
             f"The picture is {geometry.width}x{geometry.height}; at least {_SMALLEST_SIDE_PX} pixels a side are needed."
         )
-    return picture, geometry, picture_colour(picture, stream.codec_context.name)
+    return picture, geometry, picture_color(picture, stream.codec_context.name)
 
 
 def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> StillReader:
-    picture, geometry, colour = _first_picture(media, limits)
-    frame = PlaneConverter(geometry, colour).to_frame(picture, 0)
+    picture, geometry, color = _first_picture(media, limits)
+    frame = PlaneConverter(geometry, color).to_frame(picture, 0)
     fps = exact_rate(still_fps)
     info = VideoInfo(
         width=geometry.width,
@@ -213,7 +213,7 @@ def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> Stil
         frame_times_s=np.zeros(1),
         duration_s=float(1 / fps),
         rotation_deg=geometry.rotation_deg,
-        colour=colour,
+        color=color,
         is_still=True,
         container=media.kind.name,
         codec=video_stream(media).codec_context.name,

@@ -102,7 +102,7 @@ def join_segments(
             for packet in _packets(part, segment, timeline.fps, header):
                 place(packet, stream, segment.start)
                 file.mux([packet], (packet.dts + 1) / timeline.fps)
-            progress(Progress("synthesise", segment.stop / segments[-1].stop, segment.stop, segments[-1].stop))
+            progress(Progress("synthesize", segment.stop / segments[-1].stop, segment.stop, segments[-1].stop))
         file.mux([], None)
         file.commit()
     finally:

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.threads import ReadAhead
 from retalking_core.types import AudioInfo, Timeline
 
 # Sample rates of AAC (ISO 14496-3, table 1.18).
 _AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 # Three bits a sample and channel: 132 kb/s for one channel at 44.1 kHz, where FFmpeg's own AAC encoder is transparent.
 BITS_PER_SAMPLE = 3
-# FFmpeg's plain search for quantisers. At this rate its other one (twoloop) takes twice the CPU time and leaves more
+# FFmpeg's plain search for quantizers. At this rate its other one (twoloop) takes twice the CPU time and leaves more
 # noise in every band: 42 against 56 dB below the speech in all (`bench/speech_codec.py`).
 _AAC_OPTIONS = {"aac_coder": "fast"}
 BLOCK = 1024  # samples of one AAC frame

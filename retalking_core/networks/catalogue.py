@@ -6,23 +6,23 @@ from importlib import import_module
 
 from torch import nn
 
+# Network -> module and class.
 _CLASSES = {
-    "dnet": "DNet",
-    "lnet": "LNet",
-    "enet": "ENet",
-    "deep3d": "Deep3D",
-    "gpen512": "GPEN512",
-    "ganimation": "GANimation",
-    "syncnet": "SyncNet",
-    "gfpgan": "GFPGAN",
-    "parsenet": "ParseNet",
-    "retinaface": "RetinaFace",
-    "s3fd": "S3FD",
-    "fan2d": "FAN2D",
-    "arcface": "ArcFace",
-    "inception": "FIDInception",
+    "dnet": ("dnet", "DNet"),
+    "lnet": ("lnet", "LNet"),
+    "enet": ("enet", "ENet"),
+    "deep3d": ("third_party", "Deep3D"),
+    "gpen512": ("gpen", "GPEN512"),
+    "ganimation": ("ganimation", "GANimation"),
+    "syncnet": ("syncnet", "SyncNet"),
+    "gfpgan": ("third_party", "GFPGAN"),
+    "parsenet": ("third_party", "ParseNet"),
+    "retinaface": ("third_party", "RetinaFace"),
+    "s3fd": ("third_party", "S3FD"),
+    "fan2d": ("third_party", "FAN2D"),
+    "arcface": ("third_party", "ArcFace"),
+    "inception": ("inception", "FIDInception"),
 }
-_FILES = {"gpen512": "gpen"}
 NETWORKS = tuple(_CLASSES)
 # Inputs of the networks that an engine runs on every frame, without their batch axis.
 INPUT_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -38,5 +38,5 @@ INPUT_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
 
 def build(name: str, **arguments: object) -> nn.Module:
     """A network in evaluation mode, weights not loaded. `with torch.device("meta")` around the call costs no memory."""
-    module = import_module(f"retalking_core.networks.{_FILES.get(name, name)}")
-    return getattr(module, _CLASSES[name])(**arguments).eval()
+    module, kind = _CLASSES[name]
+    return getattr(import_module(f"retalking_core.networks.{module}"), kind)(**arguments).eval()

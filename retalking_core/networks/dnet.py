@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retalking_core.networks.normalisation import AdaptiveInstanceNorm, ImageLayerNorm
+from retalking_core.networks.layers import AdaptiveInstanceNorm, ImageLayerNorm
 
 DESCRIPTOR_LENGTH = 256
 SLOPE = 0.1
@@ -131,7 +131,7 @@ class Hourglass(nn.Module):
 
 def flow_to_deformation(flow: Tensor) -> Tensor:
     """Displacements `[B, 2, h, w]` in pixels to sampling positions `[B, 2, h, w]`, (x, y), ±1 on the outer pixel
-    centres (aligned corners)."""
+    centers (aligned corners)."""
     height, width = flow.shape[-2:]
     rows = torch.linspace(-1, 1, height, device=flow.device)
     columns = torch.linspace(-1, 1, width, device=flow.device)
@@ -144,7 +144,7 @@ def flow_to_deformation(flow: Tensor) -> Tensor:
 def warp(image: Tensor, deformation: Tensor) -> Tensor:
     """Samples `image` at the deformation, resized to its size; zeros outside.
 
-    The grid has aligned corners while resize and sampling use half-pixel centres. The trained weights compensate, so
+    The grid has aligned corners while resize and sampling use half-pixel centers. The trained weights compensate, so
     the mismatch stays as it is: zero flow magnifies by 256/252.
     """
     positions = F.interpolate(deformation, size=image.shape[-2:], mode="bilinear", align_corners=False)
@@ -266,7 +266,7 @@ class EditingNet(nn.Module):
 
 class DNet(nn.Module):
     """image `[B, 3, 256, 256]` (RGB in -1..1) and semantics `[B, 73, 26]` (raw coefficients of frames t-13..t+12: 64
-    expression, 3 angles in radians, 3 translations, scale, centre x and y in pixels of the 256 frame).
+    expression, 3 angles in radians, 3 translations, scale, center x and y in pixels of the 256 frame).
 
     `warp_only` leaves out the editing network, nine tenths of the work. `float32_parts` stay in float32 in a half
     precision variant: the warp samples at positions, whose rounding the picture's gradients multiply. (On CUDA their

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retalking_core.networks.layers import SLOPE, STYLE_LENGTH, ModulatedConv2d, StyleConv
 from retalking_core.networks.lnet import LNet
-from retalking_core.networks.modulation import SLOPE, STYLE_LENGTH, ModulatedConv2d, StyleConv
 
 MARGIN = 2  # pixels of reflected border at 96, cut off again (x4) at 384
 
@@ -100,10 +100,10 @@ class ENet(nn.Module):
         cut = 4 * MARGIN
         return picture[:, :, cut:-cut, cut:-cut]
 
-    def rearrange(self) -> None:
+    def optimize_for_inference(self) -> None:
         """The large doubling inside its convolution. What that changes lies within the margin: the outermost pixel of
         400, which the last convolution spreads to one more, of the eight that are cut."""
-        self.style_convs[2].modulated_conv.double_within(to_the_border=False)
+        self.style_convs[2].modulated_conv.fuse_upsample(to_the_border=False)
 
     def forward(
         self, audio: Tensor, face: Tensor, reference: Tensor, noises: Sequence[Tensor | None] | None = None

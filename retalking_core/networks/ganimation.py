@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
 
 def _normed(conv: nn.Module, channels: int) -> list[nn.Module]:
-    """The instance norm has neither parameters nor running statistics: each sample is normalised by its own."""
+    """The instance norm has neither parameters nor running statistics: each sample is normalized by its own."""
     return [conv, nn.InstanceNorm2d(channels), nn.ReLU()]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retalking_core.networks.modulation import demodulation, scale_channels
+from retalking_core.networks.layers import demodulation, scale_channels
 
 STYLE_LENGTH = 512
 MAPPING_RATE = 0.01

@@ -63,7 +63,7 @@ class _LastBlockE(_BlockE):
 class FIDInception(inception.Inception3):
     """image `[B, 3, H, W]`, RGB in 0..1, to `[B, 2048]`: the last pooling layer.
 
-    Any size: brought to 299 x 299 here, by bilinear interpolation with half-pixel centres and no antialiasing, as FID
+    Any size: brought to 299 x 299 here, by bilinear interpolation with half-pixel centers and no antialiasing, as FID
     is defined.
     """
 

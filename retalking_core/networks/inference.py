@@ -1,28 +1,31 @@
-"""One switch a network for how it runs: memory layout, precision, folded norms, compilation.
+"""How each network runs: memory layout, precision, folded norms, compilation.
 
-`prepare` changes a loaded network once. Folding, rearranging and layout change results by rounding only (within the
-tolerance of the golden vectors); half precision does not, so it is refused where a score or a geometry hangs on the
-numbers.
-"""
+`prepare` changes a loaded network once. Folding, fusing and layout change results by rounding only (within the
+tolerance of the golden vectors). Half precision changes more, so networks whose output is a score or a geometry refuse
+it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from retalking_core.networks.normalisation import SpectralNormConv2d
-from retalking_core.networks.recorded import RecordedCall
+from retalking_core.networks.cuda_graphs import CudaGraphCall
+from retalking_core.networks.layers import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalises.
+# Networks whose children stand in the order in which they are applied, so that a batch norm follows what it normalizes.
 # Not the libraries' detectors: FAN, for one, registers a convolution before the norm that *precedes* it.
 FOLDABLE = ("lnet", "enet", "deep3d", "syncnet")
 # Networks whose result is a picture that is rounded to 8 bits afterwards, and the parser, of whose logits only the
@@ -85,7 +88,7 @@ class InferenceNetwork(nn.Module):
         if variant.compiled_batch is not None:
             run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
             if next(network.parameters()).is_cuda:
-                run = RecordedCall(run)
+                run = CudaGraphCall(run)
         # In a tuple, or torch would take it for a second child with the same weights.
         self._how = (run,)
 
@@ -146,7 +149,7 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
         fold(network)
     if half := HALF_DTYPES.get(variant.precision):
         if variant.fold:
-            rearrange(network)
+            optimize_for_inference(network)
         _cast_products(network, half)
     if variant.channels_last:
         for parameter in network.parameters():
@@ -167,15 +170,15 @@ def fold(network: nn.Module) -> None:
                 setattr(parent, second, nn.Identity())
 
 
-def rearrange(network: nn.Module) -> None:
-    """Lets networks that know a quicker form of the same function take it (their method `rearrange`).
+def optimize_for_inference(network: nn.Module) -> None:
+    """Lets networks that know a quicker form of the same function take it (their method `optimize_for_inference`).
 
     In half precision only, where it was measured to pay and to be right: for GFPGAN's quicker form in float32 cuDNN
     9.19 chose an algorithm on an H100, at a batch of 16 and not of 1, whose result was off by 12 %.
     """
     for module in list(network.modules()):
-        if hasattr(module, "rearrange"):
-            module.rearrange()
+        if hasattr(module, "optimize_for_inference"):
+            module.optimize_for_inference()
 
 
 def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:
@@ -227,3 +230,18 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(first, (tuple, list)):
         return type(first)(_joined(list(part)) for part in zip(*parts, strict=True))
     return first
+
+
+def missing_build_tools() -> str | None:
+    """What compilation lacks besides torch, and how to install it; None if networks can be compiled.
+
+    Triton builds its launchers with a C compiler.
+    """
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        return "There is no C compiler: install g++ (Debian: apt-get install g++), or name one in CC."
+    scheme = sysconfig.get_default_scheme()
+    # As Triton looks for them: Debian's own scheme names a folder for local packages.
+    headers = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
+    if not (headers / "Python.h").is_file():
+        return f"Python's headers are not at {headers}: install them (Debian: apt-get install libpython3-dev)."
+    return None

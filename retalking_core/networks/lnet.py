@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retalking_core.networks.normalisation import AdaptiveInstanceNorm, ImageLayerNorm, SpectralNormConv2d
+from retalking_core.networks.layers import AdaptiveInstanceNorm, ImageLayerNorm, SpectralNormConv2d
 
 AUDIO_LENGTH = 512
 SLOPE = 0.1

@@ -34,7 +34,7 @@ def _head() -> nn.Sequential:
 class SyncNet(nn.Module):
     """lip `[B, 3, 5, 224, 224]`: five face frames, BGR, 0..255. mfcc `[B, 1, 13, 20]`: 13 MFCCs x 20 steps of 10 ms.
 
-    Result: lip and audio embedding, each `[B, 1024]`, not normalised.
+    Result: lip and audio embedding, each `[B, 1024]`, not normalized.
     """
 
     def __init__(self) -> None:

@@ -1,23 +1,166 @@
-"""Signing a result: file in, file out, with a C2PA manifest that names its inputs."""
+"""Signing a result with C2PA: what the manifest states (C2PA 2.x, actions v2), the credentials, and the signature."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import c2pa
 
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError
-from retalking_core.provenance.claims import (
-    SPEECH,
-    VIDEO,
-    InputFile,
-    ProvenanceClaim,
-    ingredient,
-    manifest_definition,
-)
-from retalking_core.provenance.credentials import Credentials
+
+_IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+# IPTC NewsCodes, edition of September 2024. The neural engine draws parts of real frames with trained networks, as the
+# first term means it ("such as with inpainting"). The preview engine bends and paints real pixels by rule: no trained
+# network makes a pixel, so the terms with trained or generative AI would be false (`compositeSynthetic` now
+# means generative AI too); it changes what a person seems to say, so `algorithmicallyEnhanced` ("without changing the
+# main content") would belittle it. `composite` claims neither.
+SOURCE_TYPES = {
+    "videoretalking": f"{_IPTC}compositeWithTrainedAlgorithmicMedia",
+    "preview": f"{_IPTC}composite",
+}
+VIDEO, SPEECH = "video", "speech"
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """path: as fetched; mime: its kind by its own bytes, e.g. `video/mp4`."""
+
+    path: Path
+    mime: str
+
+    def sha256(self) -> str:
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class ProvenanceClaim:
+    """Who made the result, and of what. mime: of the result. badge: the picture itself carries a visible note."""
+
+    engine: str
+    engine_version: str
+    synthetic_weights: bool
+    video: InputFile
+    speech: InputFile
+    mime: str
+    badge: bool = False
+
+
+def manifest_definition(claim: ProvenanceClaim) -> dict[str, Any]:
+    """The manifest without its inputs. Names of files, people and jobs are not in it: results are passed on."""
+    source_type = SOURCE_TYPES.get(claim.engine)
+    agent = {"name": "Retalking", "version": claim.engine_version}
+    lips: dict[str, Any] = {
+        "action": "c2pa.edited",
+        "softwareAgent": agent,
+        "description": _describe(claim),
+        "parameters": {
+            "com.retalking.engine": claim.engine,
+            "com.retalking.synthetic_weights": claim.synthetic_weights,
+        },
+    }
+    if source_type:
+        lips["digitalSourceType"] = source_type
+    actions = [
+        {"action": "c2pa.opened", "parameters": {"ingredientIds": [VIDEO]}},
+        lips,
+        {
+            "action": "c2pa.placed",
+            "description": "The speech track took the place of the sound",
+            "parameters": {"ingredientIds": [SPEECH]},
+        },
+    ]
+    if claim.badge:
+        note = "A visible badge says that the video is synthetic"
+        actions.append({"action": "c2pa.addedText", "softwareAgent": agent, "description": note})
+    return {
+        "claim_generator_info": [agent],
+        "title": "Lip-synced video",
+        "format": claim.mime,
+        "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
+    }
+
+
+def ingredient(name: str, relationship: str, file: InputFile, note: str = "") -> dict[str, Any]:
+    """An input as C2PA records it. Its digest lets who holds the file prove that it was this one."""
+    return {
+        "title": f"Input {name}",
+        "label": name,
+        "format": file.mime,
+        "relationship": relationship,
+        "description": f"SHA-256 {file.sha256()}{note}",
+    }
+
+
+def _describe(claim: ProvenanceClaim) -> str:
+    text = f"Synthetic media: the mouth was made to speak another track, by the engine {claim.engine}"
+    return f"{text}; with generated, untrained weights" if claim.synthetic_weights else text
+
+
+_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """chain: PEM, the signer's certificate first, without the root. key: PEM. algorithm: in C2PA's words."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+    algorithm: str = "es256"
+
+
+def load_credentials(cert: Path, key: Path) -> Credentials:
+    """Read anew for every job, so that a renewed certificate needs no restart.
+
+    Raises ProvenanceError: a file is missing or is no PEM, the two do not belong together, or the certificate is not
+    valid now. Messages hold no paths: they reach callers.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    chain, secret = _read(cert, "certificate"), _read(key, "key")
+    try:
+        certificates = x509.load_pem_x509_certificates(chain)
+        private = serialization.load_pem_private_key(secret, None)
+    except (ValueError, TypeError) as error:
+        raise ProvenanceError(
+            "The signing certificate or key of the worker cannot be read: both are unencrypted PEM files."
+        ) from error
+    leaf, now = certificates[0], datetime.now(UTC)
+    if leaf.public_key() != private.public_key():
+        raise ProvenanceError("The signing key of the worker does not belong to its certificate.")
+    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
+        day = f"{leaf.not_valid_before_utc:%Y-%m-%d} to {leaf.not_valid_after_utc:%Y-%m-%d}"
+        raise ProvenanceError(f"The signing certificate of the worker is valid from {day}, and not now.")
+    return Credentials(chain, secret, _algorithm(private))
+
+
+def _algorithm(key: Any) -> str:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return _CURVES[key.curve.name]
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+        return "ps256"
+    raise ProvenanceError(
+        "The signing key of the worker is of a kind that C2PA does not know: use EC P-256, P-384 or P-521, Ed25519, or "
+        "RSA from 2048 bits."
+    )
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ProvenanceError(f"The signing {what} of the worker cannot be opened: {error.strerror}.") from error
+
 
 # Nothing is fetched: an input may name an address for its manifest, and that address is a stranger's. No thumbnails:
 # they would be pictures of a face inside every copy. Trust is the reader's business, not the signer's.
@@ -30,10 +173,10 @@ SIGNABLE = {"mp4": "video/mp4", "mov": "video/quicktime"}
 
 
 def mime_of_result(container: str) -> str:
-    """Raises OptionUnsupportedError for a container that can not carry a manifest."""
+    """Raises OptionUnsupportedError for a container that cannot carry a manifest."""
     if container not in SIGNABLE:
         raise OptionUnsupportedError(
-            f"This service signs its results, and {container} files can not carry a signature: ask for "
+            f"This service signs its results, and {container} files cannot carry a signature: ask for "
             f"output.container {' or '.join(SIGNABLE)}.",
             option="output.container",
         )
@@ -61,7 +204,7 @@ def _sign(source: Path, target: Path, claim: ProvenanceClaim, credentials: Crede
     definition = manifest_definition(claim)
     inputs = [(VIDEO, "parentOf", claim.video), (SPEECH, "componentOf", claim.speech)]
     unread = [each for each in inputs if not _is_readable(each[2], context)]
-    # Kinds that the library can not look into are recorded as well, only without what they say of their own origin.
+    # Kinds that the library cannot look into are recorded as well, only without what they say of their own origin.
     definition["ingredients"] = [ingredient(*each, note="; its own provenance was not read") for each in unread]
     with c2pa.Builder(definition, context=context) as builder:
         for name, relationship, file in (each for each in inputs if each not in unread):

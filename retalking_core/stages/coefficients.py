@@ -1,6 +1,6 @@
 """3DMM coefficients of every frame, and the windows of them that the expression network reads.
 
-Spec: alignment-3dmm. A coefficient row has 262 numbers: identity 80, expression 64, texture 80, Euler angles 3,
+A coefficient row has 262 numbers: identity 80, expression 64, texture 80, Euler angles 3,
 lighting 27, translation 3 (the regressor's 257), then width, height, s, tx, ty of the alignment.
 """
 
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.device import upload
 from retalking_core.faces.alignment import STANDARD_FIVE, fit_orthographic, five_points_3dmm
-from retalking_core.imaging.separable import resampling_matrix
-from retalking_core.imaging.upload import upload
+from retalking_core.imaging.resample import resampling_matrix
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.
@@ -66,7 +66,7 @@ def align_five_points(five_y_up: NDArray, width: int, height: int) -> FaceAlignm
 def crop_aligned(pictures: Tensor, alignment: FaceAlignment) -> Tensor:
     """The regressor's input f32 [B, 3, 224, 224], RGB 0..1, from pictures f32 [B, 3, H, W], RGB 0..255.
 
-    Antialiased bicubic, rounded to 8 bit between and after the passes as Pillow does (spec: P9); black outside.
+    Antialiased bicubic, rounded to 8 bit between and after the passes as Pillow does; black outside.
     """
     matrices = []
     for axis, length in ((0, pictures.shape[3]), (1, pictures.shape[2])):

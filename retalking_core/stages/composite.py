@@ -1,4 +1,4 @@
-"""The finished face laid into the frame, at the frame's own resolution (spec: restoration-compositing 3 to 6, 9).
+"""The finished face laid into the frame, at the frame's own resolution.
 
 The original squeezes the whole frame through 512 x 512 twice, against black where there is no face, and cuts values
 off. Here both blends work on the region around the face and against its real surroundings, and what they add is faded
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retalking_core.imaging.blending import blend_change
-from retalking_core.imaging.separable import box_cover, place_resized
-from retalking_core.stages.restore import RestoredFace
+from retalking_core.imaging.pyramid import blend_change
+from retalking_core.imaging.resample import box_cover, place_resized
+from retalking_core.numerics import smoothstep
+from retalking_core.stages.restoration import RestoredFace
 
 # Cells of the coarsest band across the face box. The original has 2 to 16, depending on how large the face is in the
 # frame; its coarse bands carry the skin's shade across the seam.
@@ -67,7 +68,7 @@ def fade_window(boxes: Tensor, side: int) -> Tensor:
         room = FADE_ROOM * (high - low)[:, None]
         outside = torch.maximum(low[:, None] - place, place - high[:, None]) / room
         t = (1 - outside).clamp(0, 1)
-        ramps.append(t * t * (3 - 2 * t))
+        ramps.append(smoothstep(t))
     return (ramps[0][:, :, None] * ramps[1][:, None, :])[:, None]
 
 

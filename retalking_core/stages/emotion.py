@@ -1,4 +1,4 @@
-"""The upper half of the face: as it was, as the network draws it, or with another emotion (spec: rl1-and-emotion)."""
+"""The upper half of the face: as it was, as the network draws it, or with another emotion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.imaging.upload import upload
+from retalking_core.device import upload
 
 EMOTION_PX = 128
 ACTION_UNITS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26, 45)
@@ -53,12 +53,6 @@ def compose_edit(color: Tensor, attention: Tensor, source: Tensor) -> Tensor:
     return attention * source + (1 - attention) * color
 
 
-def edit_emotion_original(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
-    """Faces with the emotion, f32 [B, 3, n, n], BGR 0..1. The network gets BGR and the whole face at 128."""
-    units = upload(action_units(emotion, len(faces)), faces.device)
-    return to_face_size(network(to_network_size(faces), units).composed, faces.shape[-1])
-
-
 def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:
     """Faces with the emotion at their own sharpness, f32 [B, 3, n, n], BGR 0..1.
 
@@ -70,15 +64,6 @@ def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor
     change = (network(source, units).composed - source).flip(1) / 2
     enlarged = F.interpolate(change, size=faces.shape[-1], mode="bicubic", align_corners=False)
     return (faces + enlarged).clamp(0, 1)
-
-
-def compose_halves_original(prediction: Tensor, masked: Tensor, upper: Tensor) -> Tensor:
-    """The network's picture where the masked face is exactly 0, channel by channel, else `upper`.
-
-    All f32 [B, 3, n, n], BGR 0..1; the prediction is clamped first. Dark samples of the upper half count as masked.
-    """
-    hole = (masked == 0).to(prediction.dtype)
-    return prediction.clamp(0, 1) * hole + upper * (1 - hole)
 
 
 def compose_halves(prediction: Tensor, upper: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""The part of the frame that the networks see at 256: around the face, upright.
-
-The original computes one rectangle from the first frame with a face and cuts all frames by it; a face that moves leaves
-it. The engine's crop follows the face slowly instead, so that the head still moves within it as in training.
-"""
+"""Where the networks look: the 256-pixel crop that follows the face, and the box that the lip network redraws."""
 
 from __future__ import annotations
 
@@ -15,7 +11,6 @@ from numpy.typing import NDArray
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import oriented_square
 from retalking_core.faces.smoothing import visible_runs
-from retalking_core.imaging.resize import resize_bilinear
 from retalking_core.types import FaceTrack
 
 NOMINAL_PX = 512
@@ -28,7 +23,7 @@ SLACK = 0.12
 
 @dataclass(frozen=True)
 class FirstFrameCrop:
-    """The original's rectangle for all frames (spec: face-crop 3).
+    """The original's rectangle for all frames.
 
     crop: left, top, right, bottom px, integers. quad: qx1, qy1, qx2, qy2 inside the crop. box: Y1, Y2, X1, X2 of the
     full frame, where the patch is put back.
@@ -51,40 +46,11 @@ def first_face(frame_count: int, find_face: Callable[[int], NDArray | None]) -> 
     raise FaceNotFoundError("No face was found in the first half of the video.")
 
 
-def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> FirstFrameCrop:
-    """The original's arithmetic, with its defects for 4K faces (11) and portrait frames, for golden vectors."""
-    square = oriented_square(landmarks)
-    quad, size = square.corners, float(square.side)
-    image_width, image_height = width, height
-    shrink = int(np.floor(size / NOMINAL_PX * 0.5))
-    if shrink > 1:
-        image_width, image_height = int(np.rint(width / shrink)), int(np.rint(height / shrink))
-        quad, size = quad / shrink, size / shrink
-    border = max(int(np.rint(size * 0.1)), 3)
-    low, high = np.floor(quad.min(axis=0)).astype(int), np.ceil(quad.max(axis=0)).astype(int)
-    left, top = (max(int(v) - border, 0) for v in low)
-    right, bottom = min(int(high[0]) + border, image_width), min(int(high[1]) + border, image_height)
-    if right - left < image_width or bottom - top < image_height:
-        quad = quad - (left, top)
-    quad = quad + 0.5
-    (tlx, tly), (blx, bly), (brx, bry), (trx, try_) = quad
-    # The bound of the lower edge is the width: a defect of the original that cuts tall portrait faces.
-    x1, y1 = max(min(tlx, blx), 0.0), max(min(tly, try_), 0.0)
-    x2, y2 = min(max(brx, trx), image_width), min(max(bly, bry), image_width)
-    box = (top + int(y1), min(top + int(y2), height), left + int(x1), min(left + int(x2), width))
-    return FirstFrameCrop((left, top, right, bottom), (float(x1), float(y1), float(x2), float(y2)), box)
-
-
 def cut_original(picture: NDArray[np.uint8], crop: FirstFrameCrop) -> NDArray[np.uint8]:
     """The region of a full frame, u8 [h, w, 3]; slices clamp silently."""
     left, top, right, bottom = crop.crop
     x1, y1, x2, y2 = (int(v) for v in crop.quad)
     return picture[top:bottom, left:right][y1:y2, x1:x2]
-
-
-def resize_256_original(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """u8 [256, 256, 3]; the aspect ratio is not kept."""
-    return resize_bilinear(region, CROP_PX, CROP_PX)
 
 
 def follow_face(
@@ -93,24 +59,24 @@ def follow_face(
     """Square crops around the tracked face, f64 [N, 4] left, top, right, bottom, continuous px; NaN where it is unseen.
 
     runs: ranges within which the face moves without a gap or a cut; from `visible` where not given. A crop may reach
-    beyond the frame. Its centre and side are those of the upright box of the oriented square,
+    beyond the frame. Its center and side are those of the upright box of the oriented square,
     averaged over about `FOLLOW_S`, and pulled back to the face where it would leave.
     """
     boxes = np.full((len(track.visible), 4), np.nan)
     for start, stop in visible_runs(track.visible) if runs is None else runs:
         corners = oriented_square(track.landmarks[start:stop]).corners + 0.5
         low, high = corners.min(axis=1), corners.max(axis=1)
-        centre, side = (low + high) / 2, (high - low).max(axis=1)
+        center, side = (low + high) / 2, (high - low).max(axis=1)
         smooth_side = _average(times_s[start:stop], side[:, None])
         smooth_side = np.clip(smooth_side, side[:, None] / (1 + SLACK), side[:, None] * (1 + SLACK))
-        smooth = _average(times_s[start:stop], centre)
-        smooth = np.clip(smooth, centre - SLACK * smooth_side, centre + SLACK * smooth_side)
+        smooth = _average(times_s[start:stop], center)
+        smooth = np.clip(smooth, center - SLACK * smooth_side, center + SLACK * smooth_side)
         boxes[start:stop] = np.concatenate([smooth - smooth_side / 2, smooth + smooth_side / 2], axis=1)
     return boxes
 
 
 def _average(times_s: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gaussian average in time over neighbours up to two time constants away; values [n, k]."""
+    """Gaussian average in time over neighbors up to two time constants away; values [n, k]."""
     result = np.empty_like(values)
     firsts = np.searchsorted(times_s, times_s - 2 * FOLLOW_S)
     lasts = np.searchsorted(times_s, times_s + 2 * FOLLOW_S, side="right")
@@ -118,3 +84,25 @@ def _average(times_s: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
         weight = np.exp(-(((times_s[first:last] - times_s[k]) / FOLLOW_S) ** 2) / 2)
         result[k] = weight @ values[first:last] / weight.sum()
     return result
+
+
+# The lip network was trained on boxes of a face detector, which reach from the hairline to the chin (the convention of
+# WIDER FACE); landmarks end at the brows. The forehead adds this share of the height from brows to chin.
+FOREHEAD = 0.25
+
+
+def detector_boxes(landmarks: NDArray) -> NDArray[np.float64]:
+    """Boxes as a face detector draws them, from 68 landmarks [..., 68, 2]: left, top, right, bottom, continuous px."""
+    points = np.asarray(landmarks, np.float64) + 0.5
+    low, high = points.min(axis=-2), points.max(axis=-2)
+    top = low[..., 1] - FOREHEAD * (high[..., 1] - low[..., 1])
+    return np.stack([low[..., 0], top, high[..., 0], high[..., 1]], axis=-1)
+
+
+def pad_boxes(boxes: NDArray, pads: tuple[int, int, int, int], width: int, height: int) -> NDArray:
+    """Boxes (left, top, right, bottom) grown by top, bottom, left, right px (or shrunk), kept inside the frame."""
+    top, bottom, left, right = pads
+    grown = boxes + np.array([-left, -top, right, bottom])
+    low = np.maximum(grown[..., :2], 0)
+    high = np.minimum(grown[..., 2:], [width, height])
+    return np.concatenate([low, high], axis=-1)

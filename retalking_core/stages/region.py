@@ -1,6 +1,6 @@
 """The square part of each frame in which all work on a face is done, at the frame's own resolution.
 
-Only these squares travel to the device and back, as the YUV planes that they are; colours are converted there.
+Only these squares travel to the device and back, as the YUV planes that they are; colors are converted there.
 Everything downstream has coordinates of the region: continuous, its left upper corner at (0, 0).
 """
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.imaging.upload import upload
-from retalking_core.media.colour import colour_matrices
-from retalking_core.types import ColourTags, Frame
+from retalking_core.device import upload
+from retalking_core.media.color import color_matrices
+from retalking_core.types import ColorTags, Frame
 
 # Sides are multiples of this, so that a pyramid of seven levels fits.
 GRAIN_PX = 64
@@ -25,7 +25,7 @@ GRAIN_PX = 64
 
 @dataclass(frozen=True)
 class FacePlaces:
-    """Where the face is in each of B frames. landmarks: f64 [B, 68, 2], pixel centres at integers. crops: f64 [B, 4],
+    """Where the face is in each of B frames. landmarks: f64 [B, 68, 2], pixel centers at integers. crops: f64 [B, 4],
     what the networks of 256 see. boxes: f64 [B, 4], what the lip network redraws. Both left, top, right, bottom,
     continuous px."""
 
@@ -39,7 +39,7 @@ class FacePlaces:
         return FacePlaces(self.landmarks - origins[:, None], self.crops - twice, self.boxes - twice)
 
     def scaled(self) -> NDArray[np.float64]:
-        """Landmarks in pixels of the 256 crops (pixel centres at integers), f64 [B, 68, 2]."""
+        """Landmarks in pixels of the 256 crops (pixel centers at integers), f64 [B, 68, 2]."""
         size = (self.crops[:, 2:] - self.crops[:, :2])[:, None]
         return (self.landmarks + 0.5 - self.crops[:, None, :2]) * (256 / size) - 0.5
 
@@ -74,7 +74,7 @@ def region_side(places: FacePlaces, margin: float = 0.125) -> int:
 
 
 def cut_regions(
-    frames: Sequence[Frame], places: FacePlaces, side: int, colour: ColourTags, device: torch.device | str
+    frames: Sequence[Frame], places: FacePlaces, side: int, color: ColorTags, device: torch.device | str
 ) -> RegionBatch:
     """Regions of one side around each frame's face."""
     low, high = _extent(places, 0.0)
@@ -86,20 +86,20 @@ def cut_regions(
         _cut_plane(frame.u, origin // 2, chroma[k, 0])
         _cut_plane(frame.v, origin // 2, chroma[k, 1])
     luma, chroma = upload(luma, device), upload(chroma, device)
-    to_bgr, _ = colour_matrices(colour, frames[0].y.shape[0])
+    to_bgr, _ = color_matrices(color, frames[0].y.shape[0])
     # Chroma is repeated, not interpolated: averaging 2x2 on the way back then returns the same chroma.
     planes = torch.cat([luma.float(), F.interpolate(chroma.float(), scale_factor=2, mode="nearest")], dim=1)
     pictures = _transformed(planes, to_bgr).round_().clamp_(0, 255)
     return RegionBatch(luma, chroma, pictures, origins)
 
 
-def changed_planes(regions: RegionBatch, changes: Tensor, colour: ColourTags, height: int) -> Tensor:
+def changed_planes(regions: RegionBatch, changes: Tensor, color: ColorTags, height: int) -> Tensor:
     """The regions' planes with a change f32 [B, 3, R, R] (BGR levels) added, u8 [B, R * R * 3 / 2]: luma, then U, V.
 
     height: of the whole frame. A luma byte stays where the change is 0, a chroma byte where it is 0 on all four pixels
     that it covers; nothing goes through a conversion there and back.
     """
-    _, to_yuv = colour_matrices(colour, height)
+    _, to_yuv = color_matrices(color, height)
     moved = _transformed(changes, to_yuv * np.array([1, 1, 1, 0], np.float32))
     luma = regions.luma + moved[:, :1]
     chroma = regions.chroma + F.avg_pool2d(moved[:, 1:], 2)
@@ -122,7 +122,7 @@ def _extent(places: FacePlaces, margin: float) -> tuple[NDArray[np.float64], NDA
 
 
 def _transformed(pictures: Tensor, matrix: NDArray[np.float32]) -> Tensor:
-    """Colours by a 3x4 matrix, channel by channel: no library's reduced precision comes near them."""
+    """Colors by a 3x4 matrix, channel by channel: no library's reduced precision comes near them."""
     first, second, third = pictures.unbind(dim=1)
     rows = [first * float(a) + second * float(b) + third * float(c) + float(d) for a, b, c, d in matrix]
     return torch.stack(rows, dim=1)

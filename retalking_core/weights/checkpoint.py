@@ -1,7 +1,6 @@
-"""Reads a checkpoint safely and holds it against its manifest, strictly.
+"""Reads a checkpoint safely and checks it against its manifest, strictly.
 
-Nothing in a file is ever executed: `weights_only=True`, and whatever needs more is refused with the reason.
-"""
+No code from a file ever runs: `weights_only=True`, and a file that needs more is refused with the reason."""
 
 from __future__ import annotations
 
@@ -10,20 +9,24 @@ import re
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from retalking_core.weights.errors import (
+    WeightsError,
     WeightsKeyMismatchError,
+    WeightsMissingError,
     WeightsShapeMismatchError,
     WeightsTruncatedError,
     WeightsUnsafeError,
     WeightsWrongFileError,
 )
-from retalking_core.weights.manifest import Manifest, load_manifest
-from retalking_core.weights.table import WEIGHT_FILES, WeightFile
+from retalking_core.weights.folder import check_digest, digest_of, find_file, read_lock
+from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, load_manifest
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"
@@ -152,3 +155,45 @@ def _resemblance(state: Mapping[str, Tensor]) -> str:
         if (keys := load_manifest(other.network).keys()) and keys <= state.keys():
             return f"; its keys are those of {other.network}"
     return ""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """locked: whether the lock file knows the digest. tensors: how many fit. problem: None for a file that is right."""
+
+    entry: WeightFile
+    present: bool
+    sha256: str | None = None
+    locked: Literal["match", "mismatch", "unlocked"] = "unlocked"
+    seed: int | None = None
+    tensors: int = 0
+    problem: WeightsError | None = None
+
+
+def verify_file(folder: Path, entry: WeightFile) -> FileReport:
+    """Never raises a `WeightsError`: it becomes the report's `problem`."""
+    try:
+        path = find_file(folder, entry)
+    except WeightsMissingError as error:
+        return FileReport(entry, present=False, problem=error)
+    digest = digest_of(path)
+    locked = read_lock(folder).get(path.name)
+    state = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
+    try:
+        check_members(path, entry)
+        tensors = len(read_state_dict(path, entry))
+        seed = synthetic_seed(path)
+        check_digest(path, locked)
+    except WeightsError as error:
+        return FileReport(entry, True, digest, state, problem=error)
+    return FileReport(entry, True, digest, state, seed, tensors)
+
+
+def check_members(path: Path, entry: WeightFile) -> None:
+    """Every member of a zip archive against its checksum (loading alone does not look)."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise WeightsTruncatedError(f"{entry.file} is damaged: a part fails its checksum", file=entry.file)

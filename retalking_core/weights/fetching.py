@@ -1,6 +1,6 @@
 """Fetches weight files: resumes, retries, verifies, and only then gives a file its name.
 
-Two schemes are built in, http and https, over the standard library, which honours the proxy variables. Others (`s3://`)
+Two schemes are built in, http and https, over the standard library, which honors the proxy variables. Others (`s3://`)
 are passed in as an `Opener`, since this package knows no cloud library.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from retalking_core.weights.checkpoint import read_state_dict
+from retalking_core.weights.checkpoint import check_members, read_state_dict
 from retalking_core.weights.errors import (
     WeightsDigestMismatchError,
     WeightsError,
@@ -27,10 +27,8 @@ from retalking_core.weights.errors import (
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
-from retalking_core.weights.finding import find_file
-from retalking_core.weights.lock import LOCK_NAME, LockedFile, check_digest, digest_of, read_lock, record
+from retalking_core.weights.folder import LOCK_NAME, LockedFile, check_digest, digest_of, find_file, read_lock, record
 from retalking_core.weights.table import WeightFile
-from retalking_core.weights.verification import check_members
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -42,7 +40,7 @@ _ANOTHER_WAY = "Set RETALKING_WEIGHTS_URL to a mirror, or put the file into the 
 
 
 class SourceGoneError(Exception):
-    """The source answered, and trying again can not help."""
+    """The source answered, and trying again cannot help."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class Fetcher:
                 reason = "the connection ended early"
             except SourceGoneError as error:
                 raise WeightsUnreachableError(
-                    f"{entry.file} is not to be had from its source: {error}. {_ANOTHER_WAY}"
+                    f"{entry.file} is unavailable at its source: {error}. {_ANOTHER_WAY}"
                 ) from None
             except OSError as error:
                 reason = str(error)

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from retalking_core.device import enable_expandable_segments
 from retalking_core.networks import catalogue
-from retalking_core.networks.device_memory import let_segments_grow
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
-from retalking_core.weights.finding import find_file
-from retalking_core.weights.lock import check_digest, digest_of, read_lock
+from retalking_core.weights.folder import check_digest, digest_of, find_file, read_lock
 from retalking_core.weights.table import WEIGHT_FILES
 
 
@@ -83,7 +82,7 @@ class NetworkStore:
         path = find_file(self.folder, entry)
         check_digest(path, read_lock(self.folder).get(path.name))
         state = read_state_dict(path, entry)
-        let_segments_grow(self.device)
+        enable_expandable_segments(self.device)
         state = self._place(state)
         with torch.device("meta"):
             network = catalogue.build(name, **parts)

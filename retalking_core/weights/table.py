@@ -1,18 +1,43 @@
-"""The one table of weight files: who published each, under which licence, and how its state dict is wrapped.
+"""Weight files: publisher, license, checkpoint layout, and the tensors that each must hold.
 
-`url` is where the publisher keeps the file; a mirror (`RETALKING_WEIGHTS_URL`) takes its place, and a file may be put
-into the folder by hand. Whatever comes is checked strictly, key by key, before it gets its name. `size_bytes` is empty
-where it is not known. docs/weights.md shows the same table.
-"""
+`url` is the publisher's address; a mirror (`RETALKING_WEIGHTS_URL`) replaces it, and a file can be put into the folder
+by hand. Every file is checked strictly, key by key, before it is used. `size_bytes` is None where it is unknown.
+docs/weights.md shows the same table."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import Literal
 
-from retalking_core.weights.manifest import Manifest, load_manifest
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """dtype: numpy and torch name. init: recipe of `weights.recipes`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    init: tuple[str | float, ...]
+
+
+Manifest = dict[str, TensorSpec]
+
+
+@cache
+def load_manifest(network: str) -> Manifest:
+    """Every key of a network, in checkpoint order. ENet's includes LNet's under `low_res.`."""
+    source = resources.files("retalking_core.weights") / "manifests" / f"{network}.json"
+    document = json.loads(source.read_text(encoding="utf-8"))
+    manifest: Manifest = {}
+    for prefix, included in document["include"].items():
+        manifest.update({prefix + key: spec for key, spec in load_manifest(included).items()})
+    for key, (dtype, shape, init) in document["tensors"].items():
+        manifest[key] = TensorSpec(dtype, tuple(shape), tuple(init))
+    return manifest
 
 
 @dataclass(frozen=True)

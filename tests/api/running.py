@@ -65,7 +65,7 @@ class RunningApi:
         """What a worker does with a job, less the render."""
         lease = self.store.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
-        self.store.report(lease, stage="synthesise", progress=0.5, lease_s=30)
+        self.store.report(lease, stage="synthesize", progress=0.5, lease_s=30)
         key = result_key(job_id, lease.fence, "mp4")
         with self.objects.writer(key, "video/mp4") as writer:
             writer.write(content)
@@ -185,7 +185,7 @@ def render_info() -> RenderInfo:
         device="cpu",
         face_coverage=1.0,
         faceless_ranges_s=[],
-        stage_times_s={"analyse": 0.1},
+        stage_times_s={"analyze": 0.1},
     )
 
 

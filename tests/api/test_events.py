@@ -39,7 +39,7 @@ def test_the_whole_life_is_replayed_and_the_stream_ends(api: RunningApi) -> None
     events = read_stream(api, job_id)
     assert [row["event"] for row in events] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
     assert [row["id"] for row in events] == [row["data"]["id"] for row in events]
-    assert events[2]["data"]["stage"] == "synthesise"
+    assert events[2]["data"]["stage"] == "synthesize"
     assert events[2]["data"]["progress"] == 0.5
 
 

@@ -112,7 +112,7 @@ def test_delete_asks_a_running_job_to_stop(api: RunningApi) -> None:
     assert lease is not None
     answer = api.client.delete(f"/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"], answer.json()["cancel_requested"]) == (202, "running", True)
-    assert api.store.report(lease, stage="synthesise", progress=0.1, lease_s=30)
+    assert api.store.report(lease, stage="synthesize", progress=0.1, lease_s=30)
     assert api.store.cancel(lease, retention_s=60).status is JobStatus.CANCELED
 
 

@@ -89,7 +89,7 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     assert samples["retalking_jobs_failed_total", ("code", "face_not_found")] >= 1
     assert samples["retalking_job_run_seconds_count",] >= 1
     assert samples["retalking_job_run_seconds_bucket", ("le", "+Inf")] == samples["retalking_job_run_seconds_count",]
-    assert samples["retalking_job_stage_seconds_count", ("stage", "synthesise")] >= 1
+    assert samples["retalking_job_stage_seconds_count", ("stage", "synthesize")] >= 1
     assert samples["retalking_job_wait_seconds_count", ("priority", "1")] >= 1
     used = ("retalking_gpu_memory_bytes", ("device", "cuda:0"), ("kind", "used"), ("worker", "w"))
     assert samples[used] == 5_000

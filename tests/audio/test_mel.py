@@ -53,15 +53,17 @@ def test_the_whole_golden_mel(golden: np.lib.npyio.NpzFile) -> None:
         ours = mel_spectrogram(Waveform(golden[wave]))
         assert ours.shape == golden[mel].shape
         assert np.abs(ours - golden[mel]).max() < TOLERANCE
-    for samples in (401, 2999, 3000, 3199, 3200, 3201):
-        wave = Waveform(np.zeros(samples, np.float32))
-        assert mel_spectrogram(wave).shape[1] == golden[f"mel_T_n{samples}"]
+    lengths = [name for name in golden.files if name.startswith("mel_T_n")]
+    assert lengths
+    for name in lengths:
+        wave = Waveform(np.zeros(int(name.removeprefix("mel_T_n")), np.float32))
+        assert mel_spectrogram(wave).shape[1] == golden[name], name
 
 
 @pytest.mark.golden
 def test_the_whole_golden_windows(golden: np.lib.npyio.NpzFile) -> None:
     names = [name for name in golden.files if name.startswith("starts_")]
-    assert len(names) == 20
+    assert len(names) == len(golden["fps_names"]) * len({name.rsplit("_T", 1)[1] for name in names})
     for name in names:
         rate, frames = name.removeprefix("starts_").rsplit("_T", 1)
         assert (window_starts(int(frames), Fraction(rate.replace("_", "/"))) == golden[name]).all(), name

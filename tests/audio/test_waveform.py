@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -70,7 +71,12 @@ def test_the_shared_speech_is_near_the_reference() -> None:
         pytest.skip(f"no golden vectors at {golden} or no clip at {speech}")
     reference = np.load(golden)
     waveform = load_waveform(speech, LIMITS)
-    assert waveform.samples.shape == reference["media_wav16k"].shape
-    assert np.abs(waveform.samples - reference["media_wav16k"]).max() < 0.012
-    mel = mel_spectrogram(Waveform(waveform.samples))
-    assert np.abs(mel - reference["media_mel"]).mean() < 0.0062
+    samples, stored = waveform.samples, reference["media_wav16k"]
+    assert len(samples) == math.ceil(int(reference["media_src_len"]) * 16_000 / int(reference["media_src_rate"]))
+    # Resamplers differ by a sample in how they round the length.
+    assert abs(len(samples) - len(stored)) <= 1
+    count = min(len(samples), len(stored))
+    assert np.abs(samples[:count] - stored[:count]).max() < 0.012
+    own, mel = mel_spectrogram(Waveform(samples)), reference["media_mel"]
+    columns = min(own.shape[1], mel.shape[1])
+    assert np.abs(own[:, :columns] - mel[:, :columns]).mean() < 0.0062

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 from packaging.requirements import Requirement
 
 from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained
+from checks.import_cycles import find_cycles
 from checks.secrets import find_secrets
 from jobs.api_keys import new_key_text
 
@@ -63,3 +65,16 @@ def test_the_embedded_server_has_a_floor_that_its_binary_is_held_to() -> None:
     assert below_floor({SERVER: floors[SERVER]}) == []
     (low,) = below_floor({SERVER: ["9999", "a hole"]})
     assert low.startswith("valkey-server 9.")
+
+
+def test_an_import_cycle_is_found_with_its_chain() -> None:
+    graph = grimp.ImportGraph()
+    for importer, imported in (("p.a", "p.b"), ("p.b", "p.c"), ("p.c", "p.a"), ("p.d", "p.a")):
+        graph.add_import(importer=importer, imported=imported)
+    assert find_cycles(graph) == [["p.a", "p.b", "p.c", "p.a"]]
+    graph.remove_import(importer="p.c", imported="p.a")
+    assert find_cycles(graph) == []
+
+
+def test_retalking_core_has_no_import_cycle() -> None:
+    assert find_cycles(grimp.build_graph("retalking_core", cache_dir=None)) == []

@@ -36,7 +36,7 @@ def test_the_demo_makes_a_video_as_long_as_its_speech(tmp_path: Path) -> None:
     shares = [int(share) for share in re.findall(r"^\w+ +(\d+)%", done.stdout, re.MULTILINE)]
     assert shares == sorted(shares)
     assert shares[-1] == 100
-    assert "synthesise" in done.stdout
+    assert "synthesize" in done.stdout
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["demo.evaluation.json", "demo.mp4"]
 
 

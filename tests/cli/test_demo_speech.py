@@ -1,4 +1,4 @@
-"""The synthesised track: does it have what makes a mouth move, and what spares the ear?"""
+"""The synthesized track: does it have what makes a mouth move, and what spares the ear?"""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from cli.demo_input import write_portrait
-from cli.demo_speech import RATE_HZ, synthesise_speech, write_demo_speech
+from cli.demo_speech import RATE_HZ, synthesize_speech, write_demo_speech
 
 
 @pytest.fixture(scope="module")
 def samples() -> NDArray[np.float32]:
-    return synthesise_speech()
+    return synthesize_speech()
 
 
 def spectrum(part: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -48,7 +48,7 @@ def test_the_file_is_what_it_says(tmp_path: Path, samples: NDArray[np.float32]) 
 
 
 def test_it_is_the_same_every_time(samples: NDArray[np.float32]) -> None:
-    assert hashlib.sha256(samples).digest() == hashlib.sha256(synthesise_speech()).digest()
+    assert hashlib.sha256(samples).digest() == hashlib.sha256(synthesize_speech()).digest()
 
 
 def test_it_does_not_hurt(samples: NDArray[np.float32]) -> None:

@@ -135,7 +135,7 @@ def test_a_data_set_is_rendered_scored_and_taken_up_again(call: Call, dataset: P
     again = call(*command, *asked, "--json")
     assert again.code == 0, again.err
     assert [path.stat().st_mtime_ns for path in results] == stamps
-    assert "synthesise" not in again.err
+    assert "synthesize" not in again.err
     assert json.loads(again.out)["clips"] == scores["clips"]
 
 

@@ -19,10 +19,10 @@ def test_plain_lines_come_at_each_stage_and_each_tenth() -> None:
     out = io.StringIO()
     display = open_display(Console(file=out, width=60))
     assert isinstance(display, PlainDisplay)
-    shares = [("synthesise", n / 100) for n in range(30, 61)]
+    shares = [("synthesize", n / 100) for n in range(30, 61)]
     show_all([("queued", 0.0), *shares, ("succeeded", 1.0)], display)
     lines = out.getvalue().splitlines()
-    assert [line.split()[0] for line in lines] == ["queued", *["synthesise"] * 4, "succeeded"]
+    assert [line.split()[0] for line in lines] == ["queued", *["synthesize"] * 4, "succeeded"]
     assert [line.split()[1] for line in lines] == ["0%", "30%", "40%", "50%", "60%", "100%"]
 
 
@@ -31,10 +31,10 @@ def test_a_terminal_gets_a_bar() -> None:
     console = Console(file=out, width=80, force_terminal=True)
     display = open_display(console)
     assert isinstance(display, LiveDisplay)
-    show_all([("analyse", 0.25)], display)
+    show_all([("analyze", 0.25)], display)
     display.close()
     display.close()
-    assert "analyse" in out.getvalue()
+    assert "analyze" in out.getvalue()
     assert "25 %" in out.getvalue()
     assert "\x1b[?25h" in out.getvalue(), "the cursor is shown again"
 

@@ -27,7 +27,7 @@ def test_a_video_is_rendered_here(call: Call, tmp_path: Path, portrait: Path, sh
     picture_s, sound_s, frame_s = media_seconds(tmp_path / "made" / "out.mov")
     assert abs(picture_s - sound_s) <= frame_s
     assert abs(sound_s - 1.3) <= frame_s
-    for word in ("analyse", "synthesise", "x real time", "whole render", "by the engine `preview`"):
+    for word in ("analyze", "synthesize", "x real time", "whole render", "by the engine `preview`"):
         assert word in done.err
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["out.mov"]
 
@@ -84,7 +84,7 @@ def test_every_pairing_of_a_data_set(call: Call, tmp_path: Path, portrait: Path,
     assert done.code == 1
     assert done.out.split() == ["made/ann__one.mp4", "made/ann__two.mp4"]
     assert "error: clips_failed: 2 of 4 clips failed: wall + one, wall + two." in done.err
-    assert "all: synthesise" in done.err
+    assert "all: synthesize" in done.err
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").iterdir()}
     assert set(made) == {"ann__one.mp4", "ann__two.mp4", "renders.json"}
     (tmp_path / "made" / "ann__two.mp4").unlink()
@@ -109,13 +109,13 @@ def test_each_stage_has_a_bar_on_a_terminal() -> None:
     display = open_stages(Console(file=out, width=80, force_terminal=True))
     display.begin("load")
     for told in (
-        Progress("analyse", 0.0),
-        Progress("analyse", 0.1, 3, 3),
-        Progress("analyse", 0.15, 1, 3),
-        Progress("synthesise", 0.5, 1, 2),
+        Progress("analyze", 0.0),
+        Progress("analyze", 0.1, 3, 3),
+        Progress("analyze", 0.15, 1, 3),
+        Progress("synthesize", 0.5, 1, 2),
     ):
         display.show(told)
     display.close()
     last = out.getvalue().rsplit("load", 1)[1]
-    for line in ("analyse ", "3/3", "analyse 2", "1/1", "synthesise", "1/2"):
+    for line in ("analyze ", "3/3", "analyze 2", "1/1", "synthesize", "1/2"):
         assert line in last

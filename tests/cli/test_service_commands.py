@@ -92,7 +92,7 @@ def test_waiting_brings_the_result(ask: Call, api: RunningApi, tmp_path: Path) -
     assert done.code == 0, done.err
     job = json.loads(done.out)
     assert job["status"] == "succeeded"
-    assert "synthesise" in done.err, "progress goes to stderr"
+    assert "synthesize" in done.err, "progress goes to stderr"
     assert (tmp_path / "result.mp4").read_bytes() == VIDEO
     again = ask("wait", job["id"])
     assert (again.code, again.out.split()[:2]) == (0, [job["id"], "succeeded"])

@@ -85,7 +85,7 @@ def finish(api: RunningApi, job_id: str, content: bytes) -> None:
     """What a worker does with a job, less the render."""
     lease = api.store.claim(job_id, "worker-of-the-test", 30)
     assert lease is not None
-    api.store.report(lease, stage="synthesise", progress=0.5, lease_s=30)
+    api.store.report(lease, stage="synthesize", progress=0.5, lease_s=30)
     key = result_key(job_id, lease.fence, "mp4")
     with api.objects.writer(key, "video/mp4") as writer:
         writer.write(content)

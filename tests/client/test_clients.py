@@ -97,7 +97,7 @@ def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, spee
     assert done.status == "succeeded"
     assert done.raise_for_status() is done
     assert [step.status for step in told][-1] == "succeeded"
-    assert ("running", "synthesise", 0.5) in [(step.status, step.stage, step.fraction) for step in told]
+    assert ("running", "synthesize", 0.5) in [(step.status, step.stage, step.fraction) for step in told]
     events = list(client.events(job))
     assert [event.event for event in events][::3][:1] == ["job.queued"]
     assert events[-1].event == "job.succeeded"

@@ -1,6 +1,6 @@
 """Makes the pictures of the console in docs/pictures: `python -m tests.console.pictures`.
 
-The demo's own input (a NASA portrait, public domain, and synthesised speech) goes through the whole service in a real
+The demo's own input (a NASA portrait, public domain, and synthesized speech) goes through the whole service in a real
 Chromium; takes about a minute.
 """
 
@@ -31,7 +31,7 @@ def make_pictures(browser: Browser, url: str, face: Path, speech: Path) -> None:
         shoot(page, "console-new")
         page.get_by_role("button", name="Make the video").click()
         job_id = job_id_of(page)
-        page.locator(".stages .now", has_text="Synthesise").wait_for(timeout=RENDER_MS)
+        page.locator(".stages .now", has_text="Synthesize").wait_for(timeout=RENDER_MS)
         page.locator(".history").evaluate("(log) => { log.closest('details').open = true; }")
         shoot(page, "console-running", {"x": 0, "y": 0, "width": DESK["width"], "height": 560})
         page.locator(RESULT).wait_for(timeout=RENDER_MS)

@@ -82,8 +82,8 @@ def check_progress(watched: Watched) -> None:
     shares = seen["shares"]
     assert shares == sorted(shares)
     assert len([share for share in shares if 0 < share < 1]) >= 3, "progress is told while it happens"
-    assert "Synthesise" in seen["stages"]
-    assert any(sentence.startswith("Synthesise, ") for sentence in seen["sentences"])
+    assert "Synthesize" in seen["stages"]
+    assert any(sentence.startswith("Synthesize, ") for sentence in seen["sentences"])
     assert seen["sentences"][-1].startswith("Succeeded after ")
 
 

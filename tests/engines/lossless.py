@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.timeline import plan_timeline
@@ -33,13 +33,13 @@ class Rendered:
     def changed(self, k: int) -> np.ndarray:
         """Where output frame k is not what was decoded, bool [H, W] (a chroma sample counts for its four pixels)."""
         made, plain = self.frames[k], self.plain[k]
-        colour = np.kron((made.u != plain.u) | (made.v != plain.v), np.ones((2, 2), bool))
-        return (made.y != plain.y) | colour
+        color = np.kron((made.u != plain.u) | (made.v != plain.v), np.ones((2, 2), bool))
+        return (made.y != plain.y) | color
 
     def same(self, k: int) -> bool:
         return not self.changed(k).any()
 
-    def centre(self, k: int) -> tuple[float, float]:
+    def center(self, k: int) -> tuple[float, float]:
         """(x, y) of the changed pixels, weighed by how much they changed."""
         change = np.abs(self.frames[k].y.astype(float) - self.plain[k].y)
         rows, columns = np.mgrid[: change.shape[0], : change.shape[1]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retalking_core.engines.batching import GuardedNetworks, HalvingBatches, in_groups
+from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks, in_groups
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
 from tests.engines.stand_ins import StandIns, Warped
 
@@ -17,7 +17,7 @@ def test_batches_are_halved_until_they_fit() -> None:
             raise torch.OutOfMemoryError("too much")
         return [10 * k for k in part]
 
-    batches = HalvingBatches(16)
+    batches = AdaptiveBatcher(16)
     assert [k for part in batches.run(range(20), work) for k in part] == [10 * k for k in range(20)]
     assert sizes[:4] == [16, 8, 4, 2]
     assert batches.size == 2
@@ -28,7 +28,7 @@ def test_one_item_that_does_not_fit_is_a_named_error() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nlong story")
 
     with pytest.raises(OutOfMemoryError) as caught:
-        list(HalvingBatches(4).run([1, 2], work))
+        list(AdaptiveBatcher(4).run([1, 2], work))
     assert caught.value.details["reason"] == "CUDA out of memory."
 
 
@@ -37,7 +37,7 @@ def test_other_faults_pass_through() -> None:
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        list(HalvingBatches(4).run([1], work))
+        list(AdaptiveBatcher(4).run([1], work))
 
 
 def check(name: str, result: object) -> None:
@@ -47,7 +47,7 @@ def check(name: str, result: object) -> None:
         def get(self, _name: str):
             return lambda: result
 
-    networks = GuardedNetworks(One())
+    networks = ValidatingNetworks(One())
     networks.get(name)()
     networks.findings().check()
     assert not networks.findings().flags.any(), "findings are taken once"
@@ -55,7 +55,7 @@ def check(name: str, result: object) -> None:
 
 def test_the_first_network_at_fault_is_named() -> None:
     broken = {"gfpgan": lambda _: torch.full((1, 3, 8, 8), float("nan")), "enet": torch.zeros_like}
-    networks = GuardedNetworks(StandIns(**broken))
+    networks = ValidatingNetworks(StandIns(**broken))
     networks.get("gpen512")(torch.rand(1, 3, 8, 8))
     networks.get("enet")(torch.rand(1, 3, 8, 8))
     networks.get("gfpgan")(torch.rand(1, 3, 8, 8))
@@ -77,7 +77,7 @@ def test_a_constant_picture_in_a_batch_is_refused() -> None:
     picture = torch.rand(3, 3, 8, 8)
     check("gfpgan", picture)
     picture[1] = 0.25
-    with pytest.raises(EngineFaultError, match="single colour"):
+    with pytest.raises(EngineFaultError, match="single color"):
         check("gfpgan", picture)
     check("deep3d", torch.zeros(3, 257))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.options import RenderOptions
@@ -41,9 +41,9 @@ def test_the_original_s_arithmetic_in_the_engine(tmp_path: Path, tracker: DlibFa
         assert not ours.changed(k)[corner].any()
         shift = original.frames[k].y[corner].astype(float) - original.plain[k].y[corner]
         assert -1.5 < shift.mean() < 0
-        x, y = original.centre(k)
-        assert abs(x - ours.centre(k)[0]) < 15
-        assert abs(y - ours.centre(k)[1]) < 20
+        x, y = original.center(k)
+        assert abs(x - ours.center(k)[0]) < 15
+        assert abs(y - ours.center(k)[1]) < 20
 
 
 def test_the_preview_engine_has_no_such_arithmetic(tmp_path: Path) -> None:

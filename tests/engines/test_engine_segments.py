@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines import videoretalking
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engine import SegmentedEngine
+from retalking_core.engines.videoretalking import engine as videoretalking
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ignore_progress
-from retalking_core.segmented import SegmentedEngine
 from retalking_core.types import Frame
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.engines.test_videoretalking import FRAMES, render_watched
@@ -41,8 +41,8 @@ def test_segments_draw_what_one_render_draws(
     engine = VideoRetalkingEngine(StandIns(enet=speaking_enet))
     assert isinstance(engine, SegmentedEngine)
     scene, told = tmp_path / "scene", list[Progress]()
-    drawn = [engine.analyse_clip(clip, speech, scene, options, told.append)]
-    assert all(step.stage == "analyse" and step.fraction <= 0.2 for step in told)
+    drawn = [engine.analyze_clip(clip, speech, scene, options, told.append)]
+    assert all(step.stage == "analyze" and step.fraction <= 0.2 for step in told)
     parts = []
     for first in (2, 0):  # in any order, each by an engine that has seen nothing else
         other = VideoRetalkingEngine(StandIns(enet=speaking_enet))
@@ -61,5 +61,5 @@ def test_segments_draw_what_one_render_draws(
     assert open_video(tmp_path / "joined.mp4", DEFAULT_LIMITS).info.frame_count == FRAMES
     for name in ("frames", "fps", "duration_s", "width", "height", "face_coverage", "faceless_ranges_s", "notes"):
         assert getattr(joined, name) == getattr(whole.report, name)
-    assert {"analyse", "lips", "encode", "join"} <= set(joined.stage_times_s)
+    assert {"analyze", "lips", "encode", "join"} <= set(joined.stage_times_s)
     assert not list(tmp_path.glob(".faces-*"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import RenderCanceled
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.local_face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.lossless import Rendered, render_lossless
 from tests.engines.stand_ins import StandIns, speaking_enet
@@ -115,7 +115,7 @@ def test_who_waits_tells_that_it_lives_and_can_be_canceled(
     clip: Path, tmp_path: Path, cache: LocalFaceCache, tracker: DlibFaceTracker
 ) -> None:
     """The lease of a job is let go where a render tells nothing new."""
-    from retalking_core.engines.videoretalking import VideoRetalkingEngine
+    from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 
     held: list[str] = []
     keep_open, told = cache.open, []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.face_memory import FaceMemory, analysed_count, memory_key
-from retalking_core.local_face_cache import LocalFaceCache
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count, memory_key
+from retalking_core.face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.engines.test_videoretalking import FRAMES, render_watched
@@ -91,7 +91,7 @@ def test_half_precision_that_leaves_its_range_goes_on_in_float32(clip: Path, tmp
 
 
 def test_references_come_back_as_they_were(tmp_path: Path) -> None:
-    memory = FaceMemory(tmp_path, found=False, keep=None)
+    memory = FaceCacheSession(tmp_path, found=False, keep=None)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 256, 256), dtype=np.uint8)
     numbers = np.array([7, 2, 5])
     memory.remember_references(numbers, pictures)
@@ -115,5 +115,5 @@ def test_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last", "frames", "count"), [(0, 1, 1), (10, 500, 64), (63, 500, 64), (64, 500, 128), (400, 500, 500)]
 )
-def test_how_much_is_analysed(last: int, frames: int, count: int) -> None:
-    assert analysed_count(last, frames) == count
+def test_how_much_is_analyzed(last: int, frames: int, count: int) -> None:
+    assert analyzed_count(last, frames) == count

@@ -60,7 +60,7 @@ def test_two_faces_crossing(render: Render, tmp_path: Path) -> None:
     done = render(write_clip(tmp_path / "crossing.mp4", pictures), 7, RenderOptions(face="left_most"))
     assert done.report.face_coverage == 1.0
     for k, x in enumerate(walk):
-        assert abs(done.centre(k)[0] - x) < 0.3 * FACE_PX, (k, done.centre(k), x)
+        assert abs(done.center(k)[0] - x) < 0.3 * FACE_PX, (k, done.center(k), x)
 
 
 def test_a_rotated_phone_clip(render: Render, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_rotated_phone_clip(render: Render, tmp_path: Path) -> None:
     done = render(clip, 2)
     assert (done.report.width, done.report.height) == (200, 240)
     assert done.frames[0].y.shape == (240, 200)
-    x, y = done.centre(0)
+    x, y = done.center(0)
     assert abs(x - 100) < 0.3 * FACE_PX
     assert 90 < y < 110 + FACE_PX
 

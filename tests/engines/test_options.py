@@ -14,7 +14,7 @@ import torch
 from scipy.io import savemat
 from torch import Tensor
 
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -80,7 +80,7 @@ def test_length_mode(render, one: Path, mode: str, speech_frames: int, order: li
 )
 def test_which_face_speaks(render, two: Path, options: RenderOptions, x: int) -> None:
     done = render(two, 1, options)
-    assert abs(done.centre(0)[0] - x) < 24
+    assert abs(done.center(0)[0] - x) < 24
     assert (done.report.width, done.report.height) == (400, 200)
 
 

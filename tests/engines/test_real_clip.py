@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines import videoretalking
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking import engine as videoretalking
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.timeline import plan_timeline

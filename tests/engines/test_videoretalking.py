@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines import videoretalking
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking import engine as videoretalking
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.errors import EngineFaultError, FaceMissingError, FaceNotFoundError, OptionUnsupportedError
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -136,8 +136,8 @@ def test_sizes(render, tmp_path, width: int, height: int, face_px: int) -> None:
     rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
     assert rows[-1] - rows[0] < 1.8 * face_px + 25
     assert columns[-1] - columns[0] < 1.6 * face_px
-    colours = [(f.u != p.u).sum() for f, p in zip(done.frames, done.plain, strict=True)]
-    assert max(colours) <= 4 * touched.sum()
+    colors = [(f.u != p.u).sum() for f, p in zip(done.frames, done.plain, strict=True)]
+    assert max(colors) <= 4 * touched.sum()
 
 
 def test_frames_without_a_face_pass_through_and_are_faded_into(render, tmp_path) -> None:
@@ -171,7 +171,7 @@ def test_nan_never_ships(render, clip, tmp_path, network: str) -> None:
 
 
 def test_a_constant_picture_never_ships(render, clip, tmp_path) -> None:
-    with pytest.raises(EngineFaultError, match="single colour"):
+    with pytest.raises(EngineFaultError, match="single color"):
         render(StandIns(gfpgan=torch.zeros_like), clip)
     assert list(tmp_path.iterdir()) == []
 

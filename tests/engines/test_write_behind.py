@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from retalking_core.engines.write_behind import WriteBehind
+from retalking_core.threads import EncoderThread
 from retalking_core.types import Frame
 
 
@@ -18,7 +18,7 @@ def frame(index: int) -> Frame:
 
 
 def put_all(write: Callable[[Frame], None], depth: int, count: int, then: Callable[[], None] = lambda: None) -> None:
-    with WriteBehind(write, depth) as out:
+    with EncoderThread(write, depth) as out:
         for k in range(count):
             out.put(frame(k))
         then()
@@ -31,7 +31,7 @@ def test_frames_are_written_in_order_in_another_thread() -> None:
         written.append(one.index)
         threads.add(threading.get_ident())
 
-    with WriteBehind(write, 2) as out:
+    with EncoderThread(write, 2) as out:
         for k in range(20):
             out.put(frame(k))
     assert written == list(range(20))
@@ -52,7 +52,7 @@ def test_a_failure_at_the_last_frame_is_raised_on_leaving() -> None:
     def write(one: Frame) -> None:
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), WriteBehind(write, 8) as out:
+    with pytest.raises(OSError, match="disk full"), EncoderThread(write, 8) as out:
         out.put(frame(0))
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retalking_core.evaluation.measurement import UnmeasurableError
-from retalking_core.evaluation.mfcc import mfcc
+from retalking_core.evaluation.measurement import MetricUnavailableError
+from retalking_core.evaluation.sync_protocols import mfcc
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.writer import ResultWriter
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
@@ -49,7 +49,7 @@ def levels(frames: int) -> NDArray[np.float64]:
     return np.random.default_rng(9).uniform(size=frames)
 
 
-def grey_pictures(level: NDArray[np.float64], side: int = 64) -> list[Picture]:
+def gray_pictures(level: NDArray[np.float64], side: int = 64) -> list[Picture]:
     return [np.full((side, side, 3), round(60 + 120 * value), np.uint8) for value in level]
 
 
@@ -61,7 +61,7 @@ def noise_of(level: NDArray[np.float64]) -> NDArray[np.float64]:
 
 class BrightnessNet(nn.Module):
     """Embeds five pictures by the brightness of the middle one, and 0.2 s of sound by its loudness then, both as the
-    level that `grey_pictures` and `noise_of` were made from."""
+    level that `gray_pictures` and `noise_of` were made from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,5 +88,5 @@ class GivenModels:
 
     def get(self, name: str) -> InferenceNetwork:
         if name not in self._networks:
-            raise UnmeasurableError(f"needs {name}")
+            raise MetricUnavailableError(f"needs {name}")
         return self._networks[name]

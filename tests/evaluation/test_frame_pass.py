@@ -11,17 +11,16 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview_flow import KeptSource
 from retalking_core.errors import MediaUnreadableError, RenderCanceled
-from retalking_core.evaluation import bgr_frames
-from retalking_core.evaluation.bgr_frames import BgrOfFrames, read_bgr
+from retalking_core.evaluation import frames
+from retalking_core.evaluation.frames import BgrOfFrames, read_bgr
+from retalking_core.evaluation.image_quality import SimilarityMeter, cpbd, similarity, toolkit_gray
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
-from retalking_core.evaluation.sharpness import cpbd
-from retalking_core.evaluation.ssim import SimilarityMeter, similarity, toolkit_gray
 from retalking_core.media import reader
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
+from retalking_core.media.sources import CachingFrameSource
 from retalking_core.progress import Progress
 from retalking_core.types import Frame, RenderReport
 from tests.evaluation.clips import write_talking_clip
@@ -62,8 +61,8 @@ def test_together_and_alone_give_the_same_numbers(pair: tuple[Path, Path]) -> No
 def test_numbers_are_those_of_a_plain_loop(pair: tuple[Path, Path]) -> None:
     found = measurement(pair)
     values = {each.name: each for each in measure_all(found, ["ssim", "psnr_outside_face", "cpbd"])}
-    grey = [[toolkit_gray(picture) for picture in read_bgr(path, DEFAULT_LIMITS)] for path in pair]
-    plain = [similarity(one, other) for one, other in zip(*grey, strict=True)]
+    gray = [[toolkit_gray(picture) for picture in read_bgr(path, DEFAULT_LIMITS)] for path in pair]
+    plain = [similarity(one, other) for one, other in zip(*gray, strict=True)]
     np.testing.assert_array_equal(found.ssim_per_frame, plain)
     squared, pixels, sharp = 0.0, 0, []
     seen = np.flatnonzero(np.isfinite(found.landmarks[:, 0, 0]))
@@ -89,7 +88,7 @@ def test_numbers_are_those_of_a_plain_loop(pair: tuple[Path, Path]) -> None:
 
 def test_each_file_is_decoded_once(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[str] = []
-    read, decode = reader.VideoReader.frames_at, bgr_frames._decode
+    read, decode = reader.VideoReader.frames_at, frames._decode
 
     def counted(self: reader.VideoReader, indices: object) -> Iterator[Frame]:
         passes.append(self._path.name)
@@ -101,7 +100,7 @@ def test_each_file_is_decoded_once(pair: tuple[Path, Path], monkeypatch: pytest.
             yield picture
 
     monkeypatch.setattr(reader.VideoReader, "frames_at", counted)
-    monkeypatch.setattr(bgr_frames, "_decode", first_only)
+    monkeypatch.setattr(frames, "_decode", first_only)
     plain = available_metrics(None)
     measure_all(measurement(pair), [name for name in plain if name != "cpbd"])
     assert sorted(passes) == ["a.mp4", "b.mp4"]
@@ -112,7 +111,7 @@ def test_frames_that_the_render_holds_are_not_decoded_again(
 ) -> None:
     names = available_metrics(None)
     plain = measure_all(measurement(pair), names)
-    source = KeptSource(open_video(pair[1], DEFAULT_LIMITS), 1 << 28)
+    source = CachingFrameSource(open_video(pair[1], DEFAULT_LIMITS), 1 << 28)
     assert len(list(source.frames())) == FRAMES
     read = reader.VideoReader.frames_at
 
@@ -123,11 +122,11 @@ def test_frames_that_the_render_holds_are_not_decoded_again(
     monkeypatch.setattr(reader.VideoReader, "frames_at", result_only)
     holding = replace(REPORT, held=source.held(pair[1]))
     assert measure_all(measurement(pair, report=holding), names) == plain
-    assert KeptSource(open_video(pair[1], DEFAULT_LIMITS), 1000).held(pair[1]) is None
+    assert CachingFrameSource(open_video(pair[1], DEFAULT_LIMITS), 1000).held(pair[1]) is None
 
 
 def test_what_a_render_holds_of_another_file_is_left_alone(pair: tuple[Path, Path]) -> None:
-    other = KeptSource(open_video(pair[0], DEFAULT_LIMITS), 1 << 28)
+    other = CachingFrameSource(open_video(pair[0], DEFAULT_LIMITS), 1 << 28)
     found = measurement(pair, report=replace(REPORT, held=other.held(pair[0])))
     assert found.reference_video is not other
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.evaluation.frechet import frechet_distance
-from retalking_core.evaluation.identity import TEMPLATE, align_face, cosines, similarity_to_template
-from retalking_core.evaluation.mfcc import mfcc
-from retalking_core.evaluation.sharpness import cpbd
-from retalking_core.evaluation.ssim import similarity, toolkit_gray
-from retalking_core.evaluation.sync_score import score_sync
+from retalking_core.evaluation.image_quality import cpbd, similarity, toolkit_gray
+from retalking_core.evaluation.neural_metrics import TEMPLATE, align_face, cosines, similarity_to_template
+from retalking_core.evaluation.set_metrics import frechet_distance
+from retalking_core.evaluation.sync import score_sync
+from retalking_core.evaluation.sync_protocols import mfcc
 
 HERE = Path(__file__).parent
 FULL = Path(os.environ.get("RETALKING_GOLDEN_DIR", HERE.parents[2] / "shared" / "golden"))

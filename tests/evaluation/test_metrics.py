@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from skimage.feature import canny
 
+from retalking_core.evaluation.image_quality import EDGE_SHARE, _edge_blocks
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, evaluate
-from retalking_core.evaluation.mouth_sync import MouthSync, measure_sync
-from retalking_core.evaluation.sharpness import EDGE_SHARE, _edge_blocks
+from retalking_core.evaluation.sync import MouthSync, measure_sync
 from retalking_core.types import RenderReport
 from tests.faces.clips import backdrop, portrait, write_clip
 from tests.preview.speech import make_sound, talk, write_wav

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS, available_metrics, evaluate, measure_all
@@ -17,7 +17,7 @@ from retalking_core.progress import ignore_progress
 from tests.evaluation.clips import (
     BrightnessNet,
     GivenModels,
-    grey_pictures,
+    gray_pictures,
     levels,
     noise_of,
     write_samples,
@@ -116,7 +116,7 @@ def test_sound_shifted_by_frames_is_reported_as_offset(tmp_path: Path, delay: in
     """delay: frames by which the sound comes after the picture."""
     level = levels(60)
     sound = noise_of(np.roll(level, delay))
-    file = write_talking_clip(tmp_path / "clip.mp4", grey_pictures(level), write_samples(tmp_path / "a.wav", sound))
+    file = write_talking_clip(tmp_path / "clip.mp4", gray_pictures(level), write_samples(tmp_path / "a.wav", sound))
     values = score(file, None, "lse_offset_frame", "lse_d_frame", "lse_c_frame")
     assert values["lse_offset_frame"].value == -delay
     assert values["lse_c_frame"].value > 0.3 * values["lse_d_frame"].value

@@ -14,17 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation import face_tracks, metrics
-from retalking_core.evaluation.bgr_frames import read_bgr
 from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
-from retalking_core.evaluation.jpeg_frames import through_jpeg
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.evaluation.frames import read_bgr, through_jpeg
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
-from retalking_core.evaluation.steps import EvaluationSteps
-from retalking_core.evaluation.sync_score import score_sync
+from retalking_core.evaluation.sync import score_sync
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
-from retalking_core.progress import ignore_progress
+from retalking_core.progress import ProgressReporter, ignore_progress
 from tests.evaluation.clips import BrightnessNet, GivenModels, levels, noise_of, write_samples, write_talking_clip
 from tests.media.clips import make_video
 
@@ -32,8 +31,8 @@ FACE = np.array([60.0, 40.0, 220.0, 220.0])
 # Code points as FFmpeg numbers them: matrix, primaries, transfer, range.
 TAGS = {
     "untagged": {},
-    "bt709": {"colour": (1, 1, 1, 1)},
-    "full range": {"pixel_format": "yuvj420p", "colour": (5, 5, 1, 2)},
+    "bt709": {"color": (1, 1, 1, 1)},
+    "full range": {"pixel_format": "yuvj420p", "color": (5, 5, 1, 2)},
     "4:4:4, odd": {"pixel_format": "yuv444p", "size": (97, 65)},
     "10 bit": {"pixel_format": "yuv420p10le"},
     "sideways": {"rotation_deg": 90},
@@ -53,7 +52,7 @@ def test_frames_are_byte_for_byte_those_of_opencv(tmp_path: Path, kind: str) -> 
 
 
 def test_default_jpeg_is_coarse() -> None:
-    """ffmpeg ends at quantiser 31 whatever the picture needs: far below OpenCV's quality 95."""
+    """ffmpeg ends at quantizer 31 whatever the picture needs: far below OpenCV's quality 95."""
     noise = np.random.default_rng(1).uniform(size=(30, 40, 3))
     picture = cv2.resize((255 * noise).astype(np.uint8), (400, 300), interpolation=cv2.INTER_CUBIC)
     seen = list(through_jpeg([picture] * 12, Fraction(25)))
@@ -159,7 +158,7 @@ def test_a_scene_change_ends_a_track() -> None:
     same = [marked(208, 144)] * 210
     assert len(find_tracks(same, network)) == 1
     darkened = same[:105] + [255 - marked(208, 144) // 3 * 2 for _ in range(105)]
-    with pytest.raises(UnmeasurableError, match="more than 100 frames"):
+    with pytest.raises(MetricUnavailableError, match="more than 100 frames"):
         find_tracks(same[:60], network)
     assert [track.first for track in find_tracks(darkened, network)][:1] in ([0], [105])
 
@@ -200,7 +199,7 @@ def test_a_protocol_that_fails_is_tried_once(tmp_path: Path) -> None:
 
 
 def test_what_runs_beside_ends_with_the_block_and_not_when_it_is_done() -> None:
-    steps = EvaluationSteps(ignore_progress)
+    steps = ProgressReporter(ignore_progress)
 
     def endless() -> None:
         for _ in steps.watch(itertools.count(), 100):

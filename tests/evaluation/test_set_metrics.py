@@ -9,12 +9,13 @@ import pytest
 import torch
 from torchvision.models.inception import Inception3
 
-from retalking_core.evaluation.measurement import Measurement, UnmeasurableError
+from retalking_core.errors import MetricUnavailableError
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid
 from retalking_core.networks.inception import FIDInception
-from retalking_core.weights.manifest import load_manifest
 from retalking_core.weights.synthesis import synthesize
+from retalking_core.weights.table import load_manifest
 from tests.faces.clips import portrait, write_clip
 
 FRAMES = 3
@@ -48,7 +49,7 @@ def test_fid_grows_with_the_difference(models: EvaluationModels, tmp_path: Path)
 
 def test_fid_says_what_is_missing(tmp_path: Path) -> None:
     clip = write_faces(tmp_path / "clip.mp4", 1.0, 2)
-    with pytest.raises(UnmeasurableError, match="pt_inception-2015-12-05-6726825d"):
+    with pytest.raises(MetricUnavailableError, match="pt_inception-2015-12-05-6726825d"):
         clip_features(Measurement(clip, clip, reference=clip, models=EvaluationModels(tmp_path)))
     one = np.zeros((1, 2048), np.float32)
     assert "two frames" in fid([ClipFeatures(one, one)]).reason

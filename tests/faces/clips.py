@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import data
 
-from retalking_core.types import ColourTags, Frame, VideoInfo
+from retalking_core.types import ColorTags, Frame, VideoInfo
 
 Picture = NDArray[np.uint8]
-# The face of the portrait: centre and height in its own 512 x 512 pixels.
+# The face of the portrait: center and height in its own 512 x 512 pixels.
 FACE_X, FACE_Y, FACE_HEIGHT = 223.0, 125.0, 90.0
 
 
 def portrait(face_px: float, width: int, height: int, x: float, y: float) -> Picture:
-    """BGR u8 [height, width, 3]: the astronaut with a face of face_px (hairline to chin) centred at (x, y)."""
+    """BGR u8 [height, width, 3]: the astronaut with a face of face_px (hairline to chin) centerd at (x, y)."""
     canvas = backdrop(width, height)
     place_face(canvas, face_px, x, y)
     return canvas
@@ -41,7 +41,7 @@ def place_face(canvas: Picture, face_px: float, x: float, y: float) -> None:
 
 
 def backdrop(width: int, height: int) -> Picture:
-    """A soft coloured gradient without anything like a face."""
+    """A soft colored gradient without anything like a face."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.dstack([150 + 40 * x, 140 + 30 * y, 160 - 30 * x * y]).astype(np.uint8)
 
@@ -62,7 +62,7 @@ class PictureSource:
         height, width = pictures[0].shape[:2]
         times_s = np.arange(len(pictures)) / fps
         self.info = VideoInfo(
-            width, height, Fraction(fps), times_s, len(pictures) / fps, 0, ColourTags(), False, "mp4", "h264"
+            width, height, Fraction(fps), times_s, len(pictures) / fps, 0, ColorTags(), False, "mp4", "h264"
         )
 
     def frames(self) -> Iterator[Frame]:

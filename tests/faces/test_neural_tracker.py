@@ -14,9 +14,8 @@ from retalking_core.faces.dlib_models import DlibModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.follower import FaceSearch
 from retalking_core.faces.landmarks import face_scale
-from retalking_core.faces.look_ahead import LookAhead, between
 from retalking_core.faces.neural_models import NeuralFaceModels
-from retalking_core.faces.neural_tracker import NeuralFaceTracker
+from retalking_core.faces.neural_tracker import LookAhead, NeuralFaceTracker, between
 from retalking_core.faces.track import TrackRequest
 from tests.faces.clips import PictureSource, backdrop, portrait, to_frame
 
@@ -41,7 +40,7 @@ class DlibInDisguise:
         return network
 
     def _s3fd(self, picture: Tensor) -> tuple[Tensor, ...]:
-        """A face in the level whose anchor is nearest in size, at the cell under its centre."""
+        """A face in the level whose anchor is nearest in size, at the cell under its center."""
         gray = (picture[0, 0] + neural_models.MEANS_BGR[0]).round().byte().numpy()
         height, width = gray.shape
         large = cv2.resize(gray, (3 * width, 3 * height))

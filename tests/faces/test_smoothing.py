@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.faces.choice import choose_face
-from retalking_core.faces.landmarks import face_scale, is_plausible, overlap
+from retalking_core.faces.landmarks import face_scale, iou, is_plausible
 from retalking_core.faces.lip_edges import refine_lips
 from retalking_core.faces.smoothing import smooth_track, visible_runs
+from retalking_core.faces.track import choose_face
 from retalking_core.options import FaceAtPoint, FaceInBox
 from tests.faces.clips import to_frame
 from tests.faces.shapes import frontal_face
@@ -101,8 +101,8 @@ def test_choice_of_boxes() -> None:
     assert choose_face(boxes, FaceInBox(0, 0, 100, 70), 100, 70) == 1
     assert choose_face(boxes, FaceInBox(11, 40, 60, 70), 100, 70) is None
     assert choose_face([], "largest", 100, 70) is None
-    assert overlap(boxes[0], boxes[0]) == 1.0
-    assert overlap(boxes[0], boxes[1]) == 0.0
+    assert iou(boxes[0], boxes[0]) == 1.0
+    assert iou(boxes[0], boxes[1]) == 0.0
 
 
 def test_lower_teeth_are_told_from_the_lip() -> None:

@@ -169,7 +169,7 @@ class Service:
     def get(self, job_id: str) -> Job:
         return self.store.get(job_id)
 
-    def wait_running(self, job_id: str, stage: str = "synthesise", timeout_s: float = 30.0) -> Job:
+    def wait_running(self, job_id: str, stage: str = "synthesize", timeout_s: float = 30.0) -> Job:
         wait_until(lambda: self.get(job_id).stage == stage, timeout_s, 0.01, f"{job_id} in stage {stage}")
         return self.get(job_id)
 

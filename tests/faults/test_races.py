@@ -57,7 +57,7 @@ def test_a_cancel_races_with_completion_in_the_whole_service(service: Service) -
     for _ in range(1000):
         job_id = service.submit(choose.choice([0, 0, 60]))
         jobs.append(job_id)
-        _wait_a_moment(service, job_id, choose.choice(["analyse", "synthesise", "publish"]))
+        _wait_a_moment(service, job_id, choose.choice(["analyze", "synthesize", "publish"]))
         service.store.request_cancel(job_id, retention_s=RETENTION_S)
     check_outcomes(service, jobs, may_be_canceled=True, timeout_s=120)
 

@@ -33,7 +33,7 @@ class TimedEngine:
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> RenderReport:
-        progress(Progress("analyse", 0.0))
+        progress(Progress("analyze", 0.0))
         if options.seed == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.seed == GLUTTON:
@@ -43,7 +43,7 @@ class TimedEngine:
         began, length_s = time.monotonic(), options.seed / 1000
         while (spent_s := time.monotonic() - began) < length_s:
             time.sleep(BATCH_S)
-            progress(Progress("synthesise", min(1.0, spent_s / length_s), int(spent_s / BATCH_S)))
+            progress(Progress("synthesize", min(1.0, spent_s / length_s), int(spent_s / BATCH_S)))
         report = remux(video, audio, result)
-        progress(Progress("synthesise", 1.0, report.frames, report.frames))
+        progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report

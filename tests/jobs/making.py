@@ -63,7 +63,7 @@ RENDER = RenderInfo(
     device="cpu",
     face_coverage=0.9,
     faceless_ranges_s=[(0.0, 0.2)],
-    stage_times_s={"synthesise": 1.5},
+    stage_times_s={"synthesize": 1.5},
 )
 EVALUATION = [MetricResult(name="sharpness", value=0.5), MetricResult(name="lse_d", value=None, reason="no model")]
 

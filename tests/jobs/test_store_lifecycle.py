@@ -46,8 +46,8 @@ def test_a_job_from_queue_to_success(job_store: RedisJobStore) -> None:
     assert running.started_at >= job.created_at
     assert job_store.queue_position(job.id) is None
 
-    assert job_store.report(lease, stage="analyse", progress=0.25, lease_s=30) is False
-    assert (job_store.get(job.id).stage, job_store.get(job.id).progress) == ("analyse", 0.25)
+    assert job_store.report(lease, stage="analyze", progress=0.25, lease_s=30) is False
+    assert (job_store.get(job.id).stage, job_store.get(job.id).progress) == ("analyze", 0.25)
 
     done = succeed(job_store, lease)
     assert done == job_store.get(job.id)
@@ -61,11 +61,11 @@ def test_a_job_from_queue_to_success(job_store: RedisJobStore) -> None:
 def test_progress_never_falls(job_store: RedisJobStore) -> None:
     lease = start_job(job_store)
     for progress, kept in ((0.5, 0.5), (0.3, 0.5), (0.7, 0.7), (0.0, 0.7), (1.0, 1.0)):
-        job_store.report(lease, stage="synthesise", progress=progress, lease_s=30)
+        job_store.report(lease, stage="synthesize", progress=progress, lease_s=30)
         assert job_store.get(lease.job_id).progress == kept
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="progress"):
-            job_store.report(lease, stage="synthesise", progress=wrong, lease_s=30)
+            job_store.report(lease, stage="synthesize", progress=wrong, lease_s=30)
 
 
 def test_a_failure_is_kept_with_its_error(job_store: RedisJobStore) -> None:
@@ -171,7 +171,7 @@ def test_cancel_of_a_running_job_is_a_flag_that_wins_over_success(job_store: Red
     lease = start_job(job_store)
     flagged = job_store.request_cancel(lease.job_id, retention_s=RETENTION_S)
     assert (flagged.status, flagged.cancel_requested) == (JobStatus.RUNNING, True)
-    assert job_store.report(lease, stage="synthesise", progress=0.5, lease_s=30) is True
+    assert job_store.report(lease, stage="synthesize", progress=0.5, lease_s=30) is True
     assert job_store.renew(lease, 30) is True
     with pytest.raises(WrongStateError):
         succeed(job_store, lease)
@@ -195,7 +195,7 @@ def test_a_released_job_is_in_the_outbox_and_starts_from_nothing(job_store: Redi
     job = add_job(job_store)
     job_store.mark_message_sent(job.id)
     lease = claim(job_store, job.id)
-    job_store.report(lease, stage="synthesise", progress=0.9, lease_s=30)
+    job_store.report(lease, stage="synthesize", progress=0.9, lease_s=30)
     back = job_store.release(lease, count_attempt=True)
     assert (back.stage, back.progress, back.worker) == (None, 0.0, None)
     assert [row.id for row in job_store.unsent(0)] == [job.id]

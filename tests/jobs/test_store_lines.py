@@ -213,7 +213,7 @@ def test_a_long_job_keeps_a_bounded_history_with_its_start_and_end(job_store: Re
     """Many reports a percent, and then a worker that changes its stage all the time: over 1000 that would be events."""
     lease = start_job(job_store)
     for i in range(1500):
-        stage = "synthesise" if i < 400 else f"odd-{i}"
+        stage = "synthesize" if i < 400 else f"odd-{i}"
         job_store.report(lease, stage=stage, progress=i / 1500, lease_s=30)
     succeed(job_store, lease)
     events = []
@@ -223,7 +223,7 @@ def test_a_long_job_keeps_a_bounded_history_with_its_start_and_end(job_store: Re
     assert names[:2] == ["job.queued", "job.started"]
     assert names[-1] == "job.succeeded"
     assert names.count("job.progress") == 1000
-    steps = [event.progress for event in events if event.stage == "synthesise"]
+    steps = [event.progress for event in events if event.stage == "synthesize"]
     assert len(steps) <= 28
     assert max(after - before for before, after in itertools.pairwise(steps)) < 0.011
 

@@ -11,7 +11,7 @@ from jobs.segments import SegmentLease, SegmentOutcome, SplitPlan
 from jobs.store import Lease, LeaseLostError
 from tests.jobs.making import RETENTION_S, claim, start_job, succeed
 
-PLAN = SplitPlan(engine="preview", renderer="r", frames=700, segments=3, scene_key="s", video_key="v", analysed=0.25)
+PLAN = SplitPlan(engine="preview", renderer="r", frames=700, segments=3, scene_key="s", video_key="v", analyzed=0.25)
 
 
 def split_job(store: RedisJobStore, lease_s: float = 30.0) -> Lease:

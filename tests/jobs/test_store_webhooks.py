@@ -33,7 +33,7 @@ def test_events_make_deliveries_as_subscribed(job_store: RedisJobStore) -> None:
     lease = start_job(job_store, webhook_url=HOOK, webhook_events=EVERY_EVENT)
     assert told(job_store, lease.job_id) == ["job.started"]
     for percent in range(0, 101):
-        job_store.report(lease, stage="synthesise", progress=percent / 100, lease_s=30)
+        job_store.report(lease, stage="synthesize", progress=percent / 100, lease_s=30)
     succeed(job_store, lease)
     assert told(job_store, lease.job_id) == ["job.started", *["job.progress"] * 10, "job.succeeded"]
     ids = [delivery.id for delivery in job_store.deliveries(lease.job_id)]
@@ -47,7 +47,7 @@ def test_progress_is_told_once_a_tenth_over_all_attempts(job_store: RedisJobStor
     for _ in range(2):
         lease = claim(job_store, job.id)
         for progress in (0.05, 0.09, 0.1, 0.19, 0.35, 0.39):
-            job_store.report(lease, stage="synthesise", progress=progress, lease_s=30)
+            job_store.report(lease, stage="synthesize", progress=progress, lease_s=30)
         job_store.release(lease, count_attempt=False)
     assert told(job_store, job.id) == ["job.progress"] * 2
 

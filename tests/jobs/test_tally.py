@@ -57,15 +57,15 @@ def test_waits_by_priority_and_only_of_the_first_start(job_store: RedisJobStore)
 
 def test_stages_and_runs(job_store: RedisJobStore) -> None:
     lease = start_job(job_store)
-    for stage, pause_s in (("fetch", 0.12), ("analyse", 0.0), ("analyse", 0.12), ("publish", 0.0)):
+    for stage, pause_s in (("fetch", 0.12), ("analyze", 0.0), ("analyze", 0.12), ("publish", 0.0)):
         job_store.report(lease, stage=stage, progress=0.1, lease_s=30)
         time.sleep(pause_s)
     succeed(job_store, lease)
     durations = job_store.tally().durations
     stages = durations["stage"]
-    assert {name: total(each) for name, each in stages.items()} == {"fetch": 1, "analyse": 1, "publish": 1}
+    assert {name: total(each) for name, each in stages.items()} == {"fetch": 1, "analyze": 1, "publish": 1}
     assert stages["fetch"].sum_s >= 0.12
-    assert stages["analyse"].sum_s >= 0.12
+    assert stages["analyze"].sum_s >= 0.12
     assert stages["publish"].sum_s < 0.12
     assert durations["run"][""].sum_s >= 0.24
     assert [bound for bound, _ in stages["fetch"].buckets[:-1]] == list(BOUNDS_S)

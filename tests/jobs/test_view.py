@@ -64,10 +64,10 @@ def test_the_estimate_of_a_running_job_follows_its_own_rate(
     lease = start_job(job_store)
     assert seen(job_store, lease.job_id, objects, settings).eta_s is None
     time.sleep(0.4)
-    job_store.report(lease, stage="synthesise", progress=0.25, lease_s=30)
+    job_store.report(lease, stage="synthesize", progress=0.25, lease_s=30)
     view = seen(job_store, lease.job_id, objects, settings)
     assert 1.2 <= view.eta_s < 3.0
-    assert (view.stage, view.progress, view.queue_position) == ("synthesise", 0.25, None)
+    assert (view.stage, view.progress, view.queue_position) == ("synthesize", 0.25, None)
 
 
 def test_a_result_from_the_folder_is_streamed_by_the_api(

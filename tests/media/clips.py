@@ -44,13 +44,13 @@ def make_video(
     rotation_deg: float | None = None,
     mirrored: bool = False,
     pixel_aspect: Fraction | None = None,
-    colour: tuple[int, int, int, int] | None = None,
+    color: tuple[int, int, int, int] | None = None,
     options: dict[str, str] | None = None,
     speech_s: float | None = None,
 ) -> Path:
     """A moving pattern. times_ms: times for a variable rate. rotation_deg: display matrix, counterclockwise.
 
-    colour: (matrix, primaries, transfer, range) code points as FFmpeg numbers them. speech_s: adds an AAC tone.
+    color: (matrix, primaries, transfer, range) code points as FFmpeg numbers them. speech_s: adds an AAC tone.
     """
     with av.open(str(path), "w", format=container) as out:
         stream = out.add_stream(codec, rate=fps, options=options or {})
@@ -58,7 +58,7 @@ def make_video(
         stream.pix_fmt = pixel_format
         time_base = Fraction(1, 1000) if times_ms is not None else 1 / Fraction(fps)
         stream.codec_context.time_base = time_base
-        _tag_stream(stream, rotation_deg, mirrored, pixel_aspect, colour)
+        _tag_stream(stream, rotation_deg, mirrored, pixel_aspect, color)
         sound = out.add_stream("aac", rate=44100) if speech_s is not None else None
         for number in range(frames):
             picture = av.VideoFrame.from_ndarray(gradient_rgb(number, *size), "rgb24").reformat(format=pixel_format)
@@ -244,10 +244,10 @@ def make_huge_png_header(path: Path, side: int = 20000) -> Path:
 
 
 def make_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    """u8 [h, w] grey, [h, w, 3] RGB or [h, w, 4] RGBA."""
-    colour_type = {2: 0, 3: 2, 4: 6}[pixels.ndim if pixels.ndim == 2 else pixels.shape[2]]
+    """u8 [h, w] gray, [h, w, 3] RGB or [h, w, 4] RGBA."""
+    color_type = {2: 0, 3: 2, 4: 6}[pixels.ndim if pixels.ndim == 2 else pixels.shape[2]]
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
-    path.write_bytes(_png(pixels.shape[1], pixels.shape[0], colour_type, zlib.compress(rows)))
+    path.write_bytes(_png(pixels.shape[1], pixels.shape[0], color_type, zlib.compress(rows)))
     return path
 
 
@@ -299,13 +299,13 @@ def _tag_stream(
     rotation_deg: float | None,
     mirrored: bool,
     pixel_aspect: Fraction | None,
-    colour: tuple[int, int, int, int] | None,
+    color: tuple[int, int, int, int] | None,
 ) -> None:
     context = stream.codec_context
     if pixel_aspect is not None:
         context.sample_aspect_ratio = pixel_aspect
-    if colour is not None:
-        context.colorspace, context.color_primaries, context.color_trc, context.color_range = colour
+    if color is not None:
+        context.colorspace, context.color_primaries, context.color_trc, context.color_range = color
     if rotation_deg is not None or mirrored:
         stream.set_display_rotation(rotation_deg or 0.0, hflip=mirrored)
 
@@ -332,6 +332,6 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def _png(width: int, height: int, colour_type: int, body: bytes, extra: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+def _png(width: int, height: int, color_type: int, body: bytes, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retalking_core.media.colour import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
-from retalking_core.types import ColourTags, Frame
+from retalking_core.media.color import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
+from retalking_core.types import ColorTags, Frame
 
-BT601, BT709, BT2020 = ColourTags(6), ColourTags(1, 1, 1), ColourTags(9, 9, 14)
-FULL_601 = ColourTags(5, full_range=True)
+BT601, BT709, BT2020 = ColorTags(6), ColorTags(1, 1, 1), ColorTags(9, 9, 14)
+FULL_601 = ColorTags(5, full_range=True)
 
 
 def flat_frame(y: int, u: int, v: int, size: tuple[int, int] = (16, 16)) -> Frame:
@@ -28,7 +28,7 @@ def flat_frame(y: int, u: int, v: int, size: tuple[int, int] = (16, 16)) -> Fram
 
 
 def noise_frame(size: tuple[int, int], seed: int = 0) -> Frame:
-    """Mild colours, so that every sample has a BGR value inside 0..255."""
+    """Mild colors, so that every sample has a BGR value inside 0..255."""
     width, height = size
     rng = np.random.default_rng(seed)
     return Frame(
@@ -40,7 +40,7 @@ def noise_frame(size: tuple[int, int], seed: int = 0) -> Frame:
 
 
 @pytest.mark.parametrize(
-    ("colour", "yuv"),
+    ("color", "yuv"),
     [  # pure red, by the definitions of BT.601, BT.709, BT.2020 and JFIF
         (BT601, (81, 90, 240)),
         (BT709, (63, 102, 240)),
@@ -48,30 +48,30 @@ def noise_frame(size: tuple[int, int], seed: int = 0) -> Frame:
         (FULL_601, (76, 85, 255)),
     ],
 )
-def test_red_is_red_in_every_matrix(colour: ColourTags, yuv: tuple[int, int, int]) -> None:
-    bgr = region_to_bgr(flat_frame(*yuv), (0, 0, 16, 16), colour)
+def test_red_is_red_in_every_matrix(color: ColorTags, yuv: tuple[int, int, int]) -> None:
+    bgr = region_to_bgr(flat_frame(*yuv), (0, 0, 16, 16), color)
     assert np.abs(bgr.astype(int) - (0, 0, 255)).max() <= 2
 
 
-def test_grey_levels_follow_the_range() -> None:
+def test_gray_levels_follow_the_range() -> None:
     assert region_to_bgr(flat_frame(16, 128, 128), (0, 0, 2, 2), BT709).max() == 0
     assert region_to_bgr(flat_frame(235, 128, 128), (0, 0, 2, 2), BT709).min() == 255
     assert region_to_bgr(flat_frame(16, 128, 128), (0, 0, 2, 2), FULL_601).min() == 16
 
 
 def test_an_unspecified_matrix_follows_the_height() -> None:
-    assert resolve_matrix(ColourTags(), 719) == 6
-    assert resolve_matrix(ColourTags(), 720) == 1
-    assert resolve_matrix(ColourTags(0), 1080) == 1
+    assert resolve_matrix(ColorTags(), 719) == 6
+    assert resolve_matrix(ColorTags(), 720) == 1
+    assert resolve_matrix(ColorTags(0), 1080) == 1
     assert resolve_matrix(BT2020, 480) == 9
 
 
-@pytest.mark.parametrize("colour", [BT601, BT709, BT2020, FULL_601])
-def test_the_round_trip_error_is_bounded(colour: ColourTags) -> None:
+@pytest.mark.parametrize("color", [BT601, BT709, BT2020, FULL_601])
+def test_the_round_trip_error_is_bounded(color: ColorTags) -> None:
     frame = noise_frame((64, 48))
     copy = frame.copy()
     box = (8, 4, 60, 44)
-    blend_bgr_into(copy, box, region_to_bgr(frame, box, colour), None, colour)
+    blend_bgr_into(copy, box, region_to_bgr(frame, box, color), None, color)
     assert np.abs(copy.y.astype(int) - frame.y).max() <= 1
     assert np.abs(copy.u.astype(int) - frame.u).max() <= 1
     assert np.abs(copy.v.astype(int) - frame.v).max() <= 1

@@ -1,4 +1,4 @@
-"""Every kind of picture becomes upright, even, square-pixel 8-bit 4:2:0 with its own colours."""
+"""Every kind of picture becomes upright, even, square-pixel 8-bit 4:2:0 with its own colors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.media.colour import region_to_bgr
+from retalking_core.media.color import region_to_bgr
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame
@@ -20,7 +20,7 @@ LIMITS = MediaLimits()
 
 def to_rgb(frame: Frame, path: Path) -> np.ndarray:
     height, width = frame.y.shape
-    return region_to_bgr(frame, (0, 0, width, height), open_video(path, LIMITS).info.colour)[..., ::-1]
+    return region_to_bgr(frame, (0, 0, width, height), open_video(path, LIMITS).info.color)[..., ::-1]
 
 
 @pytest.mark.parametrize(("rotation", "turns"), [(0.0, 0), (90.0, 1), (180.0, 2), (-90.0, 3)])
@@ -76,7 +76,7 @@ def test_exif_orientation_of_a_photo(tmp_path: Path, orientation: int) -> None:
         ("clip.avi", "mjpeg", "yuvj420p", 5),
     ],
 )
-def test_every_pixel_format_keeps_its_colours(
+def test_every_pixel_format_keeps_its_colors(
     tmp_path: Path, name: str, codec: str, pixel_format: str, tolerance: int
 ) -> None:
     options = {
@@ -107,10 +107,10 @@ def test_odd_sizes_lose_their_last_line(tmp_path: Path, size: tuple[int, int]) -
         assert (frame.y == stored[:height, :width]).all()
 
 
-def test_colour_tags_are_told(tmp_path: Path) -> None:
-    path = clips.make_video(tmp_path / "clip.mp4", frames=2, colour=(9, 9, 16, 2))
-    colour = open_video(path, LIMITS).info.colour
-    assert (colour.matrix, colour.primaries, colour.transfer, colour.full_range) == (9, 9, 16, True)
+def test_color_tags_are_told(tmp_path: Path) -> None:
+    path = clips.make_video(tmp_path / "clip.mp4", frames=2, color=(9, 9, 16, 2))
+    color = open_video(path, LIMITS).info.color
+    assert (color.matrix, color.primaries, color.transfer, color.full_range) == (9, 9, 16, True)
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path) -> None:
@@ -150,11 +150,11 @@ def test_transparent_pixels_are_black_and_half_transparent_ones_half(tmp_path: P
     assert np.abs(rgb[:, 68:] - 200).max() <= 3
 
 
-def test_grey_and_palette_pictures(tmp_path: Path) -> None:
+def test_gray_and_palette_pictures(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(96, dtype=np.uint8) * 2, (64, 1))
-    grey = next(open_video(clips.make_png(tmp_path / "grey.png", ramp), LIMITS).frames())
-    assert (grey.y == ramp).all()
-    assert (grey.u == 128).all()
+    gray = next(open_video(clips.make_png(tmp_path / "gray.png", ramp), LIMITS).frames())
+    assert (gray.y == ramp).all()
+    assert (gray.u == 128).all()
     palette = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
     indices = np.repeat(np.repeat(np.arange(3, dtype=np.uint8), 32)[None], 64, axis=0)
     path = clips.make_palette_png(tmp_path / "palette.png", indices, palette)

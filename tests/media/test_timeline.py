@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from retalking_core.media.timeline import exact_rate, plan_timeline
 from retalking_core.options import LengthMode
-from retalking_core.types import ColourTags, VideoInfo
+from retalking_core.types import ColorTags, VideoInfo
 
 MODES = get_args(LengthMode)
 
 
 def video(times_s: np.ndarray, last_s: float = 0.04, fps: Fraction = Fraction(25)) -> VideoInfo:
     times_s = np.asarray(times_s, np.float64)
-    return VideoInfo(64, 64, fps, times_s, float(times_s[-1] + last_s), 0, ColourTags(), False, "mp4", "h264")
+    return VideoInfo(64, 64, fps, times_s, float(times_s[-1] + last_s), 0, ColorTags(), False, "mp4", "h264")
 
 
 def regular(frames: int, fps: Fraction = Fraction(25)) -> VideoInfo:
@@ -69,7 +69,7 @@ def test_a_variable_rate_takes_the_nearest_in_time() -> None:
 
 
 def test_a_picture_repeats() -> None:
-    info = VideoInfo(64, 64, Fraction(25), np.zeros(1), 0.04, 0, ColourTags(), True, "png", "png")
+    info = VideoInfo(64, 64, Fraction(25), np.zeros(1), 0.04, 0, ColorTags(), True, "png", "png")
     for mode in ("bounce", "loop", "silence", "remap"):
         assert indices(info, 0.2, mode) == [0] * 5
 

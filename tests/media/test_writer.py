@@ -21,7 +21,7 @@ from retalking_core.media.speech_track import nearest_aac_rate
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.options import OutputOptions
-from retalking_core.types import ColourTags, VideoInfo
+from retalking_core.types import ColorTags, VideoInfo
 from tests.media import clips
 
 LIMITS = MediaLimits()
@@ -138,8 +138,8 @@ def test_speech_from_a_video_and_a_photo_as_face(tmp_path: Path) -> None:
         assert stream.frames == pytest.approx(30, abs=1)
 
 
-def test_colour_tags_metadata_and_faststart(tmp_path: Path) -> None:
-    video = clips.make_video(tmp_path / "clip.mp4", frames=10, colour=(9, 9, 16, 2))
+def test_color_tags_metadata_and_faststart(tmp_path: Path) -> None:
+    video = clips.make_video(tmp_path / "clip.mp4", frames=10, color=(9, 9, 16, 2))
     speech = clips.make_wav(tmp_path / "speech.wav", 0.4)
     tags = {"title": "A talk", "retalking_engine": "preview", "retalking_job": "01J"}
     for container in ("mp4", "mov", "mkv"):
@@ -167,7 +167,7 @@ def test_the_picture_survives_the_encoder(tmp_path: Path) -> None:
 
 
 def test_max_height_scales_down_never_up(tmp_path: Path) -> None:
-    info = VideoInfo(1920, 1080, Fraction(25), np.zeros(1), 0.04, 0, ColourTags(), True, "png", "png")
+    info = VideoInfo(1920, 1080, Fraction(25), np.zeros(1), 0.04, 0, ColorTags(), True, "png", "png")
     assert output_size(info, None) == (1920, 1080)
     assert output_size(info, 2160) == (1920, 1080)
     assert output_size(info, 720) == (1280, 720)
@@ -252,7 +252,7 @@ render(Path({str(video)!r}), Path({str(speech)!r}), Path({str(tmp_path)!r}) / "r
 def test_large_pictures_get_fewer_encoder_threads(tmp_path: Path, size: tuple[int, int], threads: int) -> None:
     with av.open(str(tmp_path / "out.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
-        PictureSettings(*size, size[1], ColourTags(1, 1, 1, False), Fraction(25), 18).apply(stream.codec_context)
+        PictureSettings(*size, size[1], ColorTags(1, 1, 1, False), Fraction(25), 18).apply(stream.codec_context)
         assert stream.codec_context.thread_count == threads
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from retalking_core.weights import synthesis
-from retalking_core.weights.manifest import Manifest
+from retalking_core.weights.table import Manifest
 
 # More threads than that only fight each other on small machines.
 torch.set_num_threads(min(2, torch.get_num_threads()))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retalking_core.networks import catalogue
-from retalking_core.weights.manifest import Manifest, TensorSpec, load_manifest
-from retalking_core.weights.recipes import draw_weights, tensor_generator
+from retalking_core.weights.synthesis import draw_weights, tensor_generator
+from retalking_core.weights.table import Manifest, TensorSpec, load_manifest
 
 Inputs = dict[str, Tensor]
 

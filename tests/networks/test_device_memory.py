@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retalking_core.networks.device_memory import OPERATORS_CHOICE, let_segments_grow
+from retalking_core.device import OPERATORS_CHOICE, enable_expandable_segments
 
 GPU = torch.device("cuda")
 
@@ -25,13 +25,13 @@ def named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 def test_segments_grow_on_a_whole_gpu(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, "NVIDIA H100 80GB HBM3")
-    assert let_segments_grow(GPU)
+    assert enable_expandable_segments(GPU)
     assert told == ["expandable_segments:True"]
 
 
 def test_a_slice_of_a_gpu_is_left_alone(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, "NVIDIA A100-SXM4-40GB MIG 1g.5gb")
-    assert not let_segments_grow(GPU)
+    assert not enable_expandable_segments(GPU)
     assert told == []
 
 
@@ -39,12 +39,12 @@ def test_a_slice_of_a_gpu_is_left_alone(told: list[str], monkeypatch: pytest.Mon
 def test_the_operators_choice_stays(name: str, told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, "NVIDIA H100 80GB HBM3")
     monkeypatch.setenv(name, "expandable_segments:False")
-    assert not let_segments_grow(GPU)
+    assert not enable_expandable_segments(GPU)
     assert told == []
 
 
 def test_a_cpu_has_no_allocator_to_tell(told: list[str]) -> None:
-    assert not let_segments_grow(torch.device("cpu"))
+    assert not enable_expandable_segments(torch.device("cpu"))
     assert told == []
 
 

@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from retalking_core.networks.doubling import BILINEAR, NEAREST, BilinearDoublingConv2d, DoublingConv2d
-from retalking_core.networks.modulation import STYLE_LENGTH, ModulatedConv2d
+from retalking_core.networks.layers import (
+    BILINEAR,
+    NEAREST,
+    STYLE_LENGTH,
+    BilinearDoublingConv2d,
+    DoublingConv2d,
+    ModulatedConv2d,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +57,7 @@ def test_a_modulated_convolution_doubles_within_as_it_did_before(to_the_border: 
     x, style = torch.randn(2, 6, 10, 10), torch.randn(2, STYLE_LENGTH)
     with torch.inference_mode():
         before = conv(x, style)
-        conv.double_within(to_the_border)
+        conv.fuse_upsample(to_the_border)
         after = conv(x, style)
     kept = slice(None) if to_the_border else slice(1, -1)
     torch.testing.assert_close(after[:, :, kept, kept], before[:, :, kept, kept], atol=1e-5, rtol=1e-5)

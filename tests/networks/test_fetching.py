@@ -13,7 +13,7 @@ import torch
 
 from retalking_core.weights import errors
 from retalking_core.weights.fetching import Fetcher, Source
-from retalking_core.weights.lock import LOCK_NAME, digest_of, read_lock
+from retalking_core.weights.folder import LOCK_NAME, digest_of, read_lock
 from retalking_core.weights.synthesis import synthetic_state_dict
 from retalking_core.weights.table import WEIGHT_FILES
 from tests.networks.mirror import Mirror, serve, to_bytes

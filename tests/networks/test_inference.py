@@ -17,8 +17,8 @@ from retalking_core.networks.inference import (
     HALF_ALLOWED,
     REFERENCE,
     InferenceVariant,
+    optimize_for_inference,
     prepare,
-    rearrange,
 )
 from retalking_core.networks.lnet import FourierUnit
 from tests.networks.golden import load_synthetic, make_input, read_golden
@@ -86,7 +86,7 @@ def test_folding_changes_rounding_only(name: str) -> None:
 def test_rearranging_changes_rounding_only(name: str) -> None:
     network, inputs = network_and_inputs(name)
     network = copy.deepcopy(network)
-    rearrange(network)
+    optimize_for_inference(network)
     outputs = tensors(prepare(name, network, REFERENCE)(*inputs))
     assert max(largest_errors(outputs, reference(name))) <= EXACT
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from spandrel.architectures.GFPGAN.__arch.stylegan2_clean_arch import StyleConv as LibraryStyleConv
 
-from retalking_core.networks.modulation import STYLE_LENGTH, StyleConv
+from retalking_core.networks.layers import STYLE_LENGTH, StyleConv
 
 
 def pair(up: bool) -> tuple[LibraryStyleConv, StyleConv]:

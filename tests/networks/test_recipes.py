@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from retalking_core.networks import catalogue
-from retalking_core.weights.manifest import load_manifest
-from retalking_core.weights.recipes import POWER_ITERATIONS, draw_weights
+from retalking_core.weights.synthesis import POWER_ITERATIONS, draw_weights
+from retalking_core.weights.table import load_manifest
 from tests.networks.golden import parse_manifest
 from tests.networks.test_golden import FOLDERS
 

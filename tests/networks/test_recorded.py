@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retalking_core.networks import recorded
-from retalking_core.networks.recorded import RecordedCall
+from retalking_core.networks import cuda_graphs
+from retalking_core.networks.cuda_graphs import CudaGraphCall
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: graphs exist on CUDA only")
 
@@ -27,12 +27,12 @@ class Mixed(nn.Module):
 def test_tensors_are_taken_out_and_put_back_wherever_they_are() -> None:
     first, second = torch.zeros(2, 3), torch.ones(4, dtype=torch.float16)
     tensors: list[Tensor] = []
-    shape = recorded._taken_apart(((first, None), {"noises": [second], "scale": 2}), tensors)
+    shape = cuda_graphs._taken_apart(((first, None), {"noises": [second], "scale": 2}), tensors)
     assert [id(tensor) for tensor in tensors] == [id(first), id(second)]
-    positional, options = recorded._put_together(shape, iter(["a", "b"]))
+    positional, options = cuda_graphs._put_together(shape, iter(["a", "b"]))
     assert positional == ["a", None]
     assert options == {"noises": ["b"], "scale": 2}
-    other = recorded._taken_apart(((first.half(), None), {"noises": [second], "scale": 2}), [])
+    other = cuda_graphs._taken_apart(((first.half(), None), {"noises": [second], "scale": 2}), [])
     assert other != shape
 
 
@@ -41,7 +41,7 @@ def test_a_replay_gives_what_a_call_gives() -> None:
     torch.manual_seed(0)
     network = Mixed().cuda().eval()
     with torch.inference_mode():
-        call = RecordedCall(network)
+        call = CudaGraphCall(network)
         for _ in range(3):
             x, noise = torch.randn(4, 3, 20, 20, device="cuda"), torch.randn(1, 1, 20, 20, device="cuda")
             expected = network(x, noises=[noise, None])
@@ -54,7 +54,7 @@ def test_recordings_that_share_memory_do_not_disturb_each_other() -> None:
     torch.manual_seed(1)
     with torch.inference_mode():
         networks = [Mixed().cuda().eval() for _ in range(3)]
-        calls = [RecordedCall(network) for network in networks]
+        calls = [CudaGraphCall(network) for network in networks]
         x = torch.randn(2, 3, 64, 64, device="cuda")
         for k in (0, 1, 2, 1, 0, 2):
             torch.testing.assert_close(calls[k](x, noises=[x[:1, :1]])[0], networks[k](x, noises=[x[:1, :1]])[0])
@@ -65,7 +65,7 @@ def test_recordings_can_go_and_be_made_again() -> None:
     with torch.inference_mode():
         network, x = Mixed().cuda().eval(), torch.randn(2, 3, 16, 16, device="cuda")
         for _ in range(3):
-            calls = [RecordedCall(network), RecordedCall(network)]
+            calls = [CudaGraphCall(network), CudaGraphCall(network)]
             for call in calls:
                 torch.testing.assert_close(call(x, noises=[None])[0], network(x, noises=[None])[0])
             del calls, call
@@ -74,7 +74,7 @@ def test_recordings_can_go_and_be_made_again() -> None:
 @needs_cuda
 def test_another_shape_is_refused() -> None:
     with torch.inference_mode():
-        call = RecordedCall(Mixed().cuda().eval())
+        call = CudaGraphCall(Mixed().cuda().eval())
         x = torch.randn(2, 3, 16, 16, device="cuda")
         call(x, noises=[x[:1, :1]])
         with pytest.raises(ValueError, match="recorded for"):

@@ -11,11 +11,11 @@ import torch
 
 from retalking_core.networks.inference import REFERENCE, InferenceVariant
 from retalking_core.weights import errors
-from retalking_core.weights.lock import LOCK_NAME, digest_of, read_lock
+from retalking_core.weights.checkpoint import verify_file
+from retalking_core.weights.folder import LOCK_NAME, digest_of, read_lock
 from retalking_core.weights.store import NetworkStore
 from retalking_core.weights.synthesis import synthesize, synthetic_state_dict, write_checkpoint
 from retalking_core.weights.table import WEIGHT_FILES
-from retalking_core.weights.verification import verify_file
 
 FOUR = ("ganimation", "syncnet", "lnet", "enet")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines import preview
-from retalking_core.engines.preview_scene import Box
+from retalking_core.engines.preview import engine as preview
+from retalking_core.engines.preview.analysis import Box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import RenderOptions
@@ -41,7 +41,7 @@ def render_watched(
     hook: ProgressHook | None = None,
 ) -> Watched:
     """Render, comparing each frame that leaves the engine with a second, independent decode of the input."""
-    options, watched, drawn = options or RenderOptions(), Watched(), preview.synthesise
+    options, watched, drawn = options or RenderOptions(), Watched(), preview.synthesize
 
     def observed(scene, source, clock) -> Iterator[tuple[Frame, Box | None]]:
         decoded = open_video(video, DEFAULT_LIMITS, options.fps).frames_at(scene.timeline.source_index.tolist())
@@ -60,7 +60,7 @@ def render_watched(
             hook(step)
 
     with patch.context() as context:
-        context.setattr(preview, "synthesise", observed)
+        context.setattr(preview, "synthesize", observed)
         watched.report = engine.render(video, audio, result, options, note)
     return watched
 

@@ -6,12 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.landmarks import inner_gap
-from retalking_core.faces.track import TrackRequest
-from retalking_core.stages.mouth_curves import mouth_curves, smooth_curve
-from retalking_core.stages.mouth_field import region_box, solve_field
-from retalking_core.stages.mouth_interior import (
+from retalking_core.engines.preview.mouth_curves import mouth_curves, smooth_curve
+from retalking_core.engines.preview.mouth_field import region_box, solve_field
+from retalking_core.engines.preview.mouth_interior import (
     MouthInterior,
     paint_interior,
     rank_open_frames,
@@ -19,8 +16,11 @@ from retalking_core.stages.mouth_interior import (
     skin_light,
     take_interior,
 )
-from retalking_core.stages.mouth_render import draw_mouth
-from retalking_core.stages.mouth_shape import MouthRest, MouthShape, face_axes, learn_rest, plan_shape
+from retalking_core.engines.preview.mouth_render import draw_mouth
+from retalking_core.engines.preview.mouth_shape import MouthRest, MouthShape, face_axes, learn_rest, plan_shape
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.landmarks import inner_gap
+from retalking_core.faces.track import TrackRequest
 from retalking_core.types import FaceTrack, Frame
 from tests.faces.clips import PictureSource, portrait, to_frame
 from tests.faces.shapes import frontal_face

@@ -1,4 +1,4 @@
-"""The whole preview engine on clips made from one portrait and synthesised speech."""
+"""The whole preview engine on clips made from one portrait and synthesized speech."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from retalking_core.engines.preview import PreviewEngine
-from retalking_core.engines.preview_scene import faceless_ranges_s, fade_strength
+from retalking_core.engines.presence import faceless_ranges_s, fade_strength
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
@@ -78,8 +78,8 @@ def test_moving_portrait_speaks(engine, speech, moving_clip, tmp_path, monkeypat
     steps = [step.fraction for step in watched.progress]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (0.0, 1.0)
-    assert {step.stage for step in watched.progress} == {"analyse", "synthesise"}
-    assert set(watched.report.stage_times_s) >= {"read", "analyse", "draw", "encode", "synthesise"}
+    assert {step.stage for step in watched.progress} == {"analyze", "synthesize"}
+    assert set(watched.report.stage_times_s) >= {"read", "analyze", "draw", "encode", "synthesize"}
 
 
 def test_file_says_what_it_is(engine, speech, moving_clip, tmp_path) -> None:
@@ -145,7 +145,7 @@ def test_what_needs_a_network_is_refused(engine, options, speech, moving_clip, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("stage", ["analyse", "synthesise"])
+@pytest.mark.parametrize("stage", ["analyze", "synthesize"])
 def test_cancel_stops_at_once_and_leaves_nothing(engine, stage, speech, moving_clip, tmp_path) -> None:
     def cancel(step: Progress) -> None:
         if step.stage == stage and step.done >= 4:

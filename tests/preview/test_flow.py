@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from retalking_core.engines.preview_flow import KeptSource, PrefetchedSource, StageClock
-from retalking_core.read_ahead import ReadAhead
+from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
+from retalking_core.progress import StageClock
+from retalking_core.threads import ReadAhead
 from retalking_core.types import Frame
 from tests.faces.clips import PictureSource, backdrop
 
@@ -55,7 +56,7 @@ def test_leaving_early_stops_the_producer_and_closes_it() -> None:
 
 def test_prefetched_source_gives_the_same_frames() -> None:
     source = PictureSource([backdrop(64, 48)] * 6)
-    ahead = PrefetchedSource(source)
+    ahead = PrefetchingFrameSource(source)
     assert ahead.info is source.info
     assert [frame.index for frame in ahead.frames()] == list(range(6))
     assert [frame.index for frame in ahead.frames_at([5, 0, 5])] == [5, 0, 5]
@@ -84,7 +85,7 @@ class CountingSource(PictureSource):
 
 def test_kept_source_decodes_each_frame_once_in_any_order() -> None:
     source = CountingSource(6)
-    kept = KeptSource(source, 6 * 64 * 48 * 3 // 2)
+    kept = CachingFrameSource(source, 6 * 64 * 48 * 3 // 2)
     assert next(kept.frames_at([2, 3])).index == 2  # left early
     for order in ([0, 1, 2, 1, 0], [5, 4, 3, 3], range(6)):
         assert [frame.index for frame in kept.frames_at(order)] == list(order)
@@ -93,7 +94,7 @@ def test_kept_source_decodes_each_frame_once_in_any_order() -> None:
 
 def test_kept_source_keeps_nothing_of_a_clip_that_does_not_fit() -> None:
     source = CountingSource(6)
-    kept = KeptSource(source, 6 * 64 * 48 * 3 // 2 - 1)
+    kept = CachingFrameSource(source, 6 * 64 * 48 * 3 // 2 - 1)
     for _ in range(2):
         assert [frame.index for frame in kept.frames()] == list(range(6))
     assert source.read == [*range(6), *range(6)]

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from retalking_core.audio.mouth_motion import MouthMotion, plan_mouth_motion
+from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
 from tests.preview.speech import make_sound, talk
 

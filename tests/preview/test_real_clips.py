@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.metrics import evaluate
 from tests.preview.rendering import render_watched
 

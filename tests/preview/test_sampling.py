@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.small_products import product
-from retalking_core.stages.mouth_sampling import STILL_PX, moving_window, sample
+from retalking_core.engines.preview.mouth_render import STILL_PX, moving_window, sample
+from retalking_core.numerics import tiled_matmul
 from retalking_core.types import Frame
 
 BOX = (20, 10, 180, 150)
@@ -67,4 +67,4 @@ def test_products_in_tiles_are_products() -> None:
         ((3, 300_000), (300_000, 2)),
     ):
         left, right = rng.normal(size=one), rng.normal(size=other)
-        np.testing.assert_allclose(product(left, right), left @ right, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(tiled_matmul(left, right), left @ right, rtol=1e-9, atol=1e-9)

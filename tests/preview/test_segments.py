@@ -8,14 +8,14 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview import PreviewEngine
-from retalking_core.engines.preview_scene import PreviewScene
+from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.engine import SegmentedEngine
+from retalking_core.engines.preview.analysis import PreviewAnalysis
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
-from retalking_core.scene_file import load_scene, save_scene
-from retalking_core.segmented import SegmentedEngine
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import talk, write_wav
 
@@ -42,8 +42,8 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
     whole = engine.render(clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
     told: list[Progress] = []
     scene = tmp_path / "scene"
-    drawn = [engine.analyse_clip(clip, speech, scene, OPTIONS, told.append)]
-    assert all(step.stage == "analyse" and step.fraction < 0.5 for step in told)
+    drawn = [engine.analyze_clip(clip, speech, scene, OPTIONS, told.append)]
+    assert all(step.stage == "analyze" and step.fraction < 0.5 for step in told)
     parts = []
     segments = plan_segments(whole.frames)
     assert len(segments) == 2
@@ -64,7 +64,7 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
     assert np.array_equal(joined.mouth_target, whole.mouth_target)
     for name in ("frames", "fps", "duration_s", "width", "height", "face_coverage", "faceless_ranges_s", "notes"):
         assert getattr(joined, name) == getattr(whole, name)
-    assert {"analyse", "draw", "encode", "join"} <= set(joined.stage_times_s)
+    assert {"analyze", "draw", "encode", "join"} <= set(joined.stage_times_s)
 
 
 def test_a_scene_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -72,22 +72,22 @@ def test_a_scene_that_is_damaged_or_of_another_version_is_refused(tmp_path: Path
     for content in (b"", b"not an archive"):
         path.write_bytes(content)
         with pytest.raises(EngineFaultError, match="could not be read back"):
-            load_scene(path, PreviewScene)
-    save_scene(path, OutputOptions())
+            load_analysis(path, PreviewAnalysis)
+    save_analysis(path, OutputOptions())
     with pytest.raises(EngineFaultError, match="could not be read back"):
-        load_scene(path, PreviewScene)
+        load_analysis(path, PreviewAnalysis)
 
 
 def test_a_scene_keeps_every_kind_of_value(tmp_path: Path) -> None:
     path = tmp_path / "scene"
     options = OutputOptions(crf=7, max_height=None, container="mkv", fps=12.5)
-    save_scene(path, options)
-    assert load_scene(path, OutputOptions) == options
+    save_analysis(path, options)
+    assert load_analysis(path, OutputOptions) == options
     asked = RenderOptions(pads=(1, 2, 3, 4), expression="smile", one_shot=True)
-    save_scene(path, asked)
-    assert load_scene(path, RenderOptions) == asked
+    save_analysis(path, asked)
+    assert load_analysis(path, RenderOptions) == asked
     with pytest.raises(TypeError, match="made_by"):
-        save_scene(path, _with_object())
+        save_analysis(path, _with_object())
 
 
 def _with_object() -> object:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retalking_core.provenance.claims import InputFile, ProvenanceClaim
-from retalking_core.provenance.credentials import load_credentials
-from retalking_core.provenance.signing import sign_file
+from retalking_core.provenance.signing import InputFile, ProvenanceClaim, load_credentials, sign_file
 from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
 from tests.media import clips
 from tests.media.test_writer import render

@@ -16,10 +16,15 @@ import c2pa
 import pytest
 
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError, UnsupportedContainerError
-from retalking_core.provenance.claims import SOURCE_TYPES, InputFile
-from retalking_core.provenance.credentials import load_credentials
 from retalking_core.provenance.reading import Provenance, read_provenance
-from retalking_core.provenance.signing import OFFLINE, mime_of_result, sign_file
+from retalking_core.provenance.signing import (
+    OFFLINE,
+    SOURCE_TYPES,
+    InputFile,
+    load_credentials,
+    mime_of_result,
+    sign_file,
+)
 from retalking_core.provenance.trial_certificate import make_trial_certificate
 from tests.media import clips
 from tests.media.test_writer import render
@@ -193,10 +198,10 @@ def test_what_is_wrong_with_the_credentials_is_said_before(material: Material, t
     other = make_trial_certificate(tmp_path / "other")
     old = make_trial_certificate(tmp_path / "old", days=1, now=datetime.now(UTC) - timedelta(days=3))
     wrong = {
-        "can not be opened": (tmp_path / "nothing.pem", made.key),
+        "cannot be opened": (tmp_path / "nothing.pem", made.key),
         "does not belong": (made.chain, other.key),
         "valid from": (old.chain, old.key),
-        "can not be read": (made.chain, material.video),
+        "cannot be read": (made.chain, material.video),
     }
     for words, (cert, key) in wrong.items():
         with pytest.raises(ProvenanceError, match=words) as refused:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,3 +84,11 @@ def triangle_pattern(height: int, width: int, parameters: NDArray) -> NDArray[np
     a, b, c = np.asarray(parameters, np.int64)
     y, x = np.mgrid[:height, :width][..., None]
     return np.abs((a * x + b * y + c) % 510 - 255).astype(np.uint8)
+
+
+def named_pattern_parameters(name: str) -> NDArray[np.int64]:
+    """Parameters of a pattern that the full set names but does not store: its README states them."""
+    text = (FOLDERS["full"] / "README.md").read_text()
+    stated = re.search(rf"\b{name} = (\(\([-\d, ]+\)(?:, ?\([-\d, ]+\))*\))", text)
+    assert stated, f"the README of the golden set does not state {name}"
+    return np.array(ast.literal_eval(stated[1]))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.imaging.filters import truncate_u8
+from retalking_core.engines.original import stages as original_stages
+from retalking_core.engines.original.imaging import truncate_u8
 from retalking_core.stages import emotion as stage
-from tests.stages.golden_set import GoldenSet, triangle_pattern
+from tests.stages.golden_set import GoldenSet, named_pattern_parameters, triangle_pattern
 
 file = pytest.mark.golden_file("06_rl1_emotion")
 
@@ -17,7 +18,7 @@ def test_composition(golden: GoldenSet) -> None:
     prediction, six = torch.from_numpy(golden["net_pred"]), torch.from_numpy(golden["img_batch"])
     upper = torch.from_numpy(golden["img_original"])
     golden.check("out_flag_False", prediction.clamp(0, 1), 0)
-    composed = stage.compose_halves_original(prediction, six[:, :3], upper)
+    composed = original_stages.compose_halves_original(prediction, six[:, :3], upper)
     golden.check("out_flag_True", composed, 0)
     golden.check("out_flag_True_u8", truncate_u8((composed * 255).permute(0, 2, 3, 1).numpy()), 0)
 
@@ -32,9 +33,9 @@ def test_action_units(golden: GoldenSet) -> None:
 @pytest.mark.golden
 @file
 def test_sizes(golden: GoldenSet) -> None:
-    pattern = triangle_pattern(384, 384, np.array(((3, 1, 2), (1, 4, 2), (10, 90, 200))))
-    face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
     golden.require("emo_fake", "emo_src128")
+    pattern = triangle_pattern(384, 384, named_pattern_parameters("tri0"))
+    face = torch.from_numpy(pattern.astype(np.float32) / 255).permute(2, 0, 1)[None]
     golden.check("emo_src128", stage.to_network_size(face)[..., ::2, ::2], 1e-5)
     enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
     golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
@@ -59,7 +60,7 @@ def _brightens(image: torch.Tensor, units: torch.Tensor) -> stage.Edit:
 def test_an_edit_that_changes_nothing_costs_no_sharpness() -> None:
     faces = torch.rand(2, 3, 384, 384, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(stage.edit_emotion(_keeps_all, faces, "sad"), faces, atol=1e-6, rtol=0)
-    assert (stage.edit_emotion_original(_keeps_all, faces, "sad") - faces).abs().mean() > 0.1
+    assert (original_stages.edit_emotion_original(_keeps_all, faces, "sad") - faces).abs().mean() > 0.1
 
 
 def test_emotion_changes_the_upper_half_only() -> None:

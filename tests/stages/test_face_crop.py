@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from retalking_core.engines.original import stages as original_stages
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.stages import face_crop
 from retalking_core.types import FaceTrack
@@ -16,7 +17,7 @@ file = pytest.mark.golden_file("02_crop")
 def test_crop_of_every_case(golden: GoldenSet) -> None:
     for case in golden["cases"].tolist():
         width, height = golden[f"{case}_WH"].tolist()
-        crop = face_crop.crop_first_frame_original(golden[f"{case}_lm"], width, height)
+        crop = original_stages.crop_first_frame_original(golden[f"{case}_lm"], width, height)
         golden.check(f"{case}_crop", crop.crop, 0)
         golden.check(f"{case}_quad", crop.quad, 1e-6)
         golden.check(f"{case}_obox", crop.box, 0)
@@ -29,12 +30,12 @@ def test_crop_of_every_case(golden: GoldenSet) -> None:
 def test_picture_of_the_crop(golden: GoldenSet) -> None:
     golden.require("img_frame")
     frame = golden["img_frame"]
-    crop = face_crop.crop_first_frame_original(golden["img_lm"], frame.shape[1], frame.shape[0])
+    crop = original_stages.crop_first_frame_original(golden["img_lm"], frame.shape[1], frame.shape[0])
     golden.check("img_crop", crop.crop, 0)
     golden.check("img_quad", crop.quad, 1e-6)
     region = face_crop.cut_original(frame, crop)
     golden.check("img_cropped", region, 0)
-    golden.check("img_256", face_crop.resize_256_original(region), 0)
+    golden.check("img_256", original_stages.resize_256_original(region), 0)
 
 
 @pytest.mark.golden

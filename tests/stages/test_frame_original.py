@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from retalking_core.engines.original import renderer as stage
+from retalking_core.engines.original.restoration import DetectedFaces
 from retalking_core.faces.alignment import five_points
-from retalking_core.stages import frame_original as stage
-from retalking_core.stages.enhance_original import DetectedFaces
 from tests.faces.shapes import frontal_face
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 from tests.stages.stubs import ClassMap, Pattern

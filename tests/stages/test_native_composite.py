@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engines.original import imaging as original
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE, moved
-from retalking_core.imaging import blending, pyramid
-from retalking_core.imaging.separable import crop_resized, place_resized
-from retalking_core.imaging.turning import warp_batch
-from retalking_core.media.colour import colour_matrices
-from retalking_core.stages import composite, enhance, parsing, region, restore
-from retalking_core.types import ColourTags, Frame
+from retalking_core.imaging import pyramid
+from retalking_core.imaging.affine import warp_batch
+from retalking_core.imaging.resample import crop_resized, place_resized
+from retalking_core.media.color import color_matrices
+from retalking_core.stages import composite, region, restoration
+from retalking_core.types import ColorTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
-COLOUR = ColourTags()
+COLOR = ColorTags()
 SKIN = np.full((512, 512), 1, np.uint8)
 SKIN[330:420, 200:312] = 11
 
@@ -35,12 +36,12 @@ def _texture(count: int, side: int, seed: int = 5) -> torch.Tensor:
     return torch.nn.functional.interpolate(noise, size=side, mode="bicubic").clamp(0, 255)
 
 
-def _landmarks(count: int, centre: float, scale: float) -> np.ndarray:
+def _landmarks(count: int, center: float, scale: float) -> np.ndarray:
     """68 points of which eyes, nose tip and mouth corners lie as in GFPGAN's template."""
     points = np.tile(GFPGAN_TEMPLATE[2], (68, 1))
     for part, target in ((slice(36, 42), 0), (slice(42, 48), 1), (30, 2), (48, 3), (54, 4)):
         points[part] = GFPGAN_TEMPLATE[target]
-    return np.tile((points - 256) * scale + centre, (count, 1, 1))
+    return np.tile((points - 256) * scale + center, (count, 1, 1))
 
 
 @pytest.mark.golden
@@ -50,33 +51,33 @@ def test_blend_differs_from_the_original_by_its_rounding_only(golden: GoldenSet)
     tensors = [torch.from_numpy(p).permute(2, 0, 1)[None] for p in (one, other)]
     mask = torch.from_numpy(golden["m64"])[None, None]
     for levels in (2, 3, 6):
-        change = blending.blend_change(tensors[0] - tensors[1], mask, levels)
+        change = pyramid.blend_change(tensors[0] - tensors[1], mask, levels)
         own = (tensors[1] + change)[0].permute(1, 2, 0).numpy()
         golden.check(f"lap64_L{levels}", own, 2.0, 0.4)
-        exact = pyramid.blend_laplacian_original(one, other, golden["m64"], levels)
+        exact = original.blend_laplacian_original(one, other, golden["m64"], levels)
         assert np.abs(own - exact).max() < 1e-3
 
 
 def test_steps_agree_with_opencv() -> None:
     picture = np.random.default_rng(1).uniform(0, 255, (48, 64, 3)).astype(np.float32)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    assert np.abs(blending.halve(tensor)[0].permute(1, 2, 0).numpy() - pyramid.halve(picture)).max() < 1e-4
-    assert np.abs(blending.double(tensor)[0].permute(1, 2, 0).numpy() - pyramid.double(picture)).max() < 1e-4
+    assert np.abs(pyramid.pyr_down(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_down(picture)).max() < 1e-4
+    assert np.abs(pyramid.pyr_up(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_up(picture)).max() < 1e-4
     tiny = tensor[..., :2, :2]
-    assert blending.double(blending.halve(tiny)).shape == tiny.shape
+    assert pyramid.pyr_up(pyramid.pyr_down(tiny)).shape == tiny.shape
 
 
 def test_turning_there_and_back() -> None:
     pictures = _texture(2, 256)
     marks = _landmarks(2, 128, 0.35)
-    forward, back = enhance.template_transforms(marks, GFPGAN_TEMPLATE)
+    forward, back = restoration.template_transforms(marks, GFPGAN_TEMPLATE)
     assert np.abs(moved(GFPGAN_TEMPLATE[None] + 0.5, back[:1])[0] - (marks[0, [36, 42, 30, 48, 54]] + 0.5)).max() < 1e-6
     again = warp_batch(warp_batch(pictures, back, 512, 512), forward, 256, 256)
     assert (again - pictures)[..., 70:-70, 70:-70].abs().mean() < 1.5
 
 
 def test_large_faces_are_averaged_on_the_way_down() -> None:
-    """A pattern finer than the result must become grey, not another pattern."""
+    """A pattern finer than the result must become gray, not another pattern."""
     stripes = (torch.arange(2048) % 2 * 255.0).expand(1, 3, 2048, 2048)
     shrink = np.array([[[4.0, 0, 0], [0, 4.0, 0]]])
     assert (warp_batch(stripes, shrink, 512, 512) - 127.5).abs().max() < 1
@@ -93,11 +94,11 @@ def test_box_there_and_back() -> None:
     assert cover.sum() == pytest.approx((200.0 - 40.25) * (210.75 - 33.5), rel=1e-5)
 
 
-def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: enhance.Restorer) -> torch.Tensor:
+def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: restoration.Restorer) -> torch.Tensor:
     marks = _landmarks(len(pictures), 192, 0.5)
     boxes = torch.tensor([[100.0, 90.0, 284.0, 300.0]]).expand(len(pictures), -1)
     pasted = composite.paste_prediction(pictures, prediction, boxes)
-    restored = restore.restore(restorer, Parts(), pasted, marks)
+    restored = restoration.restore(restorer, Parts(), pasted, marks)
     return composite.composite(pictures, pasted, restored, composite.BlendPlan(4, boxes))
 
 
@@ -125,7 +126,7 @@ def test_change_ends_before_the_edge_and_reaches_the_mouth() -> None:
 
 
 def test_one_parse_gives_both_masks() -> None:
-    parts = parsing.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
+    parts = restoration.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
     assert parts.face.shape == parts.mouth.shape == (2, 1, 512, 512)
     assert float(parts.mouth[0, 0, 370, 256]) == pytest.approx(1)
     assert float(parts.face[0, 0, 256, 256]) == pytest.approx(1)
@@ -149,14 +150,14 @@ def _places(left: float, top: float, side: float) -> region.FacePlaces:
 
 
 def _changed(frame: Frame, regions: region.RegionBatch, change: torch.Tensor) -> Frame:
-    planes = region.changed_planes(regions, change, COLOUR, frame.y.shape[0])
+    planes = region.changed_planes(regions, change, COLOR, frame.y.shape[0])
     return region.put_regions([frame], regions.origins, regions.side, planes.numpy())[0]
 
 
 def _region_by_formula(frame: Frame, origin: np.ndarray, side: int) -> np.ndarray:
     """ITU-T H.273 in double precision on the whole frame, then cut with its edges repeated; not rounded."""
     height, width = frame.y.shape
-    to_bgr = colour_matrices(COLOUR, height)[0].astype(np.float64)
+    to_bgr = color_matrices(COLOR, height)[0].astype(np.float64)
     full = (frame.y, *(plane.repeat(2, axis=0).repeat(2, axis=1) for plane in (frame.u, frame.v)))
     whole = np.stack(full, axis=2) @ to_bgr[:, :3].T + to_bgr[:, 3]
     rows, columns = (
@@ -171,7 +172,7 @@ def test_frames_are_untouched_where_the_change_is_zero(place: tuple[float, float
     frame, places = _frame(240, 320), _places(*place)
     side = region.region_side(places)
     assert side % region.GRAIN_PX == 0
-    regions = region.cut_regions([frame], places, side, COLOUR, "cpu")
+    regions = region.cut_regions([frame], places, side, COLOR, "cpu")
     change = torch.zeros(1, 3, side, side)
     exact = _region_by_formula(frame, regions.origins[0], side)
     assert np.abs(regions.pictures[0].permute(1, 2, 0).numpy() - exact).max() < 0.5001
@@ -193,7 +194,7 @@ def test_places_keep_their_meaning_through_the_transforms() -> None:
 
 def test_enhancement_by_a_network_that_changes_nothing() -> None:
     faces = _texture(2, 256)
-    own = enhance.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
+    own = restoration.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
     assert (own - faces).abs().mean() < 1.5
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engines.original import restoration as stage
 from retalking_core.faces.alignment import GFPGAN_TEMPLATE
-from retalking_core.stages import restore_original as stage
 from tests.stages.golden_set import GoldenSet
 from tests.stages.stubs import Pattern
 

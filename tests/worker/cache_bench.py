@@ -11,8 +11,7 @@ from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
 from jobs.objects import ObjectStore
 from jobs.redis_store import RedisJobStore
-from retalking_core.face_cache import FaceCache
-from retalking_core.local_face_cache import LocalFaceCache
+from retalking_core.face_cache import FaceCache, LocalFaceCache
 from worker.face_cache import CacheLimits, StoredFaceCache
 
 DAY_S = 86400.0

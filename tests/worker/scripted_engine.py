@@ -61,14 +61,14 @@ class ScriptedEngine:
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> RenderReport:
-        progress(Progress("analyse", 0.0))
+        progress(Progress("analyze", 0.0))
         (self._marks / "folder").write_text(str(result.parent))
         try:
             self._act(Act(options.seed), progress)
         finally:
             (self._marks / "left").write_text(str(time.monotonic()))
         report = remux(video, audio, result)
-        progress(Progress("synthesise", 1.0, report.frames, report.frames))
+        progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report
 
     def _act(self, act: Act, progress: ProgressHook) -> None:
@@ -102,7 +102,7 @@ def _work(progress: ProgressHook, seconds: float) -> None:
     began = time.monotonic()
     while (spent := time.monotonic() - began) < seconds:
         time.sleep(BATCH_S)
-        progress(Progress("synthesise", spent / seconds, int(spent / BATCH_S)))
+        progress(Progress("synthesize", spent / seconds, int(spent / BATCH_S)))
 
 
 def remux(video: Path, audio: Path, result: Path) -> RenderReport:
@@ -130,5 +130,5 @@ def remux(video: Path, audio: Path, result: Path) -> RenderReport:
             height=source.height,
             face_coverage=1.0,
             faceless_ranges_s=[],
-            stage_times_s={"synthesise": 0.1},
+            stage_times_s={"synthesize": 0.1},
         )

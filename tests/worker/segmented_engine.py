@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from retalking_core.engine import EngineCapabilities
+from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.reader import open_video
@@ -19,8 +20,6 @@ from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.scene_file import load_scene, save_scene
-from retalking_core.segmented import DrawingReport, sum_of_times
 from retalking_core.types import RenderReport, Timeline, VideoInfo
 
 BATCH = 10
@@ -45,18 +44,18 @@ class SlowEngine:
             self._work(writer, video, timeline, range(len(timeline.source_index)), options, progress)
         return _report(info, timeline, {})
 
-    def analyse_clip(
+    def analyze_clip(
         self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        self._mark("analyse")
-        save_scene(scene, _plan(video, audio, options)[1])
-        progress(Progress("analyse", 0.02))
-        return DrawingReport({"analyse": 0.5})
+        self._mark("analyze")
+        save_analysis(scene, _plan(video, audio, options)[1])
+        progress(Progress("analyze", 0.02))
+        return DrawingReport({"analyze": 0.5})
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
-        timeline = load_scene(scene, Timeline)
+        timeline = load_analysis(scene, Timeline)
         self._mark(f"segment-{plan_segments(len(timeline.source_index)).index(segment)}")
         info = open_video(video, DEFAULT_LIMITS).info
         with SegmentWriter(result, info, timeline, segment, options.output) as writer:
@@ -75,7 +74,7 @@ class SlowEngine:
         progress: ProgressHook,
     ) -> RenderReport:
         self._mark("join")
-        timeline, info = load_scene(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
+        timeline, info = load_analysis(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
         join_segments(result, parts, timeline, audio, options.output, {}, DEFAULT_LIMITS, progress)
         return _report(info, timeline, sum_of_times(drawn))
 
@@ -95,7 +94,7 @@ class SlowEngine:
             due_s += options.seed / 1000
             if done % BATCH == 0 or done == len(shown):
                 time.sleep(max(0.0, due_s - time.monotonic()))
-                progress(Progress("synthesise", done / len(shown), done, len(shown)))
+                progress(Progress("synthesize", done / len(shown), done, len(shown)))
 
     def _mark(self, what: str) -> None:
         (self._marks / f"{what}.{uuid.uuid4().hex}").touch()

@@ -18,9 +18,8 @@ from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
 from jobs.redis_store import RedisJobStore
 from jobs.s3_objects import S3ObjectStore
-from retalking_core import local_face_cache
-from retalking_core.cache_entries import EntryUse, surplus
-from retalking_core.face_cache import FaceCache
+from retalking_core import face_cache as core_cache
+from retalking_core.face_cache import EntryUse, FaceCache, surplus
 from tests.services import S3Endpoint
 from tests.worker.cache_bench import Bench, keep, key, local_bench, look, no_wait, stored_bench
 from worker import face_cache
@@ -38,7 +37,7 @@ def bucket(s3: S3Endpoint) -> S3ObjectStore:
 def bench(
     request: pytest.FixtureRequest, tmp_path: Path, job_store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
 ) -> Bench:
-    for module in (local_face_cache, face_cache):
+    for module in (core_cache, face_cache):
         monkeypatch.setattr(module, "WAIT_S", 0.05)
     if request.param == "folder":
         return local_bench(tmp_path)

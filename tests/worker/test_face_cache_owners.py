@@ -18,7 +18,7 @@ from jobs.names import FACE_CACHE_PREFIX, input_key
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
 from jobs.store import Origin
-from retalking_core.engines.videoretalking import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import MediaLimits

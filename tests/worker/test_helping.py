@@ -54,7 +54,7 @@ def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
 
 @pytest.fixture
 def owner(context: RunContext, tmp_path: Path) -> Lease:
-    """The lease of a job that was analysed and split: 300 frames, two segments."""
+    """The lease of a job that was analyzed and split: 300 frames, two segments."""
     video = make_video(tmp_path / "face.mp4", frames=30, size=(64, 48))
     speech = make_wav(tmp_path / "speech.wav", 12.0, rate_hz=8000)
     job_id, engine = new_job_id(), context.engines["preview"]
@@ -64,7 +64,7 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
     context.store.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
     lease = context.store.claim(job_id, "owner", 30.0)
     assert lease is not None
-    engine.analyse_clip(video, speech, tmp_path / "scene", RenderOptions(), ignore_progress)
+    engine.analyze_clip(video, speech, tmp_path / "scene", RenderOptions(), ignore_progress)
     context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
     plan = SplitPlan(
         engine="preview",
@@ -73,7 +73,7 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
         segments=2,
         scene_key=scene_key(job_id, 1),
         video_key=key,
-        analysed=0.1,
+        analyzed=0.1,
     )
     context.store.open_split(lease, plan)
     return lease

@@ -55,10 +55,10 @@ def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) ->
     stuck = threading.Event()
     with held.keeper(stall_s=0.5, on_stuck=stuck.set) as keeper, keeper.expecting_progress():
         for number in range(10):
-            keeper.beat("synthesise", 0.5, number)
+            keeper.beat("synthesize", 0.5, number)
             time.sleep(0.1)
         for _ in range(4):  # the same words again are no progress
-            keeper.beat("synthesise", 0.5, 9)
+            keeper.beat("synthesize", 0.5, 9)
             time.sleep(0.05)
         wait_until(held.store.requeue_lost, timeout=3)
         with pytest.raises(LeaseLostError):
@@ -96,7 +96,7 @@ def test_a_lease_that_another_took_is_lost(held: Held) -> None:
     with held.keeper() as keeper:
         held.store.release(held.lease, count_attempt=True)
         with pytest.raises(LeaseLostError):
-            keeper.beat("synthesise", 0.5)
+            keeper.beat("synthesize", 0.5)
 
 
 def test_a_notice_hands_back_when_it_is_due(held: Held) -> None:

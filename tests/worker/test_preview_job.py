@@ -46,4 +46,4 @@ def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
     assert any(value for value in curves.mouth_opening)
     assert curves.sync == {}  # nothing stands in for SyncNet where its checkpoint is not there
     stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
-    assert list(dict.fromkeys(stages)) == ["fetch", "analyse", "synthesise", "evaluate", "publish"]
+    assert list(dict.fromkeys(stages)) == ["fetch", "analyze", "synthesize", "evaluate", "publish"]

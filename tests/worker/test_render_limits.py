@@ -72,7 +72,7 @@ def test_sigterm_lets_a_short_job_finish(stack: Stack, worker: WorkerProcess) ->
 def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerProcess, to_the_whole_group: bool) -> None:
     """docker stops the first process only; systemd signals every process of the service."""
     job_id = stack.submit(seed=Act.SLOW)
-    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     began = time.monotonic()
     if to_the_whole_group:
         os.killpg(worker.pid, signal.SIGTERM)
@@ -90,7 +90,7 @@ def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerPro
 def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProcess) -> None:
     """SIGQUIT, as a second Ctrl-C sends it: no grace, but no lost attempt and no left-over file either."""
     job_id = stack.submit(seed=Act.SLOW)
-    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     os.kill(worker.pid, signal.SIGQUIT)
     worker.wait()
     job = stack.store.get(job_id)

@@ -76,7 +76,7 @@ def test_a_parent_that_asks_for_no_work_is_seen(stack: Stack, worker: WorkerProc
 
 def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerProcess) -> None:
     job_id = stack.submit(seed=Act.SLOW)
-    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     folder = Path((stack.marks / "folder").read_text())
     assert folder in stack.attempt_folders()
     (stack.marks / "left").unlink(missing_ok=True)
@@ -196,7 +196,7 @@ def test_a_named_engine_that_is_not_here_is_refused(stack: Stack, worker: Worker
 def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: WorkerProcess) -> None:
     """kill -9 in mid-render: the job is given out again, a fresh child finishes it."""
     job_id = stack.submit(seed=Act.BRIEF)
-    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     child = worker.child
     os.kill(child, signal.SIGKILL)
     job = stack.tend(job_id)
@@ -211,7 +211,7 @@ def test_the_parent_of_a_killed_child_lets_its_lease_go(redis_url: str, tmp_path
     stack = make_stack(redis_url, tmp_path, clips, RETALKING_LEASE_S="30", RETALKING_WORKER_TTL_S="30")
     with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
         job_id = stack.submit(seed=Act.BRIEF)
-        dead = stack.wait_for(job_id, lambda job: job.stage == "synthesise").worker
+        dead = stack.wait_for(job_id, lambda job: job.stage == "synthesize").worker
         os.kill(process.child, signal.SIGKILL)
         wait_until(lambda: [job.id for job in stack.store.requeue_lost()] == [job_id], 10, what="the lease is over")
         assert dead not in [card.id for card in stack.store.workers()]
@@ -244,7 +244,7 @@ def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: Wor
 def test_lost_connections_to_redis_cost_nothing(stack: Stack, worker: WorkerProcess) -> None:
     """Every connection is cut in mid-render: the job goes on, and the parent consumes again."""
     job_id = stack.submit(seed=Act.BRIEF)
-    stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+    stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     with connect_redis(stack.environment["RETALKING_REDIS_URL"]) as client:
         for kind in ("normal", "pubsub"):
             client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
@@ -259,7 +259,7 @@ def test_two_slots_work_on_two_jobs_at_a_time(redis_url: str, tmp_path: Path, cl
         wait_until(lambda: len(stack.store.workers()) == 2, what="both slots are ready")
         slow = [stack.submit(seed=Act.SLOW) for _ in range(2)]
         for job_id in slow:
-            stack.wait_for(job_id, lambda job: job.stage == "synthesise")
+            stack.wait_for(job_id, lambda job: job.stage == "synthesize")
         assert {card.busy_with for card in stack.store.workers()} == set(slow)
         for job_id in slow:
             stack.store.request_cancel(job_id, retention_s=60)

@@ -110,8 +110,8 @@ def test_a_split_job_gives_the_same_pictures_and_sound(shared: Stack, whole: Job
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     assert job.render is not None
     assert "4 segments by 2 workers" in job.render.notes[0]
-    assert job.render.stage_times_s == {"analyse": 0.5, "draw": 4.0}
-    assert marks(shared) == ["analyse", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
+    assert job.render.stage_times_s == {"analyze": 0.5, "draw": 4.0}
+    assert marks(shared) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
     assert_same_media(shared, job, whole)
     told = [event.progress for event in shared.store.events(job.id, after=None) if event.event == "job.progress"]
     assert told == sorted(told)
@@ -157,7 +157,7 @@ def test_a_killed_helper_costs_its_segment_alone(
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     begun = marks(shared)
     assert begun.count(f"segment-{lost}") == 2
-    assert len(begun) == 7  # analyse, join, four segments, one of them twice
+    assert len(begun) == 7  # analyze, join, four segments, one of them twice
     assert_same_media(shared, job, whole)
 
 
@@ -173,7 +173,7 @@ def test_a_killed_owner_costs_no_finished_segment_and_no_analysis(
     job = shared.tend(job_id, timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
     begun = marks(shared)
-    assert begun.count("analyse") == 1
+    assert begun.count("analyze") == 1
     assert [begun.count(name) for name in done] == [1] * len(done)
     assert_same_media(shared, job, whole)
 

@@ -99,7 +99,7 @@ def check_spans(collector: Collector) -> None:
         "send": "retalking-api",
         "render": "retalking-render-worker",
         "fetch": "retalking-render-worker",
-        "synthesise": "retalking-render-worker",
+        "synthesize": "retalking-render-worker",
         "publish": "retalking-render-worker",
         "deliver webhook": "retalking-webhook-worker",
     }.items():

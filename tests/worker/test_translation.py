@@ -22,11 +22,11 @@ from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
-from retalking_core.engines.videoretalking import NETWORKS
+from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
-from retalking_core.networks import build_tools
+from retalking_core.networks import inference
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
@@ -299,7 +299,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
     ],
 )
 def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_tools, "missing_build_tools", lambda: None)
+    monkeypatch.setattr(inference, "missing_build_tools", lambda: None)
     assert computes_fast(Settings(_env_file=None, inference=asked), has_cuda) is fast
 
 

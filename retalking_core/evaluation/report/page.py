@@ -1,20 +1,121 @@
-"""Puts the page together: one HTML file, everything inside."""
+"""The report page: one HTML file with everything inside, its charts drawn by matplotlib as SVG."""
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from retalking_core.evaluation.clip_scores import ClipScores, means
+from retalking_core.evaluation.clip_scores import ClipCurves, ClipScores, Curve, SyncCurve, means
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
-from retalking_core.evaluation.report.charts import LEFT, RIGHT, mouth_chart, ssim_chart, sync_chart
-from retalking_core.evaluation.report.strips import Strip
+from retalking_core.evaluation.report.pictures import Strip
+
+WIDTH_IN, HEIGHT_IN = 9.0, 1.9
+# Where the time axis lies in the width of a chart: the page draws its playhead there.
+LEFT, RIGHT = 0.07, 0.985
+INK, BLUE, ORANGE, GRAY = "#1f2933", "#2563a8", "#d9730d", "#9aa5b1"
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def mouth_chart(curves: ClipCurves) -> str | None:
+    """Measured mouth opening against speech energy over time."""
+    if not curves.mouth_opening or not curves.speech_level:
+        return None
+    figure, axes = _time_axes(curves, len(curves.mouth_opening))
+    times_s = np.arange(len(curves.speech_level)) / curves.fps
+    axes.fill_between(times_s, 0, _array(curves.speech_level), color=ORANGE, alpha=0.25, lw=0, label="speech energy")
+    opening = _array(curves.mouth_opening)
+    top = float(np.nanmax(opening)) if np.isfinite(opening).any() else 0.0
+    if top > 0:
+        axes.plot(np.arange(len(opening)) / curves.fps, opening / top, color=BLUE, lw=1.3, label="mouth opening")
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_ylabel("share of the largest")
+    axes.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def ssim_chart(curves: ClipCurves) -> str | None:
+    """SSIM of each frame; the lowest one marked."""
+    if not curves.ssim:
+        return None
+    figure, axes = _time_axes(curves, max(len(curves.ssim), len(curves.mouth_opening)))
+    values = _array(curves.ssim)
+    times_s = np.arange(len(values)) / curves.fps
+    axes.plot(times_s, values, color=BLUE, lw=1.3)
+    worst = int(np.nanargmin(values))
+    axes.plot(times_s[worst], values[worst], "o", color=ORANGE, ms=5)
+    axes.annotate(
+        f"{values[worst]:.4f}", (times_s[worst], values[worst]), xytext=(6, 2), textcoords="offset points", fontsize=8
+    )
+    axes.set_ylabel("SSIM")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    return _svg(figure)
+
+
+def sync_chart(name: str, curve: SyncCurve) -> str:
+    """SyncNet's distance over the shifts, drawn over the AV offset; the minimum (LSE-D) and the median marked."""
+    distances = _array(curve.distances)
+    shifts = len(distances) // 2
+    offsets = shifts - np.arange(len(distances))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN / 2, 2.2))
+        axes = figure.subplots()
+        figure.subplots_adjust(left=0.13, right=0.97, bottom=0.2, top=0.88)
+        axes.plot(offsets, distances, color=BLUE, lw=1.3, marker=".", ms=4)
+        axes.axhline(float(np.median(distances)), color=GRAY, lw=0.8, ls="--")
+        low = float(distances.min())
+        axes.plot(curve.offset_frames, low, "o", color=ORANGE, ms=7)
+        axes.set_title(
+            f"{name} protocol: smallest distance {low:.3f} at {curve.offset_frames:+d}", fontsize=9, loc="left"
+        )
+        axes.set_xlabel("AV offset in frames (positive: the picture is late)")
+        axes.set_ylabel("mean distance")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return _svg(figure)
+
+
+def _time_axes(curves: ClipCurves, frames: int) -> tuple[Figure, Axes]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN))
+        axes = figure.subplots()
+    figure.subplots_adjust(left=LEFT, right=RIGHT, bottom=0.24, top=0.95)
+    axes.set_xlim(0, frames / curves.fps)
+    axes.set_xlabel("seconds")
+    return figure, axes
+
+
+def _array(curve: Curve | Sequence[float]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in curve], np.float64)
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()
+
 
 UNIT_FREE = "-"
 
@@ -40,7 +141,7 @@ class ReportPage:
 
 
 def write_page(page: ReportPage, target: Path) -> None:
-    """Raises OSError when it can not be written."""
+    """Raises OSError when it cannot be written."""
     environment = Environment(
         loader=PackageLoader("retalking_core.evaluation.report", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),

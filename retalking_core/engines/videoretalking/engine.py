@@ -1,0 +1,280 @@
+"""The videoretalking engine: the whole method, top to bottom (Cheng et al., SIGGRAPH Asia 2022).
+
+First pass, `ClipAnalyzer`: follow the face, read its 3DMM coefficients. Second pass, `FrameRenderer.render_batch`:
+neutralize the expression, enhance the face, draw the lips, restore the face, composite it into the frame. Memory does
+not grow with the clip's length, except for the numbers of the first pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from retalking_core import __version__
+from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.audio.mel import mel_spectrogram, mel_windows
+from retalking_core.audio.waveform import load_waveform
+from retalking_core.engine import DrawingReport, EngineCapabilities, all_notes, sum_of_times
+from retalking_core.engines.original.renderer import OriginalRenderer
+from retalking_core.engines.presence import faceless_ranges_s
+from retalking_core.engines.videoretalking.analysis import AHEAD, ClipAnalysis
+from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalyzer
+from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count
+from retalking_core.engines.videoretalking.renderer import FrameRenderer
+from retalking_core.face_cache import FaceCache
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
+from retalking_core.faces.track import FaceTracker
+from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
+from retalking_core.media.probe import probe_video
+from retalking_core.media.reader import open_video
+from retalking_core.media.segments import SegmentWriter, join_segments
+from retalking_core.media.sources import CachingFrameSource
+from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.networks.catalogue import INPUT_SHAPES
+from retalking_core.networks.enet import ENet
+from retalking_core.options import RenderOptions
+from retalking_core.progress import Progress, ProgressHook, StageClock
+from retalking_core.stages.lips import fixed_noise
+from retalking_core.threads import EncoderThread
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
+
+NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
+BATCH_CUDA, BATCH_CPU = 16, 2
+REPORT_EVERY = 4
+# Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
+KEPT_BYTES = 2**29
+Looked = TypeVar("Looked")
+MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
+UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
+
+
+def warm_up_network(name: str, network: Callable[..., object], device: torch.device) -> None:
+    """One call with inputs of the right sizes, as the engine makes it."""
+    network(*(torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]), **call_options(name, device))
+
+
+def call_options(name: str, device: torch.device) -> dict[str, object]:
+    """What the engine gives a network besides its batch."""
+    return {"noises": fixed_noise(ENet.noise_sizes, 0, device)} if name == "enet" else {}
+
+
+class VideoRetalkingEngine:
+    """An `Engine` on the method's networks. templates: the original's expression file, if there is one.
+    cache: keeps what depends on the video alone for the next speech; absent, nothing is kept."""
+
+    def __init__(
+        self,
+        networks: NetworkSource,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        tracker: FaceTracker | None = None,
+        templates: Path | None = None,
+        synthetic_weights: bool = False,
+        batch_size: int | None = None,
+        cache: FaceCache | None = None,
+    ) -> None:
+        self._networks = ValidatingNetworks(networks)
+        self._limits, self._cache = limits, cache
+        self._tracker = tracker or DlibFaceTracker()
+        self._batch_size = batch_size or (BATCH_CUDA if networks.device.type == "cuda" else BATCH_CPU)
+        self._analysis = ClipAnalyzer(self._networks, self._tracker, limits, templates, self._batch_size)
+        no_smile = templates is None or not templates.is_file()
+        self.capabilities = EngineCapabilities(
+            name="videoretalking",
+            version=__version__,
+            device=str(networks.device),
+            description="Neural lip-sync at the video's own resolution (VideoReTalking).",
+            unsupported_options={"expression": ("smile",)} if no_smile else {},
+            synthetic_weights=synthetic_weights,
+        )
+
+    def warm_up(self) -> None:
+        """Load the tracker and every network that a plain render needs. On a GPU each runs once: what is compiled is
+        compiled now (or read from the compiler's cache), and not by the first job."""
+        on_gpu = self._networks.device.type == "cuda"
+        for name in NETWORKS:
+            network = self._networks.get(name)
+            if on_gpu and name in INPUT_SHAPES:
+                warm_up_network(name, network, self._networks.device)
+        self._tracker.warm_up()
+        self._networks.findings()
+        if on_gpu:
+            torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
+        digests = " ".join(self._networks.digest(name) for name in NETWORKS)
+        fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
+        self.capabilities = replace(self.capabilities, fingerprint=fingerprint)
+
+    def render(
+        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> RenderReport:
+        """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault,
+        out_of_memory, and what a missing or damaged weight file is refused for."""
+        clock = StageClock()
+
+        def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
+            metadata = self._metadata()
+            writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
+
+            def tell(done: int, total: int) -> None:
+                share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)
+                progress(Progress("synthesize", share, done, total))
+
+            everything = range(len(scene.timeline.source_index))
+            notes = self._draw(source, scene, everything, options, memory, writer, clock, tell)
+            progress(Progress("synthesize", 1.0, len(everything), len(everything)))
+            memory.keep()
+            report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
+            return replace(report, held=source.held(video))
+
+        return self._analyze(video, audio, result.parent, options, progress, clock, draw)
+
+    def analyze_clip(
+        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        """See `SegmentedEngine`. Segments draw their references themselves: a cache entry serves
+        the first pass only."""
+        clock = StageClock()
+        self._analyze(
+            video,
+            audio,
+            scene.parent,
+            options,
+            progress,
+            clock,
+            lambda _source, found, _memory: save_analysis(scene, found),
+        )
+        return DrawingReport(dict(clock.times_s))
+
+    def render_segment(
+        self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
+    ) -> DrawingReport:
+        clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
+        source = open_video(video, self._limits, options.fps)
+        writer = SegmentWriter(result, source.info, found.timeline, segment, options.output)
+
+        def tell(done: int, total: int) -> None:
+            progress(Progress("synthesize", done / total, done, total))
+
+        with self._analysis.memory(None, video, 0, options, result.parent, progress) as memory:
+            notes = self._draw(source, found, segment, options, memory, writer, clock, tell)
+        return DrawingReport(dict(clock.times_s), notes)
+
+    def join_clip(
+        self,
+        scene: Path,
+        video: Path,
+        audio: Path,
+        parts: Sequence[Path],
+        result: Path,
+        options: RenderOptions,
+        drawn: Sequence[DrawingReport],
+        progress: ProgressHook,
+    ) -> RenderReport:
+        clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
+        with clock.stage("join"):
+            join_segments(
+                result, parts, found.timeline, audio, options.output, self._metadata(), self._limits, progress
+            )
+        info = probe_video(video, self._limits, options.fps)
+        times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
+        return self._report(found, info, options, times_s, all_notes(drawn), "off")
+
+    def _analyze(
+        self,
+        video: Path,
+        audio: Path,
+        scratch: Path,
+        options: RenderOptions,
+        progress: ProgressHook,
+        clock: StageClock,
+        then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
+    ) -> Looked:
+        """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
+        progress(Progress("analyze", 0.0))
+        self._networks.findings()  # of a render that ended early
+        with clock.stage("read"):
+            source = CachingFrameSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
+            speech = load_waveform(audio, self._limits)
+            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
+            sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
+        count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
+        with self._analysis.memory(self._cache, video, count, options, scratch, progress) as memory:
+            with clock.stage("analyze"):
+                scene = self._analysis.scene(source, timeline, sound, options, memory, count, progress)
+            return then(source, scene, memory)
+
+    def _draw(
+        self,
+        source: FrameSource,
+        scene: ClipAnalysis,
+        segment: range,
+        options: RenderOptions,
+        memory: FaceCacheSession,
+        writer: ResultWriter | SegmentWriter,
+        clock: StageClock,
+        tell: Callable[[int, int], None],
+    ) -> list[str]:
+        """Pass two, encoded beside it. Returns what there is to say about it."""
+        self._networks.findings()
+        drawing = self._renderer(scene, options, memory)
+
+        def encode(frame: Frame) -> None:
+            with clock.stage("encode"):
+                writer.write(frame)
+
+        with clock.stage("synthesize"), writer, EncoderThread(encode, AHEAD) as out:
+            for done, frame in enumerate(drawing.frames(source, segment), start=1):
+                out.put(frame)
+                if done % REPORT_EVERY == 0 or done == len(segment):
+                    tell(done, len(segment))
+        clock.times_s |= drawing.times_s
+        return drawing.notes
+
+    def _renderer(
+        self, scene: ClipAnalysis, options: RenderOptions, memory: FaceCacheSession
+    ) -> FrameRenderer | OriginalRenderer:
+        """Pass two, with this project's arithmetic or, for `compat=original`, with the original's."""
+        if options.compat == "original":
+            return OriginalRenderer(self._networks, scene, options)
+        return FrameRenderer(self._networks, self._batch_size, scene, options, memory)
+
+    def _metadata(self) -> dict[str, str]:
+        comment = f"{MADE_BY} {UNTRAINED}" if self.capabilities.synthetic_weights else MADE_BY
+        return {"title": "Retalking", "comment": comment}
+
+    def _report(
+        self,
+        scene: ClipAnalysis,
+        info: VideoInfo,
+        options: RenderOptions,
+        times_s: dict[str, float],
+        notes: list[str],
+        face_cache: str,
+    ) -> RenderReport:
+        timeline = scene.timeline
+        count = len(timeline.source_index)
+        width, height = output_size(info, options.output.max_height)
+        shown = scene.strength > 0
+        return RenderReport(
+            engine="videoretalking",
+            engine_version=__version__,
+            device=str(self._networks.device),
+            frames=count,
+            fps=timeline.fps,
+            duration_s=timeline.duration_s,
+            width=width,
+            height=height,
+            face_coverage=float(shown.mean()),
+            faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
+            stage_times_s=dict(times_s),
+            synthetic_weights=self.capabilities.synthetic_weights,
+            notes=([UNTRAINED] if self.capabilities.synthetic_weights else []) + notes,
+            face_cache=face_cache,
+        )

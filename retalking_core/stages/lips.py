@@ -1,0 +1,89 @@
+"""The lip network's inputs and output: reference, masked face and sound in, speaking face out.
+
+Inside the oriented square around the face the reference shows the stabilized face, outside it the frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retalking_core.device import upload
+from retalking_core.faces.alignment import oriented_square
+from retalking_core.imaging.resample import crop_resized
+from retalking_core.stages.face_crop import CROP_PX
+
+# Softness of the square's edge in pixels of the 256 crop. The original pastes it hard.
+EDGE_PX = 4.0
+
+
+def build_references(originals: Tensor, faces: Tensor, landmarks: NDArray, boxes: Tensor) -> Tensor:
+    """References f32 [B, 3, n, n] cut by the face box, in one resampling instead of the original's three.
+
+    originals: f32 [B, 3, n, n], the frame cut by the same box. faces: f32 [B, 3, 256, 256], same colors. landmarks:
+    [B, 68, 2] px of the 256 crop. boxes: f32 [B, 4] left, top, right, bottom of the face box in continuous px of the
+    256 crop.
+    """
+    size = originals.shape[-1]
+    inserted = crop_resized(faces, boxes, size)
+    weight = square_mask(landmarks, boxes, size)
+    return originals + (inserted - originals) * weight
+
+
+def square_mask(landmarks: NDArray, boxes: Tensor, size: int) -> Tensor:
+    """How far each pixel of an n x n picture of the box lies in the oriented square (and in the crop), 0..1."""
+    square = oriented_square(landmarks)
+    device = boxes.device
+    half = upload(square.side / 2, device)[:, None, None]
+    unit = upload(square.across / (square.side[:, None] / 2), device)
+    center = upload(square.center + 0.5, device)
+    order = (torch.arange(size, device=device) + 0.5) / size
+    x = boxes[:, 0, None] + order * (boxes[:, 2] - boxes[:, 0])[:, None]
+    y = boxes[:, 1, None] + order * (boxes[:, 3] - boxes[:, 1])[:, None]
+    dx, dy = (x - center[:, 0, None])[:, None, :], (y - center[:, 1, None])[:, :, None]
+    along = (dx * unit[:, 0, None, None] + dy * unit[:, 1, None, None]).abs()
+    down = (dy * unit[:, 0, None, None] - dx * unit[:, 1, None, None]).abs()
+    to_side = half - torch.maximum(along, down)
+    crop_x, crop_y = torch.minimum(x, CROP_PX - x)[:, None, :], torch.minimum(y, CROP_PX - y)[:, :, None]
+    distance = torch.minimum(to_side, torch.minimum(crop_x, crop_y))
+    return (distance / EDGE_PX).clamp(0, 1)[:, None]
+
+
+LIP_PX = 384
+
+
+class LipNetwork(Protocol):
+    """ENet: sound [B, 1, 80, 16], face [B, 6, 384, 384], reference [B, 3, 384, 384] -> (picture, low resolution)."""
+
+    def __call__(
+        self, audio: Tensor, face: Tensor, reference: Tensor, noises: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def mask_lower_half(faces: Tensor) -> Tensor:
+    """The lower half (rows n // 2 and below), which the network draws anew, set to 0."""
+    masked = faces.clone()
+    masked[..., faces.shape[-2] // 2 :, :] = 0
+    return masked
+
+
+def synthesize_lips(
+    network: LipNetwork, faces: Tensor, references: Tensor, sound: Tensor, noises: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Speaking faces f32 [B, 3, 384, 384], BGR 0..1.
+
+    faces, references: f32 [B, 3, 384, 384], BGR 0..1, cut by the same box; sound: f32 [B, 80, 16] mel windows.
+    noises: held still over a job; None leaves noise out.
+    """
+    six = torch.cat([mask_lower_half(faces), references], dim=1)
+    options = {} if noises is None else {"noises": noises}
+    return network(sound[:, None], six, references, **options)[0].clamp(0, 1)
+
+
+def fixed_noise(sizes: Sequence[int], seed: int, device: torch.device | str) -> list[Tensor]:
+    """One draw of standard normal noise a size, f32 [1, 1, n, n], the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return [upload(torch.randn(1, 1, size, size, generator=generator), device) for size in sizes]
