@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli.failures import MissingExtraError
+from cli.extras import MissingExtraError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

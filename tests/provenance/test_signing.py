@@ -15,10 +15,11 @@ import av
 import c2pa
 import pytest
 
-from retalking_core.errors import OptionUnsupportedError, ProvenanceError, UnsupportedContainerError
+from retalking_client.codes import ContainerUnsupportedError
+from retalking_client.provenance import Provenance, read_provenance
+from retalking_core.errors import OptionUnsupportedError, ProvenanceError
 from retalking_core.provenance.claims import SOURCE_TYPES, InputFile
 from retalking_core.provenance.credentials import load_credentials
-from retalking_core.provenance.reading import Provenance, read_provenance
 from retalking_core.provenance.signing import OFFLINE, mime_of_result, sign_file
 from retalking_core.provenance.trial_certificate import make_trial_certificate
 from tests.media import clips
@@ -218,7 +219,7 @@ def test_a_signer_that_fails_leaves_nothing(material: Material, tmp_path: Path) 
 
 
 def test_only_what_can_carry_a_manifest_is_inspected(material: Material, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedContainerError):
+    with pytest.raises(ContainerUnsupportedError):
         read_provenance(material.speech)
     plain = read_provenance(material.plain)
     assert plain.manifest is None

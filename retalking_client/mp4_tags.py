@@ -1,5 +1,5 @@
-"""The tags of an MP4 or MOV file (title, comment), read from its boxes with the standard library alone, so that
-`retalking inspect` works where no media library is installed (ISO 14496-12; QuickTime `keys` and `ilst`)."""
+"""Tags of an MP4 or MOV file (title, comment), parsed from its boxes without a media library (ISO 14496-12; QuickTime
+`keys` and `ilst`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from retalking_core.errors import MediaUnreadableError
+from retalking_client.codes import MediaUnreadableError
 
 _MOST_META_BYTES = 1 << 20
 _FOUR_LETTERS = {b"\xa9nam": "title", b"\xa9cmt": "comment", b"\xa9too": "encoder", b"desc": "description"}
 _TEXT = 1  # type of a `data` box that holds UTF-8
 
 Box = tuple[bytes, int, int]
-"""Four letters, and where the content begins and ends in the file."""
+"""Four-character type, and the byte offsets at which the content starts and ends."""
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Names in lower case. Empty where the file has none. Raises MediaUnreadableError for boxes that do not fit."""
+    """Tags by lower-case name. Raises MediaUnreadableError for boxes that exceed the file."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         tags: dict[str, str] = {}
@@ -43,7 +43,7 @@ def _boxes(file: BinaryIO, start: int, end: int, wanted: bytes) -> Iterator[Box]
             head = 16
         length = length or end - place  # 0: to the end
         if length < head or place + length > end:
-            raise MediaUnreadableError("The file is cut short or damaged: one of its boxes does not fit into it.")
+            raise MediaUnreadableError("The file is truncated or damaged: one of its boxes exceeds the file.")
         if letters == wanted:
             yield letters, place + head, place + length
         place += length

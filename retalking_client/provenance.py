@@ -1,4 +1,4 @@
-"""What a file says about its origin, and whether that can be believed."""
+"""Read the C2PA manifest and the tags of a video, and validate its signature. Needs c2pa-python (extra `inspect`)."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import Any, Literal
 
 import c2pa
 
-from retalking_core.errors import UnsupportedContainerError
-from retalking_core.provenance.signing import OFFLINE
-from retalking_core.provenance.tags import read_tags
+from retalking_client.codes import ContainerUnsupportedError
+from retalking_client.mp4_tags import read_tags
+
+# A file may name a URL for its manifest; that URL is a stranger's.
+_OFFLINE = {"version": 1, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 
 State = Literal["trusted", "valid", "invalid"]
 _STATES: dict[str, State] = {"Trusted": "trusted", "Valid": "valid", "Invalid": "invalid"}
-# In words, for what a person meets. Everything else is told in the library's own.
+# Plain sentences for the common problems; the others keep the library's explanation.
 _SENTENCES = {
-    "assertion.bmffHash.mismatch": "The pictures, the sound or their index were changed after the file was signed.",
-    "assertion.hashedURI.mismatch": "The manifest was changed after the file was signed.",
-    "claimSignature.mismatch": "The signature does not fit the manifest.",
-    "signingCredential.untrusted": "The signer's certificate comes from no authority that is trusted here.",
+    "assertion.bmffHash.mismatch": "The video, the audio or their index changed after the file was signed.",
+    "assertion.hashedURI.mismatch": "The manifest changed after the file was signed.",
+    "claimSignature.mismatch": "The signature does not match the manifest.",
+    "signingCredential.untrusted": "No trusted authority issued the signer's certificate.",
     "signingCredential.expired": "The signer's certificate had expired.",
 }
 
 
 @dataclass(frozen=True)
 class Action:
-    """One step in the making. source_type: the last word of an IPTC digital source type."""
+    """One step of production. source_type: last path segment of an IPTC digital source type."""
 
     action: str
     description: str | None = None
@@ -37,7 +39,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Ingredient:
-    """A file that went in. has_provenance: it carried a manifest of its own."""
+    """An input file. has_provenance: it carried a manifest of its own."""
 
     title: str
     relationship: str
@@ -48,8 +50,8 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The newest manifest of a file. state: trusted (by an authority that is trusted here), valid (unchanged, signer
-    unknown here) or invalid. problems: (code, sentence)."""
+    """The newest manifest of a file. state: trusted (unchanged, signer certified by a trusted
+    authority), valid (unchanged, signer unknown) or invalid. problems: (code, sentence)."""
 
     state: State
     signer: str | None
@@ -63,7 +65,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Provenance:
-    """tags: title, comment and others of the container. manifest: None where the file is not signed."""
+    """tags: title, comment and others of the container. manifest: None if the file is not signed."""
 
     mime: str
     tags: dict[str, str]
@@ -77,12 +79,12 @@ class Provenance:
 
 
 def read_provenance(path: Path, trusted: bytes | None = None) -> Provenance:
-    """Read and validate; nothing is fetched. trusted: PEM of authorities whose signers count as trusted.
+    """Read and validate; nothing is fetched. trusted: PEM of the authorities to trust.
 
-    Raises UnsupportedContainerError for a file that is no MP4 or MOV, MediaUnreadableError for a damaged one.
+    Raises ContainerUnsupportedError for a file that is neither MP4 nor MOV, MediaUnreadableError for a damaged one.
     """
     mime = _mime_of(path)
-    settings: dict[str, Any] = dict(OFFLINE)
+    settings: dict[str, Any] = dict(_OFFLINE)
     if trusted is not None:
         settings["trust"] = {"user_anchors": trusted.decode("utf-8", "replace")}
     return Provenance(mime, read_tags(path), _read_manifest(path, mime, settings))
@@ -92,7 +94,7 @@ def _mime_of(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] != b"ftyp":
-        raise UnsupportedContainerError("Only MP4 and MOV files can be inspected; this is another kind of file.")
+        raise ContainerUnsupportedError("Only MP4 and MOV files can be inspected; this file is neither.")
     return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
 
 
