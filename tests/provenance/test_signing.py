@@ -107,7 +107,7 @@ def test_any_changed_byte_of_media_or_index_is_found(signed: Path, tmp_path: Pat
 
 def read_manifest_of(path: Path):
     """None where the boxes do not fit any more."""
-    from retalking_core.errors import MediaUnreadableError
+    from retalking_client.codes import MediaUnreadableError
 
     try:
         return read_provenance(path).manifest
