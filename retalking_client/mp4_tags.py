@@ -84,7 +84,8 @@ def _tags_of(meta: bytes) -> dict[str, str]:
 
 def _key_names(keys: bytes) -> dict[int, str]:
     """`keys` numbers its names from 1; `ilst` refers to them by these numbers."""
-    names, place = {}, 8
+    names: dict[int, str] = {}
+    place = 8
     while place + 8 <= len(keys):
         (length,) = struct.unpack_from(">I", keys, place)
         if length < 8:

@@ -34,7 +34,7 @@ def open_client(url: str) -> Client:
 
 def complete_job_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Shell completion from the newest jobs. Empty unless the service answers at once: a shell must not wait."""
-    found = []
+    found: list[tuple[str, str]] = []
     try:
         with Client(context.params.get("url"), retry=RetryPolicy(retries=0), timeout_s=1.0) as client:
             for job, _ in zip(client.jobs(page_size=_COMPLETED_JOBS), range(_COMPLETED_JOBS), strict=False):
