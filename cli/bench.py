@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from cli.failures import MissingExtraError
+from cli.extras import MissingExtraError
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -14,5 +15,8 @@ def bench(context: typer.Context) -> None:
     try:
         from bench.engine import main
     except ImportError as error:
+        if (error.name or "").partition(".")[0] == "bench":
+            message = "The benchmarks are part of the repository, not of the package: run this in a checkout."
+            raise CommandError("bench_missing", message, EXIT_USAGE) from error
         raise MissingExtraError("gpu", error.name) from error
     main(context.args)

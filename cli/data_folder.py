@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.failures import EXIT_UNAVAILABLE, CommandError
+from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 
 
 def prepare_folder(path: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 PAIRS_FILE = "pairs.csv"
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg", ".jpeg", ".webp"})

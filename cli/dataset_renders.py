@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.failures import CommandError
 from cli.rendering import Asked, Rendered, open_renderer
 from jobs.settings import Settings
+from retalking_client.cli.failures import CommandError
 from retalking_core.errors import RetalkingError
 
 RECORD = "renders.json"

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.failures import CommandError
-from cli.following import follow
 from cli.rendering import Asked, open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
+from retalking_client.cli.failures import CommandError
+from retalking_client.cli.progress import follow
 from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement

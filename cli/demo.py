@@ -14,11 +14,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli.failures import MissingExtraError
-from cli.following import ProgressDisplay, open_display, watch
-from cli.outcome import print_metrics
+from cli.extras import MissingExtraError
 from cli.stopping import catch_signals
 from retalking_client import Client, Job
+from retalking_client.cli.output import print_metrics
+from retalking_client.cli.progress import ProgressDisplay, open_display, watch
 
 
 def demo(

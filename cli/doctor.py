@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.failures import MissingExtraError
+from cli.extras import MissingExtraError
 
 if TYPE_CHECKING:
     from cli.diagnosis import Finding

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.failures import EXIT_USAGE, CommandError, MissingExtraError
-from cli.outcome import print_metrics
+from cli.extras import MissingExtraError
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.output import print_metrics
 
 if TYPE_CHECKING:
     from retalking_core.evaluation.clip_scores import ClipScores

@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError, MissingExtraError
+from cli.extras import MissingExtraError
 from jobs.api_keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from jobs.store import JobStore, KeyNotFoundError
+from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
 T = TypeVar("T")
 app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)

@@ -1,43 +1,27 @@
-"""The `retalking` command. Named errors end in one line and an exit code, never in a traceback.
+"""The `retalking` command of the service: the client's commands and those that run or measure a service.
 
-Exit codes: 0 done, 1 the job failed or was refused, 2 wrong usage, 3 a service is not reachable or did not start,
-4 it wants another API key, 130 stopped by Ctrl-C.
+Exit codes: see `retalking_client.cli.main`; 3 also when a part of the service did not start.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import typer
-
-from cli import bench, jobs, keys, provenance, weights
+from cli import bench, keys, provenance, weights
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
-from cli.failures import EXIT_FAILED, CommandError
-from cli.inspect import inspect
-from cli.job_actions import cancel, delete, download, events, redeliver, wait
 from cli.run import run
-from cli.service import command_error
-from cli.submit import submit
 from cli.up import up
-from retalking_client import RetalkingClientError
-from retalking_core import __version__
+from retalking_client.cli.failures import CommandError
+from retalking_client.cli.main import add_client_commands, exit_on_error, new_app
 from retalking_core.errors import RetalkingError
 
-app = typer.Typer(
-    name="retalking",
-    help="Audio-driven lip-sync: a talking face and a speech track in, a lip-synced video out.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = new_app("Audio-driven lip-sync: a talking face and a speech track in, a lip-synced video out.")
 app.command()(up)
 app.command()(demo)
-app.command()(submit)
-app.add_typer(jobs.app, name="jobs")
-for command in (wait, events, download, cancel, delete, redeliver, inspect):
-    app.command()(command)
+add_client_commands(app)
 app.command()(run)
 app.command()(evaluate)
 app.command()(doctor)
@@ -47,45 +31,18 @@ app.add_typer(provenance.app, name="provenance")
 app.add_typer(keys.app, name="keys")
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"retalking {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def settle(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version")
-    ] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an unexpected error came from")] = False,
-) -> None:
-    """What holds for every command."""
-    context.obj = {"version": version, "traceback": traceback}
-
-
 def main() -> None:
-    try:
+    with exit_on_error(), _named_core_errors():
         app(prog_name="retalking")
-    except CommandError as error:
-        _end(error.code, error.message, error.exit_code)
-    except RetalkingClientError as error:
-        refusal = command_error(error)
-        _end(refusal.code, refusal.message, refusal.exit_code)
+
+
+@contextmanager
+def _named_core_errors() -> Iterator[None]:
+    """Errors of retalking_core carry a public code, but the client does not know their class."""
+    try:
+        yield
     except RetalkingError as error:
-        _end(error.code, error.message, EXIT_FAILED)
-    except OSError as error:
-        _end("file_error", f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), EXIT_FAILED)
-    except Exception as error:
-        if "--traceback" in sys.argv:
-            raise
-        _end("internal_error", f"{type(error).__name__}: {error} (retalking --traceback ... shows where)", EXIT_FAILED)
-
-
-def _end(code: str, message: str, exit_code: int) -> NoReturn:
-    typer.echo(f"error: {code}: {message}", err=True)
-    raise SystemExit(exit_code)
+        raise CommandError(error.code, error.message) from error
 
 
 if __name__ == "__main__":

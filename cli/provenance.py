@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli.failures import CommandError, MissingExtraError
+from cli.extras import MissingExtraError
+from retalking_client.cli.failures import CommandError
 
 app = typer.Typer(no_args_is_help=True, help="Signing of results: try it out with a certificate of your own.")
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cli.failures import CommandError, MissingExtraError
+from cli.extras import MissingExtraError
 from cli.stage_bars import open_stages
 from jobs.errors import ServiceError
+from retalking_client.cli.failures import CommandError
 
 if TYPE_CHECKING:
     from jobs.models import JobOptions

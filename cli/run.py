@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.asking import checked, read_pairs
 from cli.evaluate import chosen_engine
-from cli.failures import EXIT_USAGE, CommandError
 from cli.outcome import print_stage_times
 from cli.rendering import Asked, Rendered, open_renderer
 from jobs.models import JobOptions
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.option_pairs import read_pairs, validate_options
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -98,7 +98,7 @@ def print_rendered(done: Rendered, console: Console) -> None:
 
 
 def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:
-    asked = checked(JobOptions, pairs)
+    asked = validate_options(JobOptions, pairs)
     if asked.expression.startswith("upload:"):
         raise CommandError("invalid_option", "expression=upload:... needs a service that holds the upload.", EXIT_USAGE)
     if asked.expression == "image" and picture is None:

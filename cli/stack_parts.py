@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cli.children import ChildSpec
-from cli.failures import EXIT_UNAVAILABLE, CommandError
 from jobs.settings import Settings
+from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 
 
 @dataclass(frozen=True)

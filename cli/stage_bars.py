@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from cli.following import PlainDisplay
+from retalking_client.cli.progress import PlainDisplay
 
 if TYPE_CHECKING:
     from retalking_core.progress import Progress

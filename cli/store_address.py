@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.failures import EXIT_USAGE, CommandError
 from cli.redis_server import running_url
 from jobs.settings import Settings
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 
 def store_settings(data: Path | None) -> Settings:

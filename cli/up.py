@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli.failures import EXIT_USAGE, CommandError, MissingExtraError
+from cli.extras import MissingExtraError
 from cli.stopping import catch_signals
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 _LOOPBACK = ("127.", "localhost", "::1")
 

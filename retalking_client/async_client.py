@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -233,7 +233,7 @@ class AsyncClient:
         await answer.aclose()
         raise UnexpectedAnswerError(f"{self.url}{call.path} redirects in circles.", answer.status_code)
 
-    async def _listen(self, cursor: EventCursor) -> AsyncIterator[JobEvent | None]:
+    async def _listen(self, cursor: EventCursor) -> AsyncGenerator[JobEvent | None]:
         """Events, and None for every sign of life in between."""
         timeout = httpx.Timeout(10.0, read=SILENCE_S)
         while not cursor.is_over:

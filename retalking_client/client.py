@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -228,7 +228,7 @@ class Client:
         answer.close()
         raise UnexpectedAnswerError(f"{self.url}{call.path} redirects in circles.", answer.status_code)
 
-    def _listen(self, cursor: EventCursor) -> Iterator[JobEvent | None]:
+    def _listen(self, cursor: EventCursor) -> Generator[JobEvent | None]:
         """Events, and None for every sign of life in between."""
         timeout = httpx.Timeout(10.0, read=SILENCE_S)
         while not cursor.is_over:

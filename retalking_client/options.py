@@ -1,24 +1,33 @@
-"""What can be asked of a job, as keyword arguments of `submit`. The service checks the values."""
+"""Options of a job, as keyword arguments of `submit`. The service checks the values; the command checks names and
+types before it sends anything."""
 
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
+
+from pydantic import with_config
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from retalking_client.models import Upload
 
 MediaInput = str | PathLike[str] | Upload
-"""A file by its path, an http(s) address the service fetches, or a file that was uploaded before."""
+"""Path of a file, http(s) URL that the service fetches, or a finished upload."""
 
 
+_NO_OTHER_KEYS = with_config(extra="forbid")
+
+
+@_NO_OTHER_KEYS
 class FacePoint(TypedDict, total=False):
-    """The face nearest to a point of the upright picture (pixels) at a time."""
+    """The face nearest to a point (pixels of the upright picture) at a time (seconds)."""
 
     x: float
     y: float
     time_s: float
 
 
+@_NO_OTHER_KEYS
 class FaceBox(TypedDict):
     """The face inside a box of the upright picture, in pixels."""
 
@@ -28,6 +37,7 @@ class FaceBox(TypedDict):
     bottom: float
 
 
+@_NO_OTHER_KEYS
 class Margins(TypedDict, total=False):
     """`crop`: fractions of the picture. `pads`: pixels."""
 
@@ -37,6 +47,7 @@ class Margins(TypedDict, total=False):
     bottom: float
 
 
+@_NO_OTHER_KEYS
 class OutputOptions(TypedDict, total=False):
     """crf: 0..51, lower is better and larger. badge: draw a visible note that the video is synthetic."""
 
@@ -47,8 +58,9 @@ class OutputOptions(TypedDict, total=False):
     badge: bool
 
 
+@_NO_OTHER_KEYS
 class SubmitOptions(TypedDict, total=False):
-    """Every one is optional; `GET /engines` lists their meaning, ranges and defaults."""
+    """All optional. `GET /engines` lists meaning, range and default of each."""
 
     engine: Literal["auto", "videoretalking", "preview"]
     expression: MediaInput

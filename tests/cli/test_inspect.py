@@ -32,12 +32,12 @@ def test_a_certificate_of_ones_own_signs_and_is_inspected(call: Call, tmp_path: 
 
     shown = call("inspect", "signed.mp4", "--trust", "certificate/authority.pem", "--require-signature")
     assert shown.code == 0, shown.err
-    assert "video/mp4; it says that it is synthetic media" in shown.out
-    assert "signed, unchanged, by a signer that is trusted here" in shown.out
+    assert "video/mp4; labeled as synthetic media" in shown.out
+    assert "signed, unchanged, trusted signer" in shown.out
     assert "c2pa.edited [compositeWithTrainedAlgorithmicMedia]: Synthetic media" in shown.out
     assert "Input video (parentOf, video/mp4); SHA-256 " in shown.out
     assert TAGS["comment"] in shown.out
-    assert "is not known to be" in call("inspect", "signed.mp4").out
+    assert "the identity of the signer is not verified" in call("inspect", "signed.mp4").out
 
     found = json.loads(call("inspect", "signed.mp4", "--json").out)
     assert (found["manifest"]["state"], found["says_synthetic"]) == ("valid", True)
@@ -47,17 +47,17 @@ def test_a_certificate_of_ones_own_signs_and_is_inspected(call: Call, tmp_path: 
     (tmp_path / "changed.mp4").write_bytes(data)
     changed = call("inspect", "changed.mp4")
     assert changed.code == 1
-    assert "not valid: do not believe what it says" in changed.out
-    assert "The pictures, the sound or their index were changed after the file was signed" in changed.out
-    assert changed.err == "error: provenance_invalid: The manifest of changed.mp4 does not verify.\n"
+    assert "invalid: do not rely on its contents" in changed.out
+    assert "The video, the audio or their index changed after the file was signed" in changed.out
+    assert changed.err == "error: provenance_invalid: The manifest of changed.mp4 is invalid.\n"
 
 
 def test_a_file_without_a_signature(call: Call, tmp_path: Path) -> None:
     video = clips.make_video(tmp_path / "clip.mp4", frames=3)
     plain = call("inspect", "clip.mp4")
     assert plain.code == 0
-    assert "it does not say that it is synthetic" in plain.out
-    assert "none: the file is not signed" in plain.out
+    assert "not labeled as synthetic media" in plain.out
+    assert "none: the file has no C2PA signature" in plain.out
     assert call("inspect", "clip.mp4", "--require-signature").err.startswith("error: provenance_missing: ")
     speech = clips.make_wav(tmp_path / "speech.wav", 0.2)
     assert call("inspect", speech.name).err.startswith("error: container_unsupported: ")

@@ -15,8 +15,9 @@ import av
 import c2pa
 import pytest
 
-from retalking_core.errors import OptionUnsupportedError, ProvenanceError, UnsupportedContainerError
-from retalking_core.provenance.reading import Provenance, read_provenance
+from retalking_client.codes import ContainerUnsupportedError
+from retalking_client.provenance import Provenance, read_provenance
+from retalking_core.errors import OptionUnsupportedError, ProvenanceError
 from retalking_core.provenance.signing import (
     OFFLINE,
     SOURCE_TYPES,
@@ -111,7 +112,7 @@ def test_any_changed_byte_of_media_or_index_is_found(signed: Path, tmp_path: Pat
 
 def read_manifest_of(path: Path):
     """None where the boxes do not fit any more."""
-    from retalking_core.errors import MediaUnreadableError
+    from retalking_client.codes import MediaUnreadableError
 
     try:
         return read_provenance(path).manifest
@@ -223,7 +224,7 @@ def test_a_signer_that_fails_leaves_nothing(material: Material, tmp_path: Path) 
 
 
 def test_only_what_can_carry_a_manifest_is_inspected(material: Material, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedContainerError):
+    with pytest.raises(ContainerUnsupportedError):
         read_provenance(material.speech)
     plain = read_provenance(material.plain)
     assert plain.manifest is None

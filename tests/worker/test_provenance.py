@@ -19,9 +19,9 @@ from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
 from jobs.names import input_key, job_prefix
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from retalking_client.provenance import read_provenance
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
-from retalking_core.provenance.reading import read_provenance
 from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine

@@ -1,4 +1,4 @@
-"""`--option key=value` pairs turned into the `spec` of a job."""
+"""Parsing and validation of `--option key=value`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
-Shape = TypeVar("Shape", bound=BaseModel)
+Shape = TypeVar("Shape")
 
 
 def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -25,15 +25,15 @@ def read_pairs(pairs: Sequence[str]) -> dict[str, Any]:
         for step in path[:-1]:
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
-                raise CommandError("invalid_option", f"{name} and {step} can not both be set.", EXIT_USAGE)
+                raise CommandError("invalid_option", f"{name} and {step} cannot both be set.", EXIT_USAGE)
         place[path[-1]] = _read_value(text)
     return spec
 
 
-def checked(shape: type[Shape], values: dict[str, Any]) -> Shape:
-    """The same check that the service makes, before anything is sent. Raises CommandError with every fault named."""
+def validate_options(shape: type[Shape], values: dict[str, Any]) -> Shape:
+    """Validate before anything is sent or rendered. Raises CommandError that names every fault."""
     try:
-        return shape.model_validate(values)
+        return TypeAdapter(shape).validate_python(values)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise CommandError("invalid_option", faults, EXIT_USAGE) from error

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from cli.asking import checked, read_pairs
-from cli.failures import EXIT_USAGE, CommandError
-from cli.following import follow
-from cli.job_actions import ResultOut, Timeout, finish
-from cli.jobs import print_json
-from cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
-from jobs.models import JobRequest
-from retalking_client import Client, Job, Upload
+from retalking_client import Client, Job, SubmitOptions, Upload
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.job_actions import ResultOut, Timeout, finish
+from retalking_client.cli.option_pairs import read_pairs, validate_options
+from retalking_client.cli.output import print_json
+from retalking_client.cli.progress import follow
+from retalking_client.cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
 
 _LARGE_BYTES = 64 << 20
 """Beyond this a file goes ahead of its job, straight to the object store, and does not pass through the API's form."""
@@ -45,7 +44,7 @@ def submit(
     spec = read_pairs(option or [])
     if webhook_url is not None:
         spec["webhook_url"] = webhook_url
-    checked(JobRequest, spec)
+    validate_options(SubmitOptions, spec)
     if expression is not None:
         spec["expression"] = expression
 

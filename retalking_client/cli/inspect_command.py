@@ -1,4 +1,4 @@
-"""`retalking inspect`: what a video says about its origin, and whether that can be believed."""
+"""`retalking inspect`: show the tags and the C2PA manifest of a video, and validate its signature."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from cli.failures import CommandError, MissingExtraError
-from cli.service import AsJson
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.service import AsJson
 
 if TYPE_CHECKING:
-    from retalking_core.provenance.reading import Manifest, Provenance
+    from retalking_client.provenance import Manifest, Provenance
 
 _STATES = {
-    "trusted": "[green]signed[/], unchanged, by a signer that is trusted here",
-    "valid": "[green]signed[/], unchanged; who signed it is not known to be who they say",
-    "invalid": "[red]not valid[/]: do not believe what it says",
+    "trusted": "[green]signed[/], unchanged, trusted signer",
+    "valid": "[green]signed[/], unchanged; the identity of the signer is not verified",
+    "invalid": "[red]invalid[/]: do not rely on its contents",
 }
 
 
@@ -29,39 +29,40 @@ def inspect(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A video: MP4 or MOV")],
     trust: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="PEM file of certificate authorities whose signers are trusted"),
+        typer.Option(exists=True, dir_okay=False, help="PEM file of certificate authorities to trust"),
     ] = None,
     require_signature: Annotated[
-        bool, typer.Option("--require-signature", help="Fail as well when the file is not signed")
+        bool, typer.Option("--require-signature", help="Fail if the file is not signed")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show tags and C2PA manifest of a video, and check the signature. Exits with 1 when it is not valid.
+    """Show the tags and the C2PA manifest of a video, and validate the signature. Exits with 1 if it is invalid.
 
-    Nothing is sent or fetched.
+    Works offline.
     """
     try:
-        from retalking_core.provenance.reading import read_provenance
+        from retalking_client.provenance import read_provenance
     except ImportError as error:
-        raise MissingExtraError("client", error.name) from error
+        message = "Install the package that reads manifests: pip install 'c2pa-python>=0.38.1,<0.39'"
+        raise CommandError("extra_missing", message, EXIT_USAGE) from error
     found = read_provenance(file, trust.read_bytes() if trust else None)
     if as_json:
         typer.echo(json.dumps(asdict(found) | {"says_synthetic": found.says_synthetic}, indent=2))
     else:
         _print(found, Console(soft_wrap=True, highlight=False))
     if found.manifest is not None and found.manifest.state == "invalid":
-        raise CommandError("provenance_invalid", f"The manifest of {file.name} does not verify.")
+        raise CommandError("provenance_invalid", f"The manifest of {file.name} is invalid.")
     if found.manifest is None and require_signature:
         raise CommandError("provenance_missing", f"{file.name} is not signed.")
 
 
 def _print(found: Provenance, console: Console) -> None:
-    says = "says that it is synthetic media" if found.says_synthetic else "does not say that it is synthetic"
-    console.print(f"[bold]{'file':<11}[/] {found.mime}; it {says}")
+    label = "labeled as synthetic media" if found.says_synthetic else "not labeled as synthetic media"
+    console.print(f"[bold]{'file':<11}[/] {found.mime}; {label}")
     for name, value in found.tags.items():
         console.print(f"[bold]{escape(name):<11}[/] {escape(value)}")
     if found.manifest is None:
-        console.print(f"[bold]{'manifest':<11}[/] none: the file is not signed (C2PA)")
+        console.print(f"[bold]{'manifest':<11}[/] none: the file has no C2PA signature")
         return
     console.print(f"[bold]{'manifest':<11}[/] {_STATES[found.manifest.state]}")
     for name, value in _lines(found.manifest):

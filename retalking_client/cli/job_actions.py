@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from cli.following import follow
-from cli.jobs import print_json
-from cli.outcome import print_metrics
-from cli.service import DEFAULT_URL, AsJson, JobId, JobIds, ServiceUrl, open_client
 from retalking_client import Client, Job
+from retalking_client.cli.output import print_json, print_metrics
+from retalking_client.cli.progress import follow
+from retalking_client.cli.service import DEFAULT_URL, AsJson, JobId, JobIds, ServiceUrl, open_client
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it lasts")]
 # Text, not a path: a path forgets the slash that makes `new/` a folder.

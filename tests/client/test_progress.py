@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.following import LiveDisplay, Pace, PlainDisplay, ProgressDisplay, describe_left, open_display
+from retalking_client.cli.progress import LiveDisplay, Pace, PlainDisplay, ProgressDisplay, describe_left, open_display
 
 
 def show_all(steps: list[tuple[str, float]], display: ProgressDisplay) -> None:

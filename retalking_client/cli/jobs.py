@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cli.failures import EXIT_USAGE, CommandError
-from cli.outcome import print_metrics
-from cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
 from retalking_client import Job
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.output import print_json, print_metrics
+from retalking_client.cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
 
 app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Without a command: list.")
 
@@ -100,10 +100,6 @@ def matching(found: Iterator[Job], wanted: dict[str, str]) -> Iterator[Job]:
         held = {name: value if isinstance(value, str) else json.dumps(value) for name, value in job.metadata.items()}
         if all(held.get(name) == value for name, value in wanted.items()):
             yield job
-
-
-def print_json(job: Job) -> None:
-    typer.echo(json.dumps(job.model_dump(mode="json"), indent=2))
 
 
 def _table(found: Sequence[Job]) -> Table:

@@ -1,0 +1,157 @@
+"""Read the C2PA manifest and the tags of a video, and validate its signature. Needs c2pa-python (extra `inspect`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import c2pa
+
+from retalking_client.codes import ContainerUnsupportedError
+from retalking_client.mp4_tags import read_tags
+
+# A file may name a URL for its manifest; that URL is a stranger's.
+_OFFLINE = {"version": 1, "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+
+State = Literal["trusted", "valid", "invalid"]
+_STATES: dict[str, State] = {"Trusted": "trusted", "Valid": "valid", "Invalid": "invalid"}
+# Plain sentences for the common problems; the others keep the library's explanation.
+_SENTENCES = {
+    "assertion.bmffHash.mismatch": "The video, the audio or their index changed after the file was signed.",
+    "assertion.hashedURI.mismatch": "The manifest changed after the file was signed.",
+    "claimSignature.mismatch": "The signature does not match the manifest.",
+    "signingCredential.untrusted": "No trusted authority issued the signer's certificate.",
+    "signingCredential.expired": "The signer's certificate had expired.",
+}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step of production. source_type: last path segment of an IPTC digital source type."""
+
+    action: str
+    description: str | None = None
+    source_type: str | None = None
+    software: str | None = None
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """An input file. has_provenance: it carried a manifest of its own."""
+
+    title: str
+    relationship: str
+    format: str | None
+    description: str | None
+    has_provenance: bool
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The newest manifest of a file. state: trusted (unchanged, signer certified by a trusted
+    authority), valid (unchanged, signer unknown) or invalid. problems: (code, sentence)."""
+
+    state: State
+    signer: str | None
+    issuer: str | None
+    algorithm: str | None
+    generator: str | None
+    actions: list[Action] = field(default_factory=list)
+    ingredients: list[Ingredient] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """tags: title, comment and others of the container. manifest: None if the file is not signed."""
+
+    mime: str
+    tags: dict[str, str]
+    manifest: Manifest | None
+
+    @property
+    def says_synthetic(self) -> bool:
+        words = " ".join(self.tags.values()).lower()
+        kinds = {action.source_type for action in self.manifest.actions} if self.manifest else set()
+        return "synthetic media" in words or bool(kinds & {"composite", "compositeWithTrainedAlgorithmicMedia"})
+
+
+def read_provenance(path: Path, trusted: bytes | None = None) -> Provenance:
+    """Read and validate; nothing is fetched. trusted: PEM of the authorities to trust.
+
+    Raises ContainerUnsupportedError for a file that is neither MP4 nor MOV, MediaUnreadableError for a damaged one.
+    """
+    mime = _mime_of(path)
+    settings: dict[str, Any] = dict(_OFFLINE)
+    if trusted is not None:
+        settings["trust"] = {"user_anchors": trusted.decode("utf-8", "replace")}
+    return Provenance(mime, read_tags(path), _read_manifest(path, mime, settings))
+
+
+def _mime_of(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] != b"ftyp":
+        raise ContainerUnsupportedError("Only MP4 and MOV files can be inspected; this file is neither.")
+    return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
+
+
+def _read_manifest(path: Path, mime: str, settings: dict[str, Any]) -> Manifest | None:
+    try:
+        with (
+            c2pa.Context.from_dict(settings) as context,
+            path.open("rb") as stream,
+            c2pa.Reader(mime, stream, context=context) as reader,
+        ):
+            store = json.loads(reader.json())
+    except c2pa.C2paError.ManifestNotFound:
+        return None
+    except c2pa.C2paError as error:
+        return Manifest("invalid", None, None, None, None, problems=[("manifest.unreadable", str(error))])
+    return _manifest_of(store)
+
+
+def _manifest_of(store: dict[str, Any]) -> Manifest:
+    active = store["manifests"][store["active_manifest"]]
+    signature = active.get("signature_info", {})
+    generators = active.get("claim_generator_info") or [{}]
+    return Manifest(
+        state=_STATES.get(store.get("validation_state", ""), "invalid"),
+        signer=signature.get("common_name"),
+        issuer=signature.get("issuer"),
+        algorithm=signature.get("alg"),
+        generator=" ".join(filter(None, (generators[0].get("name"), generators[0].get("version")))) or None,
+        actions=[_action_of(entry) for entry in _actions(active)],
+        ingredients=[_ingredient_of(entry) for entry in active.get("ingredients", [])],
+        problems=[
+            (entry["code"], _SENTENCES.get(entry["code"]) or entry.get("explanation") or entry["code"])
+            for entry in store.get("validation_status", [])
+        ],
+    )
+
+
+def _actions(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [each for each in manifest.get("assertions", []) if each["label"].startswith("c2pa.actions")]
+    return [action for each in found for action in each["data"].get("actions", [])]
+
+
+def _action_of(entry: dict[str, Any]) -> Action:
+    agent = entry.get("softwareAgent")
+    return Action(
+        action=entry["action"],
+        description=entry.get("description"),
+        source_type=(entry.get("digitalSourceType") or "").rpartition("/")[2] or None,
+        software=agent.get("name") if isinstance(agent, dict) else agent,
+    )
+
+
+def _ingredient_of(entry: dict[str, Any]) -> Ingredient:
+    return Ingredient(
+        title=entry.get("title", "(unnamed)"),
+        relationship=entry.get("relationship", ""),
+        format=entry.get("format"),
+        description=entry.get("description"),
+        has_provenance="active_manifest" in entry,
+    )
