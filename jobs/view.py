@@ -103,8 +103,12 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
 
 
 def masked_url(url: str) -> str:
-    """The address without what may be secret in it: user info, fragment, and the values of the query."""
-    parts = urllib.parse.urlsplit(url)
+    """The address without what may be secret in it: user info, fragment, and the values of the query. All of it is
+    masked where it can not be taken apart: what is refused as an address today may have been taken by an older version."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "***"
     names = [name for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)]
     query = "&".join(f"{urllib.parse.quote(name)}=***" for name in names)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
