@@ -38,16 +38,18 @@ def read_json(model: type[M], text: str) -> M:
 
 
 def stored_json(record: BaseModel) -> str:
-    """The text to store: it was read back, so that nothing is stored that no reader can read.
+    """The text to store: it was read back as it is, so that nothing is stored that no reader can read, or that the
+    serializer changed in silence (NaN to null, a lone surrogate to a replacement character).
 
     Raises RecordNotStorableError.
     """
     try:
         text = record.model_dump_json()
-        text.encode()
-        read_json(type(record), text)
+        is_same = read_json(type(record), text) == record
     except UNREADABLE as fault:
         raise RecordNotStorableError(f"{type(record).__name__} can not be read back: {type(fault).__name__}") from fault
+    if not is_same:
+        raise RecordNotStorableError(f"{type(record).__name__} changes when it is read back")
     return text
 
 

@@ -6,7 +6,7 @@ import secrets
 
 from jobs.models import Delivery, DeliveryAttempt
 from jobs.redis_quarantine import Quarantine
-from jobs.redis_records import UNREADABLE, delivery_of, pairs
+from jobs.redis_records import UNREADABLE, delivery_of, pairs, stored_json
 
 
 class WebhookLog(Quarantine):
@@ -27,7 +27,7 @@ class WebhookLog(Quarantine):
         if state not in ("pending", "delivered", "given_up") or (state == "pending") != (retry_in_s is not None):
             raise ValueError(f"state {state!r} with retry_in_s {retry_in_s!r}: only `pending` has a next attempt")
         retry_ms = "" if retry_in_s is None else int(retry_in_s * 1000)
-        fields, attempts = self._call("record_attempt", delivery_id, attempt.model_dump_json(), state, retry_ms)
+        fields, attempts = self._call("record_attempt", delivery_id, stored_json(attempt), state, retry_ms)
         return delivery_of(pairs(fields), attempts)
 
     def redeliver(self, job_id: str) -> list[Delivery]:
