@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.objects import ObjectStoreError
-from jobs.store import JobNotFoundError
+from jobs.store import JobNotFoundError, RecordUnreadableError
 
 logger = logging.getLogger("retalking.api")
 
@@ -175,6 +175,10 @@ async def _on_unknown_job(request: Request, _: JobNotFoundError) -> JSONResponse
     return problem_response(request, "job_not_found", "There is no job with this id.")
 
 
+async def _on_unreadable_record(request: Request, _: RecordUnreadableError) -> JSONResponse:
+    return problem_response(request, "record_unreadable", "The record of this job can not be read any more.")
+
+
 async def _on_part_down(request: Request, error: Exception) -> JSONResponse:
     part = "The job store" if isinstance(error, RedisError) else "The object store"
     logger.warning("%s failed on request %s: %s", part, request_id_of(request), type(error).__name__)
@@ -187,5 +191,6 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(JobNotFoundError, _on_unknown_job)
+    app.add_exception_handler(RecordUnreadableError, _on_unreadable_record)
     app.add_exception_handler(RedisError, _on_part_down)
     app.add_exception_handler(ObjectStoreError, _on_part_down)

@@ -28,12 +28,6 @@ class Registry(Quarantine):
                 pipe.hset(self._key("upload_owners"), upload_id, owner)
             pipe.execute()
 
-    def complete_upload(self, upload_id: str) -> bool:
-        return self._client.hsetnx(self._key("upload_files"), upload_id, "1") == 1
-
-    def reopen_upload(self, upload_id: str) -> None:
-        self._client.hdel(self._key("upload_files"), upload_id)
-
     def upload_exists(self, upload_id: str, owner: str | None = None) -> bool:
         if self._client.zscore(self._key("uploads"), upload_id) is None:
             return False
@@ -50,7 +44,6 @@ class Registry(Quarantine):
         with self._client.pipeline() as pipe:
             pipe.zrem(self._key("uploads"), upload_id)
             pipe.hdel(self._key("upload_owners"), upload_id)
-            pipe.hdel(self._key("upload_files"), upload_id)
             pipe.execute()
 
     def report_worker(self, worker: WorkerInfo, ttl_s: float) -> None:

@@ -11,7 +11,6 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
     quarantine, quarantine_notes, quarantined:<id>  records that could not be read, by when; what is known of each
-    upload_owners, upload_files                     whose an upload is, and whether its file arrived; gone with it
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl
     seq, mean_run_ms       a counter, a smoothed duration
     counters               what happened so far, for /metrics

@@ -121,8 +121,8 @@ class Durations:
 @dataclass(frozen=True)
 class Tally:
     """counts: kind -> name -> how often. Kinds: finished (by status), failed (by code), requeued (by reason), webhook
-    (by outcome of an attempt), face_cache, quarantined (by kind of record). durations: kind -> name -> histogram. Kinds: wait (by priority), stage,
-    run."""
+    (by outcome of an attempt), face_cache, quarantined (by kind of record). durations: kind -> name -> histogram.
+    Kinds: wait (by priority), stage, run."""
 
     counts: dict[str, dict[str, int]]
     durations: dict[str, dict[str, Durations]]
@@ -321,12 +321,6 @@ class JobStore(SegmentStore, Protocol):
     def upload_exists(self, upload_id: str, owner: str | None = None) -> bool:
         """owner None: whoever it belongs to."""
         ...
-
-    def complete_upload(self, upload_id: str) -> bool:
-        """The file of the upload arrived. False: one did before. reopen_upload() where it could not be kept."""
-        ...
-
-    def reopen_upload(self, upload_id: str) -> None: ...
 
     def take_upload(self, upload_id: str) -> None:
         """A job uses it now: it lives as long as that job; forget its expiry."""

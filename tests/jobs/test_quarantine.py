@@ -131,16 +131,15 @@ def test_lost_leases_of_the_others_are_found(job_store: RedisJobStore, spoil: Br
     assert job_store.requeue_lost() == []
 
 
-def test_deadlines_of_the_others_are_kept(
-    job_store: RedisJobStore, redis_client: redis.Redis, spoil: Break
-) -> None:
+def test_deadlines_of_the_others_are_kept(job_store: RedisJobStore, redis_client: redis.Redis, spoil: Break) -> None:
     broken, good = add_job(job_store, expires_in_s=3600), add_job(job_store, expires_in_s=3600)
     for number, job in enumerate((broken, good)):
         redis_client.zadd(job_store._key("deadlines"), {job.id: number + 1})
     spoil(broken.id)
     assert [job.id for job in job_store.fail_past_deadline(RETENTION_S)] == [good.id]
-    with pytest.raises(JobNotFoundError):
+    with pytest.raises(RecordUnreadableError):
         job_store.get(broken.id)
+    with pytest.raises(JobNotFoundError):
         job_store.request_cancel(broken.id, retention_s=RETENTION_S)
     assert job_store.get(good.id).status is JobStatus.FAILED
 
