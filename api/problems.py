@@ -88,9 +88,11 @@ def request_id_of(request: Request) -> str:
 
 def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these codes, one entry a status, one example a code. `internal_error` is always among
-    them; so is `invalid_request`, because a header or a parameter can be wrong on any route."""
+    them; so is `invalid_request`, because a header or a parameter can be wrong on any route. What asks a store does so
+    in a thread, so `threads_exhausted` goes with `service_unavailable`."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for code in sorted({*codes, "internal_error", "invalid_request"}):
+    threads = {"threads_exhausted"} if "service_unavailable" in codes else set()
+    for code in sorted({*codes, *threads, "internal_error", "invalid_request"}):
         row = ERROR_CODES[code]
         example = describe_problem(code, row.title + ".", instance="/jobs", request_id="req_7f3b9c")
         entry = responses.setdefault(
