@@ -27,6 +27,8 @@ from jobs.store import (
     JobNotFoundError,
     Origin,
     QuotaExceededError,
+    RecordNotStorableError,
+    RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
 
@@ -100,6 +102,8 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
     except IdempotencyConflictError:
         message = "This Idempotency-Key came before with another body."
         raise ServiceError("idempotency_conflict", message) from None
+    except RecordNotStorableError as fault:
+        raise ServiceError("value_out_of_bounds", "What was sent can not be stored and read back as it is.") from fault
     except RedisError as cause:
         return _look_again(parts, job_id, cause)
 
@@ -108,6 +112,8 @@ def _look_again(parts: Parts, job_id: str, cause: RedisError) -> Created:
     """The connection broke during the creation: was it before or after?"""
     try:
         return Created(parts.store.get(job_id), True)
+    except RecordUnreadableError:
+        raise
     except JobNotFoundError:
         raise cause from None
     except RedisError:

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.parts import Parts, WithParts
-from jobs.api_keys import ApiKey, Scope, key_id_of
+from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, key_id_of
 from jobs.errors import ServiceError
 
 SCHEME = "ApiKey"
@@ -49,6 +49,10 @@ class Caller:
         """The owner whose things this caller sees; None: those of all."""
         return None if self.sees_all else self.owner
 
+    @property
+    def max_priority(self) -> int:
+        return MAX_PRIORITY if self.key is None else self.key.max_priority
+
     def live_jobs(self, usual: int) -> int:
         return usual if self.key is None or self.key.live_jobs is None else self.key.live_jobs
 
@@ -65,6 +69,10 @@ async def authorise(request: Request, parts: WithParts, credentials: WithKey) ->
 async def authorise_any(request: Request, parts: WithParts, credentials: WithKey) -> None:
     """Any key that is valid."""
     await admit(request, parts, credentials, None)
+
+
+async def authorise_admin(request: Request, parts: WithParts, credentials: WithKey) -> None:
+    await admit(request, parts, credentials, Scope.ADMIN)
 
 
 async def authorise_metrics(request: Request, parts: WithParts, credentials: WithKey) -> None:

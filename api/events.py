@@ -69,7 +69,7 @@ EVENT_SCHEMA = {
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         }
     }
-    | refusals("job_not_found", "service_unavailable"),
+    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 async def stream_events(
     job_id: JobId,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -10,6 +9,7 @@ import anyio
 from starlette.requests import Request
 
 from api.bodies import body_chunks, too_large
+from api.bounds import check_filename, read_json
 from api.containers import Slot
 from api.multipart import PartData, PartStart, read_parts
 from api.parts import Parts
@@ -79,6 +79,7 @@ class _Receiver:
             return
         if slot in self.form.files:
             raise refuse_field(part.name, "This file was sent twice")
+        check_filename(part.filename or "", slot)
         self._intake = Intake(self._parts, input_key(self._job_id, slot), slot)
 
     async def add(self, data: bytes) -> None:
@@ -154,27 +155,7 @@ def _leaf(name: str, text: str) -> Any:
     """JSON text of a nested field, else the text itself (`face=largest`)."""
     if name not in NESTED_FIELDS | LIST_FIELDS or not text.lstrip().startswith(("{", "[")):
         return text
-    return parse_json(text, f"The field `{name}`")
-
-
-def parse_json(text: str | bytes, what: str) -> Any:
-    """RFC 8259 JSON. Raises malformed_json, also for NaN, Infinity and numbers beyond a double, which are none."""
-    try:
-        return json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        place = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ServiceError("malformed_json", f"{what} is not JSON{place}.") from None
-
-
-def _refuse_number(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text} is beyond a double")
-    return value
+    return read_json(text, f"The field `{name}`")
 
 
 def refuse_field(name: str, message: str) -> ServiceError:

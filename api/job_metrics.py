@@ -20,6 +20,7 @@ _COUNTS = {
     "failed": ("retalking_jobs_failed", "Jobs that failed, by error code", "code"),
     "requeued": ("retalking_jobs_requeued", "Attempts that ended without an outcome, by reason", "reason"),
     "webhook": ("retalking_webhook_attempts", "Deliveries: delivered, pending (tried again), given_up", "outcome"),
+    "quarantined": ("retalking_records_quarantined", "Records that could not be read, by kind", "kind"),
     "face_cache": ("retalking_face_cache", "Renders by what the face cache had", "outcome"),
 }
 _DURATIONS = {

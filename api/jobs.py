@@ -20,7 +20,7 @@ from jobs.ids import is_job_id
 from jobs.messages import MessageNotSentError, send_delivery
 from jobs.models import Delivery, Job, JobStatus, JobView
 from jobs.names import job_prefix
-from jobs.store import JobNotFoundError, WrongStateError
+from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
 logger = logging.getLogger("retalking.api")
@@ -54,6 +54,9 @@ SUBMISSION_REFUSALS = [
     "url_not_allowed",
     "file_empty",
     "container_unsupported",
+    "value_out_of_bounds",
+    "priority_not_allowed",
+    "record_unreadable",
     "service_unavailable",
 ]
 ACCEPTED_HEADERS = {
@@ -100,7 +103,7 @@ async def submit_job(
     file is named by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
     """
     created = await accept_submission(request, parts, caller, idempotency_key)
-    body = await run_in_threadpool(view, parts, created.job)
+    body = await run_in_threadpool(view, parts, created.job, caller)
     headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
@@ -130,7 +133,7 @@ def list_jobs(
         return "/jobs?" + urlencode({key: value for key, value in {**asked, "cursor": at}.items() if value is not None})
 
     body = JobList(
-        jobs=[view(parts, job) for job in page.jobs],
+        jobs=[view(parts, job, caller) for job in page.jobs],
         next_cursor=page.next_cursor,
         links=JobListLinks(self=link(cursor), next=link(page.next_cursor) if page.next_cursor else None),
     )
@@ -143,11 +146,13 @@ def list_jobs(
     summary="Status, progress, result link, evaluation, webhook log",
     response_model=JobView,
     responses={200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}}}
-    | refusals("job_not_found", "service_unavailable"),
+    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
-    return view_response(view(parts, job), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)})
+    return view_response(
+        view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
+    )
 
 
 @router.delete(
@@ -157,10 +162,16 @@ def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     status_code=202,
     response_model=JobView,
     responses={202: {"description": "Was live: cancel asked for"}, 204: {"description": "Was over: deleted, files too"}}
-    | refusals("job_not_found", "service_unavailable"),
+    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    job = find_job(parts, caller, job_id)
+    """A job whose record can not be read is deleted too, files and all."""
+    try:
+        job = find_job(parts, caller, job_id)
+    except RecordUnreadableError:
+        parts.objects.delete_prefix(job_prefix(job_id))
+        parts.store.drop_quarantined("job", job_id)
+        return Response(status_code=204)
     if not job.status.is_over:
         return cancel_job(job_id, parts, caller)
     # Files first: if this breaks off, the record still leads the janitor to what is left.
@@ -175,14 +186,14 @@ def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     summary="Cancel a live job, leave a finished one as it is",
     status_code=202,
     response_model=JobView,
-    responses=refusals("job_not_found", "service_unavailable"),
+    responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
     find_job(parts, caller, job_id)
     job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
     _wake_webhooks(parts, parts.store.deliveries(job_id))
-    return view_response(view(parts, job), 202)
+    return view_response(view(parts, job, caller), 202)
 
 
 @router.post(
@@ -191,7 +202,9 @@ def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     summary="Deliver the webhook once more",
     status_code=202,
     response_model=JobView,
-    responses=refusals("job_not_found", "webhook_not_configured", "job_not_finished", "service_unavailable"),
+    responses=refusals(
+        "job_not_found", "record_unreadable", "webhook_not_configured", "job_not_finished", "service_unavailable"
+    ),
     tags=["webhooks"],
 )
 def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
@@ -206,7 +219,7 @@ def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Re
             message = "No event of this job was subscribed to, so there is nothing to deliver."
             raise ServiceError("webhook_not_configured", message) from None
         raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
-    return view_response(view(parts, parts.store.get(job_id)), 202)
+    return view_response(view(parts, parts.store.get(job_id), caller), 202)
 
 
 def _wake_webhooks(parts: Parts, deliveries: Sequence[Delivery]) -> None:
@@ -223,14 +236,20 @@ def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
     """The job, or job_not_found: for ids that can not exist and for jobs of another key alike."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
-    job = parts.store.get(job_id)
+    try:
+        job = parts.store.get(job_id)
+    except RecordUnreadableError as unreadable:
+        if caller.only not in (None, unreadable.owner):
+            raise JobNotFoundError(job_id) from None
+        raise
     if caller.only not in (None, job.owner):
         raise JobNotFoundError(job_id)
     return job
 
 
-def view(parts: Parts, job: Job) -> JobView:
-    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key)
+def view(parts: Parts, job: Job, caller: Caller) -> JobView:
+    """Links in it end with the caller's key: an admin's open also what belongs to a key that is revoked."""
+    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

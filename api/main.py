@@ -7,8 +7,8 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, media, probes, results, service, uploads
-from api.access import authorise, authorise_any, authorise_metrics
+from api import events, jobs, media, probes, quarantine, results, service, uploads
+from api.access import authorise, authorise_admin, authorise_any, authorise_metrics
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
@@ -55,6 +55,7 @@ def _include_features(app: FastAPI) -> None:
     for feature in (jobs, results, media, events, uploads):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
+    app.include_router(quarantine.router, dependencies=[Security(authorise_admin)], responses=refused)
     app.include_router(probes.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)
     open_routers: list[APIRouter] = [
         results.link_router,

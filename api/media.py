@@ -5,22 +5,22 @@ Where the object store gives presigned links, those; else links of this service,
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, get_args
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.access import ANYONE, WithCaller
+from api.access import ANYONE, Caller, WithCaller
 from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
+from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
-from jobs.links import is_signed, sign_link
+from jobs.links import link_query
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
 
@@ -70,13 +70,14 @@ class MediaLinks(BaseModel):
     operation_id="getMedia",
     summary="Links for players: inputs and result",
     response_model=MediaLinks,
-    responses=refusals("job_not_found", "service_unavailable"),
+    responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """Each opens one file for a while without a key, because media elements can not send one."""
+    """Each opens one file for a while without a key, because media elements can not send one. Links of this service
+    end with the key that asked for them; presigned ones of the object store only when they expire."""
     job = find_job(parts, caller, job_id)
     ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
-    links = {part: _link(parts, job, part, int(ends_at.timestamp())) for part in get_args(MediaPart)}
+    links = {part: _link(parts, job, part, int(ends_at.timestamp()), caller) for part in get_args(MediaPart)}
     return view_response(MediaLinks(expires_at=ends_at, **links))
 
 
@@ -89,6 +90,7 @@ def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     | refusals(
         "link_invalid",
         "job_not_found",
+        "record_unreadable",
         "result_not_ready",
         "range_not_satisfiable",
         "storage_failed",
@@ -101,12 +103,12 @@ def open_media(
     part: Annotated[MediaPart, Path(description="Which file")],
     request: Request,
     parts: WithParts,
-    expires: Annotated[int, Query(ge=0, le=10**12, description="From the link")],
-    signature: Annotated[str, Query(max_length=128, description="From the link")],
+    expires: LinkExpires,
+    signature: LinkSignature,
+    key: LinkHolder = "",
 ) -> Response:
-    """Only links made by `GET /jobs/{job_id}/media` are accepted."""
-    if not is_signed(parts.link_key, "GET", _path(job_id, part), expires, signature, time.time()):
-        raise ServiceError("link_invalid", "The link was altered or has expired.")
+    """Only links made by `GET /jobs/{job_id}/media` are accepted, until they expire or their API key is revoked."""
+    check_link(parts, "GET", _path(job_id, part), expires, key, signature)
     file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {part} to play.")
@@ -117,14 +119,14 @@ def _path(job_id: str, part: str) -> str:
     return f"jobs/{job_id}/media/{part}"
 
 
-def _link(parts: Parts, job: Job, part: MediaPart, expires: int) -> MediaLink | None:
+def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
     file = _file_of(parts, job, part)
     if file is None:
         return None
     link = parts.objects.presign_get(file.key, parts.settings.link_ttl_s, file.download_name)
     if link is None:
         path = _path(job.id, part)
-        link = f"/{path}?expires={expires}&signature={sign_link(parts.link_key, 'GET', path, expires)}"
+        link = f"/{path}?{link_query(parts.link_key, 'GET', path, expires, caller.owner)}"
     return MediaLink(url=link, content_type=file.content_type)
 
 

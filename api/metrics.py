@@ -82,4 +82,7 @@ class StoreCollector(Collector):
         workers.add_metric([], len(live))
         busy = GaugeMetricFamily("retalking_workers_busy", "Live render workers with a job in work")
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
-        return [depth, jobs, demand, workers, busy, gpu_family(live), *tally_families(self._store.tally())]
+        quarantine = GaugeMetricFamily("retalking_quarantine_records", "Records in quarantine now")
+        quarantine.add_metric([], self._store.quarantine_size())
+        families = [depth, jobs, demand, workers, busy, quarantine, gpu_family(live)]
+        return [*families, *tally_families(self._store.tally())]

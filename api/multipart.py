@@ -16,7 +16,8 @@ MAX_NAME_CHARS = 255
 
 @dataclass(frozen=True)
 class PartStart:
-    """name: of the form field. filename: None for a plain field; the caller's data, never a path."""
+    """name: of the form field. filename: None for a plain field; the caller's data of any
+    length, never a path."""
 
     name: str
     filename: str | None
@@ -115,7 +116,7 @@ class _PartParser:
         self._events.append(
             PartStart(
                 name,
-                None if filename is None else filename.decode("utf-8", "replace")[:MAX_NAME_CHARS],
+                None if filename is None else filename.decode("utf-8", "replace"),
                 self._headers.get("content-type", "text/plain"),
             )
         )

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.objects import ObjectStoreError
-from jobs.store import JobNotFoundError
+from jobs.store import JobNotFoundError, RecordUnreadableError
 
 logger = logging.getLogger("retalking.api")
 
@@ -88,9 +88,11 @@ def request_id_of(request: Request) -> str:
 
 def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
     """OpenAPI responses for these codes, one entry a status, one example a code. `internal_error` is always among
-    them; so is `invalid_request`, because a header or a parameter can be wrong on any route."""
+    them; so is `invalid_request`, because a header or a parameter can be wrong on any route. What asks a store does so
+    in a thread, so `threads_exhausted` goes with `service_unavailable`."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for code in sorted({*codes, "internal_error", "invalid_request"}):
+    threads = {"threads_exhausted"} if "service_unavailable" in codes else set()
+    for code in sorted({*codes, *threads, "internal_error", "invalid_request"}):
         row = ERROR_CODES[code]
         example = describe_problem(code, row.title + ".", instance="/jobs", request_id="req_7f3b9c")
         entry = responses.setdefault(
@@ -175,6 +177,10 @@ async def _on_unknown_job(request: Request, _: JobNotFoundError) -> JSONResponse
     return problem_response(request, "job_not_found", "There is no job with this id.")
 
 
+async def _on_unreadable_record(request: Request, _: RecordUnreadableError) -> JSONResponse:
+    return problem_response(request, "record_unreadable", "The record of this job can not be read any more.")
+
+
 async def _on_part_down(request: Request, error: Exception) -> JSONResponse:
     part = "The job store" if isinstance(error, RedisError) else "The object store"
     logger.warning("%s failed on request %s: %s", part, request_id_of(request), type(error).__name__)
@@ -187,5 +193,6 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(JobNotFoundError, _on_unknown_job)
+    app.add_exception_handler(RecordUnreadableError, _on_unreadable_record)
     app.add_exception_handler(RedisError, _on_part_down)
     app.add_exception_handler(ObjectStoreError, _on_part_down)

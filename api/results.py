@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, Field, ValidationError
@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field, ValidationError
 from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
+from api.links import LinkExpires, LinkHolder, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.api_keys import Scope
 from jobs.errors import ServiceError
-from jobs.links import is_signed
 from jobs.models import EvaluationCurves, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
@@ -49,6 +49,7 @@ RESULT_REFUSALS = refusals(
     "link_invalid",
     "rate_limited",
     "job_not_found",
+    "record_unreadable",
     "result_not_ready",
     "range_not_satisfiable",
     "storage_failed",
@@ -80,15 +81,14 @@ async def downloader(
     parts: WithParts,
     credentials: WithKey,
     signature: Annotated[str | None, Security(_signature)],
-    expires: Annotated[int | None, Query(ge=0, le=10**12, description="From a signed link")] = None,
+    expires: LinkExpires | None = None,
+    key: LinkHolder = "",
 ) -> Caller:
     """Who may have the file: the holder of a link to it, or of a key that may read the job."""
     if signature is None:
         await admit(request, parts, credentials, Scope.READ)
         return request.state.caller
-    path = f"jobs/{job_id}/result"
-    if expires is None or not is_signed(parts.link_key, "GET", path, expires, signature, time.time()):
-        raise ServiceError("link_invalid", "The link was altered or has expired.")
+    await run_in_threadpool(check_link, parts, "GET", f"jobs/{job_id}/result", expires, key, signature)
     return ANYONE
 
 
@@ -143,7 +143,7 @@ def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Resp
     operation_id="getEvaluation",
     summary="The numbers about the result",
     response_model=Evaluation,
-    responses=refusals("job_not_found", "evaluation_not_ready", "service_unavailable"),
+    responses=refusals("job_not_found", "record_unreadable", "evaluation_not_ready", "service_unavailable"),
 )
 def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)

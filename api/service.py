@@ -10,12 +10,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
+from api.bounds import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.containers import ACCEPTED_NAMES
 from api.engines import choose_engine
 from api.jobs import view_response
 from api.parts import WithParts
 from api.problems import refusals
-from api.submission import MAX_METADATA_BYTES
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import EngineInfo, JobOptions
 
@@ -56,6 +56,8 @@ class Limits(BaseModel):
     max_upload_bytes: int
     max_json_bytes: int
     max_metadata_bytes: int
+    max_metadata_depth: int = Field(description="Objects and lists inside each other")
+    max_metadata_values: int = Field(description="Names and values in all")
     max_video_s: float
     max_audio_s: float
     accepted_files: dict[str, str]
@@ -113,6 +115,8 @@ def list_engines(parts: WithParts) -> Response:
                 max_upload_bytes=settings.max_upload_bytes,
                 max_json_bytes=settings.max_json_bytes,
                 max_metadata_bytes=MAX_METADATA_BYTES,
+                max_metadata_depth=MAX_METADATA_DEPTH,
+                max_metadata_values=MAX_METADATA_VALUES,
                 max_video_s=settings.max_video_s,
                 max_audio_s=settings.max_audio_s,
                 accepted_files=dict(ACCEPTED_NAMES),

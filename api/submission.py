@@ -14,9 +14,10 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from api.access import Caller
 from api.bodies import read_body, too_large
+from api.bounds import check_metadata, read_json
 from api.containers import HEAD_BYTES, Slot
 from api.engines import check_engine
-from api.forms import SLOTS, ReceivedForm, fields_to_body, parse_json, receive_form
+from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.parts import Parts
 from api.problems import FieldError, field_errors, say
 from api.staging import check_container
@@ -25,8 +26,6 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, upload_key
 from jobs.objects import ObjectNotFoundError
-
-MAX_METADATA_BYTES = 16 * 1024
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -62,7 +61,8 @@ async def read_submission(request: Request, parts: Parts, caller: Caller, job_id
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
     asked = body.request()
-    _check_metadata(asked)
+    check_metadata(asked.metadata)
+    _check_priority(asked, caller)
     _check_metrics(asked, workers)
     check_engine(asked, workers, parts.settings)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, job_id)
@@ -93,7 +93,7 @@ def _body_of_form(form: ReceivedForm) -> JobSubmission:
 
 
 def _body_of_json(raw: bytes, what: str) -> JobSubmission:
-    value = parse_json(raw, what)
+    value = read_json(raw, what)
     if not isinstance(value, dict):
         raise ServiceError("invalid_request", f"{what} is not a JSON object.")
     return _validate(raw)
@@ -122,10 +122,11 @@ def _code_of(errors: list[Any]) -> str:
     return "invalid_option" if any(is_option) else "invalid_request"
 
 
-def _check_metadata(asked: JobRequest) -> None:
-    size = len(json.dumps(asked.metadata, ensure_ascii=False, separators=(",", ":")).encode())
-    if size > MAX_METADATA_BYTES:
-        raise too_large(MAX_METADATA_BYTES, "`metadata`")
+def _check_priority(asked: JobRequest, caller: Caller) -> None:
+    if asked.priority > caller.max_priority:
+        message = f"priority: This key may ask for {caller.max_priority} at most, not for {asked.priority}."
+        errors = [FieldError(pointer="#/priority", message=f"At most {caller.max_priority} with this key")]
+        raise ServiceError("priority_not_allowed", message, errors=errors)
 
 
 def _check_metrics(asked: JobRequest, workers: Sequence[WorkerInfo]) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import RequestMetrics
 from api.problems import problem_response
+from jobs.errors import is_thread_shortage
 from jobs.journal import about
 from jobs.traces import span
 
@@ -61,12 +62,15 @@ class Tracing:
                     opened.set_attribute("http.response.status_code", status)
         except ClientDisconnect:
             logger.info("The client left request %s before it was whole", request.state.request_id)
-        except Exception:
-            logger.exception("Request %s broke", request.state.request_id)
+        except Exception as fault:
+            code, detail = _describe(fault)
+            if code == "internal_error":
+                logger.exception("Request %s broke", request.state.request_id)
+            else:
+                logger.error("Request %s refused: %s", request.state.request_id, code)
             if status != CLIENT_GONE:
                 raise  # The response has begun: only closing the connection tells the caller.
-            detail = "Something broke here that should not. It is logged under the request id."
-            await problem_response(request, "internal_error", detail)(scope, receive, send_traced)
+            await problem_response(request, code, detail)(scope, receive, send_traced)
         finally:
             self._record(scope, request.state.request_id, status, time.perf_counter() - started_s)
 
@@ -77,6 +81,13 @@ class Tracing:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.latency_s.labels(route, method).observe(duration_s)
+
+
+def _describe(fault: Exception) -> tuple[str, str]:
+    """Code and sentence for what no handler knew."""
+    if is_thread_shortage(fault):
+        return "threads_exhausted", "This process can start no more threads now."
+    return "internal_error", "Something broke here that should not. It is logged under the request id."
 
 
 def _route_of(scope: Scope) -> str:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import anyio
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from api.access import WithCaller
+from api.access import Caller, WithCaller
 from api.bodies import body_chunks
 from api.jobs import view_response
+from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
 from jobs.ids import is_upload_id, new_upload_id
-from jobs.links import is_signed, sign_link
+from jobs.links import link_query
 from jobs.names import upload_key
+from jobs.objects import ObjectNotFoundError
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 # Needs no key: the signature in the link grants what is done
 link_router = APIRouter(prefix="/uploads", tags=["uploads"])
+
+
+# A process that dies while it keeps a file holds up others this long.
+COMMIT_S = 120.0
 
 
 class UploadLink(BaseModel):
@@ -32,7 +39,7 @@ class UploadLink(BaseModel):
 
     id: str
     method: Literal["PUT"] = "PUT"
-    url: str = Field(description="Takes one PUT with the file as its body; no other header is needed")
+    url: str = Field(description="Takes one PUT with the whole file as its body; no other header is needed")
     url_expires_at: datetime
     expires_at: datetime = Field(description="The file is deleted then; jobs submitted before keep their own copy")
     max_bytes: int
@@ -56,13 +63,14 @@ class UploadedFile(BaseModel):
 )
 def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     """The file goes straight to the object store where that gives links, else to this service. One upload can serve
-    any number of jobs until it expires."""
+    any number of jobs until it expires. Links of this service take one file and end with the key that asked for them;
+    presigned ones of the object store replace the file on every PUT until they expire."""
     settings = parts.settings
     upload_id = new_upload_id()
     now = datetime.now(UTC)
     expires_at = now + timedelta(seconds=settings.upload_ttl_s)
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
-    link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s)
+    link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s, caller)
     parts.store.add_upload(upload_id, expires_at, caller.owner)
     body = UploadLink(
         id=upload_id,
@@ -82,6 +90,8 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     responses=refusals(
         "link_invalid",
         "upload_not_found",
+        "upload_complete",
+        "content_range_not_supported",
         "body_too_large",
         "request_timeout",
         "file_empty",
@@ -100,38 +110,70 @@ async def put_upload(
     upload_id: Annotated[str, Path(description="Id from `POST /uploads`")],
     request: Request,
     parts: WithParts,
-    expires: Annotated[int, Query(ge=0, le=10**12, description="From the link")],
-    signature: Annotated[str, Query(max_length=128, description="From the link")],
+    expires: LinkExpires,
+    signature: LinkSignature,
+    key: LinkHolder = "",
 ) -> Response:
-    """Only links made by `POST /uploads` are accepted. Putting again replaces the file."""
-    path = f"uploads/{upload_id}"
-    if not (is_upload_id(upload_id) and is_signed(parts.link_key, "PUT", path, expires, signature, time.time())):
-        raise ServiceError("link_invalid", "The link was altered or has expired.")
-    if not await run_in_threadpool(parts.store.upload_exists, upload_id):
-        raise ServiceError("upload_not_found", "This upload expired before its file came.")
-    staged = await _receive(request, parts, upload_key(upload_id))
+    """Only links made by `POST /uploads` are accepted, until they expire or their API key is revoked. A link takes one
+    file: a PUT that failed may be repeated, one that came through may not."""
+    await run_in_threadpool(_check_put, parts, upload_id, expires, key, signature)
+    if "content-range" in request.headers:
+        raise ServiceError("content_range_not_supported", "This link takes the whole file in one PUT.")
+    staged = await _receive(request, parts, upload_id)
     return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
 
 
-async def _receive(request: Request, parts: Parts, key: str) -> StagedFile:
+def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> None:
+    if not is_upload_id(upload_id):
+        raise ServiceError("link_invalid", "The link was altered.")
+    check_link(parts, "PUT", f"uploads/{upload_id}", expires, holder, signature)
+    if not parts.store.upload_exists(upload_id):
+        raise ServiceError("upload_not_found", "This upload expired before its file came.")
+    if _holds_file(parts, upload_id):
+        raise _complete()
+
+
+def _holds_file(parts: Parts, upload_id: str) -> bool:
+    try:
+        parts.objects.info(upload_key(upload_id))
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
+def _complete() -> ServiceError:
+    return ServiceError("upload_complete", "A file came to this link before; it is kept as it is.")
+
+
+async def _receive(request: Request, parts: Parts, upload_id: str) -> StagedFile:
     settings = parts.settings
-    intake = Intake(parts, key, None)
+    intake = Intake(parts, upload_key(upload_id), None)
+    token = secrets.token_hex(8)
     try:
         async for chunk in body_chunks(request, settings.max_upload_bytes, settings.upload_idle_s):
             await intake.add(chunk)
+        await run_in_threadpool(_claim, parts, upload_id, token)
         return await intake.finish()
     except BaseException:
         with anyio.CancelScope(shield=True):
             await intake.abandon()
         raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
 
 
-def _own_link(parts: Parts, upload_id: str, ttl_s: int) -> str:
-    expires = int(time.time()) + ttl_s
-    signature = sign_upload(parts.link_key, upload_id, expires)
-    base = parts.settings.public_url.rstrip("/")
-    return f"{base}/uploads/{upload_id}/content?expires={expires}&signature={signature}"
+def _claim(parts: Parts, upload_id: str, token: str) -> None:
+    """Of two PUTs that end at the same moment one is kept. Raises upload_complete."""
+    if not parts.store.acquire_lock(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
+        raise _complete()
 
 
-def sign_upload(key: bytes, upload_id: str, expires: int) -> str:
-    return sign_link(key, "PUT", f"uploads/{upload_id}", expires)
+def _lock(upload_id: str) -> str:
+    return f"upload:{upload_id}"
+
+
+def _own_link(parts: Parts, upload_id: str, ttl_s: int, caller: Caller) -> str:
+    path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
+    query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
+    return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"

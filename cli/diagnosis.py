@@ -25,6 +25,7 @@ State = Literal["well", "note", "bad"]
 # Receivers of webhooks refuse signatures that are 5 minutes off, S3 requests that are 15
 CLOCK_NOTE_S, CLOCK_BAD_S = 1.0, 300.0
 DISK_NOTE_BYTES = 5 * 1024**3
+MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,20 @@ def look_at_keys(settings: Settings, store: JobStore) -> Finding:
     if not usable:
         return Finding("keys", "bad", "required, and there is none", "Run `retalking keys create NAME --scope admin`.")
     return Finding("keys", "well", f"required; {len(usable)} usable")
+
+
+def look_at_quarantine(store: JobStore) -> Finding:
+    """Records that no process could read; everything else goes on without them."""
+    total = store.quarantine_size()
+    if not total:
+        return Finding("records", "well", "all that were met could be read")
+    shown = store.quarantined(limit=MAX_SHOWN)
+    named = ", ".join(f"{record.kind} {record.id} ({record.reason})" for record in shown)
+    more = f" and {total - len(shown)} more" if total > len(shown) else ""
+    remedy = (
+        "Tell their owners; delete them with `DELETE /quarantine/KIND/ID` (admin key), which takes their files along."
+    )
+    return Finding("records", "note", f"{total} in quarantine: {named}{more}", remedy)
 
 
 def look_at_workers(settings: Settings, store: JobStore) -> Finding:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.extras import MissingExtraError
-from jobs.api_keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
+from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY, ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from jobs.store import JobStore, KeyNotFoundError
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
@@ -36,12 +36,16 @@ def create(
         int | None, typer.Option(min=1, max=60000, help="Instead of RETALKING_REQUESTS_PER_MINUTE")
     ] = None,
     live_jobs: Annotated[int | None, typer.Option(min=1, help="Instead of RETALKING_LIVE_JOBS_PER_KEY")] = None,
+    max_priority: Annotated[
+        int, typer.Option(min=0, max=MAX_PRIORITY, help="Most urgent priority that its jobs may have")
+    ] = USUAL_PRIORITY,
     data: DataOption = None,
 ) -> None:
     """Make a key. It is printed once, on stdout, and can not be shown again: only its hash is kept."""
     if not 1 <= len(name) <= 100 or not name.isprintable():
         raise CommandError("invalid_name", "A name has 1 to 100 printable characters.", EXIT_USAGE)
-    text = make_key(_open(data), name, _scopes(scope or ["submit", "read"]), requests_per_minute, live_jobs)
+    scopes = _scopes(scope or ["submit", "read"])
+    text = make_key(_open(data), name, scopes, requests_per_minute, live_jobs, max_priority)
     Console(stderr=True).print("The key, which is shown this once; send it as `Authorization: Bearer ...`:")
     typer.echo(text)
 
@@ -49,11 +53,11 @@ def create(
 @app.command(name="list")
 def show(data: DataOption = None) -> None:
     """All keys, oldest first. Never their secret part."""
-    table = Table("id", "name", "scopes", "requests/min", "live jobs", "created", "revoked", box=None)
+    table = Table("id", "name", "scopes", "requests/min", "live jobs", "max priority", "created", "revoked", box=None)
     for key in _call(_open(data).list_keys):
         limits = (str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs))
         moments = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.revoked_at))
-        table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *limits, *moments)
+        table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *limits, str(key.max_priority), *moments)
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)  # in a pipe no cell is cut
 
 
@@ -79,6 +83,7 @@ def make_key(
     scopes: frozenset[Scope],
     requests_per_minute: int | None = None,
     live_jobs: int | None = None,
+    max_priority: int = USUAL_PRIORITY,
 ) -> str:
     """The text of a new key that the store knows from now on."""
     text = new_key_text()
@@ -89,6 +94,7 @@ def make_key(
         scopes=scopes,
         requests_per_minute=requests_per_minute,
         live_jobs=live_jobs,
+        max_priority=max_priority,
         created_at=datetime.now(UTC),
     )
     _call(lambda: store.add_key(key))

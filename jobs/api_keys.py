@@ -21,6 +21,10 @@ _KEY = re.compile(r"rtk_([0-9a-f]{16})_[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 
 
+# Of jobs, 0 to 2. A key is made for the usual one: urgency is only worth something where not everybody has it.
+USUAL_PRIORITY, MAX_PRIORITY = 1, 2
+
+
 class Scope(StrEnum):
     """submit: make, cancel and delete jobs and uploads. read: look at them. admin: both, over the jobs of every key."""
 
@@ -40,6 +44,7 @@ class ApiKey(BaseModel):
     scopes: frozenset[Scope]
     requests_per_minute: int | None = None
     live_jobs: int | None = None
+    max_priority: int = Field(USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="The most urgent it may ask for")
     created_at: datetime
     revoked_at: datetime | None = None
 

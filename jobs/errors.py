@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 
@@ -40,6 +41,12 @@ _TABLE = [
         "Send `Authorization: Bearer rtk_...` with a key that is not revoked; `retalking keys create` makes one.",
     ),
     ErrorCode("forbidden", 403, "The key does not allow this", "Use a key with the scope that the message names."),
+    ErrorCode(
+        "priority_not_allowed",
+        403,
+        "The key may not ask for this priority",
+        "Ask for the priority that the message names, or use a key made with a higher `--max-priority`.",
+    ),
     ErrorCode(
         "rate_limited", 429, "The key made too many requests", "Wait as long as `Retry-After` says; poll less.", True
     ),
@@ -85,6 +92,12 @@ _TABLE = [
         "Use one of the values that the message names.",
     ),
     ErrorCode(
+        "value_out_of_bounds",
+        422,
+        "A value is over a limit",
+        "Shorten or flatten the value that `errors` names; its message states the limit.",
+    ),
+    ErrorCode(
         "unsupported_option",
         422,
         "The engine can not honour an option",
@@ -111,6 +124,30 @@ _TABLE = [
         404,
         "No such upload",
         "Check the id, and that the file was put to the link before it expired.",
+    ),
+    ErrorCode(
+        "upload_complete",
+        409,
+        "The upload already holds its file",
+        "Submit jobs with its id, or get a fresh link from `POST /uploads` for another file.",
+    ),
+    ErrorCode(
+        "content_range_not_supported",
+        400,
+        "The upload can not be sent in parts",
+        "Send the whole file in one PUT without Content-Range.",
+    ),
+    ErrorCode(
+        "record_unreadable",
+        410,
+        "The record of the job can not be read",
+        "Submit the job again; an operator finds the record with `retalking doctor`.",
+    ),
+    ErrorCode(
+        "record_not_found",
+        404,
+        "No such record in quarantine",
+        "Check kind and id against `GET /quarantine`.",
     ),
     ErrorCode("result_not_ready", 409, "The job has no result", "Wait until the status is `succeeded`.", True),
     ErrorCode("evaluation_not_ready", 409, "The job has no evaluation", "Wait until the status is `succeeded`.", True),
@@ -216,6 +253,13 @@ _TABLE = [
         True,
     ),
     ErrorCode("storage_failed", 503, "The object store did not take or give a file", "Try again later.", True),
+    ErrorCode(
+        "threads_exhausted",
+        503,
+        "The machine can start no more threads",
+        "Try again later; the operator raises the limit on processes (`pids`), or the memory.",
+        True,
+    ),
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),
     ErrorCode("canceled", 409, "The job was canceled", "Submit it again if it is still wanted."),
     ErrorCode("internal_error", 500, "Something broke that should not", "Report the request id or job id.", True),
@@ -232,3 +276,13 @@ _TABLE = [
 ]
 
 ERROR_CODES: dict[str, ErrorCode] = {row.code: row for row in _TABLE}
+
+
+def is_thread_shortage(fault: BaseException) -> bool:
+    """True when no thread or process could be started: a limit of the machine, not a fault of the request.
+
+    CPython raises a bare RuntimeError with this text for threads; fork and FFmpeg report EAGAIN.
+    """
+    if isinstance(fault, OSError):
+        return fault.errno == errno.EAGAIN
+    return isinstance(fault, RuntimeError) and str(fault).startswith("can't start new thread")

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY
+
 
 class JobStatus(StrEnum):
     QUEUED = "queued"
@@ -159,12 +161,15 @@ class JobRequest(JobOptions):
     webhook_events: list[WebhookEvent] = Field(
         default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=5, description="Which events are delivered"
     )
-    priority: int = Field(1, ge=0, le=2, description="2 is served first")
+    priority: int = Field(
+        USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="2 is served first; a key may be limited to less"
+    )
     expires_in_s: int | None = Field(
         None, ge=1, le=30 * 86400, description="Fail the job if it is still queued after this"
     )
     metadata: dict[str, Any] = Field(
-        default_factory=dict, description="Echoed in the job and its webhooks; at most 16 kB"
+        default_factory=dict,
+        description="Echoed in the job and its webhooks; at most 16 kB, 16 levels deep, 1000 names and values",
     )
 
 

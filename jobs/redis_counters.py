@@ -18,6 +18,8 @@ class Counters(RedisPart):
         counts: dict[str, dict[str, int]] = defaultdict(dict)
         series: dict[str, dict[str, int]] = defaultdict(dict)
         for field, value in self._client.hgetall(self._key("counters")).items():
+            if not value.lstrip("-").isdecimal():  # not counted by our scripts; the other counts stand without it
+                continue
             name, bar, bucket = field.partition("|")
             if bar:
                 series[name][bucket] = int(value)

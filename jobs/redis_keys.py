@@ -5,27 +5,26 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from jobs.api_keys import ApiKey
-from jobs.redis_base import RedisPart
+from jobs.redis_quarantine import Quarantine
+from jobs.redis_records import stored_json
 from jobs.store import Allowance, KeyNotFoundError
 
 
-class KeyRing(RedisPart):
+class KeyRing(Quarantine):
     def add_key(self, key: ApiKey) -> None:
         with self._client.pipeline() as pipe:
-            pipe.set(self._key("api_key", key.id), key.model_dump_json())
+            pipe.set(self._key("api_key", key.id), stored_json(key))
             pipe.zadd(self._key("api_keys"), {key.id: int(key.created_at.timestamp() * 1000)})
             pipe.execute()
 
     def find_key(self, key_id: str) -> ApiKey | None:
-        """Also a revoked one: the caller looks at `revoked_at`."""
-        record = self._client.get(self._key("api_key", key_id))
-        return ApiKey.model_validate_json(record) if record else None
+        """Also a revoked one: the caller looks at `revoked_at`. One whose record can not be read opens nothing."""
+        return self._read_record("api_key", key_id, ApiKey)
 
     def list_keys(self) -> list[ApiKey]:
         """Oldest first, revoked ones too."""
         ids = self._client.zrange(self._key("api_keys"), 0, -1)
-        records = self._client.mget([self._key("api_key", key_id) for key_id in ids]) if ids else []
-        return [ApiKey.model_validate_json(record) for record in records if record]
+        return self._read_records("api_key", ids, ApiKey)
 
     def revoke_key(self, key_id: str) -> ApiKey:
         """Holds from the next request on. The record stays, so that the owner of old jobs has a name."""
@@ -34,7 +33,7 @@ class KeyRing(RedisPart):
             raise KeyNotFoundError(f"There is no key {key_id}")
         if key.revoked_at is None:
             key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
-            self._client.set(self._key("api_key", key_id), key.model_dump_json())
+            self._client.set(self._key("api_key", key_id), stored_json(key))
         return key
 
     def spend(self, key_id: str, per_minute: int) -> Allowance:

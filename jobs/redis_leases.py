@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+import redis
+
 from jobs.errors import ERROR_CODES
 from jobs.ids import new_delivery_id
 from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, ResultInfo
 from jobs.redis_jobs import JobRecords
-from jobs.redis_records import job_of, metrics_json, pairs
-from jobs.store import Lease
+from jobs.redis_records import metrics_json, pairs, stored_json
+from jobs.store import Lease, RecordUnreadableError
 
 
 def _error_json(code: str, message: str) -> str:
@@ -57,24 +59,24 @@ class JobLeases(JobRecords):
         evaluation: Sequence[MetricResult],
         retention_s: int,
     ) -> Job:
-        outcome = (result.model_dump_json(), render.model_dump_json(), metrics_json(evaluation), "")
+        outcome = (stored_json(result), stored_json(render), metrics_json(evaluation), "")
         return self._finish(lease, "succeed", retention_s, outcome)
 
     def fail(self, lease: Lease, error: ErrorInfo, *, retention_s: int) -> Job:
-        return self._finish(lease, "fail", retention_s, ("", "", "", error.model_dump_json()))
+        return self._finish(lease, "fail", retention_s, ("", "", "", stored_json(error)))
 
     def cancel(self, lease: Lease, *, retention_s: int) -> Job:
         return self._finish(lease, "cancel", retention_s, ("", "", "", ""))
 
     def _finish(self, lease: Lease, verb: str, retention_s: int, outcome: tuple[str, str, str, str]) -> Job:
         (fields,) = self._call("finish", *_who(lease), verb, retention_s * 1000, new_delivery_id(), *outcome)
-        return job_of(pairs(fields))
+        return self._job(lease.job_id, pairs(fields))
 
     def release(self, lease: Lease, *, count_attempt: bool) -> Job:
         (fields,) = self._call(
             "release", *_who(lease), int(count_attempt), self._retention_ms, new_delivery_id(), _LOST
         )
-        return job_of(pairs(fields))
+        return self._job(lease.job_id, pairs(fields))
 
     def abandon(self, job_id: str, worker_id: str) -> int:
         (held,) = self._call("abandon", job_id, worker_id)
@@ -83,12 +85,18 @@ class JobLeases(JobRecords):
     # The janitor's rounds
 
     def unsent(self, older_than_s: float, limit: int = 100) -> list[Job]:
-        before_ms = self._now_ms() - int(older_than_s * 1000)
-        return self._read_all(self._due("outbox", limit, before_ms=before_ms))
+        return self._waiting_since("outbox", older_than_s, limit)
 
     def stranded(self, older_than_s: float, limit: int = 100) -> list[Job]:
-        before_ms = self._now_ms() - int(older_than_s * 1000)
-        return self._read_all(self._due("sent", limit, before_ms=before_ms))
+        return self._waiting_since("sent", older_than_s, limit)
+
+    def _waiting_since(self, line: str, older_than_s: float, limit: int) -> list[Job]:
+        """Ids without a readable job leave the line: at its head they would keep everybody else out of the limit."""
+        job_ids = self._due(line, limit, before_ms=self._now_ms() - int(older_than_s * 1000))
+        jobs = self._read_all(job_ids)
+        if gone := set(job_ids) - {job.id for job in jobs}:
+            self._client.zrem(self._key(line), *gone)
+        return jobs
 
     def requeue_lost(self, limit: int = 100) -> list[Job]:
         return self._expire("leases", "expire_lease", self._retention_ms, _LOST, limit)
@@ -97,11 +105,19 @@ class JobLeases(JobRecords):
         return self._expire("deadlines", "expire_deadline", retention_s * 1000, _TOO_LATE, limit)
 
     def _expire(self, line: str, script: str, retention_ms: int, error_json: str, limit: int) -> list[Job]:
-        """One atomic step a job: a round that is cut short has done whole jobs."""
-        replies = [
-            self._call(script, job_id, retention_ms, new_delivery_id(), error_json) for job_id in self._due(line, limit)
-        ]
-        return [job_of(pairs(reply[0])) for reply in replies if reply is not None]
+        """One atomic step a job: a round that is cut short has done whole jobs. A job whose record is broken goes into
+        quarantine, and the round goes on."""
+        jobs = []
+        for job_id in self._due(line, limit):
+            try:
+                reply = self._call(script, job_id, retention_ms, new_delivery_id(), error_json)
+                if reply is not None:
+                    jobs.append(self._job(job_id, pairs(reply[0])))
+            except RecordUnreadableError:
+                continue
+            except (redis.ResponseError, UnicodeDecodeError) as fault:
+                self._blame(job_id, fault)
+        return jobs
 
     def due_for_deletion(self, limit: int = 100) -> list[str]:
         return self._due("delete_at", limit)

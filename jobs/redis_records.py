@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from jobs.models import (
     Delivery,
@@ -20,8 +20,37 @@ from jobs.models import (
     RenderInfo,
     ResultInfo,
 )
+from jobs.object_keys import checked_key
+from jobs.store import RecordNotStorableError
 
 _METRICS = TypeAdapter(list[MetricResult])
+M = TypeVar("M", bound=BaseModel)
+
+# What reading a record raises when the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+# Numbers that the scripts calculate with, besides those of the model
+_SCRIPT_NUMBERS = ("seq", "priority", "fence", "told_percent", "told_tenth", "progress_events")
+
+
+def read_json(model: type[M], text: str) -> M:
+    """Unknown fields are those of a newer version, and no reason to lose the record."""
+    return model.model_validate_json(text, extra="ignore")
+
+
+def stored_json(record: BaseModel) -> str:
+    """The text to store: it was read back as it is, so that nothing is stored that no reader can read, or that the
+    serializer changed in silence (NaN to null, a lone surrogate to a replacement character).
+
+    Raises RecordNotStorableError.
+    """
+    try:
+        text = record.model_dump_json()
+        is_same = read_json(type(record), text) == record
+    except UNREADABLE as fault:
+        raise RecordNotStorableError(f"{type(record).__name__} can not be read back: {type(fault).__name__}") from fault
+    if not is_same:
+        raise RecordNotStorableError(f"{type(record).__name__} changes when it is read back")
+    return text
 
 
 def pairs(flat: Iterable[str]) -> dict[str, str]:
@@ -36,12 +65,20 @@ def time_of(text: str | None) -> datetime | None:
 
 
 def job_of(fields: dict[str, str]) -> Job:
-    def parsed(model: type[Any], name: str) -> Any:
-        return model.model_validate_json(fields[name]) if fields.get(name) else None
+    """Raises one of UNREADABLE, also for a field that only scripts and views need: what is read here can be listed,
+    claimed, finished and deleted."""
 
+    def parsed(model: type[M], name: str) -> M | None:
+        return read_json(model, fields[name]) if fields.get(name) else None
+
+    for name in _SCRIPT_NUMBERS:
+        int(fields[name])
+    result = parsed(ResultInfo, "result")
+    if result is not None:
+        checked_key(result.key)
     return Job(
         id=fields["id"],
-        spec=JobSpec.model_validate_json(fields["spec"]),
+        spec=read_json(JobSpec, fields["spec"]),
         owner=fields.get("owner", ""),
         request_id=fields.get("request_id", ""),
         traceparent=fields.get("traceparent", ""),
@@ -59,14 +96,20 @@ def job_of(fields: dict[str, str]) -> Job:
         deadline_at=time_of(fields.get("deadline_ms")),
         delete_at=time_of(fields.get("delete_ms")),
         error=parsed(ErrorInfo, "error"),
-        result=parsed(ResultInfo, "result"),
+        result=result,
         render=parsed(RenderInfo, "render"),
         evaluation=_METRICS.validate_json(fields["evaluation"]) if fields.get("evaluation") else None,
     )
 
 
 def metrics_json(metrics: Iterable[MetricResult]) -> str:
-    return _METRICS.dump_json(list(metrics)).decode()
+    """As stored_json()."""
+    text = _METRICS.dump_json(list(metrics)).decode()
+    try:
+        _METRICS.validate_json(text)
+    except UNREADABLE as fault:
+        raise RecordNotStorableError("the evaluation can not be read back") from fault
+    return text
 
 
 def event_of(event_id: str, fields: dict[str, str]) -> JobEvent:
@@ -90,5 +133,5 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
         state=fields["state"],
         created_at=time_of(fields["created_ms"]),
         next_attempt_at=time_of(fields["next_ms"]) if fields["state"] == "pending" else None,
-        attempts=[DeliveryAttempt.model_validate_json(line) for line in attempts],
+        attempts=[read_json(DeliveryAttempt, line) for line in attempts],
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from jobs.models import WorkerInfo
-from jobs.redis_base import RedisPart
+from jobs.redis_quarantine import Quarantine
+from jobs.redis_records import stored_json
 
 MAX_WORKERS = 1000
 
 
-class Registry(RedisPart):
+class Registry(Quarantine):
     def add_arrival(self, job_id: str, within_s: float) -> None:
         self._client.zadd(self._key("arrivals"), {job_id: self._now_ms() + int(within_s * 1000)})
 
@@ -48,7 +49,7 @@ class Registry(RedisPart):
     def report_worker(self, worker: WorkerInfo, ttl_s: float) -> None:
         ttl_ms = int(ttl_s * 1000)
         with self._client.pipeline() as pipe:
-            pipe.set(self._key("worker", worker.id), worker.model_dump_json(), px=ttl_ms)
+            pipe.set(self._key("worker", worker.id), stored_json(worker), px=ttl_ms)
             pipe.zadd(self._key("workers"), {worker.id: self._now_ms() + ttl_ms})
             pipe.execute()
 
@@ -64,8 +65,7 @@ class Registry(RedisPart):
         now_ms = self._now_ms()
         self._client.zremrangebyscore(line, "-inf", now_ms)
         ids = sorted(self._client.zrange(line, 0, MAX_WORKERS - 1))
-        records = self._client.mget([self._key("worker", worker_id) for worker_id in ids]) if ids else []
-        return [WorkerInfo.model_validate_json(record) for record in records if record]
+        return self._read_records("worker", ids, WorkerInfo)
 
     def acquire_lock(self, name: str, owner: str, ttl_s: float) -> bool:
         (taken,) = self._call("lock", name, owner, int(ttl_s * 1000))

@@ -6,12 +6,13 @@ import secrets
 
 from jobs.leases import Lease
 from jobs.redis_base import RedisPart
+from jobs.redis_records import stored_json
 from jobs.segments import SegmentLease, SegmentOutcome, SplitPlan, SplitState
 
 
 class Splits(RedisPart):
     def open_split(self, lease: Lease, plan: SplitPlan) -> None:
-        self._call("open_split", lease.job_id, lease.fence, lease.worker_id, plan.model_dump_json(), plan.segments)
+        self._call("open_split", lease.job_id, lease.fence, lease.worker_id, stored_json(plan), plan.segments)
 
     def split_state(self, job_id: str) -> SplitState | None:
         with self._client.pipeline() as pipe:
@@ -44,7 +45,7 @@ class Splits(RedisPart):
         return cancel == "1"
 
     def finish_segment(self, lease: SegmentLease, outcome: SegmentOutcome) -> None:
-        self._call("finish_segment", *_what(lease), outcome.model_dump_json())
+        self._call("finish_segment", *_what(lease), stored_json(outcome))
 
     def release_segment(self, lease: SegmentLease, *, count_attempt: bool) -> None:
         self._call("release_segment", *_what(lease), int(count_attempt))

@@ -10,6 +10,7 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
+    quarantine, quarantine_notes, quarantined:<id>  records that could not be read, by when; what is known of each
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl
     seq, mean_run_ms       a counter, a smoothed duration
     counters               what happened so far, for /metrics

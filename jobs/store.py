@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from jobs.api_keys import ApiKey
 from jobs.leases import Lease, LeaseLostError
@@ -31,8 +31,25 @@ from jobs.segments import SegmentStore
 __all__ = ["Lease", "LeaseLostError"]
 
 
+# What can be in quarantine
+RecordKind = Literal["job", "delivery", "api_key", "worker"]
+
+
 class JobNotFoundError(LookupError):
     """No job, or no delivery, with this id."""
+
+
+class RecordUnreadableError(JobNotFoundError):
+    """The job's record can not be read and is in quarantine. A kind of JobNotFoundError, because whoever has nothing
+    else to say about such a job treats it like one that was deleted. owner: empty where it is not known."""
+
+    def __init__(self, job_id: str, owner: str = "") -> None:
+        super().__init__(f"The record of {job_id} can not be read")
+        self.owner = owner
+
+
+class RecordNotStorableError(ValueError):
+    """What was to be stored can not be read back, so it was not stored."""
 
 
 class IdempotencyConflictError(Exception):
@@ -104,8 +121,8 @@ class Durations:
 @dataclass(frozen=True)
 class Tally:
     """counts: kind -> name -> how often. Kinds: finished (by status), failed (by code), requeued (by reason), webhook
-    (by outcome of an attempt), face_cache. durations: kind -> name -> histogram. Kinds: wait (by priority), stage,
-    run."""
+    (by outcome of an attempt), face_cache, quarantined (by kind of record). durations: kind -> name -> histogram.
+    Kinds: wait (by priority), stage, run."""
 
     counts: dict[str, dict[str, int]]
     durations: dict[str, dict[str, Durations]]
@@ -117,6 +134,18 @@ class Created:
 
     job: Job
     is_new: bool
+
+
+@dataclass(frozen=True)
+class QuarantinedRecord:
+    """A record that could not be read. owner: of a job, empty where it is not known. reason: the kind of fault and
+    where it lies, without any content. at: when it was found."""
+
+    kind: RecordKind
+    id: str
+    owner: str
+    reason: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -142,7 +171,8 @@ class JobStore(SegmentStore, Protocol):
 
         With a key that already made a job: that job, unchanged, when the fingerprints agree; else
         IdempotencyConflictError. The body was received by then, so no reservation is needed. Keys of two owners never
-        meet. QuotaExceededError when the owner's live jobs are used up.
+        meet. QuotaExceededError when the owner's live jobs are used up. RecordNotStorableError, before anything is
+        stored, for a spec that can not be read back.
         """
         ...
 
@@ -150,9 +180,9 @@ class JobStore(SegmentStore, Protocol):
         """The broker took the job's message: leave the outbox."""
         ...
 
-    # Reading
+    # Reading. A record that can not be read is set aside, and everybody else's are served.
     def get(self, job_id: str) -> Job:
-        """Raises JobNotFoundError."""
+        """Raises JobNotFoundError; its kind RecordUnreadableError for a job in quarantine."""
         ...
 
     def list_jobs(
@@ -316,6 +346,20 @@ class JobStore(SegmentStore, Protocol):
 
     def tally(self) -> Tally:
         """What happened so far, over all processes."""
+        ...
+
+    # Quarantine
+    def quarantined(self, *, older_than_s: float = 0.0, limit: int = 100) -> list[QuarantinedRecord]:
+        """Records that could not be read, found that long ago, oldest first."""
+        ...
+
+    def quarantine_size(self) -> int:
+        """How many records are in quarantine."""
+        ...
+
+    def drop_quarantined(self, kind: RecordKind, record_id: str) -> None:
+        """Forget the record and what hangs on it; the caller removes the files of a job before. Raises
+        JobNotFoundError where it is not in quarantine."""
         ...
 
     # Callers

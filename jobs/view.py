@@ -7,7 +7,7 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.links import sign_link
+from jobs.links import link_query
 from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
@@ -18,11 +18,17 @@ MIN_PROGRESS_FOR_RATE = 0.05
 
 
 def view_job(
-    job: Job, store: JobStore, objects: ObjectStore, settings: Settings, link_key: bytes | None = None
+    job: Job,
+    store: JobStore,
+    objects: ObjectStore,
+    settings: Settings,
+    link_key: bytes | None = None,
+    holder: str | None = None,
 ) -> JobView:
     """Addresses of inputs are left out: they may carry credentials of the caller's own stores.
 
-    link_key: signs links to results where the API serves them itself and wants a key otherwise.
+    link_key: signs links to results where the API serves them itself and wants a key otherwise. holder: id of the API
+    key that such links end with; None: the job's owner.
     """
     request = job.spec.request
     outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None
@@ -48,7 +54,7 @@ def view_job(
         deadline_at=job.deadline_at,
         delete_at=job.delete_at,
         error=job.error,
-        result=_result(job, objects, settings, link_key),
+        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder),
         render=job.render,
         evaluation=job.evaluation,
         webhook=_webhook(job, store),
@@ -69,7 +75,9 @@ def _eta_s(job: Job, outlook: Outlook | None, store: JobStore) -> float | None:
     return round(outlook.mean_run_s * math.ceil(outlook.position / max(1, outlook.workers)), 1)
 
 
-def _result(job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None) -> ResultView | None:
+def _result(
+    job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str
+) -> ResultView | None:
     """A presigned link where the object store has such. Else the API's own address: signed where calls need a key,
     because players and receivers of webhooks have none; plain, living as long as the job, where they do not."""
     if job.result is None:
@@ -78,8 +86,8 @@ def _result(job: Job, objects: ObjectStore, settings: Settings, link_key: bytes 
     link = objects.presign_get(job.result.key, settings.link_ttl_s, name)
     if link is None and settings.require_keys and link_key is not None:
         path, expires = f"jobs/{job.id}/result", int(time.time()) + settings.link_ttl_s
-        signature = sign_link(link_key, "GET", path, expires)
-        link = f"{settings.public_url.rstrip('/')}/{path}?expires={expires}&signature={signature}"
+        query = link_query(link_key, "GET", path, expires, holder)
+        link = f"{settings.public_url.rstrip('/')}/{path}?{query}"
     return ResultView(
         url=link or f"{settings.public_url.rstrip('/')}/jobs/{job.id}/result",
         expires_at=datetime.now(UTC) + timedelta(seconds=settings.link_ttl_s) if link else None,
@@ -103,8 +111,12 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
 
 
 def masked_url(url: str) -> str:
-    """The address without what may be secret in it: user info, fragment, and the values of the query."""
-    parts = urllib.parse.urlsplit(url)
+    """The address without what may be secret in it: user info, fragment, and the values of the query.
+    All of it is masked where it can not be taken apart: an older version may have accepted what is refused today."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        return "***"
     names = [name for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)]
     query = "&".join(f"{urllib.parse.quote(name)}=***" for name in names)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))

@@ -19,6 +19,13 @@ class ForbiddenError(ApiError):
     advice = "Use a key with the scope that the message names."
 
 
+class PriorityNotAllowedError(ApiError):
+    """The key may not ask for this priority."""
+
+    code = "priority_not_allowed"
+    advice = "Ask for the priority that the message names, or use a key made with a higher `--max-priority`."
+
+
 class RateLimitedError(ApiError):
     """The key made too many requests."""
 
@@ -82,6 +89,13 @@ class InvalidOptionError(ApiError):
     advice = "Use one of the values that the message names."
 
 
+class ValueOutOfBoundsError(ApiError):
+    """A value is over a limit."""
+
+    code = "value_out_of_bounds"
+    advice = "Shorten or flatten the value that `errors` names; its message states the limit."
+
+
 class UnsupportedOptionError(ApiError):
     """The engine can not honour an option."""
 
@@ -115,6 +129,34 @@ class UploadNotFoundError(ApiError):
 
     code = "upload_not_found"
     advice = "Check the id, and that the file was put to the link before it expired."
+
+
+class UploadCompleteError(ApiError):
+    """The upload already holds its file."""
+
+    code = "upload_complete"
+    advice = "Submit jobs with its id, or get a fresh link from `POST /uploads` for another file."
+
+
+class ContentRangeNotSupportedError(ApiError):
+    """The upload can not be sent in parts."""
+
+    code = "content_range_not_supported"
+    advice = "Send the whole file in one PUT without Content-Range."
+
+
+class RecordUnreadableError(ApiError):
+    """The record of the job can not be read."""
+
+    code = "record_unreadable"
+    advice = "Submit the job again; an operator finds the record with `retalking doctor`."
+
+
+class RecordNotFoundError(ApiError):
+    """No such record in quarantine."""
+
+    code = "record_not_found"
+    advice = "Check kind and id against `GET /quarantine`."
 
 
 class ResultNotReadyError(ApiError):
@@ -337,6 +379,13 @@ class StorageFailedError(ApiError):
     advice = "Try again later."
 
 
+class ThreadsExhaustedError(ApiError):
+    """The machine can start no more threads."""
+
+    code = "threads_exhausted"
+    advice = "Try again later; the operator raises the limit on processes (`pids`), or the memory."
+
+
 class DiskFullError(ApiError):
     """The worker's disk is full."""
 
@@ -424,6 +473,7 @@ class WeightsInvalidError(ApiError):
 _CLASSES: tuple[type[ApiError], ...] = (
     UnauthorizedError,
     ForbiddenError,
+    PriorityNotAllowedError,
     RateLimitedError,
     QuotaExceededError,
     InvalidRequestError,
@@ -433,11 +483,16 @@ _CLASSES: tuple[type[ApiError], ...] = (
     BodyTooLargeError,
     RequestTimeoutError,
     InvalidOptionError,
+    ValueOutOfBoundsError,
     UnsupportedOptionError,
     EngineUnavailableError,
     IdempotencyConflictError,
     JobNotFoundError,
     UploadNotFoundError,
+    UploadCompleteError,
+    ContentRangeNotSupportedError,
+    RecordUnreadableError,
+    RecordNotFoundError,
     ResultNotReadyError,
     EvaluationNotReadyError,
     WebhookNotConfiguredError,
@@ -469,6 +524,7 @@ _CLASSES: tuple[type[ApiError], ...] = (
     OutOfMemoryError,
     ProvenanceFailedError,
     StorageFailedError,
+    ThreadsExhaustedError,
     DiskFullError,
     CanceledError,
     InternalError,

@@ -113,8 +113,9 @@ class KeyLock:
     def try_acquire(self) -> bool:
         if not self._ask():
             return False
-        self._renewer = threading.Thread(target=self._renew, name=self._name, daemon=True)
-        self._renewer.start()
+        renewer = threading.Thread(target=self._renew, name=self._name, daemon=True)
+        renewer.start()  # may be refused: then there is nothing to join, and the lock lapses
+        self._renewer = renewer
         return True
 
     def _renew(self) -> None:

@@ -6,7 +6,7 @@ import errno
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobs.errors import ERROR_CODES, ServiceError
+from jobs.errors import ERROR_CODES, ServiceError, is_thread_shortage
 from jobs.models import ErrorInfo
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from retalking_core.errors import InputError, RetalkingError
@@ -41,6 +41,8 @@ def _describe(fault: BaseException) -> ErrorInfo:
     # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
     if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
         return _OUT_OF_MEMORY
+    if any(is_thread_shortage(each) for each in (fault, fault.__cause__) if each is not None):
+        return _info("threads_exhausted", "The worker's machine could start no more threads.")
     if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
         return _info(fault.code, fault.message)
     for kind, code, sentence in _SENTENCES:
@@ -50,8 +52,8 @@ def _describe(fault: BaseException) -> ErrorInfo:
 
 
 def is_passing(fault: BaseException) -> bool:
-    """True where another attempt at the same job may go well: the store of objects was away."""
-    return isinstance(fault, ObjectStoreError)
+    """True where another attempt at the same job may go well: the store of objects was away, or threads had run out."""
+    return isinstance(fault, ObjectStoreError) or is_thread_shortage(fault)
 
 
 def is_unexpected(error: ErrorInfo) -> bool:

@@ -86,7 +86,7 @@ class Fetcher:
             onward = self._request(url, name, path)
             if onward is None:
                 return
-            url = urljoin(url, onward)
+            url = _redirected(url, onward, name)
         raise ServiceError("input_unreachable", f"The {name} address redirects more than {MAX_REDIRECTS} times.")
 
     def _request(self, url: str, name: str, path: Path) -> str | None:
@@ -122,3 +122,12 @@ class Fetcher:
 
     def _too_large(self, name: str) -> ServiceError:
         return ServiceError("body_too_large", f"The {name} file is larger than {self.max_bytes} bytes.")
+
+
+def _redirected(url: str, location: str, name: str) -> str:
+    """The address that a Location header leads to. What stands in it is the other side's: it may be no address."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        message = f"The {name} address redirects to something that is not a well-formed address."
+        raise ServiceError("input_unreachable", message) from None

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from celery import Celery
 
+from jobs.ids import is_job_id
 from jobs.messages import send_delivery
 from jobs.models import Job
 from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
@@ -67,6 +68,7 @@ class Janitor:
             self.send_deliveries,
             self.delete_segments,
             self.delete_jobs,
+            self.delete_quarantined,
             self.delete_uploads,
             self.delete_orphans,
             self.sweep_face_cache,
@@ -123,6 +125,14 @@ class Janitor:
                 log.warning("not deleted: %s", type(fault).__name__, extra={"job": job_id})
             else:
                 log.info("deleted after its retention", extra={"job": job_id, "count": count})
+
+    def delete_quarantined(self) -> None:
+        """A job that could not be read has no end to count from: its retention begins when it was found."""
+        for record in self._store.quarantined(older_than_s=self._settings.retention_s):
+            if record.kind == "job" and is_job_id(record.id):
+                self._objects.delete_prefix(job_prefix(record.id))
+            self._store.drop_quarantined(record.kind, record.id)
+            log.info("unreadable %s deleted after its retention", record.kind, extra={"step": record.id})
 
     def delete_uploads(self) -> None:
         for upload_id in self._store.expired_uploads():

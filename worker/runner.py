@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -103,8 +104,9 @@ def run_job(job_id: str, context: RunContext) -> None:
     attempt = Attempt(context, lease, keeper)
     context.announce(job_id)
     attempt.log(logging.INFO, "attempt started")
-    with keeper:
+    with ExitStack() as held:
         try:
+            held.enter_context(keeper)  # starts a thread, which may be refused
             _produce(attempt)
         except LeaseLostError:
             _withdraw(attempt)

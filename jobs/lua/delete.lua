@@ -1,7 +1,10 @@
 -- Forget a job that is over, with its events and deliveries.
 local id = ARGV[1]
 local status, owner = get(id, 'status'), owner_of(id)
-if not status then return {'missing'} end
+if not status then
+  redis.call('ZREM', key('delete_at'), id) -- nothing is left that could fall due again
+  return {'missing'}
+end
 if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end
 for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
   redis.call('DEL', key('delivery', delivery), key('attempts', delivery))

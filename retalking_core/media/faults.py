@@ -39,8 +39,11 @@ def input_error(error: Exception, kind: str) -> InputError:
 
 @contextmanager
 def reading(kind: str) -> Iterator[None]:
-    """Every FFmpeg failure inside the block leaves it as an `InputError`."""
+    """Every FFmpeg failure inside the block leaves it as an `InputError`, but for one that no file can cause: EAGAIN,
+    which decoders report when the machine lets them start no thread."""
     try:
         yield
+    except av.error.BlockingIOError:
+        raise
     except av.error.FFmpegError as error:
         raise input_error(error, kind) from error

@@ -75,6 +75,8 @@ def open_http(url: str, start: int, version: str | None) -> Iterator[Source]:
         if error.code in PERMANENT:
             raise SourceGoneError(f"HTTP {error.code}") from None
         raise OSError(f"HTTP {error.code}") from None
+    except (ValueError, http.client.InvalidURL):  # of the mirror, or of a Location header on the way
+        raise SourceGoneError("it leads to something that is not a well-formed address") from None
     with response:
         given = response.headers.get("Content-Range", "") if response.status == 206 else ""
         first = int(given.removeprefix("bytes ").split("-")[0]) if given else 0

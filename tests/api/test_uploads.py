@@ -75,11 +75,11 @@ def test_links_that_were_altered(api: RunningApi, change: str) -> None:
 
 def test_a_link_that_expired(api: RunningApi) -> None:
     """Signed with the service's own key, so that only its age is wrong."""
-    from api.uploads import sign_upload
     from jobs.keyring import link_secret
+    from jobs.links import sign_link
 
     upload_id, expires = api.client.post("/uploads").json()["id"], int(time.time()) - 1
-    signature = sign_upload(link_secret(api.settings), upload_id, expires)
+    signature = sign_link(link_secret(api.settings), "PUT", f"uploads/{upload_id}", expires)
     params = {"expires": str(expires), "signature": signature}
     check_problem(api.client.put(f"/uploads/{upload_id}/content", params=params, content=MP4), 403, "link_invalid")
 

@@ -1,0 +1,37 @@
+-- Set aside a record that could not be read. A job leaves every line it stands in, so that nobody meets it again; other
+-- kinds only get noted, since their readers pass over them. Replies whether it is news, and the owner as far as known.
+local id, kind, reason = unpack(ARGV)
+local member = kind .. ':' .. id
+local owner = ''
+
+if kind == 'job' then
+  local record = key('job', id)
+  local form = redis.call('TYPE', record).ok
+  if form == 'none' then return {'none'} end
+  if form == 'hash' then owner = string.match(redis.call('HGET', record, 'owner') or '', '^%x+$') or '' end
+  redis.call('RENAME', record, key('quarantined', id))
+  leave_line(id)
+  for _, line in ipairs({'leases', 'delete_at', 'created'}) do redis.call('ZREM', key(line), id) end
+  local owners = owner ~= '' and {owner} or redis.call('ZRANGE', key('api_keys'), 0, -1)
+  for _, status in ipairs({'queued', 'running', 'succeeded', 'failed', 'canceled'}) do
+    redis.call('ZREM', key('status', status), id)
+    for _, each in ipairs(owners) do redis.call('ZREM', key('status', status .. ':' .. each), id) end
+  end
+  for _, each in ipairs(owners) do
+    redis.call('ZREM', key('created', each), id)
+    redis.call('SREM', key('live', each), id)
+  end
+  for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
+    redis.call('ZREM', key('webhooks_due'), delivery)
+  end
+  end_split(id)
+elseif kind == 'delivery' then
+  redis.call('ZREM', key('webhooks_due'), id)
+end
+
+local is_new = redis.call('ZADD', key('quarantine'), 'NX', NOW, member)
+if is_new == 1 then
+  redis.call('HSET', key('quarantine_notes'), member, cjson.encode({owner = owner, reason = reason}))
+  count('quarantined:' .. kind)
+end
+return {'ok', is_new, owner}

@@ -1,0 +1,359 @@
+"""Records that can not be read: they cost their owner, and nobody else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+from jobs.api_keys import ApiKey, Scope, digest_of, key_id_of, new_key_text
+from jobs.ids import new_job_id
+from jobs.models import DeliveryAttempt, ErrorInfo, Job, JobStatus
+from jobs.redis_store import RedisJobStore
+from jobs.store import (
+    IdempotencyKey,
+    JobNotFoundError,
+    Origin,
+    QuotaExceededError,
+    RecordNotStorableError,
+    RecordUnreadableError,
+)
+from tests.jobs.making import (
+    EVALUATION,
+    HOOK,
+    RENDER,
+    RETENTION_S,
+    add_job,
+    claim,
+    result_of,
+    spec_of,
+    start_job,
+    succeed,
+    worker_info,
+)
+
+OWNER = "ab" * 8
+Break = Callable[[str], None]
+
+
+def deep(levels: int) -> str:
+    return '{"a": ' * levels + "1" + "}" * levels
+
+
+@pytest.fixture(params=["too deep", "no JSON", "a field less", "a number less", "no UTF-8", "no hash"])
+def spoil(request: pytest.FixtureRequest, job_store: RedisJobStore, redis_client: redis.Redis) -> Break:
+    """Makes the record of a job unreadable, in one of many ways."""
+
+    def spoil(job_id: str) -> None:
+        name = job_store._key("job", job_id)
+        if request.param == "too deep":
+            spec = redis_client.hget(name, "spec")
+            redis_client.hset(name, "spec", spec.replace('"metadata":{}', f'"metadata":{deep(199)}'))
+            assert redis_client.hget(name, "spec") != spec
+        elif request.param == "no JSON":
+            redis_client.hset(name, "spec", "{")
+        elif request.param == "a field less":
+            redis_client.hdel(name, "created_ms")
+        elif request.param == "a number less":
+            redis_client.hdel(name, "attempt")
+        elif request.param == "no UTF-8":
+            redis_client.hset(name, "request_id", b"\xff")
+        else:
+            redis_client.delete(name)
+            redis_client.set(name, "?")
+
+    return spoil
+
+
+def owned(store: RedisJobStore, **request: object) -> Job:
+    return store.create(new_job_id(), spec_of(**request), max_attempts=3, origin=Origin(OWNER, 100)).job
+
+
+def add_key(store: RedisJobStore, key_id: str = OWNER) -> ApiKey:
+    key = ApiKey(
+        id=key_id,
+        name="n",
+        digest=digest_of("x"),
+        scopes=frozenset({Scope.READ}),
+        created_at=datetime.now(UTC),
+    )
+    store.add_key(key)
+    return key
+
+
+def assert_set_aside(store: RedisJobStore, job_id: str) -> None:
+    with pytest.raises(RecordUnreadableError):
+        store.get(job_id)
+    assert [(record.kind, record.id) for record in store.quarantined()] == [("job", job_id)]
+    assert store.quarantine_size() == 1
+    assert store.tally().counts["quarantined"] == {"job": 1}
+
+
+def test_lists_pass_over_it(job_store: RedisJobStore, spoil: Break) -> None:
+    add_key(job_store)
+    first, broken, last = (owned(job_store) for _ in range(3))
+    spoil(broken.id)
+    for owner in (None, OWNER):
+        for status in (None, JobStatus.QUEUED):
+            page = job_store.list_jobs(status=status, cursor=None, limit=10, owner=owner)
+            assert [job.id for job in page.jobs] == [last.id, first.id]
+    assert_set_aside(job_store, broken.id)
+    assert job_store.count_by_status()[JobStatus.QUEUED] == 2
+    assert job_store.queue_depths() == {0: 0, 1: 2, 2: 0}
+    assert job_store.live_jobs(OWNER) == 2, "its owner's quota is free again"
+    assert job_store.queue_position(last.id) == 2
+
+
+def test_the_outbox_serves_the_others(job_store: RedisJobStore, spoil: Break) -> None:
+    broken, good = add_job(job_store), add_job(job_store)
+    spoil(broken.id)
+    assert [job.id for job in job_store.unsent(0.0)] == [good.id]
+    assert_set_aside(job_store, broken.id)
+
+
+def test_messages_that_died_are_sent_again_for_the_others(job_store: RedisJobStore, spoil: Break) -> None:
+    broken, good = add_job(job_store), add_job(job_store)
+    for job in (broken, good):
+        job_store.mark_message_sent(job.id)
+    spoil(broken.id)
+    assert [job.id for job in job_store.stranded(0.0)] == [good.id]
+    assert_set_aside(job_store, broken.id)
+
+
+def test_lost_leases_of_the_others_are_found(job_store: RedisJobStore, spoil: Break) -> None:
+    broken, good = start_job(job_store, lease_s=-1.0), start_job(job_store, lease_s=-0.5)
+    spoil(broken.job_id)
+    assert [job.id for job in job_store.requeue_lost()] == [good.job_id]
+    assert_set_aside(job_store, broken.job_id)
+    assert job_store.requeue_lost() == []
+
+
+def test_deadlines_of_the_others_are_kept(job_store: RedisJobStore, redis_client: redis.Redis, spoil: Break) -> None:
+    broken, good = add_job(job_store, expires_in_s=3600), add_job(job_store, expires_in_s=3600)
+    for number, job in enumerate((broken, good)):
+        redis_client.zadd(job_store._key("deadlines"), {job.id: number + 1})
+    spoil(broken.id)
+    assert [job.id for job in job_store.fail_past_deadline(RETENTION_S)] == [good.id]
+    with pytest.raises(RecordUnreadableError):
+        job_store.get(broken.id)
+    with pytest.raises(JobNotFoundError):
+        job_store.request_cancel(broken.id, retention_s=RETENTION_S)
+    assert job_store.get(good.id).status is JobStatus.FAILED
+
+
+def test_a_worker_that_meets_it_takes_the_next_one(job_store: RedisJobStore, spoil: Break) -> None:
+    broken, good = add_job(job_store), add_job(job_store)
+    spoil(broken.id)
+    with pytest.raises(RecordUnreadableError):  # what a render process asks first
+        job_store.get(broken.id)
+    assert job_store.claim(broken.id, "w", 30.0) is None
+    assert claim(job_store, good.id).attempt == 1
+
+
+def test_a_whole_page_of_them_hides_nobody(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    for _ in range(5):
+        redis_client.hset(job_store._key("job", add_job(job_store).id), "spec", "{")
+    for _ in range(5):  # no record at all
+        redis_client.delete(job_store._key("job", add_job(job_store).id))
+    good = add_job(job_store)
+    found = [job_store.unsent(0.0, limit=5) for _ in range(3)]
+    assert [[job.id for job in jobs] for jobs in found] == [[], [], [good.id]]
+
+
+def test_its_webhooks_are_due_no_more(job_store: RedisJobStore, spoil: Break) -> None:
+    lease = start_job(job_store, webhook_url=HOOK)
+    succeed(job_store, lease)
+    assert len(job_store.due_deliveries()) == 1
+    spoil(lease.job_id)
+    with pytest.raises(RecordUnreadableError):
+        job_store.get(lease.job_id)
+    assert job_store.due_deliveries() == []
+
+
+def test_a_key_for_requests_that_led_to_it_is_free_again(job_store: RedisJobStore, spoil: Break) -> None:
+    key = IdempotencyKey("k", "f", 60)
+    broken = job_store.create(new_job_id(), spec_of(), max_attempts=3, idempotency=key).job
+    spoil(broken.id)
+    again = spec_of(seed=1)
+    try:
+        made = job_store.create(new_job_id(), again, max_attempts=3, idempotency=key)
+    except RecordUnreadableError:  # told once that the first one is gone
+        made = job_store.create(new_job_id(), again, max_attempts=3, idempotency=key)
+    assert made.is_new
+    assert_set_aside(job_store, broken.id)
+
+
+def test_it_is_deleted_with_all_that_hangs_on_it(
+    job_store: RedisJobStore, redis_client: redis.Redis, spoil: Break
+) -> None:
+    before = set(redis_client.scan_iter(job_store._prefix + "*"))
+    lease = start_job(job_store, webhook_url=HOOK)
+    succeed(job_store, lease)
+    spoil(lease.job_id)
+    job_store.list_jobs(status=None, cursor=None, limit=10)
+    assert job_store.quarantined(older_than_s=60) == []
+    job_store.drop_quarantined("job", lease.job_id)
+    with pytest.raises(JobNotFoundError) as gone:
+        job_store.get(lease.job_id)
+    assert not isinstance(gone.value, RecordUnreadableError)
+    with pytest.raises(JobNotFoundError):
+        job_store.drop_quarantined("job", lease.job_id)
+    left = {name for name in redis_client.scan_iter(job_store._prefix + "*") if lease.job_id in name}
+    assert left == before == set()
+    assert job_store.quarantined() == []
+
+
+def test_the_owner_is_known_and_nothing_is_told_twice(
+    job_store: RedisJobStore, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = owned(job_store, metadata={"secret": "of the caller"})
+    redis_client.hset(job_store._key("job", job.id), "spec", '{"secret": "of the caller"}')
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            with pytest.raises(RecordUnreadableError) as caught:
+                job_store.get(job.id)
+            assert caught.value.owner == OWNER
+    assert len([line for line in caplog.messages if job.id in line]) == 1
+    (record,) = job_store.quarantined()
+    assert record.owner == OWNER
+    assert record.reason == "JobSpec.video: missing"
+    assert "of the caller" not in caplog.text
+
+
+def test_the_servers_own_trouble_is_no_fault_of_a_record(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    """A server that takes no writes refuses every script: no job is set aside for it."""
+    lease = start_job(job_store, lease_s=-1.0)
+    redis_client.config_set("min-replicas-to-write", "1")
+    try:
+        with pytest.raises(redis.ResponseError):
+            job_store.requeue_lost()
+    finally:
+        redis_client.config_set("min-replicas-to-write", "0")
+    assert job_store.quarantine_size() == 0
+    assert [job.id for job in job_store.requeue_lost()] == [lease.job_id]
+
+
+@pytest.mark.parametrize("content", ["{", "no JSON", '{"id": 5}', deep(300), b"\xff", "hash"])
+def test_keys_and_workers(job_store: RedisJobStore, redis_client: redis.Redis, content: str | bytes) -> None:
+    good, worker = add_key(job_store, "cd" * 8), worker_info("good")
+    add_key(job_store)
+    job_store.report_worker(worker, 60)
+    job_store.report_worker(worker_info("broken"), 60)
+    for name in (job_store._key("api_key", OWNER), job_store._key("worker", "broken")):
+        redis_client.delete(name)
+        if content == "hash":
+            redis_client.hset(name, "a", "b")
+        else:
+            redis_client.set(name, content)
+    for _ in range(2):
+        assert job_store.list_keys() == [good]
+        assert job_store.find_key(OWNER) is None
+        assert job_store.workers() == [worker]
+    found = {(record.kind, record.id) for record in job_store.quarantined()}
+    assert found == {("api_key", OWNER)} | ({("worker", "broken")} if content != "hash" else set())
+    for kind, record_id in found:
+        job_store.drop_quarantined(kind, record_id)
+    assert job_store.list_keys() == [good]
+    assert job_store.quarantine_size() == 0
+
+
+def test_a_delivery(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
+    for lease in jobs:
+        succeed(job_store, lease)
+    broken, good = job_store.due_deliveries()
+    redis_client.hset(job_store._key("delivery", broken), "event", "job.unheard_of")
+    assert job_store.deliveries(jobs[0].job_id) == []
+    assert job_store.claim_delivery(broken, 30) is None
+    assert job_store.claim_delivery(good, 30) is not None
+    assert broken not in job_store.due_deliveries()
+    assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
+
+
+def test_an_event_a_count_and_a_mean(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    lease = start_job(job_store)
+    redis_client.xadd(job_store._key("events", lease.job_id), {"event": "job.unheard_of", "at": "x"})
+    succeed(job_store, lease)
+    assert [event.event for event in job_store.events(lease.job_id, after=None)] == [
+        "job.queued",
+        "job.started",
+        "job.succeeded",
+    ]
+    redis_client.hset(job_store._key("counters"), "finished:odd", "many")
+    assert job_store.tally().counts["finished"] == {"succeeded": 1}
+    redis_client.set(job_store._key("mean_run_ms"), "long")
+    assert job_store.mean_run_s() is None
+    assert job_store.outlook(add_job(job_store).id).mean_run_s is None
+
+
+def test_a_record_of_a_newer_version_is_read(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    """A field that was added since is no reason to lose a job."""
+    job, key = add_job(job_store), add_key(job_store)
+    name = job_store._key("job", job.id)
+    spec = redis_client.hget(name, "spec")
+    redis_client.hset(name, "spec", '{"added": 1, ' + spec[1:].replace('"request":{', '"request":{"added":1,'))
+    redis_client.set(job_store._key("api_key", key.id), '{"added": 1, ' + key.model_dump_json()[1:])
+    assert job_store.get(job.id) == job
+    assert job_store.list_keys() == [key]
+
+
+class TestNothingUnreadableIsStored:
+    @pytest.mark.parametrize(
+        "metadata",
+        [{"a": "\ud800"}, {"a": float("nan"), "\udfff": 1}, "deep"],
+    )
+    def test_a_submission(self, job_store: RedisJobStore, redis_client: redis.Redis, metadata: object) -> None:
+        nested: object = 1
+        for _ in range(199):
+            nested = {"a": nested}
+        spec = spec_of(metadata=nested if metadata == "deep" else metadata)
+        with pytest.raises(RecordNotStorableError):
+            job_store.create(new_job_id(), spec, max_attempts=3)
+        assert list(redis_client.scan_iter(job_store._prefix + "*")) == []
+
+    def test_a_result(self, job_store: RedisJobStore) -> None:
+        """A duration that is no number would be written as null, which no reader takes."""
+        lease = start_job(job_store)
+        with pytest.raises(RecordNotStorableError):
+            job_store.succeed(
+                lease,
+                result=result_of(lease).model_copy(update={"duration_s": float("nan")}),
+                render=RENDER,
+                evaluation=EVALUATION,
+                retention_s=RETENTION_S,
+            )
+        assert job_store.get(lease.job_id).status is JobStatus.RUNNING
+        error = ErrorInfo(code="internal_error", message="Its result could not be stored.")
+        assert job_store.fail(lease, error, retention_s=RETENTION_S).error == error
+
+    def test_a_worker_and_a_key(self, job_store: RedisJobStore) -> None:
+        with pytest.raises(RecordNotStorableError):
+            job_store.report_worker(worker_info("w").model_copy(update={"versions": {"a": "\ud800"}}), 60)
+        key = add_key(job_store, str(key_id_of(new_key_text())))
+        with pytest.raises(RecordNotStorableError):
+            job_store.add_key(key.model_copy(update={"name": "\ud800"}))
+        assert job_store.workers() == []
+
+
+def test_an_attempt_at_a_webhook_is_read_back_too(job_store: RedisJobStore) -> None:
+    succeed(job_store, start_job(job_store, webhook_url=HOOK))
+    (delivery_id,) = job_store.due_deliveries()
+    attempt = DeliveryAttempt(at=datetime.now(UTC), error="\ud800")
+    with pytest.raises(RecordNotStorableError):
+        job_store.record_attempt(delivery_id, attempt, state="given_up", retry_in_s=None)
+
+
+def test_the_quota_counts_what_is_live(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    """A record without a known owner frees the place of whoever had it."""
+    add_key(job_store)
+    origin = Origin(OWNER, 1)
+    job = job_store.create(new_job_id(), spec_of(), max_attempts=3, origin=origin).job
+    with pytest.raises(QuotaExceededError):
+        job_store.create(new_job_id(), spec_of(), max_attempts=3, origin=origin)
+    redis_client.delete(job_store._key("job", job.id))
+    redis_client.set(job_store._key("job", job.id), "?")
+    assert job_store.unsent(0.0) == []
+    assert job_store.create(new_job_id(), spec_of(), max_attempts=3, origin=origin).is_new
