@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Security
 
 from api import events, jobs, media, probes, results, service, uploads
 from api.access import authorise, authorise_any, authorise_metrics
+from api.browsers import HostGuard, own_hosts
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
@@ -43,6 +44,8 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
     install_pages(app)
     install_problems(app)
     install_openapi(app)
+    if not settings.require_keys:
+        app.add_middleware(HostGuard, own_hosts=own_hosts(settings))
     app.add_middleware(AnswerHeaders)
     app.add_middleware(Tracing, metrics=app.state.parts.metrics)
     app.openapi()  # 0.3 s of work: now, and not in the event loop when the first caller asks
@@ -51,7 +54,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 
 def _include_features(app: FastAPI) -> None:
     """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
-    refused = refusals("unauthorized", "forbidden", "rate_limited")
+    refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
     for feature in (jobs, results, media, events, uploads):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 from api.access import ANYONE, WithCaller
 from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
+from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.parts import Parts, WithParts
 from api.problems import refusals
@@ -107,6 +108,7 @@ def open_media(
     """Only links made by `GET /jobs/{job_id}/media` are accepted."""
     if not is_signed(parts.link_key, "GET", _path(job_id, part), expires, signature, time.time()):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
+    request.state.headers = EMBEDDABLE
     file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {part} to play.")

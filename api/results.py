@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
 from api.files import ServedFile, file_response
+from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.parts import Parts, WithParts
 from api.problems import refusals
@@ -47,6 +48,8 @@ RESULT_REFUSALS = refusals(
     "unauthorized",
     "forbidden",
     "link_invalid",
+    "cross_site_refused",
+    "host_not_allowed",
     "rate_limited",
     "job_not_found",
     "result_not_ready",
@@ -89,6 +92,7 @@ async def downloader(
     path = f"jobs/{job_id}/result"
     if expires is None or not is_signed(parts.link_key, "GET", path, expires, signature, time.time()):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
+    request.state.headers = EMBEDDABLE
     return ANYONE
 
 

@@ -50,6 +50,19 @@ _TABLE = [
         "Wait until some of its jobs are over, or cancel them.",
         True,
     ),
+    ErrorCode(
+        "host_not_allowed",
+        403,
+        "The service does not answer under this name",
+        "Call it by the address it was started with; the operator adds names with RETALKING_PUBLIC_HOSTS, or asks for "
+        "keys.",
+    ),
+    ErrorCode(
+        "cross_site_refused",
+        403,
+        "A page of another site asked",
+        "Call the service from its own console or from a program; for pages of other sites the operator asks for keys.",
+    ),
     # Requests
     ErrorCode("invalid_request", 422, "The request is not valid", "Correct the fields that `errors` names."),
     ErrorCode("malformed_json", 400, "The body is not JSON", "Send well-formed JSON in UTF-8."),

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     require_keys: bool = Field(
         False, description="Every call needs an API key (`retalking keys create`); false: whoever reaches the port"
     )
+    public_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Host names, comma separated, under which callers reach the API, beside loopback and the host of "
+        "public_url. Asked only without keys, where a name of somebody else's may point here (DNS rebinding)",
+    )
     requests_per_minute: int = Field(
         600, ge=1, le=60000, description="Requests of one key; a key may have a limit of its own"
     )
@@ -137,7 +142,7 @@ class Settings(BaseSettings):
     c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
-    @field_validator("allow_private_hosts", mode="before")
+    @field_validator("allow_private_hosts", "public_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
