@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     # Limits on input
     max_upload_bytes: int = Field(2 * 1024**3, ge=1024, description="Largest single input file")
     max_json_bytes: int = Field(1024**2, ge=1024, description="Largest JSON body and largest form field")
+    max_connections: int = Field(
+        1024, ge=16, description="Connections of one API process; above it the one that was idle longest is closed"
+    )
     upload_idle_s: float = Field(60.0, gt=0, description="A body of which nothing arrives this long is given up")
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
