@@ -15,10 +15,12 @@ from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
 from api.parts import Parts
+from api.places import Places
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
 from jobs.keyring import link_secret
 from jobs.objects import ObjectStore
+from jobs.opening import watched_space
 from jobs.settings import Settings
 from jobs.store import JobStore
 
@@ -39,6 +41,10 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         celery=celery,
         link_key=link_secret(settings),
         metrics=RequestMetrics(),
+        space=watched_space(settings, store),
+        submissions=Places("submissions and uploads", settings.submissions_open_per_key, settings.submissions_open),
+        event_streams=Places("event streams", settings.event_streams_per_key, settings.event_streams),
+        downloads=Places("downloads", settings.downloads_open_per_key, settings.downloads_open),
     )
     _include_features(app)
     install_pages(app)

@@ -89,6 +89,7 @@ def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     responses=MEDIA_RESPONSES
     | refusals(
         "link_invalid",
+        "too_many_open",
         "job_not_found",
         "result_not_ready",
         "range_not_satisfiable",
@@ -109,10 +110,11 @@ def open_media(
     if not is_signed(parts.link_key, "GET", _path(job_id, part), expires, signature, time.time()):
         raise ServiceError("link_invalid", "The link was altered or has expired.")
     request.state.headers = EMBEDDABLE
-    file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
+    job = find_job(parts, ANYONE, job_id)
+    file = _file_of(parts, job, part)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {part} to play.")
-    return file_response(request, parts.objects, file)
+    return file_response(request, parts, job.owner, file)
 
 
 def _path(job_id: str, part: str) -> str:

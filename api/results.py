@@ -19,7 +19,7 @@ from api.problems import refusals
 from jobs.api_keys import Scope
 from jobs.errors import ServiceError
 from jobs.links import is_signed
-from jobs.models import EvaluationCurves, JobStatus, MetricResult, ResultInfo
+from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
 
@@ -51,6 +51,7 @@ RESULT_REFUSALS = refusals(
     "cross_site_refused",
     "host_not_allowed",
     "rate_limited",
+    "too_many_open",
     "job_not_found",
     "result_not_ready",
     "range_not_satisfiable",
@@ -119,11 +120,12 @@ class Evaluation(BaseModel):
 )
 def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
     """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
-    result = _result_of(parts, caller, job_id)
+    job = find_job(parts, caller, job_id)
+    result = _result_of(job)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
-    return file_response(request, parts.objects, served_result(job_id, result))
+    return file_response(request, parts, job.owner, served_result(job_id, result))
 
 
 @link_router.head(
@@ -138,7 +140,7 @@ def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDo
 )
 def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
     """Answered here, not redirected: a presigned link is good for GET only."""
-    file = served_result(job_id, _result_of(parts, caller, job_id))
+    file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
 
@@ -173,8 +175,7 @@ def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
         return None
 
 
-def _result_of(parts: Parts, caller: Caller, job_id: str) -> ResultInfo:
-    job = find_job(parts, caller, job_id)
+def _result_of(job: Job) -> ResultInfo:
     if job.result is None or job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("result_not_ready", f"The job is {job.status.value}; it has no result.")
     return job.result

@@ -35,12 +35,16 @@ def create(
         int | None, typer.Option(min=1, max=60000, help="Instead of RETALKING_REQUESTS_PER_MINUTE")
     ] = None,
     live_jobs: Annotated[int | None, typer.Option(min=1, help="Instead of RETALKING_LIVE_JOBS_PER_KEY")] = None,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=1024, help="Instead of RETALKING_STORED_BYTES_PER_KEY")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Make a key. It is printed once, on stdout, and can not be shown again: only its hash is kept."""
     if not 1 <= len(name) <= 100 or not name.isprintable():
         raise CommandError("invalid_name", "A name has 1 to 100 printable characters.", EXIT_USAGE)
-    text = make_key(_open(data), name, _scopes(scope or ["submit", "read"]), requests_per_minute, live_jobs)
+    scopes = _scopes(scope or ["submit", "read"])
+    text = make_key(_open(data), name, scopes, requests_per_minute, live_jobs, stored_bytes)
     Console(stderr=True).print("The key, which is shown this once; send it as `Authorization: Bearer ...`:")
     typer.echo(text)
 
@@ -48,9 +52,11 @@ def create(
 @app.command(name="list")
 def show(data: DataOption = None) -> None:
     """All keys, oldest first. Never their secret part."""
-    table = Table("id", "name", "scopes", "requests/min", "live jobs", "created", "revoked", box=None)
+    table = Table("id", "name", "scopes", "requests/min", "live jobs", "stored bytes", "created", "revoked", box=None)
     for key in _call(_open(data).list_keys):
-        limits = (str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs))
+        limits = (
+            str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs, key.stored_bytes)
+        )
         moments = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.revoked_at))
         table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *limits, *moments)
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)  # in a pipe no cell is cut
@@ -78,6 +84,7 @@ def make_key(
     scopes: frozenset[Scope],
     requests_per_minute: int | None = None,
     live_jobs: int | None = None,
+    stored_bytes: int | None = None,
 ) -> str:
     """The text of a new key that the store knows from now on."""
     text = new_key_text()
@@ -88,6 +95,7 @@ def make_key(
         scopes=scopes,
         requests_per_minute=requests_per_minute,
         live_jobs=live_jobs,
+        stored_bytes=stored_bytes,
         created_at=datetime.now(UTC),
     )
     _call(lambda: store.add_key(key))

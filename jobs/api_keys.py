@@ -40,6 +40,7 @@ class ApiKey(BaseModel):
     scopes: frozenset[Scope]
     requests_per_minute: int | None = None
     live_jobs: int | None = None
+    stored_bytes: int | None = None
     created_at: datetime
     revoked_at: datetime | None = None
 

@@ -28,6 +28,7 @@ class JobRecords(RedisPart):
         max_attempts: int,
         idempotency: IdempotencyKey | None = None,
         origin: Origin = UNOWNED,
+        arrived: bool = False,
     ) -> Created:
         request = spec.request
         events = f" {' '.join(sorted(set(request.webhook_events)))} " if request.webhook_url else ""
@@ -37,7 +38,7 @@ class JobRecords(RedisPart):
             if idempotency
             else ("", "", "")
         )
-        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent)
+        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived))
         spec_json = spec.model_dump_json()
         is_new, fields = self._call(
             "create", job_id, spec_json, max_attempts, request.priority, expires_ms, events, *memory, *whose

@@ -42,6 +42,18 @@ class Settings(BaseSettings):
     live_jobs_per_key: int = Field(
         100, ge=1, description="Jobs of one key that are not over; a key may have a limit of its own"
     )
+    stored_bytes_per_key: int = Field(
+        100 * 1024**3,
+        ge=1024,
+        description="Uploads, inputs and results that one key may have stored; a key may have a limit of its own",
+    )
+    stored_bytes: int = Field(1024**4, ge=1024, description="The same of all callers together")
+    min_free_bytes: int = Field(
+        1024**3,
+        ge=0,
+        description="Where fewer are free on the disk of data_dir or of a Redis on this machine, submissions and "
+        "uploads are refused; below half of it no result is stored either. 0: not watched",
+    )
     metrics_open: bool = Field(
         False, description="`/metrics` without a key where keys are required; else with an admin key"
     )
@@ -70,6 +82,21 @@ class Settings(BaseSettings):
         1024, ge=16, description="Connections of one API process; above it the one that was idle longest is closed"
     )
     upload_idle_s: float = Field(60.0, gt=0, description="A body of which nothing arrives this long is given up")
+    upload_min_bytes_per_s: int = Field(
+        8192, ge=0, description="A body that is slower than this, after upload_idle_s, is given up; 0: no limit"
+    )
+    submissions_open_per_key: int = Field(
+        16, ge=1, description="Submissions and uploads of one key that are being received, in each API process"
+    )
+    submissions_open: int = Field(
+        64, ge=1, description="The same of all callers. Each takes up to 1 MB of memory, 9 MB with S3"
+    )
+    event_streams_per_key: int = Field(100, ge=1, description="Open event streams of one key, in each API process")
+    event_streams: int = Field(400, ge=1, description="The same of all callers")
+    downloads_open_per_key: int = Field(
+        64, ge=1, description="Files of one key's jobs that this service is sending, in each API process"
+    )
+    downloads_open: int = Field(256, ge=1, description="The same of all callers")
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
 
