@@ -26,7 +26,12 @@ SCOPES = frozenset({Scope.SUBMIT, Scope.READ})
 
 @pytest.fixture(scope="module")
 def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    env = {"REQUIRE_KEYS": "true", "STORED_BYTES_PER_KEY": str(EACH), "STORED_BYTES": str(TOTAL)}
+    env = {
+        "REQUIRE_KEYS": "true",
+        "STORED_BYTES_PER_KEY": str(EACH),
+        "STORED_BYTES": str(TOTAL),
+        "ALLOW_PRIVATE_HOSTS": "127.0.0.1",
+    }
     with run_api(tmp_path_factory.mktemp("storage"), own_database(redis_url), **env) as running:
         yield running
 
@@ -101,7 +106,7 @@ def test_uploads_count(locked: RunningApi, chunked: bool) -> None:
     before = files_of(locked)
     check_problem(user.put(2 * MB, chunked), 429, "storage_quota_exceeded")
     assert (files_of(locked), user.stored) == (before, 2 * MB)
-    body = {"video_upload_id": first.json()["id"], "audio_url": "http://203.0.113.1/a.wav"}
+    body = {"video_upload_id": first.json()["id"], "audio_url": "http://127.0.0.1:9/a.wav"}
     check_problem(user.ask("POST", "/jobs", json=body), 429, "storage_quota_exceeded")
     assert user.ask("GET", "/jobs").json()["jobs"] == []
     locked.objects.delete(upload_key(first.json()["id"]))
