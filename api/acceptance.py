@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
 from api.access import Caller
+from api.claims import Claim, arriving, byte_quota, given_up
 from api.parts import Parts
 from api.problems import request_id_of
 from api.submission import Submission, read_submission
@@ -21,6 +22,7 @@ from jobs.models import Job
 from jobs.names import job_prefix
 from jobs.objects import ObjectStoreError
 from jobs.store import (
+    ArrivalLostError,
     Created,
     IdempotencyConflictError,
     IdempotencyKey,
@@ -37,20 +39,26 @@ logger = logging.getLogger("retalking.api")
 
 async def accept_submission(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
     """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
+    with parts.submissions.take(caller.owner):
+        return await _accept(request, parts, caller, key)
+
+
+async def _accept(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
     origin = Origin(
         caller.owner,
         caller.live_jobs(parts.settings.live_jobs_per_key),
         request_id=request_id_of(request),
         traceparent=current_traceparent(),
     )
+    await run_in_threadpool(parts.space.check)
     if key is None:  # with a key it may be the repetition of a job that is there
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
-    # Noted before the first byte is stored: a crash from here on leaves nothing that the janitor would not find
-    await run_in_threadpool(parts.store.add_arrival, job_id, parts.settings.upload_ttl_s)
+    claim = Claim(parts, job_id, byte_quota(parts, caller.owner, caller.key))
     try:
-        submission = await read_submission(request, parts, caller, job_id)
-        created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)
+        async with arriving(parts, job_id):
+            submission = await read_submission(request, parts, caller, claim)
+            created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)
     except _OutcomeUnknownError as unknown:
         raise unknown.cause from None
     except BaseException:
@@ -95,8 +103,15 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
     memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
     try:
         return parts.store.create(
-            job_id, submission.spec, max_attempts=settings.max_attempts, idempotency=memory, origin=origin
+            job_id,
+            submission.spec,
+            max_attempts=settings.max_attempts,
+            idempotency=memory,
+            origin=origin,
+            arrived=True,
         )
+    except ArrivalLostError:
+        raise given_up() from None
     except QuotaExceededError:
         raise _quota_exceeded(parts, origin) from None
     except IdempotencyConflictError:

@@ -14,6 +14,7 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.browsers import refuse_other_sites
 from api.parts import Parts, WithParts
 from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, key_id_of
 from jobs.errors import ServiceError
@@ -84,8 +85,9 @@ async def authorise_metrics(request: Request, parts: WithParts, credentials: Wit
 async def admit(
     request: Request, parts: Parts, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
 ) -> None:
-    """Note the caller at the request. Raises unauthorized, forbidden, rate_limited."""
+    """Note the caller at the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
+        refuse_other_sites(request, parts.settings.public_url)
         request.state.caller = ANYONE
         return
     text = credentials.credentials if credentials else None

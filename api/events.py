@@ -16,6 +16,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from api.access import WithCaller
 from api.jobs import JobId, find_job
 from api.parts import Parts, WithParts
+from api.places import HoldsPlace
 from api.problems import refusals
 from jobs.models import JobEvent
 from jobs.store import JobNotFoundError, JobStore
@@ -69,7 +70,7 @@ EVENT_SCHEMA = {
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         }
     }
-    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
+    | refusals("job_not_found", "record_unreadable", "too_many_open", "service_unavailable"),
 )
 async def stream_events(
     job_id: JobId,
@@ -88,11 +89,16 @@ async def stream_events(
 ) -> Response:
     await run_in_threadpool(find_job, parts, caller, job_id)
     parts.metrics.listeners.inc()
-    return EventSourceResponse(
+    stream = EventStream(
         _follow(parts, job_id, last_event_id),
         ping=HEARTBEAT_S,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
+    return stream.hold(parts.event_streams, caller.owner)
+
+
+class EventStream(HoldsPlace, EventSourceResponse):
+    """Counted among the open ones."""
 
 
 async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:

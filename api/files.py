@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.parts import Parts
+from api.places import HoldsPlace
 from api.ranges import asked_range, is_unchanged
 from jobs.errors import ServiceError
-from jobs.objects import ObjectNotFoundError, ObjectStore
+from jobs.objects import ObjectNotFoundError
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,28 @@ class ServedFile:
         }
 
 
-def file_response(request: Request, objects: ObjectStore, file: ServedFile) -> Response:
-    """200, 206 or 304. Raises range_not_satisfiable, and storage_failed where the object is gone."""
+class Download(HoldsPlace, StreamingResponse):
+    """Counted among the open ones."""
+
+
+def file_response(request: Request, parts: Parts, owner: str, file: ServedFile) -> Response:
+    """200, 206 or 304. owner: of the job, whose downloads these are, also by a link. Raises range_not_satisfiable,
+    storage_failed where the object is gone, and too_many_open when it is sent."""
     headers = file.headers
     if is_unchanged(request.headers, file.etag):
         return Response(status_code=304, headers=headers)
     part = asked_range(request.headers, file.size_bytes, file.etag)
     start, end = (part.start, part.end) if part else (0, file.size_bytes)
     try:
-        objects.info(file.key)
+        parts.objects.info(file.key)
     except ObjectNotFoundError:
         raise ServiceError("storage_failed", "This file is not in the object store.") from None
     if part is not None:
         headers["Content-Range"] = part.header
-    return StreamingResponse(
-        objects.read(file.key, start, end),
+    download = Download(
+        parts.objects.read(file.key, start, end),
         status_code=206 if part else 200,
         headers=headers | {"Content-Length": str(end - start)},
         media_type=file.content_type,
     )
+    return download.hold(parts.downloads, owner)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from api.bodies import body_chunks, too_large
 from api.bounds import check_filename, read_json
+from api.claims import Claim
 from api.containers import Slot
 from api.multipart import PartData, PartStart, read_parts
 from api.parts import Parts
@@ -35,13 +36,13 @@ class ReceivedForm:
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
-async def receive_form(request: Request, parts: Parts, job_id: str) -> ReceivedForm:
+async def receive_form(request: Request, parts: Parts, claim: Claim) -> ReceivedForm:
     """Read the whole form. On any exception the file in work leaves no trace; files that were whole by then stay
     under the job's prefix for the caller to remove."""
     settings = parts.settings
     max_bytes = len(SLOTS) * settings.max_upload_bytes + settings.max_json_bytes + FRAMING_BYTES
-    chunks = body_chunks(request, max_bytes, settings.upload_idle_s)
-    receiver = _Receiver(parts, job_id)
+    chunks = body_chunks(request, max_bytes, parts.pace)
+    receiver = _Receiver(parts, claim)
     try:
         async for event in read_parts(chunks, request.headers.get("content-type", "")):
             if isinstance(event, PartStart):
@@ -60,10 +61,10 @@ async def receive_form(request: Request, parts: Parts, job_id: str) -> ReceivedF
 class _Receiver:
     """Sends each part where it belongs."""
 
-    def __init__(self, parts: Parts, job_id: str) -> None:
+    def __init__(self, parts: Parts, claim: Claim) -> None:
         self.form = ReceivedForm()
         self._parts = parts
-        self._job_id = job_id
+        self._claim = claim
         self._part: PartStart | None = None
         self._intake: Intake | None = None
         self._value = bytearray()
@@ -80,7 +81,7 @@ class _Receiver:
         if slot in self.form.files:
             raise refuse_field(part.name, "This file was sent twice")
         check_filename(part.filename or "", slot)
-        self._intake = Intake(self._parts, input_key(self._job_id, slot), slot)
+        self._intake = Intake(self._parts, self._claim, input_key(self._claim.arrival, slot), slot)
 
     async def add(self, data: bytes) -> None:
         if self._intake is not None:

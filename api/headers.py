@@ -20,7 +20,10 @@ _UNLESS_SET = {
     "Content-Security-Policy": DATA_POLICY,
     # Jobs are the caller's business, and their state changes; files and pages say otherwise themselves
     "Cache-Control": "no-store",
+    # No page of another site shows or plays them; signed links say otherwise, they are made to be handed on
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
+EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 
 
 class AnswerHeaders:

@@ -9,15 +9,18 @@ from fastapi import APIRouter, FastAPI, Security
 
 from api import events, jobs, media, probes, quarantine, results, service, uploads
 from api.access import authorise, authorise_admin, authorise_any, authorise_metrics
+from api.browsers import HostGuard, own_hosts
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
 from api.parts import Parts
+from api.places import Places
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
 from jobs.keyring import link_secret
 from jobs.objects import ObjectStore
+from jobs.opening import watched_space
 from jobs.settings import Settings
 from jobs.store import JobStore
 
@@ -38,11 +41,17 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         celery=celery,
         link_key=link_secret(settings),
         metrics=RequestMetrics(),
+        space=watched_space(settings, store),
+        submissions=Places("submissions and uploads", settings.submissions_open_per_key, settings.submissions_open),
+        event_streams=Places("event streams", settings.event_streams_per_key, settings.event_streams),
+        downloads=Places("downloads", settings.downloads_open_per_key, settings.downloads_open),
     )
     _include_features(app)
     install_pages(app)
     install_problems(app)
     install_openapi(app)
+    if not settings.require_keys:
+        app.add_middleware(HostGuard, own_hosts=own_hosts(settings))
     app.add_middleware(AnswerHeaders)
     app.add_middleware(Tracing, metrics=app.state.parts.metrics)
     app.openapi()  # 0.3 s of work: now, and not in the event loop when the first caller asks
@@ -51,7 +60,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 
 def _include_features(app: FastAPI) -> None:
     """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
-    refused = refusals("unauthorized", "forbidden", "rate_limited")
+    refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
     for feature in (jobs, results, media, events, uploads):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from api.access import ANYONE, Caller, WithCaller
 from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
+from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
@@ -89,6 +90,7 @@ def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     responses=MEDIA_RESPONSES
     | refusals(
         "link_invalid",
+        "too_many_open",
         "job_not_found",
         "record_unreadable",
         "result_not_ready",
@@ -109,10 +111,12 @@ def open_media(
 ) -> Response:
     """Only links made by `GET /jobs/{job_id}/media` are accepted, until they expire or their API key is revoked."""
     check_link(parts, "GET", _path(job_id, part), expires, key, signature)
-    file = _file_of(parts, find_job(parts, ANYONE, job_id), part)
+    request.state.headers = EMBEDDABLE
+    job = find_job(parts, ANYONE, job_id)
+    file = _file_of(parts, job, part)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {part} to play.")
-    return file_response(request, parts.objects, file)
+    return file_response(request, parts, job.owner, file)
 
 
 def _path(job_id: str, part: str) -> str:

@@ -11,7 +11,10 @@ from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
 
+from api.bodies import Pace
 from api.metrics import RequestMetrics
+from api.places import Places
+from jobs.free_space import FreeSpace
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -35,8 +38,17 @@ class Parts:
     celery: Celery
     link_key: bytes
     metrics: RequestMetrics
+    space: FreeSpace
+    submissions: Places
+    event_streams: Places
+    downloads: Places
     upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
     listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
+
+    @property
+    def pace(self) -> Pace:
+        """How slow a body may be."""
+        return Pace(self.settings.upload_idle_s, self.settings.upload_min_bytes_per_s)
 
     async def in_upload_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.upload_threads)

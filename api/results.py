@@ -12,13 +12,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
 from api.files import ServedFile, file_response
+from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.links import LinkExpires, LinkHolder, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.api_keys import Scope
 from jobs.errors import ServiceError
-from jobs.models import EvaluationCurves, JobStatus, MetricResult, ResultInfo
+from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
 
@@ -47,7 +48,10 @@ RESULT_REFUSALS = refusals(
     "unauthorized",
     "forbidden",
     "link_invalid",
+    "cross_site_refused",
+    "host_not_allowed",
     "rate_limited",
+    "too_many_open",
     "job_not_found",
     "record_unreadable",
     "result_not_ready",
@@ -89,6 +93,7 @@ async def downloader(
         await admit(request, parts, credentials, Scope.READ)
         return request.state.caller
     await run_in_threadpool(check_link, parts, "GET", f"jobs/{job_id}/result", expires, key, signature)
+    request.state.headers = EMBEDDABLE
     return ANYONE
 
 
@@ -115,11 +120,12 @@ class Evaluation(BaseModel):
 )
 def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
     """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
-    result = _result_of(parts, caller, job_id)
+    job = find_job(parts, caller, job_id)
+    result = _result_of(job)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
-    return file_response(request, parts.objects, served_result(job_id, result))
+    return file_response(request, parts, job.owner, served_result(job_id, result))
 
 
 @link_router.head(
@@ -134,7 +140,7 @@ def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDo
 )
 def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
     """Answered here, not redirected: a presigned link is good for GET only."""
-    file = served_result(job_id, _result_of(parts, caller, job_id))
+    file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
 
@@ -169,8 +175,7 @@ def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
         return None
 
 
-def _result_of(parts: Parts, caller: Caller, job_id: str) -> ResultInfo:
-    job = find_job(parts, caller, job_id)
+def _result_of(job: Job) -> ResultInfo:
     if job.result is None or job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("result_not_ready", f"The job is {job.status.value}; it has no result.")
     return job.result

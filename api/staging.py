@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from api.bodies import too_large
+from api.claims import Claim
 from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
 from api.parts import Parts
 from jobs.errors import ServiceError
@@ -27,13 +28,15 @@ class StagedFile:
 
 
 class Intake:
-    """Takes chunks with add(), ends with finish() or abandon(). Nothing is visible under the key before finish().
+    """Takes chunks with add(), ends with finish(), or seal() and commit(), or abandon(). Nothing is visible under the
+    key before commit().
 
     slot: what the file is for; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Parts, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Parts, claim: Claim, key: str, slot: Slot | None) -> None:
         self._parts = parts
+        self._claim = claim
         self._key = key
         self._slot = slot
         self._max_bytes = parts.settings.max_upload_bytes
@@ -65,14 +68,22 @@ class Intake:
             await self._flush()
 
     async def finish(self) -> StagedFile:
+        staged = await self.seal()
+        await self.commit()
+        return staged
+
+    async def seal(self) -> StagedFile:
+        """Everything is received, checked and written; still nothing is visible."""
         if not self._received:
             raise ServiceError("file_empty", f"The {self.name} is empty.")
         if not self._recognised:
             self._recognise()
         await self._flush()
+        return StagedFile(self._key, self._received, self._hash.hexdigest())
+
+    async def commit(self) -> None:
         await self._parts.in_upload_thread(self._commit)
         self._parts.metrics.upload_bytes.inc(self._received)
-        return StagedFile(self._key, self._received, self._hash.hexdigest())
 
     async def abandon(self) -> None:
         self._pending.clear()
@@ -88,6 +99,7 @@ class Intake:
         await self._parts.in_upload_thread(self._write, block)
 
     def _write(self, block: bytes) -> None:
+        self._claim.add(len(block))
         if self._writer is None:
             self._context = self._parts.objects.writer(self._key)
             self._writer = self._context.__enter__()

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from api.access import Caller
 from api.bodies import read_body, too_large
 from api.bounds import check_metadata, read_json
+from api.claims import Claim, announced_bytes
 from api.containers import HEAD_BYTES, Slot
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
@@ -26,6 +27,9 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, upload_key
 from jobs.objects import ObjectNotFoundError
+
+# An upload that a submission copies does not expire meanwhile; a store copies 2 GB in seconds.
+KEEP_UPLOAD_S = 300.0
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -51,12 +55,12 @@ class Submission:
     fingerprint: str
 
 
-async def read_submission(request: Request, parts: Parts, caller: Caller, job_id: str) -> Submission:
+async def read_submission(request: Request, parts: Parts, caller: Caller, claim: Claim) -> Submission:
     """Receive and check. Inputs that came with the request or from an upload lie under the job's prefix afterwards,
     also when this raises: the caller removes them then."""
     # First, so that with the store down nobody sends 2 GB to learn it.
     workers = await run_in_threadpool(parts.store.workers)
-    body, form = await _receive(request, parts, job_id)
+    body, form = await _receive(request, parts, claim)
     _check_sources(body, form)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
@@ -65,18 +69,20 @@ async def read_submission(request: Request, parts: Parts, caller: Caller, job_id
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
     check_engine(asked, workers, parts.settings)
-    spec = await run_in_threadpool(_resolve, body, form, parts, caller, job_id)
+    spec = await run_in_threadpool(_resolve, body, form, parts, caller, claim)
+    await run_in_threadpool(claim.settle)
     return Submission(spec, _fingerprint(body, form))
 
 
-async def _receive(request: Request, parts: Parts, job_id: str) -> tuple[JobSubmission, ReceivedForm]:
+async def _receive(request: Request, parts: Parts, claim: Claim) -> tuple[JobSubmission, ReceivedForm]:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        form = await receive_form(request, parts, job_id)
+        await run_in_threadpool(claim.announce, announced_bytes(request))
+        form = await receive_form(request, parts, claim)
         return _body_of_form(form), form
     if kind == "application/json":
-        raw = await read_body(request, parts.settings.max_json_bytes, parts.settings.upload_idle_s)
+        raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
         return _body_of_json(raw, "The body"), ReceivedForm()
     asked = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{asked} not accepted here.")
@@ -168,7 +174,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
         raise ServiceError("invalid_request", say(errors), errors=errors)
 
 
-def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, job_id: str) -> JobSpec:
+def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, claim: Claim) -> JobSpec:
     """Check the addresses, take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
     for name in ("webhook_url", "video_url", "audio_url"):
         _check_address(name, getattr(body, name), parts)
@@ -185,7 +191,7 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Call
             )
         if url is not None:
             return InputRef(kind="url", url=url)
-        return _copy_upload(parts, caller, slot, str(upload_id), input_key(job_id, slot))
+        return _copy_upload(parts, caller, slot, str(upload_id), claim)
 
     image: InputRef | None = None
     if "expression" in form.files or body.expression.startswith("upload:"):
@@ -209,10 +215,10 @@ def _check_address(name: str, address: str | None, parts: Parts) -> None:
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, key: str) -> InputRef:
-    source = upload_key(upload_id)
+def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
+    source, key = upload_key(upload_id), input_key(claim.arrival, slot)
     try:
-        if not parts.store.upload_exists(upload_id, caller.only):
+        if parts.store.keep_upload(upload_id, KEEP_UPLOAD_S, caller.only) is None:
             raise ObjectNotFoundError(source)
         size = parts.objects.info(source).size_bytes
         if size > parts.settings.max_upload_bytes:  # A presigned PUT can not be limited in S3.
@@ -220,6 +226,7 @@ def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, key: 
         if size == 0:
             raise ServiceError("file_empty", f"The upload {upload_id} is empty.")
         check_container(b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot)
+        claim.add(size)
         parts.objects.copy(source, key)
     except ObjectNotFoundError:
         message = f"There is no upload {upload_id} for the {slot}, or nothing was put to its link yet."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -11,19 +12,24 @@ import anyio
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
 
 from api.access import Caller, WithCaller
 from api.bodies import body_chunks
+from api.claims import Claim, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
 from api.jobs import view_response
 from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
-from jobs.ids import is_upload_id, new_upload_id
+from jobs.ids import is_upload_id, new_job_id, new_upload_id
 from jobs.links import link_query
 from jobs.names import upload_key
 from jobs.objects import ObjectNotFoundError
+
+# An upload lives at least this long after its file was received: until the file is visible, and a job can take it.
+PUBLISH_S = 300.0
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 # Needs no key: the signature in the link grants what is done
@@ -59,23 +65,33 @@ class UploadedFile(BaseModel):
     summary="Get a link for a large file",
     status_code=201,
     response_model=UploadLink,
-    responses=refusals("service_unavailable"),
+    responses=refusals("storage_full", "storage_quota_exceeded", "service_unavailable"),
 )
 def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     """The file goes straight to the object store where that gives links, else to this service. One upload can serve
     any number of jobs until it expires. Links of this service take one file and end with the key that asked for them;
     presigned ones of the object store replace the file on every PUT until they expire."""
     settings = parts.settings
+    parts.space.check()
     upload_id = new_upload_id()
     now = datetime.now(UTC)
     expires_at = now + timedelta(seconds=settings.upload_ttl_s)
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
-    link = parts.objects.presign_put(upload_key(upload_id), link_s) or _own_link(parts, upload_id, link_s, caller)
+    link_ends_at = now + timedelta(seconds=link_s)
+    link = parts.objects.presign_put(upload_key(upload_id), link_s)
     parts.store.add_upload(upload_id, expires_at, caller.owner)
+    if link is not None:  # the file never passes this service, so its largest size is reserved until it was measured
+        quota = byte_quota(parts, caller.owner, caller.key)
+        try:
+            with refusing_lack_of_storage():
+                parts.store.await_upload(upload_id, link_ends_at, settings.max_upload_bytes, quota)
+        except ServiceError:
+            parts.store.drop_upload(upload_id)
+            raise
     body = UploadLink(
         id=upload_id,
-        url=link,
-        url_expires_at=now + timedelta(seconds=link_s),
+        url=link or _own_link(parts, upload_id, link_s, caller),
+        url_expires_at=link_ends_at,
         expires_at=expires_at,
         max_bytes=settings.max_upload_bytes,
     )
@@ -94,6 +110,9 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
         "content_range_not_supported",
         "body_too_large",
         "request_timeout",
+        "too_many_open",
+        "storage_full",
+        "storage_quota_exceeded",
         "file_empty",
         "container_unsupported",
         "service_unavailable",
@@ -116,21 +135,25 @@ async def put_upload(
 ) -> Response:
     """Only links made by `POST /uploads` are accepted, until they expire or their API key is revoked. A link takes one
     file: a PUT that failed may be repeated, one that came through may not."""
-    await run_in_threadpool(_check_put, parts, upload_id, expires, key, signature)
+    owner = await run_in_threadpool(_check_put, parts, upload_id, expires, key, signature)
     if "content-range" in request.headers:
         raise ServiceError("content_range_not_supported", "This link takes the whole file in one PUT.")
-    staged = await _receive(request, parts, upload_id)
+    with parts.submissions.take(owner):
+        staged = await _receive(request, parts, upload_id, owner)
     return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
 
 
-def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> None:
+def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> str:
+    """The owner of the upload."""
     if not is_upload_id(upload_id):
         raise ServiceError("link_invalid", "The link was altered.")
     check_link(parts, "PUT", f"uploads/{upload_id}", expires, holder, signature)
-    if not parts.store.upload_exists(upload_id):
-        raise ServiceError("upload_not_found", "This upload expired before its file came.")
+    owner = parts.store.keep_upload(upload_id, 0)
+    if owner is None:
+        raise _expired()
     if _holds_file(parts, upload_id):
         raise _complete()
+    return owner
 
 
 def _holds_file(parts: Parts, upload_id: str) -> bool:
@@ -145,25 +168,42 @@ def _complete() -> ServiceError:
     return ServiceError("upload_complete", "A file came to this link before; it is kept as it is.")
 
 
-async def _receive(request: Request, parts: Parts, upload_id: str) -> StagedFile:
-    settings = parts.settings
-    intake = Intake(parts, upload_key(upload_id), None)
+async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -> StagedFile:
+    """The file arrives under an id of its own, so that what it holds is known wherever this ends, and becomes the
+    upload's in the step before it is visible."""
+    claim = await run_in_threadpool(_open_claim, parts, owner)
+    intake = Intake(parts, claim, upload_key(upload_id), None)
     token = secrets.token_hex(8)
     try:
-        async for chunk in body_chunks(request, settings.max_upload_bytes, settings.upload_idle_s):
-            await intake.add(chunk)
-        await run_in_threadpool(_claim, parts, upload_id, token)
-        return await intake.finish()
-    except BaseException:
-        with anyio.CancelScope(shield=True):
-            await intake.abandon()
-        raise
+        async with arriving(parts, claim.arrival):
+            await run_in_threadpool(claim.announce, announced_bytes(request))
+            async for chunk in body_chunks(request, parts.settings.max_upload_bytes, parts.pace):
+                await intake.add(chunk)
+            staged = await intake.seal()
+            await run_in_threadpool(_take_place, parts, upload_id, token)
+            settle = parts.store.settle_upload
+            if not await run_in_threadpool(settle, upload_id, claim.arrival, staged.size_bytes, PUBLISH_S):
+                raise _expired()
+            await intake.commit()
+            return staged
     finally:
         with anyio.CancelScope(shield=True):
-            await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
+            await intake.abandon()
+            with suppress(RedisError):  # then both end by themselves
+                await run_in_threadpool(parts.store.drop_arrival, claim.arrival)
+                await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
 
 
-def _claim(parts: Parts, upload_id: str, token: str) -> None:
+def _open_claim(parts: Parts, owner: str) -> Claim:
+    key = parts.store.find_key(owner) if owner else None
+    return Claim(parts, new_job_id(), byte_quota(parts, owner, key))
+
+
+def _expired() -> ServiceError:
+    return ServiceError("upload_not_found", "This upload expired before its file was there.")
+
+
+def _take_place(parts: Parts, upload_id: str, token: str) -> None:
     """Of two PUTs that end at the same moment one is kept. Raises upload_complete."""
     if not parts.store.acquire_lock(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
         raise _complete()

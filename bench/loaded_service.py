@@ -35,7 +35,7 @@ class LoadedService:
         }
         named = {name.removeprefix("RETALKING_").lower(): value for name, value in environment.items()}
         self.store: JobStore = open_store(Settings(_env_file=None, **named))
-        serve = ["uvicorn", "--factory", "api.server:app", "--port", str(self.port), "--log-level", "warning"]
+        serve = ["api.server", "--port", str(self.port), "--log-level", "warning"]
         self.api = ServiceProcess(serve, environment, folder / "api.log")
         commands = [["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{self.port}"]]
         commands += [["celery", "-A", "bench.stub_worker", "worker", "-n", f"r{n}@{self.port}"] for n in range(workers)]

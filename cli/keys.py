@@ -39,13 +39,16 @@ def create(
     max_priority: Annotated[
         int, typer.Option(min=0, max=MAX_PRIORITY, help="Most urgent priority that its jobs may have")
     ] = USUAL_PRIORITY,
+    stored_bytes: Annotated[
+        int | None, typer.Option(min=1024, help="Instead of RETALKING_STORED_BYTES_PER_KEY")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Make a key. It is printed once, on stdout, and can not be shown again: only its hash is kept."""
     if not 1 <= len(name) <= 100 or not name.isprintable():
         raise CommandError("invalid_name", "A name has 1 to 100 printable characters.", EXIT_USAGE)
     scopes = _scopes(scope or ["submit", "read"])
-    text = make_key(_open(data), name, scopes, requests_per_minute, live_jobs, max_priority)
+    text = make_key(_open(data), name, scopes, requests_per_minute, live_jobs, max_priority, stored_bytes)
     Console(stderr=True).print("The key, which is shown this once; send it as `Authorization: Bearer ...`:")
     typer.echo(text)
 
@@ -53,9 +56,12 @@ def create(
 @app.command(name="list")
 def show(data: DataOption = None) -> None:
     """All keys, oldest first. Never their secret part."""
-    table = Table("id", "name", "scopes", "requests/min", "live jobs", "max priority", "created", "revoked", box=None)
+    titles = ("id", "name", "scopes", "requests/min", "live jobs", "stored bytes", "max priority", "created", "revoked")
+    table = Table(*titles, box=None)
     for key in _call(_open(data).list_keys):
-        limits = (str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs))
+        limits = (
+            str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs, key.stored_bytes)
+        )
         moments = (f"{at:%Y-%m-%d %H:%M}" if at else "" for at in (key.created_at, key.revoked_at))
         table.add_row(key.id, key.name, ", ".join(sorted(key.scopes)), *limits, str(key.max_priority), *moments)
     (Console() if sys.stdout.isatty() else Console(width=200)).print(table)  # in a pipe no cell is cut
@@ -84,6 +90,7 @@ def make_key(
     requests_per_minute: int | None = None,
     live_jobs: int | None = None,
     max_priority: int = USUAL_PRIORITY,
+    stored_bytes: int | None = None,
 ) -> str:
     """The text of a new key that the store knows from now on."""
     text = new_key_text()
@@ -95,6 +102,7 @@ def make_key(
         requests_per_minute=requests_per_minute,
         live_jobs=live_jobs,
         max_priority=max_priority,
+        stored_bytes=stored_bytes,
         created_at=datetime.now(UTC),
     )
     _call(lambda: store.add_key(key))

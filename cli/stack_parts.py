@@ -76,8 +76,8 @@ def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
 
 
 def api_spec(folder: Path, listener: int) -> ChildSpec:
-    command = (sys.executable, "-P", "-m", "uvicorn", "--factory", "api.server:app", "--fd", str(listener))
-    limits = ("--timeout-graceful-shutdown", "3")  # an open event stream must not hold up the end
+    command = (sys.executable, "-P", "-m", "api.server", "--fd", str(listener))
+    limits = ("--grace-s", "3")  # an open event stream must not hold up the end
     return ChildSpec("API", (*command, *limits), folder / "logs" / "api.log", grace_s=10.0, keep_fds=(listener,))
 
 

@@ -45,6 +45,7 @@ class ApiKey(BaseModel):
     requests_per_minute: int | None = None
     live_jobs: int | None = None
     max_priority: int = Field(USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="The most urgent it may ask for")
+    stored_bytes: int | None = None
     created_at: datetime
     revoked_at: datetime | None = None
 

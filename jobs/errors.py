@@ -57,6 +57,33 @@ _TABLE = [
         "Wait until some of its jobs are over, or cancel them.",
         True,
     ),
+    ErrorCode(
+        "host_not_allowed",
+        403,
+        "The service does not answer under this name",
+        "Call it by the address it was started with; the operator adds names with RETALKING_PUBLIC_HOSTS, or asks for "
+        "keys.",
+    ),
+    ErrorCode(
+        "cross_site_refused",
+        403,
+        "A page of another site asked",
+        "Call the service from its own console or from a program; for pages of other sites the operator asks for keys.",
+    ),
+    ErrorCode(
+        "too_many_open",
+        429,
+        "Too many requests of this kind are open",
+        "Wait until some of them have ended, or close them.",
+        True,
+    ),
+    ErrorCode(
+        "storage_quota_exceeded",
+        429,
+        "The key stores as many bytes as it may",
+        "Delete jobs that are over, or wait until their files and uploads expire.",
+        True,
+    ),
     # Requests
     ErrorCode("invalid_request", 422, "The request is not valid", "Correct the fields that `errors` names."),
     ErrorCode("malformed_json", 400, "The body is not JSON", "Send well-formed JSON in UTF-8."),
@@ -258,6 +285,13 @@ _TABLE = [
         503,
         "The machine can start no more threads",
         "Try again later; the operator raises the limit on processes (`pids`), or the memory.",
+        True,
+    ),
+    ErrorCode(
+        "storage_full",
+        507,
+        "The service has no room for new files now",
+        "Try again later; the operator frees or adds space. Jobs that were accepted go on.",
         True,
     ),
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),

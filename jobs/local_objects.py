@@ -6,6 +6,7 @@ changed in place, only replaced whole, so a reader keeps the object that it open
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -39,6 +40,7 @@ class LocalObjectWriter:
     def __init__(self, store: LocalObjectStore, key: str, content_type: str) -> None:
         self._store, self._key, self._content_type = store, key, content_type
         with _os_errors_named(key):
+            store.keep_space_free()
             self._path = store.new_path()
             self._file: BinaryIO | None = self._path.open("xb")
 
@@ -69,9 +71,13 @@ class LocalObjectWriter:
 
 
 class LocalObjectStore:
-    """Implements jobs.objects.ObjectStore on a folder. Several processes may share it."""
+    """Implements jobs.objects.ObjectStore on a folder. Several processes may share it.
 
-    def __init__(self, root: Path) -> None:
+    keep_free_bytes: where fewer are free on its disk, nothing new is written: Redis, on the same disk, ends without.
+    """
+
+    def __init__(self, root: Path, keep_free_bytes: int = 0) -> None:
+        self._keep_free_bytes = keep_free_bytes
         self._files, self._types, self._new = root / "files", root / "types", root / "new"
         with _os_errors_named(str(root)):
             for folder in (self._files, self._types, self._new):
@@ -84,6 +90,11 @@ class LocalObjectStore:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < oldest_s:
                     path.unlink()
+
+    def keep_space_free(self) -> None:
+        """Raises OSError (ENOSPC)."""
+        if self._keep_free_bytes and shutil.disk_usage(self._new).free < self._keep_free_bytes:
+            raise OSError(errno.ENOSPC, "The rest of the disk is kept free")
 
     def new_path(self) -> Path:
         return self._new / secrets.token_hex(16)

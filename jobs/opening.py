@@ -6,6 +6,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+from jobs.free_space import FreeSpace
 from jobs.objects import ObjectStore
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
@@ -37,6 +38,11 @@ def open_store(settings: Settings, *, retries: int = 6, timeout_s: float = 10.0)
     return RedisJobStore(client, retention_s=settings.retention_s)
 
 
+def watched_space(settings: Settings, store: JobStore) -> FreeSpace:
+    """The data folder holds local objects and the embedded Redis; another Redis on this machine says where it is."""
+    return FreeSpace([settings.data_dir], settings.min_free_bytes, store.data_folder)
+
+
 def open_objects(settings: Settings) -> ObjectStore:
     """S3 when a bucket is set, else files under data_dir/objects."""
     if settings.s3_bucket:
@@ -52,4 +58,5 @@ def open_objects(settings: Settings) -> ObjectStore:
         )
     from jobs.local_objects import LocalObjectStore
 
-    return LocalObjectStore(settings.data_dir / "objects")
+    # Half of the floor is for results of jobs that were accepted above it; the other half is Redis' alone
+    return LocalObjectStore(settings.data_dir / "objects", keep_free_bytes=settings.min_free_bytes // 2)

@@ -9,10 +9,12 @@ from typing import Any
 import redis
 
 from jobs.store import (
+    ArrivalLostError,
     IdempotencyConflictError,
     JobNotFoundError,
     LeaseLostError,
     QuotaExceededError,
+    StorageQuotaError,
     WrongStateError,
 )
 
@@ -55,6 +57,10 @@ class RedisPart:
             raise LeaseLostError(f"{subject} is over, or another worker holds it")
         if outcome == "conflict":
             raise IdempotencyConflictError("The idempotency key was used for another request")
+        if outcome == "full":
+            raise StorageQuotaError(is_owners=reply[0] == "owner")
+        if outcome == "late":
+            raise ArrivalLostError(f"{subject} was given up while its files arrived")
         if outcome == "quota":
             raise QuotaExceededError("The key has as many live jobs as it may have")
         raise WrongStateError(f"{subject}: {reply[0]}")

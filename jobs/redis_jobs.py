@@ -42,6 +42,7 @@ class JobRecords(Quarantine):
         max_attempts: int,
         idempotency: IdempotencyKey | None = None,
         origin: Origin = UNOWNED,
+        arrived: bool = False,
     ) -> Created:
         request = spec.request
         events = f" {' '.join(sorted(set(request.webhook_events)))} " if request.webhook_url else ""
@@ -51,7 +52,7 @@ class JobRecords(Quarantine):
             if idempotency
             else ("", "", "")
         )
-        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent)
+        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived))
         asked = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
         is_new, fields = self._create(job_id, memory[0], *asked, *memory, *whose)
         if is_new == "1":

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
+
+import redis
 
 from jobs.models import WorkerInfo
 from jobs.redis_quarantine import Quarantine
 from jobs.redis_records import stored_json
+from jobs.store import ArrivalLostError, ByteQuota
 
 MAX_WORKERS = 1000
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Registry(Quarantine):
     def add_arrival(self, job_id: str, within_s: float) -> None:
         self._client.zadd(self._key("arrivals"), {job_id: self._now_ms() + int(within_s * 1000)})
 
+    def renew_arrival(self, job_id: str, within_s: float) -> bool:
+        return self._call("renew_arrival", job_id, int(within_s * 1000)) is not None
+
+    def reserve(self, job_id: str, size_bytes: int, quota: ByteQuota) -> None:
+        whose = (quota.owner, quota.of_owner, quota.of_all)
+        if self._call("reserve", job_id, size_bytes, *whose, "arrivals") is None:
+            raise ArrivalLostError(f"{job_id} was given up while its files arrived")
+
+    def stored_bytes(self, owner: str | None = None) -> int:
+        return int(self._client.hget(self._key("stored"), "all" if owner is None else owner) or 0)
+
     def expired_arrivals(self, limit: int = 100) -> list[str]:
         return self._due("arrivals", limit)
 
     def drop_arrival(self, job_id: str) -> None:
-        self._client.zrem(self._key("arrivals"), job_id)
+        self._call("drop_arrival", job_id)
 
     def add_upload(self, upload_id: str, expires_at: datetime, owner: str = "") -> None:
         with self._client.pipeline() as pipe:
@@ -33,6 +49,26 @@ class Registry(Quarantine):
             return False
         return owner is None or (self._client.hget(self._key("upload_owners"), upload_id) or "") == owner
 
+    def keep_upload(self, upload_id: str, at_least_s: float, owner: str | None = None) -> str | None:
+        reply = self._call("keep_upload", upload_id, "*" if owner is None else owner, int(at_least_s * 1000))
+        return None if reply is None else reply[0]
+
+    def settle_upload(self, upload_id: str, arrival: str, size_bytes: int, at_least_s: float) -> bool:
+        return self._call("settle_upload", upload_id, arrival, size_bytes, int(at_least_s * 1000)) is not None
+
+    def await_upload(self, upload_id: str, link_ends_at: datetime, most_bytes: int, quota: ByteQuota) -> None:
+        self._call("reserve", upload_id, most_bytes, quota.owner, quota.of_owner, quota.of_all, "")
+        with self._client.pipeline() as pipe:
+            pipe.hset(self._key("link_ends"), upload_id, int(link_ends_at.timestamp() * 1000))
+            pipe.zadd(self._key("unmeasured"), {upload_id: self._now_ms()})
+            pipe.execute()
+
+    def unmeasured_uploads(self, limit: int = 100) -> list[str]:
+        return self._due("unmeasured", limit)
+
+    def measure_upload(self, upload_id: str, size_bytes: int | None, again_s: float) -> None:
+        self._call("measure_upload", upload_id, "" if size_bytes is None else size_bytes, int(again_s * 1000))
+
     def take_upload(self, upload_id: str) -> None:
         """From now on it never expires by itself; drop_upload forgets it."""
         self._client.zadd(self._key("uploads"), {upload_id: "+inf"}, xx=True)
@@ -41,10 +77,7 @@ class Registry(Quarantine):
         return self._due("uploads", limit)
 
     def drop_upload(self, upload_id: str) -> None:
-        with self._client.pipeline() as pipe:
-            pipe.zrem(self._key("uploads"), upload_id)
-            pipe.hdel(self._key("upload_owners"), upload_id)
-            pipe.execute()
+        self._call("drop_upload", upload_id)
 
     def report_worker(self, worker: WorkerInfo, ttl_s: float) -> None:
         ttl_ms = int(ttl_s * 1000)
@@ -73,6 +106,15 @@ class Registry(Quarantine):
 
     def release_lock(self, name: str, owner: str) -> None:
         self._call("unlock", name, owner)
+
+    def data_folder(self) -> Path | None:
+        if self._client.connection_pool.connection_kwargs.get("host", "localhost") not in _THIS_MACHINE:
+            return None
+        try:
+            folder = Path(self._client.config_get("dir")["dir"])
+        except (redis.RedisError, KeyError):
+            return None
+        return folder if folder.is_dir() else None
 
     def ping(self) -> None:
         self._client.ping()

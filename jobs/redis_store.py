@@ -9,6 +9,9 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     events:<id>            a stream a job
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
+    held, holders          bytes that a job, an arrival or an upload holds in the object store, and whose they are
+    stored                 the sums of each owner and of all, changed in the same step
+    unmeasured, link_ends  uploads by presigned links, whose size the janitor looks up
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, what they spent, their jobs that are not over
     quarantine, quarantine_notes, quarantined:<id>  records that could not be read, by when; what is known of each
     idempotency:<hash>, lock:<name>, worker:<id>                    live as long as their ttl

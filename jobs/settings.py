@@ -31,11 +31,28 @@ class Settings(BaseSettings):
     require_keys: bool = Field(
         False, description="Every call needs an API key (`retalking keys create`); false: whoever reaches the port"
     )
+    public_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Host names, comma separated, under which callers reach the API, beside loopback and the host of "
+        "public_url. Asked only without keys, where a name of somebody else's may point here (DNS rebinding)",
+    )
     requests_per_minute: int = Field(
         600, ge=1, le=60000, description="Requests of one key; a key may have a limit of its own"
     )
     live_jobs_per_key: int = Field(
         100, ge=1, description="Jobs of one key that are not over; a key may have a limit of its own"
+    )
+    stored_bytes_per_key: int = Field(
+        100 * 1024**3,
+        ge=1024,
+        description="Uploads, inputs and results that one key may have stored; a key may have a limit of its own",
+    )
+    stored_bytes: int = Field(1024**4, ge=1024, description="The same of all callers together")
+    min_free_bytes: int = Field(
+        1024**3,
+        ge=0,
+        description="Where fewer are free on the disk of data_dir or of a Redis on this machine, submissions and "
+        "uploads are refused; below half of it no result is stored either. 0: not watched",
     )
     metrics_open: bool = Field(
         False, description="`/metrics` without a key where keys are required; else with an admin key"
@@ -61,7 +78,25 @@ class Settings(BaseSettings):
     # Limits on input
     max_upload_bytes: int = Field(2 * 1024**3, ge=1024, description="Largest single input file")
     max_json_bytes: int = Field(1024**2, ge=1024, description="Largest JSON body and largest form field")
+    max_connections: int = Field(
+        1024, ge=16, description="Connections of one API process; above it the one that was idle longest is closed"
+    )
     upload_idle_s: float = Field(60.0, gt=0, description="A body of which nothing arrives this long is given up")
+    upload_min_bytes_per_s: int = Field(
+        8192, ge=0, description="A body that is slower than this, after upload_idle_s, is given up; 0: no limit"
+    )
+    submissions_open_per_key: int = Field(
+        16, ge=1, description="Submissions and uploads of one key that are being received, in each API process"
+    )
+    submissions_open: int = Field(
+        64, ge=1, description="The same of all callers. Each takes up to 1 MB of memory, 9 MB with S3"
+    )
+    event_streams_per_key: int = Field(100, ge=1, description="Open event streams of one key, in each API process")
+    event_streams: int = Field(400, ge=1, description="The same of all callers")
+    downloads_open_per_key: int = Field(
+        64, ge=1, description="Files of one key's jobs that this service is sending, in each API process"
+    )
+    downloads_open: int = Field(256, ge=1, description="The same of all callers")
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
 
@@ -137,7 +172,7 @@ class Settings(BaseSettings):
     c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
-    @field_validator("allow_private_hosts", mode="before")
+    @field_validator("allow_private_hosts", "public_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, Protocol
 
 from jobs.api_keys import ApiKey
@@ -64,6 +65,18 @@ class QuotaExceededError(Exception):
     """The owner has as many live jobs as it may have."""
 
 
+class StorageQuotaError(Exception):
+    """So many bytes may not be stored. is_owners: the owner's share is used up; else that of all owners together."""
+
+    def __init__(self, *, is_owners: bool) -> None:
+        super().__init__("The bytes that may be stored are used up")
+        self.is_owners = is_owners
+
+
+class ArrivalLostError(Exception):
+    """The files of a submission took so long that the janitor has given them up."""
+
+
 class KeyNotFoundError(LookupError):
     """No API key with this id."""
 
@@ -89,6 +102,15 @@ class Origin:
 
 
 UNOWNED = Origin()
+
+
+@dataclass(frozen=True)
+class ByteQuota:
+    """What may be stored. of_owner: by this owner, where there is one; of_all: by all together, in bytes."""
+
+    owner: str
+    of_owner: int
+    of_all: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +188,7 @@ class JobStore(SegmentStore, Protocol):
         max_attempts: int,
         idempotency: IdempotencyKey | None = None,
         origin: Origin = UNOWNED,
+        arrived: bool = False,
     ) -> Created:
         """Store a queued job: in the waiting line, in the outbox (message not yet sent), with its deadline, atomically.
 
@@ -173,6 +196,9 @@ class JobStore(SegmentStore, Protocol):
         IdempotencyConflictError. The body was received by then, so no reservation is needed. Keys of two owners never
         meet. QuotaExceededError when the owner's live jobs are used up. RecordNotStorableError, before anything is
         stored, for a spec that can not be read back.
+
+        arrived: files came under this id (add_arrival). The job holds what was reserved for them. ArrivalLostError
+        where they were given up meanwhile.
         """
         ...
 
@@ -312,6 +338,19 @@ class JobStore(SegmentStore, Protocol):
         they belong to nobody after within_s."""
         ...
 
+    def renew_arrival(self, job_id: str, within_s: float) -> bool:
+        """They still arrive. False: too late, their time was over."""
+        ...
+
+    def reserve(self, job_id: str, size_bytes: int, quota: ByteQuota) -> None:
+        """What this arrival holds from now on, more or less than before. Raises StorageQuotaError, ArrivalLostError.
+        A job keeps it, succeed() adds its result, and it is free again when arrival or job is dropped."""
+        ...
+
+    def stored_bytes(self, owner: str | None = None) -> int:
+        """Held and reserved by this owner; None: by all."""
+        ...
+
     def expired_arrivals(self, limit: int = 100) -> list[str]: ...
 
     def drop_arrival(self, job_id: str) -> None: ...
@@ -320,6 +359,27 @@ class JobStore(SegmentStore, Protocol):
 
     def upload_exists(self, upload_id: str, owner: str | None = None) -> bool:
         """owner None: whoever it belongs to."""
+        ...
+
+    def keep_upload(self, upload_id: str, at_least_s: float, owner: str | None = None) -> str | None:
+        """It is being used: keep it so long from now. Returns its owner; None where there is none, or its time is
+        over, or it is not this owner's."""
+        ...
+
+    def settle_upload(self, upload_id: str, arrival: str, size_bytes: int, at_least_s: float) -> bool:
+        """The file that arrived under `arrival` becomes the upload's, with its bytes; kept as by keep_upload. False:
+        too late."""
+        ...
+
+    def await_upload(self, upload_id: str, link_ends_at: datetime, most_bytes: int, quota: ByteQuota) -> None:
+        """A file may come by a link that this service does not see used: most_bytes are reserved until it was
+        measured. Raises StorageQuotaError."""
+        ...
+
+    def unmeasured_uploads(self, limit: int = 100) -> list[str]: ...
+
+    def measure_upload(self, upload_id: str, size_bytes: int | None, again_s: float) -> None:
+        """What lies under it now; None: nothing yet. It comes back after again_s, until its link has ended."""
         ...
 
     def take_upload(self, upload_id: str) -> None:
@@ -379,6 +439,10 @@ class JobStore(SegmentStore, Protocol):
 
     def live_jobs(self, owner: str) -> int:
         """Jobs of this owner that are not over."""
+        ...
+
+    def data_folder(self) -> Path | None:
+        """Where the store keeps its data, if that is on this machine and it says so."""
         ...
 
     def ping(self) -> None:

@@ -19,7 +19,7 @@ from jobs.ids import is_job_id
 from jobs.messages import send_delivery
 from jobs.models import Job
 from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
-from jobs.objects import ObjectStore
+from jobs.objects import ObjectNotFoundError, ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, WrongStateError
 from worker.face_cache import CacheLimits, StoredEntries
@@ -32,6 +32,8 @@ LOCK = "janitor"
 UNSENT_S = 2.0
 # A message sent this long ago, while a worker is idle, has died with a reader or with the broker's memory.
 STRANDED_S = 15.0
+# What lies under a presigned link is looked at so often until the link has ended.
+MEASURE_EVERY_S = 10.0
 # The face cache is listed whole each time.
 SWEEP_CACHE_EVERY_S = 60.0
 
@@ -69,6 +71,7 @@ class Janitor:
             self.delete_segments,
             self.delete_jobs,
             self.delete_quarantined,
+            self.measure_uploads,
             self.delete_uploads,
             self.delete_orphans,
             self.sweep_face_cache,
@@ -133,6 +136,22 @@ class Janitor:
                 self._objects.delete_prefix(job_prefix(record.id))
             self._store.drop_quarantined(record.kind, record.id)
             log.info("unreadable %s deleted after its retention", record.kind, extra={"step": record.id})
+
+    def measure_uploads(self) -> None:
+        """Of files put to presigned links, which never pass the service; one that is too large goes at once."""
+        for upload_id in self._store.unmeasured_uploads():
+            size_bytes = self._put_bytes(upload_key(upload_id))
+            if size_bytes is not None and size_bytes > self._settings.max_upload_bytes:
+                log.warning("an upload over the limit is deleted", extra={"count": size_bytes})
+                self._objects.delete(upload_key(upload_id))
+                size_bytes = None
+            self._store.measure_upload(upload_id, size_bytes, MEASURE_EVERY_S)
+
+    def _put_bytes(self, key: str) -> int | None:
+        try:
+            return self._objects.info(key).size_bytes
+        except ObjectNotFoundError:
+            return None
 
     def delete_uploads(self) -> None:
         for upload_id in self._store.expired_uploads():

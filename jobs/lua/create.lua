@@ -1,7 +1,7 @@
 -- A queued job: record, listing, line, outbox and deadline in one step.
 local id, spec, max_attempts, priority, expires_ms, webhook_events = unpack(ARGV, 1, 6)
 local idempotency, fingerprint, ttl_ms = unpack(ARGV, 7, 9)
-local owner, most_live, request_id, traceparent = unpack(ARGV, 10, 13)
+local owner, most_live, request_id, traceparent, arrived = unpack(ARGV, 10, 14)
 
 local stored = get(id, 'spec')
 if stored == spec then return {'ok', '1', redis.call('HGETALL', key('job', id))} end
@@ -15,6 +15,9 @@ if idempotency ~= '' then
     return {'ok', '0', redis.call('HGETALL', key('job', first))}
   end
 end
+
+-- Else the janitor may be deleting the files of this very job
+if arrived == '1' and not is_awaited('arrivals', id) then return {'late'} end
 
 -- Counted here, so that of many submissions at once no more get in than the quota has room for
 if owner ~= '' and redis.call('SCARD', key('live', owner)) >= tonumber(most_live) then return {'quota'} end

@@ -17,5 +17,6 @@ if owner then
   redis.call('ZREM', key('status', status .. ':' .. owner), id)
   redis.call('ZREM', key('created', owner), id)
 end
+hold(id, 0)
 redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
 return {'ok'}

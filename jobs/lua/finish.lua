@@ -16,6 +16,7 @@ if verb == 'succeed' then
   observe('run', math.max(0, run_ms))
   local cache = cjson.decode(render).face_cache
   if type(cache) == 'string' then count('face_cache:' .. cache) end
+  hold(id, held_by(id) + cjson.decode(result).size_bytes, owner_of(id))
   set(id, 'result', result, 'render', render, 'evaluation', evaluation, 'progress', '1', 'error', '')
   finish(id, 'succeeded', retention_ms, delivery_id, {attempt = tonumber(get(id, 'attempt'))})
 elseif verb == 'fail' then

@@ -32,6 +32,36 @@ local function observe(name, ms)
   count(name .. '|inf')
 end
 
+-- Bytes in the object store, by the id that leads the janitor to them: a job, an arrival, an upload. The sums of each
+-- owner and of all change in the same step, so that no crash can part them.
+local function held_by(id) return tonumber(redis.call('HGET', key('held'), id) or '0') end
+
+local function stored_by(owner) return tonumber(redis.call('HGET', key('stored'), owner) or '0') end
+
+local function hold(id, bytes, owner)
+  local change = bytes - held_by(id)
+  if change == 0 then return end
+  owner = redis.call('HGET', key('holders'), id) or owner or ''
+  for _, whose in ipairs(owner ~= '' and {'all', owner} or {'all'}) do
+    if redis.call('HINCRBY', key('stored'), whose, string.format('%.0f', change)) == 0 then
+      redis.call('HDEL', key('stored'), whose)
+    end
+  end
+  if bytes == 0 then
+    redis.call('HDEL', key('held'), id)
+    redis.call('HDEL', key('holders'), id)
+  else
+    redis.call('HSET', key('held'), id, string.format('%.0f', bytes))
+    if owner ~= '' then redis.call('HSET', key('holders'), id, owner) end
+  end
+end
+
+-- In a line of things that end by themselves, and not yet due.
+local function is_awaited(line, id)
+  local ends = redis.call('ZSCORE', key(line), id)
+  return ends and tonumber(ends) > NOW
+end
+
 local function is_over(status) return status == 'succeeded' or status == 'failed' or status == 'canceled' end
 
 local function reply_job(id) return {'ok', redis.call('HGETALL', key('job', id))} end

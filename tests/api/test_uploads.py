@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
 from jobs.ids import new_upload_id
+from jobs.messages import make_celery
 from jobs.names import input_key, upload_key
-from tests.api.running import MP4, PNG, WAV, RunningApi, check_problem
+from tests.api.running import MP4, PNG, WAV, RunningApi, check_problem, run_api
+from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
+from tests.services import own_database, wait_until
+from worker.janitor import Janitor
 
 
 def put(api: RunningApi, content: bytes) -> str:
@@ -139,3 +146,91 @@ class TestS3:
         for content, code in ((b"", "file_empty"), (b"#EXTM3U\n", "container_unsupported")):
             body = {"video_upload_id": put(s3_api, content), "audio_upload_id": audio}
             check_problem(s3_api.client.post("/jobs", json=body), 422, code)
+
+
+class TestSlowCallers:
+    """Uploads and submissions that outlive their time."""
+
+    @pytest.fixture(scope="class")
+    def hasty(self, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+        """Uploads live a minute here, the shortest there is."""
+        with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
+            yield running
+
+    def test_a_put_that_ends_after_its_upload_expired_leaves_no_file(self, hasty: RunningApi) -> None:
+        link = hasty.client.post("/uploads").json()
+        path = link["url"].removeprefix(hasty.url.rstrip("/"))
+        with open_socket(hasty) as connection:
+            send_head(connection, path, f"Content-Length: {len(MP4)}", method="PUT")
+            connection.sendall(MP4[:-1])
+            wait_until(lambda: hasty.store.stored_bytes() > 0, what="the upload is being received")
+            hasty.store.add_upload(link["id"], datetime.now(UTC) - timedelta(seconds=1))
+            run_janitor(hasty)
+            connection.sendall(MP4[-1:])
+            status, problem = read_answer(connection)
+        assert (status, problem["code"]) == (404, "upload_not_found")
+        assert list(hasty.objects.list_keys("uploads/")) == []
+        assert hasty.store.stored_bytes() == 0
+
+    def test_an_upload_that_was_just_put_can_be_used(self, hasty: RunningApi) -> None:
+        link = hasty.client.post("/uploads").json()
+        hasty.store.add_upload(link["id"], datetime.now(UTC) + timedelta(seconds=2))
+        assert httpx.put(link["url"], content=MP4).status_code == 200
+        time.sleep(2.1)
+        run_janitor(hasty)
+        body = {"video_upload_id": link["id"], "audio_upload_id": put(hasty, WAV)}
+        assert hasty.client.post("/jobs", json=body).status_code == 202
+
+    def test_a_submission_slower_than_uploads_live_keeps_its_files(self, hasty: RunningApi) -> None:
+        """The first file lies there for longer than the lifetime before the second one is whole."""
+        with half_submission(hasty) as (connection, second_half):
+            rest = second_half
+            ends_at = time.monotonic() + hasty.settings.upload_ttl_s + 5
+            while time.monotonic() < ends_at:
+                run_janitor(hasty)
+                time.sleep(1)
+                connection.sendall(rest[:8192])  # never slower than bodies may be
+                rest = rest[8192:]
+            connection.sendall(rest)
+            status, job = read_answer(connection)
+        assert status == 202, job
+        run_janitor(hasty)
+        assert {key.rpartition("/")[2] for key in hasty.objects.list_keys(f"jobs/{job['id']}/")} == {"video", "audio"}
+
+    def test_a_submission_that_was_given_up_is_not_accepted(self, hasty: RunningApi) -> None:
+        """The renewal failed for too long, and the janitor took the files away."""
+        with half_submission(hasty) as (connection, rest):
+            (staged,) = {key.split("/")[1] for key in hasty.input_keys() if is_no_job(hasty, key.split("/")[1])}
+            hasty.store.add_arrival(staged, 0.0)
+            run_janitor(hasty)
+            connection.sendall(rest)
+            status, problem = read_answer(connection)
+        assert (status, problem["code"], problem["retryable"]) == (408, "request_timeout", True)
+        assert is_no_job(hasty, staged)
+
+
+def is_no_job(api: RunningApi, job_id: str) -> bool:
+    return api.client.get(f"/jobs/{job_id}").status_code == 404
+
+
+def run_janitor(api: RunningApi) -> None:
+    """The steps that take away what nobody took."""
+    janitor = Janitor(make_celery(api.settings), api.store, api.objects, api.settings)
+    janitor.delete_uploads()
+    janitor.delete_orphans()
+
+
+@contextmanager
+def half_submission(api: RunningApi) -> Iterator[tuple[socket.socket, bytes]]:
+    """A form whose first file is staged, and the bytes that are to come."""
+    before = api.input_keys()
+    speech = WAV + bytes(800_000)
+    first = b"--x\r\n" + HEAD.format("video", "a.mp4").encode() + MP4
+    first += b"\r\n--x\r\n" + HEAD.format("audio", "a.wav").encode() + WAV
+    rest = speech[len(WAV) :] + b"\r\n--x--\r\n"
+    with open_socket(api) as connection:
+        length = f"Content-Length: {len(first) + len(rest)}"
+        send_head(connection, "/jobs", "Content-Type: multipart/form-data; boundary=x", length)
+        connection.sendall(first)
+        wait_until(lambda: api.input_keys() - before, what="the whole first file is staged")
+        yield connection, rest

@@ -102,7 +102,7 @@ def test_what_is_taken_is_refused_and_what_dies_comes_back(start_up: Start, tmp_
     assert same_port.stderr.startswith(f"error: port_in_use: Can not listen on 127.0.0.1 port {port}")
     assert len(same_port.stderr.splitlines()) == 1
 
-    api = next(process for process in up.family() if "api.server:app" in process.cmdline())
+    api = next(process for process in up.family() if "api.server" in process.cmdline())
     api.kill()
     wait_until(lambda: "API started again" in (data / "logs" / "up.log").read_text(), 20, 0.1, "the API comes back")
     assert httpx.get(f"{url}/healthz", timeout=20).status_code == 200, "callers wait in line meanwhile"

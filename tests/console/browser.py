@@ -40,11 +40,11 @@ def find_chromium() -> str | None:
 
 
 @contextmanager
-def open_browser(program: str) -> Iterator[Browser]:
+def open_browser(program: str, *flags: str) -> Iterator[Browser]:
     """Close it before other tests run in this process: Playwright's event loop stays current while it is open."""
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=[*_FLAGS, *_ROOT_FLAGS])
+        browser = playwright.chromium.launch(executable_path=program, args=[*_FLAGS, *_ROOT_FLAGS, *flags])
         try:
             yield browser
         finally:

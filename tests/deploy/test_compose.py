@@ -103,6 +103,7 @@ def test_each_service_is_watched_and_confined(services: dict[str, Any], name: st
     assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     assert service["restart"] == "unless-stopped"
     assert "/tmp" in service["tmpfs"]
+    assert re.search(r"\d+[mg]\b", service["mem_limit"]), "one that grows costs itself, not the machine"
 
 
 def test_redis_keeps_what_it_was_told(services: dict[str, Any]) -> None:

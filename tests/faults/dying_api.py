@@ -18,3 +18,7 @@ def _die(*_: object) -> None:
 def app() -> FastAPI:
     api.acceptance.send_render = _die
     return api.server.app()
+
+
+if __name__ == "__main__":
+    api.server.serve(app)

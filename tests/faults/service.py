@@ -108,8 +108,8 @@ class Service:
                 self.start_worker(number)
         wait_until(self._is_ready, timeout_s, 0.1, f"the service is ready; logs in {self.folder}")
 
-    def start_api(self, factory: str = "api.server:app", **changes: str) -> ServiceProcess:
-        arguments = ["uvicorn", "--factory", factory, "--port", str(self.port), "--log-level", "warning"]
+    def start_api(self, entry: str = "api.server", **changes: str) -> ServiceProcess:
+        arguments = [entry, "--port", str(self.port), "--log-level", "warning"]
         self.api = ServiceProcess(arguments, self.environment | changes, self.folder / "api.log")
         return self.api
 

@@ -76,7 +76,7 @@ def test_the_child_is_killed_between_publishing_and_telling(service: Service) ->
 def test_the_api_is_killed_between_storing_and_sending(service: Service) -> None:
     """The caller sees a broken connection, asks again with its key, and gets the job that is there."""
     service.api.stop()
-    service.start_api("tests.faults.dying_api:app")
+    service.start_api("tests.faults.dying_api")
     service.mend()
     with pytest.raises(httpx.TransportError):
         service.post(key="killed-1")

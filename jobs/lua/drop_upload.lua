@@ -1,0 +1,8 @@
+-- Forget an upload whose file is gone.
+local id = ARGV[1]
+redis.call('ZREM', key('uploads'), id)
+redis.call('ZREM', key('unmeasured'), id)
+redis.call('HDEL', key('upload_owners'), id)
+redis.call('HDEL', key('link_ends'), id)
+hold(id, 0)
+return {'ok'}

@@ -1,0 +1,9 @@
+-- What an arrival holds becomes the upload's, in place of what that held before.
+local id, arrival, bytes, least_ms = unpack(ARGV)
+if not is_awaited('uploads', id) then return {'none'} end
+local ends = redis.call('ZSCORE', key('uploads'), id)
+redis.call('ZADD', key('uploads'), math.max(tonumber(ends), NOW + tonumber(least_ms)), id)
+hold(id, tonumber(bytes), redis.call('HGET', key('upload_owners'), id) or '')
+redis.call('ZREM', key('arrivals'), arrival)
+hold(arrival, 0)
+return {'ok'}
