@@ -231,6 +231,62 @@ def test_result_links_need_no_key_and_can_not_be_altered(locked: RunningApi) -> 
         check_problem(locked.client.get(path, params=query), 401, "unauthorized")
 
 
+def test_links_end_with_their_key(locked: RunningApi) -> None:
+    """Of results, of players and of uploads: those of other keys, and of an admin for the same job, go on."""
+    owner, other, admin = user(locked), user(locked), user(locked, Scope.ADMIN)
+    job_id, other_id = owner.new_job(), other.new_job()
+    for each in (job_id, other_id):
+        locked.finish(each)
+
+    def links(who: User, of: str) -> list[str]:
+        result = who.ask("GET", f"/jobs/{of}").json()["result"]["url"]
+        media = who.ask("GET", f"/jobs/{of}/media").json()
+        return [result, *(locked.url + media[part]["url"] for part in ("video", "result"))]
+
+    owners, others, admins = links(owner, job_id), links(other, other_id), links(admin, job_id)
+    puts = [who.ask("POST", "/uploads").json()["url"] for who in (owner, other)]
+    for link in (*owners, *others, *admins):
+        assert httpx.get(link).status_code == 200
+    query = parse_qs(urlsplit(owners[0]).query)
+    assert query["key"] == [key_id_of(owner.key)]
+    for renamed in ({"key": key_id_of(other.key)}, {"key": ""}):  # the signature covers whose it is
+        changed = {name: values[0] for name, values in query.items()} | renamed
+        answer = locked.client.get(f"/jobs/{job_id}/result", params=changed)
+        check_problem(answer, 403, "link_invalid")
+
+    locked.store.revoke_key(str(key_id_of(owner.key)))
+    for link in owners:
+        check_problem(httpx.get(link), 403, "link_invalid")
+    check_problem(httpx.put(puts[0], content=MP4), 403, "link_invalid")
+    for link in (*others, *admins):
+        assert httpx.get(link).status_code == 200
+    assert httpx.put(puts[1], content=MP4).status_code == 200
+
+
+def test_a_link_of_the_time_before_keys_opens_nothing(locked: RunningApi) -> None:
+    job_id = user(locked).new_job()
+    locked.finish(job_id)
+    path, expires = f"jobs/{job_id}/result", int(time.time()) + 60
+    query = {"expires": str(expires), "signature": sign_link(link_secret(locked.settings), "GET", path, expires)}
+    check_problem(locked.client.get(f"/{path}", params=query), 403, "link_invalid")
+
+
+@pytest.mark.parametrize(("limits", "highest"), [({}, 1), ({"max_priority": 0}, 0), ({"max_priority": 2}, 2)])
+def test_a_key_has_a_highest_priority(locked: RunningApi, limits: dict[str, int], highest: int) -> None:
+    who = user(locked, **limits)
+    before = locked.input_keys()
+    for priority in range(3):
+        if priority <= highest:
+            assert who.ask("POST", "/jobs", files=input_files(), data={"priority": priority}).status_code == 202
+            before = locked.input_keys()
+            continue
+        answer = who.ask("POST", "/jobs", files=input_files(), data={"priority": priority})
+        problem = check_problem(answer, 403, "priority_not_allowed")
+        assert f"{highest} at most" in problem["detail"]
+        assert problem["errors"][0]["pointer"] == "#/priority"
+        assert locked.input_keys() == before
+
+
 def test_secrets_stay_out_of_the_log_the_metrics_and_the_answers(locked: RunningApi) -> None:
     owner, admin = user(locked), user(locked, Scope.ADMIN)
     job_id = owner.new_job()

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, JobOptions, WorkerInfo
+from jobs.names import input_key
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, check_problem, run_api
 from tests.services import accepted_socket, free_port, own_database, wait_until
 
@@ -163,22 +164,17 @@ def test_request_ids(api: RunningApi) -> None:
 
 
 def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> None:
-    """A record that was damaged in Redis stands for every fault that has no name."""
+    """A type in the objects folder that is no text stands for every fault that has no name."""
     job_id = api.new_job()
-    raw = api.store._client
-    raw.hset(f"{{retalking}}:job:{job_id}", "spec", "damaged")
-    try:
-        answer = api.client.get(f"/jobs/{job_id}", headers={"X-Request-Id": "look-for-me"})
-        problem = check_problem(answer, 500, "internal_error")
-        assert problem["request_id"] == "look-for-me"
-        assert "damaged" not in answer.text
-        log = api.log.read_text()
-        assert "Request look-for-me broke" in log
-        assert "Traceback" in log
-    finally:
-        raw.delete(f"{{retalking}}:job:{job_id}")
-        for line in raw.scan_iter("{retalking}:*", _type="zset"):
-            raw.zrem(line, job_id)
+    damaged = api.settings.data_dir / "objects" / "types" / input_key(job_id, "video")
+    damaged.write_bytes(b"damaged \xff")
+    answer = api.client.get(f"/jobs/{job_id}/media", headers={"X-Request-Id": "look-for-me"})
+    problem = check_problem(answer, 500, "internal_error")
+    assert problem["request_id"] == "look-for-me"
+    assert "damaged" not in answer.text
+    log = api.log.read_text()
+    assert "Request look-for-me broke" in log
+    assert "Traceback" in log
 
 
 def test_pages_need_no_other_host(api: RunningApi) -> None:

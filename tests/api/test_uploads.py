@@ -6,6 +6,7 @@ import hashlib
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
@@ -116,6 +117,35 @@ def test_contents_that_are_refused(tight_api: RunningApi, content: bytes, status
     assert not list(tight_api.objects.list_keys(upload_key(link["id"])))
     body = {"video_upload_id": link["id"], "audio_url": "http://127.0.0.1:9/a.wav"}
     check_problem(tight_api.client.post("/jobs", json=body), 404, "upload_not_found")
+
+
+def test_a_link_takes_one_file(api: RunningApi) -> None:
+    link = api.client.post("/uploads").json()
+    check_problem(httpx.put(link["url"], content=b"no media"), 422, "container_unsupported")
+    assert httpx.put(link["url"], content=MP4).status_code == 200, "the first one failed, so there was none"
+    check_problem(httpx.put(link["url"], content=WAV), 409, "upload_complete")
+    assert b"".join(api.objects.read(upload_key(link["id"]))) == MP4
+
+
+def test_of_puts_at_once_one_is_kept(api: RunningApi) -> None:
+    link = api.client.post("/uploads").json()
+    contents = [MP4 + bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda content: httpx.put(link["url"], content=content), contents))
+    kept = [content for content, answer in zip(contents, answers, strict=True) if answer.status_code == 200]
+    assert len(kept) == 1
+    for answer in answers:
+        if answer.status_code != 200:
+            check_problem(answer, 409, "upload_complete")
+    assert b"".join(api.objects.read(upload_key(link["id"]))) == kept[0]
+
+
+def test_a_part_of_a_file_is_refused(api: RunningApi) -> None:
+    link = api.client.post("/uploads").json()
+    headers = {"Content-Range": f"bytes 0-{len(MP4) - 1}/{2 * len(MP4)}"}
+    check_problem(httpx.put(link["url"], content=MP4, headers=headers), 400, "content_range_not_supported")
+    assert not list(api.objects.list_keys(upload_key(link["id"])))
+    assert httpx.put(link["url"], content=MP4).status_code == 200
 
 
 def test_an_upload_of_the_wrong_kind(api: RunningApi) -> None:

@@ -18,7 +18,7 @@ from jobs.opening import open_store
 from jobs.settings import Settings
 from tests.api.running import PREVIEW
 from tests.cli.conftest import Ended
-from tests.jobs.making import worker_info
+from tests.jobs.making import add_job, worker_info
 from tests.services import S3Endpoint, free_port, own_database
 
 Call = Callable[..., Ended]
@@ -104,6 +104,20 @@ def test_what_is_missing_is_named(call: Call, configure: Set, redis_url: str, tm
     silent = datetime.now(UTC) - timedelta(minutes=5)
     store.report_worker(worker_info("w").model_copy(update={"polled_at": silent}), 60)
     assert "asks for no jobs" in look(call, 1)["workers"][0]["found"]
+
+
+def test_records_in_quarantine_are_listed(call: Call, configure: Set, redis_url: str) -> None:
+    url = own_database(redis_url)
+    configure(REDIS_URL=url)
+    assert look(call, 1)["records"][0]["state"] == "well"
+    store = open_store(Settings(_env_file=None, redis_url=url))
+    job = add_job(store, metadata={"secret": "of the caller"})
+    store._client.hset(f"{{retalking}}:job:{job.id}", "spec", "{")
+    assert store.unsent(0.0) == []
+    (finding,) = look(call, 1)["records"]
+    assert finding["state"] == "note"
+    assert finding["found"] == f"1 in quarantine: job {job.id} (JobSpec: json_invalid)"
+    assert "DELETE /quarantine" in finding["remedy"]
 
 
 def test_no_redis_at_all(call: Call, configure: Set) -> None:

@@ -22,6 +22,15 @@ def on_redis(call: Call, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Cal
     return call
 
 
+def test_the_highest_priority_of_a_key(on_redis: Call) -> None:
+    assert on_redis("keys", "create", "usual").code == 0
+    assert on_redis("keys", "create", "urgent", "--max-priority", "2").code == 0
+    assert on_redis("keys", "create", "too-much", "--max-priority", "3").code == 2
+    lines = on_redis("keys", "list").out.splitlines()
+    place = lines[0].index("max priority")
+    assert [line[place:].split()[0] for line in lines[1:3]] == ["1", "2"]
+
+
 def test_create_list_revoke(on_redis: Call) -> None:
     made = on_redis("keys", "create", "studio", "--scope", "read", "--live-jobs", "7")
     assert made.code == 0

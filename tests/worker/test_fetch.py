@@ -132,3 +132,11 @@ def test_a_refusal_is_not_repeated(fetcher: Fetcher, receiver: Receiver, tmp_pat
     assert fault.code == "input_unreachable"
     assert "404" in fault.message
     assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[", "http://[::1", "http://]/", "http://[v1.x]/", "http://a[b]/"])
+def test_a_redirect_to_what_is_no_address(fetcher: Fetcher, receiver: Receiver, tmp_path: Path, location: str) -> None:
+    receiver.replies = [Reply(302, {"Location": location})]
+    refused = refusal(fetcher, tmp_path, receiver.url)
+    assert refused.code in ("input_unreachable", "url_not_allowed")
+    assert location not in refused.message

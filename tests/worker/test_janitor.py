@@ -14,6 +14,7 @@ from jobs.ids import new_upload_id
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
 from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, curves_key, result_key, upload_key
 from jobs.objects import ObjectStoreError
+from jobs.store import JobNotFoundError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
 from tests.worker.test_runner import Interposed
@@ -222,3 +223,30 @@ def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monk
     janitor._sweep_cache_at = 0.0
     janitor.round()
     assert not list(stack.objects.list_keys(f"face-cache/{old}/"))
+
+
+def test_a_record_that_can_not_be_read_holds_up_nobody(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every line that a round looks at, before a good one; the files go after the retention."""
+    monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
+    client: Any = stack.store._client  # type: ignore[attr-defined]
+    broken, good = [], []
+    for jobs in (broken, good):
+        jobs.append(stack.create())
+        jobs.append(stack.create())
+        claim(stack, jobs[1], lease_s=-1.0)
+        jobs.append(stack.create())
+        fail(stack, jobs[2])
+    for job_id in broken:
+        client.hset(f"{{retalking}}:job:{job_id}", "spec", "{")
+    janitor.round()
+    assert set(queued(RENDER_QUEUE)) == set(good[:2])
+    with pytest.raises(JobNotFoundError):
+        stack.store.get(good[2])
+    assert {record.id for record in stack.store.quarantined()} == set(broken[:2]), "the third was over, and is deleted"
+    assert all(stack.files_of(job_id) for job_id in broken[:2])
+    janitor._settings = stack.settings.model_copy(update={"retention_s": 0})
+    janitor.round()
+    assert stack.store.quarantine_size() == 0
+    assert not any(stack.files_of(job_id) for job_id in broken)

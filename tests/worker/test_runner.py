@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -349,3 +350,21 @@ def test_a_cancel_stops_the_evaluation(
     monkeypatch.setattr(runner, "measure", endless)
     run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
     assert context.store.get(job_id).status is JobStatus.CANCELED
+
+
+def test_a_machine_without_threads(context: RunContext, submit: Callable[..., str]) -> None:
+    """No address space holds such a stack, so the kernel refuses each thread. The job goes back to the line; at its
+    last attempt it fails by name."""
+    job_id, last_id = submit(), submit(max_attempts=1)
+    usual = threading.stack_size(1 << 46)
+    try:
+        for each in (job_id, last_id):
+            run_job(each, context)
+    finally:
+        threading.stack_size(usual)
+    assert context.store.get(job_id).status is JobStatus.QUEUED
+    failed = context.store.get(last_id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.retryable) == ("threads_exhausted", True)
+    run_job(job_id, context)
+    assert context.store.get(job_id).status is JobStatus.SUCCEEDED
