@@ -33,6 +33,40 @@ class QuotaExceededError(ApiError):
     advice = "Wait until some of its jobs are over, or cancel them."
 
 
+class HostNotAllowedError(ApiError):
+    """The service does not answer under this name."""
+
+    code = "host_not_allowed"
+    advice = (
+        "Call it by the address it was started with; the operator adds names with "
+        "RETALKING_PUBLIC_HOSTS, or asks for keys."
+    )
+
+
+class CrossSiteRefusedError(ApiError):
+    """A page of another site asked."""
+
+    code = "cross_site_refused"
+    advice = (
+        "Call the service from its own console or from a program; for pages of other sites the "
+        "operator asks for keys."
+    )
+
+
+class TooManyOpenError(ApiError):
+    """Too many requests of this kind are open."""
+
+    code = "too_many_open"
+    advice = "Wait until some of them have ended, or close them."
+
+
+class StorageQuotaExceededError(ApiError):
+    """The key stores as many bytes as it may."""
+
+    code = "storage_quota_exceeded"
+    advice = "Delete jobs that are over, or wait until their files and uploads expire."
+
+
 class InvalidRequestError(ApiError):
     """The request is not valid."""
 
@@ -337,6 +371,13 @@ class StorageFailedError(ApiError):
     advice = "Try again later."
 
 
+class StorageFullError(ApiError):
+    """The service has no room for new files now."""
+
+    code = "storage_full"
+    advice = "Try again later; the operator frees or adds space. Jobs that were accepted go on."
+
+
 class DiskFullError(ApiError):
     """The worker's disk is full."""
 
@@ -426,6 +467,10 @@ _CLASSES: tuple[type[ApiError], ...] = (
     ForbiddenError,
     RateLimitedError,
     QuotaExceededError,
+    HostNotAllowedError,
+    CrossSiteRefusedError,
+    TooManyOpenError,
+    StorageQuotaExceededError,
     InvalidRequestError,
     MalformedJsonError,
     MalformedFormError,
@@ -469,6 +514,7 @@ _CLASSES: tuple[type[ApiError], ...] = (
     OutOfMemoryError,
     ProvenanceFailedError,
     StorageFailedError,
+    StorageFullError,
     DiskFullError,
     CanceledError,
     InternalError,
