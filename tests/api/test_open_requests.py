@@ -130,18 +130,20 @@ def test_downloads_of_one_key(narrow: RunningApi) -> None:
 @pytest.mark.parametrize("path", ["/jobs", "upload"])
 def test_a_body_that_drips_is_given_up(slow: RunningApi, path: str) -> None:
     """A byte at a time is never silence."""
-    method, lines, drop = "POST", ["Content-Type: multipart/form-data; boundary=x"], b"-"
+    method, lines = "POST", ["Content-Type: multipart/form-data; boundary=x"]
+    begin = b"--x\r\n" + HEAD.format("video", "a.mp4").encode() + MP4
     if path == "upload":
         link = slow.client.post("/uploads").json()["url"]
-        method, lines, drop, path = "PUT", [], b"x", link.removeprefix(slow.url.rstrip("/"))
+        method, lines, begin, path = "PUT", [], MP4, link.removeprefix(slow.url.rstrip("/"))
     with open_socket(slow) as connection:
         send_head(connection, path, "Content-Length: 150000", *lines, method=method)
+        connection.sendall(begin)
         connection.settimeout(0.3)
         began_s, answer = time.monotonic(), b""
         while not answer:
             assert time.monotonic() - began_s < 30
             try:
-                connection.send(drop)
+                connection.send(b"x")
                 answer = connection.recv(1, socket.MSG_PEEK)
             except TimeoutError:
                 continue

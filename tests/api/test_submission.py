@@ -153,7 +153,7 @@ FIELD_REFUSALS = {
     "bad value": ({"upper_face": "bored"}, "invalid_option", "#/upper_face"),
     "out of range": ({"output.crf": "52"}, "invalid_option", "#/output/crf"),
     "not a number": ({"fps": "fast"}, "invalid_option", "#/fps"),
-    "no such member": ({"output.color": "red"}, "invalid_request", "#/output/colour"),
+    "no such member": ({"output.color": "red"}, "invalid_request", "#/output/color"),
     "no such option": ({"speed": "2"}, "invalid_request", "#/speed"),
     "bad priority": ({"priority": "9"}, "invalid_option", "#/priority"),
     "bad event": ({"webhook_events": "job.exploded"}, "invalid_option", "#/webhook_events/0"),

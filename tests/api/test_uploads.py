@@ -213,8 +213,8 @@ class TestSlowCallers:
 
     def test_a_submission_slower_than_uploads_live_keeps_its_files(self, hasty: RunningApi) -> None:
         """The first file lies there for longer than the lifetime before the second one is whole."""
-        with half_submission(hasty) as (connection, second_half):
-            rest = second_half
+        with half_submission(hasty) as (connection, coming):
+            rest = memoryview(coming)
             ends_at = time.monotonic() + hasty.settings.upload_ttl_s + 5
             while time.monotonic() < ends_at:
                 run_janitor(hasty)

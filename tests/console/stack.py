@@ -25,13 +25,13 @@ class RunningStack:
 
 
 @contextmanager
-def run_stack(folder: Path, **env: str) -> Iterator[RunningStack]:
-    """`retalking up` on a free port, ready for jobs. env: settings by name, without the prefix."""
+def run_stack(folder: Path, prefix: tuple[str, ...] = (), **env: str) -> Iterator[RunningStack]:
+    """`retalking up` on a free port, ready for jobs. prefix: of the command. env: settings by name, without theirs."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "up.log"
     plain = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")}
     variables = plain | {f"RETALKING_{name}": value for name, value in env.items()} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(folder / "data")]
+    command = [*prefix, sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(folder / "data")]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=variables)
     try:
