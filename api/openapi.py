@@ -86,6 +86,13 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         if path.startswith("/jobs/{job_id}")
         for operation in operations.values()
     }
+    document["paths"]["/uploads"]["post"]["responses"]["201"]["links"] = {
+        "submitJob": {
+            "operationId": "submitJob",
+            "description": "Once the file was put to the link: a video with sound serves as both inputs",
+            "requestBody": dict.fromkeys(("video_upload_id", "audio_upload_id"), "$response.body#/id"),
+        }
+    }
     for operation in _operations(document):
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])

@@ -1,23 +1,84 @@
-"""Files that schemathesis can send: random bytes would never get past the look at their first bytes."""
+"""What schemathesis sends besides what the schema describes: real small media, uploads that hold their file, and
+metadata that does harm."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
 import schemathesis
 from hypothesis import strategies as st
 
-from tests.api.running import MP4, PNG, WAV
+from tests.api.running import PNG
+from tests.media.clips import make_speech, make_video, make_wav
 
+
+def _made() -> dict[str, bytes]:
+    """Media that a worker could render, of a few kilobytes each."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        paths = {
+            "video": make_video(root / "v.mp4", frames=3, speech_s=0.1),
+            "film": make_video(root / "v.mkv", frames=3),
+            "speech": make_wav(root / "a.wav", 0.1),
+            "song": make_speech(root / "a.mp3", "mp3", 0.1),
+            "flac": make_speech(root / "a.flac", "flac", 0.1),
+        }
+        return {name: path.read_bytes() for name, path in paths.items()}
+
+
+MEDIA = _made()
 _FILES = {
-    MP4: ["video/mp4", "video/quicktime", "audio/mp4"],
-    b"\x1aE\xdf\xa3" + bytes(100): ["video/x-matroska", "video/webm"],
+    MEDIA["video"]: ["video/mp4", "video/quicktime", "audio/mp4"],
+    MEDIA["film"]: ["video/x-matroska", "video/webm"],
     b"RIFF\0\0\0\0AVI " + bytes(100): ["video/x-msvideo"],
     PNG: ["image/png"],
     b"\xff\xd8\xff\xe0" + bytes(100): ["image/jpeg"],
     b"RIFF\0\0\0\0WEBP" + bytes(100): ["image/webp"],
-    WAV: ["audio/wav"],
-    b"ID3" + bytes(100): ["audio/mpeg"],
-    b"fLaC" + bytes(100): ["audio/flac"],
+    MEDIA["speech"]: ["audio/wav"],
+    MEDIA["song"]: ["audio/mpeg"],
+    MEDIA["flac"]: ["audio/flac"],
     b"OggS" + bytes(100): ["audio/ogg"],
 }
 for content, (name, *aliases) in _FILES.items():
     schemathesis.openapi.media_type(name, st.just(content), aliases=aliases)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+# Each of them was stored by some version, and unreadable or harmful from then on.
+HOSTILE = [
+    nested(199),
+    nested(17),
+    {"n": 10**30},
+    {"a": "\x00"},
+    {"a\x1b[2J": "\x9b31m"},
+    {"a": [0] * 2000},
+    {"n" * 300: 1},
+]
+
+
+@schemathesis.hook.apply_to(method="POST", path="/jobs")  # type: ignore[attr-defined]
+def before_call(context: Any, case: Any, **_: Any) -> None:
+    """Every third body with metadata gets such ones instead; by its content, so that a run can be repeated."""
+    if isinstance(case.body, dict) and case.meta is not None and "metadata" in case.body:
+        number = len(json.dumps(case.body, default=str))
+        if number % 3 == 0:
+            hostile = HOSTILE[number % len(HOSTILE)]
+            is_form = case.media_type == "multipart/form-data"
+            case.body["metadata"] = json.dumps(hostile) if is_form else hostile
+
+
+@schemathesis.hook.apply_to(method="POST", path="/uploads")  # type: ignore[attr-defined]
+def after_call(context: Any, case: Any, response: Any) -> None:
+    """The link gets its file, so that the jobs made of it are real."""
+    if response.status_code == 201:
+        assert httpx.put(response.json()["url"], content=MEDIA["video"]).status_code == 200

@@ -147,11 +147,19 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         )
         rendering.stopping.set()
         rendering.join(10)
-        served = api.client.get("/metrics", headers={"Authorization": f"Bearer {key}"}).text
+        headers = {"Authorization": f"Bearer {key}"}
+        assert api.client.get("/jobs?limit=100", headers=headers).status_code == 200
+        served = api.client.get("/metrics", headers=headers).text
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
-    for route, method in (("/jobs", "POST"), ("/jobs/{job_id}/result", "GET"), ("/jobs/{job_id}/events", "GET")):
+    assert "retalking_quarantine_records 0.0" in served, "a generated request stored what nobody can read"
+    for route, method in (
+        ("/jobs", "POST"),
+        ("/jobs/{job_id}/result", "GET"),
+        ("/jobs/{job_id}/events", "GET"),
+        ("/uploads/{upload_id}/content", "PUT"),
+    ):
         status = "202" if method == "POST" else "200"
         line = f'retalking_http_requests_total{{method="{method}",route="{route}",status="{status}"}}'
         assert line in served, f"no generated request got as far as {status} from {method} {route}"
