@@ -17,7 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.journal import JsonLines
 from jobs.models import FaceBox, FacePoint, JobOptions
-from jobs.objects import ObjectStoreError
+from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
@@ -189,6 +189,12 @@ def test_a_full_disk_inside_another_error_is_found() -> None:
     fault = ObjectStoreError("x")
     fault.__cause__ = OSError(errno.ENOSPC, "x")
     assert describe_fault(fault).code == "disk_full"
+
+
+def test_the_full_disk_of_the_object_store_is_not_taken_for_the_worker_s() -> None:
+    fault = ObjectStoreFullError("x")
+    fault.__cause__ = OSError(errno.ENOSPC, "x")
+    assert describe_fault(fault).code == "storage_full"
 
 
 @pytest.fixture
