@@ -21,8 +21,9 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
 )
 
-# What a part that is refused memory may turn its refusal into.
-_MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error"})
+# What a part that is refused memory may turn its refusal into. A thread that cannot be started is a sign of it as well:
+# its stack counts against the limit.
+_MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error", "threads_exhausted"})
 
 
 def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> ErrorInfo:

@@ -99,16 +99,17 @@ def small(
         "WORK_DIR": str(logs),
         "PUBLIC_URL": url,
         "MAX_ATTEMPTS": "1",
+        "MIN_FREE_BYTES": "0",  # the floor would refuse first: this is about what happens below it
     }
     table = FAST | named
     environment = {f"RETALKING_{name}": value for name, value in table.items()}
     enter = ("nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials")
-    api = ["uvicorn", "--factory", "api.server:app", "--port", str(port), "--log-level", "warning"]
+    api = ["api.server", "--port", str(port)]
     worker = ["celery", "-A", RENDER_APP, "worker", "-n", f"render@{port}"]
     webhooks = ["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{port}"]
     processes = [
-        ServiceProcess(arguments, environment, logs / f"{arguments[2]}.log", (*enter, "--wd=."))
-        for arguments in (api, worker, webhooks)
+        ServiceProcess(arguments, environment, logs / f"{number}.log", (*enter, "--wd=."))
+        for number, arguments in enumerate((api, worker, webhooks))
     ]
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in table.items()})
     try:
@@ -189,7 +190,7 @@ def test_everything_else_goes_on(small: SmallService) -> None:
 
 def _fill_while_rendered(small: SmallService) -> str:
     job_id = small.submit(work_ms=1500).json()["id"]
-    wait_until(lambda: small.get(job_id).stage == "synthesise", 40, 0.01, job_id)
+    wait_until(lambda: small.get(job_id).stage == "synthesize", 40, 0.01, job_id)
     small.fill()
     return job_id
 

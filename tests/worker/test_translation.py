@@ -215,7 +215,14 @@ def test_what_a_broken_header_asks_for_is_no_lack_of_memory() -> None:
     assert describe_fault(caught.value).code == "media_unreadable"
 
 
-@pytest.mark.parametrize("fault", [core.MediaUnreadableError("damaged"), RuntimeError("bad allocation")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        core.MediaUnreadableError("damaged"),
+        RuntimeError("bad allocation"),
+        av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    ],
+)
 def test_what_fails_while_memory_is_full_is_not_the_fault_of_the_input(fault: Exception) -> None:
     """A decoder that gets no memory calls its picture damaged."""
     assert describe_fault(fault, is_memory_full=True).code == "out_of_memory"
