@@ -16,6 +16,7 @@ from api.jobs import view_response
 from api.metrics import StoreCollector
 from api.parts import Parts, WithParts
 from api.problems import FieldError, problem_response, refusals
+from jobs.objects import ObjectStoreFullError
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["operations"])
@@ -60,7 +61,7 @@ async def get_health() -> Response:
 async def get_readiness(request: Request, parts: WithParts) -> Response:
     checks: dict[str, Callable[[], str]] = {
         "redis": lambda: parts.store.ping() or "answers",
-        "objects": lambda: parts.objects.check() or "writable",
+        "objects": lambda: _check_objects(parts),
         "workers": lambda: _check_workers(parts),
     }
     states: dict[str, str] = {}
@@ -86,6 +87,16 @@ async def get_readiness(request: Request, parts: WithParts) -> Response:
     errors = [FieldError(location="service", pointer=name, message=faults[name]) for name in checks if name in faults]
     detail = "Not ready: " + "; ".join(f"{error.pointer} {error.message}" for error in errors) + "."
     return problem_response(request, "service_unavailable", detail, errors=errors)
+
+
+def _check_objects(parts: Parts) -> str:
+    """A full store does not take this process out of service: jobs and results can still be read, and what is deleted
+    makes room. Submissions are refused by name."""
+    try:
+        parts.objects.check()
+    except ObjectStoreFullError:
+        return "full"
+    return "writable"
 
 
 class _NoWorkerError(Exception):

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.objects import ObjectStoreError
+from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.store import JobNotFoundError, RecordUnreadableError
 
 logger = logging.getLogger("retalking.api")
@@ -187,6 +187,11 @@ async def _on_part_down(request: Request, error: Exception) -> JSONResponse:
     return problem_response(request, "service_unavailable", f"{part} can not be reached now.")
 
 
+async def _on_storage_full(request: Request, _: ObjectStoreFullError) -> JSONResponse:
+    logger.warning("The object store is full on request %s", request_id_of(request))
+    return problem_response(request, "storage_full", "The object store has no room for what was sent.")
+
+
 def install_problems(app: FastAPI) -> None:
     """The edge: every exception becomes a problem document here (what is left, in `api.tracing`)."""
     app.add_exception_handler(ServiceError, _on_service_error)
@@ -196,3 +201,4 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(RecordUnreadableError, _on_unreadable_record)
     app.add_exception_handler(RedisError, _on_part_down)
     app.add_exception_handler(ObjectStoreError, _on_part_down)
+    app.add_exception_handler(ObjectStoreFullError, _on_storage_full)

@@ -28,6 +28,13 @@ class _QoS(redis.QoS):
 class _Channel(redis.Channel):
     QoS = _QoS
 
+    def lengths(self, queue: str) -> dict[int, int]:
+        """Messages that wait in a queue, by step of priority; those that a consumer holds are not among them."""
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            for step in self.priority_steps:
+                pipe.llen(self._q_for_pri(queue, step))
+            return dict(zip(self.priority_steps, pipe.execute(), strict=True))
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         super()._brpop_start(timeout)
         if _watcher is not None:

@@ -252,6 +252,13 @@ _TABLE = [
         "Check that the address answers with the file.",
         True,
     ),
+    ErrorCode(
+        "input_too_slow",
+        422,
+        "The input comes too slowly from its address",
+        "Put the file to a link from `POST /uploads`, or serve it from a faster address.",
+        True,
+    ),
     # Jobs
     ErrorCode(
         "deadline_exceeded",

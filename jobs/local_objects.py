@@ -17,11 +17,18 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from jobs.object_keys import checked_folder, checked_key, checked_prefix
-from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+from jobs.objects import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    ObjectStoreFullError,
+    ObjectTooLargeError,
+)
 
 COPY_CHUNK_BYTES = 1 << 20
 # An unfinished write that old belongs to a process that died
 LEFTOVER_AGE_S = 86400
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -31,6 +38,8 @@ def _os_errors_named(key: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ObjectNotFoundError(f"There is no object {key}") from None
     except OSError as error:
+        if error.errno in _FULL:
+            raise ObjectStoreFullError(f"{key}: the object store's disk is full") from error
         raise ObjectStoreError(f"{key}: {error.strerror or error}") from error
 
 
@@ -65,7 +74,8 @@ class LocalObjectWriter:
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # it writes the rest of its buffer, for which a full disk has no room
+                self._file.close()
             self._file = None
         self._path.unlink(missing_ok=True)
 
@@ -103,9 +113,16 @@ class LocalObjectStore:
         """Move a finished file to its key; the type is there first, so that no object is ever seen without one."""
         size_bytes = path.stat().st_size
         type_path = self.new_path()
-        type_path.write_text(content_type, "utf-8")
-        _move(type_path, self._types / key)
-        _move(path, self._files / key)
+        try:
+            type_path.write_text(content_type, "utf-8")
+            _move(type_path, self._types / key)
+            _move(path, self._files / key)
+        except Exception:
+            type_path.unlink(missing_ok=True)
+            if not (self._files / key).exists():
+                with suppress(ObjectStoreError):
+                    self.delete(key)  # its type, and the folders made for either
+            raise
         return ObjectInfo(size_bytes, content_type)
 
     def writer(self, key: str, content_type: str = "application/octet-stream") -> LocalObjectWriter:

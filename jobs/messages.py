@@ -124,6 +124,16 @@ def send_render(celery: Celery, job: Job) -> None:
         _send(celery, RENDER_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
 
 
+def waiting_renders(celery: Celery) -> dict[int, int]:
+    """Messages in the render queue, by the priority of their jobs. Raises MessageNotSentError."""
+    try:
+        with celery.connection_for_read() as connection:
+            lengths = connection.default_channel.lengths(RENDER_QUEUE)
+    except (OperationalError, redis.RedisError, OSError) as error:
+        raise MessageNotSentError("the broker can not be reached") from error
+    return {priority: lengths[step] for priority, step in BROKER_PRIORITY.items()}
+
+
 def ask_for_help(celery: Celery, job: Job) -> None:
     """Wake a render worker for the segments of a split job. Raises MessageNotSentError; its owner asks again."""
     _send(celery, SEGMENTS_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])

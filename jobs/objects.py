@@ -16,6 +16,10 @@ class ObjectStoreError(Exception):
     """The store can not be reached, refused, or broke off. Passing faults were already retried."""
 
 
+class ObjectStoreFullError(ObjectStoreError):
+    """The store has no room for what was written. Reading and deleting go on, and writing does when room returns."""
+
+
 class ObjectTooLargeError(ObjectStoreError):
     """The object is over the size that the caller allows."""
 

@@ -110,9 +110,8 @@ class JobRecords(Quarantine):
 
     def queue_depths(self) -> dict[int, int]:
         with self._client.pipeline(transaction=False) as pipe:
-            for priority in (0, 1, 2):  # the classes of jobs/lua/prelude.lua, join_line
-                low = (2 - priority) * 2**50
-                pipe.zcount(self._key("waiting"), low, low + 2**50 - 1)
+            for priority in (0, 1, 2):
+                pipe.zcount(self._key("waiting"), *class_scores(priority))
             return dict(enumerate(pipe.execute()))
 
     def count_by_status(self) -> dict[JobStatus, int]:
@@ -233,6 +232,12 @@ def _say_once(job_id: str, event_id: str, reason: str) -> None:
 def _seconds_of(milliseconds: str | None) -> float | None:
     """None for a duration that is not known, or no number."""
     return int(milliseconds) / 1000 if milliseconds and milliseconds.isdecimal() else None
+
+
+def class_scores(priority: int) -> tuple[int, int]:
+    """Lowest and highest score in `waiting` of jobs of a priority: see join_line in jobs/lua/prelude.lua."""
+    low = (2 - priority) * 2**50
+    return low, low + 2**50 - 1
 
 
 def _idempotency_name(key: str, owner: str) -> str:

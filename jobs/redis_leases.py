@@ -10,7 +10,7 @@ import redis
 from jobs.errors import ERROR_CODES
 from jobs.ids import new_delivery_id
 from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, ResultInfo
-from jobs.redis_jobs import JobRecords
+from jobs.redis_jobs import JobRecords, class_scores
 from jobs.redis_records import metrics_json, pairs, stored_json
 from jobs.store import Lease, RecordUnreadableError
 
@@ -85,14 +85,23 @@ class JobLeases(JobRecords):
     # The janitor's rounds
 
     def unsent(self, older_than_s: float, limit: int = 100) -> list[Job]:
-        return self._waiting_since("outbox", older_than_s, limit)
+        before_ms = self._now_ms() - int(older_than_s * 1000)
+        return self._read_line("outbox", self._due("outbox", limit, before_ms=before_ms))
 
-    def stranded(self, older_than_s: float, limit: int = 100) -> list[Job]:
-        return self._waiting_since("sent", older_than_s, limit)
+    def stranded(self, priority: int, older_than_s: float, limit: int = 100) -> list[Job]:
+        before_ms = self._now_ms() - int(older_than_s * 1000)
+        head = self._client.zrangebyscore(self._key("waiting"), *class_scores(priority), start=0, num=limit)
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in head:
+                pipe.zscore(self._key("sent"), job_id)
+            sent_ms = pipe.execute()
+        return self._read_line(
+            "waiting",
+            [job_id for job_id, at_ms in zip(head, sent_ms, strict=True) if at_ms is not None and at_ms <= before_ms],
+        )
 
-    def _waiting_since(self, line: str, older_than_s: float, limit: int) -> list[Job]:
+    def _read_line(self, line: str, job_ids: list[str]) -> list[Job]:
         """Ids without a readable job leave the line: at its head they would keep everybody else out of the limit."""
-        job_ids = self._due(line, limit, before_ms=self._now_ms() - int(older_than_s * 1000))
         jobs = self._read_all(job_ids)
         if gone := set(job_ids) - {job.id for job in jobs}:
             self._client.zrem(self._key(line), *gone)

@@ -16,7 +16,13 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from jobs.object_keys import attachment_header, checked_folder, checked_key, checked_prefix
-from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+from jobs.objects import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStoreError,
+    ObjectStoreFullError,
+    ObjectTooLargeError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +31,10 @@ PART_BYTES = 8 << 20
 # A body that breaks off is asked for again from where it stopped; botocore retries only up to the first byte
 READ_ATTEMPTS = 4
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+# S3 itself is never full, so each implementation has a word of its own: MinIO's disk and quota, Ceph's quota, others.
+# Answers without a code are known by their status.
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage", "507"}
+_INSUFFICIENT_STORAGE = 507
 
 
 @contextmanager
@@ -35,6 +45,9 @@ def _s3_errors_named(key: str) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _NOT_FOUND:
             raise ObjectNotFoundError(f"There is no object {key}") from None
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in _FULL or status == _INSUFFICIENT_STORAGE:
+            raise ObjectStoreFullError(f"{key}: the object store is full ({code or status})") from error
         raise ObjectStoreError(f"{key}: the object store refused with {code or 'no code'}") from error
     except BotoCoreError as error:
         raise ObjectStoreError(f"{key}: the object store can not be reached ({type(error).__name__})") from error

@@ -97,6 +97,12 @@ class Settings(BaseSettings):
         64, ge=1, description="Files of one key's jobs that this service is sending, in each API process"
     )
     downloads_open: int = Field(256, ge=1, description="The same of all callers")
+    fetch_min_bytes_per_s: int = Field(
+        32768, ge=0, description="An input address that sends more slowly than this for 10 s is given up; 0: any"
+    )
+    fetch_limit_s: float = Field(
+        900.0, gt=0, description="Longest time for all inputs of a job that come from addresses, tries included"
+    )
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
 

@@ -295,9 +295,10 @@ class JobStore(SegmentStore, Protocol):
         """Jobs in the outbox that long."""
         ...
 
-    def stranded(self, older_than_s: float, limit: int = 100) -> list[Job]:
-        """Queued jobs whose message was sent that long ago and that nobody claimed, longest first. While workers are
-        busy that is waiting; while one is idle the message died with its reader: send it again, and mark it."""
+    def stranded(self, priority: int, older_than_s: float, limit: int = 100) -> list[Job]:
+        """Queued jobs of a priority whose message was sent that long ago and that nobody claimed, the head of the line
+        first: the broker would have handed that message out first, so where one is missing, it is that one's. While
+        the broker has a message for each of them, they wait; else send again, and mark it."""
         ...
 
     def requeue_lost(self, limit: int = 100) -> list[Job]:

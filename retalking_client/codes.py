@@ -363,6 +363,13 @@ class InputUnreachableError(ApiError):
     advice = "Check that the address answers with the file."
 
 
+class InputTooSlowError(ApiError):
+    """The input comes too slowly from its address."""
+
+    code = "input_too_slow"
+    advice = "Put the file to a link from `POST /uploads`, or serve it from a faster address."
+
+
 class DeadlineExceededError(ApiError):
     """The job waited in the queue past its deadline."""
 
@@ -561,6 +568,7 @@ _CLASSES: tuple[type[ApiError], ...] = (
     FaceNotFoundError,
     FaceMissingError,
     InputUnreachableError,
+    InputTooSlowError,
     DeadlineExceededError,
     WorkerLostError,
     RenderTimeoutError,

@@ -21,6 +21,7 @@ import httpx
 from jobs.egress import HostUnknownError, check_url, resolve_checked
 
 USER_AGENT = "Retalking/1"
+RATE_WINDOW_S = 10.0
 # A name and a port to checked addresses; what else a pair holds is of no interest here.
 Resolve = Callable[[str, int], Sequence[tuple[Any, str]]]
 
@@ -29,13 +30,23 @@ class UnreachableError(Exception):
     """The address does not answer as HTTP. The message says why, without the address."""
 
 
+class TooSlowError(UnreachableError):
+    """The body of the answer arrives more slowly than `Egress.min_bytes_per_s`."""
+
+
 @dataclass(frozen=True)
 class Egress:
-    """allow: private hosts that may be reached. idle_s: longest silence. total_s: longest exchange, drip or not."""
+    """Limits of an exchange.
+
+    allow: private hosts that may be reached. idle_s: longest silence, and longest time until the head of the answer is
+    complete. total_s: longest exchange. min_bytes_per_s: slowest body, averaged over `rate_window_s`; 0: any.
+    """
 
     allow: tuple[str, ...]
     idle_s: float
     total_s: float
+    min_bytes_per_s: int = 0
+    rate_window_s: float = RATE_WINDOW_S
 
     @contextmanager
     def exchange(
@@ -43,9 +54,13 @@ class Egress:
     ) -> Iterator[httpcore.Response]:
         """One request; the body of the answer is still to be read. Redirects are the caller's business.
 
-        Raises ServiceError(url_not_allowed) and UnreachableError, also while the body is read inside the block.
+        Raises ServiceError(url_not_allowed), UnreachableError and TooSlowError, also while the body is read inside the
+        block.
         """
-        backend = GuardedBackend(lambda host, port: resolve_checked(host, port, self.allow), self.total_s)
+        ends_at = time.monotonic() + self.total_s
+        backend = GuardedBackend(
+            lambda host, port: resolve_checked(host, port, self.allow), min(self.idle_s, self.total_s)
+        )
         fields = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"} | dict(headers or {})
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
@@ -56,6 +71,8 @@ class Egress:
                     method, _target(url), headers=fields, content=content, extensions={"timeout": limits}
                 ) as answer,
             ):
+                backend.deadline = ends_at
+                backend.pace = Pace(self.min_bytes_per_s, self.rate_window_s)
                 yield answer
         except HostUnknownError:
             raise UnreachableError("its name is not known") from None
@@ -65,13 +82,38 @@ class Egress:
             raise UnreachableError(_reason(fault)) from fault
 
 
+class Pace:
+    """Raises TooSlowError where a peer sends fewer than `min_bytes_per_s`, averaged over `window_s` of waiting for it.
+    The time in which nobody waits for the peer, because a disk is slow, does not count."""
+
+    def __init__(self, min_bytes_per_s: int, window_s: float) -> None:
+        self._min_bytes_per_s = min_bytes_per_s
+        self._window_s = window_s
+        self._waited_s = 0.0
+        self._received_bytes = 0
+
+    def note(self, received_bytes: int, waited_s: float) -> None:
+        self._received_bytes += received_bytes
+        self._waited_s += waited_s
+        if self._waited_s < self._window_s:
+            return
+        if self._received_bytes < self._min_bytes_per_s * self._waited_s:
+            raise TooSlowError(f"it sends fewer than {self._min_bytes_per_s} bytes a second")
+        self._waited_s, self._received_bytes = 0.0, 0
+
+
 class GuardedBackend(httpcore.NetworkBackend):
-    """Connects only to addresses that `resolve` lets through, and ends everything `total_s` after it was made."""
+    """Connects only to addresses that `resolve` lets through.
+
+    deadline: moment (time.monotonic) at which everything ends, at first `total_s` after it was made. pace: of what is
+    read; None: any. Both may be replaced while a connection is open.
+    """
 
     def __init__(self, resolve: Resolve, total_s: float) -> None:
         self._resolve = resolve
         self._backend = httpcore.SyncBackend()
-        self._deadline = time.monotonic() + total_s
+        self.deadline = time.monotonic() + total_s
+        self.pace: Pace | None = None
 
     def connect_tcp(
         self,
@@ -83,13 +125,13 @@ class GuardedBackend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         fault: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("the name has no address")
         for _family, address in self._resolve(host, port):
-            left = remaining(self._deadline, timeout, httpcore.ConnectTimeout)
+            left = remaining(self.deadline, timeout, httpcore.ConnectTimeout)
             try:
                 stream = self._backend.connect_tcp(address, port, left, local_address, socket_options)
             except (httpcore.NetworkError, httpcore.ConnectTimeout) as refused:
                 fault = refused
             else:
-                return TimedStream(stream, self._deadline)
+                return TimedStream(stream, self)
         raise fault
 
     def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
@@ -97,17 +139,22 @@ class GuardedBackend(httpcore.NetworkBackend):
 
 
 class TimedStream(httpcore.NetworkStream):
-    """A stream with one deadline over all its reads and writes: a peer that drips a byte a second ends there too."""
+    """A stream under the deadline and the pace of its backend. The pace counts what arrives at the socket: a peer that
+    drips into the framing of a chunk, which is no body yet, is noticed as well."""
 
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, limits: GuardedBackend) -> None:
         self._stream = stream
-        self._deadline = deadline
+        self._limits = limits
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, remaining(self._deadline, timeout, httpcore.ReadTimeout))
+        began = time.monotonic()
+        received = self._stream.read(max_bytes, remaining(self._limits.deadline, timeout, httpcore.ReadTimeout))
+        if self._limits.pace is not None:
+            self._limits.pace.note(len(received), time.monotonic() - began)
+        return received
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, remaining(self._deadline, timeout, httpcore.WriteTimeout))
+        self._stream.write(buffer, remaining(self._limits.deadline, timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -115,8 +162,8 @@ class TimedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        left = remaining(self._deadline, timeout, httpcore.ConnectTimeout)
-        return TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        left = remaining(self._limits.deadline, timeout, httpcore.ConnectTimeout)
+        return TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._limits)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

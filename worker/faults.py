@@ -8,7 +8,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError, is_thread_shortage
 from jobs.models import ErrorInfo
-from jobs.objects import ObjectNotFoundError, ObjectStoreError
+from jobs.objects import ObjectNotFoundError, ObjectStoreError, ObjectStoreFullError
 from retalking_core.errors import InputError, RetalkingError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -17,11 +17,13 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (SoftTimeLimitExceeded, "render_timeout", "The render ran past the time that one attempt may take."),
     (ObjectNotFoundError, "storage_failed", "An input file of the job is no longer in the object store."),
+    (ObjectStoreFullError, "storage_full", "The object store has no room for the job's files."),
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
 )
 
-# What a part that is refused memory may turn its refusal into.
-_MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error"})
+# What a part that is refused memory may turn its refusal into. A thread that cannot be started is a sign of it as well:
+# its stack counts against the limit.
+_MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error", "threads_exhausted"})
 
 
 def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> ErrorInfo:
@@ -34,9 +36,11 @@ def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> Err
 
 
 def _describe(fault: BaseException) -> ErrorInfo:
-    # First: a full disk or memory may come inside another error, of the object store whose file was being fetched, or
-    # of the library that could not write its result.
-    if any(isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)):
+    # First: a full disk or memory may come inside another error, of the library that could not write its result. Not so
+    # inside a full object store: that is about the disk of the store.
+    if not isinstance(fault, ObjectStoreFullError) and any(
+        isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)
+    ):
         return _info("disk_full", "The worker's disk is full.")
     # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
     if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):

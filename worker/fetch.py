@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urljoin
 
 from jobs.errors import ServiceError
 from jobs.models import InputRef, JobSpec
 from jobs.objects import ObjectStore, ObjectTooLargeError
-from worker.egress import Egress, UnreachableError
+from worker.egress import Egress, TooSlowError, UnreachableError
 from worker.patience import insist
 
 MAX_REDIRECTS = 3
-# A slow but honest server gets this long for one file; the silence allowed inside it is shorter.
-DOWNLOAD_S = 1800.0
 IDLE_S = 30.0
 # Pauses before a second and a third try; a server that restarts is back by then.
 RETRY_PAUSES_S = (1.0, 4.0)
@@ -38,7 +37,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """beat(stage, fraction of the fetch, detail) is called while bytes arrive; wait(seconds) between tries."""
+    """beat(stage, fraction of the fetch, detail) is called while bytes arrive; wait(seconds) between tries.
+
+    egress: its `total_s` bounds all files of a job that come from addresses together, redirects and tries included: so
+    long a stranger's server can hold a worker.
+    """
 
     objects: ObjectStore
     egress: Egress
@@ -48,26 +51,29 @@ class Fetcher:
     storage_pauses_s: tuple[float, ...] = ()
 
     def fetch_all(self, spec: JobSpec, folder: Path) -> Inputs:
-        """Raises ServiceError (input_unreachable, url_not_allowed, body_too_large), ObjectStoreError,
+        """Raises ServiceError (input_unreachable, input_too_slow, url_not_allowed, body_too_large), ObjectStoreError,
         ObjectNotFoundError."""
+        ends_at = time.monotonic() + self.egress.total_s
         wanted = {"video": spec.video, "audio": spec.audio, "expression": spec.expression_image}
         parts = {name: ref for name, ref in wanted.items() if ref is not None}
         paths: dict[str, Path] = {}
         for number, (name, ref) in enumerate(parts.items()):
             self.beat("fetch", number / len(parts), name)
             paths[name] = folder / name
-            self._fetch(ref, name, paths[name])
+            self._fetch(ref, name, paths[name], ends_at)
         self.beat("fetch", 1.0, None)
         return Inputs(paths["video"], paths["audio"], paths.get("expression"))
 
-    def _fetch(self, ref: InputRef, name: str, path: Path) -> None:
+    def _fetch(self, ref: InputRef, name: str, path: Path, ends_at: float) -> None:
         if ref.kind == "object":
             self._fetch_object(str(ref.key), name, path)
             return
         for pause_s in (*RETRY_PAUSES_S, None):
             try:
-                self._download(str(ref.url), name, path)
+                self._download(str(ref.url), name, path, ends_at)
             except _PassingError as fault:
+                if time.monotonic() + (pause_s or 0.0) >= ends_at:
+                    raise self._too_late(name) from fault
                 if pause_s is None:
                     raise ServiceError("input_unreachable", f"The {name} could not be fetched: {fault}.") from fault
                 self.wait(pause_s)
@@ -80,25 +86,30 @@ class Fetcher:
         except ObjectTooLargeError:
             raise self._too_large(name) from None
 
-    def _download(self, url: str, name: str, path: Path) -> None:
+    def _download(self, url: str, name: str, path: Path, ends_at: float) -> None:
         """Follows at most MAX_REDIRECTS redirects; each address is checked like the first."""
         for _ in range(MAX_REDIRECTS + 1):
-            onward = self._request(url, name, path)
+            onward = self._request(url, name, path, ends_at)
             if onward is None:
                 return
             url = _redirected(url, onward, name)
         raise ServiceError("input_unreachable", f"The {name} address redirects more than {MAX_REDIRECTS} times.")
 
-    def _request(self, url: str, name: str, path: Path) -> str | None:
+    def _request(self, url: str, name: str, path: Path, ends_at: float) -> str | None:
         """One GET. Returns where it redirects to, or None with the file written."""
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            raise self._too_late(name)
         try:
-            with self.egress.exchange("GET", url) as answer:
+            with replace(self.egress, total_s=left_s).exchange("GET", url) as answer:
                 fields = {key.lower(): value for key, value in answer.headers}
                 if answer.status in (301, 302, 303, 307, 308) and b"location" in fields:
                     return fields[b"location"].decode("latin-1")
                 self._check_answer(answer.status, fields.get(b"content-length", b""), name)
                 self._write_body(answer.iter_stream(), name, path)
                 return None
+        except TooSlowError as fault:
+            raise ServiceError("input_too_slow", f"The {name} comes too slowly from its address: {fault}.") from None
         except UnreachableError as fault:
             raise _PassingError(str(fault)) from fault
 
@@ -119,6 +130,10 @@ class Fetcher:
                     raise self._too_large(name)
                 out.write(chunk)
                 self.beat("fetch", 0.0, size)
+
+    def _too_late(self, name: str) -> ServiceError:
+        message = f"The {name} had not arrived when the {self.egress.total_s:g} s for the inputs' addresses were over."
+        return ServiceError("input_too_slow", message)
 
     def _too_large(self, name: str) -> ServiceError:
         return ServiceError("body_too_large", f"The {name} file is larger than {self.max_bytes} bytes.")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from celery import Celery
 
 from jobs.ids import is_job_id
-from jobs.messages import send_delivery
+from jobs.messages import send_delivery, waiting_renders
 from jobs.models import Job
 from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 LOCK = "janitor"
 # The one who made a job sends its message at once; this long is left to it.
 UNSENT_S = 2.0
-# A message sent this long ago, while a worker is idle, has died with a reader or with the broker's memory.
+# A message sent this long ago, and missing from the broker, has died with a reader or with the broker's memory. One
+# that was just taken out is with a worker that is about to claim its job.
 STRANDED_S = 15.0
 # What lies under a presigned link is looked at so often until the link has ended.
 MEASURE_EVERY_S = 10.0
@@ -100,10 +101,21 @@ class Janitor:
             send_job(self._app, self._store, job)
 
     def send_stranded(self) -> None:
-        """Only while a worker is idle: a long line is no reason to send everything in it again."""
+        """Only as many as the broker lacks, and only while a worker is idle. A long line is no reason to send it all
+        again: between two jobs, or where a worker hangs, a worker counts as idle while its line is long."""
         if all(worker.busy_with for worker in self._store.workers()):
             return
-        for job in self._store.stranded(STRANDED_S):
+        # The broker first: a job that is claimed in between then counts as one less that waits
+        in_broker = waiting_renders(self._app)
+        for priority, count in self._store.queue_depths().items():
+            lacking = count - in_broker[priority]
+            if lacking > 0:
+                self._send_lacking(priority, lacking)
+
+    def _send_lacking(self, priority: int, lacking: int) -> None:
+        """lacking: how many more jobs wait than messages. Those of the outbox have none yet, and need no second."""
+        lacking -= len(self._store.unsent(0.0))
+        for job in self._store.stranded(priority, STRANDED_S)[: max(0, lacking)]:
             log.warning("message sent again", extra={"job": job.id})
             send_job(self._app, self._store, job)
 

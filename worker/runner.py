@@ -28,7 +28,7 @@ from retalking_core.types import RenderReport
 from worker.egress import Egress
 from worker.engines import choose_engine
 from worker.faults import describe_fault, is_passing, is_unexpected
-from worker.fetch import DOWNLOAD_S, IDLE_S, Fetcher, Inputs
+from worker.fetch import IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
 from worker.memory import MemoryMeter, release_frames
 from worker.metrics import measure, measurement_of, write_curves
@@ -170,7 +170,12 @@ def _fetch(attempt: Attempt, job: Job, folder: Path) -> Inputs:
     settings, keeper = attempt.context.settings, attempt.keeper
     fetcher = Fetcher(
         objects=attempt.context.objects,
-        egress=Egress(tuple(settings.allow_private_hosts), idle_s=IDLE_S, total_s=DOWNLOAD_S),
+        egress=Egress(
+            tuple(settings.allow_private_hosts),
+            idle_s=IDLE_S,
+            total_s=settings.fetch_limit_s,
+            min_bytes_per_s=settings.fetch_min_bytes_per_s,
+        ),
         max_bytes=settings.max_upload_bytes,
         beat=lambda stage, fraction, detail: keeper.beat(stage, FETCHED * fraction, detail),
         wait=keeper.wait,

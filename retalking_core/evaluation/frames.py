@@ -21,7 +21,7 @@ from retalking_core.media.container import open_container
 from retalking_core.media.cursor import choose_threads, video_stream
 from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.planes import is_untouched, to_picture
+from retalking_core.media.planes import SCALER_THREADS, is_untouched, to_picture
 from retalking_core.threads import ReadAhead
 from retalking_core.types import Frame, VideoInfo
 
@@ -87,8 +87,7 @@ def _decode(path: Path, limits: MediaLimits) -> Iterator[av.VideoFrame]:
 
 
 def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Picture:
-    # More threads of swscale's make the same bytes, and take a quarter more CPU time.
-    pixels = reformatter.reformat(picture, format="bgr24", interpolation="BICUBIC", threads=1).to_ndarray()
+    pixels = reformatter.reformat(picture, format="bgr24", interpolation="BICUBIC", threads=SCALER_THREADS).to_ndarray()
     # The display matrix turns counterclockwise, and so does rot90.
     turns = round(picture.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -116,7 +115,9 @@ def encode_jpegs(pictures: Iterable[Picture], fps: Fraction) -> Iterator[bytes]:
     reformatter = VideoReformatter()
     for number, picture in enumerate(pictures):
         frame = av.VideoFrame.from_ndarray(picture, "bgr24")
-        frame = reformatter.reformat(frame, format="yuvj420p", interpolation="BICUBIC", dst_color_range=2)
+        frame = reformatter.reformat(
+            frame, format="yuvj420p", interpolation="BICUBIC", dst_color_range=2, threads=SCALER_THREADS
+        )
         if encoder is None:
             encoder = _open_encoder(frame.width, frame.height, fps)
         frame.pts, frame.time_base = number, 1 / fps

@@ -23,7 +23,7 @@ from av.video.reformatter import VideoReformatter
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.badge import Badge
 from retalking_core.media.color import resolve_matrix
-from retalking_core.media.planes import to_picture
+from retalking_core.media.planes import SCALER_THREADS, to_picture
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColorTags, Frame, VideoInfo
 
@@ -111,7 +111,9 @@ class PictureEncoder:
             )
         picture = to_picture(frame)
         if self._size != (picture.width, picture.height):
-            picture = self._reformatter.reformat(picture, *self._size, "yuv420p", interpolation="BICUBIC")
+            picture = self._reformatter.reformat(
+                picture, *self._size, "yuv420p", interpolation="BICUBIC", threads=SCALER_THREADS
+            )
         if self._badge is not None:
             self._badge.stamp(picture)
         ended = self._next_group() if self.taken and self.taken % GROUP_FRAMES == 0 else []

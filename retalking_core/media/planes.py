@@ -33,6 +33,9 @@ _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
 _ALWAYS_LIMITED = frozenset({"vp8", "libvpx", "webp"})
 _PICTURE_CODECS = frozenset({"png", "apng", "mjpeg"})
 _BICUBIC = "BICUBIC"
+# More threads of swscale's make the same bytes in no less time, and take a quarter more CPU time. The stack of each
+# counts 8 MiB against a limit of memory: where that is refused, a conversion fails with EAGAIN.
+SCALER_THREADS = 1
 # swscale's own numbers for the matrices (SWS_CS_*); it knows no others.
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 # A pixel shape beyond this is a broken header, not a film format (the widest in use, PAL 16:9, is 1.46).
@@ -140,6 +143,7 @@ class PlaneConverter:
             interpolation=_BICUBIC,
             src_color_range=_FULL if _is_rgb(picture) else wanted_range,
             dst_color_range=wanted_range,
+            threads=SCALER_THREADS,
         )
 
     def _over_black(self, planes: list[NDArray[np.uint8]], alpha: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:

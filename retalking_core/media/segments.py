@@ -36,9 +36,13 @@ class SegmentWriter:
     def __init__(self, path: Path, info: VideoInfo, timeline: Timeline, segment: range, output: OutputOptions) -> None:
         self._segment = segment
         self._file = ResultFile(path, "mp4", {})
-        size = output_size(info, output.max_height)
-        self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
-        self._file.begin()
+        try:
+            size = output_size(info, output.max_height)
+            self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
+            self._file.begin()
+        except BaseException:
+            self._file.discard()
+            raise
 
     def __enter__(self) -> SegmentWriter:
         return self

@@ -35,6 +35,7 @@ JOB_ONLY = {
     "streams_too_many",
     "face_not_found",
     "face_missing",
+    "input_too_slow",
     "input_unreachable",
     "deadline_exceeded",
     "worker_lost",

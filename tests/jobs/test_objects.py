@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.server
 import os
 import re
 import secrets
+import threading
 import tracemalloc
 import urllib.error
 import urllib.request
@@ -16,7 +18,14 @@ import pytest
 
 from jobs.local_objects import LocalObjectStore
 from jobs.object_keys import InvalidKeyError
-from jobs.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, ObjectStoreError, ObjectTooLargeError
+from jobs.objects import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    ObjectStore,
+    ObjectStoreError,
+    ObjectStoreFullError,
+    ObjectTooLargeError,
+)
 from jobs.s3_objects import PART_BYTES, S3ObjectStore
 from tests.services import S3Endpoint, free_port
 
@@ -315,3 +324,37 @@ def test_leftovers_of_dead_writers_are_removed(tmp_path: Path) -> None:
     LocalObjectStore(tmp_path)
     assert not old.exists()
     assert fresh.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(507, "XMinioStorageFull"), (507, ""), (403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")],
+)
+def test_a_bucket_without_room_is_named(tmp_path: Path, status: int, code: str) -> None:
+    """In whichever of the ways that servers of the protocol have for it: S3 itself defines none."""
+
+    class Full(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = f"<Error><Code>{code}</Code><Message>no room</Message></Error>".encode() if code else b""
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Full) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+            objects = S3ObjectStore("b", endpoint=endpoint, access_key_id="a", secret_access_key="b")
+            with pytest.raises(ObjectStoreFullError):
+                put(objects, "k", b"data")
+            with pytest.raises(ObjectStoreFullError):
+                objects.check()
+        finally:
+            server.shutdown()
+            thread.join()

@@ -89,14 +89,15 @@ def test_the_outbox_empties_as_messages_go_out(job_store: RedisJobStore) -> None
 
 def test_jobs_whose_message_went_out_but_nobody_claimed(job_store: RedisJobStore) -> None:
     job = add_job(job_store)
-    assert job_store.stranded(0) == []
+    assert job_store.stranded(1, 0) == []
     job_store.mark_message_sent(job.id)
-    assert [row.id for row in job_store.stranded(0)] == [job.id]
-    assert job_store.stranded(60) == []
+    assert [row.id for row in job_store.stranded(1, 0)] == [job.id]
+    assert job_store.stranded(1, 60) == []
+    assert job_store.stranded(0, 0) == job_store.stranded(2, 0) == []
     claim(job_store, job.id)
-    assert job_store.stranded(0) == []
+    assert job_store.stranded(1, 0) == []
     job_store.mark_message_sent(job.id)  # a janitor that was late
-    assert job_store.stranded(0) == []
+    assert job_store.stranded(1, 0) == []
 
 
 def test_lost_workers_give_jobs_back_until_the_attempts_are_used_up(job_store: RedisJobStore) -> None:

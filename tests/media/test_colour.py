@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from retalking_core.media.color import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
 from retalking_core.types import ColorTags, Frame
 
+ROOT = Path(__file__).resolve().parents[2]
 BT601, BT709, BT2020 = ColorTags(6), ColorTags(1, 1, 1), ColorTags(9, 9, 14)
 FULL_601 = ColorTags(5, full_range=True)
 
@@ -171,3 +175,22 @@ def _best_ms(call: object) -> float:
         call()
         times.append(time.perf_counter() - start)
     return min(times) * 1000
+
+
+def test_a_conversion_starts_no_thread() -> None:
+    """The stack of a thread counts 8 MiB against the memory limit of a worker. Where only less was left, a conversion
+    failed with EAGAIN, which names neither the memory nor the input."""
+    code = """
+import resource
+from fractions import Fraction
+import av, numpy as np
+from retalking_core.media.planes import PictureGeometry, PlaneConverter
+from retalking_core.types import ColorTags
+from worker.memory import data_bytes
+picture = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), "rgb24")
+limit = data_bytes() + (4 << 20)
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+print(PlaneConverter(PictureGeometry(96, 64, (1, 0, 0, 1)), ColorTags(1, 1, 1)).to_frame(picture, 0).y.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout == "(64, 96)\n", done.stderr

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import cv2
@@ -13,10 +14,14 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import AudioInvalidError, EngineFaultError, RetalkingError
+from retalking_core.media import segments as segments_module
+from retalking_core.media import writer as writer_module
 from retalking_core.media.encoder import PictureSettings
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio
 from retalking_core.media.reader import open_video
+from retalking_core.media.result_file import ResultFile
+from retalking_core.media.segments import SegmentWriter
 from retalking_core.media.speech_track import nearest_aac_rate
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
@@ -227,6 +232,37 @@ def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path) -> Non
     timeline = plan_timeline(source.info, 0.2, "loop")
     with pytest.raises(RetalkingError, match="could not be written"):
         ResultWriter(tmp_path / "absent" / "r.mp4", source.info, timeline, speech, OutputOptions(), {}, LIMITS)
+
+
+@pytest.mark.parametrize("module", [writer_module, segments_module])
+def test_a_constructor_that_fails_closes_what_it_opened(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception, which somebody may hold, holds the writer: what it opened stayed open, encoder and all."""
+    source = open_video(clips.make_video(tmp_path / "clip.mp4", frames=10), LIMITS)
+    speech = clips.make_wav(tmp_path / "speech.wav", 0.4)
+    timeline = plan_timeline(source.info, 0.4, "loop")
+    discarded = []
+    discard = ResultFile.discard
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    def note(file: ResultFile) -> None:
+        discarded.append(file)
+        discard(file)
+
+    monkeypatch.setattr(module, "PictureEncoder", no_memory)
+    monkeypatch.setattr(ResultFile, "discard", note)
+    makers = {
+        writer_module: lambda: ResultWriter(
+            tmp_path / "r.mp4", source.info, timeline, speech, OutputOptions(), {}, LIMITS
+        ),
+        segments_module: lambda: SegmentWriter(tmp_path / "s.mp4", source.info, timeline, range(10), OutputOptions()),
+    }
+    with pytest.raises(MemoryError):
+        makers[module]()
+    assert len(discarded) == 1
 
 
 def test_an_encoder_without_memory_says_so(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpcore
@@ -14,7 +16,7 @@ from jobs import egress as addresses
 from jobs.errors import ServiceError
 from tests.services import free_port
 from tests.worker.receiver import Receiver, Reply, receiving
-from worker.egress import Egress, GuardedBackend, UnreachableError
+from worker.egress import Egress, GuardedBackend, TooSlowError, UnreachableError
 
 OPEN = Egress(("127.0.0.1",), idle_s=2.0, total_s=5.0)
 
@@ -122,6 +124,67 @@ def test_a_peer_that_drips_ends_at_the_deadline(receiver: Receiver) -> None:
     with pytest.raises(UnreachableError, match="in time"):
         fetch(Egress(("127.0.0.1",), idle_s=2.0, total_s=0.8), receiver.url)
     assert time.monotonic() - began < 3
+
+
+@contextmanager
+def dripping(head: bytes) -> Iterator[str]:
+    """A server that answers one connection with `head` and then with a byte every 50 ms, for 20 s at most."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                try:
+                    connection.sendall(head)
+                    for _ in range(400):
+                        time.sleep(0.05)
+                        connection.sendall(b"x")
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        thread.join(30)
+
+
+PACED = Egress(("127.0.0.1",), idle_s=2.0, total_s=15.0, min_bytes_per_s=1000, rate_window_s=0.5)
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        OK + b"Content-Length: 100000\r\n\r\n",
+        OK + b"Connection: close\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n1;",
+    ],
+    ids=["length", "to the end", "in the framing of a chunk"],
+)
+def test_a_body_below_the_slowest_rate_is_given_up(head: bytes) -> None:
+    with dripping(head) as url, pytest.raises(TooSlowError, match="1000 bytes a second"):
+        fetch(PACED, url)
+
+
+def test_a_head_that_drips_ends_after_the_longest_silence() -> None:
+    """Each byte of the header comes within the silence that is allowed; the exchange as a whole might take 15 s."""
+    with dripping(OK + b"X-Filler: ") as url:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match="in time"):
+            fetch(PACED, url)
+        assert time.monotonic() - began < 10
+
+
+def test_the_pace_is_that_of_the_peer(receiver: Receiver) -> None:
+    """A reader that stands still, as on a slow disk, is not taken for a slow sender."""
+    receiver.replies = [Reply(chunks=(b"x" * 200_000,))]
+    with PACED.exchange("GET", receiver.url) as answer:
+        size = 0
+        for chunk in answer.iter_stream():
+            size += len(chunk)
+            time.sleep(0.6 if size < 150_000 else 0)
+    assert size == 200_000
 
 
 @pytest.mark.parametrize(

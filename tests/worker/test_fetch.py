@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,47 @@ def test_a_fault_that_stays_is_said(fetcher: Fetcher, receiver: Receiver, tmp_pa
     assert "500" in fault.message
     assert "secret" not in fault.message
     assert (len(receiver.calls), len(waits)) == (3, 2)
+
+
+def test_an_address_that_drips_is_given_up_by_name(
+    fetcher: Fetcher, receiver: Receiver, tmp_path: Path, waits: list[float]
+) -> None:
+    """Once: a server that is slow today is slow in a second as well, and a worker waits for it."""
+    paced = replace(fetcher, egress=replace(fetcher.egress, total_s=30.0, min_bytes_per_s=100, rate_window_s=0.5))
+    receiver.replies = [Reply(chunks=(b"x",) * 100, before_chunk=lambda: time.sleep(0.1))]
+    fault = refusal(paced, tmp_path, f"{receiver.url}/?token=secret")
+    assert fault.code == "input_too_slow"
+    assert "100 bytes a second" in fault.message
+    assert "secret" not in fault.message
+    assert (len(receiver.calls), waits) == (1, [])
+
+
+def test_tries_and_redirects_share_one_deadline(
+    fetcher: Fetcher, receiver: Receiver, tmp_path: Path, waits: list[float]
+) -> None:
+    """Three tries of four requests would take 12 times 0.3 s here."""
+    short = replace(fetcher, egress=replace(fetcher.egress, total_s=1.0), wait=time.sleep)
+    receiver.replies = [Reply(302, {"Location": "/on"}, before_status=lambda: time.sleep(0.3))]
+    fault = refusal(short, tmp_path, receiver.url)
+    assert fault.code == "input_too_slow"
+    assert "1 s" in fault.message
+    receiver.replies = [Reply(503)]
+    fault = refusal(short, tmp_path, receiver.url)
+    assert fault.code == "input_too_slow"
+
+
+def test_all_files_share_one_deadline(fetcher: Fetcher, receiver: Receiver, tmp_path: Path) -> None:
+    short = replace(fetcher, egress=replace(fetcher.egress, total_s=1.0))
+    receiver.replies = [Reply(chunks=(b"ok",), before_status=lambda: time.sleep(0.6))]
+    spec = JobSpec(
+        video=InputRef(kind="url", url=receiver.url),
+        audio=InputRef(kind="url", url=receiver.url),
+        request=JobRequest(),
+    )
+    with pytest.raises(ServiceError) as caught:
+        short.fetch_all(spec, tmp_path)
+    assert caught.value.code == "input_too_slow"
+    assert "audio" in caught.value.message
 
 
 def test_a_refusal_is_not_repeated(fetcher: Fetcher, receiver: Receiver, tmp_path: Path) -> None:

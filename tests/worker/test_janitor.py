@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.ids import new_upload_id
+from jobs.messages import waiting_renders
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
 from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, curves_key, result_key, upload_key
 from jobs.objects import ObjectStoreError
@@ -120,6 +121,37 @@ def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idl
     stack.store.report_worker(busy.model_copy(update={"busy_with": None}), 30)
     janitor.round()
     assert queued(RENDER_QUEUE) == [job_id]
+
+
+def test_only_messages_that_the_broker_lacks_are_sent_again(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that hangs, or is between two jobs, is idle by its card while the line is long."""
+    monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
+    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    jobs = [stack.submit() for _ in range(20)]
+    for _ in range(5):
+        janitor.round()
+    assert waiting_renders(stack.celery) == {0: 0, 1: 20, 2: 0}
+    with stack.celery.connection_for_read() as connection, connection.SimpleQueue(RENDER_QUEUE, no_ack=True) as line:
+        lost = [line.get(block=False).payload[0][0] for _ in range(2)]
+    for _ in range(5):
+        janitor.round()
+    messages = queued(RENDER_QUEUE)
+    assert sorted(messages) == sorted(jobs)
+    assert messages[-2:] == lost == jobs[:2]
+
+
+def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
+    stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
+    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    lost = stack.submit(priority=2)
+    assert queued(RENDER_QUEUE) == [lost]
+    low = [stack.submit(priority=0) for _ in range(3)]
+    janitor.round()
+    assert queued(RENDER_QUEUE) == [lost, *low]
 
 
 def test_a_passed_deadline_fails_the_job(stack: Stack, janitor: Janitor) -> None:

@@ -17,7 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.journal import JsonLines
 from jobs.models import FaceBox, FacePoint, JobOptions
-from jobs.objects import ObjectStoreError
+from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
@@ -191,6 +191,12 @@ def test_a_full_disk_inside_another_error_is_found() -> None:
     assert describe_fault(fault).code == "disk_full"
 
 
+def test_the_full_disk_of_the_object_store_is_not_taken_for_the_worker_s() -> None:
+    fault = ObjectStoreFullError("x")
+    fault.__cause__ = OSError(errno.ENOSPC, "x")
+    assert describe_fault(fault).code == "storage_full"
+
+
 @pytest.fixture
 def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
     file = tmp_path / "result.mp4"
@@ -209,7 +215,14 @@ def test_what_a_broken_header_asks_for_is_no_lack_of_memory() -> None:
     assert describe_fault(caught.value).code == "media_unreadable"
 
 
-@pytest.mark.parametrize("fault", [core.MediaUnreadableError("damaged"), RuntimeError("bad allocation")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        core.MediaUnreadableError("damaged"),
+        RuntimeError("bad allocation"),
+        av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+    ],
+)
 def test_what_fails_while_memory_is_full_is_not_the_fault_of_the_input(fault: Exception) -> None:
     """A decoder that gets no memory calls its picture damaged."""
     assert describe_fault(fault, is_memory_full=True).code == "out_of_memory"
