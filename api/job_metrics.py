@@ -20,6 +20,8 @@ _COUNTS = {
     "failed": ("retalking_jobs_failed", "Jobs that failed, by error code", "code"),
     "requeued": ("retalking_jobs_requeued", "Attempts that ended without an outcome, by reason", "reason"),
     "webhook": ("retalking_webhook_attempts", "Deliveries: delivered, pending (tried again), given_up", "outcome"),
+    "webhook_breaker": ("retalking_webhook_breaker", "Receivers not tried for a while after failures", "event"),
+    "janitor_failed": ("retalking_janitor_failures", "Items that the janitor could not deal with, by line", "line"),
     "face_cache": ("retalking_face_cache", "Renders by what the face cache had", "outcome"),
 }
 _DURATIONS = {

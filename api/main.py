@@ -7,7 +7,7 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, media, probes, results, service, uploads
+from api import events, jobs, media, probes, results, service, uploads, webhooks
 from api.access import authorise, authorise_any, authorise_metrics
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
@@ -16,7 +16,7 @@ from api.pages import install_pages
 from api.parts import Parts
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
-from jobs.keyring import link_secret
+from jobs.keyring import WebhookSecrets, link_secret
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -38,6 +38,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         celery=celery,
         link_key=link_secret(settings),
         metrics=RequestMetrics(),
+        webhook_secrets=WebhookSecrets(settings, store.webhook_secret_state),
     )
     _include_features(app)
     install_pages(app)
@@ -52,7 +53,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 def _include_features(app: FastAPI) -> None:
     """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
     refused = refusals("unauthorized", "forbidden", "rate_limited")
-    for feature in (jobs, results, media, events, uploads):
+    for feature in (jobs, results, media, events, uploads, webhooks):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
     app.include_router(probes.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)

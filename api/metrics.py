@@ -82,4 +82,12 @@ class StoreCollector(Collector):
         workers.add_metric([], len(live))
         busy = GaugeMetricFamily("retalking_workers_busy", "Live render workers with a job in work")
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
-        return [depth, jobs, demand, workers, busy, gpu_family(live), *tally_families(self._store.tally())]
+        backlog = self._store.webhook_backlog()
+        webhooks = GaugeMetricFamily(
+            "retalking_webhooks", "Events to deliver: pending (due among them), and given up", labels=["state"]
+        )
+        for state in ("pending", "due", "given_up"):
+            webhooks.add_metric([state], getattr(backlog, state))
+        stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
+        stuck.add_metric([], self._store.failing_count())
+        return [webhooks, stuck, depth, jobs, demand, workers, busy, gpu_family(live), *tally_families(self._store.tally())]

@@ -12,6 +12,7 @@ from celery import Celery
 from fastapi import Depends, Request
 
 from api.metrics import RequestMetrics
+from jobs.keyring import WebhookSecrets
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -35,6 +36,7 @@ class Parts:
     celery: Celery
     link_key: bytes
     metrics: RequestMetrics
+    webhook_secrets: WebhookSecrets
     upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
     listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
 

@@ -7,6 +7,7 @@ import re
 
 import redis
 
+from jobs.egress import receiver_of
 from jobs.ids import new_delivery_id
 from jobs.models import Job, JobEvent, JobSpec, JobStatus
 from jobs.redis_base import RedisPart
@@ -37,7 +38,8 @@ class JobRecords(RedisPart):
             if idempotency
             else ("", "", "")
         )
-        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent)
+        receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
+        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, receiver)
         spec_json = spec.model_dump_json()
         is_new, fields = self._call(
             "create", job_id, spec_json, max_attempts, request.priority, expires_ms, events, *memory, *whose

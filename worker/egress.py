@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpcore
 import httpx
 
-from jobs.egress import HostUnknownError, check_url, resolve_checked
+from jobs.egress import HostTimeoutError, HostUnknownError, check_url, resolve_checked
 
 USER_AGENT = "Retalking/1"
 # A name and a port to checked addresses; what else a pair holds is of no interest here.
@@ -31,11 +32,13 @@ class UnreachableError(Exception):
 
 @dataclass(frozen=True)
 class Egress:
-    """allow: private hosts that may be reached. idle_s: longest silence. total_s: longest exchange, drip or not."""
+    """allow: private hosts that may be reached. idle_s: longest silence. total_s: longest exchange, drip or not, the
+    lookup of the name included. owner: on whose behalf names are looked up."""
 
     allow: tuple[str, ...]
     idle_s: float
     total_s: float
+    owner: str = ""
 
     @contextmanager
     def exchange(
@@ -45,24 +48,37 @@ class Egress:
 
         Raises ServiceError(url_not_allowed) and UnreachableError, also while the body is read inside the block.
         """
-        backend = GuardedBackend(lambda host, port: resolve_checked(host, port, self.allow), self.total_s)
+        deadline = time.monotonic() + self.total_s
+
+        def resolve(host: str, port: int) -> Sequence[tuple[Any, str]]:
+            return resolve_checked(host, port, self.allow, self.owner, deadline - time.monotonic())
+
+        backend = GuardedBackend(resolve, self.total_s)
         fields = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"} | dict(headers or {})
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
-            check_url(url, self.allow)
+            check_url(url, self.allow, self.owner, self.total_s)
             with (
-                httpcore.ConnectionPool(network_backend=backend, max_connections=1) as pool,
+                httpcore.ConnectionPool(tls_context(), network_backend=backend, max_connections=1) as pool,
                 pool.stream(
                     method, _target(url), headers=fields, content=content, extensions={"timeout": limits}
                 ) as answer,
             ):
                 yield answer
+        except HostTimeoutError:
+            raise UnreachableError("its name was not resolved in time") from None
         except HostUnknownError:
             raise UnreachableError("its name is not known") from None
         except httpcore.TimeoutException:
             raise UnreachableError("it did not answer in time") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as fault:
             raise UnreachableError(_reason(fault)) from fault
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for the process: reading the certificates of all authorities takes longer than most exchanges."""
+    return httpcore.default_ssl_context()
 
 
 class GuardedBackend(httpcore.NetworkBackend):
