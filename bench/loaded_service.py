@@ -37,7 +37,7 @@ class LoadedService:
         self.store: JobStore = open_store(Settings(_env_file=None, **named))
         serve = ["uvicorn", "--factory", "api.server:app", "--port", str(self.port), "--log-level", "warning"]
         self.api = ServiceProcess(serve, environment, folder / "api.log")
-        commands = [["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{self.port}"]]
+        commands = [["worker.webhooks"]]
         commands += [["celery", "-A", "bench.stub_worker", "worker", "-n", f"r{n}@{self.port}"] for n in range(workers)]
         self._others = [
             ServiceProcess(command, environment, folder / f"worker-{number}.log")
