@@ -90,4 +90,5 @@ class StoreCollector(Collector):
             webhooks.add_metric([state], getattr(backlog, state))
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
         stuck.add_metric([], self._store.failing_count())
-        return [webhooks, stuck, depth, jobs, demand, workers, busy, gpu_family(live), *tally_families(self._store.tally())]
+        gauges = [webhooks, stuck, depth, jobs, demand, workers, busy, gpu_family(live)]
+        return gauges + tally_families(self._store.tally())

@@ -54,9 +54,7 @@ class WebhookLog(RedisPart):
             raise JobNotFoundError(f"There is no {delivery_id}")
         return delivery_of(fields, self._client.lrange(self._key("attempts", delivery_id), 0, -1))
 
-    def undelivered(
-        self, *, state: str, cursor: str | None, limit: int, owner: str | None = None
-    ) -> DeliveryPage:
+    def undelivered(self, *, state: str, cursor: str | None, limit: int, owner: str | None = None) -> DeliveryPage:
         if state not in ("pending", "given_up") or not 1 <= limit <= 200:
             raise ValueError(f"state {state!r}, limit {limit}: pending or given_up, 1 to 200")
         if cursor is not None and not _CURSOR.fullmatch(cursor):

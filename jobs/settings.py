@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     )
     webhook_retries_s: Annotated[list[RetryPause], NoDecode, Field(max_length=40)] = Field(
         default=list(DEFAULT_RETRIES_S),
-        description="Pauses before the second and each further attempt at an event, comma separated; each is made up to "
-        "a tenth longer at random. After the last the event is given up",
+        description="Pauses before the second and each further attempt at an event, comma separated; each is made up "
+        "to a tenth longer at random. After the last the event is given up",
     )
     webhook_breaker_s: float = Field(
         30.0, gt=0, description="A receiver that failed three times in a row is not tried for this, then for longer"

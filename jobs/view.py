@@ -27,7 +27,8 @@ def view_job(
 ) -> JobView:
     """Addresses of inputs are left out: they may carry credentials of the caller's own stores.
 
-    at: the moment that `job` is of; None: now. link_key: signs links to results where the API serves them itself and wants a key otherwise.
+    at: the moment that `job` is of; None: now. link_key: signs links to results where the API serves them itself and
+    wants a key otherwise.
     """
     request = job.spec.request
     outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None

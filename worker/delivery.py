@@ -147,9 +147,7 @@ class WebhookDeliverer:
         # Refusing this event says that the receiver is there; breaking on it says that it may not be
         return self._again(delivery, None, "failed" if answer.status >= 500 else "answered")
 
-    def _again(
-        self, delivery: Delivery, asked_s: float | None, receiver_did: Literal["answered", "failed"]
-    ) -> Verdict:
+    def _again(self, delivery: Delivery, asked_s: float | None, receiver_did: Literal["answered", "failed"]) -> Verdict:
         """The next pause of the schedule, or what the receiver asked for where that is longer."""
         pauses_s = self._settings.webhook_retries_s
         if delivery.tries >= len(pauses_s):
@@ -168,7 +166,8 @@ def retry_window_s(settings: Settings) -> float:
 def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
     """`timestamp` is when the event happened, and `data` the job as it was then. `owner` is the id of the API key."""
     happened = delivery.created_at.astimezone(UTC).isoformat()
-    event = {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": view.model_dump(mode="json")}
+    data = view.model_dump(mode="json")
+    event = {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": data}
     return json.dumps(event, separators=(",", ":"))
 
 

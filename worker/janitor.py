@@ -1,9 +1,9 @@
 """Rounds that put right what a crash left behind: unsent messages, lost leases, passed deadlines, old files.
 
 Any number of janitors may run; a lock in the store lets one of them work. Every step stands alone: one that fails is
-logged, and the others still run. Every item stands alone as well: one whose files can not be deleted is counted, logged,
-and tried again later and later, so that it neither stops the others nor stays at the head of their line. A step takes
-new items for STEP_S at most; the rest waits for the next round.
+logged, and the others still run. Every item stands alone as well: one whose files cannot be deleted is counted, logged,
+and retried with a growing backoff, so that it neither stops the others nor stays at the head of their line. A step
+takes new items for STEP_S at most; the rest waits for the next round.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Janitor:
                 self._store.item_done(line, item)
 
     def _send(self, jobs: Iterable[Job], why: str = "") -> None:
-        """A broker that is away fails for all of them, slowly: the first failure ends it. Any other is one job's own."""
+        """An unreachable broker fails for all of them, slowly, so the first such failure ends it."""
         for job in jobs:
             try:
                 send_job(self._app, self._store, job)

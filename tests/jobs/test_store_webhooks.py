@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from jobs.ids import is_delivery_id, new_delivery_id
-from jobs.models import DeliveryAttempt, ErrorInfo
+from jobs.models import Delivery, DeliveryAttempt, ErrorInfo
 from jobs.redis_store import RedisJobStore
-from jobs.store import JobNotFoundError, WrongStateError
+from jobs.store import JobNotFoundError, ReceiverRules, WrongStateError
 from tests.jobs.making import EVERY_EVENT, HOOK, RETENTION_S, add_job, claim, start_job, succeed
 
 
@@ -21,6 +21,10 @@ def told(store: RedisJobStore, job_id: str) -> list[str]:
 
 def attempt_of(status_code: int | None = 500, error: str | None = None) -> DeliveryAttempt:
     return DeliveryAttempt(at=datetime.now(UTC), status_code=status_code, error=error, duration_ms=12)
+
+
+def take(store: RedisJobStore, hold_s: float = 10.0, free: int = 100, slots: int = 100) -> list[Delivery]:
+    return store.take_deliveries(free, ReceiverRules(slots, hold_s))
 
 
 def finished_delivery(store: RedisJobStore) -> str:
@@ -87,28 +91,28 @@ def test_every_way_to_an_end_is_told(job_store: RedisJobStore) -> None:
 def test_a_delivery_is_held_by_one_and_comes_back(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
     with ThreadPoolExecutor(8) as pool:
-        held = list(pool.map(lambda _: job_store.claim_delivery(delivery_id, 2.0), range(8)))
-    (delivery,) = [row for row in held if row is not None]
+        held = list(pool.map(lambda _: take(job_store, 2.0), range(8)))
+    (delivery,) = [row for rows in held for row in rows]
     assert (delivery.id, delivery.event, delivery.state) == (delivery_id, "job.succeeded", "pending")
     assert job_store.due_deliveries() == []
     time.sleep(2.05)
     assert job_store.due_deliveries() == [delivery_id]
-    assert job_store.claim_delivery(delivery_id, 10) is not None
+    assert [row.id for row in take(job_store)] == [delivery_id]
 
 
 def test_attempts_are_logged_and_retried_until_delivered(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
-    job_store.claim_delivery(delivery_id, 10)
+    take(job_store)
     first, second = attempt_of(503), attempt_of(None, "timeout")
     waiting = job_store.record_attempt(delivery_id, first, state="pending", retry_in_s=1.0)
     assert (waiting.state, waiting.attempts) == ("pending", [first])
     assert waiting.next_attempt_at > datetime.now(UTC).replace(microsecond=0)
-    assert job_store.claim_delivery(delivery_id, 10) is None
+    assert take(job_store) == []
     time.sleep(1.05)
-    assert job_store.claim_delivery(delivery_id, 10).attempts == [first]
+    assert [row.attempts for row in take(job_store)] == [[first]]
     done = job_store.record_attempt(delivery_id, second, state="delivered", retry_in_s=None)
     assert (done.state, done.attempts, done.next_attempt_at) == ("delivered", [first, second], None)
-    assert job_store.claim_delivery(delivery_id, 10) is None
+    assert take(job_store) == []
     assert job_store.due_deliveries() == []
     again = job_store.record_attempt(delivery_id, second, state="delivered", retry_in_s=None)
     assert again == done
@@ -118,7 +122,7 @@ def test_the_log_is_bounded(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
     for code in range(400, 460):
         job_store.record_attempt(delivery_id, attempt_of(code), state="pending", retry_in_s=0)
-    attempts = job_store.deliveries(job_store.claim_delivery(delivery_id, 1).job_id)[0].attempts
+    attempts = job_store.deliveries(take(job_store)[0].job_id)[0].attempts
     assert [attempt.status_code for attempt in attempts] == list(range(410, 460))
 
 
@@ -140,14 +144,17 @@ def test_redelivery_keeps_the_ids(job_store: RedisJobStore) -> None:
         (succeeded, "pending", 1),
     ]
     assert sorted(job_store.due_deliveries()) == sorted([started, succeeded])
-    assert job_store.claim_delivery(succeeded, 10) is not None
+    assert {row.id for row in take(job_store)} == {started}, "one at a time until the receiver has answered"
+    job_store.record_attempt(started, attempt_of(200), state="delivered", retry_in_s=None, receiver_did="answered")
+    assert {row.id for row in take(job_store)} == {succeeded}
 
 
 def test_redelivery_leaves_one_in_flight_alone(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
-    held = job_store.claim_delivery(delivery_id, 5)
+    (held,) = take(job_store, 5)
+    assert held.id == delivery_id
     job_store.redeliver(held.job_id)
-    assert job_store.claim_delivery(delivery_id, 5) is None
+    assert take(job_store, 5) == []
 
 
 def test_a_job_without_webhook_has_nothing_to_redeliver(job_store: RedisJobStore) -> None:
@@ -157,7 +164,9 @@ def test_a_job_without_webhook_has_nothing_to_redeliver(job_store: RedisJobStore
 
 
 def test_wrong_ids_and_states_are_refused(job_store: RedisJobStore) -> None:
-    assert job_store.claim_delivery(new_delivery_id(), 10) is None
+    assert take(job_store) == []
+    with pytest.raises(JobNotFoundError):
+        job_store.find_delivery(new_delivery_id())
     with pytest.raises(JobNotFoundError):
         job_store.record_attempt(new_delivery_id(), attempt_of(), state="delivered", retry_in_s=None)
     for state, retry_in_s in (("pending", None), ("delivered", 5.0), ("lost", None)):

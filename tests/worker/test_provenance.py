@@ -56,7 +56,7 @@ def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_
             limits=MediaLimits(),
             worker_id="w1",
             notice=ShutdownNotice(),
-                models=EvaluationModels(tmp_path / "models"),
+            models=EvaluationModels(tmp_path / "models"),
             storage_pauses_s=(0.05,),
         )
         job_id = new_job_id()
