@@ -74,6 +74,11 @@ class Resolver:
         except TimeoutError:
             raise LookupTimeoutError(host) from None
 
+    def busy(self, owner: str) -> int:
+        """Lookups under way for an owner, given up or not."""
+        with self._lock:
+            return self._busy.get(owner, 0)
+
     def _ask(self, host: str, port: int, owner: str) -> Future[Rows]:
         asked = _Asked(host, port, Future())
         with self._lock:
@@ -86,16 +91,17 @@ class Resolver:
 
     def _start_waiting(self) -> None:
         """Give free slots to the first in each line, owners in turn. The lock is held."""
-        idle_owners = 0
-        while idle_owners < len(self._lines) and sum(self._busy.values()) < self._slots:
-            owner = next(iter(self._lines))
-            asked = self._next_of(owner)
-            if asked is None:
-                idle_owners += 1
-                continue
-            idle_owners = 0
-            self._busy[owner] += 1
-            threading.Thread(target=self._run, args=(owner, asked), name="lookup", daemon=True).start()
+        started = True
+        while started:
+            started = False
+            for owner in list(self._lines):
+                if sum(self._busy.values()) >= self._slots:
+                    return
+                asked = self._next_of(owner)
+                if asked is not None:
+                    self._busy[owner] += 1
+                    threading.Thread(target=self._run, args=(owner, asked), name="lookup", daemon=True).start()
+                    started = True
 
     def _next_of(self, owner: str) -> _Asked | None:
         """The owner's line moves behind those of the others. What nobody waits for any more is dropped."""

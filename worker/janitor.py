@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from jobs.messages import MessageNotSentError
 from jobs.models import Job
 from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
-from jobs.objects import ObjectStore
+from jobs.objects import ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorLine, JobNotFoundError, JobStore
 from worker.delivery import retry_window_s
@@ -36,7 +36,7 @@ UNSENT_S = 2.0
 # A message sent this long ago, while a worker is idle, has died with a reader or with the broker's memory.
 STRANDED_S = 15.0
 # How long a step goes on taking items.
-STEP_S = 10.0
+STEP_S = 5.0
 # Pauses after an item failed: the first, doubling up to the longest.
 POSTPONE_FIRST_S = 30.0
 POSTPONE_LONGEST_S = 3600.0
@@ -163,7 +163,7 @@ class Janitor:
         """The action on each item of a line of the store. One that fails is due again later."""
         until = time.monotonic() + STEP_S
         for item in items:
-            if time.monotonic() > until or not self._keep_lock():
+            if time.monotonic() > until:
                 return
             try:
                 action(item)
@@ -175,7 +175,7 @@ class Janitor:
                     "janitor: an item failed, again in %s s: %s",
                     pause_s,
                     type(fault).__name__,
-                    exc_info=fault,
+                    exc_info=None if isinstance(fault, ObjectStoreError) else fault,
                     extra={"step": f"{line}:{item}"},
                 )
             else:
