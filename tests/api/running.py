@@ -101,7 +101,7 @@ class RunningApi:
 
 
 @contextmanager
-def run_api(folder: Path, redis_url: str, **env: str) -> Iterator[RunningApi]:
+def run_api(folder: Path, redis_url: str, *, factory: str = "api.server:app", **env: str) -> Iterator[RunningApi]:
     """env: settings by name, without the prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -114,7 +114,7 @@ def run_api(folder: Path, redis_url: str, **env: str) -> Iterator[RunningApi]:
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in named.items()})
     variables = {**os.environ, **{f"RETALKING_{name}": value for name, value in named.items()}}
     log = folder / "api.log"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "api.server:app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", factory, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
     try:
