@@ -21,6 +21,8 @@ _COUNTS = {
     "requeued": ("retalking_jobs_requeued", "Attempts that ended without an outcome, by reason", "reason"),
     "webhook": ("retalking_webhook_attempts", "Deliveries: delivered, pending (tried again), given_up", "outcome"),
     "quarantined": ("retalking_records_quarantined", "Records that could not be read, by kind", "kind"),
+    "webhook_breaker": ("retalking_webhook_breaker", "Receivers not tried for a while after failures", "event"),
+    "janitor_failed": ("retalking_janitor_failures", "Items that the janitor could not deal with, by line", "line"),
     "face_cache": ("retalking_face_cache", "Renders by what the face cache had", "outcome"),
 }
 _DURATIONS = {

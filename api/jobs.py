@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -17,8 +16,7 @@ from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.ids import is_job_id
-from jobs.messages import MessageNotSentError, send_delivery
-from jobs.models import Delivery, Job, JobStatus, JobView
+from jobs.models import Job, JobStatus, JobView
 from jobs.names import job_prefix
 from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
@@ -55,6 +53,7 @@ SUBMISSION_REFUSALS = [
     "storage_full",
     "upload_not_found",
     "url_not_allowed",
+    "host_unresolved",
     "file_empty",
     "container_unsupported",
     "value_out_of_bounds",
@@ -195,7 +194,6 @@ def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
     find_job(parts, caller, job_id)
     job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
-    _wake_webhooks(parts, parts.store.deliveries(job_id))
     return view_response(view(parts, job, caller), 202)
 
 
@@ -216,23 +214,13 @@ def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Re
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
-        _wake_webhooks(parts, parts.store.redeliver(job_id))
+        parts.store.redeliver(job_id)
     except WrongStateError:
         if job.status.is_over:
             message = "No event of this job was subscribed to, so there is nothing to deliver."
             raise ServiceError("webhook_not_configured", message) from None
         raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
     return view_response(view(parts, parts.store.get(job_id), caller), 202)
-
-
-def _wake_webhooks(parts: Parts, deliveries: Sequence[Delivery]) -> None:
-    """Send what is due at once. The janitor sends it a little later where the broker does not answer."""
-    try:
-        for delivery in deliveries:
-            if delivery.state == "pending":
-                send_delivery(parts.celery, delivery.id)
-    except MessageNotSentError as error:
-        logger.warning("Deliveries wait for the janitor: %s", error)
 
 
 def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, media, probes, quarantine, results, service, uploads
+from api import events, jobs, media, probes, quarantine, results, service, uploads, webhooks
 from api.access import authorise, authorise_admin, authorise_any, authorise_metrics
 from api.browsers import HostGuard, own_hosts
 from api.headers import AnswerHeaders
@@ -18,7 +18,7 @@ from api.parts import Parts
 from api.places import Places
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
-from jobs.keyring import link_secret
+from jobs.keyring import WebhookSecrets, link_secret
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
@@ -45,6 +45,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         submissions=Places("submissions and uploads", settings.submissions_open_per_key, settings.submissions_open),
         event_streams=Places("event streams", settings.event_streams_per_key, settings.event_streams),
         downloads=Places("downloads", settings.downloads_open_per_key, settings.downloads_open),
+        webhook_secrets=WebhookSecrets(settings, store.webhook_secret_state),
     )
     _include_features(app)
     install_pages(app)
@@ -61,7 +62,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 def _include_features(app: FastAPI) -> None:
     """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
     refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
-    for feature in (jobs, results, media, events, uploads):
+    for feature in (jobs, results, media, events, uploads, webhooks):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
     app.include_router(quarantine.router, dependencies=[Security(authorise_admin)], responses=refused)

@@ -84,5 +84,13 @@ class StoreCollector(Collector):
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
         quarantine = GaugeMetricFamily("retalking_quarantine_records", "Records in quarantine now")
         quarantine.add_metric([], self._store.quarantine_size())
-        families = [depth, jobs, demand, workers, busy, quarantine, gpu_family(live)]
-        return [*families, *tally_families(self._store.tally())]
+        backlog = self._store.webhook_backlog()
+        webhooks = GaugeMetricFamily(
+            "retalking_webhooks", "Events to deliver: pending (due among them), and given up", labels=["state"]
+        )
+        for state in ("pending", "due", "given_up"):
+            webhooks.add_metric([state], getattr(backlog, state))
+        stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
+        stuck.add_metric([], self._store.failing_count())
+        gauges = [webhooks, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
+        return [*gauges, *tally_families(self._store.tally())]

@@ -15,6 +15,7 @@ from api.bodies import Pace
 from api.metrics import RequestMetrics
 from api.places import Places
 from jobs.free_space import FreeSpace
+from jobs.keyring import WebhookSecrets
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -42,6 +43,7 @@ class Parts:
     submissions: Places
     event_streams: Places
     downloads: Places
+    webhook_secrets: WebhookSecrets
     upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
     listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
 

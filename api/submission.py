@@ -22,7 +22,7 @@ from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.parts import Parts
 from api.problems import FieldError, field_errors, say
 from api.staging import check_container
-from jobs.egress import UrlNotAllowedError, check_url
+from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, upload_key
@@ -69,6 +69,8 @@ async def read_submission(request: Request, parts: Parts, caller: Caller, claim:
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
     check_engine(asked, workers, parts.settings)
+    for name in ("webhook_url", "video_url", "audio_url"):
+        await _check_address(name, getattr(body, name), parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, claim)
     await run_in_threadpool(claim.settle)
     return Submission(spec, _fingerprint(body, form))
@@ -175,9 +177,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
 
 
 def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, claim: Claim) -> JobSpec:
-    """Check the addresses, take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
-    for name in ("webhook_url", "video_url", "audio_url"):
-        _check_address(name, getattr(body, name), parts)
+    """Take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
 
     def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
         staged = form.files.get(slot)
@@ -204,12 +204,12 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Call
     )
 
 
-def _check_address(name: str, address: str | None, parts: Parts) -> None:
-    """Raises url_not_allowed, naming the field. A None is no address."""
+async def _check_address(name: str, address: str | None, parts: Parts, caller: Caller) -> None:
+    """Raises url_not_allowed and host_unresolved, naming the field. A None is no address."""
     if address is None:
         return
     try:
-        check_url(address, parts.settings.allow_private_hosts)
+        await check_url_async(address, parts.settings.allow_private_hosts, caller.owner)
     except UrlNotAllowedError as refusal:
         errors = [FieldError(pointer=f"#/{name}", message=refusal.message)]
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None

@@ -22,7 +22,7 @@ MB = 1_000_000
 class LoadedService:
     """The processes of one measurement, on free ports and in a folder of their own."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.redis = EmbeddedRedis(folder / "redis")
         self.port = free_port()
@@ -32,12 +32,12 @@ class LoadedService:
             "RETALKING_DATA_DIR": str(folder / "data"),
             "RETALKING_WORK_DIR": str(folder / "work"),
             "RETALKING_PUBLIC_URL": self.url,
-        }
+        } | {f"RETALKING_{name}": value for name, value in settings.items()}
         named = {name.removeprefix("RETALKING_").lower(): value for name, value in environment.items()}
         self.store: JobStore = open_store(Settings(_env_file=None, **named))
         serve = ["api.server", "--port", str(self.port), "--log-level", "warning"]
         self.api = ServiceProcess(serve, environment, folder / "api.log")
-        commands = [["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{self.port}"]]
+        commands = [["worker.webhooks"]]
         commands += [["celery", "-A", "bench.stub_worker", "worker", "-n", f"r{n}@{self.port}"] for n in range(workers)]
         self._others = [
             ServiceProcess(command, environment, folder / f"worker-{number}.log")

@@ -17,7 +17,7 @@ import redis
 
 from cli.keys import make_key
 from jobs.api_keys import Scope
-from jobs.names import PRIORITY_STEPS, RENDER_QUEUE, WEBHOOK_QUEUE
+from jobs.names import PRIORITY_STEPS, RENDER_QUEUE
 from jobs.opening import connect_redis
 from tests.faults.service import Service
 from tests.services import RcloneS3
@@ -192,7 +192,7 @@ class Watch:
         everything = {f"{kind} MB": samples for kind, samples in self.memory.items()} | {
             "redis data MB": self.redis_data,
             "render messages": self.render_queue,
-            "webhook messages": self.webhook_queue,
+            "webhook events pending": self.webhook_queue,
         }
         return {name: self._thirds(samples) for name, samples in everything.items()}
 
@@ -225,6 +225,6 @@ class Watch:
 
     def _ask_redis(self, at: float) -> None:
         self.redis_data.points.append((at, self._redis.info("memory")["used_memory"] / MB))
-        for queue, samples in ((RENDER_QUEUE, self.render_queue), (WEBHOOK_QUEUE, self.webhook_queue)):
-            names = [queue, *(f"{queue}{PRIORITY_SEPARATOR}{step}" for step in PRIORITY_STEPS if step)]
-            samples.points.append((at, float(sum(self._redis.llen(name) for name in names))))
+        names = [RENDER_QUEUE, *(f"{RENDER_QUEUE}{PRIORITY_SEPARATOR}{step}" for step in PRIORITY_STEPS if step)]
+        self.render_queue.points.append((at, float(sum(self._redis.llen(name) for name in names))))
+        self.webhook_queue.points.append((at, float(self._redis.zcard("{retalking}:webhooks_due"))))

@@ -26,6 +26,7 @@ State = Literal["well", "note", "bad"]
 CLOCK_NOTE_S, CLOCK_BAD_S = 1.0, 300.0
 DISK_NOTE_BYTES = 5 * 1024**3
 MAX_SHOWN = 20
+WEBHOOKS_DUE_NOTE = 1000
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,25 @@ def look_at_workers(settings: Settings, store: JobStore) -> Finding:
         return Finding("workers", "bad", f"{names}: asks for no jobs", "Restart it; its log says why.")
     engines = sorted({engine.name for worker in live for engine in worker.engines})
     return Finding("workers", "well", f"{len(live)} live, offering {', '.join(engines)}")
+
+
+def look_at_janitor(store: JobStore) -> Finding:
+    """What retention could not delete."""
+    count = store.failing_count()
+    if not count:
+        return Finding("janitor", "well", "everything that was due was deleted")
+    examples = ", ".join(sorted(store.failing_items())[:3])
+    remedy = "Look for `janitor: an item failed` in the webhook worker's log, and at the rights of the object store."
+    return Finding("janitor", "bad", f"{count} items can not be deleted, e.g. {examples}", remedy)
+
+
+def look_at_webhooks(store: JobStore) -> Finding:
+    backlog = store.webhook_backlog()
+    found = f"{backlog.pending} events pending, {backlog.due} of them due, {backlog.given_up} given up"
+    if backlog.due > WEBHOOKS_DUE_NOTE:
+        remedy = "See that a webhook worker runs; receivers that fail are named in `GET /webhooks/deliveries`."
+        return Finding("webhooks", "note", found, remedy)
+    return Finding("webhooks", "well", found)
 
 
 def look_at_disk(settings: Settings) -> Iterator[Finding]:

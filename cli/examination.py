@@ -33,6 +33,8 @@ def _examine_redis(settings: Settings) -> Iterator[Finding]:
         yield diagnosis.look_at_keys(settings, store)
         yield diagnosis.look_at_workers(settings, store)
         yield diagnosis.look_at_quarantine(store)
+        yield diagnosis.look_at_janitor(store)
+        yield diagnosis.look_at_webhooks(store)
     except redis.RedisError as fault:
         remedy = "Start it, or correct RETALKING_REDIS_URL (host, port, password)."
         yield Finding("redis", "bad", f"does not answer ({type(fault).__name__})", remedy)

@@ -68,7 +68,7 @@ def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
     mark, limit_s = secrets.token_hex(4), grace_s + 12.0
     celery = (sys.executable, "-P", "-m", "celery")
     render = (*celery, "-A", "worker.gpu", "worker", "-n", f"render-{mark}@%h")
-    webhooks = (*celery, "-A", "worker.webhooks", "worker", "-n", f"webhooks-{mark}@%h")
+    webhooks = (sys.executable, "-P", "-m", "worker.webhooks")
     return [
         ChildSpec("render worker", render, folder / "logs" / "gpu-worker.log", limit_s),
         ChildSpec("webhook worker", webhooks, folder / "logs" / "webhook-worker.log", limit_s),

@@ -11,8 +11,10 @@ import re
 import socket
 import urllib.parse
 from collections.abc import Sequence
+from typing import Any
 
 from jobs.errors import ServiceError
+from jobs.resolving import LookupTimeoutError, Resolver
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -69,27 +71,74 @@ class HostUnknownError(UrlNotAllowedError):
     """The name has no address now. To a caller the same refusal; to a worker a fault that may pass."""
 
 
-def check_url(url: str, allow_private: Sequence[str]) -> None:
-    """Raises UrlNotAllowedError unless `url` is http(s), plain in form, and leads to public or allowed addresses."""
+class HostTimeoutError(HostUnknownError):
+    """Code host_unresolved: the name servers of the host did not answer in time."""
+
+    def __init__(self, host: str) -> None:
+        ServiceError.__init__(self, "host_unresolved", f"{host} was not resolved to an address in time.", host=host)
+
+
+# One for the process: its limits are about threads.
+RESOLVER = Resolver()
+
+
+def check_url(url: str, allow_private: Sequence[str], owner: str = "", limit_s: float | None = None) -> None:
+    """Raises UrlNotAllowedError unless `url` is http(s), plain in form, and leads to public or allowed addresses.
+
+    owner: on whose behalf; names of one owner that never resolve do not hold up those of another. limit_s: for the
+    lookup, less than the resolver's own deadline.
+    """
     host, port = _host_and_port(url)
-    resolve_checked(host, port, allow_private)
+    resolve_checked(host, port, allow_private, owner, limit_s)
 
 
-def resolve_checked(host: str, port: int, allow_private: Sequence[str]) -> list[tuple[socket.AddressFamily, str]]:
+async def check_url_async(url: str, allow_private: Sequence[str], owner: str) -> None:
+    """check_url for an event loop: no thread waits for the lookup."""
+    host, port = _host_and_port(url)
+    host = _checked_host(host)
+    if _literal(host) is None:
+        try:
+            rows = await RESOLVER.resolve_async(host, port, _line_of(host, owner))
+        except LookupTimeoutError:
+            raise HostTimeoutError(host) from None
+        except (OSError, UnicodeError):
+            rows = []
+        addresses = _addresses_of(host, rows)
+    else:
+        addresses = [ipaddress.ip_address(host)]
+    _check_addresses(host, addresses, allow_private)
+
+
+def receiver_of(url: str) -> str:
+    """`host:port` of an address, as one that two addresses of the same server share; empty where it has none."""
+    try:
+        host, port = _host_and_port(url)
+        return f"{_checked_host(host)}:{port}"
+    except UrlNotAllowedError:
+        return ""
+
+
+def resolve_checked(
+    host: str, port: int, allow_private: Sequence[str], owner: str = "", limit_s: float | None = None
+) -> list[tuple[socket.AddressFamily, str]]:
     """(family, address) pairs to connect to, in the resolver's order. Every one of them must be allowed.
 
     host: a name, a dotted IPv4 address, or an IPv6 address with or without brackets. Raises UrlNotAllowedError.
     """
     host = _checked_host(host)
     literal = _literal(host)
-    addresses = [literal] if literal is not None else _resolve(host, port)
+    addresses = [literal] if literal is not None else _resolve(host, port, owner, limit_s)
+    _check_addresses(host, addresses, allow_private)
+    families = {4: socket.AF_INET, 6: socket.AF_INET6}
+    return [(families[address.version], str(address)) for address in addresses]
+
+
+def _check_addresses(host: str, addresses: Sequence[Address], allow_private: Sequence[str]) -> None:
     names, networks = _split_allowed(allow_private)
     if host not in names:
         for address in addresses:
             if not is_public(address) and not any(_unwrapped(address) in network for network in networks):
                 raise UrlNotAllowedError(f"{host} leads to an address that is not public.", host=host)
-    families = {4: socket.AF_INET, 6: socket.AF_INET6}
-    return [(families[address.version], str(address)) for address in addresses]
 
 
 def is_public(address: Address) -> bool:
@@ -154,11 +203,22 @@ def _literal(host: str) -> Address | None:
         return None
 
 
-def _resolve(host: str, port: int) -> list[Address]:
+def _line_of(host: str, owner: str) -> str:
+    """Whose line a lookup waits in. Without keys there are no owners: then the domain stands for one."""
+    return owner or ".".join(host.split(".")[-2:])
+
+
+def _resolve(host: str, port: int, owner: str, limit_s: float | None) -> list[Address]:
     try:
-        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        rows = RESOLVER.resolve(host, port, _line_of(host, owner), limit_s)
+    except LookupTimeoutError:
+        raise HostTimeoutError(host) from None
     except (OSError, UnicodeError):
-        raise HostUnknownError(f"{host} can not be resolved to an address.", host=host) from None
+        rows = []
+    return _addresses_of(host, rows)
+
+
+def _addresses_of(host: str, rows: Sequence[Any]) -> list[Address]:
     # dict: keeps the order, drops repeats. A zone id can only come with a link-local address, which is refused anyway
     found = dict.fromkeys(str(row[4][0]).partition("%")[0] for row in rows)
     if not found:

@@ -178,6 +178,16 @@ _TABLE = [
     ),
     ErrorCode("result_not_ready", 409, "The job has no result", "Wait until the status is `succeeded`.", True),
     ErrorCode("evaluation_not_ready", 409, "The job has no evaluation", "Wait until the status is `succeeded`.", True),
+    ErrorCode(
+        "delivery_not_found", 404, "No such webhook delivery", "Check the id; deliveries are deleted with their job."
+    ),
+    ErrorCode("key_not_found", 404, "No such API key", "Check the id; `retalking keys list` shows all."),
+    ErrorCode(
+        "webhook_secret_shared",
+        409,
+        "The service has one webhook secret",
+        "Ask the operator for RETALKING_WEBHOOK_SECRET; each key has a secret of its own only where keys are required.",
+    ),
     ErrorCode("webhook_not_configured", 409, "The job has no webhook", "Submit the job with `webhook_url`."),
     ErrorCode("job_not_finished", 409, "The job is not over yet", "Wait until the job is over.", True),
     ErrorCode(
@@ -201,6 +211,13 @@ _TABLE = [
         422,
         "The address may not be reached from here",
         "Use a public http(s) address; private ranges are refused.",
+    ),
+    ErrorCode(
+        "host_unresolved",
+        422,
+        "The host name was not resolved in time",
+        "Check that the name servers of the host answer, and send the request again.",
+        True,
     ),
     ErrorCode("service_unavailable", 503, "A part of the service can not be reached", "Try again later.", True),
     # Inputs (found at submission, or by the worker)

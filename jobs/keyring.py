@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from jobs.settings import Settings
+from jobs.store import WebhookSecretState
 
 _WEBHOOK_PREFIX = "whsec_"
 
@@ -42,6 +45,29 @@ def webhook_secret(settings: Settings) -> str:
             'use e.g. `echo "whsec_$(openssl rand -base64 32)"`'
         )
     return text
+
+
+class WebhookSecrets:
+    """The secrets that sign webhooks. Each API key has its own, derived from the secret of the deployment, the key's id
+    and a version: nothing secret lies in the job store, and one key's secret says nothing about another's. Jobs without
+    an owner are signed with the deployment's own secret."""
+
+    def __init__(self, settings: Settings, state_of: Callable[[str], WebhookSecretState]) -> None:
+        self._shared = webhook_secret(settings)
+        self._state_of = state_of
+
+    def of(self, owner: str) -> list[str]:
+        """Those that sign for this owner now: the current one first, and the one before while it is changed."""
+        return self.at(owner, self._state_of(owner)) if owner else [self._shared]
+
+    def at(self, owner: str, state: WebhookSecretState) -> list[str]:
+        versions = [state.version] if state.previous is None else [state.version, state.previous]
+        return [self._derived(owner, version) for version in versions]
+
+    def _derived(self, owner: str, version: int) -> str:
+        master = base64.b64decode(self._shared.removeprefix(_WEBHOOK_PREFIX))
+        digest = hmac.digest(master, f"retalking webhook secret\n{owner}\n{version}".encode(), "sha256")
+        return _WEBHOOK_PREFIX + base64.b64encode(digest).decode()
 
 
 def kept_secret(data_dir: Path, name: str, fresh: str) -> str:

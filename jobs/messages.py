@@ -1,4 +1,4 @@
-"""The broker: one configuration for every process, and the three messages there are, sent by task name.
+"""The broker: one configuration for every process, and the two messages there are, sent by task name.
 
 A message is a task name and an id; the truth is in the job store. So a message may come twice, late, or not at all:
 claims refuse the second, and the janitor sends again what was lost.
@@ -17,12 +17,10 @@ from jobs.broker import TRANSPORT
 from jobs.models import Job
 from jobs.names import (
     BROKER_PRIORITY,
-    DELIVER_TASK,
     PRIORITY_STEPS,
     RENDER_QUEUE,
     RENDER_TASK,
     SEGMENTS_TASK,
-    WEBHOOK_QUEUE,
 )
 from jobs.settings import Settings
 from jobs.traces import span
@@ -33,9 +31,9 @@ class MessageNotSentError(Exception):
 
 
 def visibility_timeout_s(settings: Settings) -> int:
-    """After this a message that nobody acknowledged is handed out again. Must be above the longest render and every
-    pause between deliveries, and the same in every process: the shortest one wins."""
-    return int(1.25 * max(settings.render_limit_s, settings.webhook_backoff_cap_s)) + 600
+    """After this a message that nobody acknowledged is handed out again. Must be above the longest render, and the same
+    in every process: the shortest one wins."""
+    return int(1.25 * settings.render_limit_s) + 600
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -49,13 +47,12 @@ def make_celery(settings: Settings) -> Celery:
         # Certificates are checked, as redis-py does for the job store; kombu's own default is not to
         broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if uses_tls_defaults else None,
         broker_transport_options=_redis_options(settings),
-        task_queues=(Queue(RENDER_QUEUE), Queue(WEBHOOK_QUEUE)),
+        task_queues=(Queue(RENDER_QUEUE),),
         task_default_queue=RENDER_QUEUE,
         task_create_missing_queues=False,
         task_routes={
             RENDER_TASK: {"queue": RENDER_QUEUE},
             SEGMENTS_TASK: {"queue": RENDER_QUEUE},
-            DELIVER_TASK: {"queue": WEBHOOK_QUEUE},
         },
         # JSON only: a pickled message would be code
         task_serializer="json",
@@ -137,11 +134,6 @@ def waiting_renders(celery: Celery) -> dict[int, int]:
 def ask_for_help(celery: Celery, job: Job) -> None:
     """Wake a render worker for the segments of a split job. Raises MessageNotSentError; its owner asks again."""
     _send(celery, SEGMENTS_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
-
-
-def send_delivery(celery: Celery, delivery_id: str) -> None:
-    """Wake a webhook worker. Raises MessageNotSentError; due deliveries are sent again by the janitor."""
-    _send(celery, DELIVER_TASK, delivery_id, queue=WEBHOOK_QUEUE, priority=0)
 
 
 def _send(celery: Celery, task: str, subject: str, *, queue: str, priority: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -269,16 +269,43 @@ class DeliveryAttempt(_Shape):
     duration_ms: int = 0
 
 
+DeliveryState = Literal["pending", "delivered", "given_up"]
+
+
+class JobSnapshot(_Shape):
+    """What an event tells of a job that went on since: the fields that change while a job lives."""
+
+    status: JobStatus
+    stage: str | None
+    progress: float
+    attempt: int
+    cancel_requested: bool
+    started_at: datetime | None
+    finished_at: datetime | None
+    delete_at: datetime | None
+
+
 class Delivery(_Shape):
     """One webhook event of a job. `id` is the webhook-id header, the same over all its attempts."""
 
     id: str
     job_id: str
     event: WebhookEvent
-    state: Literal["pending", "delivered", "given_up"] = "pending"
+    state: DeliveryState = "pending"
     created_at: datetime
     next_attempt_at: datetime | None = None
     attempts: list[DeliveryAttempt] = Field(default_factory=list)
+    tries: int = Field(0, description="Attempts since it was made or asked for again")
+    holder: str = Field("", description="Token of the process that sends it now")
+    snapshot: JobSnapshot | None = Field(None, description="The job at the event; null: made by an earlier version")
+
+    def job_then(self, job: Job) -> Job:
+        """The job as it was at the event."""
+        if self.snapshot is None:
+            return job
+        ended = {} if self.snapshot.status.is_over else dict.fromkeys(("error", "result", "evaluation", "render"))
+        then = {name: getattr(self.snapshot, name) for name in JobSnapshot.model_fields}
+        return job.model_copy(update=then | ended)
 
 
 class Job(_Shape):
@@ -327,10 +354,14 @@ class ResultView(_Shape):
 class DeliveryView(_Shape):
     id: str
     event: WebhookEvent
-    state: Literal["pending", "delivered", "given_up"]
+    state: DeliveryState
     created_at: datetime
     next_attempt_at: datetime | None
     attempts: list[DeliveryAttempt]
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        return cls(**{name: getattr(delivery, name) for name in cls.model_fields})
 
 
 class WebhookView(_Shape):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 RENDER_QUEUE = "retalking.render"
-WEBHOOK_QUEUE = "retalking.webhooks"
 RENDER_TASK = "retalking.render_job"
 SEGMENTS_TASK = "retalking.render_segments"
-DELIVER_TASK = "retalking.deliver_webhook"
 
 # Celery's Redis transport serves 0 first and keeps one list a step; job priority 2 is the most urgent.
 PRIORITY_STEPS = [0, 3, 6]

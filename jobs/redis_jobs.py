@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from jobs.egress import receiver_of
 from jobs.ids import new_delivery_id
 from jobs.models import Job, JobEvent, JobSpec, JobStatus
 from jobs.redis_quarantine import Quarantine, is_record_fault
@@ -52,7 +53,8 @@ class JobRecords(Quarantine):
             if idempotency
             else ("", "", "")
         )
-        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived))
+        receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
+        whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived), receiver)
         asked = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
         is_new, fields = self._create(job_id, memory[0], *asked, *memory, *whose)
         if is_new == "1":

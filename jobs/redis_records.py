@@ -15,6 +15,7 @@ from jobs.models import (
     ErrorInfo,
     Job,
     JobEvent,
+    JobSnapshot,
     JobSpec,
     MetricResult,
     RenderInfo,
@@ -134,4 +135,20 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
         created_at=time_of(fields["created_ms"]),
         next_attempt_at=time_of(fields["next_ms"]) if fields["state"] == "pending" else None,
         attempts=[read_json(DeliveryAttempt, line) for line in attempts],
+        tries=int(fields.get("tries", 0)),
+        holder=fields.get("holder", ""),
+        snapshot=_snapshot_of(json.loads(fields["snapshot"])) if "snapshot" in fields else None,
+    )
+
+
+def _snapshot_of(fields: dict[str, str]) -> JobSnapshot:
+    return JobSnapshot(
+        status=fields["status"],
+        stage=fields["stage"] or None,
+        progress=float(fields["progress"]),
+        attempt=int(fields["attempt"]),
+        cancel_requested=fields["cancel_requested"] == "1",
+        started_at=time_of(fields["started_ms"]),
+        finished_at=time_of(fields["finished_ms"]),
+        delete_at=time_of(fields["delete_ms"]),
     )

@@ -10,7 +10,7 @@ import redis
 from jobs.models import WorkerInfo
 from jobs.redis_quarantine import Quarantine
 from jobs.redis_records import stored_json
-from jobs.store import ArrivalLostError, ByteQuota
+from jobs.store import ArrivalLostError, ByteQuota, JanitorLine
 
 MAX_WORKERS = 1000
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -99,6 +99,21 @@ class Registry(Quarantine):
         self._client.zremrangebyscore(line, "-inf", now_ms)
         ids = sorted(self._client.zrange(line, 0, MAX_WORKERS - 1))
         return self._read_records("worker", ids, WorkerInfo)
+
+    def postpone(self, line: JanitorLine, item: str, *, first_s: float, longest_s: float) -> float | None:
+        pauses_ms = (int(first_s * 1000), int(longest_s * 1000))
+        reply = self._call("postpone", line, item, *pauses_ms)
+        return None if reply is None else int(reply[1]) / 1000
+
+    def item_done(self, line: JanitorLine, item: str) -> None:
+        self._client.hdel(self._key("janitor_failures"), f"{line}:{item}")
+
+    def failing_items(self, limit: int = 100) -> dict[str, int]:
+        _, found = self._client.hscan(self._key("janitor_failures"), count=limit)
+        return {name: int(failures) for name, failures in list(found.items())[:limit]}
+
+    def failing_count(self) -> int:
+        return self._client.hlen(self._key("janitor_failures"))
 
     def acquire_lock(self, name: str, owner: str, ttl_s: float) -> bool:
         (taken,) = self._call("lock", name, owner, int(ttl_s * 1000))

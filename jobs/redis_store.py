@@ -8,7 +8,11 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     leases, deadlines, delete_at, uploads, workers, webhooks_due    by the time at which something falls due
     events:<id>            a stream a job
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
-    delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks
+    delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks; how they are shared out: lua/prelude.lua
+    deliveries:<state>     what was not delivered, by number; with :<key id> the same for one API key
+    webhook_receiver:<r>   how a receiver did, for a week
+    webhook_secret:<id>    which version of a key's webhook secret signs
+    janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and whose they are
     stored                 the sums of each owner and of all, changed in the same step
     unmeasured, link_ends  uploads by presigned links, whose size the janitor looks up

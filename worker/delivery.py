@@ -10,16 +10,19 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
+from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
 from jobs.journal import about
-from jobs.models import Delivery, DeliveryAttempt, Job, JobView
+from jobs.keyring import WebhookSecrets
+from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore
 from jobs.traces import span
@@ -29,10 +32,12 @@ log = logging.getLogger(__name__)
 
 # Read so that the receiver can finish speaking; never kept.
 MAX_ANSWER_BYTES = 4096
-# A delivery whose courier died is due again after this and the receiver's own time.
-HOLD_MARGIN_S = 30.0
 GONE = 410
 OVERLOADED = (429, 503)
+# What a receiver may ask for by Retry-After.
+LONGEST_PAUSE_S = 86400.0
+# Each pause is made longer at random by up to this share, so that a receiver that comes back is not met by all at once.
+JITTER = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,64 +50,81 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a delivery: `delivered`, `given_up`, or `pending` with a pause."""
+    """What becomes of a delivery: `delivered`, `given_up`, or `pending` with a pause; and how its receiver did."""
 
-    state: str
+    state: DeliveryState
     retry_in_s: float | None = None
+    receiver_did: Literal["answered", "failed", ""] = ""
 
 
-class Courier:
-    """Carries deliveries out. view: makes the public shape of a job."""
+class WebhookDeliverer:
+    """Sends deliveries that the store handed out. view: makes the public shape of a job as of a moment."""
 
-    def __init__(self, store: JobStore, settings: Settings, signer: Webhook, view: Callable[[Job], JobView]) -> None:
+    def __init__(
+        self, store: JobStore, settings: Settings, secrets: WebhookSecrets, view: Callable[[Job, datetime], JobView]
+    ) -> None:
         self._store = store
         self._settings = settings
-        self._signer = signer
+        self._secrets = secrets
         self._view = view
-        timeout_s = settings.webhook_timeout_s
-        self._egress = Egress(tuple(settings.allow_private_hosts), idle_s=timeout_s, total_s=timeout_s)
 
-    def deliver(self, delivery_id: str) -> Delivery | None:
-        """One attempt. None: nothing to do (delivered, not due, in other hands, or its job is gone)."""
-        hold_s = self._settings.webhook_timeout_s + HOLD_MARGIN_S
-        delivery = self._store.claim_delivery(delivery_id, hold_s)
-        if delivery is None:
-            return None
+    def deliver(self, delivery: Delivery) -> Delivery | None:
+        """One attempt at a delivery that is held. Every request is recorded, whatever it ended with. None: its job was
+        deleted meanwhile. Raises RedisError; the delivery is due again when its hold ends."""
         try:
             job = self._store.get(delivery.job_id)
         except JobNotFoundError:
             return None
-        body = event_body(delivery, self._view(job))
         named = {"job": job.id, "delivery": delivery.id, "event": delivery.event}
         with about(request=job.request_id), span("deliver webhook", kind="client", parent=job.traceparent, **named):
-            attempt, verdict = self._attempt(delivery, str(job.spec.request.webhook_url), body)
+            attempt, verdict = self._attempt(delivery, job)
             log.info("webhook %s", verdict.state, extra=named | {"status": attempt.status_code})
-        return self._store.record_attempt(delivery.id, attempt, state=verdict.state, retry_in_s=verdict.retry_in_s)
+        try:
+            return self._store.record_attempt(
+                delivery.id,
+                attempt,
+                state=verdict.state,
+                retry_in_s=verdict.retry_in_s,
+                holder=delivery.holder,
+                receiver_did=verdict.receiver_did,
+                breaker_s=self._settings.webhook_breaker_s,
+            )
+        except JobNotFoundError:
+            return None
 
-    def _attempt(self, delivery: Delivery, url: str, body: str) -> tuple[DeliveryAttempt, Verdict]:
-        number = len(delivery.attempts) + 1
+    def _attempt(self, delivery: Delivery, job: Job) -> tuple[DeliveryAttempt, Verdict]:
         at, began = datetime.now(UTC), time.monotonic()
         status, error = None, None
         try:
-            answer = self._post(url, body, signed_headers(self._signer, delivery.id, at, body))
+            body = event_body(delivery, job.owner, self._view(delivery.job_then(job), delivery.created_at))
+            headers = signed_headers(self._secrets.of(job.owner), delivery.id, at, body)
+            answer = self._post(str(job.spec.request.webhook_url), job.owner, body, headers)
         except UnreachableError as fault:
             error = f"The address could not be reached: {fault}."
-            verdict = self._again(number, None)
+            verdict = self._again(delivery, None, "failed")
         except ServiceError as refusal:  # an address that is not allowed: it was public when the job came in
             error = refusal.message
             verdict = Verdict("given_up")
+        except RedisError:  # no request was made
+            raise
+        except Exception as fault:
+            log.exception("a webhook could not be sent", extra={"delivery": delivery.id})
+            error = f"The request could not be made ({type(fault).__name__})."
+            verdict = self._again(delivery, None, "failed")
         else:
             status = answer.status
             error = None if 200 <= status < 300 else describe_status(status)
-            verdict = self._judge(answer, number)
+            verdict = self._judge(answer, delivery)
         duration_ms = round((time.monotonic() - began) * 1000)
         return DeliveryAttempt(at=at, status_code=status, error=error, duration_ms=duration_ms), verdict
 
-    def _post(self, url: str, body: str, headers: Mapping[str, str]) -> Answer:
+    def _post(self, url: str, owner: str, body: str, headers: Mapping[str, str]) -> Answer:
         """The status decides; a body that drips or breaks off after it changes nothing."""
+        timeout_s = self._settings.webhook_timeout_s
+        egress = Egress(tuple(self._settings.allow_private_hosts), idle_s=timeout_s, total_s=timeout_s, owner=owner)
         received: Answer | None = None
         try:
-            with self._egress.exchange("POST", url, headers, body.encode()) as answer:
+            with egress.exchange("POST", url, headers, body.encode()) as answer:
                 fields = {key.lower(): value.decode("latin-1") for key, value in answer.headers}
                 received = Answer(answer.status, retry_after_s(fields.get(b"retry-after")))
                 size = 0
@@ -115,37 +137,48 @@ class Courier:
                 raise
         return received
 
-    def _judge(self, answer: Answer, number: int) -> Verdict:
+    def _judge(self, answer: Answer, delivery: Delivery) -> Verdict:
         if 200 <= answer.status < 300:
-            return Verdict("delivered")
+            return Verdict("delivered", None, "answered")
         if answer.status == GONE:
-            return Verdict("given_up")
-        return self._again(number, answer.retry_after_s if answer.status in OVERLOADED else None)
+            return Verdict("given_up", None, "answered")
+        if answer.status in OVERLOADED:
+            return self._again(delivery, answer.retry_after_s, "failed")
+        # Refusing this event says that the receiver is there; breaking on it says that it may not be
+        return self._again(delivery, None, "failed" if answer.status >= 500 else "answered")
 
-    def _again(self, number: int, asked_s: float | None) -> Verdict:
-        """Capped exponential backoff with full jitter, so that a receiver that comes back is not met by all at once."""
-        settings = self._settings
-        if number >= settings.webhook_max_attempts:
-            return Verdict("given_up")
-        cap_s = settings.webhook_backoff_cap_s
-        pause_s = random.uniform(0, min(cap_s, settings.webhook_backoff_s * 2 ** (number - 1)))
-        return Verdict("pending", min(cap_s, max(pause_s, asked_s or 0.0)))
+    def _again(self, delivery: Delivery, asked_s: float | None, receiver_did: Literal["answered", "failed"]) -> Verdict:
+        """The next pause of the schedule, or what the receiver asked for where that is longer."""
+        pauses_s = self._settings.webhook_retries_s
+        if delivery.tries >= len(pauses_s):
+            return Verdict("given_up", None, receiver_did)
+        pause_s = pauses_s[delivery.tries] * (1 + random.uniform(0, JITTER))
+        return Verdict("pending", max(pause_s, asked_s or 0.0), receiver_did)
 
 
-def event_body(delivery: Delivery, view: JobView) -> str:
-    """`timestamp` is when the event happened; `data` is the job as it is now."""
-    data = view.model_dump(mode="json")
+def retry_window_s(settings: Settings) -> float:
+    """The longest time in which all attempts at an event are made: each pause at its longest, each request too. A
+    receiver that asks for more by Retry-After has an attempt less."""
+    pauses_s = settings.webhook_retries_s
+    return sum(pauses_s) * (1 + JITTER) + (len(pauses_s) + 1) * settings.webhook_timeout_s + 3600.0
+
+
+def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
+    """`timestamp` is when the event happened, and `data` the job as it was then. `owner` is the id of the API key."""
     happened = delivery.created_at.astimezone(UTC).isoformat()
-    return json.dumps({"type": delivery.event, "timestamp": happened, "data": data}, separators=(",", ":"))
+    data = view.model_dump(mode="json")
+    event = {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": data}
+    return json.dumps(event, separators=(",", ":"))
 
 
-def signed_headers(signer: Webhook, delivery_id: str, at: datetime, body: str) -> dict[str, str]:
-    """at: in UTC; the library takes the clock reading and overwrites whatever zone it had."""
+def signed_headers(secrets: Sequence[str], delivery_id: str, at: datetime, body: str) -> dict[str, str]:
+    """One signature for each secret. at: in UTC; the library takes the clock reading and overwrites whatever zone it
+    had."""
     return {
         "Content-Type": "application/json",
         "webhook-id": delivery_id,
         "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": signer.sign(delivery_id, at, body),
+        "webhook-signature": " ".join(Webhook(secret).sign(delivery_id, at, body) for secret in secrets),
     }
 
 
@@ -156,14 +189,15 @@ def describe_status(status: int) -> str:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms (RFC 9110, 10.2.3); None for nonsense."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return float(value)
+    """Seconds of a Retry-After header, in either of its forms (RFC 9110, 10.2.3), 0 to LONGEST_PAUSE_S; None for
+    nonsense."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        # More digits than any sensible number has: not worth parsing
+        return min(LONGEST_PAUSE_S, float(text[:400]))
     try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
+        moment = parsedate_to_datetime(text)
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return min(LONGEST_PAUSE_S, max(0.0, (zoned - datetime.now(UTC)).total_seconds()))
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (zoned - datetime.now(UTC)).total_seconds())

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpcore
 import httpx
 
-from jobs.egress import HostUnknownError, check_url, resolve_checked
+from jobs.egress import HostTimeoutError, HostUnknownError, check_url, resolve_checked
 
 USER_AGENT = "Retalking/1"
 RATE_WINDOW_S = 10.0
@@ -39,7 +40,8 @@ class Egress:
     """Limits of an exchange.
 
     allow: private hosts that may be reached. idle_s: longest silence, and longest time until the head of the answer is
-    complete. total_s: longest exchange. min_bytes_per_s: slowest body, averaged over `rate_window_s`; 0: any.
+    complete. total_s: longest exchange, the lookup of the name included. min_bytes_per_s: slowest body, averaged over
+    `rate_window_s`; 0: any. owner: on whose behalf names are looked up.
     """
 
     allow: tuple[str, ...]
@@ -47,6 +49,7 @@ class Egress:
     total_s: float
     min_bytes_per_s: int = 0
     rate_window_s: float = RATE_WINDOW_S
+    owner: str = ""
 
     @contextmanager
     def exchange(
@@ -58,15 +61,17 @@ class Egress:
         block.
         """
         ends_at = time.monotonic() + self.total_s
-        backend = GuardedBackend(
-            lambda host, port: resolve_checked(host, port, self.allow), min(self.idle_s, self.total_s)
-        )
+
+        def resolve(host: str, port: int) -> Sequence[tuple[Any, str]]:
+            return resolve_checked(host, port, self.allow, self.owner, ends_at - time.monotonic())
+
+        backend = GuardedBackend(resolve, min(self.idle_s, self.total_s))
         fields = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"} | dict(headers or {})
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
-            check_url(url, self.allow)
+            check_url(url, self.allow, self.owner, self.total_s)
             with (
-                httpcore.ConnectionPool(network_backend=backend, max_connections=1) as pool,
+                httpcore.ConnectionPool(tls_context(), network_backend=backend, max_connections=1) as pool,
                 pool.stream(
                     method, _target(url), headers=fields, content=content, extensions={"timeout": limits}
                 ) as answer,
@@ -74,6 +79,8 @@ class Egress:
                 backend.deadline = ends_at
                 backend.pace = Pace(self.min_bytes_per_s, self.rate_window_s)
                 yield answer
+        except HostTimeoutError:
+            raise UnreachableError("its name was not resolved in time") from None
         except HostUnknownError:
             raise UnreachableError("its name is not known") from None
         except httpcore.TimeoutException:
@@ -100,6 +107,12 @@ class Pace:
         if self._received_bytes < self._min_bytes_per_s * self._waited_s:
             raise TooSlowError(f"it sends fewer than {self._min_bytes_per_s} bytes a second")
         self._waited_s, self._received_bytes = 0.0, 0
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for the process: reading the certificates of all authorities takes longer than most exchanges."""
+    return httpcore.default_ssl_context()
 
 
 class GuardedBackend(httpcore.NetworkBackend):

@@ -181,18 +181,24 @@ class StoredEntries:
             log.warning("a cache entry was not kept: %s", fault, extra={"key": key})
 
     def sweep(self, former_owners: Collection[str] = ()) -> list[str]:
-        """Delete what is past its time, over the size, or of an owner that is no more. Returns the keys that went.
-        Raises ObjectStoreError."""
+        """Delete what is past its time, over the size, or of an owner that is no more. Returns the keys that went; an
+        entry that cannot be deleted is left to the next sweep. Raises ObjectStoreError where nothing can be listed."""
         keys = sorted({name.removeprefix(FACE_CACHE_PREFIX).split("/")[0] for name in self._names("")})
         keys = [key for key in keys if is_key(key)]
         going = [key for key in keys if scope_of(key) in former_owners]
         uses = [self._use(key) for key in keys if key not in set(going)]
         going += [use.key for use in surplus(uses, self.limits.max_bytes, self.limits.ttl_s, self.clock())]
-        for key in going:
+        return [key for key in going if self._delete(key)]
+
+    def _delete(self, key: str) -> bool:
+        try:
             # The manifest first: from here on the entry is not there, whatever happens.
             self.objects.delete(manifest_key(key))
             self.objects.delete_prefix(f"{FACE_CACHE_PREFIX}{key}/")
-        return going
+        except (ObjectStoreError, OSError) as fault:
+            log.error("a cache entry was not deleted: %s", fault, extra={"key": key})
+            return False
+        return True
 
     def _manifest(self, key: str) -> Manifest:
         return Manifest.parse(b"".join(self.objects.read(manifest_key(key))))

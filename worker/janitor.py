@@ -1,7 +1,9 @@
 """Rounds that put right what a crash left behind: unsent messages, lost leases, passed deadlines, old files.
 
 Any number of janitors may run; a lock in the store lets one of them work. Every step stands alone: one that fails is
-logged, and the others still run.
+logged, and the others still run. Every item stands alone as well: one whose files cannot be deleted is counted, logged,
+and retried with a growing backoff, so that it neither stops the others nor stays at the head of their line. A step
+takes new items for STEP_S at most; the rest waits for the next round.
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from celery import Celery
+from redis.exceptions import RedisError
 
 from jobs.ids import is_job_id
-from jobs.messages import send_delivery, waiting_renders
+from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import Job
 from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
-from jobs.objects import ObjectNotFoundError, ObjectStore
+from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
-from jobs.store import JobNotFoundError, JobStore, WrongStateError
+from jobs.store import JanitorLine, JobNotFoundError, JobStore
+from worker.delivery import retry_window_s
 from worker.face_cache import CacheLimits, StoredEntries
 from worker.notices import send_job
 
@@ -35,6 +39,11 @@ UNSENT_S = 2.0
 STRANDED_S = 15.0
 # What lies under a presigned link is looked at so often until the link has ended.
 MEASURE_EVERY_S = 10.0
+# How long a step goes on taking items.
+STEP_S = 5.0
+# Pauses after an item failed: the first, doubling up to the longest.
+POSTPONE_FIRST_S = 30.0
+POSTPONE_LONGEST_S = 3600.0
 # The face cache is listed whole each time.
 SWEEP_CACHE_EVERY_S = 60.0
 
@@ -68,7 +77,7 @@ class Janitor:
             self.fail_past_deadline,
             self.send_unsent,
             self.send_stranded,
-            self.send_deliveries,
+            self.give_up_deliveries,
             self.delete_segments,
             self.delete_jobs,
             self.delete_quarantined,
@@ -87,7 +96,7 @@ class Janitor:
         lost = self._store.requeue_lost()
         for job in lost:
             log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
-            self._do("send again", lambda job=job: send_job(self._app, self._store, job))
+        self._send(lost)  # what is not sent now is in the outbox
         for job in lost:
             for key in _lost_objects(job):
                 self._do("delete the lost result", lambda key=key: self._objects.delete(key))
@@ -97,8 +106,7 @@ class Janitor:
             log.info("failed: past its deadline", extra={"job": job.id})
 
     def send_unsent(self) -> None:
-        for job in self._store.unsent(UNSENT_S):
-            send_job(self._app, self._store, job)
+        self._send(self._store.unsent(UNSENT_S))
 
     def send_stranded(self) -> None:
         """Only as many as the broker lacks, and only while a worker is idle. A long line is no reason to send it all
@@ -115,31 +123,33 @@ class Janitor:
     def _send_lacking(self, priority: int, lacking: int) -> None:
         """lacking: how many more jobs wait than messages. Those of the outbox have none yet, and need no second."""
         lacking -= len(self._store.unsent(0.0))
-        for job in self._store.stranded(priority, STRANDED_S)[: max(0, lacking)]:
-            log.warning("message sent again", extra={"job": job.id})
-            send_job(self._app, self._store, job)
+        self._send(self._store.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
 
-    def send_deliveries(self) -> None:
-        for delivery_id in self._store.due_deliveries():
-            send_delivery(self._app, delivery_id)
+    def give_up_deliveries(self) -> None:
+        """Events whose receiver was away for the whole schedule; they stay listed, and can be asked for again."""
+        for delivery_id in self._store.expire_deliveries(retry_window_s(self._settings)):
+            log.warning("webhook given up: its time is over", extra={"delivery": delivery_id})
 
     def delete_segments(self) -> None:
         """Of split jobs that are over. A helper that still writes finds its segment lost, and deletes it by itself."""
-        for job_id in self._store.ended_splits():
-            count = self._objects.delete_prefix(segments_prefix(job_id))
-            self._store.drop_split(job_id)
-            log.info("segment files deleted", extra={"job": job_id, "count": count})
+        self._each("split_files", self._store.ended_splits(), self._delete_segments_of)
+
+    def _delete_segments_of(self, job_id: str) -> None:
+        count = self._objects.delete_prefix(segments_prefix(job_id))
+        self._store.drop_split(job_id)
+        log.info("segment files deleted", extra={"job": job_id, "count": count})
 
     def delete_jobs(self) -> None:
+        self._each("delete_at", self._store.due_for_deletion(), self._delete_job)
+
+    def _delete_job(self, job_id: str) -> None:
         """Files first: a record without files is cleaned up in the next round, files without a record never."""
-        for job_id in self._store.due_for_deletion():
-            count = self._objects.delete_prefix(job_prefix(job_id))
-            try:
-                self._store.delete(job_id)
-            except (JobNotFoundError, WrongStateError) as fault:
-                log.warning("not deleted: %s", type(fault).__name__, extra={"job": job_id})
-            else:
-                log.info("deleted after its retention", extra={"job": job_id, "count": count})
+        count = self._objects.delete_prefix(job_prefix(job_id))
+        try:
+            self._store.delete(job_id)
+        except JobNotFoundError:  # its caller was faster
+            return
+        log.info("deleted after its retention", extra={"job": job_id, "count": count})
 
     def delete_quarantined(self) -> None:
         """A job that could not be read has no end to count from: its retention begins when it was found."""
@@ -166,16 +176,20 @@ class Janitor:
             return None
 
     def delete_uploads(self) -> None:
-        for upload_id in self._store.expired_uploads():
-            self._objects.delete(upload_key(upload_id))
-            self._store.drop_upload(upload_id)
+        self._each("uploads", self._store.expired_uploads(), self._delete_upload)
+
+    def _delete_upload(self, upload_id: str) -> None:
+        self._objects.delete(upload_key(upload_id))
+        self._store.drop_upload(upload_id)
 
     def delete_orphans(self) -> None:
         """Files that arrived for a job that was never stored: the API died, or could not reach the bucket."""
-        for job_id in self._store.expired_arrivals():
-            count = self._objects.delete_prefix(job_prefix(job_id))
-            self._store.drop_arrival(job_id)
-            log.info("files without a job deleted", extra={"job": job_id, "count": count})
+        self._each("arrivals", self._store.expired_arrivals(), self._delete_orphan)
+
+    def _delete_orphan(self, job_id: str) -> None:
+        count = self._objects.delete_prefix(job_prefix(job_id))
+        self._store.drop_arrival(job_id)
+        log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
     def sweep_face_cache(self) -> None:
         """The entries of a revoked key go with it."""
@@ -185,6 +199,42 @@ class Janitor:
         revoked = {key.id for key in self._store.list_keys() if key.revoked_at is not None}
         for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
+
+    def _each(self, line: JanitorLine, items: Iterable[str], action: Callable[[str], None]) -> None:
+        """The action on each item of a line of the store. One that fails is due again later."""
+        until = time.monotonic() + STEP_S
+        for item in items:
+            if time.monotonic() > until:
+                return
+            try:
+                action(item)
+            except RedisError:  # of all items, not of this one
+                raise
+            except Exception as fault:
+                pause_s = self._store.postpone(line, item, first_s=POSTPONE_FIRST_S, longest_s=POSTPONE_LONGEST_S)
+                log.error(
+                    "janitor: an item failed, again in %s s: %s",
+                    pause_s,
+                    type(fault).__name__,
+                    exc_info=None if isinstance(fault, ObjectStoreError) else fault,
+                    extra={"step": f"{line}:{item}"},
+                )
+            else:
+                self._store.item_done(line, item)
+
+    def _send(self, jobs: Iterable[Job], why: str = "") -> None:
+        """An unreachable broker fails for all of them, slowly, so the first such failure ends it."""
+        for job in jobs:
+            try:
+                send_job(self._app, self._store, job)
+            except (MessageNotSentError, RedisError) as fault:
+                log.warning("messages wait for the next round: %s", type(fault).__name__)
+                return
+            except Exception as fault:
+                log.error("janitor: %s", type(fault).__name__, exc_info=fault, extra={"job": job.id})
+            else:
+                if why:
+                    log.warning(why, extra={"job": job.id})
 
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
         """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""

@@ -70,7 +70,7 @@ class RenderProcess:
         from retalking_core.media.limits import MediaLimits
         from worker.gpu_memory import gpu_memory
         from worker.metrics import metric_names
-        from worker.notices import Notices, call_helpers
+        from worker.notices import call_helpers
         from worker.presence import Presence
         from worker.runner import RunContext
         from worker.scratch import scratch_root, sweep_orphans
@@ -107,7 +107,6 @@ class RenderProcess:
             limits=MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s),
             worker_id=worker_id,
             notice=self._notice,
-            announce=Notices(app, store),
             models=EvaluationModels(settings.models_dir),
             ask_for_help=partial(call_helpers, app),
         )

@@ -50,9 +50,8 @@ FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
 class RunContext:
     """What a render process holds for all its jobs.
 
-    announce: called with a job id after each of its transitions. models: what judges the results. memory: is told of
-    failures. storage_pauses_s:
-    between tries at the object store; a render is dear, so a store that is away for half a minute does not cost it.
+    models: what judges the results. memory: is told of failures. storage_pauses_s: between tries at the object store; a
+    render is expensive, so a store that is away for half a minute does not cost it.
     ask_for_help: called with a split job and how many idle workers could render segments of it.
     """
 
@@ -63,7 +62,6 @@ class RunContext:
     limits: MediaLimits
     worker_id: str
     notice: ShutdownNotice
-    announce: Callable[[str], None]
     models: EvaluationModels
     memory: MemoryMeter = field(default_factory=MemoryMeter)
     storage_pauses_s: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 15.0)
@@ -96,13 +94,11 @@ def run_job(job_id: str, context: RunContext) -> None:
     lease = patiently(lambda: context.store.claim(job_id, context.worker_id, settings.lease_s))
     if lease is None:
         log.info("nothing to do: over, canceled, past its deadline or in other hands", extra={"job": job_id})
-        context.announce(job_id)
         return
     keeper = LeaseKeeper(
         context.store, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
     )
     attempt = Attempt(context, lease, keeper)
-    context.announce(job_id)
     attempt.log(logging.INFO, "attempt started")
     with ExitStack() as held:
         try:
@@ -121,7 +117,6 @@ def run_job(job_id: str, context: RunContext) -> None:
         except SystemExit:
             _hand_back_in_haste(attempt)
             raise
-    context.announce(job_id)
 
 
 def _produce(attempt: Attempt) -> None:

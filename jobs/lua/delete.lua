@@ -1,14 +1,20 @@
 -- Forget a job that is over, with its events and deliveries.
 local id = ARGV[1]
 local status, owner = get(id, 'status'), owner_of(id)
+redis.call('HDEL', key('janitor_failures'), 'delete_at:' .. id)
 if not status then
   redis.call('ZREM', key('delete_at'), id) -- nothing is left that could fall due again
   return {'missing'}
 end
 if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end
 for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
+  local receiver, seq = unpack(redis.call('HMGET', key('delivery', delivery), 'receiver', 'seq'))
+  if receiver then
+    end_hold(delivery, receiver)
+    unschedule_delivery(delivery, receiver)
+    list_delivery(delivery, receiver, seq, '')
+  end
   redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
-  redis.call('ZREM', key('webhooks_due'), delivery)
 end
 redis.call('ZREM', key('status', status), id)
 redis.call('ZREM', key('created'), id)

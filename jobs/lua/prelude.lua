@@ -81,13 +81,81 @@ local function move(id, status)
   set(id, 'status', status)
 end
 
+-- Webhooks. A receiver is "owner@host:port": one caller's slow receiver must not hold up another's at the same host.
+-- webhook_owners, webhook_receivers:<owner>: when the dispatcher looks at them next. webhook_queue:<receiver>: deliveries
+-- by the time at which they fall due. A held delivery stays queued, due again when its hold ends.
+local function owner_of_receiver(receiver) return string.match(receiver, '^(.-)@') end
+
+local function look_by(receiver, at)
+  local owner = owner_of_receiver(receiver)
+  redis.call('ZADD', key('webhook_receivers', owner), 'LT', at, receiver)
+  redis.call('ZADD', key('webhook_owners'), 'LT', at, owner)
+end
+
+local function schedule_delivery(id, receiver, at)
+  redis.call('ZADD', key('webhooks_due'), at, id)
+  redis.call('ZADD', key('webhook_queue', receiver), at, id)
+  look_by(receiver, at)
+end
+
+local function end_hold(id, receiver)
+  redis.call('ZREM', key('webhook_held', receiver), id)
+  redis.call('ZREM', key('webhook_held_by', owner_of_receiver(receiver)), id)
+  redis.call('ZREM', key('webhook_held_untrusted'), id)
+end
+
+local function unschedule_delivery(id, receiver)
+  redis.call('ZREM', key('webhooks_due'), id)
+  redis.call('ZREM', key('webhook_queue', receiver), id)
+  if redis.call('EXISTS', key('webhook_queue', receiver)) == 1 then return end
+  local owner = owner_of_receiver(receiver)
+  redis.call('ZREM', key('webhook_receivers', owner), receiver)
+  if redis.call('EXISTS', key('webhook_receivers', owner)) == 0 then redis.call('ZREM', key('webhook_owners'), owner) end
+end
+
+-- Undelivered events are listed by state, for each owner and for all, oldest first. state '': in no list.
+local function list_delivery(id, receiver, seq, state)
+  local owner = owner_of_receiver(receiver)
+  for _, each in ipairs({'pending', 'given_up'}) do
+    for _, list in ipairs(owner == '' and {each} or {each, each .. ':' .. owner}) do
+      if each == state then
+        redis.call('ZADD', key('deliveries', list), seq, id)
+      else
+        redis.call('ZREM', key('deliveries', list), id)
+      end
+    end
+  end
+end
+
+-- Due now, with all its attempts ahead. The number grows, so `deliveries:pending` is in the order of opened_ms.
+local function open_delivery(id, receiver, at)
+  local seq = redis.call('INCR', key('webhook_seq'))
+  redis.call('HSET', key('delivery', id), 'receiver', receiver, 'seq', seq, 'state', 'pending', 'tries', 0,
+    'opened_ms', NOW, 'next_ms', at)
+  list_delivery(id, receiver, seq, 'pending')
+  schedule_delivery(id, receiver, at)
+end
+
+local function settle_delivery(id, receiver, state)
+  local seq = redis.call('HGET', key('delivery', id), 'seq')
+  redis.call('HSET', key('delivery', id), 'state', state, 'next_ms', '', 'held_until', 0, 'holder', '')
+  list_delivery(id, receiver, seq, state)
+  unschedule_delivery(id, receiver)
+end
+
+-- What an event tells of a job that still changes. Result, error and numbers come with the end, and stay.
+local SNAPSHOT = {'status', 'stage', 'progress', 'attempt', 'cancel_requested', 'started_ms', 'finished_ms', 'delete_ms'}
+
 -- The delivery is made in the same step as the transition, so that no crash can come between them.
 local function deliver(id, event, delivery_id)
-  local wanted = get(id, 'webhook_events')
+  local wanted, receiver = unpack(redis.call('HMGET', key('job', id), 'webhook_events', 'webhook_receiver'))
   if delivery_id == '' or not wanted or not string.find(wanted, ' ' .. event .. ' ', 1, true) then return end
+  local snapshot = {}
+  for i, value in ipairs(redis.call('HMGET', key('job', id), unpack(SNAPSHOT))) do snapshot[SNAPSHOT[i]] = value or '' end
   redis.call('HSET', key('delivery', delivery_id), 'id', delivery_id, 'job_id', id, 'event', event,
-    'state', 'pending', 'created_ms', NOW, 'next_ms', NOW, 'held_until', 0)
-  redis.call('ZADD', key('webhooks_due'), NOW, delivery_id)
+    'created_ms', NOW, 'held_until', 0, 'snapshot', cjson.encode(snapshot))
+  -- A job of an earlier version has no receiver noted: its owner's deliveries share one line
+  open_delivery(delivery_id, receiver or (get(id, 'owner') or '') .. '@', NOW)
   redis.call('RPUSH', key('job_deliveries', id), delivery_id)
 end
 

@@ -1,14 +1,18 @@
--- Make the terminal delivery, and any given up, due again under the same ids. One in flight keeps its hold.
-local id = ARGV[1]
+-- Make deliveries due again under the same ids, with all attempts ahead; one in flight keeps its hold. only: the id of one
+-- delivery in any state; '': the terminal one of the job, and any given up.
+local id, only = unpack(ARGV)
 if not get(id, 'status') then return {'missing'} end
 local rows = {}
 for _, delivery_id in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
   local delivery = key('delivery', delivery_id)
-  local event, state, held_until = unpack(redis.call('HMGET', delivery, 'event', 'state', 'held_until'))
-  if state == 'given_up' or is_over(string.sub(event, 5)) then
-    local next_ms = math.max(NOW, tonumber(held_until))
-    redis.call('HSET', delivery, 'state', 'pending', 'next_ms', next_ms)
-    redis.call('ZADD', key('webhooks_due'), next_ms, delivery_id)
+  local event, state, held_until, receiver =
+    unpack(redis.call('HMGET', delivery, 'event', 'state', 'held_until', 'receiver'))
+  local is_wanted = delivery_id == only or (only == '' and (state == 'given_up' or is_over(string.sub(event, 5))))
+  if is_wanted then
+    open_delivery(delivery_id, receiver, math.max(NOW, tonumber(held_until)))
+    -- Asked for by hand: the receiver is looked at now, whatever was known about it
+    redis.call('HSET', key('webhook_receiver', receiver), 'open_until', 0)
+    redis.call('PEXPIRE', key('webhook_receiver', receiver), 7 * 86400000)
     rows[#rows + 1] =
       {redis.call('HGETALL', delivery), redis.call('LRANGE', key('attempts', delivery_id), 0, -1)}
   end

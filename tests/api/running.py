@@ -101,8 +101,10 @@ class RunningApi:
 
 
 @contextmanager
-def run_api(folder: Path, redis_url: str, prefix: tuple[str, ...] = (), **env: str) -> Iterator[RunningApi]:
-    """prefix: of the command. env: settings by name, without the prefix."""
+def run_api(
+    folder: Path, redis_url: str, prefix: tuple[str, ...] = (), *, module: str = "api.server", **env: str
+) -> Iterator[RunningApi]:
+    """prefix: of the command. module: what the process runs. env: settings by name, without the prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     named = {
@@ -114,7 +116,7 @@ def run_api(folder: Path, redis_url: str, prefix: tuple[str, ...] = (), **env: s
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in named.items()})
     variables = {**os.environ, **{f"RETALKING_{name}": value for name, value in named.items()}}
     log = folder / "api.log"
-    command = [*prefix, sys.executable, "-m", "api.server", "--port", str(port)]
+    command = [*prefix, sys.executable, "-m", module, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT)
     try:

@@ -35,9 +35,8 @@ FAST = {
     "WORKER_MEMORY_BYTES": "1500000000",
     "MAX_ATTEMPTS": "3",
     "WEBHOOK_TIMEOUT_S": "1",
-    "WEBHOOK_BACKOFF_S": "0.2",
-    "WEBHOOK_BACKOFF_CAP_S": "2",
-    "WEBHOOK_MAX_ATTEMPTS": "12",
+    "WEBHOOK_RETRIES_S": "0.2,0.4,0.8,1.6,2,2,2,2,2,2,2",
+    "WEBHOOK_BREAKER_S": "0.3",
     "ALLOW_PRIVATE_HOSTS": "127.0.0.1",
 }
 
@@ -102,7 +101,8 @@ class Service:
         if self.api is None or not self.api.is_alive:
             self.start_api()
         if self.webhooks is None or not self.webhooks.is_alive:
-            self.webhooks = self._celery("worker.webhooks", "webhooks")
+            log = self.folder / "webhooks.log"
+            self.webhooks = ServiceProcess(["worker.webhooks"], self.environment, log)
         for number, worker in enumerate(self.workers):
             if worker is None or not worker.is_alive:
                 self.start_worker(number)

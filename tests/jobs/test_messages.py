@@ -15,9 +15,8 @@ import pytest
 import redis
 
 from cli.redis_server import EmbeddedRedis
-from jobs.ids import new_delivery_id
-from jobs.messages import MessageNotSentError, make_celery, send_delivery, send_render, visibility_timeout_s
-from jobs.names import DELIVER_TASK, RENDER_QUEUE, RENDER_TASK, WEBHOOK_QUEUE
+from jobs.messages import MessageNotSentError, make_celery, send_render, visibility_timeout_s
+from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import connect_redis
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
@@ -42,33 +41,29 @@ def settings_of(url: str, **values: object) -> Settings:
 def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
     client = connect_redis(broker.url)
     store, celery = RedisJobStore(client), make_celery(settings_of(broker.url))
-    delivery_id = new_delivery_id()
     jobs = [add_job(store, priority=priority, metadata={"secret": "stays here"}) for priority in (0, 1, 2)]
     for job in jobs:
         send_render(celery, job)
-    send_delivery(celery, delivery_id)
-    lists = [f"{RENDER_QUEUE}\x06\x166", f"{RENDER_QUEUE}\x06\x163", RENDER_QUEUE, WEBHOOK_QUEUE]
-    for name, task, subject in zip(
-        lists, [RENDER_TASK] * 3 + [DELIVER_TASK], [*(job.id for job in jobs), delivery_id], strict=True
-    ):
+    lists = [f"{RENDER_QUEUE}\x06\x166", f"{RENDER_QUEUE}\x06\x163", RENDER_QUEUE]
+    for name, subject in zip(lists, [job.id for job in jobs], strict=True):
         (raw,) = client.lrange(name, 0, -1)
         message = json.loads(raw)
-        assert message["headers"]["task"] == task
+        assert message["headers"]["task"] == RENDER_TASK
         assert message["content-type"] == "application/json"
         assert message["headers"]["argsrepr"] == repr([subject])
         assert "stays here" not in raw
 
 
-def test_a_broker_that_is_away_is_named_soon() -> None:
+def test_a_broker_that_is_away_is_named_soon(job_store: RedisJobStore) -> None:
     celery = make_celery(settings_of(f"redis://127.0.0.1:{free_port()}/0"))
     begun = time.monotonic()
     with pytest.raises(MessageNotSentError):
-        send_delivery(celery, new_delivery_id())
+        send_render(celery, add_job(job_store))
     assert time.monotonic() - begun < 10
 
 
 def test_no_message_is_handed_out_again_while_it_may_be_in_work() -> None:
-    settings = settings_of("redis://h/0", render_limit_s=7200, webhook_backoff_cap_s=10_000)
+    settings = settings_of("redis://h/0", render_limit_s=10_000)
     assert visibility_timeout_s(settings) > 10_000 * 1.2
     options = make_celery(settings).conf.broker_transport_options
     assert options["visibility_timeout"] == visibility_timeout_s(settings)

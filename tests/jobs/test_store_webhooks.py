@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from jobs.ids import is_delivery_id, new_delivery_id
-from jobs.models import DeliveryAttempt, ErrorInfo
+from jobs.ids import is_delivery_id, new_delivery_id, new_job_id
+from jobs.models import Delivery, DeliveryAttempt, ErrorInfo
 from jobs.redis_store import RedisJobStore
-from jobs.store import JobNotFoundError, WrongStateError
-from tests.jobs.making import EVERY_EVENT, HOOK, RETENTION_S, add_job, claim, start_job, succeed
+from jobs.store import JobNotFoundError, Origin, ReceiverRules, WebhookSecretState, WrongStateError
+from tests.jobs.making import EVERY_EVENT, HOOK, RETENTION_S, add_job, claim, spec_of, start_job, succeed
 
 
 def told(store: RedisJobStore, job_id: str) -> list[str]:
@@ -21,6 +21,10 @@ def told(store: RedisJobStore, job_id: str) -> list[str]:
 
 def attempt_of(status_code: int | None = 500, error: str | None = None) -> DeliveryAttempt:
     return DeliveryAttempt(at=datetime.now(UTC), status_code=status_code, error=error, duration_ms=12)
+
+
+def take(store: RedisJobStore, hold_s: float = 10.0, free: int = 100, slots: int = 100) -> list[Delivery]:
+    return store.take_deliveries(free, ReceiverRules(slots, hold_s))
 
 
 def finished_delivery(store: RedisJobStore) -> str:
@@ -87,28 +91,28 @@ def test_every_way_to_an_end_is_told(job_store: RedisJobStore) -> None:
 def test_a_delivery_is_held_by_one_and_comes_back(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
     with ThreadPoolExecutor(8) as pool:
-        held = list(pool.map(lambda _: job_store.claim_delivery(delivery_id, 2.0), range(8)))
-    (delivery,) = [row for row in held if row is not None]
+        held = list(pool.map(lambda _: take(job_store, 2.0), range(8)))
+    (delivery,) = [row for rows in held for row in rows]
     assert (delivery.id, delivery.event, delivery.state) == (delivery_id, "job.succeeded", "pending")
     assert job_store.due_deliveries() == []
     time.sleep(2.05)
     assert job_store.due_deliveries() == [delivery_id]
-    assert job_store.claim_delivery(delivery_id, 10) is not None
+    assert [row.id for row in take(job_store)] == [delivery_id]
 
 
 def test_attempts_are_logged_and_retried_until_delivered(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
-    job_store.claim_delivery(delivery_id, 10)
+    take(job_store)
     first, second = attempt_of(503), attempt_of(None, "timeout")
     waiting = job_store.record_attempt(delivery_id, first, state="pending", retry_in_s=1.0)
     assert (waiting.state, waiting.attempts) == ("pending", [first])
     assert waiting.next_attempt_at > datetime.now(UTC).replace(microsecond=0)
-    assert job_store.claim_delivery(delivery_id, 10) is None
+    assert take(job_store) == []
     time.sleep(1.05)
-    assert job_store.claim_delivery(delivery_id, 10).attempts == [first]
+    assert [row.attempts for row in take(job_store)] == [[first]]
     done = job_store.record_attempt(delivery_id, second, state="delivered", retry_in_s=None)
     assert (done.state, done.attempts, done.next_attempt_at) == ("delivered", [first, second], None)
-    assert job_store.claim_delivery(delivery_id, 10) is None
+    assert take(job_store) == []
     assert job_store.due_deliveries() == []
     again = job_store.record_attempt(delivery_id, second, state="delivered", retry_in_s=None)
     assert again == done
@@ -118,7 +122,7 @@ def test_the_log_is_bounded(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
     for code in range(400, 460):
         job_store.record_attempt(delivery_id, attempt_of(code), state="pending", retry_in_s=0)
-    attempts = job_store.deliveries(job_store.claim_delivery(delivery_id, 1).job_id)[0].attempts
+    attempts = job_store.deliveries(take(job_store)[0].job_id)[0].attempts
     assert [attempt.status_code for attempt in attempts] == list(range(410, 460))
 
 
@@ -140,14 +144,18 @@ def test_redelivery_keeps_the_ids(job_store: RedisJobStore) -> None:
         (succeeded, "pending", 1),
     ]
     assert sorted(job_store.due_deliveries()) == sorted([started, succeeded])
-    assert job_store.claim_delivery(succeeded, 10) is not None
+    (first,) = take(job_store)  # one at a time until the receiver has answered
+    answer(job_store, first)
+    (second,) = take(job_store)
+    assert {first.id, second.id} == {started, succeeded}
 
 
 def test_redelivery_leaves_one_in_flight_alone(job_store: RedisJobStore) -> None:
     delivery_id = finished_delivery(job_store)
-    held = job_store.claim_delivery(delivery_id, 5)
+    (held,) = take(job_store, 5)
+    assert held.id == delivery_id
     job_store.redeliver(held.job_id)
-    assert job_store.claim_delivery(delivery_id, 5) is None
+    assert take(job_store, 5) == []
 
 
 def test_a_job_without_webhook_has_nothing_to_redeliver(job_store: RedisJobStore) -> None:
@@ -157,9 +165,198 @@ def test_a_job_without_webhook_has_nothing_to_redeliver(job_store: RedisJobStore
 
 
 def test_wrong_ids_and_states_are_refused(job_store: RedisJobStore) -> None:
-    assert job_store.claim_delivery(new_delivery_id(), 10) is None
+    assert take(job_store) == []
+    with pytest.raises(JobNotFoundError):
+        job_store.find_delivery(new_delivery_id())
     with pytest.raises(JobNotFoundError):
         job_store.record_attempt(new_delivery_id(), attempt_of(), state="delivered", retry_in_s=None)
     for state, retry_in_s in (("pending", None), ("delivered", 5.0), ("lost", None)):
         with pytest.raises(ValueError, match="next attempt"):
             job_store.record_attempt(new_delivery_id(), attempt_of(), state=state, retry_in_s=retry_in_s)
+
+
+def waiting_event(store: RedisJobStore, url: str, owner: str = "") -> str:
+    """A due delivery of a job that ended. Its id."""
+    job_id = new_job_id()
+    store.create(job_id, spec_of(webhook_url=url), max_attempts=1, origin=Origin(owner, 10_000))
+    store.request_cancel(job_id, retention_s=RETENTION_S)
+    return store.deliveries(job_id)[0].id
+
+
+def answer(store: RedisJobStore, delivery: Delivery, receiver_did: str = "answered", breaker_s: float = 30.0) -> None:
+    state, retry_in_s = ("delivered", None) if receiver_did == "answered" else ("pending", 0.0)
+    told = attempt_of(200 if receiver_did == "answered" else None)
+    store.record_attempt(
+        delivery.id,
+        told,
+        state=state,
+        retry_in_s=retry_in_s,
+        holder=delivery.holder,
+        receiver_did=receiver_did,
+        breaker_s=breaker_s,
+    )
+
+
+def test_a_receiver_that_never_answered_gets_one_request_at_a_time(job_store: RedisJobStore) -> None:
+    slow = {waiting_event(job_store, "http://slow.example/x") for _ in range(50)}
+    quick = waiting_event(job_store, "http://quick.example/")
+    taken = {each.id for each in take(job_store)}
+    assert quick in taken
+    assert len(taken & slow) == 1
+    assert take(job_store) == []
+
+
+def test_a_receiver_that_answers_gets_several_and_no_more(job_store: RedisJobStore) -> None:
+    for _ in range(50):
+        waiting_event(job_store, HOOK)
+    (first,) = take(job_store)
+    answer(job_store, first)
+    several = take(job_store)
+    assert len(several) == ReceiverRules(1, 1).per_receiver
+    answer(job_store, several[0])
+    assert len(take(job_store)) == 1
+    answer(job_store, several[1], "failed")
+    assert take(job_store) == [], "it failed: one at a time, and seven are under way"
+
+
+def test_an_owner_leaves_as_much_free_as_it_holds(job_store: RedisJobStore) -> None:
+    """Whatever number of receivers it has: each subdomain is one."""
+    greedy, modest = "a" * 16, "b" * 16
+    for number in range(100):
+        waiting_event(job_store, f"http://r{number}.example/", greedy)
+    assert len(take(job_store, free=40, slots=40)) == 20
+    hers = waiting_event(job_store, "http://modest.example/", modest)
+    assert [each.id for each in take(job_store, free=20, slots=40)] == [hers]
+
+
+def test_receivers_that_do_not_answer_leave_slots_for_those_that_do(job_store: RedisJobStore) -> None:
+    """Without keys there are no owners to tell apart."""
+    waiting_event(job_store, HOOK)
+    answer(job_store, *take(job_store))
+    for number in range(100):
+        waiting_event(job_store, f"http://r{number}.example/")
+    assert len(take(job_store, free=40, slots=40)) == 30
+    again = waiting_event(job_store, HOOK)
+    assert [each.id for each in take(job_store, free=10, slots=40)] == [again]
+
+
+def test_owners_and_receivers_take_turns(job_store: RedisJobStore) -> None:
+    one, other = "a" * 16, "b" * 16
+    for owner, urls in ((one, ("http://x.example/", "http://y.example/")), (other, ("http://x.example/",))):
+        for url in urls:
+            waiting_event(job_store, url, owner)
+    for each in take(job_store):
+        answer(job_store, each)  # they are known to answer
+    for _ in range(6):
+        waiting_event(job_store, "http://x.example/", one)
+    last_of_one = waiting_event(job_store, "http://y.example/", one)
+    of_other = waiting_event(job_store, "http://x.example/", other)
+    taken = [each.id for each in take(job_store, free=6)]
+    assert of_other in taken[:2]
+    assert last_of_one in taken
+
+
+def test_the_breaker_opens_lets_one_probe_through_and_closes(job_store: RedisJobStore) -> None:
+    events = [waiting_event(job_store, HOOK) for _ in range(5)]
+    for _ in range(3):
+        (delivery,) = take(job_store)
+        answer(job_store, delivery, "failed", breaker_s=0.4)
+    assert take(job_store) == [], "open"
+    assert job_store.tally().counts["webhook_breaker"] == {"opened": 1}
+    other = waiting_event(job_store, "http://other.example/")
+    assert [each.id for each in take(job_store)] == [other]
+    time.sleep(0.5)
+    (probe,) = take(job_store)
+    assert take(job_store) == [], "half open"
+    answer(job_store, probe, "failed", breaker_s=0.4)
+    time.sleep(0.5)
+    assert take(job_store) == [], "open for twice as long"
+    time.sleep(0.5)
+    (probe,) = take(job_store)
+    answer(job_store, probe)
+    assert len(take(job_store)) == len(events) - 1, "closed"
+
+
+def test_one_owners_failures_at_a_host_are_not_anothers(job_store: RedisJobStore) -> None:
+    one, other = "a" * 16, "b" * 16
+    waiting_event(job_store, HOOK, one)
+    for _ in range(3):
+        answer(job_store, *take(job_store), "failed")
+    assert take(job_store) == []
+    theirs = waiting_event(job_store, HOOK, other)
+    assert [each.id for each in take(job_store)] == [theirs]
+
+
+def test_a_sender_whose_hold_lapsed_decides_nothing_unless_the_event_arrived(job_store: RedisJobStore) -> None:
+    waiting_event(job_store, HOOK)
+    (first,) = take(job_store, 0.2)
+    time.sleep(0.25)
+    (second,) = take(job_store)
+    assert first.id == second.id
+    late = job_store.record_attempt(
+        first.id, attempt_of(500), state="given_up", retry_in_s=None, holder=first.holder, receiver_did="failed"
+    )
+    assert (late.state, len(late.attempts)) == ("pending", 1)
+    assert take(job_store) == []
+    assert (
+        job_store.record_attempt(
+            first.id, attempt_of(200), state="delivered", retry_in_s=None, holder=first.holder
+        ).state
+        == "delivered"
+    )
+
+
+def test_undelivered_events_are_listed_by_owner_and_state(job_store: RedisJobStore) -> None:
+    one, other = "a" * 16, "b" * 16
+    mine = [waiting_event(job_store, f"http://r{number}.example/", one) for number in range(5)]
+    theirs = waiting_event(job_store, HOOK, other)
+    told = attempt_of(410)
+    for delivery_id in mine[:3]:
+        job_store.record_attempt(delivery_id, told, state="given_up", retry_in_s=None)
+    job_store.record_attempt(mine[3], attempt_of(200), state="delivered", retry_in_s=None)
+
+    def listed(state: str, owner: str | None) -> list[str]:
+        found, cursor = [], None
+        while True:
+            page = job_store.undelivered(state=state, cursor=cursor, limit=2, owner=owner)
+            found += [each.id for each in page.deliveries]
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
+
+    assert listed("given_up", one) == mine[:3]
+    assert listed("pending", one) == [mine[4]]
+    assert listed("given_up", other) == []
+    assert listed("pending", None) == [mine[4], theirs]
+    backlog = job_store.webhook_backlog()
+    assert (backlog.pending, backlog.due, backlog.given_up) == (2, 2, 3)
+    job_store.redeliver(job_store.find_delivery(mine[0]).job_id, mine[0])
+    assert listed("pending", one) == [mine[4], mine[0]]
+    job_store.delete(job_store.find_delivery(mine[1]).job_id)
+    assert listed("given_up", one) == [mine[2]]
+
+
+def test_deliveries_of_an_earlier_version_are_taken_over(job_store: RedisJobStore) -> None:
+    delivery_id = waiting_event(job_store, HOOK, "a" * 16)
+    client, key = job_store._client, job_store._key
+    client.hdel(key("delivery", delivery_id), "receiver", "seq", "opened_ms", "tries", "snapshot")
+    for name in ("webhook_owners", "deliveries:pending", f"deliveries:pending:{'a' * 16}"):
+        client.delete(key(name))
+    for name in client.scan_iter(key("webhook_receivers", "*")):
+        client.delete(name)
+    assert take(job_store) == []
+    assert job_store.adopt_deliveries() == 1
+    assert job_store.adopt_deliveries() == 0
+    assert [each.id for each in take(job_store)] == [delivery_id]
+
+
+def test_rotation_keeps_the_secret_before_for_a_while(job_store: RedisJobStore) -> None:
+    owner = "a" * 16
+    assert job_store.webhook_secret_state(owner) == WebhookSecretState()
+    rotated = job_store.rotate_webhook_secret(owner, 0.3)
+    assert (rotated.version, rotated.previous) == (2, 1)
+    assert job_store.webhook_secret_state(owner) == rotated
+    time.sleep(0.35)
+    assert job_store.webhook_secret_state(owner) == WebhookSecretState(2)
+    assert job_store.rotate_webhook_secret(owner, 0) == WebhookSecretState(3)
+    assert job_store.webhook_secret_state("b" * 16).version == 1

@@ -104,13 +104,13 @@ class Stack:
 
 
 class WorkerProcess:
-    """`celery -A app worker` as a process of its own, with its log."""
+    """`celery -A app worker` as a process of its own, with its log; the webhook worker is a module that is run."""
 
     def __init__(self, app: str, stack: Stack, log: Path, **changes: str) -> None:
         self.log = log
         self._sink = log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker"],
+            [sys.executable, "-m", *([app] if app == "worker.webhooks" else ["celery", "-A", app, "worker"])],
             cwd=ROOT,
             env=os.environ | stack.environment | changes,
             stdout=self._sink,
@@ -173,7 +173,8 @@ def make_stack(redis_url: str, folder: Path, clips: Clips, **settings: str) -> S
         "RETALKING_SHUTDOWN_GRACE_S": "1",
         "RETALKING_WORKER_TTL_S": "3",
         "RETALKING_JANITOR_INTERVAL_S": "0.2",
-        "RETALKING_WEBHOOK_BACKOFF_S": "0.2",
+        "RETALKING_WEBHOOK_RETRIES_S": "0.2,0.4,0.8,1.6,3.2",
+        "RETALKING_WEBHOOK_BREAKER_S": "0.5",
         "RETALKING_ALLOW_PRIVATE_HOSTS": "127.0.0.1",
     } | settings
     names = {name.removeprefix("RETALKING_").lower(): value for name, value in environment.items()}

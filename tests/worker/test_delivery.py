@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.ids import new_job_id
-from jobs.keyring import webhook_secret
+from jobs.keyring import WebhookSecrets, webhook_secret
 from jobs.local_objects import LocalObjectStore
 from jobs.models import Delivery, ErrorInfo, InputRef, JobRequest, JobSpec, JobView
 from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from jobs.store import Origin, ReceiverRules
 from jobs.view import view_job
 from tests.worker.receiver import Call, Receiver, Reply, receiving
-from worker.delivery import Courier, retry_after_s
+from worker.delivery import LONGEST_PAUSE_S, WebhookDeliverer, retry_after_s
+from worker.egress import Egress
+
+# Dates that are nearly right
+RETRY_DATE = re.compile(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d{1,3}:\d{1,3}:\d{1,3} ?(GMT|[+-]\d{1,6})?")
 
 
 @pytest.fixture
@@ -37,29 +44,49 @@ def settings(tmp_path: Path) -> Settings:
         _env_file=None,
         data_dir=tmp_path,
         allow_private_hosts="127.0.0.1",
-        webhook_backoff_s=100,
-        webhook_backoff_cap_s=1000,
-        webhook_max_attempts=3,
+        webhook_retries_s="100,200",
         webhook_timeout_s=1,
     )
 
 
+class Sender:
+    """Takes due deliveries from the store and sends them, one after the other."""
+
+    def __init__(self, store: RedisJobStore, settings: Settings, tmp_path: Path) -> None:
+        self._store = store
+        objects = LocalObjectStore(tmp_path / "objects")
+        self.secrets = WebhookSecrets(settings, store.webhook_secret_state)
+        self._deliverer = WebhookDeliverer(
+            store,
+            settings,
+            self.secrets,
+            lambda job, at: view_job(job, store, objects, settings, None, at),
+        )
+
+    def deliver(self, delivery_id: str) -> Delivery | None:
+        """None: it could not be taken, or its job is gone."""
+        taken = self._store.take_deliveries(1, ReceiverRules(4, 30.0))
+        if not taken:
+            return None
+        assert [each.id for each in taken] == [delivery_id]
+        return self._deliverer.deliver(taken[0])
+
+
 @pytest.fixture
-def courier(job_store: RedisJobStore, settings: Settings, tmp_path: Path) -> Courier:
-    objects = LocalObjectStore(tmp_path / "objects")
-    signer = Webhook(webhook_secret(settings))
-    return Courier(job_store, settings, signer, lambda job: view_job(job, job_store, objects, settings))
+def courier(job_store: RedisJobStore, settings: Settings, tmp_path: Path) -> Sender:
+    return Sender(job_store, settings, tmp_path)
 
 
 @pytest.fixture
 def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delivery]:
     """A job that failed, with its delivery due."""
 
-    def make(url: str | None = None, **asked: Any) -> Delivery:
+    def make(url: str | None = None, owner: str = "", **asked: Any) -> Delivery:
         job_id = new_job_id()
         ref = InputRef(kind="url", url="http://inputs.example/?token=secret")
         request = JobRequest(webhook_url=url or f"{receiver.url}/hook?key=hush", **asked)
-        job_store.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
+        spec = JobSpec(video=ref, audio=ref, request=request)
+        job_store.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
         lease = job_store.claim(job_id, "w", 30)
         assert lease is not None
         job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
@@ -70,7 +97,12 @@ def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delive
 
 def make_due(store: RedisJobStore, delivery: Delivery) -> None:
     """The pause is over: what the clock does in earnest."""
+    receiver = store._client.hget(store._key("delivery", delivery.id), "receiver")
+    owner = receiver.partition("@")[0]
     store._client.zadd(store._key("webhooks_due"), {delivery.id: 0})
+    store._client.zadd(store._key("webhook_queue", receiver), {delivery.id: 0})
+    store._client.zadd(store._key("webhook_receivers", owner), {receiver: 0})
+    store._client.zadd(store._key("webhook_owners"), {owner: 0})
 
 
 def verify(settings: Settings, call: Call) -> dict[str, Any]:
@@ -78,7 +110,7 @@ def verify(settings: Settings, call: Call) -> dict[str, Any]:
 
 
 def test_a_delivery_carries_the_job_signed(
-    courier: Courier, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed(metadata={"order": "ö-7"})
     done = courier.deliver(delivery.id)
@@ -101,7 +133,7 @@ def test_a_delivery_carries_the_job_signed(
 
 
 def test_a_changed_body_does_not_verify(
-    courier: Courier, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     courier.deliver(failed().id)
     (call,) = receiver.calls
@@ -110,16 +142,17 @@ def test_a_changed_body_does_not_verify(
 
 
 def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
-    courier: Courier, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(500)]
     delivery = failed()
-    for number, ceiling_s in ((1, 100), (2, 200)):
+    for number, pause_s in ((1, 100), (2, 200)):
         done = courier.deliver(delivery.id)
         assert done is not None
         assert (done.state, len(done.attempts)) == ("pending", number)
         assert done.next_attempt_at is not None
-        assert timedelta(0) <= done.next_attempt_at - done.attempts[-1].at <= timedelta(seconds=ceiling_s + 2)
+        paused = done.next_attempt_at - done.attempts[-1].at
+        assert timedelta(seconds=pause_s - 1) <= paused <= timedelta(seconds=1.1 * pause_s + 2)
         assert done.attempts[-1].error == "The address answered with status 500."
         make_due(job_store, delivery)
     done = courier.deliver(delivery.id)
@@ -137,7 +170,7 @@ def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
 
 
 def test_a_delivered_event_can_be_sent_once_more(
-    courier: Courier, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
     courier.deliver(delivery.id)
@@ -146,7 +179,7 @@ def test_a_delivered_event_can_be_sent_once_more(
     assert [call.headers["webhook-id"] for call in receiver.calls] == [delivery.id] * 2
 
 
-def test_gone_gives_up_at_once(courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
+def test_gone_gives_up_at_once(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     receiver.replies = [Reply(410)]
     done = courier.deliver(failed().id)
     assert done is not None
@@ -158,13 +191,19 @@ def test_gone_gives_up_at_once(courier: Courier, receiver: Receiver, failed: Cal
     [
         (429, "300", 299, 302),
         (503, "<date>", 200, 402),
-        (429, "999999", 999, 1002),
-        (500, "300", 0, 102),
-        (503, "soon", 0, 102),
+        (429, "999999", LONGEST_PAUSE_S - 1, LONGEST_PAUSE_S + 2),
+        (500, "300", 99, 112),
+        (503, "soon", 99, 112),
+        (429, "-5", 99, 112),
+        (503, "\xb2", 99, 112),
+        (503, "9" * 5000, LONGEST_PAUSE_S - 1, LONGEST_PAUSE_S + 2),
+        (503, "Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_PAUSE_S - 1, LONGEST_PAUSE_S + 2),
+        (503, "Mon, 01 Jan 1900 00:00:00 GMT", 99, 112),
+        (503, "Mon, 32 Foo 99999999999999999999 99:99:99 +99999999", 99, 112),
     ],
 )
 def test_an_overloaded_receiver_sets_the_pause_within_the_cap(
-    courier: Courier,
+    courier: Sender,
     receiver: Receiver,
     failed: Callable[..., Delivery],
     status: int,
@@ -182,7 +221,7 @@ def test_an_overloaded_receiver_sets_the_pause_within_the_cap(
     assert least_s <= pause_s <= most_s
 
 
-def test_a_redirect_is_not_followed(courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
+def test_a_redirect_is_not_followed(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     receiver.replies = [Reply(308, {"Location": f"{receiver.url}/elsewhere"})]
     done = courier.deliver(failed().id)
     assert done is not None
@@ -192,7 +231,7 @@ def test_a_redirect_is_not_followed(courier: Courier, receiver: Receiver, failed
 
 
 def test_a_private_address_is_refused_where_the_socket_is_opened(
-    courier: Courier, failed: Callable[..., Delivery]
+    courier: Sender, failed: Callable[..., Delivery]
 ) -> None:
     """It was public when the job came in; the job store holds it, so only the connection can refuse it."""
     done = courier.deliver(failed(url="http://[::1]:1/").id)
@@ -203,7 +242,7 @@ def test_a_private_address_is_refused_where_the_socket_is_opened(
 
 
 def test_a_receiver_that_does_not_answer_is_tried_again(
-    courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(200, before_status=lambda: time.sleep(1.5))]
     done = courier.deliver(failed().id)
@@ -214,7 +253,7 @@ def test_a_receiver_that_does_not_answer_is_tried_again(
 
 
 def test_an_answer_that_drips_is_an_answer(
-    courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(200, chunks=(b"x",) * 40, before_chunk=lambda: time.sleep(0.1))]
     done = courier.deliver(failed().id)
@@ -224,7 +263,7 @@ def test_an_answer_that_drips_is_an_answer(
 
 
 def test_a_flood_in_the_answer_is_not_read(
-    courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(200, {"Content-Length": ""}, chunks=(b"x" * 65536,) * 2000)]
     done = courier.deliver(failed().id)
@@ -234,17 +273,16 @@ def test_a_flood_in_the_answer_is_not_read(
 
 
 def test_two_couriers_do_not_deliver_one_event_twice(
-    courier: Courier, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    held = job_store.claim_delivery(delivery.id, 30)
-    assert held is not None
+    assert [each.id for each in job_store.take_deliveries(9, ReceiverRules(9, 30))] == [delivery.id]
     assert courier.deliver(delivery.id) is None
     assert receiver.calls == []
 
 
 def test_an_event_of_a_deleted_job_is_dropped(
-    courier: Courier, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
     job_store.delete(delivery.job_id)
@@ -259,10 +297,116 @@ def test_retry_after_has_two_forms(value: str | None, seconds: float | None) -> 
     assert retry_after_s(value) == seconds
 
 
-def test_the_body_is_compact_json_in_utf8(
-    courier: Courier, receiver: Receiver, failed: Callable[..., Delivery]
-) -> None:
+def test_the_body_is_compact_json_in_utf8(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     courier.deliver(failed().id)
     body = receiver.calls[0].body.decode()
     assert json.loads(body)
     assert not re.search(r'": |, "', body.partition('"message"')[0])
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")) | st.from_regex(RETRY_DATE))
+@example("\xb2")
+@example("9" * 400)
+@example("9" * 5000)
+@example("Fri, 31 Dec 9999 23:59:59 -2359")
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+def test_a_retry_after_of_any_bytes_never_raises_and_is_bounded(value: str) -> None:
+    seconds = retry_after_s(value)
+    assert seconds is None or 0 <= seconds <= LONGEST_PAUSE_S
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("surprise"), ValueError("bad"), OSError(5, "io"), MemoryError()])
+def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
+    courier: Sender,
+    job_store: RedisJobStore,
+    failed: Callable[..., Delivery],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(Egress, "exchange", fail)
+    delivery = failed()
+    for number in (1, 2, 3):
+        done = courier.deliver(delivery.id)
+        assert done is not None
+        assert len(done.attempts) == number
+        assert type(fault).__name__ in str(done.attempts[-1].error)
+        assert "surprise" not in str(done.attempts[-1].error)
+        if number < 3:
+            make_due(job_store, delivery)
+    assert done.state == "given_up"
+
+
+def test_a_redelivered_event_has_the_whole_schedule_ahead(
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+) -> None:
+    receiver.replies = [Reply(410), Reply(500)]
+    delivery = failed()
+    assert courier.deliver(delivery.id).state == "given_up"
+    job_store.redeliver(delivery.job_id, delivery.id)
+    for number, state in ((2, "pending"), (3, "pending"), (4, "given_up")):
+        done = courier.deliver(delivery.id)
+        assert (len(done.attempts), done.state) == (number, state)
+        if state == "pending":
+            make_due(job_store, delivery)
+            job_store._client.delete(*job_store._client.scan_iter(job_store._key("webhook_receiver", "*")))
+
+
+def test_a_late_event_tells_the_state_of_its_time(
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, settings: Settings
+) -> None:
+    job_id = new_job_id()
+    ref = InputRef(kind="url", url="http://inputs.example/")
+    request = JobRequest(webhook_url=f"{receiver.url}/hook", webhook_events=["job.started", "job.progress"])
+    job_store.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
+    lease = job_store.claim(job_id, "w", 30)
+    job_store.report(lease, stage="synthesize", progress=0.25, lease_s=30)
+    job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
+    for delivery in job_store.deliveries(job_id):
+        assert courier.deliver(delivery.id).state == "delivered"
+    started, progress = (verify(settings, call)["data"] for call in receiver.calls)
+    assert (started["status"], started["progress"], started["error"]) == ("running", 0.0, None)
+    assert (progress["status"], progress["stage"], progress["progress"]) == ("running", "synthesize", 0.25)
+    for data in (started, progress):
+        assert (data["finished_at"], data["delete_at"], data["error"]) == (None, None, None)
+
+
+def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
+    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery], settings: Settings
+) -> None:
+    one, other = "a" * 16, "b" * 16
+
+    def sent(owner: str) -> Call:
+        courier.deliver(failed(owner=owner).id)
+        return receiver.calls[-1]
+
+    def verifies(call: Call, secret: str) -> bool:
+        try:
+            return bool(Webhook(secret).verify(call.body, call.headers))
+        except WebhookVerificationError:
+            return False
+
+    (secret,) = courier.secrets.of(one)
+    call = sent(one)
+    assert json.loads(call.body)["owner"] == one
+    assert verifies(call, secret)
+    assert not verifies(call, webhook_secret(settings))
+    assert not verifies(sent(other), secret)
+
+    job_store.rotate_webhook_secret(one, 3600)
+    fresh, until_now = courier.secrets.of(one)
+    assert until_now == secret != fresh
+    call = sent(one)
+    assert len(call.headers["webhook-signature"].split()) == 2
+    assert verifies(call, secret)
+    assert verifies(call, fresh)
+
+    job_store.rotate_webhook_secret(one, 0)
+    call = sent(one)
+    assert len(call.headers["webhook-signature"].split()) == 1
+    assert not verifies(call, secret)
+    assert not verifies(call, fresh)
+    assert json.loads(sent("").body)["owner"] is None
+    assert verifies(receiver.calls[-1], webhook_secret(settings))

@@ -54,7 +54,6 @@ def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
-        announce=lambda _: None,
         models=EvaluationModels(tmp_path / "models"),
     )
 

@@ -46,7 +46,6 @@ def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
         limits=MediaLimits(),
         worker_id="helper",
         notice=ShutdownNotice(),
-        announce=lambda _: None,
         models=EvaluationModels(tmp_path / "models"),
         storage_pauses_s=(0.05,),
     )

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from jobs.ids import new_upload_id
-from jobs.messages import waiting_renders
+from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, WEBHOOK_QUEUE, curves_key, result_key, upload_key
+from jobs.names import RENDER_QUEUE, curves_key, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
 from tests.services import wait_until
@@ -175,13 +175,16 @@ def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Jan
     assert [job.id for job in stack.store.list_jobs(status=None, cursor=None, limit=10).jobs] == [kept]
 
 
-def test_files_that_can_not_be_deleted_keep_their_record(stack: Stack, janitor: Janitor) -> None:
+def test_files_that_can_not_be_deleted_keep_their_record(
+    stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = stack.create()
     fail(stack, job_id)
 
     def refuse(_: str) -> int:
         raise ObjectStoreError("away")
 
+    monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
     Janitor(stack.celery, stack.store, Interposed(stack.objects, delete_prefix=refuse), stack.settings).round()
     assert stack.store.get(job_id).status is JobStatus.FAILED
     time.sleep(0.01)
@@ -201,12 +204,78 @@ def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None
     assert stack.store.upload_exists(fresh)
 
 
-def test_a_due_delivery_is_sent(stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]]) -> None:
+def test_an_event_whose_time_is_over_is_given_up_and_stays_listed(
+    stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receiver was not tried any more, so no attempt ended it."""
     job_id = stack.create(webhook_url="http://hooks.example/")
     fail(stack, job_id, retention_s=600)
     janitor.round()
+    assert [each.state for each in stack.store.deliveries(job_id)] == ["pending"]
+    monkeypatch.setattr(rounds, "retry_window_s", lambda _: 0.0)
+    janitor.round()
     (delivery,) = stack.store.deliveries(job_id)
-    assert queued(WEBHOOK_QUEUE) == [delivery.id]
+    assert (delivery.state, delivery.next_attempt_at) == ("given_up", None)
+    assert stack.store.due_deliveries() == []
+    listed = stack.store.undelivered(state="given_up", cursor=None, limit=10).deliveries
+    assert [each.id for each in listed] == [delivery.id]
+
+
+@pytest.mark.parametrize("line", ["delete_at", "arrivals", "uploads", "split_files"])
+def test_an_item_that_can_not_be_deleted_holds_up_no_other(
+    stack: Stack, line: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than a round looks at: they must not stay at the head of the line either."""
+    store, now = stack.store, datetime.now(UTC)
+    names = [f"bad-{number:03}" for number in range(105)] + ["good"]
+    client, key = store._client, store._key
+    for age_s, name in enumerate(reversed(names)):
+        client.zadd(key(line), {name: int((now.timestamp() - 1000 - age_s) * 1000)})
+    deleted: list[str] = []
+
+    def delete(name: str) -> int:
+        if "bad-" in name:
+            raise ObjectStoreError("access denied")
+        deleted.append(name)
+        return 1
+
+    objects = Interposed(stack.objects, delete_prefix=delete, delete=delete)
+    janitor = Janitor(stack.celery, store, objects, stack.settings)
+    janitor.round()
+    janitor.round()
+    assert any("good" in name for name in deleted)
+    failing = store.failing_items(200)
+    assert len(failing) == store.failing_count() == 105
+    assert failing[f"{line}:bad-007"] == 1, "it waits before it is tried again"
+    assert store.tally().counts["janitor_failed"] == {line: 105}
+    assert "an item failed" in caplog.text
+
+    monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
+    client.zadd(key(line), {"bad-007": 0})
+    janitor.round()
+    assert store.failing_items(200)[f"{line}:bad-007"] == 2
+    client.zadd(key(line), {"bad-007": 0})
+    janitor._objects = stack.objects
+    janitor.round()
+    assert f"{line}:bad-007" not in store.failing_items(200)
+
+
+def test_a_broker_that_is_away_does_not_hold_up_the_round(
+    stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message takes two seconds to fail: one of them is enough to know."""
+    sent: list[str] = []
+
+    def refuse(_app: Any, _store: Any, job: Any) -> None:
+        sent.append(job.id)
+        raise MessageNotSentError("away")
+
+    monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
+    monkeypatch.setattr(rounds, "send_job", refuse)
+    for _ in range(5):
+        stack.create()
+    janitor.send_unsent()
+    assert len(sent) == 1
 
 
 def test_a_step_that_fails_does_not_keep_the_others_from_their_work(

@@ -56,7 +56,6 @@ def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_
             limits=MediaLimits(),
             worker_id="w1",
             notice=ShutdownNotice(),
-            announce=lambda _: None,
             models=EvaluationModels(tmp_path / "models"),
             storage_pauses_s=(0.05,),
         )

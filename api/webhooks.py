@@ -1,0 +1,156 @@
+"""Webhooks of the caller's key: events that were not delivered, and the secret that signs them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, Field
+
+from api.access import Caller, WithCaller
+from api.jobs import find_job, view_response
+from api.parts import Parts, WithParts
+from api.problems import refusals
+from jobs.api_keys import is_key_id
+from jobs.errors import ServiceError
+from jobs.ids import is_delivery_id
+from jobs.models import DeliveryView
+from jobs.store import JobNotFoundError, WebhookSecretState
+
+router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+
+OVERLAP_S = 86400
+KeyId = Annotated[
+    str | None, Query(description="Id of a key; another than the caller's needs the scope `admin`", max_length=64)
+]
+
+
+class UndeliveredEvent(DeliveryView):
+    """A webhook event of a job, with its attempts."""
+
+    job_id: str
+
+
+class DeliveryList(BaseModel):
+    """One page of events that were not delivered, oldest first."""
+
+    deliveries: list[UndeliveredEvent]
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+
+
+class WebhookSecret(BaseModel):
+    """What signs the webhooks of a key's jobs. Both secrets sign while `previous_secret` is there."""
+
+    key_id: str = Field(description="Also `owner` in every event")
+    secret: str = Field(description="`whsec_` and base64, as Standard Webhooks wants it")
+    version: int
+    previous_secret: str | None
+    previous_until: datetime | None = Field(description="When the previous secret stops signing")
+
+
+@router.get(
+    "/deliveries",
+    operation_id="listUndelivered",
+    summary="List events that were not delivered, oldest first",
+    response_model=DeliveryList,
+    responses=refusals("service_unavailable"),
+)
+def list_undelivered(
+    parts: WithParts,
+    caller: WithCaller,
+    state: Annotated[
+        Literal["pending", "given_up"], Query(description="`pending`: will be tried (again); `given_up`: will not")
+    ] = "given_up",
+    limit: Annotated[int, Query(ge=1, le=100, description="Events a page")] = 20,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
+    ] = None,
+) -> Response:
+    page = parts.store.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
+    return view_response(
+        DeliveryList(deliveries=[UndeliveredEvent.of(each) for each in page.deliveries], next_cursor=page.next_cursor)
+    )
+
+
+@router.post(
+    "/deliveries/{delivery_id}/redeliver",
+    operation_id="redeliverEvent",
+    summary="Deliver one event once more",
+    status_code=202,
+    response_model=UndeliveredEvent,
+    responses=refusals("delivery_not_found", "service_unavailable"),
+)
+def redeliver_event(
+    delivery_id: Annotated[str, Path(description="Id of a delivery, as in the header `webhook-id`")],
+    parts: WithParts,
+    caller: WithCaller,
+) -> Response:
+    """Under the id it had, with all attempts of the schedule ahead. Also one that was delivered."""
+    try:
+        if not is_delivery_id(delivery_id):
+            raise JobNotFoundError(delivery_id)
+        job = find_job(parts, caller, parts.store.find_delivery(delivery_id).job_id)
+        (delivery,) = parts.store.redeliver(job.id, delivery_id)
+    except JobNotFoundError:
+        raise ServiceError("delivery_not_found", "There is no delivery with this id.") from None
+    return view_response(UndeliveredEvent.of(delivery), 202)
+
+
+@router.get(
+    "/secret",
+    operation_id="getWebhookSecret",
+    summary="The secret that signs a key's webhooks",
+    response_model=WebhookSecret,
+    responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
+)
+def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = None) -> Response:
+    owner = _owner_of(parts, caller, key_id)
+    return _secret_response(parts, owner, parts.store.webhook_secret_state(owner))
+
+
+@router.post(
+    "/secret/rotate",
+    operation_id="rotateWebhookSecret",
+    summary="Replace the secret that signs a key's webhooks",
+    response_model=WebhookSecret,
+    responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
+)
+def rotate_webhook_secret(
+    parts: WithParts,
+    caller: WithCaller,
+    key_id: KeyId = None,
+    overlap_s: Annotated[
+        int, Query(ge=0, le=7 * 86400, description="How long the secret until now signs beside the new one")
+    ] = OVERLAP_S,
+) -> Response:
+    """Every event carries a signature of both until the overlap is over: a receiver that knows one of them verifies it.
+    Use `overlap_s=0` for a secret that leaked."""
+    owner = _owner_of(parts, caller, key_id)
+    return _secret_response(parts, owner, parts.store.rotate_webhook_secret(owner, overlap_s))
+
+
+def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
+    """The key that is meant. Raises webhook_secret_shared, forbidden, key_not_found."""
+    if caller.key is None:
+        message = "Keys are not required here, so all webhooks are signed with the secret of the service."
+        raise ServiceError("webhook_secret_shared", message)
+    if key_id is None or key_id == caller.owner:
+        return caller.owner
+    if not caller.sees_all:
+        raise ServiceError("forbidden", "The secret of another key needs a key with the scope `admin`.")
+    if not is_key_id(key_id) or parts.store.find_key(key_id) is None:
+        raise ServiceError("key_not_found", "There is no key with this id.")
+    return key_id
+
+
+def _secret_response(parts: Parts, owner: str, state: WebhookSecretState) -> Response:
+    secret, *previous = parts.webhook_secrets.at(owner, state)
+    body = WebhookSecret(
+        key_id=owner,
+        secret=secret,
+        version=state.version,
+        previous_secret=previous[0] if previous else None,
+        previous_until=state.previous_until if previous else None,
+    )
+    return view_response(body, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,9 @@
+-- The janitor found a delivery whose time is over, e.g. because its receiver was never tried again.
+local id, window_ms = unpack(ARGV)
+local state, receiver, opened, held_until =
+  unpack(redis.call('HMGET', key('delivery', id), 'state', 'receiver', 'opened_ms', 'held_until'))
+if state ~= 'pending' or tonumber(opened) + tonumber(window_ms) > NOW or tonumber(held_until) > NOW then return {'none'} end
+end_hold(id, receiver)
+settle_delivery(id, receiver, 'given_up')
+count('webhook:given_up')
+return {'ok', id}

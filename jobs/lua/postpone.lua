@@ -1,0 +1,8 @@
+-- What the janitor could not do is due again later: after first_ms, then doubling up to longest_ms. Counts the failures.
+local line, item, first_ms, longest_ms = unpack(ARGV)
+if not redis.call('ZSCORE', key(line), item) then return {'none'} end
+local failures = redis.call('HINCRBY', key('janitor_failures'), line .. ':' .. item, 1)
+count('janitor_failed:' .. line)
+local pause_ms = math.min(tonumber(longest_ms), tonumber(first_ms) * 2 ^ math.min(30, failures - 1))
+redis.call('ZADD', key(line), NOW + pause_ms, item)
+return {'ok', failures, pause_ms}
