@@ -8,12 +8,7 @@ if not status then
 end
 if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end
 for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
-  local receiver, seq = unpack(redis.call('HMGET', key('delivery', delivery), 'receiver', 'seq'))
-  if receiver then
-    end_hold(delivery, receiver)
-    unschedule_delivery(delivery, receiver)
-    list_delivery(delivery, receiver, seq, '')
-  end
+  withdraw_delivery(delivery)
   redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
 end
 redis.call('ZREM', key('status', status), id)

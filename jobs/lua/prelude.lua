@@ -143,6 +143,18 @@ local function settle_delivery(id, receiver, state)
   unschedule_delivery(id, receiver)
 end
 
+-- Out of every line and list; the record itself stays. One that cannot be read has no receiver to ask for, and is
+-- dropped by whoever meets it.
+local function withdraw_delivery(id)
+  redis.call('ZREM', key('webhooks_due'), id)
+  if redis.call('TYPE', key('delivery', id)).ok ~= 'hash' then return end
+  local receiver, seq = unpack(redis.call('HMGET', key('delivery', id), 'receiver', 'seq'))
+  if not receiver or not string.find(receiver, '@', 1, true) then return end
+  end_hold(id, receiver)
+  unschedule_delivery(id, receiver)
+  list_delivery(id, receiver, tonumber(seq) or 0, '')
+end
+
 -- What an event tells of a job that still changes. Result, error and numbers come with the end, and stay.
 local SNAPSHOT = {'status', 'stage', 'progress', 'attempt', 'cancel_requested', 'started_ms', 'finished_ms', 'delete_ms'}
 

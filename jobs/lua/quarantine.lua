@@ -22,11 +22,11 @@ if kind == 'job' then
     redis.call('SREM', key('live', each), id)
   end
   for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
-    redis.call('ZREM', key('webhooks_due'), delivery)
+    withdraw_delivery(delivery)
   end
   end_split(id)
 elseif kind == 'delivery' then
-  redis.call('ZREM', key('webhooks_due'), id)
+  withdraw_delivery(id)
 end
 
 local is_new = redis.call('ZADD', key('quarantine'), 'NX', NOW, member)

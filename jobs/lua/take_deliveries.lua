@@ -51,6 +51,13 @@ local function take_from(owner)
     if not receiver then break end
     local id, again, is_trusted = next_of(receiver)
     if again then redis.call('ZADD', receivers, again, receiver) else redis.call('ZREM', receivers, receiver) end
+    if id and redis.call('TYPE', key('delivery', id)).ok ~= 'hash' then
+      -- Told without its record, so that the caller sets it aside; it must not come again, nor hold up the others
+      unschedule_delivery(id, receiver)
+      redis.call('ZADD', key('webhook_owners'), behind(), owner)
+      taken[#taken + 1] = {{'id', id}, {}}
+      return true
+    end
     if id then
       local hold_until = NOW + hold_ms
       redis.call('HSET', key('delivery', id), 'holder', holder, 'held_until', hold_until)

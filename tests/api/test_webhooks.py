@@ -111,7 +111,8 @@ def test_without_keys_the_secret_of_the_service_is_not_told(api: RunningApi) -> 
 def test_names_that_never_resolve_hold_up_nobody_else(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Sixty submissions at once with such names, more than the API has threads; the name server is real and silent."""
     folder = tmp_path_factory.mktemp("silent")
-    keys = {"REQUIRE_KEYS": "true"}
+    # Nothing else that bounds a key's submissions comes first
+    keys = {"REQUIRE_KEYS": "true", "SUBMISSIONS_OPEN": "100", "SUBMISSIONS_OPEN_PER_KEY": "100"}
     with run_api(folder, own_database(redis_url), module="tests.api.silent_names_app", **keys) as running:
         hostile, other = user(running), user(running)
         job_id = other.new_job()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,6 +20,7 @@ from jobs.store import (
     JobNotFoundError,
     Origin,
     QuotaExceededError,
+    ReceiverRules,
     RecordNotStorableError,
     RecordUnreadableError,
 )
@@ -36,6 +39,7 @@ from tests.jobs.making import (
 )
 
 OWNER = "ab" * 8
+RULES = ReceiverRules(slots=10, hold_s=30)
 Break = Callable[[str], None]
 
 
@@ -267,8 +271,34 @@ def test_a_delivery(job_store: RedisJobStore, redis_client: redis.Redis) -> None
     ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
     redis_client.hset(job_store._key("delivery", broken), "event", "job.unheard_of")
     assert job_store.deliveries(jobs[0].job_id) == []
-    assert job_store.claim_delivery(broken, 30) is None
-    assert job_store.claim_delivery(good, 30) is not None
+    assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
+    assert [each.id for each in job_store.take_deliveries(10, RULES)] == [good]
+    assert broken not in job_store.due_deliveries()
+    assert [each.id for each in job_store.undelivered(state="pending", cursor=None, limit=10).deliveries] == [good]
+
+
+@pytest.mark.parametrize("content", ["event", "text", "gone"])
+def test_a_delivery_that_the_dispatcher_meets(
+    job_store: RedisJobStore, redis_client: redis.Redis, content: str
+) -> None:
+    jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
+    for lease in jobs:
+        succeed(job_store, lease)
+    ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
+    record = job_store._key("delivery", broken)
+    if content == "event":
+        redis_client.hset(record, "event", "job.unheard_of")
+    else:
+        redis_client.delete(record)
+        if content == "text":
+            redis_client.set(record, "text")
+    # A receiver that has not answered yet gets one delivery at a time
+    rules = replace(RULES, hold_s=0.05)
+    taken: set[str] = set()
+    for _ in range(20):
+        taken |= {each.id for each in job_store.take_deliveries(10, rules)}
+        time.sleep(0.02)
+    assert taken == {good}
     assert broken not in job_store.due_deliveries()
     assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
 
