@@ -55,7 +55,8 @@ class CrossSiteRefusedError(ApiError):
 
     code = "cross_site_refused"
     advice = (
-        "Call the service from its own console or from a program; for pages of other sites the operator asks for keys."
+        "Call the service from its own console or from a program; for pages of other sites the "
+        "operator asks for keys."
     )
 
 
