@@ -45,8 +45,8 @@ class HostNotAllowedError(ApiError):
 
     code = "host_not_allowed"
     advice = (
-        "Call it by the address it was started with; the operator adds names with "
-        "RETALKING_PUBLIC_HOSTS, or asks for keys."
+        "Call it by the address it was started with; the operator adds names with RETALKING_PUBLIC_HOSTS, or asks for "
+        "keys."
     )
 
 
@@ -55,8 +55,7 @@ class CrossSiteRefusedError(ApiError):
 
     code = "cross_site_refused"
     advice = (
-        "Call the service from its own console or from a program; for pages of other sites the "
-        "operator asks for keys."
+        "Call the service from its own console or from a program; for pages of other sites the operator asks for keys."
     )
 
 
@@ -275,8 +274,8 @@ class ContainerUnsupportedError(ApiError):
 
     code = "container_unsupported"
     advice = (
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, "
-        "jpeg or webp for a still."
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, jpeg or webp for a "
+        "still."
     )
 
 
