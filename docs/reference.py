@@ -109,7 +109,7 @@ def _python_text(text: str) -> str:
     literal = json.dumps(text, ensure_ascii=False)
     if len("    advice = " + literal) <= 120:
         return literal
-    lines = textwrap.wrap(text, 90, drop_whitespace=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text, 110, drop_whitespace=False, break_on_hyphens=False)
     inside = "\n".join(f"        {json.dumps(line, ensure_ascii=False)}" for line in lines)
     return f"(\n{inside}\n    )"
 

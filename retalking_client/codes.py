@@ -45,8 +45,8 @@ class HostNotAllowedError(ApiError):
 
     code = "host_not_allowed"
     advice = (
-        "Call it by the address it was started with; the operator adds names with "
-        "RETALKING_PUBLIC_HOSTS, or asks for keys."
+        "Call it by the address it was started with; the operator adds names with RETALKING_PUBLIC_HOSTS, or asks for "
+        "keys."
     )
 
 
@@ -304,8 +304,8 @@ class ContainerUnsupportedError(ApiError):
 
     code = "container_unsupported"
     advice = (
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, "
-        "jpeg or webp for a still."
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, jpeg or webp for a "
+        "still."
     )
 
 

@@ -96,7 +96,7 @@ def test_the_api_is_killed_during_an_upload(service: Service) -> None:
         first = b"--x\r\n" + head.format("video").encode() + service.video.read_bytes()
         second = b"\r\n--x\r\n" + head.format("audio").encode() + service.audio.read_bytes()
         connection.sendall(
-            b"POST /jobs HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             b"Content-Length: 9999999\r\n\r\n" + first + second
         )
         wait_until(lambda: set(service.objects.list_keys("jobs/")) - before, what="the first file is staged")
