@@ -16,6 +16,7 @@ from jobs.models import Delivery
 from jobs.settings import Settings
 from jobs.store import JobStore, ReceiverRules
 from worker.delivery import WebhookDeliverer
+from worker.egress import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class WebhookDispatcher:
         self._thread = threading.Thread(target=self._work, name="webhook-dispatcher", daemon=True)
 
     def start(self) -> None:
+        tls_context()  # now, and not in every thread of the first burst: that took two seconds
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
