@@ -131,9 +131,8 @@ def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
 
 
 def test_a_video_that_takes_all_memory_harms_no_job_after_it(redis_url: str, tmp_path: Path) -> None:
-    """The real engine at a limit of 1.25 GiB, well between what a clean job takes (below 1 GiB) and what this video takes
-    (above 2 GiB, by a margin that depends on the interpreter). What runs out is a decoder or an encoder, in code that is
-    not Python's."""
+    """The real engine at a limit of 1.25 GiB: a clean job takes less than 1, this video more than 2, by a margin that
+    depends on the interpreter. What runs out is a decoder or an encoder, in code that is not Python's."""
     clips = Clips(tmp_path / "face.mp4", tmp_path / "speech.wav")
     clips.video.write_bytes(videos()["mp4"])
     clips.audio.write_bytes(speeches()["wav"])
