@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -14,11 +15,13 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY, ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
+from jobs.keyring import WebhookSecrets
+from jobs.settings import Settings
 from jobs.store import JobStore, KeyNotFoundError
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
 T = TypeVar("T")
-app = typer.Typer(help="API keys: create, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="API keys: create, list, revoke; the secrets that sign their webhooks.", no_args_is_help=True)
 
 DataOption = Annotated[
     Path | None,
@@ -83,6 +86,31 @@ def revoke(
     typer.echo(f"{key.id}  {key.name}  revoked")
 
 
+@app.command(name="webhook-secret")
+def webhook_secret(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `retalking keys list` shows it")],
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new one")] = False,
+    overlap_s: Annotated[
+        int, typer.Option(min=0, max=7 * 86400, help="How long the secret until now signs beside the new one")
+    ] = 86400,
+    data: DataOption = None,
+) -> None:
+    """Print the secret that signs the webhooks of a key's jobs; while it is rotated, the one before on a second line.
+
+    Needs the RETALKING_WEBHOOK_SECRET of the service, or its data folder: the secrets of keys are derived from it."""
+    store, settings = _open(data), _settings(data)
+    is_known = settings.webhook_secret.get_secret_value() or (settings.data_dir / "secrets" / "webhook_secret").exists()
+    if not is_known:  # one that was made here and now would be another than the service has
+        message = "Set RETALKING_WEBHOOK_SECRET as the service has it, or pass its data folder with --data."
+        raise CommandError("webhook_secret_unknown", message, EXIT_USAGE)
+    if not is_key_id(key_id) or _call(lambda: store.find_key(key_id)) is None:
+        raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.")
+    rotated = partial(store.rotate_webhook_secret, key_id, overlap_s)
+    state = _call(rotated if rotate else partial(store.webhook_secret_state, key_id))
+    for secret in WebhookSecrets(settings, store.webhook_secret_state).at(key_id, state):
+        typer.echo(secret)
+
+
 def make_key(
     store: JobStore,
     name: str,
@@ -117,13 +145,20 @@ def _scopes(names: list[str]) -> frozenset[Scope]:
         raise CommandError("invalid_scope", f"A scope is one of {known}.", EXIT_USAGE) from None
 
 
-def _open(data: Path | None) -> JobStore:
+def _settings(data: Path | None) -> Settings:
     try:
         from cli.store_address import store_settings
+    except ImportError as error:
+        raise MissingExtraError("jobs", error.name) from error
+    return store_settings(data)
+
+
+def _open(data: Path | None) -> JobStore:
+    try:
         from jobs.opening import open_store
     except ImportError as error:
         raise MissingExtraError("jobs", error.name) from error
-    return open_store(store_settings(data))
+    return open_store(_settings(data))
 
 
 def _call(call: Callable[[], T]) -> T:

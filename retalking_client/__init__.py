@@ -23,7 +23,7 @@ from retalking_client.errors import (
     WaitTimeoutError,
     WebhookInvalidError,
 )
-from retalking_client.models import Evaluation, Job, JobEvent, Metric, Result, Upload, WebhookEvent
+from retalking_client.models import Evaluation, Job, JobEvent, Metric, Result, Upload, WebhookEvent, WebhookSecret
 from retalking_client.options import SubmitOptions
 from retalking_client.retrying import RetryPolicy
 from retalking_client.waiting import Progress
@@ -51,6 +51,7 @@ __all__ = [
     "WaitTimeoutError",
     "WebhookEvent",
     "WebhookInvalidError",
+    "WebhookSecret",
     "__version__",
     "verify_webhook",
 ]

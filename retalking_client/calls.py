@@ -107,6 +107,16 @@ def redeliver_call(job_id: str) -> Call:
     return Call("POST", f"{job_path(job_id)}/webhook/redeliver", is_repeatable=False)
 
 
+def webhook_secret_call() -> Call:
+    return Call("GET", "/webhooks/secret")
+
+
+def rotate_webhook_secret_call(overlap_s: int) -> Call:
+    """Not repeated once it may have been heard: every call makes another secret."""
+    params = {"overlap_s": str(overlap_s)}
+    return Call("POST", "/webhooks/secret/rotate", params=params, is_repeatable=False)
+
+
 def put_call(link: str, path: Path) -> Call:
     return Call("PUT", link, content=path)
 

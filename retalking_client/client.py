@@ -18,7 +18,7 @@ from retalking_client.connection import MOST_REDIRECTS, connect_to
 from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError
 from retalking_client.event_stream import SILENCE_S, EventCursor, EventParser
-from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload
+from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
 from retalking_client.options import MediaInput, SubmitOptions
 from retalking_client.parsing import id_of, parse_answer
 from retalking_client.retrying import Attempts, RetryPolicy
@@ -181,6 +181,14 @@ class Client:
     def redeliver(self, job: Job | str) -> Job:
         """Tell the webhook once more: the job's last event, and all that were given up."""
         return parse_answer(Job, self._send(calls.redeliver_call(id_of(job))))
+
+    def webhook_secret(self) -> WebhookSecret:
+        """What signs the webhooks of this key's jobs. Raises WebhookSecretSharedError where keys are not required."""
+        return parse_answer(WebhookSecret, self._send(calls.webhook_secret_call()))
+
+    def rotate_webhook_secret(self, *, overlap_s: int = 86400) -> WebhookSecret:
+        """A new secret. The one until now signs beside it for overlap_s; 0: it leaked, and ends now."""
+        return parse_answer(WebhookSecret, self._send(calls.rotate_webhook_secret_call(overlap_s)))
 
     def offer(self) -> dict[str, Any]:
         """What the live workers can do now: engines, options with their meaning, limits (`GET /engines`)."""

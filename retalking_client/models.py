@@ -167,7 +167,23 @@ class WebhookEvent(_Answer):
 
     type: str
     timestamp: datetime
+    owner: str | None = Field(None, description="Id of the API key that submitted the job; None: keys are not required")
     data: Job
+
+
+class WebhookSecret(_Answer):
+    """What signs the webhooks of a key's jobs. Both secrets sign until `previous_until`."""
+
+    key_id: str
+    secret: str = Field(repr=False)
+    version: int
+    previous_secret: str | None = Field(None, repr=False)
+    previous_until: datetime | None = None
+
+    @property
+    def all(self) -> list[str]:
+        """For `verify_webhook`."""
+        return [self.secret] + ([self.previous_secret] if self.previous_secret else [])
 
 
 class JobPage(_Answer):

@@ -101,3 +101,20 @@ def test_up_with_keys(start_up: Callable[..., Up], tmp_path: Path, portrait: Pat
     assert run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key).returncode == 4
     for log in data.rglob("*.log"):
         assert key.split("_")[2] not in log.read_text(errors="replace"), log
+
+
+def test_the_webhook_secret_of_a_key_is_shown_and_rotated(
+    on_redis: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id = KEY.findall(on_redis("keys", "create", "studio").out)[0].split("_")[1]
+    monkeypatch.setenv("RETALKING_DATA_DIR", str(tmp_path / "elsewhere"))
+    unknown = on_redis("keys", "webhook-secret", key_id)
+    assert (unknown.code, "webhook_secret_unknown" in unknown.err) == (2, True), "none is made up"
+    monkeypatch.setenv("RETALKING_WEBHOOK_SECRET", "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY=")
+    (first,) = on_redis("keys", "webhook-secret", key_id).out.split()
+    assert first.startswith("whsec_")
+    rotated = on_redis("keys", "webhook-secret", key_id, "--rotate").out.split()
+    assert rotated[1] == first != rotated[0]
+    assert on_redis("keys", "webhook-secret", key_id).out.split() == rotated
+    assert len(on_redis("keys", "webhook-secret", key_id, "--rotate", "--overlap-s", "0").out.split()) == 1
+    assert on_redis("keys", "webhook-secret", "0" * 16).code == 1

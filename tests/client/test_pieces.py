@@ -121,6 +121,19 @@ def test_a_webhook_is_believed_only_when_it_is_signed() -> None:
         verify_webhook(body, headers, "")
 
 
+def test_a_webhook_verifies_with_one_of_several_secrets() -> None:
+    """Ours changes at another moment than theirs."""
+    body = json.dumps({"type": "job.succeeded", "timestamp": JOB["created_at"], "owner": "a1", "data": JOB})
+    headers = signed(body, datetime.now(UTC))
+    other = "whsec_" + "b3RoZXJvdGhlcm90aGVyb3RoZXJvdGhlcm90aGVyb3Q="
+    for secrets in ([SECRET, other], [other, SECRET]):
+        assert verify_webhook(body, headers, secrets).data.id == "job_1"
+    with pytest.raises(WebhookInvalidError):
+        verify_webhook(body, headers, [other])
+    with pytest.raises(ValueError, match="at least one"):
+        verify_webhook(body, headers, [])
+
+
 def test_the_page_names_what_there_is() -> None:
     """Methods and their arguments in the table of docs/client.md; its Python compiles."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -64,6 +67,41 @@ def test_the_receiver_asks_for_patience(service: Service) -> None:
     (job,) = check_outcomes(service, [service.submit()])
     first, second = _delivery(service, job.id).attempts
     assert (second.at - first.at).total_seconds() >= 1.9
+
+
+@contextmanager
+def silent_receiver() -> Iterator[str]:
+    """Takes connections in the kernel's line, and never reads or answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/hook"
+
+
+def test_silent_receivers_do_not_delay_a_healthy_one(service: Service) -> None:
+    with ExitStack() as opened:
+        silent = [opened.enter_context(silent_receiver()) for _ in range(20)]
+        theirs = [service.submit(webhook_url=url) for url in silent]
+        check_outcomes(service, service.submit_many(0, 0, 0), timeout_s=30.0)
+        deliveries = [_delivery(service, job_id) for job_id in theirs]
+        assert {each.state for each in deliveries} == {"pending"}
+        messages = service.redis._client().llen("retalking.webhooks")
+        assert messages == 0
+    for job_id in theirs:  # leave no pending events to the tests that follow
+        service.client.delete(f"/jobs/{job_id}").raise_for_status()
+
+
+@pytest.mark.parametrize("asked", ["-1", "\xb2", "9" * 5000, "Mon, 01 Jan 1900 00:00:00 GMT", "Mon, 32 Foo 9 9:9:9"])
+def test_the_receiver_asks_for_nonsense(service: Service, asked: str) -> None:
+    """Ignored, or bounded: the next attempt has its time, and the worker lives."""
+    service.hooks.plan = lambda _, before: Answer(503, {"Retry-After": asked}) if before == 0 else Answer()
+    job_id = service.submit()
+    deadline = time.monotonic() + 30
+    while not any(each.attempts for each in service.store.deliveries(job_id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert _delivery(service, job_id).attempts[0].status_code == 503
+    if asked.startswith("9"):  # a day is the longest that it gets
+        service.store.redeliver(job_id, _delivery(service, job_id).id)
+    check_outcomes(service, [job_id])
 
 
 @pytest.mark.faults_long
