@@ -7,6 +7,7 @@ if kind == 'job' then
   for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
     redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
   end
+  hold(id, 0)
   redis.call('DEL', key('quarantined', id), key('events', id), key('job_deliveries', id))
 elseif kind == 'delivery' then
   redis.call('DEL', key('delivery', id), key('attempts', id))

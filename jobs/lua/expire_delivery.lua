@@ -1,7 +1,16 @@
 -- The janitor found a delivery whose time is over, e.g. because its receiver was never tried again.
 local id, window_ms = unpack(ARGV)
+if redis.call('TYPE', key('delivery', id)).ok ~= 'hash' then
+  redis.call('ZREM', key('deliveries', 'pending'), id)
+  return {'none'}
+end
 local state, receiver, opened, held_until =
   unpack(redis.call('HMGET', key('delivery', id), 'state', 'receiver', 'opened_ms', 'held_until'))
+if not (receiver and tonumber(opened) and tonumber(held_until)) then
+  redis.call('ZREM', key('deliveries', 'pending'), id) -- not readable: at the head of the list it would hold up the rest
+  withdraw_delivery(id)
+  return {'none'}
+end
 if state ~= 'pending' or tonumber(opened) + tonumber(window_ms) > NOW or tonumber(held_until) > NOW then return {'none'} end
 end_hold(id, receiver)
 settle_delivery(id, receiver, 'given_up')

@@ -303,6 +303,36 @@ def test_a_delivery_that_the_dispatcher_meets(
     assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
 
 
+@pytest.mark.parametrize("content", ["opened_ms", "receiver", "text"])
+def test_deliveries_of_the_others_end_in_time(
+    job_store: RedisJobStore, redis_client: redis.Redis, content: str
+) -> None:
+    jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
+    for lease in jobs:
+        succeed(job_store, lease)
+    ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
+    record = job_store._key("delivery", broken)
+    if content == "text":
+        redis_client.delete(record)
+        redis_client.set(record, "text")
+    else:
+        redis_client.hdel(record, content)
+    ended = [delivery_id for _ in range(2) for delivery_id in job_store.expire_deliveries(0.0, limit=1)]
+    assert ended == [good], "the broken one stood at the head of the list"
+
+
+def test_the_bytes_of_a_job_are_given_back_with_its_record(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    job = owned(job_store)
+    redis_client.hset(job_store._key("held"), job.id, 1000)
+    redis_client.hset(job_store._key("holders"), job.id, OWNER)
+    redis_client.hset(job_store._key("stored"), mapping={OWNER: 1000, "all": 1000})
+    redis_client.hset(job_store._key("job", job.id), "spec", "{")
+    assert job_store.unsent(0.0) == []
+    job_store.drop_quarantined("job", job.id)
+    for line in ("held", "holders", "stored"):
+        assert redis_client.hgetall(job_store._key(line)) == {}
+
+
 def test_an_event_a_count_and_a_mean(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
     lease = start_job(job_store)
     redis_client.xadd(job_store._key("events", lease.job_id), {"event": "job.unheard_of", "at": "x"})
