@@ -13,7 +13,7 @@ WORKERS ?= 2
 THREADS ?= 1
 
 # Wheels only: nothing is ever compiled here. The one exception is a package of data files that has no wheel; pip builds it
-# with the newest setuptools in a folder of its own, tried with Python 3.11 to 3.14.
+# with the newest setuptools in a folder of its own, tried with Python 3.11, 3.13 and 3.14.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--only-binary :all: --no-binary face_recognition_models
 
