@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable
+from typing import Any
 
 from jobs.models import Delivery, DeliveryAttempt
-from jobs.redis_quarantine import Quarantine
+from jobs.redis_quarantine import Quarantine, is_record_fault
 from jobs.redis_records import UNREADABLE, delivery_of, pairs, stored_json, time_of
 from jobs.store import DeliveryPage, JobNotFoundError, ReceiverRules, WebhookBacklog, WebhookSecretState
 
@@ -69,8 +70,12 @@ class WebhookLog(Quarantine):
             for delivery_id, _ in rows[:limit]:
                 pipe.hgetall(self._key("delivery", delivery_id))
                 pipe.lrange(self._key("attempts", delivery_id), 0, -1)
-            told = pipe.execute()
-        found = self._all_readable((fields, log) for fields, log in zip(told[::2], told[1::2], strict=True) if fields)
+            told = pipe.execute(raise_on_error=False)
+        found = self._all_readable(
+            _told(delivery_id, fields, log)
+            for (delivery_id, _), fields, log in zip(rows[:limit], told[::2], told[1::2], strict=True)
+            if fields
+        )
         return DeliveryPage(found, f"c{int(rows[limit - 1][1])}" if len(rows) > limit else None)
 
     def webhook_backlog(self) -> WebhookBacklog:
@@ -113,6 +118,17 @@ class WebhookLog(Quarantine):
             if "id" in fields:
                 self._set_aside("delivery", fields["id"], fault)
             return None
+
+
+def _told(delivery_id: str, *replies: Any) -> tuple[dict[str, str], list[str]]:
+    """Fields and attempts of a delivery. A record of another type is told by its id alone, so that it is set aside."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            if not is_record_fault(reply):
+                raise reply
+            return {"id": delivery_id}, []
+    fields, attempts = replies
+    return fields, attempts
 
 
 def _secret_state(reply: list[str]) -> WebhookSecretState:

@@ -301,6 +301,7 @@ def test_a_delivery_that_the_dispatcher_meets(
     assert taken == {good}
     assert broken not in job_store.due_deliveries()
     assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
+    assert [each.id for each in job_store.undelivered(state="pending", cursor=None, limit=10).deliveries] == [good]
 
 
 @pytest.mark.parametrize("content", ["opened_ms", "receiver", "text"])
