@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,10 +15,11 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY, ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
-from jobs.keyring import WebhookSecrets
-from jobs.settings import Settings
 from jobs.store import JobStore, KeyNotFoundError
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
 
 T = TypeVar("T")
 app = typer.Typer(help="API keys: create, list, revoke; the secrets that sign their webhooks.", no_args_is_help=True)
@@ -107,6 +108,8 @@ def webhook_secret(
         raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.")
     rotated = partial(store.rotate_webhook_secret, key_id, overlap_s)
     state = _call(rotated if rotate else partial(store.webhook_secret_state, key_id))
+    from jobs.keyring import WebhookSecrets
+
     for secret in WebhookSecrets(settings, store.webhook_secret_state).at(key_id, state):
         typer.echo(secret)
 
