@@ -264,13 +264,19 @@ def test_keys_and_workers(job_store: RedisJobStore, redis_client: redis.Redis, c
     assert job_store.quarantine_size() == 0
 
 
-def test_a_delivery(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+def two_jobs_told(job_store: RedisJobStore) -> tuple[list[str], list[str]]:
+    """Ids of two jobs that are over, and of the one delivery of each."""
     jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
     for lease in jobs:
         succeed(job_store, lease)
-    ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
+    deliveries = [each.id for lease in jobs for each in job_store.deliveries(lease.job_id)]
+    return [lease.job_id for lease in jobs], deliveries
+
+
+def test_a_delivery(job_store: RedisJobStore, redis_client: redis.Redis) -> None:
+    jobs, (broken, good) = two_jobs_told(job_store)
     redis_client.hset(job_store._key("delivery", broken), "event", "job.unheard_of")
-    assert job_store.deliveries(jobs[0].job_id) == []
+    assert job_store.deliveries(jobs[0]) == []
     assert [(record.kind, record.id) for record in job_store.quarantined()] == [("delivery", broken)]
     assert [each.id for each in job_store.take_deliveries(10, RULES)] == [good]
     assert broken not in job_store.due_deliveries()
@@ -281,10 +287,7 @@ def test_a_delivery(job_store: RedisJobStore, redis_client: redis.Redis) -> None
 def test_a_delivery_that_the_dispatcher_meets(
     job_store: RedisJobStore, redis_client: redis.Redis, content: str
 ) -> None:
-    jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
-    for lease in jobs:
-        succeed(job_store, lease)
-    ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
+    _, (broken, good) = two_jobs_told(job_store)
     record = job_store._key("delivery", broken)
     if content == "event":
         redis_client.hset(record, "event", "job.unheard_of")
@@ -308,10 +311,7 @@ def test_a_delivery_that_the_dispatcher_meets(
 def test_deliveries_of_the_others_end_in_time(
     job_store: RedisJobStore, redis_client: redis.Redis, content: str
 ) -> None:
-    jobs = [start_job(job_store, webhook_url=HOOK) for _ in range(2)]
-    for lease in jobs:
-        succeed(job_store, lease)
-    ((broken,), (good,)) = ([each.id for each in job_store.deliveries(lease.job_id)] for lease in jobs)
+    _, (broken, good) = two_jobs_told(job_store)
     record = job_store._key("delivery", broken)
     if content == "text":
         redis_client.delete(record)
