@@ -6,9 +6,10 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -34,7 +35,7 @@ class DoneRender:
     stage_times_s: Mapping[str, float]
     face_coverage: float
     face_cache: str
-    notes: list[str]
+    notes: list[dict[str, Any]]
 
     @classmethod
     def of(cls, digest: str, done: Rendered) -> DoneRender:
@@ -47,7 +48,7 @@ class DoneRender:
             {name: round(seconds, 3) for name, seconds in report.stage_times_s.items()},
             report.face_coverage,
             report.face_cache,
-            report.notes,
+            [asdict(note) for note in report.notes],
         )
 
 

@@ -15,6 +15,7 @@ from cli.rendering import Asked, Rendered, open_renderer
 from jobs.models import JobOptions
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.option_pairs import read_pairs, validate_options
+from retalking_client.cli.output import describe_note
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -94,7 +95,8 @@ def print_rendered(done: Rendered, console: Console) -> None:
         highlight=False,
     )
     for note in report.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
+        line = describe_note(note.sentence, note.ranges_s)
+        console.print(f"Note: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:

@@ -244,6 +244,16 @@ class EvaluationCurves(_Shape):
     sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance over the shift, by protocol")
 
 
+class RenderNote(_Shape):
+    """One thing to know about a result."""
+
+    code: str = Field(description="Stable name of the kind; the table is in docs/inputs.md")
+    sentence: str = Field(description="The same for people")
+    ranges_s: list[tuple[float, float]] = Field(
+        default_factory=list, description="Start and end in seconds of the result; empty: the whole result"
+    )
+
+
 class RenderInfo(_Shape):
     """What the engine reported, JSON-safe."""
 
@@ -254,7 +264,7 @@ class RenderInfo(_Shape):
     faceless_ranges_s: list[tuple[float, float]]
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
-    notes: list[str] = Field(default_factory=list)
+    notes: list[RenderNote] = Field(default_factory=list)
     face_cache: Literal["hit", "partial", "miss", "off"] = Field(
         "off",
         description="Whether an earlier job of the same key on the same video had done the work on it; "

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobs.leases import Lease
+from jobs.models import RenderNote
 
 
 class SplitPlan(BaseModel):
@@ -38,7 +39,7 @@ class SegmentOutcome(BaseModel):
     key: str
     worker: str
     stage_times_s: dict[str, float] = Field(default_factory=dict)
-    notes: list[str] = Field(default_factory=list)
+    notes: list[RenderNote] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

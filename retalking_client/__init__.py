@@ -23,7 +23,17 @@ from retalking_client.errors import (
     WaitTimeoutError,
     WebhookInvalidError,
 )
-from retalking_client.models import Evaluation, Job, JobEvent, Metric, Result, Upload, WebhookEvent, WebhookSecret
+from retalking_client.models import (
+    Evaluation,
+    Job,
+    JobEvent,
+    Metric,
+    RenderNote,
+    Result,
+    Upload,
+    WebhookEvent,
+    WebhookSecret,
+)
 from retalking_client.options import SubmitOptions
 from retalking_client.retrying import RetryPolicy
 from retalking_client.waiting import Progress
@@ -41,6 +51,7 @@ __all__ = [
     "JobEvent",
     "Metric",
     "Progress",
+    "RenderNote",
     "Result",
     "RetalkingClientError",
     "RetryPolicy",

@@ -51,6 +51,15 @@ class Metric(_Answer):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class RenderNote(_Answer):
+    """One thing to know about a result. code: stable, listed in docs/inputs.md. ranges_s: start and end in seconds of
+    the result; empty: the whole result."""
+
+    code: str
+    sentence: str
+    ranges_s: list[tuple[float, float]] = Field(default_factory=list)
+
+
 class Render(_Answer):
     """What the engine reported. synthetic_weights: made with generated checkpoints; means nothing."""
 
@@ -61,7 +70,7 @@ class Render(_Answer):
     faceless_ranges_s: list[tuple[float, float]]
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
-    notes: list[str] = Field(default_factory=list)
+    notes: list[RenderNote] = Field(default_factory=list)
 
 
 class DeliveryAttempt(_Answer):

@@ -21,7 +21,7 @@ from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
 from worker.lease import LeaseKeeper
-from worker.outcome import CONTENT_TYPES
+from worker.outcome import CONTENT_TYPES, render_notes
 from worker.patience import insist, patiently
 from worker.shutdown import HandBackError
 
@@ -110,7 +110,7 @@ def render_segment(
     insist(lambda: put(key, file, CONTENT_TYPES["mp4"]), context.storage_pauses_s, keeper.wait)
     file.unlink()
     outcome = SegmentOutcome(
-        key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=list(drawn.notes)
+        key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=render_notes(drawn.notes)
     )
     try:
         patiently(lambda: context.store.finish_segment(lease, outcome))

@@ -22,10 +22,12 @@ from jobs.store import LeaseLostError
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
+from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
 from worker.fetch import Inputs
+from worker.outcome import core_notes
 from worker.patience import insist, patiently
 from worker.segments import SplitClip, held, render_segment, renderer_of
 
@@ -94,7 +96,8 @@ class SharedRender:
         self._task.attempt.log(logging.INFO, "segments joined", count=plan.segments)
         workers = len({outcome.worker for outcome in state.done.values()})
         took_s = round(time.monotonic() - began, 1)
-        note = f"rendered as {plan.segments} segments by {workers} workers in {took_s} s"
+        sentence = f"Rendered as {plan.segments} segments by {workers} workers in {took_s} s."
+        note = Note("split_render", sentence)
         return replace(report, notes=[*report.notes, note])
 
     def _analyze(self, frames: int) -> tuple[SplitPlan, DrawingReport]:
@@ -182,7 +185,7 @@ class SharedRender:
             parts.append(task.folder / f"segment-{number}.mp4")
             self._fetch(outcome.key, parts[-1])
             self._keeper.check()
-            drawn.append(DrawingReport(outcome.stage_times_s, outcome.notes))
+            drawn.append(DrawingReport(outcome.stage_times_s, core_notes(outcome.notes)))
 
         def hear(told: Progress) -> None:
             task.tell(replace(told, fraction=1 - JOIN_SHARE * (1 - told.fraction)))

@@ -135,13 +135,18 @@ function factsOf(job) {
     ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
     ["Result", result && describeFile(result)],
     ["Face seen", job.render && `on ${number(job.render.face_coverage * 100)} % of the frames`],
-    ["Notes of the engine", job.render?.notes.join(" ")],
+    ["Notes", job.render?.notes.map(describeNote).join(" ")],
     ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],
     ...Object.entries(options).filter(([, value]) => value !== null).map(([name, value]) => [title(name), say(value)]),
   ];
   const known = rows.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]);
   return h("details", { class: "fold card" },
     h("summary", {}, h("span", { class: "fold-title" }, "Details and options")), h("dl", { class: "facts" }, known));
+}
+
+function describeNote({ sentence, ranges_s: ranges }) {
+  const listed = ranges.map(([start, end]) => `${start.toFixed(2)}–${end.toFixed(2)} s`).join(", ");
+  return listed ? `${sentence} (${listed})` : sentence;
 }
 
 function describeFile({ width, height, fps, duration_s: durationS, size_bytes: size }) {

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from retalking_client import Job
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.output import print_json, print_metrics
+from retalking_client.cli.output import describe_note, print_json, print_metrics
 from retalking_client.cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
 
 app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Without a command: list.")
@@ -142,6 +142,8 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
         yield "error", f"{job.error.code}: {job.error.message}"
     if job.render and job.render.synthetic_weights:
         yield "warning", "made with synthetic weights: not a usable result"
+    for note in job.render.notes if job.render else ():
+        yield "note", describe_note(note.sentence, note.ranges_s)
     if job.result:
         size, result = job.result.size_bytes / 1e6, job.result
         yield "result", f"{result.width}x{result.height}, {result.duration_s:.2f} s, {size:.1f} MB, {result.url}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -18,6 +18,12 @@ _ARROWS = {"higher": "higher is better", "lower": "lower is better", "neutral": 
 
 def print_json(job: Job) -> None:
     typer.echo(json.dumps(job.model_dump(mode="json"), indent=2))
+
+
+def describe_note(sentence: str, ranges_s: Iterable[tuple[float, float]]) -> str:
+    """A note of a render in one line."""
+    listed = ", ".join(f"{start:.2f}-{end:.2f} s" for start, end in ranges_s)
+    return f"{sentence} ({listed})" if listed else sentence
 
 
 def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> None:

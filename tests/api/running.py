@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from jobs.models import EngineInfo, ErrorInfo, Job, MetricResult, RenderInfo, ResultInfo, WorkerInfo
+from jobs.models import EngineInfo, ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
 from jobs.names import result_key
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
@@ -188,6 +188,7 @@ def render_info() -> RenderInfo:
         face_coverage=1.0,
         faceless_ranges_s=[],
         stage_times_s={"analyze": 0.1},
+        notes=[RenderNote(code="mouth_interior_painted", sentence="Painted.", ranges_s=[(0.5, 1.0)])],
     )
 
 

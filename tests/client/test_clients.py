@@ -103,6 +103,8 @@ def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, spee
     assert events[-1].event == "job.succeeded"
     assert [event.id for event in client.events(job, after=events[0].id)] == [event.id for event in events[1:]]
     assert client.evaluation(job).metrics == []
+    (note,) = done.render.notes
+    assert (note.code, note.sentence, note.ranges_s) == ("mouth_interior_painted", "Painted.", [(0.5, 1.0)])
 
 
 def test_a_broken_stream_is_taken_up_after_the_last_event(

@@ -109,7 +109,8 @@ def test_a_split_job_gives_the_same_pictures_and_sound(shared: Stack, whole: Job
     job = shared.finish(shared.submit(seed=4), timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     assert job.render is not None
-    assert "4 segments by 2 workers" in job.render.notes[0]
+    assert job.render.notes[0].code == "split_render"
+    assert "4 segments by 2 workers" in job.render.notes[0].sentence
     assert job.render.stage_times_s == {"analyze": 0.5, "draw": 4.0}
     assert marks(shared) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
     assert_same_media(shared, job, whole)
@@ -190,6 +191,6 @@ def test_four_workers_take_less_than_0_35_of_the_time_of_one(redis_url: str, tmp
         together = stack.finish(stack.submit(seed=30), timeout_s=120)
     alone_s, together_s = ((job.finished_at - job.started_at).total_seconds() for job in (alone, together))
     print(f"one worker {alone_s:.1f} s, four {together_s:.1f} s: {together_s / alone_s:.3f}")
-    assert "13 segments by 4 workers" in together.render.notes[0]
+    assert "13 segments by 4 workers" in together.render.notes[0].sentence
     assert together_s < 0.35 * alone_s
     assert_same_media(stack, together, alone)
