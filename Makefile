@@ -65,12 +65,12 @@ docs-reference: $(VENV)/.all
 docs: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
-# Both Dockerfiles and the compose file without Docker: as root, with debootstrap, in about 12 minutes and 14 GB.
+# Both Dockerfiles and the compose file with podman: as root, with debootstrap, in about 12 minutes and 14 GB.
 try-images: $(VENV)/.all
 	PYTHON=$(BIN)/python deploy/try-images
 
-# The two commands of the README in a clean Debian root, from a clone of the last commit: as root, with debootstrap, in
-# about 12 minutes and 12 GB. RELEASE=sid tries the newest Python.
+# The two commands of the README on a minimal Debian, from a clone of the last commit: as root, with debootstrap and podman,
+# in about 12 minutes and 12 GB. RELEASE=sid tries the newest Python.
 RELEASE ?= trixie
 try-fresh:
 	PYTHON=$(PYTHON) deploy/try-fresh --release $(RELEASE)
