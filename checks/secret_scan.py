@@ -1,4 +1,4 @@
-"""Secrets in the repository: `python -m checks.secrets [ROOT]`. Ends with 1 and their places when there are any.
+"""Secrets in the repository: `python -m checks.secret_scan [ROOT]`. Ends with 1 and their places when there are any.
 
 detect-secrets looks at every file of the repository, without any network. What it finds and a person judged harmless
 (made-up passwords of tests) stands in `.secrets.baseline` by hash, so a line may move; `--accept` writes it anew.
@@ -47,7 +47,7 @@ def _is_looked_at(root: Path, name: str) -> bool:
 
 def find_secrets(root: Path) -> Iterator[dict[str, Any]]:
     """type, filename, hashed_secret and line_number of each."""
-    own = Path(__file__).with_name("own_secrets.py").resolve().as_uri()
+    own = Path(__file__).with_name("secret_detector.py").resolve().as_uri()
     with default_settings() as defaults:
         plugins = [{"name": name, **how} for name, how in defaults.plugins.items() if name not in _TOO_EAGER]
     with transient_settings({"plugins_used": [*plugins, {"name": "RetalkingSecretDetector", "path": own}]}):
@@ -82,7 +82,7 @@ def main() -> int:
         print(f"{secret['filename']}:{secret['line_number']}: {secret['type']}")
     if fresh:
         print(
-            "Take it out and replace it. If it is made up: `python -m checks.secrets --accept`, and look at the diff."
+            "Take it out and replace it. If it is made up: `python -m checks.secret_scan --accept`, and look at the diff."
         )
     else:
         print(f"No secrets in {len(files_of(asked.root))} files ({len(accepted)} made-up ones are known)")
