@@ -36,7 +36,7 @@ def demo(
     """Start the service, send it a face and a speech track, follow the job, fetch the video. Ends by taking it down."""
     try:
         from cli.demo_input import write_portrait, write_speech
-        from cli.embedded import StoppedError, open_stack
+        from cli.stack.embedded import StoppedError, open_stack
         from cli.stack_parts import StackAddress
         from jobs.settings import Settings
     except ImportError as error:

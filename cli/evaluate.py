@@ -57,7 +57,7 @@ def evaluate(
     if reference or report:
         raise CommandError("invalid_option", "--reference and --report go with a RESULT.", EXIT_USAGE)
     try:
-        from cli.dataset_run import DatasetRun, run_dataset
+        from cli.dataset_evaluation import DatasetRun, run_dataset
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     plan = DatasetRun(dataset, chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.children import ChildSpec
+from cli.stack.processes import ChildSpec
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 

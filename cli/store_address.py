@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.redis_server import running_url
+from cli.stack.redis_server import running_url
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 

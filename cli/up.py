@@ -33,7 +33,7 @@ def up(
     embedded ones. Queued jobs outlive a restart.
     """
     try:
-        from cli.embedded import StoppedError, open_stack
+        from cli.stack.embedded import StoppedError, open_stack
         from cli.stack_parts import StackAddress
         from jobs.settings import Settings
     except ImportError as error:

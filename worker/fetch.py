@@ -12,7 +12,7 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobSpec
 from jobs.objects import ObjectStore, ObjectTooLargeError
 from worker.egress import Egress, TooSlowError, UnreachableError
-from worker.patience import insist
+from worker.retry import insist
 
 MAX_REDIRECTS = 3
 IDLE_S = 30.0

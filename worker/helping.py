@@ -19,10 +19,10 @@ from worker.faults import describe_fault, is_unexpected
 from worker.lease import LeaseKeeper
 from worker.memory import release_frames
 from worker.options import render_options
-from worker.patience import insist, patiently
+from worker.retry import insist, patiently
 from worker.scratch import attempt_folder, scratch_root
 from worker.segments import SplitClip, held, render_segment, renderer_of
-from worker.shutdown import HandBackError
+from worker.supervision import HandBackError
 
 if TYPE_CHECKING:
     from worker.runner import RunContext

@@ -27,7 +27,7 @@ from jobs.segments import SegmentLease
 from jobs.store import Lease, LeaseLostError
 from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
-from worker.shutdown import HandBackError, ShutdownNotice
+from worker.supervision import HandBackError, ShutdownNotice
 
 log = logging.getLogger(__name__)
 

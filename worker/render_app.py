@@ -36,7 +36,7 @@ from worker.engines import LoadEngines, engine_info, unavailable_engines
 from worker.memory import data_bytes, limit_memory
 from worker.polling import PollStamp
 from worker.quiet import keep_quiet
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 if TYPE_CHECKING:
     from worker.presence import Presence
@@ -69,11 +69,11 @@ class RenderProcess:
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.gpu_memory import gpu_memory
-        from worker.metrics import metric_names
         from worker.notices import call_helpers
         from worker.presence import Presence
         from worker.runner import RunContext
         from worker.scratch import scratch_root, sweep_orphans
+        from worker.translation import metric_names
 
         settings = self._settings
         start_traces(settings, "render-worker")

@@ -31,14 +31,14 @@ from worker.faults import describe_fault, is_passing, is_unexpected
 from worker.fetch import IDLE_S, Fetcher, Inputs
 from worker.lease import LeaseKeeper
 from worker.memory import MemoryMeter, release_frames
-from worker.metrics import measure, measurement_of, write_curves
 from worker.options import render_options
 from worker.outcome import render_info, result_info
-from worker.patience import insist, patiently
 from worker.provenance import open_signer
+from worker.retry import insist, patiently
 from worker.scratch import attempt_folder, scratch_root
-from worker.shutdown import HandBackError, ShutdownNotice
 from worker.splitting import RenderTask, render
+from worker.supervision import HandBackError, ShutdownNotice
+from worker.translation import measure, measurement_of, write_curves
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
 from worker.lease import LeaseKeeper
 from worker.outcome import CONTENT_TYPES, render_notes
-from worker.patience import insist, patiently
-from worker.shutdown import HandBackError
+from worker.retry import insist, patiently
+from worker.supervision import HandBackError
 
 if TYPE_CHECKING:
     from worker.runner import RunContext

@@ -28,7 +28,7 @@ from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
 from worker.fetch import Inputs
 from worker.outcome import core_notes
-from worker.patience import insist, patiently
+from worker.retry import insist, patiently
 from worker.segments import SplitClip, held, render_segment, renderer_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, JobOptions, WorkerInfo
 from jobs.names import input_key

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from cli.keys import make_key
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.api_keys import Scope
 from jobs.opening import open_store
 from jobs.settings import Settings

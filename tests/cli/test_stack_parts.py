@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.children import Child
+from cli.stack.processes import Child
 from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket
 from jobs.settings import Settings
 from tests.services import accepted_socket, own_database

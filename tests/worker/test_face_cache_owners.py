@@ -28,7 +28,7 @@ from tests.preview.speech import make_sound, write_wav
 from worker.face_cache import CacheLimits, StoredFaceCache
 from worker.janitor import Janitor
 from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 ALICE, BOB = 16 * "a", 16 * "b"
 

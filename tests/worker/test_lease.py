@@ -18,8 +18,8 @@ from retalking_core.errors import RenderCanceled
 from tests.services import wait_until
 from tests.worker.test_runner import Interposed
 from worker.lease import LeaseKeeper
-from worker.patience import patiently
-from worker.shutdown import HandBackError, ShutdownNotice
+from worker.retry import patiently
+from worker.supervision import HandBackError, ShutdownNotice
 
 
 @dataclass

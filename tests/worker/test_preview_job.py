@@ -12,7 +12,7 @@ from jobs.names import curves_key
 from retalking_core.evaluation.metrics import available_metrics
 from tests.media.clips import make_png, make_wav
 from tests.worker.conftest import Stack, running
-from worker.metrics import metric_names
+from worker.translation import metric_names
 
 
 def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:

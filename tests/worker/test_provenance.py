@@ -26,7 +26,7 @@ from retalking_core.provenance.trial_certificate import TrialCertificate, make_t
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 Work = Callable[..., Job]
 

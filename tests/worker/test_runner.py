@@ -31,7 +31,7 @@ from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import runner
 from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 
 class Interposed:

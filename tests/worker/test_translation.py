@@ -35,7 +35,7 @@ from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
-from worker import metrics as numbers
+from worker import translation as numbers
 from worker.engines import (
     choose_engine,
     chosen_tracker,
@@ -47,7 +47,7 @@ from worker.engines import (
 )
 from worker.faults import describe_fault
 from worker.options import render_options
-from worker.shutdown import HandBackError
+from worker.supervision import HandBackError
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:

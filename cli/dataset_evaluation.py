@@ -32,7 +32,7 @@ from retalking_core.evaluation.report.page import ClipSection, ReportPage, forma
 from retalking_core.evaluation.report.pictures import make_strips, write_players
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
-from worker.metrics import measurement_of
+from worker.translation import measurement_of
 
 # Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
 Render = Callable[[Pairing, str, Path], list[dict[str, Any]]]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.tether import tether
+from cli.stack.tether import tether
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0

@@ -30,7 +30,7 @@ from tests.worker.test_runner import Interposed
 from worker.helping import help_job
 from worker.runner import RunContext
 from worker.segments import renderer_of
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 
 @pytest.fixture

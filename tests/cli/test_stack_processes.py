@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.children import Child, ChildSpec, describe_exit
+from cli.stack.processes import Child, ChildSpec, describe_exit
 from tests.services import wait_until
 
 Make = Callable[..., Child]
@@ -38,7 +38,7 @@ def wait_for(child: Child, text: str) -> None:
 def test_a_child_that_dies_is_started_again_after_growing_pauses(
     make_child: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.children._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("cli.stack.processes._FIRST_PAUSE_S", 0.05)
     child = make_child("print('here', flush=True); raise SystemExit(4)")
     child.start()
     news: list[str] = []

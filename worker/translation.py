@@ -22,7 +22,7 @@ from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import RenderReport
-from worker.shutdown import HandBackError
+from worker.supervision import HandBackError
 
 
 def metric_names() -> list[str]:

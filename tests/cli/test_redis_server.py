@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.redis_server import EmbeddedRedis, RedisServerError, redis_server_binary, server_version
+from cli.stack.redis_server import EmbeddedRedis, RedisServerError, redis_server_binary, server_version
 from tests.services import free_port, is_listening
 
 # Written by Redis 6.2.14, the server of earlier releases: keys of every type, a rewrite (from then on a binary part

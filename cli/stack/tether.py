@@ -1,7 +1,7 @@
 """Ties a child process to its parent: when the parent is killed outright, the kernel ends the child too.
 
-Run as `python -m cli.tether PARENT_PID COMMAND...`; becomes COMMAND. A separate program because the request has to be
-made in the child between fork and exec, where Python code of a threaded parent must not run.
+Run as `python -m cli.stack.tether PARENT_PID COMMAND...`; becomes COMMAND. A separate program because the request must
+be made in the child between fork and exec, where Python code of a threaded parent must not run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 def tether() -> tuple[str, ...]:
     """What to put before a command so that it ends with this process; the thread that starts it must stay alive."""
-    return (sys.executable, "-P", "-m", "cli.tether", str(os.getpid()))
+    return (sys.executable, "-P", "-m", "cli.stack.tether", str(os.getpid()))
 
 
 def become(parent_pid: int, command: list[str]) -> None:

@@ -47,7 +47,7 @@ class EmbeddedRedis:
     """Runs from construction to stop(). url: with the password, for this machine only.
 
     port None: a free one. Starting again on the same data_dir finds the data of the last run. launcher: program and
-    arguments that become the server (`cli.tether`: then it ends with its parent). databases: how many;
+    arguments that become the server (`cli.stack.tether`: then it ends with its parent). databases: how many;
     the service uses the first one only.
     """
 

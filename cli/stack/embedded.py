@@ -15,12 +15,12 @@ from pathlib import Path
 
 import httpx
 
-from cli.children import Child, describe_exit
 from cli.data_folder import hold_lock, prepare_folder
-from cli.redis_server import EmbeddedRedis, RedisServerError
+from cli.stack.processes import Child, describe_exit
+from cli.stack.redis_server import EmbeddedRedis, RedisServerError
+from cli.stack.tether import tether
 from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket, worker_specs
 from cli.stopping import StopSignal
-from cli.tether import tether
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 
