@@ -44,7 +44,7 @@ class Asked:
     cache: Path | None = None
 
     def options(self) -> RenderOptions:
-        from worker.options import render_options
+        from worker.translation import render_options
 
         return replace(render_options(self.job, self.picture), compat=self.compat)
 

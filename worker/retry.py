@@ -1,4 +1,4 @@
-"""Calls to what may be away for a moment: the job store and the object store."""
+"""Retries of calls to the job store and the object store, which may be unreachable for a moment."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from jobs.objects import ObjectStoreError, ObjectTooLargeError
 
 log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
-def patiently(call: Callable[[], Answer], limit_s: float = 60.0) -> Answer:
-    """A call to the job store that outlasts a restart of Redis. Raises the last RedisError after `limit_s`.
+def retry_redis(call: Callable[[], T], limit_s: float = 60.0) -> T:
+    """Repeat a call to the job store until Redis answers. Raises the last RedisError after `limit_s`.
 
-    The store's transitions know a repeated call, so one whose answer got lost is not done twice.
+    The store's transitions are idempotent, so a call whose answer was lost has no second effect.
     """
-    until = time.monotonic() + limit_s
+    deadline = time.monotonic() + limit_s
     pause_s = 0.2
     while True:
         try:
             return call()
         except RedisError as fault:
-            if time.monotonic() + pause_s > until:
+            if time.monotonic() + pause_s > deadline:
                 raise
-            log.warning("the job store did not answer: %s", type(fault).__name__)
+            log.warning("job store unreachable: %s", type(fault).__name__)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 5.0)
 
 
-def insist(call: Callable[[], Answer], pauses_s: Sequence[float], wait: Callable[[float], None]) -> Answer:
-    """A call to the object store, repeated after each of the pauses. Raises the last ObjectStoreError.
+def retry_storage(call: Callable[[], T], pauses_s: Sequence[float], wait: Callable[[float], None]) -> T:
+    """Repeat a call to the object store after each of the pauses. Raises the last ObjectStoreError.
 
-    wait: sleeps, and raises where the work is to stop.
+    wait: sleeps, and raises if the work must stop.
     """
     for pause_s in pauses_s:
         try:
@@ -45,6 +45,6 @@ def insist(call: Callable[[], Answer], pauses_s: Sequence[float], wait: Callable
         except ObjectTooLargeError:
             raise
         except ObjectStoreError as fault:
-            log.warning("the object store failed, again in %s s: %s", pause_s, type(fault).__name__)
+            log.warning("object store failed, retrying in %s s: %s", pause_s, type(fault).__name__)
             wait(pause_s)
     return call()

@@ -25,9 +25,10 @@ from retalking_core.media.limits import MediaLimits
 from tests.engines.stand_ins import StandIns
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import make_sound, write_wav
+from worker.context import RunContext
 from worker.face_cache import CacheLimits, StoredFaceCache
 from worker.janitor import Janitor
-from worker.runner import RunContext, run_job
+from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
 ALICE, BOB = 16 * "a", 16 * "b"

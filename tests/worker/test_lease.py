@@ -17,9 +17,9 @@ from jobs.store import Lease, LeaseLostError
 from retalking_core.errors import RenderCanceled
 from tests.services import wait_until
 from tests.worker.test_runner import Interposed
-from worker.lease import LeaseKeeper
-from worker.retry import patiently
-from worker.supervision import HandBackError, ShutdownNotice
+from worker.lease import LeaseKeeper, ShutdownRequestedError
+from worker.retry import retry_redis
+from worker.supervision import ShutdownNotice
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Held:
     lease: Lease
 
     def keeper(self, **changes: object) -> LeaseKeeper:
-        settings = {"store": self.store, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
+        settings = {"backend": self.store, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
         return LeaseKeeper(lease=self.lease, **settings)  # type: ignore[arg-type]
 
 
@@ -66,12 +66,12 @@ def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) ->
         assert stuck.wait(3)
 
 
-def test_waiting_that_is_excused_keeps_the_lease(held: Held) -> None:
+def test_waiting_that_counts_as_progress_keeps_the_lease(held: Held) -> None:
     stuck = threading.Event()
     with held.keeper(stall_s=0.4, on_stuck=stuck.set) as keeper, keeper.expecting_progress():
         for _ in range(12):
             time.sleep(0.1)
-            keeper.excuse()
+            keeper.count_as_progress()
         keeper.check()
     assert not stuck.is_set()
 
@@ -105,7 +105,7 @@ def test_a_notice_hands_back_when_it_is_due(held: Held) -> None:
         notice.give(0.2)
         notice.give(60.0)
         keeper.check()
-        with pytest.raises(HandBackError):
+        with pytest.raises(ShutdownRequestedError):
             keeper.wait(5.0)
 
 
@@ -119,7 +119,7 @@ def test_redis_may_be_away_for_a_while(held: Held) -> None:
         calls.append(1)
         return away()
 
-    with held.keeper(store=Interposed(held.store, renew=away, report=report), lease_s=3.0) as keeper:
+    with held.keeper(backend=Interposed(held.store, renew=away, report=report), lease_s=3.0) as keeper:
         began = time.monotonic()
         for number in range(20):
             keeper.beat(f"stage {number}", 0.5)
@@ -138,7 +138,7 @@ def test_patience_outlasts_a_restart(failures: int) -> None:
             raise RedisConnectionError("away")
         return "answer"
 
-    assert patiently(call) == "answer"
+    assert retry_redis(call) == "answer"
 
 
 def test_patience_ends(held: Held) -> None:
@@ -146,4 +146,4 @@ def test_patience_ends(held: Held) -> None:
         raise RedisConnectionError("away")
 
     with pytest.raises(RedisConnectionError):
-        patiently(away, limit_s=0.5)
+        retry_redis(away, limit_s=0.5)

@@ -25,7 +25,8 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
-from worker.runner import RunContext, run_job
+from worker.context import RunContext
+from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
 Work = Callable[..., Job]

@@ -126,7 +126,7 @@ def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
     for other in map(stack.finish, others):
         assert (other.status, other.attempt) == (JobStatus.SUCCEEDED, 1), other.error
     assert worker.child != child
-    assert worker.says("this process is replaced")
+    assert worker.says("process is replaced")
     assert stack.attempt_folders() == []
 
 

@@ -30,7 +30,8 @@ from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import runner
-from worker.runner import RunContext, run_job
+from worker.context import RunContext
+from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
 

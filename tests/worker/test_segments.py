@@ -27,9 +27,8 @@ from tests.jobs.making import add_job
 from tests.media.clips import make_video, make_wav
 from tests.worker.segmented_engine import SlowEngine
 from tests.worker.test_runner import Interposed
-from worker.helping import help_job
-from worker.runner import RunContext
-from worker.segments import renderer_of
+from worker.context import RunContext
+from worker.segments import help_job, renderer_of
 from worker.supervision import ShutdownNotice
 
 

@@ -45,9 +45,8 @@ from worker.engines import (
     neural_obstacle,
     unavailable_engines,
 )
-from worker.faults import describe_fault
-from worker.options import render_options
-from worker.supervision import HandBackError
+from worker.lease import ShutdownRequestedError
+from worker.translation import describe_fault, render_options
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -274,7 +273,9 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     assert rendered[1].fps == Fraction(25)
 
 
-@pytest.mark.parametrize("stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), HandBackError("job_1")])
+@pytest.mark.parametrize(
+    "stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), ShutdownRequestedError("job_1")]
+)
 def test_what_stops_a_job_stops_its_evaluation(
     rendered: tuple[Path, RenderReport], clips: Clips, stop: Exception
 ) -> None:
