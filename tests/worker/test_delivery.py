@@ -60,7 +60,7 @@ class Sender:
             store,
             settings,
             self.secrets,
-            lambda job, at: view_job(job, store, objects, settings, None, at),
+            lambda job, at: view_job(job, store, objects, settings, at=at),
         )
 
     def deliver(self, delivery_id: str) -> Delivery | None:
