@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
-from cli.stopping import catch_signals
 from retalking_client import Client, Job
 from retalking_client.cli.output import print_metrics
 from retalking_client.cli.progress import ProgressDisplay, open_display, watch
@@ -36,8 +35,8 @@ def demo(
     """Start the service, send it a face and a speech track, follow the job, fetch the video. Ends by taking it down."""
     try:
         from cli.demo_input import write_portrait, write_speech
-        from cli.stack.embedded import StoppedError, open_stack
-        from cli.stack_parts import StackAddress
+        from cli.stack.embedded import StoppedError, catch_signals, open_stack
+        from cli.stack.processes import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error

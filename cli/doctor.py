@@ -31,7 +31,7 @@ def doctor(
     environment. Ends with 1 when something is bad; a note is a limit to know of."""
     try:
         from cli.examination import examine
-        from cli.store_address import store_settings
+        from cli.stack.redis_server import store_settings
     except ImportError as error:
         raise MissingExtraError("jobs", error.name) from error
     findings = list(examine(store_settings(data)))

@@ -150,7 +150,7 @@ def _scopes(names: list[str]) -> frozenset[Scope]:
 
 def _settings(data: Path | None) -> Settings:
     try:
-        from cli.store_address import store_settings
+        from cli.stack.redis_server import store_settings
     except ImportError as error:
         raise MissingExtraError("jobs", error.name) from error
     return store_settings(data)

@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 
 from cli.evaluate import chosen_engine
-from cli.outcome import print_stage_times
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Asked, Rendered, open_renderer, print_stage_times
 from jobs.models import JobOptions
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.option_pairs import read_pairs, validate_options
@@ -64,7 +63,7 @@ def run(
     if dataset is not None:
         if video or audio:
             raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
-        from cli.dataset_renders import render_dataset
+        from cli.dataset import render_dataset
 
         asked = Asked(_checked_options(pairs, picture), picture, compat.value, cache)
         render_dataset(dataset, out or Path("out/run"), asked, console)

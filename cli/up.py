@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cli.extras import MissingExtraError
-from cli.stopping import catch_signals
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 _LOOPBACK = ("127.", "localhost", "::1")
@@ -33,8 +32,8 @@ def up(
     embedded ones. Queued jobs outlive a restart.
     """
     try:
-        from cli.stack.embedded import StoppedError, open_stack
-        from cli.stack_parts import StackAddress
+        from cli.stack.embedded import StoppedError, catch_signals, open_stack
+        from cli.stack.processes import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error
@@ -70,7 +69,7 @@ def _refuse_open_door(host: str, is_decided: bool) -> None:
 def _hand_out_first_key(console: Console, data: Path | None) -> None:
     """Where nobody has a key yet, nobody could call: the first one is an admin's."""
     from cli.keys import make_key
-    from cli.store_address import store_settings
+    from cli.stack.redis_server import store_settings
     from jobs.api_keys import Scope
     from jobs.opening import open_store
 

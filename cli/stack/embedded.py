@@ -7,20 +7,30 @@ with open_stack(...) as stack:      Redis, then workers and API; ready when `/re
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import httpx
 
-from cli.data_folder import hold_lock, prepare_folder
-from cli.stack.processes import Child, describe_exit
+from cli.stack.processes import (
+    Child,
+    StackAddress,
+    api_spec,
+    child_environment,
+    describe_exit,
+    listening_socket,
+    worker_specs,
+)
 from cli.stack.redis_server import EmbeddedRedis, RedisServerError
 from cli.stack.tether import tether
-from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket, worker_specs
-from cli.stopping import StopSignal
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 
@@ -182,3 +192,67 @@ def _missing_parts(http: httpx.Client) -> list[str]:
         return [_PART_NAMES.get(part["pointer"], part["pointer"]) for part in answer.json()["errors"]]
     except (ValueError, LookupError, TypeError):
         return ["API"]
+
+
+def prepare_folder(path: Path) -> Path:
+    """Create the folder, closed to other users (it holds secrets and people's faces); returns it absolute."""
+    folder = path.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise CommandError("data_folder_unusable", f"Can not use {folder} as data folder: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def hold_lock(folder: Path) -> Iterator[None]:
+    """One stack a folder. The kernel drops the lock when the holder dies, however it dies, so it never goes stale."""
+    path = folder / "up.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
+            raise CommandError(
+                "data_folder_in_use",
+                f"Another retalking (process {holder or 'unknown'}) uses {folder}: stop it, or pass another --data.",
+                EXIT_UNAVAILABLE,
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+class StopSignal:
+    """Set by the first signal; later ones change nothing (the end is bounded in time anyway)."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    @property
+    def is_set(self) -> bool:
+        return self._asked.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """True as soon as the stop is asked for."""
+        return self._asked.wait(timeout_s)
+
+    def ask(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
+        self._asked.set()
+
+
+@contextmanager
+def catch_signals() -> Iterator[StopSignal]:
+    """Main thread only. The former handlers come back afterwards."""
+    stop = StopSignal()
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, stop.ask) for number in caught}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cli.dataset import Pairing
-from cli.dataset_renders import result_names
-from cli.stage_bars import open_stages
+from cli.dataset import Pairing, result_names
+from cli.rendering import open_stages
 from retalking_core.progress import Progress
 from tests.cli.conftest import Ended, media_seconds
 from tests.media.clips import make_png

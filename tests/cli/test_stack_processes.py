@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.stack.processes import Child, ChildSpec, describe_exit
-from tests.services import wait_until
+from cli.stack.processes import (
+    Child,
+    ChildSpec,
+    StackAddress,
+    api_spec,
+    child_environment,
+    describe_exit,
+    listening_socket,
+)
+from jobs.settings import Settings
+from tests.services import accepted_socket, own_database, wait_until
 
 Make = Callable[..., Child]
 
@@ -96,3 +107,23 @@ def test_the_journal_is_shown_as_a_person_reads_it(make_child: Make, tmp_path: P
 def test_exits_are_described() -> None:
     assert describe_exit(3) == "ended with code 3"
     assert describe_exit(-9) == "was ended by SIGKILL"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_on_a_kept_connection_are_sent_at_once(redis_url: str, tmp_path: Path, host: str) -> None:
+    (tmp_path / "logs").mkdir()
+    with listening_socket(StackAddress(host, 0)) as listener:
+        address = StackAddress(host, listener.getsockname()[1])
+        environment = child_environment(Settings(_env_file=None), tmp_path, own_database(redis_url), address)
+        api = Child(api_spec(tmp_path, listener.fileno()), environment, tmp_path)
+        api.start()
+        connection = http.client.HTTPConnection(host, address.port, timeout=60)
+        try:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+            with accepted_socket(api.pid, connection.sock) as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            connection.close()
+            api.ask_to_stop()
+            api.finish()

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import RATE_HZ, synthesize_speech, write_demo_speech
+from cli.demo_input import RATE_HZ, synthesize_speech, write_demo_speech, write_portrait
 
 
 @pytest.fixture(scope="module")
