@@ -40,7 +40,7 @@ def test_the_time_limit_fails_the_job_and_deafness_costs_the_process_not_the_wor
 
         # No sign of life: the lease is let go after stall_s, and the process ends itself a lease later.
         assert _failure(stack, Act.HANG) == "worker_lost"
-        wait_until(lambda: worker.says("the render does not come back"), timeout=15)
+        wait_until(lambda: worker.says("render hangs"), timeout=15)
         assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
         assert worker.child != child
 
@@ -104,7 +104,7 @@ def test_a_worker_whose_engines_do_not_load_takes_no_job_and_ends(stack: Stack, 
     worker = WorkerProcess("tests.worker.broken_app", stack, tmp_path / "worker.log")
     try:
         worker.wait(40)
-        assert worker.says("the engines could not be loaded")
+        assert worker.says("engines not loaded")
         assert stack.store.get(job_id).status is JobStatus.QUEUED
     finally:
         worker.stop()
