@@ -1,4 +1,10 @@
-"""What the demo works on when it is given nothing: a public-domain portrait, and speech made on the spot."""
+"""Default input of the demo: a public-domain portrait, and synthesized speech.
+
+The synthesizer is the cascade synthesizer of D. Klatt, "Software for a cascade/parallel formant synthesizer", JASA 67
+(1980), reduced to what a demo needs: a glottal source through moving formant resonators, five vowels, the labial
+closures b, m and p (lips must close visibly) and s. It has the rhythm, closures and melody of speech, without words.
+Deterministic: the same samples on every machine.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +33,7 @@ def write_portrait(folder: Path) -> Path:
 
 
 def write_speech(folder: Path) -> Path:
-    """Real words where espeak-ng is installed, else the synthesizer of this package."""
+    """Real words if espeak-ng is installed, else the synthesizer of this module."""
     target = folder / "speech.wav"
     espeak = shutil.which("espeak-ng")
     if espeak is None or not _speak(espeak, target):
@@ -60,7 +66,7 @@ _VOWELS_HZ = {
     "o": (500, 860, 2410),
     "u": (320, 870, 2240),
 }
-# Where a consonant pulls the formants of its neighbours. Labials pull all of them down, s pulls F2 up.
+# Where a consonant moves the formants of its neighbors. Labials pull all of them down, s pulls F2 up.
 _LOCUS_HZ = {"b": (250, 900, 2150), "p": (300, 950, 2200), "m": (260, 1000, 2150), "s": (320, 1750, 2600)}
 _CONSONANT_S = {"b": 0.085, "p": 0.100, "m": 0.090, "s": 0.120}
 
@@ -71,12 +77,13 @@ _LEAD_S, _PAUSE_S, _TAIL_S = 0.25, 0.26, 0.45
 
 @dataclass(frozen=True)
 class _Key:
-    """Where the voice is at a moment. Amplitudes 0..1: voiced, through the closed lips (bar), breath, hiss, burst."""
+    """State of the voice at one time. Amplitudes 0..1."""
 
     time_s: float
     formants_hz: tuple[float, float, float]
     voiced: float = 0.0
     bar: float = 0.0
+    """Voice through closed lips."""
     breath: float = 0.0
     hiss: float = 0.0
     burst: float = 0.0
@@ -106,8 +113,9 @@ def synthesize_speech() -> NDArray[np.float32]:
     pulses, opening = _glottis(_pitch(time_s, melody))
 
     mouth = amplitude["voiced"] * (pulses + 0.03 * opening * noise) + 0.06 * amplitude["breath"] * noise
-    for centre, width in zip([*formants, 3500.0, 4500.0], (80.0, 100.0, 140.0, 250.0, 300.0), strict=True):
-        mouth = _resonate(mouth, centre, width)
+    centers_hz: list[_Track | float] = [*formants, 3500.0, 4500.0]
+    for center_hz, width_hz in zip(centers_hz, (80.0, 100.0, 140.0, 250.0, 300.0), strict=True):
+        mouth = _resonate(mouth, center_hz, width_hz)
     lips_shut = _resonate(amplitude["bar"] * pulses, 220.0, 120.0)
     hiss = _resonate(_resonate(amplitude["hiss"] * _rise(noise), 5400.0, 1400.0), 7600.0, 2200.0)
     burst = _resonate(amplitude["burst"] * noise, 1300.0, 1200.0)
@@ -115,7 +123,7 @@ def synthesize_speech() -> NDArray[np.float32]:
 
 
 def _score() -> tuple[list[_Key], list[tuple[float, float]]]:
-    """Keys in time order, and the melody as (time s, pitch Hz): each phrase falls, each accent is a bump on it."""
+    """Keys in time order, and the melody as (time s, pitch Hz): falls in each phrase, with a peak at each accent."""
     keys = [_Key(0.0, _VOWELS_HZ["a"]), _Key(_LEAD_S, _VOWELS_HZ["a"])]
     melody = [(0.0, 118.0)]
     for number, phrase in enumerate(_PHRASES):
@@ -124,8 +132,8 @@ def _score() -> tuple[list[_Key], list[tuple[float, float]]]:
             start_s, is_last = keys[-1].time_s, place == len(phrase) - 1
             keys += _syllable_keys(start_s, syllable[0], syllable[1], is_last)
             accent_hz = 20.0 if syllable[1].isupper() else 0.0
-            centre_s = (start_s + _CONSONANT_S[syllable[0]] + keys[-1].time_s) / 2
-            melody.append((centre_s, top_hz - 26.0 * place / (len(phrase) - 1) + accent_hz))
+            center_s = (start_s + _CONSONANT_S[syllable[0]] + keys[-1].time_s) / 2
+            melody.append((center_s, top_hz - 26.0 * place / (len(phrase) - 1) + accent_hz))
         rest = keys[-1].formants_hz
         keys += [_Key(keys[-1].time_s + 0.03, rest), _Key(keys[-1].time_s + _PAUSE_S, rest)]
     return [*keys, _Key(keys[-1].time_s + _TAIL_S - _PAUSE_S, keys[-1].formants_hz)], melody
@@ -138,7 +146,7 @@ def _syllable_keys(start_s: float, consonant: str, vowel: str, is_last: bool) ->
     loud = 1.0 if vowel.isupper() else 0.8
     release_s = start_s + _CONSONANT_S[consonant]
     keys = _consonant_keys(consonant, start_s + 0.015, release_s)
-    voice_s = release_s + (0.030 if consonant == "p" else 0.008)  # p lets breath through before the voice sets in
+    voice_s = release_s + (0.030 if consonant == "p" else 0.008)  # p is aspirated before the voice starts
     return [
         *keys,
         _Key(voice_s, _between(locus, shape, 0.35), voiced=0.5 * loud),
@@ -172,7 +180,7 @@ def _between(
 
 
 def _glide(time_s: _Track, keys: list[_Key], values: list[float], smooth_s: float) -> _Track:
-    """Straight lines between the keys, rounded by a Hann window (no step may be heard as a click)."""
+    """Straight lines between the keys, smoothed by a Hann window (a step would be heard as a click)."""
     line = np.interp(time_s, [key.time_s for key in keys], values)
     window = np.hanning(2 * round(smooth_s * RATE_HZ / 2) + 1)
     padded = np.pad(line, len(window) // 2, mode="edge")
@@ -180,8 +188,8 @@ def _glide(time_s: _Track, keys: list[_Key], values: list[float], smooth_s: floa
 
 
 def _pitch(time_s: _Track, melody: list[tuple[float, float]]) -> _Track:
-    """Smooth melody with Klatt's slow quasi-random flutter, so that the voice does not sound like a machine."""
-    line = np.interp(time_s, *zip(*melody, strict=True))
+    """Smooth melody with Klatt's slow quasi-random flutter, so that the voice sounds less synthetic."""
+    line = np.interp(time_s, [at_s for at_s, _ in melody], [hz for _, hz in melody])
     window = np.hanning(round(0.12 * RATE_HZ) | 1)
     smooth = np.convolve(np.pad(line, len(window) // 2, mode="edge"), window / window.sum(), mode="valid")
     flutter = sum(np.sin(2 * np.pi * rate * time_s) for rate in (12.7, 7.1, 4.7))
@@ -198,10 +206,10 @@ def _glottis(pitch_hz: _Track) -> tuple[_Track, _Track]:
     return np.diff(flow, prepend=0.0) * 20.0, flow
 
 
-def _resonate(signal: _Track, centre_hz: _Track | float, width_hz: float) -> _Track:
-    """Klatt's two-pole resonator with a moving centre: y[n] = A x[n] + B y[n-1] + C y[n-2]."""
+def _resonate(signal: _Track, center_hz: _Track | float, width_hz: float) -> _Track:
+    """Klatt's two-pole resonator with a moving center: y[n] = A x[n] + B y[n-1] + C y[n-2]."""
     radius = np.exp(-np.pi * width_hz / RATE_HZ)
-    feedback = 2 * radius * np.cos(2 * np.pi * np.broadcast_to(centre_hz, signal.shape) / RATE_HZ)
+    feedback = 2 * radius * np.cos(2 * np.pi * np.broadcast_to(center_hz, signal.shape) / RATE_HZ)
     gain = 1 - feedback + radius * radius
     last, before, square, out = 0.0, 0.0, float(radius * radius), []
     for x, b in zip((gain * signal).tolist(), feedback.tolist(), strict=True):
@@ -211,7 +219,7 @@ def _resonate(signal: _Track, centre_hz: _Track | float, width_hz: float) -> _Tr
 
 
 def _rise(noise: _Track) -> _Track:
-    """First difference: takes the low end out of the hiss, as the narrow gap of an s does."""
+    """First difference: removes the low frequencies of the hiss, as the narrow gap of an s does."""
     return np.diff(noise, prepend=0.0)
 
 
@@ -219,17 +227,19 @@ def _level(signal: _Track) -> _Track:
     """Scaled so that its loudest 10 ms have an RMS of 1: the parts can then be mixed by plain factors."""
     window = round(0.010 * RATE_HZ)
     power = np.convolve(signal**2, np.full(window, 1 / window), mode="same")
-    return signal / np.sqrt(power.max())
+    scaled: _Track = signal / np.sqrt(power.max())
+    return scaled
 
 
 def _even_out(mouth: _Track) -> _Track:
-    """Bring the vowels closer in loudness: the bare cascade makes a 14 dB louder than u, people about 5 dB."""
+    """Reduce the loudness differences of vowels: the plain cascade makes a 14 dB louder than u, people about 5 dB."""
     window = np.hanning(round(0.080 * RATE_HZ) | 1)
     loudness = np.sqrt(np.convolve(_level(mouth) ** 2, window / window.sum(), mode="same"))
     return _level(mouth / np.maximum(loudness, 0.05) ** 0.5)
 
 
 def _finish(signal: _Track) -> NDArray[np.float32]:
-    """No direct current, peak 0.6 of full scale."""
-    centred = signal - signal.mean()
-    return (0.6 * centred / np.abs(centred).max()).astype(np.float32)
+    """Remove the mean; peak 0.6 of full scale."""
+    centered = signal - signal.mean()
+    scaled: NDArray[np.float32] = (0.6 * centered / np.abs(centered).max()).astype(np.float32)
+    return scaled

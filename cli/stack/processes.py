@@ -1,4 +1,4 @@
-"""One supervised child process: started with its own log, stopped by its own pid, restarted with backoff."""
+"""Child processes of the embedded stack: their commands and environment, and their supervision."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _LOG_LIMIT_BYTES = 20 << 20
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """name: for people. command: absolute program and arguments, no secrets (they show in the process list).
-
-    grace_s: how long it may take to end after SIGTERM. keep_fds: sockets that it inherits.
-    """
+    """What to run."""
 
     name: str
     command: tuple[str, ...]
+    """Absolute program and arguments, without secrets: the process list shows them."""
     log: Path
     grace_s: float
+    """Time to exit after SIGTERM."""
     keep_fds: tuple[int, ...] = ()
+    """Sockets that it inherits."""
 
 
 class Child:
-    """A running (or dead) process of a ChildSpec."""
+    """A process of a ChildSpec, restarted with backoff when it dies."""
 
     def __init__(self, spec: ChildSpec, environment: Mapping[str, str], folder: Path) -> None:
         self.spec = spec
@@ -56,9 +56,9 @@ class Child:
         self._restart_at_s: float | None = None
 
     def start(self) -> None:
-        """Runs in a session of its own, so that Ctrl-C reaches only us and we choose the order of the end.
+        """In a session of its own, so that Ctrl-C reaches only the parent, which stops its children in order.
 
-        The working folder is the data folder: what lies where the user stands must not be imported in place of ours.
+        The working folder is the data folder: files in the user's folder must not be imported in place of ours.
         """
         _rotate(self.spec.log)
         with self.spec.log.open("ab") as log:
@@ -81,11 +81,11 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs (or was never started)."""
+        """None while it runs, or if it was never started."""
         return self._process.poll() if self._process else None
 
     def tend(self) -> str | None:
-        """Called often: notices a death, restarts when its pause is over. Returns a sentence when that happened."""
+        """Called often: notices a death, and restarts after a pause. Returns a message when something happened."""
         code = self.exit_code
         if code is None:
             return None
@@ -96,33 +96,31 @@ class Child:
                 self._pause_s = _FIRST_PAUSE_S
             self._restart_at_s = now_s + self._pause_s
             pause_s, self._pause_s = self._pause_s, min(self._pause_s * 2, _LONGEST_PAUSE_S)
-            return (
-                f"{self.spec.name} {describe_exit(code)}; starting it again in {pause_s:.0f} s (log: {self.spec.log})"
-            )
+            return f"{self.spec.name} {describe_exit(code)}; restarting in {pause_s:.0f} s (log: {self.spec.log})"
         if now_s < self._restart_at_s:
             return None
         self.start()
-        return f"{self.spec.name} started again (process {self.pid})"
+        return f"{self.spec.name} restarted (process {self.pid})"
 
     def ask_to_stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def finish(self) -> str | None:
-        """Wait for the end that was asked for, else kill it; then whatever it left in its session.
+        """Wait for its exit, kill it after `grace_s`, then kill what remains in its session.
 
-        Returns a sentence when it had to be killed.
+        Returns a message when it had to be killed.
         """
         if self._process is None:
             return None
-        complaint = None
+        message = None
         try:
             self._process.wait(self.spec.grace_s)
         except subprocess.TimeoutExpired:
-            complaint = f"{self.spec.name} did not end within {self.spec.grace_s:.0f} s and was killed"
+            message = f"{self.spec.name} did not exit within {self.spec.grace_s:.0f} s and was killed"
         self._sweep()
         self._process.wait()
-        return complaint
+        return message
 
     def log_tail(self, lines: int = 12) -> str:
         try:
@@ -132,7 +130,7 @@ class Child:
             return ""
 
     def _sweep(self) -> None:
-        """Kill what is left of the child's process group (a pool process that outlived its master)."""
+        """Kill the rest of the child's process group (such as pool processes of a dead parent)."""
         if self._process is not None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -141,17 +139,17 @@ class Child:
 
 
 def describe_exit(code: int) -> str:
-    """`ended with code 1`, or `was ended by SIGKILL`."""
+    """`exited with code 1`, or `was killed by SIGKILL`."""
     if code >= 0:
-        return f"ended with code {code}"
+        return f"exited with code {code}"
     try:
-        return f"was ended by {signal.Signals(-code).name}"
+        return f"was killed by {signal.Signals(-code).name}"
     except ValueError:
-        return f"was ended by signal {-code}"
+        return f"was killed by signal {-code}"
 
 
 def _readable(line: str) -> str:
-    """A line of the workers' JSON journal as a person reads it: level, message, and what was raised."""
+    """A line of the workers' JSON log in plain text: level, message, exception."""
     try:
         entry = json.loads(line)
         raised = entry.get("traceback", "").rstrip().rpartition("\n")[2]
@@ -161,14 +159,14 @@ def _readable(line: str) -> str:
 
 
 def _rotate(log: Path) -> None:
-    """Keep one older log, so that a long-lived data folder does not fill the disk over restarts."""
+    """Keep one older log, so that logs do not fill the disk over many restarts."""
     if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.1"))
 
 
 @dataclass(frozen=True)
 class StackAddress:
-    """Where the API listens, and how callers on this machine reach it. port 0: any free one."""
+    """Where the API listens. port 0: any free one."""
 
     host: str
     port: int
@@ -181,15 +179,15 @@ class StackAddress:
 
 @contextmanager
 def listening_socket(address: StackAddress) -> Iterator[socket.socket]:
-    """Bound here and handed to the API: no other program can take the port in between, and while the API starts again
-    its callers wait in line."""
+    """Bound here and inherited by the API: no other program can take the port meanwhile, and while the API restarts its
+    callers wait in the backlog."""
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise CommandError("host_unknown", f"{address.host} is no address of this machine: {error}") from error
+        raise CommandError("host_unknown", f"{address.host} is not an address of this machine: {error}") from error
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted connections inherit this. An event loop sets it only on connections that it knows to be TCP, and
@@ -202,20 +200,20 @@ def listening_socket(address: StackAddress) -> Iterator[socket.socket]:
         except OSError as error:
             raise CommandError(
                 "port_in_use",
-                f"Can not listen on {address.host} port {address.port} ({error.strerror}): pass another --port.",
+                f"Cannot listen on {address.host} port {address.port} ({error.strerror}): pass another --port.",
                 EXIT_UNAVAILABLE,
             ) from error
         yield listener
 
 
 def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
-    """grace_s: what a worker gives its running job before it hands it back; it needs a little longer to end.
+    """grace_s: time that a worker leaves its job before it releases it; it needs a little longer to exit.
 
     Node names must be unique on a broker that several stacks share.
     """
-    mark, limit_s = secrets.token_hex(4), grace_s + 12.0
+    node_id, limit_s = secrets.token_hex(4), grace_s + 12.0
     celery = (sys.executable, "-P", "-m", "celery")
-    render = (*celery, "-A", "worker.gpu", "worker", "-n", f"render-{mark}@%h")
+    render = (*celery, "-A", "worker.gpu", "worker", "-n", f"render-{node_id}@%h")
     webhooks = (sys.executable, "-P", "-m", "worker.webhooks")
     return [
         ChildSpec("render worker", render, folder / "logs" / "gpu-worker.log", limit_s),
@@ -225,14 +223,14 @@ def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
 
 def api_spec(folder: Path, listener: int) -> ChildSpec:
     command = (sys.executable, "-P", "-m", "api.server", "--fd", str(listener))
-    limits = ("--grace-s", "3")  # an open event stream must not hold up the end
+    limits = ("--grace-s", "3")  # open event streams must not delay the exit
     return ChildSpec("API", (*command, *limits), folder / "logs" / "api.log", grace_s=10.0, keep_fds=(listener,))
 
 
 def child_environment(settings: Settings, folder: Path, redis_url: str, address: StackAddress) -> dict[str, str]:
-    """What was configured (by environment or .env) under absolute paths, and where the parts of this stack are.
+    """The configured settings (from the environment or .env) with absolute paths, and the addresses of this stack.
 
-    Secrets travel here and never on a command line, which every user of the machine can read.
+    Secrets are passed here and never on a command line, which every user of the machine can read.
     """
     values = {name: getattr(settings, name) for name in settings.model_fields_set}
     values |= {

@@ -56,8 +56,8 @@ def test_a_child_that_dies_is_started_again_after_growing_pauses(
     while len(news) < 6:
         if sentence := child.tend():
             news.append(sentence)
-    assert [line.startswith("sample ended with code 4; starting it again in") for line in news[::2]] == [True] * 3
-    assert [line.startswith("sample started again (process ") for line in news[1::2]] == [True] * 3
+    assert [line.startswith("sample exited with code 4; restarting in") for line in news[::2]] == [True] * 3
+    assert [line.startswith("sample restarted (process ") for line in news[1::2]] == [True] * 3
     wait_until(lambda: child.spec.log.read_text().count("here") == 4, 10, what="four starts")
     pauses = [child._pause_s]
     assert pauses[0] == pytest.approx(0.4), "0.05 s doubled at each of three deaths"
@@ -91,7 +91,7 @@ def test_what_does_not_listen_is_killed_with_its_own_children(make_child: Make) 
     family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
     assert len(family) == 2
     child.ask_to_stop()
-    assert child.finish() == "sample did not end within 0 s and was killed"
+    assert child.finish() == "sample did not exit within 0 s and was killed"
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
@@ -105,8 +105,8 @@ def test_the_journal_is_shown_as_a_person_reads_it(make_child: Make, tmp_path: P
 
 
 def test_exits_are_described() -> None:
-    assert describe_exit(3) == "ended with code 3"
-    assert describe_exit(-9) == "was ended by SIGKILL"
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(-9) == "was killed by SIGKILL"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
