@@ -39,7 +39,7 @@ def test_create_list_revoke(on_redis: Call) -> None:
     _, key_id, secret = key.split("_")
     listed = on_redis("keys", "list").out
     (row,) = [line for line in listed.splitlines() if key_id in line]
-    assert row.split()[:5] == [key_id, "studio", "read", "usual", "7"]
+    assert row.split()[:5] == [key_id, "studio", "read", "default", "7"]
     assert secret not in listed
     assert on_redis("keys", "revoke", key_id).out == f"{key_id}  studio  revoked\n"
     (row,) = [line for line in on_redis("keys", "list").out.splitlines() if key_id in line]
