@@ -68,7 +68,7 @@ def test_a_healthy_service(call: Call, configure: Set, redis_url: str, s3: S3End
         assert hidden not in shown
 
 
-def test_a_redis_that_forgets(call: Call, configure: Set, tmp_path: Path) -> None:
+def test_a_redis_that_loses_data(call: Call, configure: Set, tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
         configure(REDIS_URL=server.url)
         client.config_set("appendfsync", "everysec")

@@ -70,7 +70,7 @@ def test_no_service_is_named(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_open_door_is_refused(call: Call, tmp_path: Path, host: str) -> None:
+def test_a_public_address_without_keys_is_refused(call: Call, tmp_path: Path, host: str) -> None:
     ended = call("up", "--host", host, "--port", "0", "--data", str(tmp_path / "data"))
     assert ended.code == 2
     assert ended.err.startswith("error: keys_required: ")

@@ -1,4 +1,4 @@
-"""The embedded Redis: behind a password, durable, alone on its folder, gone when stopped."""
+"""The embedded Redis: password, durability, one server per folder, clean stop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_restart_keeps_data_and_address(tmp_path: Path) -> None:
         assert client.get("a") == b"kept"
 
 
-def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path)
     redis.Redis.from_url(server.url).set("a", "kept")
     server._process.kill()
@@ -67,14 +67,14 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         EmbeddedRedis(tmp_path / "b").stop()
 
 
-def test_a_path_with_odd_characters_is_only_a_path(tmp_path: Path) -> None:
+def test_a_path_may_contain_special_characters(tmp_path: Path) -> None:
     folder = tmp_path / "a \"b\" $HOME; 'c' #"
     with EmbeddedRedis(folder) as server:
         redis.Redis.from_url(server.url).set("a", "b")
     assert list((folder / "appendonlydir").glob("appendonly.aof.*.incr.aof"))
 
 
-def test_the_data_of_a_server_with_a_single_append_only_file_is_taken_over(tmp_path: Path) -> None:
+def test_the_data_of_a_server_with_a_single_append_only_file_is_migrated(tmp_path: Path) -> None:
     shutil.copyfile(OLD_FILE, tmp_path / "appendonly.aof")
     for _ in range(2):  # the second start reads what the first one made of it
         with EmbeddedRedis(tmp_path) as server:

@@ -1,4 +1,4 @@
-"""Supervised processes, with real ones."""
+"""Supervision, with real processes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_does_not_listen_is_killed_with_its_own_children(make_child: Make) 
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-def test_the_journal_is_shown_as_a_person_reads_it(make_child: Make, tmp_path: Path) -> None:
+def test_json_logs_are_shown_as_plain_text(make_child: Make, tmp_path: Path) -> None:
     (tmp_path / "sample.log").write_text(
         '{"level": "critical", "message": "no engine", "traceback": "Traceback\\n  File\\nImportError: no cv2"}\n'
         "\n[1, 2]\nplain\n"

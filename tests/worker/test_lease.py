@@ -1,4 +1,4 @@
-"""Keeping a lease: renewed while work goes on, let go when it does not, and never lost to a short silence of Redis."""
+"""Keeping a lease: renewed during work, abandoned after a stall, kept through a short outage of Redis."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def held(job_store: RedisJobStore) -> Held:
     return Held(job_store, lease)
 
 
-def test_the_lease_outlives_long_work_without_a_word(held: Held) -> None:
+def test_the_lease_is_renewed_during_long_work_without_progress(held: Held) -> None:
     with held.keeper() as keeper:
         time.sleep(1.0)
         assert held.store.requeue_lost() == []
@@ -51,7 +51,7 @@ def test_the_lease_outlives_long_work_without_a_word(held: Held) -> None:
     assert [job.id for job in held.store.requeue_lost()] == [held.lease.job_id]
 
 
-def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) -> None:
+def test_a_stalled_render_loses_its_lease_and_then_its_process(held: Held) -> None:
     stuck = threading.Event()
     with held.keeper(stall_s=0.5, on_stuck=stuck.set) as keeper, keeper.expecting_progress():
         for number in range(10):
@@ -76,7 +76,7 @@ def test_waiting_that_counts_as_progress_keeps_the_lease(held: Held) -> None:
     assert not stuck.is_set()
 
 
-def test_work_that_tells_nothing_is_not_judged_by_it(held: Held) -> None:
+def test_work_outside_expecting_progress_cannot_stall(held: Held) -> None:
     stuck = threading.Event()
     with held.keeper(stall_s=0.2, on_stuck=stuck.set) as keeper:
         time.sleep(1.0)
@@ -92,14 +92,14 @@ def test_a_cancel_is_found_without_progress(held: Held) -> None:
             keeper.check()
 
 
-def test_a_lease_that_another_took_is_lost(held: Held) -> None:
+def test_a_lease_taken_by_another_worker_is_lost(held: Held) -> None:
     with held.keeper() as keeper:
         held.store.release(held.lease, count_attempt=True)
         with pytest.raises(LeaseLostError):
             keeper.beat("synthesize", 0.5)
 
 
-def test_a_notice_hands_back_when_it_is_due(held: Held) -> None:
+def test_a_shutdown_notice_stops_the_work_when_it_is_due(held: Held) -> None:
     notice = ShutdownNotice()
     with held.keeper(notice=notice) as keeper:
         notice.give(0.2)
@@ -109,7 +109,7 @@ def test_a_notice_hands_back_when_it_is_due(held: Held) -> None:
             keeper.wait(5.0)
 
 
-def test_redis_may_be_away_for_a_while(held: Held) -> None:
+def test_a_short_outage_of_redis_keeps_the_lease(held: Held) -> None:
     def away(*_: object, **__: object) -> bool:
         raise RedisConnectionError("away")
 
@@ -129,7 +129,7 @@ def test_redis_may_be_away_for_a_while(held: Held) -> None:
 
 
 @pytest.mark.parametrize("failures", [0, 2])
-def test_patience_outlasts_a_restart(failures: int) -> None:
+def test_retries_outlast_a_restart_of_redis(failures: int) -> None:
     left = [failures]
 
     def call() -> str:
@@ -141,7 +141,7 @@ def test_patience_outlasts_a_restart(failures: int) -> None:
     assert retry_redis(call) == "answer"
 
 
-def test_patience_ends(held: Held) -> None:
+def test_retries_end(held: Held) -> None:
     def away() -> Callable[[], None]:
         raise RedisConnectionError("away")
 

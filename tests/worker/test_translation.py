@@ -256,7 +256,7 @@ def test_metrics_come_in_the_order_asked_and_unknown_ones_have_a_reason(
     assert [value.name for value in everything] == available_metrics(None)
 
 
-def test_an_evaluation_that_breaks_does_not_cost_the_render(
+def test_a_failed_evaluation_does_not_cost_the_render(
     rendered: tuple[Path, RenderReport], clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:

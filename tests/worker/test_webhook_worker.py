@@ -64,7 +64,7 @@ def test_events_are_delivered_in_order_and_a_failing_one_is_retried(
     assert "whsec" not in logs
 
 
-def test_the_janitor_in_it_brings_a_dead_workers_job_to_its_end(
+def test_its_janitor_requeues_the_job_of_a_dead_worker(
     stack: Stack, workers: tuple[WorkerProcess, WorkerProcess]
 ) -> None:
     """Nobody plays the janitor here: lease, requeue and second attempt go by themselves."""
