@@ -1,23 +1,22 @@
-"""Who calls, what the key allows, and how much of it is left. Endpoints get the answer as `WithCaller`.
-
-Every feature is included behind one of the `authorise` functions below, so that an endpoint that asks for nothing is
-closed, not open.
-"""
+"""Who calls, what the key or the signed link allows, and how much of it is left."""
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.browsers import refuse_other_sites
 from api.parts import Parts, WithParts
-from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, key_id_of
+from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, is_key_id, key_id_of
 from jobs.errors import ServiceError
+from jobs.links import is_signed
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -133,3 +132,60 @@ async def caller_of(request: Request) -> Caller:
 
 
 WithCaller = Annotated[Caller, Depends(caller_of)]
+
+
+LinkExpires = Annotated[int, Query(ge=0, le=10**12, description="From the link")]
+LinkHolder = Annotated[str, Query(max_length=128, description="From the link: id of the API key that it ends with")]
+LinkSignature = Annotated[str, Query(max_length=128, description="From the link")]
+
+
+def check_link(parts: Parts, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
+    """Raises link_invalid: altered, expired, or made for a key that is revoked. Where keys are required a link without
+    one, made before they were, opens nothing."""
+    is_whole = expires is not None and is_signed(parts.link_key, method, path, expires, signature, time.time(), holder)
+    if not is_whole or not _is_held(parts, holder):
+        raise ServiceError("link_invalid", "The link was altered, has expired, or its API key was revoked.")
+
+
+def _is_held(parts: Parts, holder: str) -> bool:
+    if not holder:
+        return not parts.settings.require_keys
+    key = parts.store.find_key(holder) if is_key_id(holder) else None
+    return key is not None and key.revoked_at is None
+
+
+_OWN_SITES = frozenset({"same-origin", "none"})
+
+
+def refuse_other_sites(request: Request, public_url: str) -> None:
+    """Raises cross_site_refused for what a page of another site started. Programs send neither header.
+
+    Following a link to a file is let through: that opens a page of its own, which the other site can not look into.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and not _is_own_origin(origin, request, public_url):
+        raise _refusal(f"a page of {origin[:100]}")
+    site = request.headers.get("sec-fetch-site", "none")
+    if site not in _OWN_SITES and not _is_followed_link(request.method, request.headers):
+        raise _refusal(f"a page that is {site[:20]} to this service")
+
+
+def _refusal(who: str) -> ServiceError:
+    message = f"The browser says that {who} asks; without API keys only this service's own pages may."
+    return ServiceError("cross_site_refused", message)
+
+
+def _is_own_origin(origin: str, request: Request, public_url: str) -> bool:
+    """The host and port that were asked (whose name HostGuard has checked), or those of the public address, which a
+    proxy may hide from us. `null`, which sandboxed pages send, is nobody's."""
+    try:
+        asking = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
+    return asking in {request.headers.get("host", "").lower(), urlsplit(public_url).netloc.lower()} - {""}
+
+
+def _is_followed_link(method: str, headers: Mapping[str, str]) -> bool:
+    return (
+        method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )

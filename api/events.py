@@ -15,8 +15,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.access import WithCaller
 from api.jobs import JobId, find_job
+from api.limits import HoldsPlace
 from api.parts import Parts, WithParts
-from api.places import HoldsPlace
 from api.problems import refusals
 from jobs.models import JobEvent
 from jobs.store import JobNotFoundError, JobStore

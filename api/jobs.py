@@ -10,10 +10,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from api.acceptance import accept_submission
 from api.access import Caller, WithCaller
 from api.parts import Parts, WithParts
 from api.problems import refusals
+from api.submission import accept_submission
 from jobs.errors import ServiceError
 from jobs.ids import is_job_id
 from jobs.models import Job, JobStatus, JobView

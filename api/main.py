@@ -7,17 +7,15 @@ from importlib.metadata import version
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
 
-from api import events, jobs, media, probes, quarantine, results, service, uploads, webhooks
+from api import events, health, jobs, media, quarantine, results, service, uploads, webhooks
 from api.access import authorise, authorise_admin, authorise_any, authorise_metrics
-from api.browsers import HostGuard, own_hosts
-from api.headers import AnswerHeaders
+from api.limits import Places
 from api.metrics import RequestMetrics
+from api.middleware import AnswerHeaders, HostGuard, Tracing, own_hosts
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
 from api.parts import Parts
-from api.places import Places
 from api.problems import install_problems, refusals
-from api.tracing import Tracing
 from jobs.keyring import WebhookSecrets, link_secret
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
@@ -60,19 +58,19 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 
 
 def _include_features(app: FastAPI) -> None:
-    """What needs which key. The open rest: links that carry their own signature, probes, the table of errors."""
+    """What needs which key. The open rest: links that carry their own signature, health, the table of errors."""
     refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
     for feature in (jobs, results, media, events, uploads, webhooks):
         app.include_router(feature.router, dependencies=[Security(authorise)], responses=refused)
     app.include_router(service.router, dependencies=[Security(authorise_any)], responses=refused)
     app.include_router(quarantine.router, dependencies=[Security(authorise_admin)], responses=refused)
-    app.include_router(probes.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)
+    app.include_router(health.metrics_router, dependencies=[Security(authorise_metrics)], responses=refused)
     open_routers: list[APIRouter] = [
         results.link_router,
         media.signed_router,
         uploads.link_router,
         service.open_router,
-        probes.router,
+        health.router,
     ]
     for router in open_routers:
         app.include_router(router)

@@ -11,12 +11,11 @@ from typing import Annotated, Literal, get_args
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.access import ANYONE, Caller, WithCaller
+from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
-from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
-from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
+from api.middleware import EMBEDDABLE
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result

@@ -9,9 +9,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.forms import NESTED_FIELDS
+from api.middleware import REQUEST_ID_HEADER
 from api.problems import Problem
 from api.submission import JobSubmission
-from api.tracing import REQUEST_ID_HEADER
 from jobs.models import JobEvent
 
 DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id

@@ -11,9 +11,8 @@ from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
 
-from api.bodies import Pace
+from api.limits import Pace, Places
 from api.metrics import RequestMetrics
-from api.places import Places
 from jobs.free_space import FreeSpace
 from jobs.keyring import WebhookSecrets
 from jobs.objects import ObjectStore

@@ -193,7 +193,7 @@ async def _on_storage_full(request: Request, _: ObjectStoreFullError) -> JSONRes
 
 
 def install_problems(app: FastAPI) -> None:
-    """The edge: every exception becomes a problem document here (what is left, in `api.tracing`)."""
+    """The edge: every exception becomes a problem document here (what is left, in `api.middleware`)."""
     app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -10,11 +10,10 @@ from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, Field, ValidationError
 
-from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
+from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
 from api.files import ServedFile, file_response
-from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
-from api.links import LinkExpires, LinkHolder, check_link
+from api.middleware import EMBEDDABLE
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.api_keys import Scope

@@ -1,18 +1,26 @@
-"""One file on its way from the wire into the object store: hashed, limited and recognised, in constant memory."""
+"""Files on their way from the wire into the object store, and the storage that they reserve."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from api.bodies import too_large
-from api.claims import Claim
+import anyio
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
 from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
+from api.limits import too_large
 from api.parts import Parts
+from jobs.api_keys import ApiKey
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
+from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
 
 # Chunks of the wire (64 kB) are joined to this before a thread writes them: 2 GB are 2,000 hops instead of 32,000.
 FLUSH_BYTES = 1 << 20
@@ -127,3 +135,88 @@ def check_container(head: bytes, slot: Slot | None) -> Container:
     wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
     name = f"`{slot}` file" if slot else "file"
     raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")
+
+
+logger = logging.getLogger("retalking.api")
+
+
+def byte_quota(parts: Parts, owner: str, key: ApiKey | None) -> ByteQuota:
+    own = key.stored_bytes if key is not None else None
+    return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
+
+
+class Claim:
+    """The bytes of one arrival. Synchronous, so to be called from threads, one at a time."""
+
+    def __init__(self, parts: Parts, arrival: str, quota: ByteQuota) -> None:
+        self._parts, self._quota = parts, quota
+        self.arrival = arrival
+        self._reserved_bytes = 0
+        self._used_bytes = 0
+
+    def announce(self, size_bytes: int) -> None:
+        """So much is said to come. Raises storage_full, storage_quota_exceeded: before it is sent."""
+        self._parts.space.check(size_bytes)
+        self._reserve(size_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        """So much is about to be written. Raises storage_full, storage_quota_exceeded."""
+        self._parts.space.check(size_bytes)
+        self._used_bytes += size_bytes
+        if self._used_bytes > self._reserved_bytes:
+            self._reserve(self._used_bytes)
+
+    def settle(self) -> None:
+        """Everything is there: what was announced and did not come is free again."""
+        if self._reserved_bytes != self._used_bytes:
+            self._reserve(self._used_bytes)
+
+    def _reserve(self, size_bytes: int) -> None:
+        with refusing_lack_of_storage():
+            self._parts.store.reserve(self.arrival, size_bytes, self._quota)
+        self._reserved_bytes = size_bytes
+
+
+@contextmanager
+def refusing_lack_of_storage() -> Iterator[None]:
+    try:
+        yield
+    except StorageQuotaError as refusal:
+        if refusal.is_owners:
+            message = "This key stores as many bytes as it may: uploads, inputs and results together."
+            raise ServiceError("storage_quota_exceeded", message) from None
+        raise ServiceError("storage_full", "The service stores as many bytes as it may.") from None
+    except ArrivalLostError:
+        raise given_up() from None
+
+
+def given_up() -> ServiceError:
+    return ServiceError("request_timeout", "The body took so long that what had arrived of it was given up.")
+
+
+@asynccontextmanager
+async def arriving(parts: Parts, arrival: str) -> AsyncIterator[None]:
+    """Note that files arrive, before the first byte is stored: a crash from here on leaves nothing that the janitor
+    would not find. Renewed meanwhile, so that the janitor takes nothing away that is only slow."""
+    ttl_s = parts.settings.upload_ttl_s
+    await run_in_threadpool(parts.store.add_arrival, arrival, ttl_s)
+    renewal = asyncio.create_task(_renew(parts, arrival, ttl_s))
+    try:
+        yield
+    finally:
+        renewal.cancel()
+
+
+async def _renew(parts: Parts, arrival: str, ttl_s: float) -> None:
+    while True:
+        await anyio.sleep(ttl_s / 3)
+        try:
+            await run_in_threadpool(parts.store.renew_arrival, arrival, ttl_s)
+        except RedisError as error:
+            logger.warning("%s was not renewed: %s", arrival, type(error).__name__)
+
+
+def announced_bytes(request: Request) -> int:
+    """0 where the length is not said."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isdigit() else 0

@@ -14,14 +14,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
-from api.access import Caller, WithCaller
-from api.bodies import body_chunks
-from api.claims import Claim, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
+from api.access import Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.jobs import view_response
-from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
+from api.limits import body_chunks
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from api.staging import Intake, StagedFile
+from api.staging import Claim, Intake, StagedFile, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
 from jobs.errors import ServiceError
 from jobs.ids import is_upload_id, new_job_id, new_upload_id
 from jobs.links import link_query

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.bounds import MAX_INTEGER, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
+from api.limits import MAX_INTEGER, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from tests.api.running import MP4, WAV, RunningApi, check_problem, input_files
 
 

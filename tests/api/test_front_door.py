@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.wire import MAX_HEAD_BYTES
+from api.server import MAX_HEAD_BYTES
 from bench import front_door
 from bench.front_door import FrontDoor
 from tests.api.running import RunningApi, run_api

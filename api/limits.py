@@ -1,20 +1,81 @@
-"""Limits of free JSON and free text: everything of a caller's that is kept as it came passes here first.
-
-Other fields need none of this: their types, patterns and ranges (`jobs.models`) say what they hold. What arrives as a
-header is bounded where it is read: the Idempotency-Key by its pattern, the request id by `api.tracing.accepted_id`, the
-trace context by its parser, which keeps nothing else.
-"""
+"""Limits of what callers send: size and pace of bodies, free JSON and text, and requests that stay open."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import anyio
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from api.problems import FieldError, say
 from jobs.errors import ServiceError
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How slow a body may be. idle_s: without a byte; after as long, min_bytes_per_s on average (0: no limit)."""
+
+    idle_s: float
+    min_bytes_per_s: int = 0
+
+    def patience_s(self, received: int, waited_s: float) -> float:
+        """How long the next bytes may take."""
+        if not self.min_bytes_per_s:
+            return self.idle_s
+        return min(self.idle_s, self.idle_s + received / self.min_bytes_per_s - waited_s)
+
+
+async def body_chunks(request: Request, max_bytes: int, pace: Pace) -> AsyncIterator[bytes]:
+    """The body as it arrives. Raises body_too_large before the first byte where the length is announced, and
+    request_timeout when it is slower than the pace. A client that leaves raises ClientDisconnect.
+
+    Only waiting for the client counts: what this service takes to store the bytes does not.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise too_large(max_bytes, "body")
+    received, waited_s = 0, 0.0
+    stream = request.stream()
+    while True:
+        patience_s = pace.patience_s(received, waited_s)
+        began_s = time.monotonic()
+        try:
+            with anyio.fail_after(patience_s):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if patience_s < pace.idle_s:
+                slow = f"The body arrives more slowly than {pace.min_bytes_per_s} bytes/s: {received} bytes"
+                message = f"{slow} in {waited_s + patience_s:.0f} s."
+            else:
+                message = f"No byte of the body arrived for {pace.idle_s:.0f} s, after {received} bytes."
+            raise ServiceError("request_timeout", message) from None
+        waited_s += time.monotonic() - began_s
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large(max_bytes, "body")
+        if chunk:
+            yield chunk
+
+
+async def read_body(request: Request, max_bytes: int, pace: Pace) -> bytes:
+    """A small body, whole."""
+    return b"".join([chunk async for chunk in body_chunks(request, max_bytes, pace)])
+
+
+def too_large(max_bytes: int, what: str) -> ServiceError:
+    return ServiceError("body_too_large", f"The {what} is larger than the limit of {max_bytes} bytes.")
+
 
 # Objects and arrays inside each other. The parser's own limit: what is deeper is read by nobody.
 MAX_JSON_DEPTH = 200
@@ -129,3 +190,45 @@ def _too_deep(what: str) -> ServiceError:
 def _out_of_bounds(field: str, message: str) -> ServiceError:
     errors = [FieldError(pointer=f"#/{field}", message=message)]
     return ServiceError("value_out_of_bounds", say(errors), errors=errors)
+
+
+RETRY_AFTER_S = 2
+
+
+class Places:
+    """what: for the message. most_each: of one owner; of callers without a key most_total alone holds."""
+
+    def __init__(self, what: str, most_each: int, most_total: int) -> None:
+        self._what, self._most_each, self._most_total = what, most_each, most_total
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def take(self, owner: str) -> Iterator[None]:
+        """Raises too_many_open."""
+        if owner and self._taken[owner] >= self._most_each:
+            raise self._refusal(f"This key has {self._most_each} {self._what} open, and may have no more at a time.")
+        if self._taken.total() >= self._most_total:
+            raise self._refusal(f"{self._most_total} {self._what} are open, and the service takes no more at a time.")
+        self._taken[owner] += 1
+        try:
+            yield
+        finally:
+            self._taken[owner] -= 1
+            if not self._taken[owner]:
+                del self._taken[owner]
+
+    def _refusal(self, message: str) -> ServiceError:
+        return ServiceError("too_many_open", message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class HoldsPlace:
+    """Mixed into a response: it holds a place for as long as it is being sent. A refusal comes before its first byte,
+    so it is answered as one."""
+
+    def hold(self, places: Places, owner: str) -> Self:
+        self._places, self._owner = places, owner
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._places.take(self._owner):
+            await super().__call__(scope, receive, send)
