@@ -12,17 +12,14 @@ from typing import Any, Self, Unpack
 import httpx
 
 from retalking_client import calls
-from retalking_client.calls import Call, opened_request, redirected_request
+from retalking_client.answers import Attempts, RetryPolicy, id_of, parse_answer
+from retalking_client.calls import MOST_REDIRECTS, Call, connect_to, opened_request, redirected_request
 from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
-from retalking_client.connection import MOST_REDIRECTS, connect_to
 from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError
-from retalking_client.event_stream import SILENCE_S, EventCursor, EventParser
+from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
 from retalking_client.options import MediaInput, SubmitOptions
-from retalking_client.parsing import id_of, parse_answer
-from retalking_client.retrying import Attempts, RetryPolicy
-from retalking_client.waiting import ProgressHook, Watch
 
 
 class AsyncClient:

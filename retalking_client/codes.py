@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retalking_client.errors import ApiError
+from retalking_client.models import ApiError
 
 
 class UnauthorizedError(ApiError):
@@ -545,85 +545,3 @@ class WeightsInvalidError(ApiError):
 
     code = "weights_invalid"
     advice = "Run `retalking weights verify`."
-
-
-_CLASSES: tuple[type[ApiError], ...] = (
-    UnauthorizedError,
-    ForbiddenError,
-    PriorityNotAllowedError,
-    RateLimitedError,
-    QuotaExceededError,
-    HostNotAllowedError,
-    CrossSiteRefusedError,
-    TooManyOpenError,
-    StorageQuotaExceededError,
-    InvalidRequestError,
-    MalformedJsonError,
-    MalformedFormError,
-    UnsupportedMediaTypeError,
-    BodyTooLargeError,
-    RequestTimeoutError,
-    InvalidOptionError,
-    ValueOutOfBoundsError,
-    UnsupportedOptionError,
-    EngineUnavailableError,
-    IdempotencyConflictError,
-    JobNotFoundError,
-    UploadNotFoundError,
-    UploadCompleteError,
-    ContentRangeNotSupportedError,
-    RecordUnreadableError,
-    RecordNotFoundError,
-    ResultNotReadyError,
-    EvaluationNotReadyError,
-    DeliveryNotFoundError,
-    KeyNotFoundError,
-    WebhookSecretSharedError,
-    WebhookNotConfiguredError,
-    JobNotFinishedError,
-    LinkInvalidError,
-    RangeNotSatisfiableError,
-    NotFoundError,
-    MethodNotAllowedError,
-    UrlNotAllowedError,
-    HostUnresolvedError,
-    ServiceUnavailableError,
-    FileEmptyError,
-    ContainerUnsupportedError,
-    MediaUnreadableError,
-    CodecUnsupportedError,
-    VideoStreamMissingError,
-    AudioStreamMissingError,
-    AudioEmptyError,
-    AudioInvalidError,
-    MediaTooLongError,
-    PictureTooLargeError,
-    StreamsTooManyError,
-    FaceNotFoundError,
-    FaceMissingError,
-    InputUnreachableError,
-    InputTooSlowError,
-    DeadlineExceededError,
-    WorkerLostError,
-    RenderTimeoutError,
-    EngineFaultError,
-    OutOfMemoryError,
-    ProvenanceFailedError,
-    StorageFailedError,
-    ThreadsExhaustedError,
-    StorageFullError,
-    DiskFullError,
-    CanceledError,
-    InternalError,
-    WeightsMissingError,
-    WeightsTruncatedError,
-    WeightsUnsafeError,
-    WeightsWrongFileError,
-    WeightsKeyMismatchError,
-    WeightsShapeMismatchError,
-    WeightsDigestMismatchError,
-    WeightsUnreachableError,
-    WeightsInvalidError,
-)
-
-ERROR_CLASSES: dict[str, type[ApiError]] = {kind.code: kind for kind in _CLASSES}

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, by name.
+"""Errors of the client itself, and the tree of all errors.
 
 RetalkingClientError             code, message, advice
 ├─ ServiceUnreachableError       no answer; the call may be made again
@@ -7,17 +7,11 @@ RetalkingClientError             code, message, advice
 ├─ WaitTimeoutError              the job is not over in the time given; it goes on
 ├─ DownloadDamagedError          the result did not arrive as it was published
 ├─ WebhookInvalidError           not signed with this secret, too old, or changed on the way
-└─ ApiError                      what the service said: one subclass a public code, in `retalking_client.codes`
+└─ ApiError                      the service refused, or the job failed (`retalking_client.models`);
+                                 one subclass per public code, in `retalking_client.codes`
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from retalking_client.models import Job
 
 
 class RetalkingClientError(Exception):
@@ -71,42 +65,3 @@ class DownloadDamagedError(RetalkingClientError):
 class WebhookInvalidError(RetalkingClientError):
     code = "webhook_invalid"
     advice = "Answer 401 and do nothing with the body; check that the secret is the service's."
-
-
-@dataclass(frozen=True)
-class FieldFault:
-    """One thing to correct. pointer: JSON Pointer into the body, or the name of a parameter, header or part."""
-
-    location: str
-    pointer: str
-    message: str
-
-
-class ApiError(RetalkingClientError):
-    """A refusal, or the reason why a job failed.
-
-    status: HTTP status of the refusal; None for a failed job. retryable: the same call may succeed later.
-    request_id: quote it in a report. faults: every field to correct. job: the failed job.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        advice: str | None = None,
-        status: int | None = None,
-        retryable: bool = False,
-        request_id: str | None = None,
-        faults: Sequence[FieldFault] = (),
-        job: Job | None = None,
-    ) -> None:
-        super().__init__(message)
-        # On the instance only where the service knows better than this version of the client.
-        self.code = code or type(self).code
-        self.advice = advice or type(self).advice
-        self.status = status
-        self.retryable = retryable
-        self.request_id = request_id
-        self.faults = tuple(faults)
-        self.job = job

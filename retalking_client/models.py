@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retalking_client.problems import error_of_job
+from retalking_client.errors import RetalkingClientError
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
+
+
+_CLASS_OF_CODE: dict[str, type[ApiError]] = {}
+
+
+@dataclass(frozen=True)
+class FieldFault:
+    """One thing to correct. pointer: JSON Pointer into the body, or the name of a parameter, header or part."""
+
+    location: str
+    pointer: str
+    message: str
+
+
+class ApiError(RetalkingClientError):
+    """The service refused a call, or a job failed. Each public code has a subclass in `retalking_client.codes`.
+
+    status: HTTP status of the refusal; None for a failed job. retryable: the same call may succeed later.
+    request_id: quote it in a report. faults: every field to correct. job: the failed job.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        advice: str | None = None,
+        status: int | None = None,
+        retryable: bool = False,
+        request_id: str | None = None,
+        faults: Sequence[FieldFault] = (),
+        job: Job | None = None,
+    ) -> None:
+        super().__init__(message)
+        # On the instance only where the service knows better than this version of the client.
+        self.code = code or type(self).code
+        self.advice = advice or type(self).advice
+        self.status = status
+        self.retryable = retryable
+        self.request_id = request_id
+        self.faults = tuple(faults)
+        self.job = job
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _CLASS_OF_CODE.setdefault(cls.code, cls)
+
+    @staticmethod
+    def class_of(code: str) -> type[ApiError]:
+        """The subclass of a code; ApiError itself for codes newer than this client."""
+        return _CLASS_OF_CODE.get(code, ApiError)
 
 
 class _Answer(BaseModel):
@@ -137,7 +190,9 @@ class Job(_Answer):
     def raise_for_status(self) -> Job:
         """Itself, unless the job failed or was canceled: then the exception of its code (`FaceNotFoundError`, ...)."""
         if self.status in ("failed", "canceled"):
-            raise error_of_job(self)
+            error = self.error or JobError(code=self.status, message=f"The job is {self.status}.")
+            message = f"{error.message} (job {self.id})"
+            raise ApiError.class_of(error.code)(message, code=error.code, retryable=error.retryable, job=self)
         return self
 
 

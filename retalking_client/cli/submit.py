@@ -9,12 +9,18 @@ import typer
 from rich.console import Console
 
 from retalking_client import Client, Job, SubmitOptions, Upload
+from retalking_client.cli.common import (
+    DEFAULT_URL,
+    AsJson,
+    ServiceUrl,
+    open_client,
+    print_json,
+    read_pairs,
+    validate_options,
+)
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.job_actions import ResultOut, Timeout, finish
-from retalking_client.cli.option_pairs import read_pairs, validate_options
-from retalking_client.cli.output import print_json
+from retalking_client.cli.jobs import ResultOut, Timeout, finish
 from retalking_client.cli.progress import follow
-from retalking_client.cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
 
 _LARGE_BYTES = 64 << 20
 """Beyond this a file goes ahead of its job, straight to the object store, and does not pass through the API's form."""

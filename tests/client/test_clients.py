@@ -20,7 +20,6 @@ from retalking_client import (
     EventsLostError,
     Job,
     Progress,
-    RetalkingClientError,
     ServiceUnreachableError,
     SubmitOptions,
     UnexpectedAnswerError,
@@ -110,7 +109,7 @@ def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, spee
 def test_a_broken_stream_is_taken_up_after_the_last_event(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
+    monkeypatch.setattr("retalking_client.events.PAUSE_S", 0.01)
     job = client.submit(face, speech)
     finish(api, job.id, VIDEO)
     whole = [event.id for event in client.events(job)]
@@ -124,8 +123,8 @@ def test_a_broken_stream_is_taken_up_after_the_last_event(
 def test_where_streams_are_cut_waiting_polls(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
-    monkeypatch.setattr("retalking_client.waiting.POLL_FIRST_S", 0.05)
+    monkeypatch.setattr("retalking_client.events.PAUSE_S", 0.01)
+    monkeypatch.setattr("retalking_client.events.POLL_FIRST_S", 0.05)
     proxy.will(Fault("GET", "/events", cut_after=0, times=100))
     job = client.submit(face, speech)
     with pytest.raises(EventsLostError, match="keeps ending early"):
@@ -293,11 +292,12 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_client_knows_what_the_service_knows() -> None:
-    assert set(codes.ERROR_CLASSES) == set(ERROR_CODES)
+    assert all(ApiError.class_of(code).code == code for code in ERROR_CODES)
+    assert {kind.code for kind in vars(codes).values() if isinstance(kind, type)} - {ApiError.code} == set(ERROR_CODES)
     assert set(get_type_hints(SubmitOptions)) == set(JobRequest.model_fields)
     assert set(get_type_hints(OutputOptions)) == set(Output.model_fields)
     assert set(Job.model_fields) == set(JobView.model_fields)
-    assert all(issubclass(kind, RetalkingClientError) for kind in codes.ERROR_CLASSES.values())
+    assert ApiError.class_of("from_the_future") is ApiError
 
 
 def test_both_clients_offer_the_same() -> None:

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
+from retalking_client.answers import Attempts, error_of_answer, retry_after_s
 from retalking_client.calls import submit_call
 from retalking_client.downloading import target_of
-from retalking_client.event_stream import EventCursor, EventParser
-from retalking_client.problems import error_of_answer
-from retalking_client.retrying import Attempts, retry_after_s
+from retalking_client.events import EventCursor, EventParser
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 JOB = {"id": "job_1", "status": "succeeded", "created_at": "2026-01-01T00:00:00Z"}

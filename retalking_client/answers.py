@@ -1,4 +1,4 @@
-"""When a call is made again, and after which pause. Pure decisions: the clients do the waiting."""
+"""From an answer to its typed form or to the exception of its code, and whether the call is made again."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import random
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 
 from retalking_client.calls import Call
-from retalking_client.errors import RetalkingClientError, ServiceUnreachableError
-from retalking_client.problems import error_of_answer
+from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
+from retalking_client.models import ApiError, FieldFault, Job
 
 # Nothing was sent yet, so that even a call that must not be repeated may be made again.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -95,3 +97,51 @@ def _origin(error: httpx.TransportError) -> str:
     except RuntimeError:
         return "The service"
     return f"{url.scheme}://{url.netloc.decode()}"
+
+
+Shape = TypeVar("Shape")
+
+
+def parse_answer(shape: type[Shape], answer: httpx.Response) -> Shape:
+    """Raises UnexpectedAnswerError: something else than the service answered 200, or a service of another kind."""
+    try:
+        return TypeAdapter(shape).validate_json(answer.content)
+    except ValidationError as error:
+        url = answer.request.url.copy_with(query=None)
+        raise UnexpectedAnswerError(f"{url} did not answer as this service does.", answer.status_code) from error
+
+
+def id_of(job: Job | str | Any) -> str:
+    """Raises TypeError."""
+    if isinstance(job, Job):
+        return job.id
+    if isinstance(job, str) and job:
+        return job
+    raise TypeError(f"a job is named by its id or by a Job, not by {job!r}")
+
+
+def error_of_answer(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:
+    """answer: read to its end, with a status that is no success."""
+    try:
+        problem = answer.json()
+        return _error_of_problem(problem, answer.status_code)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        asked = answer.request.url.copy_with(query=None)  # a presigned link keeps its signature in the query
+        return UnexpectedAnswerError(f"{asked} answered {answer.status_code}.", answer.status_code)
+
+
+def _error_of_problem(problem: dict[str, Any], status: int) -> ApiError:
+    code = str(problem["code"])
+    kind = ApiError.class_of(code)
+    return kind(
+        str(problem.get("detail") or problem["title"]),
+        code=code,
+        advice=problem.get("advice"),
+        status=status,
+        retryable=bool(problem.get("retryable", False)),
+        request_id=problem.get("request_id"),
+        faults=[
+            FieldFault(str(fault.get("location", "body")), str(fault["pointer"]), str(fault["message"]))
+            for fault in problem.get("errors") or ()
+        ],
+    )
