@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.limits import HoldsPlace
+from api.limits import LimitedResponse
 from api.parts import Parts
 from jobs.errors import ServiceError
 from jobs.objects import ObjectNotFoundError
@@ -17,7 +17,7 @@ from jobs.objects import ObjectNotFoundError
 
 @dataclass(frozen=True)
 class ServedFile:
-    """An object and how it is told. etag: with its quotes. download_name: offered to a person who saves it."""
+    """An object and its headers. etag: with quotes. download_name: suggested file name."""
 
     key: str
     size_bytes: int
@@ -35,31 +35,33 @@ class ServedFile:
         }
 
 
-class Download(HoldsPlace, StreamingResponse):
-    """Counted among the open ones."""
+class Download(LimitedResponse, StreamingResponse):
+    """A file that is being sent; the number of open ones is limited."""
 
 
 def file_response(request: Request, parts: Parts, owner: str, file: ServedFile) -> Response:
-    """200, 206 or 304. owner: of the job, whose downloads these are, also by a link. Raises range_not_satisfiable,
-    storage_failed where the object is gone, and too_many_open when it is sent."""
+    """Answer 200, 206 or 304. owner: of the job; downloads through a link count as the owner's.
+
+    Raises range_not_satisfiable, storage_failed if the object is missing, and, while sending, too_many_open.
+    """
     headers = file.headers
     if is_unchanged(request.headers, file.etag):
         return Response(status_code=304, headers=headers)
-    part = asked_range(request.headers, file.size_bytes, file.etag)
-    start, end = (part.start, part.end) if part else (0, file.size_bytes)
+    byte_range = requested_range(request.headers, file.size_bytes, file.etag)
+    start, end = (byte_range.start, byte_range.end) if byte_range else (0, file.size_bytes)
     try:
         parts.objects.info(file.key)
     except ObjectNotFoundError:
         raise ServiceError("storage_failed", "This file is not in the object store.") from None
-    if part is not None:
-        headers["Content-Range"] = part.header
+    if byte_range is not None:
+        headers["Content-Range"] = byte_range.header
     download = Download(
         parts.objects.read(file.key, start, end),
-        status_code=206 if part else 200,
+        status_code=206 if byte_range else 200,
         headers=headers | {"Content-Length": str(end - start)},
         media_type=file.content_type,
     )
-    return download.hold(parts.downloads, owner)
+    return download.limit(parts.downloads, owner)
 
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.IGNORECASE)
@@ -67,7 +69,7 @@ _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ByteRange:
-    """start..end of size, end exclusive."""
+    """Bytes start..end of size bytes, end exclusive."""
 
     start: int
     end: int
@@ -78,9 +80,9 @@ class ByteRange:
         return f"bytes {self.start}-{self.end - 1}/{self.size}"
 
 
-def asked_range(headers: Mapping[str, str], size: int, etag: str) -> ByteRange | None:
-    """The range to send; None: the whole file. Several ranges, other units and a stale If-Range also get the whole
-    file, as the RFC allows. Raises range_not_satisfiable."""
+def requested_range(headers: Mapping[str, str], size: int, etag: str) -> ByteRange | None:
+    """The range to send, or None for the whole file. Multiple ranges, other units and a stale If-Range also get the
+    whole file, as the RFC allows. Raises range_not_satisfiable."""
     match = _RANGE.fullmatch(headers.get("range", ""))
     if match is None or match.group(1) == match.group(2) == "":
         return None
@@ -103,6 +105,6 @@ def asked_range(headers: Mapping[str, str], size: int, etag: str) -> ByteRange |
 
 
 def is_unchanged(headers: Mapping[str, str], etag: str) -> bool:
-    """True where If-None-Match names this content: the answer is 304."""
+    """True if If-None-Match names this content: answer 304."""
     given = [tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")]
     return etag in given or given == ["*"]

@@ -1,4 +1,7 @@
-"""multipart/form-data as a stream: files go to the object store while they arrive, fields become one dictionary."""
+"""multipart/form-data as a stream: files go to the object store while they arrive, fields become one dictionary.
+
+Parsed by python-multipart; nothing is spooled to disk.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from api.containers import Slot
 from api.limits import body_chunks, check_filename, read_json, too_large
 from api.parts import Parts
 from api.problems import FieldError
-from api.staging import Claim, Intake, StagedFile
+from api.staging import StagedFile, StorageReservation, UploadStream
 from jobs.errors import ServiceError
 from jobs.names import input_key
 
@@ -29,20 +32,20 @@ FRAMING_BYTES = 1 << 16
 
 @dataclass
 class ReceivedForm:
-    """files: what was staged, by slot. fields: values by field name, in the order sent."""
+    """files: staged files by slot. filenames: as sent, by slot. fields: values by field name, in the order sent."""
 
     files: dict[Slot, StagedFile] = field(default_factory=dict)
     filenames: dict[Slot, str] = field(default_factory=dict)
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
-async def receive_form(request: Request, parts: Parts, claim: Claim) -> ReceivedForm:
-    """Read the whole form. On any exception the file in work leaves no trace; files that were whole by then stay
-    under the job's prefix for the caller to remove."""
+async def receive_form(request: Request, parts: Parts, reservation: StorageReservation) -> ReceivedForm:
+    """Receive a form. On any exception the file that is being received is discarded; files that were complete by then
+    stay under the job's prefix for the caller to remove."""
     settings = parts.settings
     max_bytes = len(SLOTS) * settings.max_upload_bytes + settings.max_json_bytes + FRAMING_BYTES
     chunks = body_chunks(request, max_bytes, parts.pace)
-    receiver = _Receiver(parts, claim)
+    receiver = _FormReceiver(parts, reservation)
     try:
         async for event in read_parts(chunks, request.headers.get("content-type", "")):
             if isinstance(event, PartStart):
@@ -58,15 +61,15 @@ async def receive_form(request: Request, parts: Parts, claim: Claim) -> Received
     return receiver.form
 
 
-class _Receiver:
-    """Sends each part where it belongs."""
+class _FormReceiver:
+    """Routes each part of a form: files to the object store, fields into memory."""
 
-    def __init__(self, parts: Parts, claim: Claim) -> None:
+    def __init__(self, parts: Parts, reservation: StorageReservation) -> None:
         self.form = ReceivedForm()
         self._parts = parts
-        self._claim = claim
+        self._reservation = reservation
         self._part: PartStart | None = None
-        self._intake: Intake | None = None
+        self._stream: UploadStream | None = None
         self._value = bytearray()
         self._field_bytes = 0
 
@@ -81,11 +84,11 @@ class _Receiver:
         if slot in self.form.files:
             raise refuse_field(part.name, "This file was sent twice")
         check_filename(part.filename or "", slot)
-        self._intake = Intake(self._parts, self._claim, input_key(self._claim.arrival, slot), slot)
+        self._stream = UploadStream(self._parts, self._reservation, input_key(self._reservation.arrival, slot), slot)
 
     async def add(self, data: bytes) -> None:
-        if self._intake is not None:
-            await self._intake.add(data)
+        if self._stream is not None:
+            await self._stream.add(data)
             return
         limit = self._parts.settings.max_json_bytes
         self._field_bytes += len(data)
@@ -98,14 +101,14 @@ class _Receiver:
         if part is None:
             return
         slot = slot_of(part)
-        if slot is None or self._intake is None:
+        if slot is None or self._stream is None:
             self._end_field(part.name)
             return
-        intake, is_unused = self._intake, part.filename == "" and self._intake.is_empty
-        if not is_unused:  # A browser sends a file input without a file as an empty part with an empty name.
-            self.form.files[slot] = await intake.finish()
+        stream, is_unused = self._stream, part.filename == "" and self._stream.is_empty
+        if not is_unused:  # Browsers send an empty file input as an empty part with an empty name.
+            self.form.files[slot] = await stream.finish()
             self.form.filenames[slot] = part.filename or ""
-        self._intake = None
+        self._stream = None
 
     def _end_field(self, name: str) -> None:
         raw, self._value = bytes(self._value), bytearray()
@@ -116,8 +119,8 @@ class _Receiver:
         self.form.fields.setdefault(name, []).append(value)
 
     async def abandon(self) -> None:
-        if self._intake is not None:
-            await self._intake.abandon()
+        if self._stream is not None:
+            await self._stream.abandon()
 
 
 def slot_of(part: PartStart) -> Slot | None:
@@ -128,8 +131,8 @@ def slot_of(part: PartStart) -> Slot | None:
 
 
 def fields_to_body(fields: dict[str, list[str]]) -> dict[str, Any]:
-    """Form fields as the dictionary that the same request in JSON would be, its leaves still text. Fields without a
-    value count as not sent, because an HTML form can not leave out an empty input."""
+    """Form fields as the equivalent JSON object, with leaves still as text. Fields without a value count as not sent,
+    because an HTML form cannot leave out an empty input."""
     body: dict[str, Any] = {}
     for name, values in fields.items():
         filled = [value for value in values if value != ""]
@@ -153,7 +156,7 @@ def fields_to_body(fields: dict[str, list[str]]) -> dict[str, Any]:
 
 
 def _leaf(name: str, text: str) -> Any:
-    """JSON text of a nested field, else the text itself (`face=largest`)."""
+    """The parsed JSON of a nested field, or the text itself (`face=largest`)."""
     if name not in NESTED_FIELDS | LIST_FIELDS or not text.lstrip().startswith(("{", "[")):
         return text
     return read_json(text, f"The field `{name}`")
@@ -171,8 +174,7 @@ MAX_NAME_CHARS = 255
 
 @dataclass(frozen=True)
 class PartStart:
-    """name: of the form field. filename: None for a plain field; the caller's data of any
-    length, never a path."""
+    """Head of a part. name: of the form field. filename: None for a plain field; untrusted, of any length."""
 
     name: str
     filename: str | None
@@ -186,31 +188,31 @@ class PartData:
 
 @dataclass(frozen=True)
 class PartEnd:
-    """The part is whole."""
+    """The part is complete."""
 
 
 PartEvent = PartStart | PartData | PartEnd
 
 
 async def read_parts(chunks: AsyncIterator[bytes], content_type: str) -> AsyncIterator[PartEvent]:
-    """The parts of a form in the order they arrive. Raises malformed_form, also when the form breaks off."""
+    """The parts of a form in the order they arrive. Raises malformed_form, also if the form ends early."""
     parser = _PartParser(_boundary(content_type))
     async for chunk in chunks:
         for event in parser.feed(chunk):
             yield event
-    parser.check_whole()
+    parser.check_complete()
 
 
 def _boundary(content_type: str) -> bytes:
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     # RFC 2046 section 5.1.1: 1 to 70 characters.
     if not 1 <= len(boundary) <= 70:
-        raise ServiceError("malformed_form", "The Content-Type names no boundary of 1 to 70 characters.")
+        raise ServiceError("malformed_form", "The Content-Type has no boundary of 1 to 70 characters.")
     return boundary
 
 
 class _PartParser:
-    """Turns the parser's callbacks, which come inside write(), into a list of events."""
+    """Turns the callbacks of the parser, which run inside write(), into a list of events."""
 
     def __init__(self, boundary: bytes) -> None:
         self._events: list[PartEvent] = []
@@ -218,7 +220,7 @@ class _PartParser:
         self._header_name = b""
         self._header_value = b""
         self._parts = 0
-        self._is_whole = False
+        self._is_complete = False
         self._parser = MultipartParser(
             boundary,
             {
@@ -237,13 +239,13 @@ class _PartParser:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise ServiceError("malformed_form", f"The form can not be read: {error}.") from None
+            raise ServiceError("malformed_form", f"The form cannot be parsed: {error}.") from None
         events, self._events = self._events, []
         return events
 
-    def check_whole(self) -> None:
-        if not self._is_whole:
-            raise ServiceError("malformed_form", "The form breaks off before its closing boundary.")
+    def check_complete(self) -> None:
+        if not self._is_complete:
+            raise ServiceError("malformed_form", "The form ends before its closing boundary.")
 
     def _begin_part(self) -> None:
         self._headers = {}
@@ -283,4 +285,4 @@ class _PartParser:
         self._events.append(PartEnd())
 
     def _end_form(self) -> None:
-        self._is_whole = True
+        self._is_complete = True

@@ -1,4 +1,4 @@
-"""For probes and scrapers: liveness, readiness, metrics."""
+"""Liveness and readiness probes, and the metrics endpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
 
-# Longer than the store's own retries would make a probe time out on the caller's side.
+# A longer limit, to cover the retries of the stores, would exceed the timeout of the orchestrator's probe.
 CHECK_LIMIT_S = 4.0
 _PLAIN_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 
@@ -34,7 +34,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Every part that a job needs is there."""
+    """Every dependency of a job is available."""
 
     status: Literal["ready"] = "ready"
     parts: dict[str, str]
@@ -60,7 +60,7 @@ async def get_health() -> Response:
 )
 async def get_readiness(request: Request, parts: WithParts) -> Response:
     checks: dict[str, Callable[[], str]] = {
-        "redis": lambda: parts.store.ping() or "answers",
+        "redis": lambda: _check_store(parts),
         "objects": lambda: _check_objects(parts),
         "workers": lambda: _check_workers(parts),
     }
@@ -77,7 +77,7 @@ async def get_readiness(request: Request, parts: WithParts) -> Response:
             faults[name] = str(fault)
         except Exception as fault:
             logger.warning("Not ready: %s: %s", name, type(fault).__name__)
-            faults[name] = "can not be reached"
+            faults[name] = "cannot be reached"
 
     async with anyio.create_task_group() as group:
         for name in checks:
@@ -89,9 +89,14 @@ async def get_readiness(request: Request, parts: WithParts) -> Response:
     return problem_response(request, "service_unavailable", detail, errors=errors)
 
 
+def _check_store(parts: Parts) -> str:
+    parts.store.ping()
+    return "answers"
+
+
 def _check_objects(parts: Parts) -> str:
-    """A full store does not take this process out of service: jobs and results can still be read, and what is deleted
-    makes room. Submissions are refused by name."""
+    """A full store does not make this process unready: jobs and results can still be read, and deleting makes room.
+    Submissions are refused with storage_full."""
     try:
         parts.objects.check()
     except ObjectStoreFullError:
@@ -100,19 +105,19 @@ def _check_objects(parts: Parts) -> str:
 
 
 class _NoWorkerError(Exception):
-    """No worker that could take a job reported within its time."""
+    """No live worker could take a job."""
 
 
 def _check_workers(parts: Parts) -> str:
     live = parts.store.workers()
     if not live:
         raise _NoWorkerError("no render worker is live")
-    # A busy worker asks for nothing; one that does not say when it asked is of an older version
+    # Busy workers do not poll; workers of older versions do not report when they polled
     oldest = datetime.now(UTC) - timedelta(seconds=parts.settings.worker_ttl_s)
     able = [worker for worker in live if worker.busy_with or not worker.polled_at or worker.polled_at >= oldest]
     if not able:
         limit_s = f"{parts.settings.worker_ttl_s:g}"
-        raise _NoWorkerError(f"{len(live)} live, but none has asked for a job for {limit_s} s: restart them")
+        raise _NoWorkerError(f"{len(live)} live, but none has polled for jobs for {limit_s} s: restart them")
     return f"{len(live)} live"
 
 
@@ -121,10 +126,10 @@ def _check_workers(parts: Parts) -> str:
     operation_id="getMetrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"description": "Text exposition format", "content": _PLAIN_TEXT}} | refusals(),
+    responses={200: {"description": "Text exposition format", "content": _PLAIN_TEXT}, **refusals()},
 )
 def get_metrics(parts: WithParts) -> Response:
-    """Answers also when the store does not: `retalking_store_up` is 0 then."""
+    """Also responds while the job store is unavailable: `retalking_store_up` is 0 then."""
     scrape = CollectorRegistry()
     scrape.register(StoreCollector(parts.store))
     body = generate_latest(parts.metrics.registry) + generate_latest(scrape)

@@ -1,4 +1,10 @@
-"""Limits of what callers send: size and pace of bodies, free JSON and text, and requests that stay open."""
+"""Limits of what callers send: size and rate of request bodies, free JSON and text, and requests that stay open.
+
+Everything from a caller that is stored as it arrived passes through `read_json`, `check_metadata` or `check_filename`.
+Other fields need none of them: their types, patterns and ranges (`jobs.models`) already bound them. Headers are bounded
+where they are read: the Idempotency-Key by its pattern, the request id by `api.middleware.accepted_id`, the trace
+context by its parser.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +20,53 @@ from typing import Any, Self
 
 import anyio
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.problems import FieldError, say
+from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
+
+# Nested objects and arrays. The JSON parser's own limit: nothing reads what is deeper.
+MAX_JSON_DEPTH = 200
+# Names and values of one document. The largest meaningful submission has about 1,200.
+MAX_JSON_VALUES = 20_000
+MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 16
+MAX_METADATA_VALUES = 1000
+MAX_NAME_CHARS = 255
+# The largest integer that most languages and databases can read back (64-bit signed)
+MAX_INTEGER = 2**63 - 1
+RETRY_AFTER_S = 2
+# C0, DEL and C1: databases reject NUL, and terminals obey escape sequences
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How slow a body may be. idle_s: without a byte; after as long, min_bytes_per_s on average (0: no limit)."""
+    """Slowest rate of a body that is accepted.
+
+    idle_s: longest time without a byte. min_bytes_per_s: average rate that the body must keep once idle_s has passed;
+    0: no limit.
+    """
 
     idle_s: float
     min_bytes_per_s: int = 0
 
     def patience_s(self, received: int, waited_s: float) -> float:
-        """How long the next bytes may take."""
+        """Longest time that the next bytes may take. received: bytes so far. waited_s: seconds spent waiting so far."""
         if not self.min_bytes_per_s:
             return self.idle_s
         return min(self.idle_s, self.idle_s + received / self.min_bytes_per_s - waited_s)
 
 
 async def body_chunks(request: Request, max_bytes: int, pace: Pace) -> AsyncIterator[bytes]:
-    """The body as it arrives. Raises body_too_large before the first byte where the length is announced, and
-    request_timeout when it is slower than the pace. A client that leaves raises ClientDisconnect.
+    """The body in chunks as they arrive, in constant memory.
 
-    Only waiting for the client counts: what this service takes to store the bytes does not.
+    Raises body_too_large (before the first byte if Content-Length announces it) and request_timeout if the body is
+    slower than the pace; ClientDisconnect if the client disconnects. Only time spent waiting for the client counts:
+    the time that this service takes to store the bytes does not.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > max_bytes:
@@ -69,7 +97,7 @@ async def body_chunks(request: Request, max_bytes: int, pace: Pace) -> AsyncIter
 
 
 async def read_body(request: Request, max_bytes: int, pace: Pace) -> bytes:
-    """A small body, whole."""
+    """A small body, read into memory."""
     return b"".join([chunk async for chunk in body_chunks(request, max_bytes, pace)])
 
 
@@ -77,25 +105,12 @@ def too_large(max_bytes: int, what: str) -> ServiceError:
     return ServiceError("body_too_large", f"The {what} is larger than the limit of {max_bytes} bytes.")
 
 
-# Objects and arrays inside each other. The parser's own limit: what is deeper is read by nobody.
-MAX_JSON_DEPTH = 200
-# Names and values of one document. The largest submission that means something has about 1,200.
-MAX_JSON_VALUES = 20_000
-MAX_METADATA_BYTES = 16 * 1024
-MAX_METADATA_DEPTH = 16
-MAX_METADATA_VALUES = 1000
-MAX_NAME_CHARS = 255
-# Whatever reads metadata back: a 64-bit integer is the largest that most languages and stores hold
-MAX_INTEGER = 2**63 - 1
-# C0, DEL and C1: databases refuse NUL, and terminals obey escape sequences
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-
 def read_json(text: str | bytes, what: str) -> Any:
-    """RFC 8259 JSON. Raises malformed_json, also for what the parser would take and nobody else: NaN, Infinity, numbers
-    beyond a double, half a surrogate pair, and nesting over MAX_JSON_DEPTH; value_out_of_bounds for too many values."""
+    """Parse RFC 8259 JSON. what: name of the document, for messages.
+
+    Raises malformed_json, also for what Python's parser accepts and others reject: NaN, Infinity, numbers beyond a
+    double, lone surrogates, and nesting deeper than MAX_JSON_DEPTH; value_out_of_bounds for too many values.
+    """
     try:
         value = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
     except RecursionError:
@@ -109,7 +124,7 @@ def read_json(text: str | bytes, what: str) -> Any:
         if count > MAX_JSON_VALUES:
             raise ServiceError("value_out_of_bounds", f"{what} has more than {MAX_JSON_VALUES} names and values.")
         if isinstance(item, str) and _SURROGATE.search(item):
-            raise ServiceError("malformed_json", f"{what} holds half of a surrogate pair, which is no character.")
+            raise ServiceError("malformed_json", f"{what} contains a lone surrogate, which is not a character.")
     return value
 
 
@@ -134,24 +149,24 @@ def check_filename(name: str, slot: str) -> None:
     if len(name) > MAX_NAME_CHARS:
         raise _out_of_bounds(slot, f"Its file name has more than {MAX_NAME_CHARS} characters")
     if found := _CONTROL.search(name):
-        raise _out_of_bounds(slot, f"Its file name holds the control character {_name_of(found)}")
+        raise _out_of_bounds(slot, f"Its file name contains the control character {_name_of(found)}")
 
 
 def _check_scalar(item: object) -> None:
     if isinstance(item, str) and (found := _CONTROL_IN_TEXT.search(item)):
-        message = f"It holds the control character {_name_of(found)}; of these only tabs and line ends are kept"
+        message = f"It contains the control character {_name_of(found)}; only tabs and line breaks are allowed"
         raise _out_of_bounds("metadata", message)
     if isinstance(item, int) and abs(item) > MAX_INTEGER:
-        raise _out_of_bounds("metadata", f"It holds an integer beyond {MAX_INTEGER}; send it as a string")
+        raise _out_of_bounds("metadata", f"It contains an integer beyond {MAX_INTEGER}; send it as a string")
     if isinstance(item, float) and not math.isfinite(item):
-        raise _out_of_bounds("metadata", "It holds a number that is not finite")
+        raise _out_of_bounds("metadata", "It contains a number that is not finite")
 
 
 def _walk(value: object) -> Iterator[tuple[object, int, int]]:
-    """Every value and every name, with its depth (containers count themselves) and how many were met so far.
+    """Every value and name, with its depth (a container counts itself) and the number of values met so far.
 
-    A container comes before its content, so that whoever finds it too large or too deep stops there. Not recursive,
-    because its input may be deeper than the stack.
+    Containers come before their contents, so the caller can stop at one that is too large or too deep. Iterative,
+    because the input may be nested deeper than the stack.
     """
     waiting: list[tuple[object, int]] = [(value, 0)]
     count = 1
@@ -189,46 +204,49 @@ def _too_deep(what: str) -> ServiceError:
 
 def _out_of_bounds(field: str, message: str) -> ServiceError:
     errors = [FieldError(pointer=f"#/{field}", message=message)]
-    return ServiceError("value_out_of_bounds", say(errors), errors=errors)
+    return ServiceError("value_out_of_bounds", describe_errors(errors), errors=errors)
 
 
-RETRY_AFTER_S = 2
+class ConcurrencyLimit:
+    """Limits the requests of one kind that are open at a time, per owner and in total.
 
+    Counted per process, because the memory and file descriptors of the process are the scarce resource; a deployment
+    with several API processes allows as many in each. Only the event loop counts, so no lock is needed.
 
-class Places:
-    """what: for the message. most_each: of one owner; of callers without a key most_total alone holds."""
+    what: the kind, for messages. per_owner: applies to callers with a key; without one only `total` applies.
+    """
 
-    def __init__(self, what: str, most_each: int, most_total: int) -> None:
-        self._what, self._most_each, self._most_total = what, most_each, most_total
-        self._taken: Counter[str] = Counter()
+    def __init__(self, what: str, per_owner: int, total: int) -> None:
+        self._what, self._per_owner, self._total = what, per_owner, total
+        self._open: Counter[str] = Counter()
 
     @contextmanager
-    def take(self, owner: str) -> Iterator[None]:
-        """Raises too_many_open."""
-        if owner and self._taken[owner] >= self._most_each:
-            raise self._refusal(f"This key has {self._most_each} {self._what} open, and may have no more at a time.")
-        if self._taken.total() >= self._most_total:
-            raise self._refusal(f"{self._most_total} {self._what} are open, and the service takes no more at a time.")
-        self._taken[owner] += 1
+    def slot(self, owner: str) -> Iterator[None]:
+        """Occupy one slot. Raises too_many_open."""
+        if owner and self._open[owner] >= self._per_owner:
+            raise self._refusal(f"This key has {self._per_owner} {self._what} open, which is the limit.")
+        if self._open.total() >= self._total:
+            raise self._refusal(f"{self._total} {self._what} are open, which is the limit of the service.")
+        self._open[owner] += 1
         try:
             yield
         finally:
-            self._taken[owner] -= 1
-            if not self._taken[owner]:
-                del self._taken[owner]
+            self._open[owner] -= 1
+            if not self._open[owner]:
+                del self._open[owner]
 
     def _refusal(self, message: str) -> ServiceError:
         return ServiceError("too_many_open", message, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-class HoldsPlace:
-    """Mixed into a response: it holds a place for as long as it is being sent. A refusal comes before its first byte,
-    so it is answered as one."""
+class LimitedResponse(Response):
+    """Mixin for responses that occupy a slot while they are being sent. A refusal comes before the first byte, so the
+    caller receives it as a problem response."""
 
-    def hold(self, places: Places, owner: str) -> Self:
-        self._places, self._owner = places, owner
+    def limit(self, concurrency: ConcurrencyLimit, owner: str) -> Self:
+        self._concurrency, self._owner = concurrency, owner
         return self
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._places.take(self._owner):
+        with self._concurrency.slot(self._owner):
             await super().__call__(scope, receive, send)

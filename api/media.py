@@ -1,6 +1,6 @@
-"""Links for players: a `<video>` can send no key, so what it opens must carry its own permission.
+"""Links for players: a `<video>` element cannot send a key, so its link must carry the permission.
 
-Where the object store gives presigned links, those; else links of this service, signed and good for a while.
+Presigned links of the object store if it offers them, else signed links of this service.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
-# Without a key of the caller's: the signature is the permission.
+# Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
 MediaPart = Literal["video", "audio", "result"]
 _TYPES: dict[Container, str] = {
     "mp4": "video/mp4",
-    "matroska": "video/webm",  # The name that players know; the bytes say the rest.
+    "matroska": "video/webm",  # players know this type; WebM is a subset of Matroska
     "avi": "video/x-msvideo",
     "wav": "audio/wav",
     "flac": "audio/flac",
@@ -50,14 +50,14 @@ MEDIA_RESPONSES = {
 
 
 class MediaLink(BaseModel):
-    """url: opens without a key until it expires; relative to this service where it is one of its own."""
+    """A link to one file. url: needs no key until it expires; relative to this service if it is one of its own."""
 
     url: str
-    content_type: str = Field(description="As the first bytes say; `image/...` for a still face")
+    content_type: str = Field(description="Sniffed from the first bytes; `image/...` for a still face")
 
 
 class MediaLinks(BaseModel):
-    """What can be played of a job. null: not there, or not kept because it was given by its address."""
+    """The playable files of a job. null: missing, or not stored because the input was given by its address."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -73,8 +73,8 @@ class MediaLinks(BaseModel):
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
 def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """Each opens one file for a while without a key, because media elements can not send one. Links of this service
-    end with the key that asked for them; presigned ones of the object store only when they expire."""
+    """Each link opens one file without a key until it expires, because media elements cannot send one. Links of this
+    service also end when the key that requested them is revoked; presigned links of the object store do not."""
     job = find_job(parts, caller, job_id)
     ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
     links = {part: _link(parts, job, part, int(ends_at.timestamp()), caller) for part in get_args(MediaPart)}
@@ -108,7 +108,7 @@ def open_media(
     signature: LinkSignature,
     key: LinkHolder = "",
 ) -> Response:
-    """Only links made by `GET /jobs/{job_id}/media` are accepted, until they expire or their API key is revoked."""
+    """Accepts links from `GET /jobs/{job_id}/media` until they expire or their API key is revoked."""
     check_link(parts, "GET", _path(job_id, part), expires, key, signature)
     request.state.headers = EMBEDDABLE
     job = find_job(parts, ANYONE, job_id)
@@ -140,7 +140,7 @@ def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
 
 
 def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:
-    """An input that we hold. Its type is read from its bytes: what the caller said about it proves nothing."""
+    """A stored input. Its type is sniffed from its bytes, because the caller's content type is not trustworthy."""
     if source.key is None:
         return None
     try:
@@ -151,5 +151,5 @@ def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFi
     container = recognise(head)
     if container is None:
         return None
-    # The inputs of a job never change: its id and their place are as good a tag as a hash.
+    # Inputs of a job never change, so its id and the slot make a valid ETag.
     return ServedFile(source.key, size, f'"{job.id}-{part}"', _TYPES[container], f"{job.id}-{part}.{container}")

@@ -1,4 +1,7 @@
-"""Prometheus metrics: what this process served, and what the job store counted, read on every scrape."""
+"""Prometheus metrics: requests of this process, and what the job store counted, read on every scrape.
+
+Families without samples are exported too, so that dashboards and alerts find them.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from jobs.store import JobStore, Tally
 
 logger = logging.getLogger("retalking.api")
 
-# Uploads of 2 GB take minutes; everything else should sit in the first buckets.
+# Uploads of 2 GB take minutes; everything else should fall into the first buckets.
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600)
 
 
 class RequestMetrics:
-    """Counters of one app, in a registry of its own: two apps in one process (tests) do not collide."""
+    """Counters of one app in its own registry, so that two apps in one process (tests) do not collide."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,13 +49,13 @@ class RequestMetrics:
 
 
 class StoreCollector(Collector):
-    """What waits, what lives and what happened, read from the store on every scrape."""
+    """Queue, workers and totals, read from the job store on every scrape."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: registering must not reach for the store."""
+        """Empty, so that registering does not read the store."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -75,7 +78,7 @@ class StoreCollector(Collector):
         counts = self._store.count_by_status()
         for status, count in counts.items():
             jobs.add_metric([str(status)], count)
-        # For autoscalers, which want one number without labels: the render workers that there is work for
+        # For autoscalers, which need one number without labels: render workers that have work to do
         demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
         demand.add_metric([], sum(count for status, count in counts.items() if not status.is_over))
         live = self._store.workers()
@@ -132,7 +135,7 @@ def tally_families(tally: Tally) -> list[Metric]:
 
 
 def gpu_family(workers: Sequence[WorkerInfo]) -> Metric:
-    """Of the whole device, as its driver says; workers that share one tell the same."""
+    """Memory of the whole device, as reported by its driver; workers that share a device report the same."""
     gauge = GaugeMetricFamily("retalking_gpu_memory_bytes", "Memory of a device", labels=["worker", "device", "kind"])
     for worker in workers:
         for device in worker.gpu_memory:

@@ -24,14 +24,17 @@ from jobs.traces import span
 logger = logging.getLogger("retalking.api")
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# A caller's id goes into our logs: no spaces, quotes or control characters.
+# The caller's id is logged: no spaces, quotes or control characters.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-# nginx's number for "the client went away"; no response was sent.
+# nginx's status for "client closed request"; no response was sent.
 CLIENT_GONE = 499
 
 
 class Tracing:
-    """ASGI middleware. Pure ASGI, because Starlette's BaseHTTPMiddleware would buffer between us and the stream."""
+    """Request id, log line, metrics, trace span and last error handler of every request.
+
+    Pure ASGI, because Starlette's BaseHTTPMiddleware would buffer streams.
+    """
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self.app = app
@@ -64,15 +67,15 @@ class Tracing:
                     opened.update_name(f"{scope['method']} {_route_of(scope)}")
                     opened.set_attribute("http.response.status_code", status)
         except ClientDisconnect:
-            logger.info("The client left request %s before it was whole", request.state.request_id)
+            logger.info("The client disconnected during request %s", request.state.request_id)
         except Exception as fault:
             code, detail = _describe(fault)
             if code == "internal_error":
-                logger.exception("Request %s broke", request.state.request_id)
+                logger.exception("Request %s failed", request.state.request_id)
             else:
                 logger.error("Request %s refused: %s", request.state.request_id, code)
             if status != CLIENT_GONE:
-                raise  # The response has begun: only closing the connection tells the caller.
+                raise  # The response has begun: closing the connection is the only signal left.
             await problem_response(request, code, detail)(scope, receive, send_traced)
         finally:
             self._record(scope, request.state.request_id, status, time.perf_counter() - started_s)
@@ -87,47 +90,47 @@ class Tracing:
 
 
 def _describe(fault: Exception) -> tuple[str, str]:
-    """Code and sentence for what no handler knew."""
+    """Code and detail of an exception that no handler knows."""
     if is_thread_shortage(fault):
-        return "threads_exhausted", "This process can start no more threads now."
-    return "internal_error", "Something broke here that should not. It is logged under the request id."
+        return "threads_exhausted", "This process cannot start another thread now."
+    return "internal_error", "An unexpected error occurred. It is logged under the request id."
 
 
 def _route_of(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
-# Labels must not grow with what callers invent.
+# Callers must not be able to create new label values.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 def accepted_id(value: str | None) -> str:
-    """The caller's request id where it is safe to log, else a new one."""
+    """The caller's request id if it is safe to log, else a new one."""
     return value if value and _REQUEST_ID.fullmatch(value) else f"req_{uuid.uuid4().hex}"
 
 
-# Answers that are no pages: nothing in them may run, load or be framed, whatever a browser takes them for
+# For responses that are not pages: nothing in them may run, load or be framed, even if a browser sniffs another type
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
-    # Addresses hold job ids, and links their signatures: no other site is told them
+    # URLs contain job ids and link signatures: do not send them to other sites
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    # Recording speech is the console's own; nothing else is used
+    # The console records speech; nothing else is used
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=(), payment=(), usb=()",
 }
 _UNLESS_SET = {
     "Content-Security-Policy": DATA_POLICY,
-    # Jobs are the caller's business, and their state changes; files and pages say otherwise themselves
+    # Jobs are private and change; files and pages override this
     "Cache-Control": "no-store",
-    # No page of another site shows or plays them; signed links say otherwise, they are made to be handed on
+    # Pages of other sites may not embed them; signed links override this, because they are made to be shared
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 
 
-class AnswerHeaders:
-    """ASGI middleware."""
+class ResponseHeaders:
+    """Security headers of every response, and those that `request.state.headers` collects (rate limits)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -150,12 +153,15 @@ class AnswerHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
-# They tell nothing about anybody, and orchestrators ask for them by whatever address a container has.
+# They reveal nothing, and orchestrators request them by the address of the container.
 _PROBES = frozenset({"/healthz", "/readyz"})
 
 
 class HostGuard:
-    """ASGI middleware: refuses names that are not the service's own. own_hosts: beside those of loopback."""
+    """Refuses requests for host names that are not the service's own (DNS rebinding; see `api.access`).
+
+    own_hosts: names beside those of loopback.
+    """
 
     def __init__(self, app: ASGIApp, own_hosts: Iterable[str]) -> None:
         self.app = app
@@ -166,8 +172,8 @@ class HostGuard:
             await self.app(scope, receive, send)
             return
         detail = (
-            "Without API keys the service answers only under the names of this machine and those that "
-            "RETALKING_PUBLIC_URL and RETALKING_PUBLIC_HOSTS name."
+            "Without API keys the service only answers to loopback names and to the hosts in RETALKING_PUBLIC_URL and "
+            "RETALKING_PUBLIC_HOSTS."
         )
         await problem_response(Request(scope), "host_not_allowed", detail)(scope, receive, send)
 
@@ -176,13 +182,13 @@ class HostGuard:
 
 
 def own_hosts(settings: Settings) -> list[str]:
-    """Names beside those of loopback under which callers may reach the service."""
+    """Host names of the service beside those of loopback."""
     public = urlsplit(settings.public_url).hostname
     return [*settings.public_hosts, *([public] if public else [])]
 
 
 def _host_of(request: Request) -> str | None:
-    """The name asked for, without its port; None where there is no single one."""
+    """The requested host name without its port; None unless there is exactly one Host header."""
     given = request.headers.getlist("host")
     try:
         return urlsplit(f"//{given[0]}").hostname if len(given) == 1 else None

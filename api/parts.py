@@ -1,4 +1,4 @@
-"""What a request works with: built once in `create_app`, handed to the endpoints as a dependency."""
+"""What endpoints depend on: built once in `create_app`, injected by FastAPI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
 
-from api.limits import Pace, Places
+from api.limits import ConcurrencyLimit, Pace
 from api.metrics import RequestMetrics
 from jobs.free_space import FreeSpace
 from jobs.keyring import WebhookSecrets
@@ -22,15 +22,15 @@ from jobs.store import JobStore
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Threads apart from those of the plain endpoints (40 by default), so that slow uploads and many listeners can not keep
-# `GET /jobs/{id}` waiting.
+# Separate from the threads of the plain endpoints (40 by default), so that slow uploads and many listeners cannot block
+# `GET /jobs/{id}`.
 UPLOAD_THREADS = 16
 LISTENER_THREADS = 8
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of the service. store and objects are synchronous: call them from a thread."""
+    """Dependencies of the endpoints. store and objects are synchronous: call them from a thread."""
 
     settings: Settings
     store: JobStore
@@ -39,16 +39,16 @@ class Parts:
     link_key: bytes
     metrics: RequestMetrics
     space: FreeSpace
-    submissions: Places
-    event_streams: Places
-    downloads: Places
+    submissions: ConcurrencyLimit
+    event_streams: ConcurrencyLimit
+    downloads: ConcurrencyLimit
     webhook_secrets: WebhookSecrets
     upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
     listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
 
     @property
     def pace(self) -> Pace:
-        """How slow a body may be."""
+        """Slowest rate of a request body."""
         return Pace(self.settings.upload_idle_s, self.settings.upload_min_bytes_per_s)
 
     async def in_upload_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -59,8 +59,9 @@ class Parts:
 
 
 async def get_parts(request: Request) -> Parts:
-    """async: FastAPI sends a plain function into a thread and back, which costs more than most endpoints' own work."""
-    return request.app.state.parts
+    """async because FastAPI runs a plain function in a thread, which costs more than the work of most endpoints."""
+    parts: Parts = request.app.state.parts
+    return parts
 
 
 WithParts = Annotated[Parts, Depends(get_parts)]

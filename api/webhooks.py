@@ -1,4 +1,4 @@
-"""Webhooks of the caller's key: events that were not delivered, and the secret that signs them."""
+"""Webhooks of the caller's key: undelivered events, redelivery, and the signing secret."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 OVERLAP_S = 86400
 KeyId = Annotated[
-    str | None, Query(description="Id of a key; another than the caller's needs the scope `admin`", max_length=64)
+    str | None, Query(description="Id of a key; any but the caller's own needs the scope `admin`", max_length=64)
 ]
 
 
@@ -33,17 +33,17 @@ class UndeliveredEvent(DeliveryView):
 
 
 class DeliveryList(BaseModel):
-    """One page of events that were not delivered, oldest first."""
+    """One page of undelivered events, oldest first."""
 
     deliveries: list[UndeliveredEvent]
     next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
 
 
 class WebhookSecret(BaseModel):
-    """What signs the webhooks of a key's jobs. Both secrets sign while `previous_secret` is there."""
+    """The secret that signs the webhooks of a key's jobs. While `previous_secret` is set, both secrets sign."""
 
     key_id: str = Field(description="Also `owner` in every event")
-    secret: str = Field(description="`whsec_` and base64, as Standard Webhooks wants it")
+    secret: str = Field(description="`whsec_` and base64, as in Standard Webhooks")
     version: int
     previous_secret: str | None
     previous_until: datetime | None = Field(description="When the previous secret stops signing")
@@ -52,7 +52,7 @@ class WebhookSecret(BaseModel):
 @router.get(
     "/deliveries",
     operation_id="listUndelivered",
-    summary="List events that were not delivered, oldest first",
+    summary="List undelivered events, oldest first",
     response_model=DeliveryList,
     responses=refusals("service_unavailable"),
 )
@@ -60,7 +60,7 @@ def list_undelivered(
     parts: WithParts,
     caller: WithCaller,
     state: Annotated[
-        Literal["pending", "given_up"], Query(description="`pending`: will be tried (again); `given_up`: will not")
+        Literal["pending", "given_up"], Query(description="`pending`: will be tried or retried; `given_up`: will not")
     ] = "given_up",
     limit: Annotated[int, Query(ge=1, le=100, description="Events a page")] = 20,
     cursor: Annotated[
@@ -76,7 +76,7 @@ def list_undelivered(
 @router.post(
     "/deliveries/{delivery_id}/redeliver",
     operation_id="redeliverEvent",
-    summary="Deliver one event once more",
+    summary="Redeliver one event",
     status_code=202,
     response_model=UndeliveredEvent,
     responses=refusals("delivery_not_found", "service_unavailable"),
@@ -86,7 +86,7 @@ def redeliver_event(
     parts: WithParts,
     caller: WithCaller,
 ) -> Response:
-    """Under the id it had, with all attempts of the schedule ahead. Also one that was delivered."""
+    """With its original id and the whole retry schedule. Delivered events can be redelivered too."""
     try:
         if not is_delivery_id(delivery_id):
             raise JobNotFoundError(delivery_id)
@@ -121,17 +121,17 @@ def rotate_webhook_secret(
     caller: WithCaller,
     key_id: KeyId = None,
     overlap_s: Annotated[
-        int, Query(ge=0, le=7 * 86400, description="How long the secret until now signs beside the new one")
+        int, Query(ge=0, le=7 * 86400, description="How long the previous secret signs along with the new one")
     ] = OVERLAP_S,
 ) -> Response:
-    """Every event carries a signature of both until the overlap is over: a receiver that knows one of them verifies it.
-    Use `overlap_s=0` for a secret that leaked."""
+    """Until the overlap ends, every event carries both signatures, so a receiver that knows either secret can verify
+    it. Use `overlap_s=0` for a leaked secret."""
     owner = _owner_of(parts, caller, key_id)
     return _secret_response(parts, owner, parts.store.rotate_webhook_secret(owner, overlap_s))
 
 
 def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
-    """The key that is meant. Raises webhook_secret_shared, forbidden, key_not_found."""
+    """Id of the key whose secret is requested. Raises webhook_secret_shared, forbidden, key_not_found."""
     if caller.key is None:
         message = "Keys are not required here, so all webhooks are signed with the secret of the service."
         raise ServiceError("webhook_secret_shared", message)

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         1024, ge=16, description="Connections of one API process; above it the one that was idle longest is closed"
     )
+    unread_response_s: float = Field(
+        60.0, gt=0, description="A connection that reads nothing of its response this long is closed"
+    )
     upload_idle_s: float = Field(60.0, gt=0, description="A body of which nothing arrives this long is given up")
     upload_min_bytes_per_s: int = Field(
         8192, ge=0, description="A body that is slower than this, after upload_idle_s, is given up; 0: no limit"

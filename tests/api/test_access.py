@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -184,7 +186,7 @@ def test_the_quota_of_live_jobs(locked: RunningApi) -> None:
     first, _ = busy.new_job(), busy.new_job(headers={"Idempotency-Key": "second"})
     refused = busy.ask("POST", "/jobs", files=input_files())
     problem = check_problem(refused, 429, "quota_exceeded")
-    assert "2 jobs" in problem["detail"]
+    assert "2 unfinished jobs" in problem["detail"]
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["ratelimit-policy"] == '"live-jobs";q=2'
     again = busy.ask("POST", "/jobs", files=input_files(), headers={"Idempotency-Key": "second"})
@@ -263,6 +265,33 @@ def test_links_end_with_their_key(locked: RunningApi) -> None:
     assert httpx.put(puts[1], content=MP4).status_code == 200
 
 
+def test_revoking_a_key_ends_its_event_streams(locked: RunningApi) -> None:
+    """Only its own: another key's stream of the same job goes on until the job ends."""
+    owner, admin = user(locked), user(locked, Scope.ADMIN, Scope.READ)
+    job_id = owner.new_job()
+    opened = {owner.key: threading.Event(), admin.key: threading.Event()}
+
+    def follow(who: User) -> list[str]:
+        headers = {"Authorization": f"Bearer {who.key}"}
+        events = []
+        with httpx.stream("GET", f"{locked.url}/jobs/{job_id}/events", headers=headers, timeout=60) as response:
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    events.append(line.removeprefix("event: "))
+                    opened[who.key].set()
+        return events
+
+    with ThreadPoolExecutor() as pool:
+        streams = {who.key: pool.submit(follow, who) for who in (owner, admin)}
+        assert all(each.wait(30) for each in opened.values())
+        locked.store.revoke_key(str(key_id_of(owner.key)))
+        wait([streams[owner.key]], timeout=30)
+        locked.finish(job_id)
+    assert streams[owner.key].result() == ["job.queued"]
+    assert streams[admin.key].result()[-1] == "job.succeeded"
+    check_problem(owner.ask("GET", f"/jobs/{job_id}/events"), 401, "unauthorized")
+
+
 def test_a_link_of_the_time_before_keys_opens_nothing(locked: RunningApi) -> None:
     job_id = user(locked).new_job()
     locked.finish(job_id)
@@ -282,7 +311,7 @@ def test_a_key_has_a_highest_priority(locked: RunningApi, limits: dict[str, int]
             continue
         answer = who.ask("POST", "/jobs", files=input_files(), data={"priority": priority})
         problem = check_problem(answer, 403, "priority_not_allowed")
-        assert f"{highest} at most" in problem["detail"]
+        assert f"at most {highest}," in problem["detail"]
         assert problem["errors"][0]["pointer"] == "#/priority"
         assert locked.input_keys() == before
 

@@ -178,14 +178,15 @@ class TestS3:
             check_problem(s3_api.client.post("/jobs", json=body), 422, code)
 
 
+@pytest.fixture(scope="module")
+def hasty(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Uploads live a minute here, the shortest there is."""
+    with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
+        yield running
+
+
 class TestSlowCallers:
     """Uploads and submissions that outlive their time."""
-
-    @pytest.fixture(scope="class")
-    def hasty(self, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-        """Uploads live a minute here, the shortest there is."""
-        with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
-            yield running
 
     def test_a_put_that_ends_after_its_upload_expired_leaves_no_file(self, hasty: RunningApi) -> None:
         link = hasty.client.post("/uploads").json()
