@@ -62,7 +62,7 @@ def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
         problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
         (error,) = problem["errors"]
         assert error["pointer"] == "workers"
-        assert "none has asked for a job for 30 s" in error["message"]
+        assert "none has polled for jobs for 30 s" in error["message"]
         assert report("one", polled_at=silent, busy_with="job_1") == 200, "it renders"
         assert report("one", polled_at=silent) == 503
         assert report("two", polled_at=now) == 200, "one that asks is enough"
@@ -173,7 +173,7 @@ def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> 
     assert problem["request_id"] == "look-for-me"
     assert "damaged" not in answer.text
     log = api.log.read_text()
-    assert "Request look-for-me broke" in log
+    assert "Request look-for-me failed" in log
     assert "Traceback" in log
 
 

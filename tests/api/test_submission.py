@@ -351,7 +351,7 @@ class TestEngines:
         with api.live_worker(PREVIEW, NEURAL):
             assert api.submit(upper_face="angry").status_code == 202
             problem = check_problem(api.submit(engine="preview", upper_face="angry"), 422, "unsupported_option")
-        assert "ask for engine videoretalking" in problem["detail"]
+        assert "request the engine videoretalking" in problem["detail"]
 
     def test_metrics_that_nobody_computes(self, api: RunningApi) -> None:
         with api.live_worker(PREVIEW, metrics=("sharpness",)):
