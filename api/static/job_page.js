@@ -177,8 +177,13 @@ function factsOf(job) {
     h("summary", {}, h("span", { class: "fold-title" }, "Details and options")), h("dl", { class: "facts" }, known));
 }
 
-    ["Face found", job.render && `in ${number(job.render.face_coverage * 100)} % of the frames`],
-    ["Notes", job.render?.notes?.map(describeNote).join(" ")],
+/** @param {Note} note */
+function describeNote({ sentence, ranges_s: ranges = [] }) {
+  const listed = ranges.map(([start, end]) => `${start.toFixed(2)}–${end.toFixed(2)} s`).join(", ");
+  return listed ? `${sentence} (${listed})` : sentence;
+}
+
+/** @param {NonNullable<Job["result"]>} result */
 function describeFile({ width, height, fps, duration_s: durationS, size_bytes: size }) {
   return `${width} × ${height}, ${number(fps)} fps, ${seconds(durationS)}, ${bytes(size)}`;
 }
