@@ -9,7 +9,6 @@
 `retalking_client.codes`; docs/client.md tells the rest.
 """
 
-from retalking_client.answers import RetryPolicy
 from retalking_client.async_client import AsyncClient
 from retalking_client.calls import VERSION as __version__
 from retalking_client.client import Client
@@ -37,6 +36,7 @@ from retalking_client.models import (
     WebhookSecret,
 )
 from retalking_client.options import SubmitOptions
+from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [

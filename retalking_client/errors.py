@@ -1,12 +1,12 @@
 """Errors of the client itself, and the tree of all errors.
 
 RetalkingClientError             code, message, advice
-├─ ServiceUnreachableError       no answer; the call may be made again
-├─ UnexpectedAnswerError         an answer that is not the service's (a proxy in between, another program)
-├─ EventsLostError               the event stream keeps breaking off; poll instead
-├─ WaitTimeoutError              the job is not over in the time given; it goes on
-├─ DownloadDamagedError          the result did not arrive as it was published
-├─ WebhookInvalidError           not signed with this secret, too old, or changed on the way
+├─ ServiceUnreachableError       no response; the call may be repeated
+├─ UnexpectedAnswerError         a response that is not the service's (a proxy, another program)
+├─ EventsLostError               the event stream keeps breaking; poll instead
+├─ WaitTimeoutError              the job did not finish in time; it continues
+├─ DownloadDamagedError          the downloaded result differs from the published one
+├─ WebhookInvalidError           wrong signature, too old, or altered
 └─ ApiError                      the service refused, or the job failed (`retalking_client.models`);
                                  one subclass per public code, in `retalking_client.codes`
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class RetalkingClientError(Exception):
-    """code: stable name. message: what happened. advice: what to do now."""
+    """Base of all errors. code: stable name. message: what happened. advice: what to do."""
 
     code: str = "client_error"
     advice: str = ""
@@ -31,10 +31,10 @@ class ServiceUnreachableError(RetalkingClientError):
 
 
 class UnexpectedAnswerError(RetalkingClientError):
-    """status: HTTP status of the answer."""
+    """status: HTTP status of the response."""
 
     code = "unexpected_answer"
-    advice = "Check that the address is that of the service itself, and what stands between you and it."
+    advice = "Check that the address is that of the service itself, and which proxies are in between."
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -43,11 +43,11 @@ class UnexpectedAnswerError(RetalkingClientError):
 
 class EventsLostError(RetalkingClientError):
     code = "events_lost"
-    advice = "Ask for the job's state with `get`, or use `wait`, which polls where streams are cut."
+    advice = "Read the job's state with `get`, or use `wait`, which polls if streams are cut."
 
 
 class WaitTimeoutError(RetalkingClientError):
-    """job_id: the job that goes on."""
+    """job_id: id of the job, which continues."""
 
     code = "wait_timeout"
     advice = "Wait again with the same id, or cancel the job."
@@ -64,4 +64,4 @@ class DownloadDamagedError(RetalkingClientError):
 
 class WebhookInvalidError(RetalkingClientError):
     code = "webhook_invalid"
-    advice = "Answer 401 and do nothing with the body; check that the secret is the service's."
+    advice = "Respond with 401 and ignore the body; check that the secret is the current one."

@@ -9,27 +9,27 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from retalking_client.answers import describe
 from retalking_client.errors import EventsLostError, WaitTimeoutError
 from retalking_client.models import OVER, Job, JobEvent
+from retalking_client.responses import describe
 
 SILENCE_S = 45.0
-"""The service comments every 15 s: longer silence is a dead connection, or a proxy that holds the stream back."""
-BREAKS_IN_A_ROW = 3
+"""The service sends a heartbeat every 15 s: longer silence means a dead connection or a buffering proxy."""
+MAX_FAILURES = 3
 PAUSE_S = 1.0
-# Not str.splitlines: it also cuts at characters that may stand inside the data.
+# Not str.splitlines, which also splits at characters that may occur in the data.
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
 
 
 class EventParser:
-    """Bytes in, the data of whole events out. A comment (sign of life) comes out as None."""
+    """Turns bytes into the data of complete events; a comment (heartbeat) gives None."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[str | None]:
-        # Without a byte after it, a lone CR may be the first half of a line end: it waits for the next chunk.
+        # A CR at the end may be the first half of CRLF: keep it for the next chunk.
         *lines, self._rest = _LINE_END.split(self._rest + chunk)
         for line in lines:
             if not line:
@@ -45,30 +45,30 @@ class EventParser:
 
 
 class EventCursor:
-    """One listener: which event came last, how often the stream broke off since, and whether the job is over."""
+    """State of one listener: last event, failures since then, and whether the job is over."""
 
     def __init__(self, job_id: str, after: str | None = None) -> None:
         self.job_id = job_id
         self.last_id = after
         self.is_over = False
-        self._breaks = 0
+        self._failures = 0
 
     def take(self, data: str | None) -> JobEvent | None:
-        """The event of one data block. None for a sign of life, and for data that are no event of a job."""
+        """The event of one data block; None for a heartbeat and for data that is not a job event."""
         if data is None:
             return None
         try:
             event = JobEvent.model_validate_json(data)
         except ValidationError:
             return None
-        self.last_id, self._breaks = event.id, 0
+        self.last_id, self._failures = event.id, 0
         self.is_over = event.status in OVER
         return event
 
-    def broke(self, error: Exception | None) -> float:
-        """The stream ended before the job did. Seconds to wait; raises EventsLostError after too many in a row."""
-        self._breaks += 1
-        if self._breaks >= BREAKS_IN_A_ROW:
+    def stream_failed(self, error: Exception | None) -> float:
+        """The stream ended before the job. Returns seconds to wait; raises EventsLostError after too many in a row."""
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
             reason = f" ({describe(error)})" if error else ""
             raise EventsLostError(f"The event stream of {self.job_id} keeps ending early{reason}.") from error
         return PAUSE_S
@@ -76,14 +76,14 @@ class EventCursor:
 
 POLL_FIRST_S = 1.0
 POLL_LONGEST_S = 5.0
-# A stream gives a sign of life every 15 s. Nearer to the deadline than that, polling keeps it better.
+# Heartbeats come every 15 s; closer to the deadline than that, polling is more precise.
 _NEAR_END_S = 20.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands. stage: of a running job, else None. fraction: 0..1 of the whole job. queue_position and
-    eta_s are known only while polling."""
+    """Progress of a job. stage: of a running job, else None. fraction: 0..1 of the whole job. queue_position and eta_s
+    are only known while polling."""
 
     job_id: str
     status: str
@@ -97,12 +97,12 @@ ProgressHook = Callable[[Progress], None]
 
 
 class Watch:
-    """The bookkeeping of one wait, for either kind of client. timeout_s None: as long as it takes."""
+    """State of one wait, shared by both clients. timeout_s: None means no limit."""
 
     def __init__(self, job_id: str, timeout_s: float | None, hook: ProgressHook | None) -> None:
         self._job_id, self._timeout_s, self._hook = job_id, timeout_s, hook
         self._deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._told: Progress | None = None
+        self._last: Progress | None = None
         self._pause_s = POLL_FIRST_S
 
     @property
@@ -111,26 +111,28 @@ class Watch:
 
     @property
     def is_near_end(self) -> bool:
-        """True when it is time to leave the stream and poll."""
+        """True if it is time to leave the stream and poll."""
         left_s = self.left_s
         return left_s is not None and left_s < _NEAR_END_S
 
-    def tell_event(self, event: JobEvent | None) -> None:
+    def report_event(self, event: JobEvent | None) -> None:
         if event is not None:
-            self._tell(Progress(self._job_id, event.status, event.stage, event.progress))
+            self._report(Progress(self._job_id, event.status, event.stage, event.progress))
 
-    def tell_job(self, job: Job) -> None:
-        self._tell(Progress(job.id, job.status, job.stage, job.progress, job.queue_position, job.eta_s))
+    def report_job(self, job: Job) -> None:
+        self._report(Progress(job.id, job.status, job.stage, job.progress, job.queue_position, job.eta_s))
 
     def poll_pause_s(self) -> float:
-        """Seconds until the next look, growing. Raises WaitTimeoutError."""
+        """Seconds until the next poll, growing. Raises WaitTimeoutError."""
         left_s = self.left_s
         if left_s is not None and left_s <= 0:
-            raise WaitTimeoutError(f"{self._job_id} is not over after {self._timeout_s:g} s; it goes on.", self._job_id)
+            raise WaitTimeoutError(
+                f"{self._job_id} did not finish within {self._timeout_s:g} s; it continues.", self._job_id
+            )
         pause_s, self._pause_s = self._pause_s, min(POLL_LONGEST_S, self._pause_s * 1.3)
         return pause_s if left_s is None else min(pause_s, left_s)
 
-    def _tell(self, progress: Progress) -> None:
-        if self._hook is not None and progress != self._told:
-            self._told = progress
+    def _report(self, progress: Progress) -> None:
+        if self._hook is not None and progress != self._last:
+            self._last = progress
             self._hook(progress)

@@ -30,7 +30,7 @@ _UNAVAILABLE = (ServiceUnreachableError, UnexpectedAnswerError, EventsLostError)
 _COMPLETED_JOBS = 30
 
 
-# Someone who forgot to start the service learns it within two seconds; waiting for a job retries longer.
+# A service that is not running is reported within two seconds; waiting for a job retries longer.
 _INTERACTIVE = RetryPolicy(retries=3, first_pause_s=0.3)
 
 
@@ -40,7 +40,7 @@ def open_client(url: str) -> Client:
 
 
 def complete_job_id(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Shell completion from the newest jobs. Empty unless the service answers at once: a shell must not wait."""
+    """Shell completion from the newest jobs. Empty unless the service responds at once, so the shell does not hang."""
     found: list[tuple[str, str]] = []
     try:
         with Client(context.params.get("url"), retry=RetryPolicy(retries=0), timeout_s=1.0) as client:

@@ -35,11 +35,11 @@ app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Wit
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 StatusOption = Annotated[Status | None, typer.Option("--status", "-s", help="Only jobs in this status")]
-LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="At most so many")]
+LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="Show at most this many")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", help="key=value: only jobs that were submitted with it")
 ]
-_COLOURS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
+_COLORS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
 
 
 @app.callback()
@@ -81,7 +81,7 @@ def list_jobs(
 
 @app.command()
 def show(job: JobId, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show one job: where it stands, what was asked, what came out, how its webhook went."""
+    """Show one job: status, options, result and webhook deliveries."""
     with open_client(url) as client:
         found = client.get(job)
     if as_json:
@@ -121,7 +121,7 @@ def _table(found: Sequence[Job]) -> Table:
     for job in found:
         waits = f"place {job.queue_position}" if job.queue_position else ""
         stage = job.stage or (job.error.code if job.error else waits)
-        status = f"[{_COLOURS[job.status]}]{job.status}[/]"
+        status = f"[{_COLORS[job.status]}]{job.status}[/]"
         engine = job.engine or job.engine_requested
         table.add_row(job.id, status, stage, f"{job.progress:.0%}", engine, describe_age(job.created_at))
     return table
@@ -168,11 +168,11 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
             yield "", f"{delivery.event}: {delivery.state} after {tries} attempt{'s' * (tries != 1)}"
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing while it lasts")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
 # Text, not a path: a path forgets the slash that makes `new/` a folder.
 Out = Annotated[str | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
 ResultOut = Annotated[str | None, typer.Option("--out", "-o", help="Fetch the result to here (implies waiting)")]
-Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Give up waiting after so many seconds")]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Stop waiting after this many seconds")]
 
 
 def wait(
@@ -189,7 +189,7 @@ def wait(
 
 
 def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Console) -> None:
-    """The end of a job that was waited for: its result, its numbers; raises when it did not succeed."""
+    """Print and fetch the result of a job that ended; raises if it did not succeed."""
     if as_json:
         print_json(job)
     job.raise_for_status()
@@ -204,11 +204,11 @@ def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Co
 
 def events(
     job: JobId,
-    after: Annotated[str | None, typer.Option(help="Id of an event: begin with the one after it")] = None,
+    after: Annotated[str | None, typer.Option(help="Id of an event: start with the one after it")] = None,
     url: ServiceUrl = DEFAULT_URL,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
-    """Print what happens to a job, from its beginning to its end, as it happens."""
+    """Print the events of a job from its beginning, live until it ends."""
     with Client(url) as client:
         for event in client.events(job, after=after):
             stage = f"{event.stage or ''} {event.progress:.0%}".strip()
@@ -217,13 +217,13 @@ def events(
 
 
 def download(job: JobId, out: Out = None, url: ServiceUrl = DEFAULT_URL, quiet: Quiet = False) -> None:
-    """Fetch the result of a job. Takes up what an interrupted download left; the file appears whole or not at all."""
+    """Download the result of a job. Resumes an interrupted download; the file appears complete or not at all."""
     with Client(url) as client:
         typer.echo(fetch(client, client.get(job), out, Console(stderr=True, quiet=quiet)))
 
 
 def fetch(client: Client, job: Job, out: str | None, console: Console) -> Path:
-    """With a bar where somebody watches."""
+    """Download with a progress bar on a terminal."""
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     shown = console.is_terminal and not console.quiet
     with Progress(TextColumn("download"), *columns, console=console, disable=not shown, transient=True) as bar:
@@ -232,7 +232,7 @@ def fetch(client: Client, job: Job, out: str | None, console: Console) -> Path:
 
 
 def cancel(jobs: JobIds, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Ask for the end of jobs. A job that is over stays as it is."""
+    """Cancel jobs. A finished job stays unchanged."""
     with open_client(url) as client:
         for name in jobs:
             job = client.cancel(name)
@@ -245,10 +245,10 @@ def cancel(jobs: JobIds, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False)
 
 def delete(
     jobs: JobIds,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
     url: ServiceUrl = DEFAULT_URL,
 ) -> None:
-    """Remove finished jobs with their files, for good."""
+    """Delete finished jobs with their files, permanently."""
     if not yes:
         typer.confirm(f"Delete {len(jobs)} job{'s' * (len(jobs) > 1)} with inputs and results?", abort=True, err=True)
     with open_client(url) as client:
@@ -258,7 +258,7 @@ def delete(
 
 
 def redeliver(job: JobId, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Tell the webhook of a finished job once more."""
+    """Redeliver the webhook of a finished job."""
     with open_client(url) as client:
         found = client.redeliver(job)
     if as_json:

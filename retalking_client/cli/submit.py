@@ -1,4 +1,4 @@
-"""`retalking submit`: hand a job to a running service, and wait for it when asked to."""
+"""`retalking submit`: submit a job to a running service, and optionally wait for it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def submit(
     expression: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture whose expression the face takes on")
     ] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Address to be told about the job")] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Address that receives the events of the job")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key never makes a second job  [default: one for this call]")
     ] = None,

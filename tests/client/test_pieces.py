@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
-from retalking_client.answers import Attempts, error_of_answer, retry_after_s
 from retalking_client.calls import submit_call
 from retalking_client.downloading import target_of
 from retalking_client.events import EventCursor, EventParser
+from retalking_client.responses import Attempts, error_of_response, retry_after_s
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 JOB = {"id": "job_1", "status": "succeeded", "created_at": "2026-01-01T00:00:00Z"}
@@ -69,7 +69,7 @@ def test_retry_after_in_both_forms() -> None:
 
 def test_an_answer_of_something_else_shows_no_signature() -> None:
     request = httpx.Request("GET", "http://store/file?X-Signature=secret")
-    error = error_of_answer(httpx.Response(502, content=b"<h1>Bad gateway</h1>", request=request))
+    error = error_of_response(httpx.Response(502, content=b"<h1>Bad gateway</h1>", request=request))
     assert isinstance(error, UnexpectedAnswerError)
     assert error.message == "http://store/file answered 502."
 

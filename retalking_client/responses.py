@@ -1,4 +1,4 @@
-"""From an answer to its typed form or to the exception of its code, and whether the call is made again."""
+"""From a response to its typed form or to the exception of its code, and whether the call is retried."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from retalking_client.calls import Call
 from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
 from retalking_client.models import ApiError, FieldFault, Job
 
-# Nothing was sent yet, so that even a call that must not be repeated may be made again.
+# Nothing was sent, so even a call that must not be repeated can be retried.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-# The service (or a proxy before it) says that it did not take the call.
+# The service, or a proxy before it, did not accept the call.
 _NOT_TAKEN = frozenset({429, 503})
 _PASSING = _NOT_TAKEN | {408, 502, 504}
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """retries: calls after the first one. Pauses double from first_pause_s up to longest_pause_s, each shortened at
-    random by up to a half, so that many clients do not come back at once. A `Retry-After` of the service goes before
-    that, up to longest_wait_s: beyond it the error is raised."""
+    """How failed calls are retried.
+
+    Pauses double from first_pause_s up to longest_pause_s, with jitter of up to a half. A `Retry-After` of the service
+    takes precedence; beyond longest_wait_s the error is raised instead.
+
+    retries: calls after the first one.
+    """
 
     retries: int = 4
     first_pause_s: float = 0.5
@@ -35,7 +39,7 @@ class RetryPolicy:
 
 
 class Attempts:
-    """The tries at one call. Every failure is told to it; it answers with the pause before the next try, or raises."""
+    """The attempts of one call: each failure gives the pause before the next attempt, or raises."""
 
     def __init__(self, policy: RetryPolicy, call: Call) -> None:
         self._policy, self._call = policy, call
@@ -45,38 +49,38 @@ class Attempts:
     def after_error(self, error: httpx.TransportError) -> float:
         """Seconds. Raises ServiceUnreachableError."""
         self.is_in_doubt = self.is_in_doubt or not isinstance(error, _NEVER_SENT)
-        unreachable = ServiceUnreachableError(f"{_origin(error)} does not answer ({describe(error)}).")
+        unreachable = ServiceUnreachableError(f"{_origin(error)} does not respond ({describe(error)}).")
         if not self._call.is_repeatable and not isinstance(error, _NEVER_SENT):
             raise unreachable from error
         return self._next_pause_s(unreachable, None)
 
     def after_refusal(self, answer: httpx.Response) -> float:
         """Seconds. Raises the ApiError of the answer, or UnexpectedAnswerError. answer: read to its end."""
-        failure = error_of_answer(answer)
+        failure = error_of_response(answer)
         if answer.status_code not in (_PASSING if self._call.is_repeatable else _NOT_TAKEN):
             raise failure
         return self._next_pause_s(failure, retry_after_s(answer))
 
     def is_settled(self, answer: httpx.Response) -> bool:
-        """True where the call is done: it went well, or what was to be deleted is gone and an earlier try that got no
-        answer may have been what did it."""
+        """True if the call is done: it succeeded, or it deletes something that is gone and an earlier attempt without a
+        response may have deleted it."""
         return answer.is_success or (self._call.deletes and answer.status_code == 404 and self.is_in_doubt)
 
-    def went_on(self) -> None:
-        """Something arrived: a later break is a new one."""
+    def reset(self) -> None:
+        """Forget earlier failures, because data arrived."""
         self._failures = 0
 
-    def _next_pause_s(self, failure: RetalkingClientError, asked_s: float | None) -> float:
+    def _next_pause_s(self, failure: RetalkingClientError, requested_s: float | None) -> float:
         policy = self._policy
-        if self._failures >= policy.retries or (asked_s or 0.0) > policy.longest_wait_s:
+        if self._failures >= policy.retries or (requested_s or 0.0) > policy.longest_wait_s:
             raise failure
         grown_s = min(policy.longest_pause_s, policy.first_pause_s * 2**self._failures)
         self._failures += 1
-        return asked_s if asked_s is not None else grown_s * random.uniform(0.5, 1.0)
+        return requested_s if requested_s is not None else grown_s * random.uniform(0.5, 1.0)
 
 
 def retry_after_s(answer: httpx.Response) -> float | None:
-    """The header as seconds from now, in either of its two forms (RFC 9110, 10.2.3); None where it says nothing."""
+    """Retry-After in seconds from now, from either of its forms (RFC 9110, 10.2.3); None if absent or invalid."""
     text = answer.headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
@@ -87,7 +91,7 @@ def retry_after_s(answer: httpx.Response) -> float | None:
 
 
 def describe(error: Exception) -> str:
-    """What went wrong in a few words, also where the library gives none."""
+    """The error in a few words, even if the exception has no message."""
     return str(error) or type(error).__name__
 
 
@@ -102,13 +106,13 @@ def _origin(error: httpx.TransportError) -> str:
 Shape = TypeVar("Shape")
 
 
-def parse_answer(shape: type[Shape], answer: httpx.Response) -> Shape:
-    """Raises UnexpectedAnswerError: something else than the service answered 200, or a service of another kind."""
+def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
+    """Raises UnexpectedAnswerError if something other than this service responded."""
     try:
         return TypeAdapter(shape).validate_json(answer.content)
     except ValidationError as error:
         url = answer.request.url.copy_with(query=None)
-        raise UnexpectedAnswerError(f"{url} did not answer as this service does.", answer.status_code) from error
+        raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
 
 
 def id_of(job: Job | str | Any) -> str:
@@ -117,17 +121,17 @@ def id_of(job: Job | str | Any) -> str:
         return job.id
     if isinstance(job, str) and job:
         return job
-    raise TypeError(f"a job is named by its id or by a Job, not by {job!r}")
+    raise TypeError(f"pass the id of a job or a Job, not {job!r}")
 
 
-def error_of_answer(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:
+def error_of_response(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:
     """answer: read to its end, with a status that is no success."""
     try:
         problem = answer.json()
         return _error_of_problem(problem, answer.status_code)
     except (ValueError, KeyError, TypeError, AttributeError):
-        asked = answer.request.url.copy_with(query=None)  # a presigned link keeps its signature in the query
-        return UnexpectedAnswerError(f"{asked} answered {answer.status_code}.", answer.status_code)
+        url = answer.request.url.copy_with(query=None)  # a presigned link keeps its signature in the query
+        return UnexpectedAnswerError(f"{url} answered {answer.status_code}.", answer.status_code)
 
 
 def _error_of_problem(problem: dict[str, Any], status: int) -> ApiError:
