@@ -138,7 +138,7 @@ def test_where_streams_are_cut_waiting_polls(
 def test_waiting_has_an_end(client: Any, face: Path, speech: Path) -> None:
     job = client.submit(face, speech)
     began_s = time.monotonic()
-    with pytest.raises(WaitTimeoutError, match="it goes on") as late:
+    with pytest.raises(WaitTimeoutError, match="it continues") as late:
         client.wait(job, timeout_s=0.5)
     assert 0.4 < time.monotonic() - began_s < 5
     assert late.value.job_id == job.id
@@ -244,7 +244,7 @@ def test_pages_are_walked(client: Any, proxy: BreakingProxy, face: Path, speech:
 def test_a_service_that_is_not_there_is_named(face: Path, speech: Path) -> None:
     with Client("http://127.0.0.1:9", retry=QUICK) as client, pytest.raises(ServiceUnreachableError) as nobody:
         client.submit(face, speech)
-    assert nobody.value.message.startswith("http://127.0.0.1:9 does not answer")
+    assert nobody.value.message.startswith("http://127.0.0.1:9 does not respond")
     for address in ("ftp://example.org", "http://", "http://[::1", "nonsense"):
         with pytest.raises(ServiceUnreachableError):
             Client(address)
