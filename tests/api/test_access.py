@@ -201,7 +201,7 @@ def test_the_quota_of_live_jobs(locked: RunningApi) -> None:
     assert len(jobs) == 3, "what was refused left no job"
 
 
-def test_result_links_need_no_key_and_can_not_be_altered(locked: RunningApi) -> None:
+def test_result_links_need_no_key_and_cannot_be_altered(locked: RunningApi) -> None:
     owner = user(locked)
     job_id, other_id = owner.new_job(), owner.new_job()
     content = b"a result" * 100

@@ -84,7 +84,7 @@ def test_a_name_of_any_script_is_kept(api: RunningApi) -> None:
     assert api.store.get(job_id).spec.video.filename == "видео 😀.mp4"
 
 
-def test_the_limits_are_told(api: RunningApi) -> None:
+def test_the_limits_are_listed(api: RunningApi) -> None:
     limits = api.client.get("/engines").json()["limits"]
     assert limits["max_metadata_depth"] == MAX_METADATA_DEPTH
     assert limits["max_metadata_values"] == MAX_METADATA_VALUES

@@ -62,7 +62,7 @@ def test_heads_of_a_usual_size_pass(locked: RunningApi) -> None:
     assert locked.client.get("/healthz", headers={"x": "y" * 16_000}).status_code == 200
 
 
-def test_idle_connections_keep_nobody_out(locked: RunningApi) -> None:
+def test_idle_connections_do_not_keep_new_ones_out(locked: RunningApi) -> None:
     """Twice as many as there may be: the oldest go, and a caller who has something to ask is answered."""
     idle = []
     try:

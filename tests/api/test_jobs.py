@@ -57,7 +57,7 @@ def test_cancel_never_deletes(api: RunningApi) -> None:
     assert api.client.get(f"/jobs/{other}").status_code == 200
 
 
-def test_a_failed_job_tells_its_code(api: RunningApi) -> None:
+def test_a_failed_job_has_its_code(api: RunningApi) -> None:
     job_id = api.new_job()
     api.fail(job_id)
     body = api.client.get(f"/jobs/{job_id}").json()
@@ -142,7 +142,7 @@ class TestRedelivery:
         job_id = tight_api.new_job(webhook_url="http://127.0.0.1:9/hook")
         check_problem(tight_api.client.post(f"/jobs/{job_id}/webhook/redeliver"), 409, "job_not_finished")
 
-    def test_a_job_that_ended_with_an_event_nobody_asked_for(self, tight_api: RunningApi) -> None:
+    def test_a_job_that_ended_with_an_event_not_subscribed_to(self, tight_api: RunningApi) -> None:
         job_id = tight_api.new_job(webhook_url="http://127.0.0.1:9/hook", webhook_events='["job.started"]')
         tight_api.client.delete(f"/jobs/{job_id}")
         check_problem(tight_api.client.post(f"/jobs/{job_id}/webhook/redeliver"), 409, "webhook_not_configured")

@@ -37,7 +37,7 @@ def listed(who: User) -> list[str]:
     return [job["id"] for job in answer.json()["jobs"]]
 
 
-def test_a_broken_record_costs_nobody_else(locked: RunningApi) -> None:
+def test_an_unreadable_record_affects_no_other_key(locked: RunningApi) -> None:
     owner, other, admin = user(locked), user(locked), user(locked, Scope.ADMIN)
     broken, mine, theirs = owner.new_job(), owner.new_job(), other.new_job()
     spoil(locked, broken)

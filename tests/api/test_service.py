@@ -163,7 +163,7 @@ def test_request_ids(api: RunningApi) -> None:
     assert api.client.get("/nope", headers={"X-Request-Id": "mine-2"}).json()["request_id"] == "mine-2"
 
 
-def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> None:
+def test_an_unexpected_error_reveals_only_its_request_id(api: RunningApi) -> None:
     """A type in the objects folder that is no text stands for every fault that has no name."""
     job_id = api.new_job()
     damaged = api.settings.data_dir / "objects" / "types" / input_key(job_id, "video")

@@ -141,7 +141,7 @@ FILE_REFUSALS = {
 
 
 @pytest.mark.parametrize("name", FILE_REFUSALS)
-def test_files_that_can_not_be_used(api: RunningApi, name: str) -> None:
+def test_unusable_files(api: RunningApi, name: str) -> None:
     files, code, word = FILE_REFUSALS[name]
     before = api.input_keys()
     problem = check_problem(api.client.post("/jobs", files=files), 422, code)
@@ -170,7 +170,7 @@ FIELD_REFUSALS = {
 
 
 @pytest.mark.parametrize("name", FIELD_REFUSALS)
-def test_fields_that_can_not_be_honoured(api: RunningApi, name: str) -> None:
+def test_invalid_fields(api: RunningApi, name: str) -> None:
     fields, code, pointer = FIELD_REFUSALS[name]
     before = api.input_keys()
     answer = api.client.post("/jobs", files=input_files(), data=fields)
@@ -307,7 +307,7 @@ class TestIdempotency:
             "message": problem["errors"][0]["message"],
         }
 
-    def test_a_filename_is_no_part_of_what_was_asked(self, api: RunningApi) -> None:
+    def test_a_filename_is_not_part_of_the_fingerprint(self, api: RunningApi) -> None:
         headers = {"Idempotency-Key": "order-9"}
         first = api.client.post("/jobs", files=input_files(), headers=headers)
         renamed = {slot: ("other.bin", row[1], row[2]) for slot, row in input_files().items()}
@@ -320,7 +320,7 @@ class TestEngines:
     def test_without_a_worker_everything_is_accepted(self, api: RunningApi) -> None:
         assert api.submit(engine="videoretalking", upper_face="angry").status_code == 202
 
-    def test_a_named_engine_that_nobody_offers(self, api: RunningApi) -> None:
+    def test_a_named_engine_that_no_worker_offers(self, api: RunningApi) -> None:
         with api.live_worker(PREVIEW):
             before = api.input_keys()
             problem = check_problem(api.submit(engine="videoretalking"), 409, "engine_unavailable")
@@ -353,7 +353,7 @@ class TestEngines:
             problem = check_problem(api.submit(engine="preview", upper_face="angry"), 422, "unsupported_option")
         assert "request the engine videoretalking" in problem["detail"]
 
-    def test_metrics_that_nobody_computes(self, api: RunningApi) -> None:
+    def test_metrics_that_no_worker_computes(self, api: RunningApi) -> None:
         with api.live_worker(PREVIEW, metrics=("sharpness",)):
             assert api.submit(evaluate='["sharpness"]').status_code == 202
             problem = check_problem(api.submit(evaluate='["beauty"]'), 422, "invalid_option")

@@ -86,7 +86,7 @@ def test_an_upload_serves_jobs(client: Any, proxy: BreakingProxy, api: RunningAp
         client.submit("http://127.0.0.1/face.mp4", speech)
 
 
-def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
+def test_waiting_reports_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
     job = client.submit(face, speech)
     worker = threading.Timer(0.3, finish, (api, job.id, VIDEO))
     worker.start()
@@ -145,7 +145,7 @@ def test_waiting_has_an_end(client: Any, face: Path, speech: Path) -> None:
     assert client.cancel(job).status == "canceled"
 
 
-def test_a_download_goes_on_where_it_broke(
+def test_a_broken_download_resumes(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
 ) -> None:
     job = client.submit(face, speech)
@@ -163,7 +163,7 @@ def test_a_download_goes_on_where_it_broke(
     assert len(starts) == 3
 
 
-def test_a_later_call_goes_on_with_what_an_earlier_one_left(
+def test_a_later_call_resumes_an_earlier_download(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
 ) -> None:
     job = client.submit(face, speech)

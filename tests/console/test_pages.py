@@ -36,7 +36,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def test_a_key_is_asked_for_and_opens_everything(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
+def test_a_key_is_requested_and_grants_access(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
     """Also the players, which can send none."""
     key = make_key(locked.store, "someone", frozenset({Scope.SUBMIT, Scope.READ}))
     headers = {"Authorization": f"Bearer {key}"}
