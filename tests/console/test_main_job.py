@@ -65,7 +65,7 @@ def test_the_main_job(browser: Browser, stack: RunningStack, face: Path, speech:
 def ask_for(page: Page, webhook_url: str) -> None:
     expect(page.locator("select[name=upper_face]")).to_be_disabled()
     expect(page.locator(".field", has=page.locator("select[name=upper_face]"))).to_contain_text(
-        "preview can not honour"
+        "preview does not support"
     )
     page.get_by_text("More options").click()
     page.locator("select[name=evaluate]").select_option("chosen")

@@ -165,7 +165,7 @@ def test_looks_on_a_phone_and_in_both_schemes(
             page.locator(place).wait_for()
             check_looks(watched, address)
         # The clip of this job is no video: the page says so and keeps its own counsel.
-        expect(page.get_by_text("The browser can not play this result")).to_be_visible()
+        expect(page.get_by_text("The browser cannot play this result")).to_be_visible()
     for job_id in (waiting, over):
         live.client.delete(f"/jobs/{job_id}")
 
@@ -179,7 +179,7 @@ def test_the_theme_button_overrides_the_system(browser: Browser, live: RunningAp
     with open_page(browser, live.url, color_scheme="light") as watched:
         paper = "getComputedStyle(document.body).backgroundColor"
         light = watched.call(paper)
-        button = watched.page.get_by_role("button", name="Colours")
+        button = watched.page.get_by_role("button", name="Colors")
         button.click()
         assert watched.call(paper) == light
         button.click()
