@@ -13,8 +13,6 @@ from retalking_client.errors import RetalkingClientError
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
-
-
 _CLASS_OF_CODE: dict[str, type[ApiError]] = {}
 
 

@@ -168,7 +168,11 @@ Box = tuple[bytes, int, int]
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Tags by lower-case name. Raises MediaUnreadableError for boxes that exceed the file."""
+    """Tags of an MP4 or MOV file (title, comment) by lower-case name, parsed without a media library.
+
+    Boxes: ISO/IEC 14496-12; `keys` and `ilst`: QuickTime File Format. Raises MediaUnreadableError for boxes that exceed
+    the file.
+    """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         tags: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Keys: who gets in, what each may do, and that one key's things do not exist for another."""
+"""API keys: authentication, scopes, limits, and isolation between keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with a key."""
+    """A caller with a key."""
 
     api: RunningApi
     key: str
@@ -148,7 +148,7 @@ def test_scopes(locked: RunningApi) -> None:
 
 
 def test_keys_that_do_not_open(locked: RunningApi) -> None:
-    """All get one answer: which of them is unknown, wrong or revoked is not told."""
+    """Unknown, wrong and revoked keys get the same response."""
     good = user(locked)
     ended = user(locked)
     assert ended.ask("GET", "/jobs").status_code == 200
@@ -266,7 +266,7 @@ def test_links_end_with_their_key(locked: RunningApi) -> None:
 
 
 def test_revoking_a_key_ends_its_event_streams(locked: RunningApi) -> None:
-    """Only its own: another key's stream of the same job goes on until the job ends."""
+    """Only its own: another key's stream of the same job continues until the job ends."""
     owner, admin = user(locked), user(locked, Scope.ADMIN, Scope.READ)
     job_id = owner.new_job()
     opened = {owner.key: threading.Event(), admin.key: threading.Event()}

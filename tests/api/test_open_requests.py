@@ -1,4 +1,4 @@
-"""Requests that stay open: as many as one key may have, as many as all may have, and no slower than they may be."""
+"""Requests that stay open: limits per key, in total, and of slowness."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOWNLOAD_BYTES = 50_000_000
 
 @pytest.fixture(scope="module")
 def narrow(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Few places of every kind, with keys."""
+    """Low limits of every kind, with keys."""
     kinds = {
         "SUBMISSIONS_OPEN": TOTAL,
         "SUBMISSIONS_OPEN_PER_KEY": EACH,
@@ -51,7 +51,7 @@ def new_key(api: RunningApi) -> dict[str, str]:
 
 @contextmanager
 def half_sent(api: RunningApi, headers: dict[str, str]) -> Iterator[socket.socket]:
-    """A submission of which the beginning has arrived, and that holds its place: the server asks for the body then."""
+    """A submission that is partly received and so occupies a slot: the server has requested the body by then."""
     with open_socket(api) as connection:
         lines = [f"{name}: {value}" for name, value in headers.items()]
         form = "Content-Type: multipart/form-data; boundary=x"
@@ -104,7 +104,7 @@ def test_event_streams_of_one_key_and_of_all(narrow: RunningApi) -> None:
 
 
 def test_downloads_of_one_key(narrow: RunningApi) -> None:
-    """By key and by signed link, of which any number of people may have one. Nobody reads the open ones."""
+    """By key and by signed link, which can be shared. The open downloads are not read."""
     mine, others = new_key(narrow), new_key(narrow)
     job_id = submit(narrow, mine).json()["id"]
     narrow.finish(job_id, bytes(30_000_000))
@@ -131,7 +131,7 @@ def test_downloads_of_one_key(narrow: RunningApi) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs", "upload"])
 def test_a_body_that_drips_is_given_up(slow: RunningApi, path: str) -> None:
-    """A byte at a time is never silence."""
+    """One byte at a time is never idle."""
     method, lines = "POST", ["Content-Type: multipart/form-data; boundary=x"]
     begin = b"--x\r\n" + HEAD.format("video", "a.mp4").encode() + MP4
     if path == "upload":
@@ -156,7 +156,7 @@ def test_a_body_that_drips_is_given_up(slow: RunningApi, path: str) -> None:
 
 
 def test_a_body_of_the_pace_passes(slow: RunningApi) -> None:
-    """For longer than silence may last."""
+    """For longer than a body may be idle."""
     link = slow.client.post("/uploads").json()["url"]
 
     def steady() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Records that can not be read, as callers, scrapers and an admin meet them."""
+"""Unreadable records, as seen by callers, scrapers and an admin."""
 
 from __future__ import annotations
 

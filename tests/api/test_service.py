@@ -164,7 +164,7 @@ def test_request_ids(api: RunningApi) -> None:
 
 
 def test_an_unexpected_error_reveals_only_its_request_id(api: RunningApi) -> None:
-    """A type in the objects folder that is no text stands for every fault that has no name."""
+    """A stored content type that is not text stands for any unexpected fault."""
     job_id = api.new_job()
     damaged = api.settings.data_dir / "objects" / "types" / input_key(job_id, "video")
     damaged.write_bytes(b"damaged \xff")

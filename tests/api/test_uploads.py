@@ -180,13 +180,13 @@ class TestS3:
 
 @pytest.fixture(scope="module")
 def hasty(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Uploads live a minute here, the shortest there is."""
+    """Uploads expire after a minute, the shortest allowed time."""
     with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
         yield running
 
 
 class TestSlowCallers:
-    """Uploads and submissions that outlive their time."""
+    """Uploads and submissions slower than the lifetime of uploads."""
 
     def test_a_put_that_ends_after_its_upload_expired_leaves_no_file(self, hasty: RunningApi) -> None:
         link = hasty.client.post("/uploads").json()
@@ -213,7 +213,7 @@ class TestSlowCallers:
         assert hasty.client.post("/jobs", json=body).status_code == 202
 
     def test_a_submission_slower_than_uploads_live_keeps_its_files(self, hasty: RunningApi) -> None:
-        """The first file lies there for longer than the lifetime before the second one is whole."""
+        """The first file is stored for longer than the lifetime of uploads before the second one is complete."""
         with half_submission(hasty) as (connection, coming):
             rest = memoryview(coming)
             ends_at = time.monotonic() + hasty.settings.upload_ttl_s + 5
@@ -245,7 +245,7 @@ def is_no_job(api: RunningApi, job_id: str) -> bool:
 
 
 def run_janitor(api: RunningApi) -> None:
-    """The steps that take away what nobody took."""
+    """Run the steps that remove expired uploads and abandoned arrivals."""
     janitor = Janitor(make_celery(api.settings), api.store, api.objects, api.settings)
     janitor.delete_uploads()
     janitor.delete_orphans()

@@ -108,7 +108,7 @@ def test_without_keys_the_secret_of_the_service_is_not_revealed(api: RunningApi)
         check_problem(api.client.request(method, path), 409, "webhook_secret_shared")
 
 
-def test_names_that_never_resolve_delay_no_other_caller(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_unresolvable_names_delay_no_other_caller(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Sixty submissions at once with such names, more than the API has threads; the name server is real and silent."""
     folder = tmp_path_factory.mktemp("silent")
     # Nothing else that bounds a key's submissions comes first

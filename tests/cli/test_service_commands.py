@@ -147,7 +147,8 @@ def test_giving_up_and_deleting_only_when_sure(ask: Call) -> None:
     job_id = submitted(ask)
     late = ask("wait", job_id, "--timeout", "0.3")
     assert late.code == 1
-    assert late.err.splitlines()[-1].startswith(f"error: wait_timeout: {job_id} did not finish within 0.3 s; it continues.")
+    message = f"error: wait_timeout: {job_id} did not finish within 0.3 s; it continues."
+    assert late.err.splitlines()[-1].startswith(message)
     assert ask("delete", job_id).code != 0, "nobody there to say yes"
     assert ask("jobs", "show", job_id).code == 0
 

@@ -6,12 +6,12 @@
     && element.getClientRects().length > 0;
   const tell = (element, what) => faults.push(`${what}: ${element.outerHTML.slice(0, 120)}`);
 
-  // Colours as Chromium computes them, painted on one pixel: whatever the notation, the result is sRGB.
+  // Colors as Chromium computes them, painted on one pixel: the result is sRGB in any notation.
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   canvas.canvas.width = canvas.canvas.height = 1;
-  const paint = (...colours) => {
+  const paint = (...colors) => {
     canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const luminance = (rgb) => rgb.map((level) => level / 255)

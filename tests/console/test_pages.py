@@ -74,7 +74,7 @@ def test_a_refused_key_leaves_a_way_on(browser: Browser, live: RunningApi) -> No
 
 
 def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningApi) -> None:
-    """Queue position, then the events: the first connection ends early, the second goes on after the last one seen."""
+    """Queue position, then the events: the first connection ends early, the second resumes after the last event."""
     first, second = live.new_job(), live.new_job()
     headers: list[str | None] = []
 
@@ -149,7 +149,7 @@ def test_the_list_is_filtered_and_turned(browser: Browser, live: RunningApi) -> 
 def test_looks_on_a_phone_and_in_both_schemes(
     browser: Browser, live: RunningApi, files: tuple[Path, Path], scheme: str
 ) -> None:
-    """No page is wider than a phone, every control has a name, every text stands out."""
+    """No page is wider than a phone, every control has a name, every text has enough contrast."""
     waiting, over = live.new_job(), live.new_job()
     live.finish(over)
     with open_page(browser, live.url, viewport=PHONE, color_scheme=scheme) as watched:
@@ -267,7 +267,7 @@ def test_players_open_what_the_object_store_presigns(
 
 
 def test_a_page_that_stays_open_gets_new_links(browser: Browser, live: RunningApi, tmp_path: Path) -> None:
-    """The first links name nothing any more; the next ones are fetched by themselves, and the player goes on."""
+    """The first links have expired; new ones are fetched automatically, and the player continues."""
     clip = make_video(tmp_path / "clip.mp4", frames=25, speech_s=1.0).read_bytes()
     job_id = live.client.post("/jobs", files=input_files(clip)).json()["id"]
     live.finish(job_id, clip)
