@@ -133,15 +133,15 @@ def test_a_webhook_verifies_with_one_of_several_secrets() -> None:
         verify_webhook(body, headers, [])
 
 
-def test_the_page_names_what_there_is() -> None:
+def test_the_page_lists_the_methods() -> None:
     """Methods and their arguments in the table of docs/client.md; its Python compiles."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+)\(([^)]*)\)`", page[page.index("| method |") : page.index("### What it does")])
+    named = re.findall(r"`(\w+)\(([^)]*)\)`", page[page.index("| method |") : page.index("### On an unreliable network")])
     assert len(named) >= 12
     for name, arguments in named:
         known = inspect.signature(getattr(Client, name)).parameters
-        asked = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
-        assert set(asked) <= set(known), name
+        listed = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
+        assert set(listed) <= set(known), name
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:
