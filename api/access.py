@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from jobs.signing import is_signed
+from jobs.store.keys import ApiKey, Scope, is_key_id, key_id_of
 
-from api.parts import Parts, WithParts
-from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, is_key_id, key_id_of
+from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
-from jobs.links import is_signed
+from jobs.models import MAX_PRIORITY
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -69,29 +70,29 @@ class Caller:
 ANYONE = Caller()
 
 
-async def authorize(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorize(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """Reading needs the scope `read`, everything else `submit`."""
     scope = Scope.READ if request.method in _READING else Scope.SUBMIT
     request.state.caller = await admit(request, parts, credentials, scope)
 
 
-async def authorize_any(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorize_any(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """Any valid key."""
     request.state.caller = await admit(request, parts, credentials, None)
 
 
-async def authorize_admin(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorize_admin(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     request.state.caller = await admit(request, parts, credentials, Scope.ADMIN)
 
 
-async def authorize_metrics(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorize_metrics(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """An admin key, because the metrics count the jobs of all keys; anyone if the setting `metrics_open` is true."""
     if not parts.settings.metrics_open:
         await admit(request, parts, credentials, Scope.ADMIN)
 
 
 async def admit(
-    request: Request, parts: Parts, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
+    request: Request, parts: Dependencies, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
 ) -> Caller:
     """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
@@ -107,23 +108,23 @@ async def admit(
     return Caller(key)
 
 
-def _identify(parts: Parts, text: str | None) -> ApiKey:
+def _identify(parts: Dependencies, text: str | None) -> ApiKey:
     """Unknown, wrong and revoked keys get the same answer, so that it reveals nothing."""
     if text is None:
         message = "This call needs an API key, and none was sent."
         raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     key_id = key_id_of(text)
-    key = parts.store.find_key(key_id) if key_id else None
+    key = parts.store.keys.find(key_id) if key_id else None
     if key is None or not key.matches(text) or key.revoked_at is not None:
         header = 'Bearer error="invalid_token"'
         raise ServiceError("unauthorized", "This API key is not valid.", headers={"WWW-Authenticate": header})
     return key
 
 
-def _count_request(request: Request, parts: Parts, key: ApiKey) -> None:
+def _count_request(request: Request, parts: Dependencies, key: ApiKey) -> None:
     """Raises rate_limited. Header fields: draft-ietf-httpapi-ratelimit-headers-09."""
     per_minute = key.requests_per_minute or parts.settings.requests_per_minute
-    allowance = parts.store.spend(key.id, per_minute)
+    allowance = parts.store.keys.consume_token(key.id, per_minute)
     request.state.headers = {
         "RateLimit-Policy": f'"requests";q={per_minute};w=60',
         "RateLimit": f'"requests";r={allowance.left};t={math.ceil(allowance.full_in_s)}',
@@ -135,7 +136,7 @@ def _count_request(request: Request, parts: Parts, key: ApiKey) -> None:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see get_parts."""
+    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see get_dependencies."""
     caller: Caller = request.state.caller
     return caller
 
@@ -154,7 +155,7 @@ LinkHolder = Annotated[
 LinkSignature = Annotated[str, Query(max_length=128, description="From the link")]
 
 
-def check_link(parts: Parts, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
+def check_link(parts: Dependencies, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
     """Raises link_invalid: the link was altered, has expired, or its key was revoked. If keys are required, a link
     without one (made before they were) is invalid."""
     is_genuine = expires is not None and is_signed(
@@ -164,11 +165,11 @@ def check_link(parts: Parts, method: str, path: str, expires: int | None, holder
         raise ServiceError("link_invalid", "The link was altered, has expired, or its API key was revoked.")
 
 
-def key_is_valid(parts: Parts, key_id: str) -> bool:
+def key_is_valid(parts: Dependencies, key_id: str) -> bool:
     """True if the key exists and is not revoked; for the empty id, if keys are not required."""
     if not key_id:
         return not parts.settings.require_keys
-    key = parts.store.find_key(key_id) if is_key_id(key_id) else None
+    key = parts.store.keys.find(key_id) if is_key_id(key_id) else None
     return key is not None and key.revoked_at is None
 
 

@@ -14,9 +14,9 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.access import Caller, WithCaller, key_is_valid
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import JobId, find_job
 from api.limits import LimitedResponse
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.models import JobEvent
 from jobs.store import JobNotFoundError
@@ -74,7 +74,7 @@ EVENT_SCHEMA = {
 )
 async def stream_events(
     job_id: JobId,
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     last_event_id: Annotated[
         str | None,
@@ -101,7 +101,9 @@ class EventStream(LimitedResponse, EventSourceResponse):
     """An open stream of events; the number of open ones is limited."""
 
 
-async def _follow(parts: Parts, caller: Caller, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _follow(
+    parts: Dependencies, caller: Caller, job_id: str, after: str | None
+) -> AsyncIterator[ServerSentEvent]:
     """Events after an id, until the job is over or deleted or the caller's key is revoked. While the job store is
     unavailable, events are delayed."""
     pause_s = POLL_FIRST_S
@@ -128,15 +130,15 @@ class _KeyRevokedError(Exception):
     """The key that opened the stream was revoked since."""
 
 
-def _poll(parts: Parts, caller: Caller, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
+def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
     """New events, and whether the job was over before they were read, so that they are the last ones.
 
     Raises JobNotFoundError and _KeyRevokedError.
     """
     if not key_is_valid(parts, caller.owner):
         raise _KeyRevokedError
-    is_over = parts.store.get(job_id).status.is_over
-    return parts.store.events(job_id, after=after), is_over
+    is_over = parts.store.jobs.get(job_id).status.is_over
+    return parts.store.jobs.events(job_id, after=after), is_over
 
 
 def _message(event: JobEvent) -> ServerSentEvent:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.dependencies import Dependencies
 from api.limits import LimitedResponse
-from api.parts import Parts
 from jobs.errors import ServiceError
 from jobs.objects import ObjectNotFoundError
 
@@ -39,7 +39,7 @@ class Download(LimitedResponse, StreamingResponse):
     """A file that is being sent; the number of open ones is limited."""
 
 
-def file_response(request: Request, parts: Parts, owner: str, file: ServedFile) -> Response:
+def file_response(request: Request, parts: Dependencies, owner: str, file: ServedFile) -> Response:
     """Answer 200, 206 or 304. owner: of the job; downloads through a link count as the owner's.
 
     Raises range_not_satisfiable, storage_failed if the object is missing, and, while sending, too_many_open.

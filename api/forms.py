@@ -15,8 +15,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from api.containers import Slot
+from api.dependencies import Dependencies
 from api.limits import body_chunks, check_filename, read_json, too_large
-from api.parts import Parts
 from api.problems import FieldError
 from api.staging import StagedFile, StorageReservation, UploadStream
 from jobs.errors import ServiceError
@@ -39,7 +39,7 @@ class ReceivedForm:
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
-async def receive_form(request: Request, parts: Parts, reservation: StorageReservation) -> ReceivedForm:
+async def receive_form(request: Request, parts: Dependencies, reservation: StorageReservation) -> ReceivedForm:
     """Receive a form. On any exception the file that is being received is discarded; files that were complete by then
     stay under the job's prefix for the caller to remove."""
     settings = parts.settings
@@ -64,7 +64,7 @@ async def receive_form(request: Request, parts: Parts, reservation: StorageReser
 class _FormReceiver:
     """Routes each part of a form: files to the object store, fields into memory."""
 
-    def __init__(self, parts: Parts, reservation: StorageReservation) -> None:
+    def __init__(self, parts: Dependencies, reservation: StorageReservation) -> None:
         self.form = ReceivedForm()
         self._parts = parts
         self._reservation = reservation

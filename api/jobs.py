@@ -11,13 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
-from api.parts import Parts, WithParts
+from api.dependencies import Dependencies, WithDependencies
 from api.problems import refusals
 from api.submission import accept_submission
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
 from jobs.models import Job, JobStatus, JobView
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
@@ -98,7 +97,7 @@ class JobList(BaseModel):
     },
 )
 async def submit_job(
-    request: Request, parts: WithParts, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
 ) -> Response:
     """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
 
@@ -122,7 +121,7 @@ async def submit_job(
     responses=refusals("service_unavailable"),
 )
 def list_jobs(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
@@ -130,7 +129,7 @@ def list_jobs(
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit, owner=caller.only)
+    page = parts.store.jobs.page(status=status, cursor=cursor, limit=limit, owner=caller.only)
     query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
@@ -154,7 +153,7 @@ def list_jobs(
         **refusals("job_not_found", "record_unreadable", "service_unavailable"),
     },
 )
-def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     return view_response(
         view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
@@ -173,19 +172,19 @@ def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
         **refusals("job_not_found", "record_unreadable", "service_unavailable"),
     },
 )
-def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def delete_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """A job whose record cannot be read is deleted too, with its files."""
     try:
         job = find_job(parts, caller, job_id)
     except RecordUnreadableError:
         parts.objects.delete_prefix(job_prefix(job_id))
-        parts.store.drop_quarantined("job", job_id)
+        parts.store.quarantine.drop("job", job_id)
         return Response(status_code=204)
     if not job.status.is_over:
         return cancel_job(job_id, parts, caller)
     # Files first: if this fails half-way, the record still leads the janitor to the remaining files.
     parts.objects.delete_prefix(job_prefix(job_id))
-    parts.store.delete(job_id)
+    parts.store.jobs.delete(job_id)
     return Response(status_code=204)
 
 
@@ -197,10 +196,10 @@ def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     response_model=JobView,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """Never deletes, unlike a `DELETE` that is repeated or arrives just after the job finished."""
     find_job(parts, caller, job_id)
-    job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+    job = parts.store.jobs.request_cancel(job_id, retention_s=parts.settings.retention_s)
     return view_response(view(parts, job, caller), 202)
 
 
@@ -215,27 +214,27 @@ def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     ),
     tags=["webhooks"],
 )
-def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def redeliver_webhook(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """Redelivers the last event of the job and every event that was given up, with their original ids."""
     job = find_job(parts, caller, job_id)
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
-        parts.store.redeliver(job_id)
+        parts.store.webhooks.redeliver(job_id)
     except WrongStateError:
         if job.status.is_over:
             message = "This job has no event to deliver: none that occurred is in its `webhook_events`."
             raise ServiceError("webhook_not_configured", message) from None
         raise ServiceError("job_not_finished", "This job has no event to redeliver yet.") from None
-    return view_response(view(parts, parts.store.get(job_id), caller), 202)
+    return view_response(view(parts, parts.store.jobs.get(job_id), caller), 202)
 
 
-def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
+def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
     """The job. Raises JobNotFoundError, also for malformed ids and for jobs of another key."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
     try:
-        job = parts.store.get(job_id)
+        job = parts.store.jobs.get(job_id)
     except RecordUnreadableError as unreadable:
         if caller.only not in (None, unreadable.owner):
             raise JobNotFoundError(job_id) from None
@@ -245,7 +244,7 @@ def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def view(parts: Parts, job: Job, caller: Caller) -> JobView:
+def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
     """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
     return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
 

@@ -6,17 +6,17 @@ from importlib.metadata import version
 
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
+from jobs.signing import WebhookSecrets, link_secret
 
 from api import events, health, jobs, media, quarantine, results, service, uploads, webhooks
 from api.access import authorize, authorize_admin, authorize_any, authorize_metrics
+from api.dependencies import Dependencies
 from api.limits import ConcurrencyLimit
 from api.metrics import RequestMetrics
 from api.middleware import HostGuard, ResponseHeaders, Tracing, own_hosts
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
-from api.parts import Parts
 from api.problems import install_problems, refusals
-from jobs.keyring import WebhookSecrets, link_secret
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
@@ -32,7 +32,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(
+    app.state.parts = Dependencies(
         settings=settings,
         store=store,
         objects=objects,
@@ -45,7 +45,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         ),
         event_streams=ConcurrencyLimit("event streams", settings.event_streams_per_key, settings.event_streams),
         downloads=ConcurrencyLimit("downloads", settings.downloads_open_per_key, settings.downloads_open),
-        webhook_secrets=WebhookSecrets(settings, store.webhook_secret_state),
+        webhook_secrets=WebhookSecrets(settings, store.webhooks.secret_state),
     )
     _include_features(app)
     install_pages(app)

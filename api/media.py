@@ -9,18 +9,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Path, Request, Response
+from jobs.signing import link_query
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.containers import HEAD_BYTES, Container, recognise
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
-from jobs.links import link_query
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
 
@@ -72,7 +72,7 @@ class MediaLinks(BaseModel):
     response_model=MediaLinks,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_media(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """Each link opens one file without a key until it expires, because media elements cannot send one. Links of this
     service also end when the key that requested them is revoked; presigned links of the object store do not."""
     job = find_job(parts, caller, job_id)
@@ -103,7 +103,7 @@ def open_media(
     job_id: JobId,
     part: Annotated[MediaPart, Path(description="Which file")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
@@ -122,7 +122,7 @@ def _path(job_id: str, part: str) -> str:
     return f"jobs/{job_id}/media/{part}"
 
 
-def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
+def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
     file = _file_of(parts, job, part)
     if file is None:
         return None
@@ -133,13 +133,13 @@ def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller)
     return MediaLink(url=link, content_type=file.content_type)
 
 
-def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
+def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
     return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
 
 
-def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:
+def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:
     """A stored input. Its type is sniffed from its bytes, because the caller's content type is not trustworthy."""
     if source.key is None:
         return None

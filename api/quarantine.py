@@ -8,12 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import WithDependencies
 from api.jobs import view_response
-from api.parts import WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordKind
 
 router = APIRouter(prefix="/quarantine", tags=["operations"])
@@ -44,15 +43,15 @@ class QuarantineView(BaseModel):
     responses=refusals("service_unavailable"),
 )
 def list_quarantine(
-    parts: WithParts, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
+    parts: WithDependencies, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
 ) -> Response:
     """They are in no other list and in no queue. Those of jobs are deleted with their files after the retention time of
     the deployment."""
     records = [
         UnreadableRecord(kind=each.kind, id=each.id, owner=each.owner, reason=each.reason, found_at=each.at)
-        for each in parts.store.quarantined(limit=limit)
+        for each in parts.store.quarantine.records(limit=limit)
     ]
-    return view_response(QuarantineView(records=records, total=parts.store.quarantine_size()))
+    return view_response(QuarantineView(records=records, total=parts.store.quarantine.size()))
 
 
 @router.delete(
@@ -64,7 +63,7 @@ def list_quarantine(
     responses={204: {"description": "Deleted"}, **refusals("record_not_found", "service_unavailable")},
 )
 def delete_quarantined(
-    parts: WithParts,
+    parts: WithDependencies,
     kind: Annotated[RecordKind, Path(description="As in `GET /quarantine`")],
     record_id: Annotated[str, Path(max_length=255, description="Id of the record")],
 ) -> Response:
@@ -72,7 +71,7 @@ def delete_quarantined(
     if kind == "job" and is_job_id(record_id):
         parts.objects.delete_prefix(job_prefix(record_id))
     try:
-        parts.store.drop_quarantined(kind, record_id)
+        parts.store.quarantine.drop(kind, record_id)
     except JobNotFoundError:
         raise ServiceError("record_not_found", "There is no such record in quarantine.") from None
     return Response(status_code=204)

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyQuery
+from jobs.store.keys import Scope
 from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
-from api.parts import Parts, WithParts
 from api.problems import refusals
-from jobs.api_keys import Scope
 from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
@@ -81,7 +81,7 @@ _signature = APIKeyQuery(
 async def downloader(
     job_id: JobId,
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     credentials: WithKey,
     signature: Annotated[str | None, Security(_signature)],
     expires: LinkExpires | None = None,
@@ -120,7 +120,7 @@ class Evaluation(BaseModel):
     responses=RESULT_RESPONSES | RESULT_REFUSALS,
     openapi_extra=RESULT_PARAMETERS,
 )
-def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
+def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Redirects to a presigned link if the object store offers one, else sends the file, with ranges."""
     job = find_job(parts, caller, job_id)
     result = _result_of(job)
@@ -140,7 +140,7 @@ def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDo
         **{status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
     },
 )
-def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
+def head_result(job_id: JobId, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Never redirected, because a presigned link is valid for GET only."""
     file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
@@ -153,7 +153,7 @@ def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Resp
     response_model=Evaluation,
     responses=refusals("job_not_found", "record_unreadable", "evaluation_not_ready", "service_unavailable"),
 )
-def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_evaluation(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     if job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
@@ -168,7 +168,7 @@ def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Respo
     )
 
 
-def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
+def _curves_of(parts: Dependencies, result: ResultInfo) -> EvaluationCurves | None:
     """None for jobs of older workers, which stored no curves, and of newer ones, whose curves have another shape."""
     try:
         document = b"".join(parts.objects.read(curves_key(result.key)))

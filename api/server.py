@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from jobs.logging_config import configure_logging
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.main import create_app
-from jobs.journal import write_journal
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
@@ -114,7 +114,7 @@ class BoundedProtocol(H11Protocol):
 
 def app() -> FastAPI:
     settings = Settings()
-    write_journal(settings.log_format)
+    configure_logging(settings.log_format)
     start_traces(settings, "api")
     # It would log the signatures of upload links; `api.middleware` logs every request without its query.
     logging.getLogger("uvicorn.access").disabled = True

@@ -14,14 +14,14 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass
 
 import anyio
+from jobs.store.keys import ApiKey
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
+from api.dependencies import Dependencies
 from api.limits import too_large
-from api.parts import Parts
-from jobs.api_keys import ApiKey
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
@@ -33,7 +33,7 @@ logger = logging.getLogger("retalking.api")
 FLUSH_BYTES = 1 << 20
 
 
-def byte_quota(parts: Parts, owner: str, key: ApiKey | None) -> ByteQuota:
+def byte_quota(parts: Dependencies, owner: str, key: ApiKey | None) -> ByteQuota:
     own = key.stored_bytes if key is not None else None
     return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
 
@@ -44,7 +44,7 @@ class StorageReservation:
     Synchronous: call it from threads, one call at a time.
     """
 
-    def __init__(self, parts: Parts, arrival: str, quota: ByteQuota) -> None:
+    def __init__(self, parts: Dependencies, arrival: str, quota: ByteQuota) -> None:
         self._parts, self._quota = parts, quota
         self.arrival = arrival
         self._reserved_bytes = 0
@@ -69,7 +69,7 @@ class StorageReservation:
 
     def _reserve(self, size_bytes: int) -> None:
         with storage_refusals():
-            self._parts.store.reserve(self.arrival, size_bytes, self._quota)
+            self._parts.store.uploads.reserve(self.arrival, size_bytes, self._quota)
         self._reserved_bytes = size_bytes
 
 
@@ -92,11 +92,11 @@ def arrival_lost() -> ServiceError:
 
 
 @asynccontextmanager
-async def tracked_arrival(parts: Parts, arrival: str) -> AsyncIterator[None]:
+async def tracked_arrival(parts: Dependencies, arrival: str) -> AsyncIterator[None]:
     """Register an arrival before its first byte is stored, and renew it meanwhile. After a crash the janitor removes
     its files; files of a slow request stay."""
     ttl_s = parts.settings.upload_ttl_s
-    await run_in_threadpool(parts.store.add_arrival, arrival, ttl_s)
+    await run_in_threadpool(parts.store.uploads.add_arrival, arrival, ttl_s)
     renewal = asyncio.create_task(_renew(parts, arrival, ttl_s))
     try:
         yield
@@ -104,11 +104,11 @@ async def tracked_arrival(parts: Parts, arrival: str) -> AsyncIterator[None]:
         renewal.cancel()
 
 
-async def _renew(parts: Parts, arrival: str, ttl_s: float) -> None:
+async def _renew(parts: Dependencies, arrival: str, ttl_s: float) -> None:
     while True:
         await anyio.sleep(ttl_s / 3)
         try:
-            await run_in_threadpool(parts.store.renew_arrival, arrival, ttl_s)
+            await run_in_threadpool(parts.store.uploads.renew_arrival, arrival, ttl_s)
         except RedisError as error:
             logger.warning("Arrival %s was not renewed: %s", arrival, type(error).__name__)
 
@@ -135,7 +135,7 @@ class UploadStream:
     the key before commit(). slot: purpose of the file; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Parts, reservation: StorageReservation, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: Slot | None) -> None:
         self._parts = parts
         self._reservation = reservation
         self._key = key

@@ -21,18 +21,17 @@ from redis.exceptions import RedisError
 
 from api.access import Caller
 from api.containers import HEAD_BYTES, Slot
+from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.limits import check_metadata, read_body, read_json, too_large
-from api.parts import Parts
 from api.problems import FieldError, describe_errors, field_errors, request_id_of
 from api.staging import StorageReservation, announced_bytes, arrival_lost, byte_quota, check_container, tracked_arrival
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
-from jobs.ids import new_job_id
 from jobs.messages import MessageNotSentError, send_render
 from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
-from jobs.names import input_key, job_prefix, upload_key
+from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.store import (
     ArrivalLostError,
@@ -75,12 +74,12 @@ class Submission:
 
 
 async def read_submission(
-    request: Request, parts: Parts, caller: Caller, reservation: StorageReservation
+    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation
 ) -> Submission:
     """Receive and check. Inputs from the request or from uploads are stored under the job's prefix, also if this
     raises: the caller removes them in that case."""
     # First, so that nobody sends 2 GB only to learn that the job store is unavailable.
-    workers = await run_in_threadpool(parts.store.workers)
+    workers = await run_in_threadpool(parts.store.workers.live)
     body, form = await _receive(request, parts, reservation)
     _check_sources(body, form)
     if "expression" in form.files:
@@ -98,7 +97,7 @@ async def read_submission(
 
 
 async def _receive(
-    request: Request, parts: Parts, reservation: StorageReservation
+    request: Request, parts: Dependencies, reservation: StorageReservation
 ) -> tuple[JobSubmission, ReceivedForm]:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -200,7 +199,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
 
 
 def _resolve(
-    body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, reservation: StorageReservation
+    body: JobSubmission, form: ReceivedForm, parts: Dependencies, caller: Caller, reservation: StorageReservation
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
@@ -229,7 +228,7 @@ def _resolve(
     )
 
 
-async def _check_address(name: str, address: str | None, parts: Parts, caller: Caller) -> None:
+async def _check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, with the name of the field."""
     if address is None:
         return
@@ -240,10 +239,12 @@ async def _check_address(name: str, address: str | None, parts: Parts, caller: C
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, reservation: StorageReservation) -> InputRef:
+def _copy_upload(
+    parts: Dependencies, caller: Caller, slot: Slot, upload_id: str, reservation: StorageReservation
+) -> InputRef:
     source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
     try:
-        if parts.store.keep_upload(upload_id, KEEP_UPLOAD_S, caller.only) is None:
+        if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
             raise ObjectNotFoundError(source)
         size = parts.objects.info(source).size_bytes
         if size > parts.settings.max_upload_bytes:  # S3 cannot limit a presigned PUT.
@@ -270,13 +271,13 @@ def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
 logger = logging.getLogger("retalking.api")
 
 
-async def accept_submission(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
+async def accept_submission(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
     """Receive, check, store, enqueue. key: the Idempotency-Key. A refused submission leaves no files behind."""
     with parts.submissions.slot(caller.owner):
         return await _accept(request, parts, caller, key)
 
 
-async def _accept(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
+async def _accept(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
     origin = Origin(
         caller.owner,
         caller.live_jobs(parts.settings.live_jobs_per_key),
@@ -313,15 +314,15 @@ class _OutcomeUnknownError(Exception):
         self.cause = cause
 
 
-def _check_quota(parts: Parts, origin: Origin) -> None:
+def _check_quota(parts: Dependencies, origin: Origin) -> None:
     """Check early, so that nobody sends 2 GB in vain; the check at the creation is the one that decides."""
-    if origin.owner and parts.store.live_jobs(origin.owner) >= origin.live_jobs:
+    if origin.owner and parts.store.jobs.count_live(origin.owner) >= origin.live_jobs:
         raise _quota_exceeded(parts, origin)
 
 
-def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
+def _quota_exceeded(parts: Dependencies, origin: Origin) -> ServiceError:
     """Retry-After is the mean run time of a job, between 1 s and 1 min."""
-    wait_s = min(60, max(1, math.ceil(parts.store.mean_run_s() or 10)))
+    wait_s = min(60, max(1, math.ceil(parts.store.jobs.mean_run_s() or 10)))
     headers = {
         "Retry-After": str(wait_s),
         "RateLimit-Policy": f'"live-jobs";q={origin.live_jobs}',
@@ -331,11 +332,11 @@ def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
     return ServiceError("quota_exceeded", message, headers=headers)
 
 
-def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
+def _create(parts: Dependencies, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
     settings = parts.settings
     idempotency = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
     try:
-        return parts.store.create(
+        return parts.store.jobs.create(
             job_id,
             submission.spec,
             max_attempts=settings.max_attempts,
@@ -356,10 +357,10 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
         return _find_created(parts, job_id, cause)
 
 
-def _find_created(parts: Parts, job_id: str, cause: RedisError) -> Created:
+def _find_created(parts: Dependencies, job_id: str, cause: RedisError) -> Created:
     """The connection broke during the creation: find out whether the job was created."""
     try:
-        return Created(parts.store.get(job_id), True)
+        return Created(parts.store.jobs.get(job_id), True)
     except RecordUnreadableError:
         raise
     except JobNotFoundError:
@@ -368,22 +369,22 @@ def _find_created(parts: Parts, job_id: str, cause: RedisError) -> Created:
         raise _OutcomeUnknownError(cause) from None
 
 
-async def _remove_staged(parts: Parts, job_id: str) -> None:
+async def _remove_staged(parts: Dependencies, job_id: str) -> None:
     """Shielded from cancellation: this also runs after the client disconnected."""
     with anyio.CancelScope(shield=True):
         try:
             await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
-            await run_in_threadpool(parts.store.drop_arrival, job_id)
+            await run_in_threadpool(parts.store.uploads.drop_arrival, job_id)
         except (ObjectStoreError, RedisError) as error:
             logger.warning(
                 "Staged files of %s could not be removed; the janitor will do it: %s", job_id, type(error).__name__
             )
 
 
-def _send(parts: Parts, job: Job) -> None:
+def _send(parts: Dependencies, job: Job) -> None:
     """Wake a worker. The job is in the outbox already, so an unavailable broker delays it but loses nothing."""
     try:
         send_render(parts.celery, job)
-        parts.store.mark_message_sent(job.id)
+        parts.store.jobs.mark_message_sent(job.id)
     except (MessageNotSentError, RedisError) as error:
         logger.warning("The message for %s stays in the outbox: %s", job.id, type(error).__name__)

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 import anyio
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from jobs.signing import link_query
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
 from api.access import Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import view_response
 from api.limits import body_chunks
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import (
     StagedFile,
@@ -29,9 +30,7 @@ from api.staging import (
     tracked_arrival,
 )
 from jobs.errors import ServiceError
-from jobs.ids import is_upload_id, new_job_id, new_upload_id
-from jobs.links import link_query
-from jobs.names import upload_key
+from jobs.names import is_upload_id, new_job_id, new_upload_id, upload_key
 from jobs.objects import ObjectNotFoundError
 
 # An upload lives at least this long after its file arrived, so that the file becomes visible and a job can use it.
@@ -73,7 +72,7 @@ class UploadedFile(BaseModel):
     response_model=UploadLink,
     responses=refusals("storage_full", "storage_quota_exceeded", "service_unavailable"),
 )
-def create_upload(parts: WithParts, caller: WithCaller) -> Response:
+def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
     """The file goes straight to the object store if that offers links, else to this service. One upload can serve any
     number of jobs until it expires. Links of this service take one file, and end when the key that requested them is
     revoked; presigned links of the object store replace the file on every PUT until they expire."""
@@ -85,14 +84,14 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
     link_ends_at = now + timedelta(seconds=link_s)
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
-    parts.store.add_upload(upload_id, expires_at, caller.owner)
+    parts.store.uploads.add(upload_id, expires_at, caller.owner)
     if link is not None:  # the file bypasses this service, so the largest size is reserved until it is measured
         quota = byte_quota(parts, caller.owner, caller.key)
         try:
             with storage_refusals():
-                parts.store.await_upload(upload_id, link_ends_at, settings.max_upload_bytes, quota)
+                parts.store.uploads.expect(upload_id, link_ends_at, settings.max_upload_bytes, quota)
         except ServiceError:
-            parts.store.drop_upload(upload_id)
+            parts.store.uploads.drop(upload_id)
             raise
     body = UploadLink(
         id=upload_id,
@@ -134,7 +133,7 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
 async def put_upload(
     upload_id: Annotated[str, Path(description="Id from `POST /uploads`")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
@@ -149,12 +148,12 @@ async def put_upload(
     return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
 
 
-def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> str:
+def _check_put(parts: Dependencies, upload_id: str, expires: int, holder: str, signature: str) -> str:
     """The owner of the upload."""
     if not is_upload_id(upload_id):
         raise ServiceError("link_invalid", "The link was altered.")
     check_link(parts, "PUT", f"uploads/{upload_id}", expires, holder, signature)
-    owner = parts.store.keep_upload(upload_id, 0)
+    owner = parts.store.uploads.keep(upload_id, 0)
     if owner is None:
         raise _upload_expired()
     if _holds_file(parts, upload_id):
@@ -162,7 +161,7 @@ def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signatur
     return owner
 
 
-def _holds_file(parts: Parts, upload_id: str) -> bool:
+def _holds_file(parts: Dependencies, upload_id: str) -> bool:
     try:
         parts.objects.info(upload_key(upload_id))
     except ObjectNotFoundError:
@@ -174,7 +173,7 @@ def _upload_complete() -> ServiceError:
     return ServiceError("upload_complete", "This link has received its file already; it is kept unchanged.")
 
 
-async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -> StagedFile:
+async def _receive(request: Request, parts: Dependencies, upload_id: str, owner: str) -> StagedFile:
     """The file arrives under an id of its own, so that its storage is accounted for wherever this ends, and becomes the
     upload's just before it is visible."""
     reservation = await run_in_threadpool(_open_reservation, parts, owner)
@@ -187,7 +186,7 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
                 await stream.add(chunk)
             staged = await stream.seal()
             await run_in_threadpool(_claim_upload, parts, upload_id, token)
-            settle = parts.store.settle_upload
+            settle = parts.store.uploads.settle
             if not await run_in_threadpool(settle, upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S):
                 raise _upload_expired()
             await stream.commit()
@@ -196,12 +195,12 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
         with anyio.CancelScope(shield=True):
             await stream.abandon()
             with suppress(RedisError):  # then both expire
-                await run_in_threadpool(parts.store.drop_arrival, reservation.arrival)
-                await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
+                await run_in_threadpool(parts.store.uploads.drop_arrival, reservation.arrival)
+                await run_in_threadpool(parts.store.locks.release, _lock(upload_id), token)
 
 
-def _open_reservation(parts: Parts, owner: str) -> StorageReservation:
-    key = parts.store.find_key(owner) if owner else None
+def _open_reservation(parts: Dependencies, owner: str) -> StorageReservation:
+    key = parts.store.keys.find(owner) if owner else None
     return StorageReservation(parts, new_job_id(), byte_quota(parts, owner, key))
 
 
@@ -209,9 +208,9 @@ def _upload_expired() -> ServiceError:
     return ServiceError("upload_not_found", "This upload expired before its file arrived.")
 
 
-def _claim_upload(parts: Parts, upload_id: str, token: str) -> None:
+def _claim_upload(parts: Dependencies, upload_id: str, token: str) -> None:
     """Of two PUTs that end at the same time only one is kept. Raises upload_complete."""
-    if not parts.store.acquire_lock(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
+    if not parts.store.locks.acquire(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
         raise _upload_complete()
 
 
@@ -219,7 +218,7 @@ def _lock(upload_id: str) -> str:
     return f"upload:{upload_id}"
 
 
-def _own_link(parts: Parts, upload_id: str, ttl_s: int, caller: Caller) -> str:
+def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
     query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
     return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"

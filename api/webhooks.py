@@ -6,16 +6,16 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
+from jobs.store.keys import is_key_id
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import find_job, view_response
-from api.parts import Parts, WithParts
 from api.problems import refusals
-from jobs.api_keys import is_key_id
 from jobs.errors import ServiceError
-from jobs.ids import is_delivery_id
 from jobs.models import DeliveryView
+from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -57,7 +57,7 @@ class WebhookSecret(BaseModel):
     responses=refusals("service_unavailable"),
 )
 def list_undelivered(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     state: Annotated[
         Literal["pending", "given_up"], Query(description="`pending`: will be tried or retried; `given_up`: will not")
@@ -67,7 +67,7 @@ def list_undelivered(
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
+    page = parts.store.webhooks.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
     return view_response(
         DeliveryList(deliveries=[UndeliveredEvent.of(each) for each in page.deliveries], next_cursor=page.next_cursor)
     )
@@ -83,15 +83,15 @@ def list_undelivered(
 )
 def redeliver_event(
     delivery_id: Annotated[str, Path(description="Id of a delivery, as in the header `webhook-id`")],
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
 ) -> Response:
     """With its original id and the whole retry schedule. Delivered events can be redelivered too."""
     try:
         if not is_delivery_id(delivery_id):
             raise JobNotFoundError(delivery_id)
-        job = find_job(parts, caller, parts.store.find_delivery(delivery_id).job_id)
-        (delivery,) = parts.store.redeliver(job.id, delivery_id)
+        job = find_job(parts, caller, parts.store.webhooks.find(delivery_id).job_id)
+        (delivery,) = parts.store.webhooks.redeliver(job.id, delivery_id)
     except JobNotFoundError:
         raise ServiceError("delivery_not_found", "There is no delivery with this id.") from None
     return view_response(UndeliveredEvent.of(delivery), 202)
@@ -104,9 +104,9 @@ def redeliver_event(
     response_model=WebhookSecret,
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
-def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = None) -> Response:
+def get_webhook_secret(parts: WithDependencies, caller: WithCaller, key_id: KeyId = None) -> Response:
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.webhook_secret_state(owner))
+    return _secret_response(parts, owner, parts.store.webhooks.secret_state(owner))
 
 
 @router.post(
@@ -117,7 +117,7 @@ def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = Non
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
 def rotate_webhook_secret(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     key_id: KeyId = None,
     overlap_s: Annotated[
@@ -127,10 +127,10 @@ def rotate_webhook_secret(
     """Until the overlap ends, every event carries both signatures, so a receiver that knows either secret can verify
     it. Use `overlap_s=0` for a leaked secret."""
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.rotate_webhook_secret(owner, overlap_s))
+    return _secret_response(parts, owner, parts.store.webhooks.rotate_secret(owner, overlap_s))
 
 
-def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
+def _owner_of(parts: Dependencies, caller: Caller, key_id: str | None) -> str:
     """Id of the key whose secret is requested. Raises webhook_secret_shared, forbidden, key_not_found."""
     if caller.key is None:
         message = "Keys are not required here, so all webhooks are signed with the secret of the service."
@@ -139,12 +139,12 @@ def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
         return caller.owner
     if not caller.sees_all:
         raise ServiceError("forbidden", "The secret of another key needs a key with the scope `admin`.")
-    if not is_key_id(key_id) or parts.store.find_key(key_id) is None:
+    if not is_key_id(key_id) or parts.store.keys.find(key_id) is None:
         raise ServiceError("key_not_found", "There is no key with this id.")
     return key_id
 
 
-def _secret_response(parts: Parts, owner: str, state: WebhookSecretState) -> Response:
+def _secret_response(parts: Dependencies, owner: str, state: WebhookSecretState) -> Response:
     secret, *previous = parts.webhook_secrets.at(owner, state)
     body = WebhookSecret(
         key_id=owner,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
+from jobs.store.keys import Scope
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
 from jobs.names import PRIORITY_STEPS, RENDER_QUEUE
 from jobs.opening import connect_redis
 from tests.faults.service import Service

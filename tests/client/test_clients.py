@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from jobs.store.keys import Scope
 
 import retalking_client
 from cli.keys import make_key
-from jobs.api_keys import Scope
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobView, Output
 from retalking_client import (

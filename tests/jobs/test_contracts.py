@@ -12,7 +12,6 @@ import pytest
 from jobs.local_objects import LocalObjectStore, LocalObjectWriter
 from jobs.objects import ObjectStore, ObjectWriter
 from jobs.opening import open_objects, open_store
-from jobs.redis_store import RedisJobStore
 from jobs.s3_objects import S3ObjectStore, S3ObjectWriter
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -22,7 +21,7 @@ from tests.services import S3Endpoint
 @pytest.mark.parametrize(
     ("protocol", "implementation"),
     [
-        (JobStore, RedisJobStore),
+        (JobStore, JobStore),
         (ObjectStore, LocalObjectStore),
         (ObjectStore, S3ObjectStore),
         (ObjectWriter, LocalObjectWriter),

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 from standardwebhooks import Webhook
 
 from jobs import ids
-from jobs.keyring import SecretInvalidError, link_secret, webhook_secret
 from jobs.settings import Settings
 
 

@@ -10,12 +10,12 @@ import anyio
 from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
+from jobs.signing import WebhookSecrets
 
 from api.limits import ConcurrencyLimit, Pace
 from api.metrics import RequestMetrics
-from jobs.free_space import FreeSpace
-from jobs.keyring import WebhookSecrets
 from jobs.objects import ObjectStore
+from jobs.opening import FreeSpace
 from jobs.settings import Settings
 from jobs.store import JobStore
 
@@ -29,7 +29,7 @@ LISTENER_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Parts:
+class Dependencies:
     """Dependencies of the endpoints. store and objects are synchronous: call them from a thread."""
 
     settings: Settings
@@ -58,10 +58,10 @@ class Parts:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)
 
 
-async def get_parts(request: Request) -> Parts:
+async def get_dependencies(request: Request) -> Dependencies:
     """async because FastAPI runs a plain function in a thread, which costs more than the work of most endpoints."""
-    parts: Parts = request.app.state.parts
+    parts: Dependencies = request.app.state.parts
     return parts
 
 
-WithParts = Annotated[Parts, Depends(get_parts)]
+WithDependencies = Annotated[Dependencies, Depends(get_dependencies)]
