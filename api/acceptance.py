@@ -16,10 +16,9 @@ from api.parts import Parts
 from api.problems import request_id_of
 from api.submission import Submission, read_submission
 from jobs.errors import ServiceError
-from jobs.ids import new_job_id
 from jobs.messages import MessageNotSentError, send_render
 from jobs.models import Job
-from jobs.names import job_prefix
+from jobs.names import job_prefix, new_job_id
 from jobs.objects import ObjectStoreError
 from jobs.store import (
     ArrivalLostError,
@@ -82,13 +81,13 @@ class _OutcomeUnknownError(Exception):
 
 def _check_quota(parts: Parts, origin: Origin) -> None:
     """So that nobody sends 2 GB to learn it; what counts is the count at the creation."""
-    if origin.owner and parts.store.live_jobs(origin.owner) >= origin.live_jobs:
+    if origin.owner and parts.store.jobs.count_live(origin.owner) >= origin.live_jobs:
         raise _quota_exceeded(parts, origin)
 
 
 def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
     """Worth asking again when a usual job is over; a guess, so between 1 s and a minute."""
-    wait_s = min(60, max(1, math.ceil(parts.store.mean_run_s() or 10)))
+    wait_s = min(60, max(1, math.ceil(parts.store.jobs.mean_run_s() or 10)))
     headers = {
         "Retry-After": str(wait_s),
         "RateLimit-Policy": f'"live-jobs";q={origin.live_jobs}',
@@ -102,7 +101,7 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
     settings = parts.settings
     memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
     try:
-        return parts.store.create(
+        return parts.store.jobs.create(
             job_id,
             submission.spec,
             max_attempts=settings.max_attempts,
@@ -126,7 +125,7 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
 def _look_again(parts: Parts, job_id: str, cause: RedisError) -> Created:
     """The connection broke during the creation: was it before or after?"""
     try:
-        return Created(parts.store.get(job_id), True)
+        return Created(parts.store.jobs.get(job_id), True)
     except RecordUnreadableError:
         raise
     except JobNotFoundError:
@@ -140,7 +139,7 @@ async def _remove_staged(parts: Parts, job_id: str) -> None:
     with anyio.CancelScope(shield=True):
         try:
             await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
-            await run_in_threadpool(parts.store.drop_arrival, job_id)
+            await run_in_threadpool(parts.store.uploads.drop_arrival, job_id)
         except (ObjectStoreError, RedisError) as error:
             logger.warning("Staged files of %s are left to the janitor: %s", job_id, type(error).__name__)
 
@@ -149,6 +148,6 @@ def _send(parts: Parts, job: Job) -> None:
     """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
     try:
         send_render(parts.celery, job)
-        parts.store.mark_message_sent(job.id)
+        parts.store.jobs.mark_message_sent(job.id)
     except (MessageNotSentError, RedisError) as error:
         logger.warning("The message for %s waits in the outbox: %s", job.id, type(error).__name__)

@@ -16,8 +16,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.browsers import refuse_other_sites
 from api.parts import Parts, WithParts
-from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, key_id_of
 from jobs.errors import ServiceError
+from jobs.models import MAX_PRIORITY
+from jobs.store.keys import ApiKey, Scope, key_id_of
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -106,7 +107,7 @@ def _identify(parts: Parts, text: str | None) -> ApiKey:
         message = "This call needs an API key, and none was sent."
         raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     key_id = key_id_of(text)
-    key = parts.store.find_key(key_id) if key_id else None
+    key = parts.store.keys.find(key_id) if key_id else None
     if key is None or not key.matches(text) or key.revoked_at is not None:
         header = 'Bearer error="invalid_token"'
         raise ServiceError("unauthorized", "This API key is not valid.", headers={"WWW-Authenticate": header})
@@ -116,7 +117,7 @@ def _identify(parts: Parts, text: str | None) -> ApiKey:
 def _spend(request: Request, parts: Parts, key: ApiKey) -> None:
     """Field names and forms: draft-ietf-httpapi-ratelimit-headers-09."""
     per_minute = key.requests_per_minute or parts.settings.requests_per_minute
-    allowance = parts.store.spend(key.id, per_minute)
+    allowance = parts.store.keys.consume_token(key.id, per_minute)
     request.state.headers = {
         "RateLimit-Policy": f'"requests";q={per_minute};w=60',
         "RateLimit": f'"requests";r={allowance.left};t={math.ceil(allowance.full_in_s)}',

@@ -17,9 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api.parts import Parts
-from jobs.api_keys import ApiKey
 from jobs.errors import ServiceError
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
+from jobs.store.keys import ApiKey
 
 logger = logging.getLogger("retalking.api")
 
@@ -57,7 +57,7 @@ class Claim:
 
     def _reserve(self, size_bytes: int) -> None:
         with refusing_lack_of_storage():
-            self._parts.store.reserve(self.arrival, size_bytes, self._quota)
+            self._parts.store.uploads.reserve(self.arrival, size_bytes, self._quota)
         self._reserved_bytes = size_bytes
 
 
@@ -83,7 +83,7 @@ async def arriving(parts: Parts, arrival: str) -> AsyncIterator[None]:
     """Note that files arrive, before the first byte is stored: a crash from here on leaves nothing that the janitor
     would not find. Renewed meanwhile, so that the janitor takes nothing away that is only slow."""
     ttl_s = parts.settings.upload_ttl_s
-    await run_in_threadpool(parts.store.add_arrival, arrival, ttl_s)
+    await run_in_threadpool(parts.store.uploads.add_arrival, arrival, ttl_s)
     renewal = asyncio.create_task(_renew(parts, arrival, ttl_s))
     try:
         yield
@@ -95,7 +95,7 @@ async def _renew(parts: Parts, arrival: str, ttl_s: float) -> None:
     while True:
         await anyio.sleep(ttl_s / 3)
         try:
-            await run_in_threadpool(parts.store.renew_arrival, arrival, ttl_s)
+            await run_in_threadpool(parts.store.uploads.renew_arrival, arrival, ttl_s)
         except RedisError as error:
             logger.warning("%s was not renewed: %s", arrival, type(error).__name__)
 

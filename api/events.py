@@ -125,8 +125,8 @@ async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator
 
 def _poll(store: JobStore, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
     """New events, and whether the job was over before they were read: then they are the last there will be."""
-    is_over = store.get(job_id).status.is_over
-    return store.events(job_id, after=after), is_over
+    is_over = store.jobs.get(job_id).status.is_over
+    return store.jobs.events(job_id, after=after), is_over
 
 
 def _message(event: JobEvent) -> ServerSentEvent:

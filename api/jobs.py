@@ -15,9 +15,8 @@ from api.access import Caller, WithCaller
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
 from jobs.models import Job, JobStatus, JobView
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
@@ -128,7 +127,7 @@ def list_jobs(
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit, owner=caller.only)
+    page = parts.store.jobs.page(status=status, cursor=cursor, limit=limit, owner=caller.only)
     asked: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
@@ -172,13 +171,13 @@ def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
         job = find_job(parts, caller, job_id)
     except RecordUnreadableError:
         parts.objects.delete_prefix(job_prefix(job_id))
-        parts.store.drop_quarantined("job", job_id)
+        parts.store.quarantine.drop("job", job_id)
         return Response(status_code=204)
     if not job.status.is_over:
         return cancel_job(job_id, parts, caller)
     # Files first: if this breaks off, the record still leads the janitor to what is left.
     parts.objects.delete_prefix(job_prefix(job_id))
-    parts.store.delete(job_id)
+    parts.store.jobs.delete(job_id)
     return Response(status_code=204)
 
 
@@ -193,7 +192,7 @@ def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
 def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
     find_job(parts, caller, job_id)
-    job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+    job = parts.store.jobs.request_cancel(job_id, retention_s=parts.settings.retention_s)
     return view_response(view(parts, job, caller), 202)
 
 
@@ -214,13 +213,13 @@ def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Re
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
-        parts.store.redeliver(job_id)
+        parts.store.webhooks.redeliver(job_id)
     except WrongStateError:
         if job.status.is_over:
             message = "No event of this job was subscribed to, so there is nothing to deliver."
             raise ServiceError("webhook_not_configured", message) from None
         raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
-    return view_response(view(parts, parts.store.get(job_id), caller), 202)
+    return view_response(view(parts, parts.store.jobs.get(job_id), caller), 202)
 
 
 def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
@@ -228,7 +227,7 @@ def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
     try:
-        job = parts.store.get(job_id)
+        job = parts.store.jobs.get(job_id)
     except RecordUnreadableError as unreadable:
         if caller.only not in (None, unreadable.owner):
             raise JobNotFoundError(job_id) from None

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import Query
 
 from api.parts import Parts
-from jobs.api_keys import is_key_id
 from jobs.errors import ServiceError
-from jobs.links import is_signed
+from jobs.signing import is_signed
+from jobs.store.keys import is_key_id
 
 LinkExpires = Annotated[int, Query(ge=0, le=10**12, description="From the link")]
 LinkHolder = Annotated[str, Query(max_length=128, description="From the link: id of the API key that it ends with")]
@@ -28,5 +28,5 @@ def check_link(parts: Parts, method: str, path: str, expires: int | None, holder
 def _is_held(parts: Parts, holder: str) -> bool:
     if not holder:
         return not parts.settings.require_keys
-    key = parts.store.find_key(holder) if is_key_id(holder) else None
+    key = parts.store.keys.find(holder) if is_key_id(holder) else None
     return key is not None and key.revoked_at is None

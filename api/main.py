@@ -18,10 +18,10 @@ from api.parts import Parts
 from api.places import Places
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
-from jobs.keyring import WebhookSecrets, link_secret
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, link_secret
 from jobs.store import JobStore
 
 
@@ -45,7 +45,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         submissions=Places("submissions and uploads", settings.submissions_open_per_key, settings.submissions_open),
         event_streams=Places("event streams", settings.event_streams_per_key, settings.event_streams),
         downloads=Places("downloads", settings.downloads_open_per_key, settings.downloads_open),
-        webhook_secrets=WebhookSecrets(settings, store.webhook_secret_state),
+        webhook_secrets=WebhookSecrets(settings, store.webhooks.secret_state),
     )
     _include_features(app)
     install_pages(app)

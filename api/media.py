@@ -21,9 +21,9 @@ from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
-from jobs.links import link_query
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key of the caller's: the signature is the permission.

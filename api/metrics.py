@@ -68,29 +68,29 @@ class StoreCollector(Collector):
 
     def _read(self) -> list[Metric]:
         depth = GaugeMetricFamily("retalking_queue_depth", "Waiting jobs by priority", labels=["priority"])
-        for priority, count in sorted(self._store.queue_depths().items()):
+        for priority, count in sorted(self._store.jobs.queue_depths().items()):
             depth.add_metric([str(priority)], count)
         jobs = GaugeMetricFamily("retalking_jobs", "Jobs in the store by status", labels=["status"])
-        counts = self._store.count_by_status()
+        counts = self._store.jobs.count_by_status()
         for status, count in counts.items():
             jobs.add_metric([str(status)], count)
         # For autoscalers, which want one number without labels: the render workers that there is work for
         demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
         demand.add_metric([], sum(count for status, count in counts.items() if not status.is_over))
-        live = self._store.workers()
+        live = self._store.workers.live()
         workers = GaugeMetricFamily("retalking_workers", "Live render workers")
         workers.add_metric([], len(live))
         busy = GaugeMetricFamily("retalking_workers_busy", "Live render workers with a job in work")
         busy.add_metric([], sum(worker.busy_with is not None for worker in live))
         quarantine = GaugeMetricFamily("retalking_quarantine_records", "Records in quarantine now")
-        quarantine.add_metric([], self._store.quarantine_size())
-        backlog = self._store.webhook_backlog()
+        quarantine.add_metric([], self._store.quarantine.size())
+        backlog = self._store.webhooks.backlog()
         webhooks = GaugeMetricFamily(
             "retalking_webhooks", "Events to deliver: pending (due among them), and given up", labels=["state"]
         )
         for state in ("pending", "due", "given_up"):
             webhooks.add_metric([state], getattr(backlog, state))
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
-        stuck.add_metric([], self._store.failing_count())
+        stuck.add_metric([], self._store.janitor_failures.count())
         gauges = [webhooks, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
-        return [*gauges, *tally_families(self._store.tally())]
+        return [*gauges, *tally_families(self._store.counters.tally())]

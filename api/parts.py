@@ -14,10 +14,10 @@ from fastapi import Depends, Request
 from api.bodies import Pace
 from api.metrics import RequestMetrics
 from api.places import Places
-from jobs.free_space import FreeSpace
-from jobs.keyring import WebhookSecrets
 from jobs.objects import ObjectStore
+from jobs.opening import FreeSpace
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets
 from jobs.store import JobStore
 
 P = ParamSpec("P")

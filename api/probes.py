@@ -104,7 +104,7 @@ class _NoWorkerError(Exception):
 
 
 def _check_workers(parts: Parts) -> str:
-    live = parts.store.workers()
+    live = parts.store.workers.live()
     if not live:
         raise _NoWorkerError("no render worker is live")
     # A busy worker asks for nothing; one that does not say when it asked is of an older version

@@ -12,8 +12,7 @@ from api.jobs import view_response
 from api.parts import WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordKind
 
 router = APIRouter(prefix="/quarantine", tags=["operations"])
@@ -50,9 +49,9 @@ def list_quarantine(
     time of the deployment."""
     records = [
         UnreadableRecord(kind=each.kind, id=each.id, owner=each.owner, reason=each.reason, found_at=each.at)
-        for each in parts.store.quarantined(limit=limit)
+        for each in parts.store.quarantine.records(limit=limit)
     ]
-    return view_response(QuarantineView(records=records, total=parts.store.quarantine_size()))
+    return view_response(QuarantineView(records=records, total=parts.store.quarantine.size()))
 
 
 @router.delete(
@@ -72,7 +71,7 @@ def delete_quarantined(
     if kind == "job" and is_job_id(record_id):
         parts.objects.delete_prefix(job_prefix(record_id))
     try:
-        parts.store.drop_quarantined(kind, record_id)
+        parts.store.quarantine.drop(kind, record_id)
     except JobNotFoundError:
         raise ServiceError("record_not_found", "There is no such record in quarantine.") from None
     return Response(status_code=204)

@@ -17,11 +17,11 @@ from api.jobs import JobId, find_job, view_response
 from api.links import LinkExpires, LinkHolder, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from jobs.api_keys import Scope
 from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
+from jobs.store.keys import Scope
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 # For players and receivers of webhooks, which have no key: the signature in the link is enough

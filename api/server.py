@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from api.main import create_app
 from api.wire import MAX_HEAD_BYTES, BoundedProtocol
-from jobs.journal import write_journal
+from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
@@ -26,7 +26,7 @@ BACKLOG = 1024
 
 def app() -> FastAPI:
     settings = Settings()
-    write_journal(settings.log_format)
+    configure_logging(settings.log_format)
     start_traces(settings, "api")
     # Its lines would hold the signatures of upload links; `api.tracing` logs every request without its query.
     logging.getLogger("uvicorn.access").disabled = True

@@ -94,7 +94,7 @@ class ErrorRow(BaseModel):
     responses=refusals("service_unavailable"),
 )
 def list_engines(parts: WithParts) -> Response:
-    workers = parts.store.workers()
+    workers = parts.store.workers.live()
     counts: dict[str, EngineOffer] = {}
     for engine in (engine for worker in workers for engine in worker.engines):
         seen = counts.get(engine.model_dump_json())

@@ -59,7 +59,7 @@ async def read_submission(request: Request, parts: Parts, caller: Caller, claim:
     """Receive and check. Inputs that came with the request or from an upload lie under the job's prefix afterwards,
     also when this raises: the caller removes them then."""
     # First, so that with the store down nobody sends 2 GB to learn it.
-    workers = await run_in_threadpool(parts.store.workers)
+    workers = await run_in_threadpool(parts.store.workers.live)
     body, form = await _receive(request, parts, claim)
     _check_sources(body, form)
     if "expression" in form.files:
@@ -218,7 +218,7 @@ async def _check_address(name: str, address: str | None, parts: Parts, caller: C
 def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
     source, key = upload_key(upload_id), input_key(claim.arrival, slot)
     try:
-        if parts.store.keep_upload(upload_id, KEEP_UPLOAD_S, caller.only) is None:
+        if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
             raise ObjectNotFoundError(source)
         size = parts.objects.info(source).size_bytes
         if size > parts.settings.max_upload_bytes:  # A presigned PUT can not be limited in S3.

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.problems import problem_response
 from jobs.errors import is_thread_shortage
-from jobs.journal import about
+from jobs.logging_config import log_context
 from jobs.traces import span
 
 logger = logging.getLogger("retalking.api")
@@ -53,7 +53,7 @@ class Tracing:
         parent = request.headers.get("traceparent", "")
         try:
             with (
-                about(request=request.state.request_id),
+                log_context(request=request.state.request_id),
                 span(scope["method"], kind="server", parent=parent, request=request.state.request_id) as opened,
             ):
                 await self.app(scope, receive, send_traced)
@@ -75,7 +75,7 @@ class Tracing:
             self._record(scope, request.state.request_id, status, time.perf_counter() - started_s)
 
     def _record(self, scope: Scope, request_id: str, status: int, duration_s: float) -> None:
-        with about(request=request_id):
+        with log_context(request=request_id):
             logger.info("%s %s %d %.0f ms", scope["method"], quote(scope["path"]), status, duration_s * 1000)
         route = _route_of(scope)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"

@@ -23,10 +23,9 @@ from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
-from jobs.ids import is_upload_id, new_job_id, new_upload_id
-from jobs.links import link_query
-from jobs.names import upload_key
+from jobs.names import is_upload_id, new_job_id, new_upload_id, upload_key
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
 # An upload lives at least this long after its file was received: until the file is visible, and a job can take it.
 PUBLISH_S = 300.0
@@ -79,14 +78,14 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
     link_ends_at = now + timedelta(seconds=link_s)
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
-    parts.store.add_upload(upload_id, expires_at, caller.owner)
+    parts.store.uploads.add(upload_id, expires_at, caller.owner)
     if link is not None:  # the file never passes this service, so its largest size is reserved until it was measured
         quota = byte_quota(parts, caller.owner, caller.key)
         try:
             with refusing_lack_of_storage():
-                parts.store.await_upload(upload_id, link_ends_at, settings.max_upload_bytes, quota)
+                parts.store.uploads.expect(upload_id, link_ends_at, settings.max_upload_bytes, quota)
         except ServiceError:
-            parts.store.drop_upload(upload_id)
+            parts.store.uploads.drop(upload_id)
             raise
     body = UploadLink(
         id=upload_id,
@@ -148,7 +147,7 @@ def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signatur
     if not is_upload_id(upload_id):
         raise ServiceError("link_invalid", "The link was altered.")
     check_link(parts, "PUT", f"uploads/{upload_id}", expires, holder, signature)
-    owner = parts.store.keep_upload(upload_id, 0)
+    owner = parts.store.uploads.keep(upload_id, 0)
     if owner is None:
         raise _expired()
     if _holds_file(parts, upload_id):
@@ -181,7 +180,7 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
                 await intake.add(chunk)
             staged = await intake.seal()
             await run_in_threadpool(_take_place, parts, upload_id, token)
-            settle = parts.store.settle_upload
+            settle = parts.store.uploads.settle
             if not await run_in_threadpool(settle, upload_id, claim.arrival, staged.size_bytes, PUBLISH_S):
                 raise _expired()
             await intake.commit()
@@ -190,12 +189,12 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
         with anyio.CancelScope(shield=True):
             await intake.abandon()
             with suppress(RedisError):  # then both end by themselves
-                await run_in_threadpool(parts.store.drop_arrival, claim.arrival)
-                await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
+                await run_in_threadpool(parts.store.uploads.drop_arrival, claim.arrival)
+                await run_in_threadpool(parts.store.locks.release, _lock(upload_id), token)
 
 
 def _open_claim(parts: Parts, owner: str) -> Claim:
-    key = parts.store.find_key(owner) if owner else None
+    key = parts.store.keys.find(owner) if owner else None
     return Claim(parts, new_job_id(), byte_quota(parts, owner, key))
 
 
@@ -205,7 +204,7 @@ def _expired() -> ServiceError:
 
 def _take_place(parts: Parts, upload_id: str, token: str) -> None:
     """Of two PUTs that end at the same moment one is kept. Raises upload_complete."""
-    if not parts.store.acquire_lock(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
+    if not parts.store.locks.acquire(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
         raise _complete()
 
 

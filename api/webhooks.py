@@ -12,11 +12,11 @@ from api.access import Caller, WithCaller
 from api.jobs import find_job, view_response
 from api.parts import Parts, WithParts
 from api.problems import refusals
-from jobs.api_keys import is_key_id
 from jobs.errors import ServiceError
-from jobs.ids import is_delivery_id
 from jobs.models import DeliveryView
+from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
+from jobs.store.keys import is_key_id
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
@@ -67,7 +67,7 @@ def list_undelivered(
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
+    page = parts.store.webhooks.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
     return view_response(
         DeliveryList(deliveries=[UndeliveredEvent.of(each) for each in page.deliveries], next_cursor=page.next_cursor)
     )
@@ -90,8 +90,8 @@ def redeliver_event(
     try:
         if not is_delivery_id(delivery_id):
             raise JobNotFoundError(delivery_id)
-        job = find_job(parts, caller, parts.store.find_delivery(delivery_id).job_id)
-        (delivery,) = parts.store.redeliver(job.id, delivery_id)
+        job = find_job(parts, caller, parts.store.webhooks.find(delivery_id).job_id)
+        (delivery,) = parts.store.webhooks.redeliver(job.id, delivery_id)
     except JobNotFoundError:
         raise ServiceError("delivery_not_found", "There is no delivery with this id.") from None
     return view_response(UndeliveredEvent.of(delivery), 202)
@@ -106,7 +106,7 @@ def redeliver_event(
 )
 def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = None) -> Response:
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.webhook_secret_state(owner))
+    return _secret_response(parts, owner, parts.store.webhooks.secret_state(owner))
 
 
 @router.post(
@@ -127,7 +127,7 @@ def rotate_webhook_secret(
     """Every event carries a signature of both until the overlap is over: a receiver that knows one of them verifies it.
     Use `overlap_s=0` for a secret that leaked."""
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.rotate_webhook_secret(owner, overlap_s))
+    return _secret_response(parts, owner, parts.store.webhooks.rotate_secret(owner, overlap_s))
 
 
 def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
@@ -139,7 +139,7 @@ def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
         return caller.owner
     if not caller.sees_all:
         raise ServiceError("forbidden", "The secret of another key needs a key with the scope `admin`.")
-    if not is_key_id(key_id) or parts.store.find_key(key_id) is None:
+    if not is_key_id(key_id) or parts.store.keys.find(key_id) is None:
         raise ServiceError("key_not_found", "There is no key with this id.")
     return key_id
 

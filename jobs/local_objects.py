@@ -16,13 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from jobs.object_keys import checked_folder, checked_key, checked_prefix
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
     ObjectTooLargeError,
+    checked_folder,
+    checked_key,
+    checked_prefix,
 )
 
 COPY_CHUNK_BYTES = 1 << 20

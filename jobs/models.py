@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY
+# Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
+USUAL_PRIORITY, MAX_PRIORITY = 1, 2
 
 
 class JobStatus(StrEnum):
@@ -33,11 +34,11 @@ def _meanings(**meanings: str) -> dict[str, Any]:
     return {"x-enumDescriptions": meanings}
 
 
-class _Shape(BaseModel):
+class FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FacePoint(_Shape):
+class FacePoint(FrozenModel):
     """The face nearest to a point of the upright picture at a time."""
 
     x: float = Field(ge=0, le=16384, description="Pixels from the left")
@@ -45,7 +46,7 @@ class FacePoint(_Shape):
     time_s: float = Field(0.0, ge=0, le=86400)
 
 
-class FaceBox(_Shape):
+class FaceBox(FrozenModel):
     """The face inside a box of the upright picture, in pixels."""
 
     left: float = Field(ge=0, le=16384)
@@ -54,7 +55,7 @@ class FaceBox(_Shape):
     bottom: float = Field(ge=0, le=16384)
 
 
-class Crop(_Shape):
+class Crop(FrozenModel):
     """Margins to leave out when looking for the face, as fractions of the picture. The output keeps the whole frame."""
 
     left: float = Field(0.0, ge=0, lt=1)
@@ -63,7 +64,7 @@ class Crop(_Shape):
     bottom: float = Field(0.0, ge=0, lt=1)
 
 
-class Pads(_Shape):
+class Pads(FrozenModel):
     """Growth of the face box, in pixels."""
 
     top: int = Field(0, ge=-500, le=500)
@@ -72,7 +73,7 @@ class Pads(_Shape):
     right: int = Field(0, ge=-500, le=500)
 
 
-class Output(_Shape):
+class Output(FrozenModel):
     """How the result is encoded."""
 
     crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
@@ -82,7 +83,7 @@ class Output(_Shape):
     badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
 
 
-class JobOptions(_Shape):
+class JobOptions(FrozenModel):
     """What can be asked of a render."""
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
@@ -173,7 +174,7 @@ class JobRequest(JobOptions):
     )
 
 
-class InputRef(_Shape):
+class InputRef(FrozenModel):
     """Where an input is: an object we hold, or an address the worker fetches."""
 
     kind: Literal["object", "url"]
@@ -184,7 +185,7 @@ class InputRef(_Shape):
     filename: str | None = Field(None, description="The caller's name for it: data, never a path")
 
 
-class JobSpec(_Shape):
+class JobSpec(FrozenModel):
     """Everything that was asked, fixed at submission."""
 
     video: InputRef
@@ -193,13 +194,13 @@ class JobSpec(_Shape):
     request: JobRequest
 
 
-class ErrorInfo(_Shape):
+class ErrorInfo(FrozenModel):
     code: str = Field(description="Stable code, see GET /errors")
     message: str = Field(description="What happened, in a sentence")
     retryable: bool = False
 
 
-class ResultInfo(_Shape):
+class ResultInfo(FrozenModel):
     """The published file, as stored."""
 
     key: str
@@ -213,7 +214,7 @@ class ResultInfo(_Shape):
     frames: int
 
 
-class MetricResult(_Shape):
+class MetricResult(FrozenModel):
     """One number about the result; value null comes with a reason."""
 
     name: str
@@ -224,14 +225,14 @@ class MetricResult(_Shape):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class SyncCurve(_Shape):
+class SyncCurve(FrozenModel):
     """SyncNet's mean distance at the shifts -s .. s. offset_frames: where the smallest lies."""
 
     distances: list[float | None]
     offset_frames: int
 
 
-class EvaluationCurves(_Shape):
+class EvaluationCurves(FrozenModel):
     """What stands behind the numbers, one value a frame of the result, null where unknown; empty: not measured."""
 
     fps: float
@@ -244,7 +245,7 @@ class EvaluationCurves(_Shape):
     sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance over the shift, by protocol")
 
 
-class RenderNote(_Shape):
+class RenderNote(FrozenModel):
     """One thing to know about a result."""
 
     code: str = Field(description="Stable name of the kind; the table is in docs/inputs.md")
@@ -254,7 +255,7 @@ class RenderNote(_Shape):
     )
 
 
-class RenderInfo(_Shape):
+class RenderInfo(FrozenModel):
     """What the engine reported, JSON-safe."""
 
     engine: str
@@ -272,7 +273,7 @@ class RenderInfo(_Shape):
     )
 
 
-class DeliveryAttempt(_Shape):
+class DeliveryAttempt(FrozenModel):
     at: datetime
     status_code: int | None = None
     error: str | None = None
@@ -282,7 +283,7 @@ class DeliveryAttempt(_Shape):
 DeliveryState = Literal["pending", "delivered", "given_up"]
 
 
-class JobSnapshot(_Shape):
+class JobSnapshot(FrozenModel):
     """What an event tells of a job that went on since: the fields that change while a job lives."""
 
     status: JobStatus
@@ -295,7 +296,7 @@ class JobSnapshot(_Shape):
     delete_at: datetime | None
 
 
-class Delivery(_Shape):
+class Delivery(FrozenModel):
     """One webhook event of a job. `id` is the webhook-id header, the same over all its attempts."""
 
     id: str
@@ -318,7 +319,7 @@ class Delivery(_Shape):
         return job.model_copy(update=then | ended)
 
 
-class Job(_Shape):
+class Job(FrozenModel):
     """The stored truth about a job. Changed only through JobStore's transitions."""
 
     id: str
@@ -348,7 +349,7 @@ class Job(_Shape):
 # What callers see
 
 
-class ResultView(_Shape):
+class ResultView(FrozenModel):
     url: str = Field(description="Download link; expires")
     expires_at: datetime | None = Field(None, description="null: the link lives as long as the job")
     content_type: str
@@ -361,7 +362,7 @@ class ResultView(_Shape):
     frames: int
 
 
-class DeliveryView(_Shape):
+class DeliveryView(FrozenModel):
     id: str
     event: WebhookEvent
     state: DeliveryState
@@ -374,13 +375,13 @@ class DeliveryView(_Shape):
         return cls(**{name: getattr(delivery, name) for name in cls.model_fields})
 
 
-class WebhookView(_Shape):
+class WebhookView(FrozenModel):
     url: str
     events: list[WebhookEvent]
     deliveries: list[DeliveryView]
 
 
-class JobView(_Shape):
+class JobView(FrozenModel):
     """A job as callers see it: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
     id: str
@@ -413,7 +414,7 @@ class JobView(_Shape):
     webhook: WebhookView | None
 
 
-class JobEvent(_Shape):
+class JobEvent(FrozenModel):
     """One line of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
 
     id: str
@@ -427,7 +428,7 @@ class JobEvent(_Shape):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class EngineInfo(_Shape):
+class EngineInfo(FrozenModel):
     """An engine as a worker offers it."""
 
     name: str
@@ -440,7 +441,7 @@ class EngineInfo(_Shape):
     synthetic_weights: bool = False
 
 
-class GpuMemory(_Shape):
+class GpuMemory(FrozenModel):
     """Of one device, all processes on it together."""
 
     device: str
@@ -448,7 +449,7 @@ class GpuMemory(_Shape):
     total_bytes: int
 
 
-class WorkerInfo(_Shape):
+class WorkerInfo(FrozenModel):
     """A live render worker."""
 
     id: str

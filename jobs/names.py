@@ -1,6 +1,12 @@
-"""Names that more than one process must agree on: queues, tasks, object keys. Keys come from ids, never from users."""
+"""Names that all processes agree on: ids, queues and tasks of the broker, keys of the object store.
+
+Object keys are made from ids, never from text of callers.
+"""
 
 from __future__ import annotations
+
+import re
+import secrets
 
 RENDER_QUEUE = "retalking.render"
 RENDER_TASK = "retalking.render_job"
@@ -12,6 +18,35 @@ BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
 # What renders keep of a video for the next speech on it; belongs to no job, and goes by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
+
+# Ids have 128 random bits, so that they cannot be guessed.
+_JOB = re.compile(r"job_[0-9a-f]{32}")
+_UPLOAD = re.compile(r"up_[0-9a-f]{32}")
+_DELIVERY = re.compile(r"whd_[0-9a-f]{32}")
+
+
+def new_job_id() -> str:
+    return f"job_{secrets.token_hex(16)}"
+
+
+def new_upload_id() -> str:
+    return f"up_{secrets.token_hex(16)}"
+
+
+def new_delivery_id() -> str:
+    return f"whd_{secrets.token_hex(16)}"
+
+
+def is_job_id(text: str) -> bool:
+    return _JOB.fullmatch(text) is not None
+
+
+def is_upload_id(text: str) -> bool:
+    return _UPLOAD.fullmatch(text) is not None
+
+
+def is_delivery_id(text: str) -> bool:
+    return _DELIVERY.fullmatch(text) is not None
 
 
 def upload_key(upload_id: str) -> str:

@@ -15,13 +15,16 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from jobs.object_keys import attachment_header, checked_folder, checked_key, checked_prefix
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
     ObjectTooLargeError,
+    attachment_header,
+    checked_folder,
+    checked_key,
+    checked_prefix,
 )
 
 _log = logging.getLogger(__name__)

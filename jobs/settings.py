@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jobs.journal import LogFormat
+from jobs.logging_config import LogFormat
 
 # As Standard Webhooks suggests: 76 hours in all.
 DEFAULT_RETRIES_S = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)

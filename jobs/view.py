@@ -7,11 +7,11 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.links import link_query
 from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
-from jobs.store import JobNotFoundError, JobStore, Outlook
+from jobs.signing import link_query
+from jobs.store import JobNotFoundError, JobStore, QueueEstimate
 
 # Below this, what was measured is start-up and not the render's own speed
 MIN_PROGRESS_FOR_RATE = 0.05
@@ -32,7 +32,7 @@ def view_job(
     wants a key otherwise. holder: id of the API key that such links end with; None: the job's owner.
     """
     request = job.spec.request
-    outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None
+    outlook = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
     return JobView(
         id=job.id,
         status=job.status,
@@ -62,14 +62,14 @@ def view_job(
     )
 
 
-def _eta_s(job: Job, outlook: Outlook | None, store: JobStore, at: datetime) -> float | None:
+def _eta_s(job: Job, outlook: QueueEstimate | None, store: JobStore, at: datetime) -> float | None:
     """Seconds to the end of the job. Queued: whole rounds of the workers that are up. Running: at its own rate so far,
     and before there is one, what is left of a usual run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
         elapsed_s = max(0.0, (at - job.started_at).total_seconds())
         if job.progress >= MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
-        mean_s = store.mean_run_s()
+        mean_s = store.jobs.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)
     if outlook is None or outlook.position is None or outlook.mean_run_s is None:
         return None
@@ -101,7 +101,7 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
     if request.webhook_url is None:
         return None
     try:
-        deliveries = store.deliveries(job.id)
+        deliveries = store.webhooks.deliveries(job.id)
     except JobNotFoundError:  # deleted while we looked
         deliveries = []
     return WebhookView(

@@ -1,5 +1,5 @@
 -- Shared by every script. KEYS[1] is the key prefix; its hash tag keeps all keys in one cluster slot.
--- Replies are lists whose first item says the outcome; redis_base.py turns it into a value or an error.
+-- Replies are lists whose first item says the outcome; jobs/store/base.py turns it into a value or an error.
 -- A field that holds '' means "none".
 local P = KEYS[1]
 local clock = redis.call('TIME')
@@ -22,7 +22,7 @@ local function set(id, ...) redis.call('HSET', key('job', id), ...) end
 -- What /metrics tells of jobs is counted here, in the step in which it happens: exact over all processes, nothing to lose.
 local function count(name, by) redis.call('HINCRBY', key('counters'), name, by or 1) end
 
--- A duration into a histogram; the API adds the buckets up. Bounds in seconds, as jobs/redis_counters.py has them.
+-- A duration into a histogram; the API adds the buckets up. Bounds in seconds, as in jobs/store/operations.py.
 local BOUNDS_S = {0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600}
 local function observe(name, ms)
   count(name .. '|sum_ms', ms)

@@ -13,9 +13,8 @@ import pytest
 
 from api.access import LINK_SCHEME, SCHEME
 from cli.keys import make_key
-from jobs.api_keys import Scope, key_id_of
-from jobs.keyring import link_secret
-from jobs.links import sign_link
+from jobs.signing import link_secret, sign_link
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import MP4, PREVIEW, RunningApi, check_problem, input_files, run_api
 from tests.services import own_database
 
@@ -150,7 +149,7 @@ def test_keys_that_do_not_open(locked: RunningApi) -> None:
     good = user(locked)
     ended = user(locked)
     assert ended.ask("GET", "/jobs").status_code == 200
-    locked.store.revoke_key(str(key_id_of(ended.key)))
+    locked.store.keys.revoke(str(key_id_of(ended.key)))
     wrong_secret = good.key[:-4] + ("0000" if good.key[-4:] != "0000" else "1111")
     unknown = f"rtk_{'0' * 16}_{'0' * 64}"
     said = set()
@@ -254,7 +253,7 @@ def test_links_end_with_their_key(locked: RunningApi) -> None:
         answer = locked.client.get(f"/jobs/{job_id}/result", params=changed)
         check_problem(answer, 403, "link_invalid")
 
-    locked.store.revoke_key(str(key_id_of(owner.key)))
+    locked.store.keys.revoke(str(key_id_of(owner.key)))
     for link in owners:
         check_problem(httpx.get(link), 403, "link_invalid")
     check_problem(httpx.put(puts[0], content=MP4), 403, "link_invalid")
@@ -298,7 +297,7 @@ def test_secrets_stay_out_of_the_log_the_metrics_and_the_answers(locked: Running
     for text in (*said, locked.log.read_text()):
         for key in (owner.key, admin.key):
             assert key.split("_")[2] not in text
-            assert locked.store.find_key(str(key_id_of(key))).digest not in text
+            assert locked.store.keys.find(str(key_id_of(key))).digest not in text
     assert link.partition("signature=")[2] not in locked.log.read_text()
 
 

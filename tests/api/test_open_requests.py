@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
+from jobs.store.keys import Scope
 from tests.api.running import MP4, RunningApi, check_problem, input_files, run_api
 from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
 from tests.services import own_database, wait_until

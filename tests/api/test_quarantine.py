@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.api_keys import Scope
-from jobs.ids import new_job_id
+from jobs.names import new_job_id
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, run_api
 from tests.api.test_access import User, user
 from tests.services import own_database
@@ -23,7 +23,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def spoil(api: RunningApi, job_id: str) -> None:
     """As a `metadata` nested 199 deep did that older versions accepted."""
-    client: Any = api.store._client  # type: ignore[attr-defined]
+    client: Any = api.store.redis.client  # type: ignore[attr-defined]
     deep = '{"a":' * 199 + "1" + "}" * 199
     name = f"{{retalking}}:job:{job_id}"
     spec = client.hget(name, "spec")
@@ -86,7 +86,7 @@ def test_its_owner_may_delete_it(locked: RunningApi) -> None:
 
 def test_broken_keys_and_workers(locked: RunningApi) -> None:
     owner, lost, admin = user(locked), user(locked), user(locked, Scope.ADMIN)
-    client: Any = locked.store._client  # type: ignore[attr-defined]
+    client: Any = locked.store.redis.client  # type: ignore[attr-defined]
     key_id = lost.key.split("_")[1]
     client.set(f"{{retalking}}:api_key:{key_id}", "{")
     client.set("{retalking}:worker:w", "{")

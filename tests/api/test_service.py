@@ -54,7 +54,7 @@ def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
     cards = {name: WorkerInfo(id=name, engines=[PREVIEW], started_at=silent) for name in ("one", "two")}
 
     def report(name: str, **condition: object) -> int:
-        api.store.report_worker(cards[name].model_copy(update=condition), 60)
+        api.store.workers.report(cards[name].model_copy(update=condition), 60)
         return api.client.get("/readyz").status_code
 
     try:
@@ -68,7 +68,7 @@ def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
         assert report("two", polled_at=now) == 200, "one that asks is enough"
     finally:
         for name in cards:
-            api.store.forget_worker(name)
+            api.store.workers.forget(name)
 
 
 def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
@@ -76,11 +76,11 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     api.fail(api.new_job())
     memory = GpuMemory(device="cuda:0", used_bytes=5_000, total_bytes=80_000)
     card = WorkerInfo(id="w", engines=[PREVIEW], started_at=datetime.now(UTC), gpu_memory=[memory])
-    api.store.report_worker(card, 60)
+    api.store.workers.report(card, 60)
     try:
         text = api.client.get("/metrics").text
     finally:
-        api.store.forget_worker("w")
+        api.store.workers.forget("w")
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -264,4 +264,4 @@ def test_without_an_object_store(redis_url: str, tmp_path: Path) -> None:
         check_problem(api.submit(), 503, "service_unavailable")
         problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
         assert {error["pointer"] for error in problem["errors"]} == {"objects", "workers"}
-        assert not api.store.list_jobs(status=None, cursor=None, limit=10).jobs
+        assert not api.store.jobs.page(status=None, cursor=None, limit=10).jobs

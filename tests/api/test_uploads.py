@@ -14,9 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from jobs.ids import new_upload_id
 from jobs.messages import make_celery
-from jobs.names import input_key, upload_key
+from jobs.names import input_key, new_upload_id, upload_key
 from tests.api.running import MP4, PNG, WAV, RunningApi, check_problem, run_api
 from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
 from tests.services import own_database, wait_until
@@ -83,8 +82,7 @@ def test_links_that_were_altered(api: RunningApi, change: str) -> None:
 
 def test_a_link_that_expired(api: RunningApi) -> None:
     """Signed with the service's own key, so that only its age is wrong."""
-    from jobs.keyring import link_secret
-    from jobs.links import sign_link
+    from jobs.signing import link_secret, sign_link
 
     upload_id, expires = api.client.post("/uploads").json()["id"], int(time.time()) - 1
     signature = sign_link(link_secret(api.settings), "PUT", f"uploads/{upload_id}", expires)
@@ -94,7 +92,7 @@ def test_a_link_that_expired(api: RunningApi) -> None:
 
 def test_an_upload_that_was_forgotten(api: RunningApi) -> None:
     link = api.client.post("/uploads").json()
-    api.store.drop_upload(link["id"])
+    api.store.uploads.drop(link["id"])
     check_problem(httpx.put(link["url"], content=MP4), 404, "upload_not_found")
 
 
@@ -193,18 +191,18 @@ class TestSlowCallers:
         with open_socket(hasty) as connection:
             send_head(connection, path, f"Content-Length: {len(MP4)}", method="PUT")
             connection.sendall(MP4[:-1])
-            wait_until(lambda: hasty.store.stored_bytes() > 0, what="the upload is being received")
-            hasty.store.add_upload(link["id"], datetime.now(UTC) - timedelta(seconds=1))
+            wait_until(lambda: hasty.store.uploads.stored_bytes() > 0, what="the upload is being received")
+            hasty.store.uploads.add(link["id"], datetime.now(UTC) - timedelta(seconds=1))
             run_janitor(hasty)
             connection.sendall(MP4[-1:])
             status, problem = read_answer(connection)
         assert (status, problem["code"]) == (404, "upload_not_found")
         assert list(hasty.objects.list_keys("uploads/")) == []
-        assert hasty.store.stored_bytes() == 0
+        assert hasty.store.uploads.stored_bytes() == 0
 
     def test_an_upload_that_was_just_put_can_be_used(self, hasty: RunningApi) -> None:
         link = hasty.client.post("/uploads").json()
-        hasty.store.add_upload(link["id"], datetime.now(UTC) + timedelta(seconds=2))
+        hasty.store.uploads.add(link["id"], datetime.now(UTC) + timedelta(seconds=2))
         assert httpx.put(link["url"], content=MP4).status_code == 200
         time.sleep(2.1)
         run_janitor(hasty)
@@ -231,7 +229,7 @@ class TestSlowCallers:
         """The renewal failed for too long, and the janitor took the files away."""
         with half_submission(hasty) as (connection, rest):
             (staged,) = {key.split("/")[1] for key in hasty.input_keys() if is_no_job(hasty, key.split("/")[1])}
-            hasty.store.add_arrival(staged, 0.0)
+            hasty.store.uploads.add_arrival(staged, 0.0)
             run_janitor(hasty)
             connection.sendall(rest)
             status, problem = read_answer(connection)

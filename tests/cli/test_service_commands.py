@@ -79,7 +79,7 @@ def test_waiting_brings_the_result(ask: Call, api: RunningApi, tmp_path: Path) -
     def work() -> None:
         def newest() -> str | None:
             return next(
-                (job.id for job in api.store.list_jobs(status=None, cursor=None, limit=1).jobs if job.id not in before),
+                (job.id for job in api.store.jobs.page(status=None, cursor=None, limit=1).jobs if job.id not in before),
                 None,
             )
 

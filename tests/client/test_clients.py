@@ -12,9 +12,9 @@ import pytest
 
 import retalking_client
 from cli.keys import make_key
-from jobs.api_keys import Scope
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobView, Output
+from jobs.store.keys import Scope
 from retalking_client import (
     ApiError,
     EventsLostError,

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
+from jobs.store.keys import Scope
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode
 from tests.api.running import RunningApi, input_files, run_api
@@ -83,7 +83,7 @@ def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningAp
         if len(headers) > 1:
             route.continue_()
             return
-        event = live.store.events(second, after=None)[0]
+        event = live.store.jobs.events(second, after=None)[0]
         body = f"id: {event.id}\r\nevent: {event.event}\r\ndata: {event.model_dump_json()}\r\n\r\n: still there\r\n"
         route.fulfill(status=200, content_type="text/event-stream", body=body)
 
@@ -95,7 +95,7 @@ def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningAp
         expect(page.locator(".progress-text")).to_contain_text("number 1 in the line")
         watched.wait("document.querySelector('.connection').textContent === ''")
         assert headers[0] is None
-        assert headers[1] == live.store.events(second, after=None)[0].id
+        assert headers[1] == live.store.jobs.events(second, after=None)[0].id
         page.get_by_role("button", name="Cancel", exact=True).click()
         expect(page.locator(".job-status")).to_have_text("canceled")
         expect(page.locator(".history li")).to_have_count(2)

@@ -14,7 +14,7 @@ import pytest
 from cli.redis_server import EmbeddedRedis
 from jobs.objects import ObjectStoreError
 from jobs.opening import connect_redis
-from jobs.redis_store import RedisJobStore
+from jobs.store import JobStore
 from tests.jobs.making import add_job, claim, succeed
 from tests.jobs.test_objects import open_s3
 from tests.services import S3Endpoint, free_port
@@ -106,7 +106,7 @@ def test_a_transition_in_the_middle_of_a_redis_restart_is_done_once(tmp_path: Pa
     port = free_port()
     server = EmbeddedRedis(tmp_path, port=port)
     try:
-        store = RedisJobStore(connect_redis(server.url))
+        store = JobStore(connect_redis(server.url))
         job = add_job(store)
         lease = claim(store, job.id)
         server._process.kill()
@@ -127,7 +127,7 @@ def test_a_transition_in_the_middle_of_a_redis_restart_is_done_once(tmp_path: Pa
         (server,) = restarted
         assert done.status == "succeeded"
         assert 0.5 < waited_s < 5
-        names = [event.event for event in store.events(job.id, after=None)]
+        names = [event.event for event in store.jobs.events(job.id, after=None)]
         assert names == ["job.queued", "job.started", "job.succeeded"]
     finally:
         server.stop()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from jobs import ids
-from jobs.keyring import SecretInvalidError, link_secret, webhook_secret
+from jobs import names as ids
 from jobs.settings import Settings
+from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 
 
 def settings_of(data_dir: Path, **values: str) -> Settings:

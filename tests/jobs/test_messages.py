@@ -18,8 +18,8 @@ from cli.redis_server import EmbeddedRedis
 from jobs.messages import MessageNotSentError, make_celery, send_render, visibility_timeout_s
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import connect_redis
-from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from jobs.store import JobStore
 from tests.jobs.making import add_job
 from tests.services import free_port, wait_until
 
@@ -40,7 +40,7 @@ def settings_of(url: str, **values: object) -> Settings:
 
 def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
     client = connect_redis(broker.url)
-    store, celery = RedisJobStore(client), make_celery(settings_of(broker.url))
+    store, celery = JobStore(client), make_celery(settings_of(broker.url))
     jobs = [add_job(store, priority=priority, metadata={"secret": "stays here"}) for priority in (0, 1, 2)]
     for job in jobs:
         send_render(celery, job)
@@ -54,7 +54,7 @@ def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
         assert "stays here" not in raw
 
 
-def test_a_broker_that_is_away_is_named_soon(job_store: RedisJobStore) -> None:
+def test_a_broker_that_is_away_is_named_soon(job_store: JobStore) -> None:
     celery = make_celery(settings_of(f"redis://127.0.0.1:{free_port()}/0"))
     begun = time.monotonic()
     with pytest.raises(MessageNotSentError):
@@ -97,7 +97,7 @@ def test_a_worker_works_again_after_the_broker_was_restarted(tmp_path: Path) -> 
     server = EmbeddedRedis(data, port=port)
     client = redis.Redis.from_url(server.url, decode_responses=True)
     celery = make_celery(settings_of(server.url))
-    store = RedisJobStore(connect_redis(server.url))
+    store = JobStore(connect_redis(server.url))
     environment = os.environ | {"RETALKING_REDIS_URL": server.url, "RETALKING_PROBE_KEY": PROBE_KEY}
     with log.open("wb") as output:
         worker = subprocess.Popen(

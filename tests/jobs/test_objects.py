@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from jobs.local_objects import LocalObjectStore
-from jobs.object_keys import InvalidKeyError
 from jobs.objects import (
+    InvalidKeyError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,

@@ -15,7 +15,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.journal import JsonLines
+from jobs.logging_config import JsonFormatter
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
@@ -294,7 +294,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
         raise ValueError("here")
     except ValueError as fault:
         record.exc_info = (type(fault), fault, fault.__traceback__)
-    text = JsonLines().format(record)
+    text = JsonFormatter().format(record)
     assert "\n" not in text
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")
