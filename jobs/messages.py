@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 import redis
 from celery import Celery
@@ -127,7 +128,7 @@ def waiting_renders(celery: Celery) -> dict[int, int]:
     """Messages in the render queue, by the priority of their jobs. Raises MessageNotSentError."""
     try:
         with celery.connection_for_read() as connection:
-            lengths = connection.default_channel.lengths(RENDER_QUEUE)
+            lengths = cast("_Channel", connection.default_channel).lengths(RENDER_QUEUE)
     except (OperationalError, redis.RedisError, OSError) as error:
         raise MessageNotSentError("the broker cannot be reached") from error
     return {priority: lengths[step] for priority, step in BROKER_PRIORITY.items()}
@@ -164,6 +165,7 @@ class _QoS(transport.QoS):
 
 class _Channel(transport.Channel):
     QoS = _QoS
+    _q_for_pri: Callable[[str, int], str]
 
     def lengths(self, queue: str) -> dict[int, int]:
         """Messages in a queue by priority step, without those that a consumer holds."""
@@ -173,7 +175,7 @@ class _Channel(transport.Channel):
             return dict(zip(self.priority_steps, pipe.execute(), strict=True))
 
     def _brpop_start(self, timeout: float | None = None) -> None:
-        super()._brpop_start(timeout)
+        super()._brpop_start(timeout)  # type: ignore[misc]  # not in celery-types
         if _watcher is not None:
             _watcher()
 

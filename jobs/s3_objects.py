@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -26,6 +26,10 @@ from jobs.objects import (
     checked_key,
     checked_prefix,
 )
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _log = logging.getLogger(__name__)
 
@@ -59,13 +63,13 @@ def _s3_errors_named(key: str) -> Iterator[None]:
 class S3ObjectWriter:
     """Holds one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
 
-    def __init__(self, client: Any, bucket: str, key: str, content_type: str) -> None:
-        self._client, self._target = client, {"Bucket": bucket, "Key": key}
+    def __init__(self, client: S3Client, bucket: str, key: str, content_type: str) -> None:
+        self._client, self._bucket, self._key = client, bucket, key
         self._content_type = content_type
         self._buffer = bytearray()
         self._size_bytes = 0
         self._upload_id: str | None = None
-        self._parts: list[dict[str, Any]] = []
+        self._parts: list[CompletedPartTypeDef] = []
         self._is_open = True
 
     def write(self, chunk: bytes) -> None:
@@ -81,13 +85,19 @@ class S3ObjectWriter:
                 self._send_part()
 
     def _send_part(self) -> None:
-        with _s3_errors_named(self._target["Key"]):
+        with _s3_errors_named(self._key):
             if self._upload_id is None:
-                reply = self._client.create_multipart_upload(**self._target, ContentType=self._content_type)
-                self._upload_id = reply["UploadId"]
+                upload = self._client.create_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, ContentType=self._content_type
+                )
+                self._upload_id = upload["UploadId"]
             number = len(self._parts) + 1
             reply = self._client.upload_part(
-                **self._target, UploadId=self._upload_id, PartNumber=number, Body=bytes(self._buffer)
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=bytes(self._buffer),
             )
             self._parts.append({"PartNumber": number, "ETag": reply["ETag"]})
             self._buffer.clear()
@@ -95,14 +105,16 @@ class S3ObjectWriter:
     def commit(self) -> ObjectInfo:
         if not self._is_open:
             raise ValueError("The writer is closed")
-        with _s3_errors_named(self._target["Key"]):
+        with _s3_errors_named(self._key):
             if self._upload_id is None:
-                self._client.put_object(**self._target, Body=bytes(self._buffer), ContentType=self._content_type)
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._key, Body=bytes(self._buffer), ContentType=self._content_type
+                )
             else:
                 if self._buffer:
                     self._send_part()
                 self._client.complete_multipart_upload(
-                    **self._target, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
                 )
                 self._upload_id = None
         self._is_open = False
@@ -117,10 +129,10 @@ class S3ObjectWriter:
         if self._upload_id is not None:
             upload_id, self._upload_id = self._upload_id, None
             try:
-                self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload_id)
             except (ClientError, BotoCoreError) as error:
                 # Nothing is visible either way, and the exception that brought us here matters more
-                _log.warning("%s: parts of an aborted upload are left: %s", self._target["Key"], type(error).__name__)
+                _log.warning("%s: parts of an aborted upload are left: %s", self._key, type(error).__name__)
 
 
 class S3ObjectStore:
@@ -162,9 +174,6 @@ class S3ObjectStore:
             session.client("s3", endpoint_url=public_endpoint, config=config) if public_endpoint else self._client
         )
 
-    def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": checked_key(key)}
-
     def writer(self, key: str, content_type: str = "application/octet-stream") -> S3ObjectWriter:
         return S3ObjectWriter(self._client, self._bucket, checked_key(key), content_type)
 
@@ -193,7 +202,7 @@ class S3ObjectStore:
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """Asks for the object at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
         with _s3_errors_named(key):
-            head = self._client.head_object(**self._at(key))
+            head = self._client.head_object(Bucket=self._bucket, Key=checked_key(key))
             end = head["ContentLength"] if end is None else min(end, head["ContentLength"])
         return self._stream(key, head["ETag"], start, end, chunk_bytes)
 
@@ -203,7 +212,9 @@ class S3ObjectStore:
         while start < end:
             attempts_left -= 1
             with _s3_errors_named(key):
-                reply = self._client.get_object(**self._at(key), Range=f"bytes={start}-{end - 1}", IfMatch=etag)
+                reply = self._client.get_object(
+                    Bucket=self._bucket, Key=checked_key(key), Range=f"bytes={start}-{end - 1}", IfMatch=etag
+                )
                 try:
                     for chunk in reply["Body"].iter_chunks(chunk_bytes):
                         start += len(chunk)
@@ -216,19 +227,21 @@ class S3ObjectStore:
 
     def info(self, key: str) -> ObjectInfo:
         with _s3_errors_named(key):
-            head = self._client.head_object(**self._at(key))
+            head = self._client.head_object(Bucket=self._bucket, Key=checked_key(key))
         return ObjectInfo(head["ContentLength"], head.get("ContentType", "application/octet-stream"))
 
     def copy(self, source: str, target: str) -> ObjectInfo:
         """Inside the store. One request takes up to 5 GiB; above 4 GiB boto3 copies in parts."""
         whole = TransferConfig(multipart_threshold=4 << 30, use_threads=False)
         with _s3_errors_named(source):
-            self._client.copy(self._at(source), self._bucket, checked_key(target), Config=whole)
+            self._client.copy(
+                {"Bucket": self._bucket, "Key": checked_key(source)}, self._bucket, checked_key(target), Config=whole
+            )
         return self.info(target)
 
     def delete(self, key: str) -> None:
         with _s3_errors_named(key):
-            self._client.delete_object(**self._at(key))
+            self._client.delete_object(Bucket=self._bucket, Key=checked_key(key))
 
     def delete_prefix(self, prefix: str) -> int:
         checked_folder(prefix)
@@ -275,11 +288,13 @@ class S3ObjectStore:
             "ResponseContentType": mimetypes.guess_type(download_name)[0] or "application/octet-stream",
         }
         return self._signer.generate_presigned_url(
-            "get_object", Params={**self._at(key), **answer}, ExpiresIn=expires_s
+            "get_object", Params={"Bucket": self._bucket, "Key": checked_key(key), **answer}, ExpiresIn=expires_s
         )
 
     def presign_put(self, key: str, expires_s: int) -> str | None:
-        return self._signer.generate_presigned_url("put_object", Params=self._at(key), ExpiresIn=expires_s)
+        return self._signer.generate_presigned_url(
+            "put_object", Params={"Bucket": self._bucket, "Key": checked_key(key)}, ExpiresIn=expires_s
+        )
 
     def check(self) -> None:
         """Writes one small object, always the same: a bucket that can be read may still refuse to be written."""

@@ -51,6 +51,7 @@ class RedisBase:
         outcome `none`. Raises the error that the outcome stands for."""
         if script not in self._scripts:
             self._scripts[script] = self.client.register_script(_source(script))
+        reply: list[Any]
         outcome, *reply = self._scripts[script](keys=[self.prefix], args=[subject, *args])
         match outcome:
             case "ok":
@@ -86,7 +87,7 @@ class RedisBase:
     def range_by_score(self, key: str, low: str | float, high: str | float, limit: int) -> list[tuple[str, float]]:
         """(member, score) in ascending order of scores."""
         rows = self.client.zrangebyscore(key, low, high, start=0, num=limit, withscores=True)
-        return [(str(member), float(score)) for member, score in rows]
+        return cast("list[tuple[str, float]]", rows)
 
     def text(self, key: str) -> str | None:
         return cast("str | None", self.client.get(key))

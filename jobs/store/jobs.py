@@ -136,14 +136,15 @@ class Jobs:
         else:
             index = self._redis.key("status", status.value if owner is None else f"{status.value}:{owner}")
         highest = "+inf" if cursor is None else f"({cursor[1:]}"
-        rows = self._redis.client.zrevrangebyscore(index, highest, "-inf", start=0, num=limit + 1, withscores=True)
-        jobs = self._read_all([str(job_id) for job_id, _ in rows[:limit]])
+        found = self._redis.client.zrevrangebyscore(index, highest, "-inf", start=0, num=limit + 1, withscores=True)
+        rows = cast("list[tuple[str, float]]", found)
+        jobs = self._read_all([job_id for job_id, _ in rows[:limit]])
         return JobPage(jobs, f"c{int(rows[limit - 1][1])}" if len(rows) > limit else None)
 
     def queue_position(self, job_id: str) -> int | None:
         """1 is next. O(log n)."""
-        rank = self._redis.client.zrank(self._redis.key("waiting"), job_id)
-        return None if rank is None else int(rank) + 1
+        rank = cast("int | None", self._redis.client.zrank(self._redis.key("waiting"), job_id))
+        return None if rank is None else rank + 1
 
     def queue_estimate(self, job_id: str) -> QueueEstimate:
         """Position, mean duration and live workers in one round trip, for polls of queued jobs."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import islice
+from typing import cast
 
 from jobs.models import WorkerInfo
 from jobs.store.base import RedisBase
@@ -80,8 +82,8 @@ class JanitorFailures:
     def items(self, limit: int = 100) -> dict[str, int]:
         """Some of the failed items: `queue:item` -> number of failures."""
         _, found = self._redis.client.hscan(self._redis.key("janitor_failures"), count=limit)
-        pairs: list[tuple[str, str]] = list(dict(found).items())  # type: ignore[arg-type]
-        return {name: int(failures) for name, failures in pairs[:limit]}
+        pairs = cast("dict[str, str]", found).items()
+        return {name: int(failures) for name, failures in islice(pairs, limit)}
 
     def count(self) -> int:
         return self._redis.client.hlen(self._redis.key("janitor_failures"))
