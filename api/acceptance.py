@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from api.access import Caller
 from api.claims import Claim, arriving, byte_quota, given_up
-from api.parts import Parts
+from api.dependencies import Dependencies
 from api.problems import request_id_of
 from api.submission import Submission, read_submission
 from jobs.errors import ServiceError
@@ -36,13 +36,13 @@ from jobs.traces import current_traceparent
 logger = logging.getLogger("retalking.api")
 
 
-async def accept_submission(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
+async def accept_submission(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
     """Receive, check, store, send. key: the caller's Idempotency-Key. Whatever is refused leaves no file behind."""
     with parts.submissions.take(caller.owner):
         return await _accept(request, parts, caller, key)
 
 
-async def _accept(request: Request, parts: Parts, caller: Caller, key: str | None) -> Created:
+async def _accept(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
     origin = Origin(
         caller.owner,
         caller.live_jobs(parts.settings.live_jobs_per_key),
@@ -79,13 +79,13 @@ class _OutcomeUnknownError(Exception):
         self.cause = cause
 
 
-def _check_quota(parts: Parts, origin: Origin) -> None:
+def _check_quota(parts: Dependencies, origin: Origin) -> None:
     """So that nobody sends 2 GB to learn it; what counts is the count at the creation."""
     if origin.owner and parts.store.jobs.count_live(origin.owner) >= origin.live_jobs:
         raise _quota_exceeded(parts, origin)
 
 
-def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
+def _quota_exceeded(parts: Dependencies, origin: Origin) -> ServiceError:
     """Worth asking again when a usual job is over; a guess, so between 1 s and a minute."""
     wait_s = min(60, max(1, math.ceil(parts.store.jobs.mean_run_s() or 10)))
     headers = {
@@ -97,7 +97,7 @@ def _quota_exceeded(parts: Parts, origin: Origin) -> ServiceError:
     return ServiceError("quota_exceeded", message, headers=headers)
 
 
-def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
+def _create(parts: Dependencies, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
     settings = parts.settings
     memory = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
     try:
@@ -122,7 +122,7 @@ def _create(parts: Parts, job_id: str, submission: Submission, key: str | None, 
         return _look_again(parts, job_id, cause)
 
 
-def _look_again(parts: Parts, job_id: str, cause: RedisError) -> Created:
+def _look_again(parts: Dependencies, job_id: str, cause: RedisError) -> Created:
     """The connection broke during the creation: was it before or after?"""
     try:
         return Created(parts.store.jobs.get(job_id), True)
@@ -134,7 +134,7 @@ def _look_again(parts: Parts, job_id: str, cause: RedisError) -> Created:
         raise _OutcomeUnknownError(cause) from None
 
 
-async def _remove_staged(parts: Parts, job_id: str) -> None:
+async def _remove_staged(parts: Dependencies, job_id: str) -> None:
     """Shielded: this also runs when the client went away and the request is being torn down."""
     with anyio.CancelScope(shield=True):
         try:
@@ -144,7 +144,7 @@ async def _remove_staged(parts: Parts, job_id: str) -> None:
             logger.warning("Staged files of %s are left to the janitor: %s", job_id, type(error).__name__)
 
 
-def _send(parts: Parts, job: Job) -> None:
+def _send(parts: Dependencies, job: Job) -> None:
     """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
     try:
         send_render(parts.celery, job)

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.browsers import refuse_other_sites
-from api.parts import Parts, WithParts
+from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
 from jobs.models import MAX_PRIORITY
 from jobs.store.keys import ApiKey, Scope, key_id_of
@@ -62,29 +62,29 @@ class Caller:
 ANYONE = Caller()
 
 
-async def authorise(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorise(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """Reading needs the scope `read`, everything else `submit`."""
     scope = Scope.READ if request.method in _READING else Scope.SUBMIT
     await admit(request, parts, credentials, scope)
 
 
-async def authorise_any(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorise_any(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """Any key that is valid."""
     await admit(request, parts, credentials, None)
 
 
-async def authorise_admin(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorise_admin(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     await admit(request, parts, credentials, Scope.ADMIN)
 
 
-async def authorise_metrics(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorise_metrics(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """They count the jobs of all keys, so an admin's; open where the deployment says so."""
     if not parts.settings.metrics_open:
         await admit(request, parts, credentials, Scope.ADMIN)
 
 
 async def admit(
-    request: Request, parts: Parts, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
+    request: Request, parts: Dependencies, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
 ) -> None:
     """Note the caller at the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
@@ -101,7 +101,7 @@ async def admit(
     request.state.caller = Caller(key)
 
 
-def _identify(parts: Parts, text: str | None) -> ApiKey:
+def _identify(parts: Dependencies, text: str | None) -> ApiKey:
     """One answer for a key that is unknown, wrong or revoked: which of them it is, is nobody's business."""
     if text is None:
         message = "This call needs an API key, and none was sent."
@@ -114,7 +114,7 @@ def _identify(parts: Parts, text: str | None) -> ApiKey:
     return key
 
 
-def _spend(request: Request, parts: Parts, key: ApiKey) -> None:
+def _spend(request: Request, parts: Dependencies, key: ApiKey) -> None:
     """Field names and forms: draft-ietf-httpapi-ratelimit-headers-09."""
     per_minute = key.requests_per_minute or parts.settings.requests_per_minute
     allowance = parts.store.keys.consume_token(key.id, per_minute)
@@ -129,7 +129,7 @@ def _spend(request: Request, parts: Parts, key: ApiKey) -> None:
 
 
 async def caller_of(request: Request) -> Caller:
-    """AttributeError, and so no entry, where no `authorise` stood before the endpoint. async: see get_parts."""
+    """AttributeError, and so no entry, where no `authorise` stood before the endpoint. async: see get_dependencies."""
     return request.state.caller
 
 

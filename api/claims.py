@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from api.parts import Parts
+from api.dependencies import Dependencies
 from jobs.errors import ServiceError
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
 from jobs.store.keys import ApiKey
@@ -24,7 +24,7 @@ from jobs.store.keys import ApiKey
 logger = logging.getLogger("retalking.api")
 
 
-def byte_quota(parts: Parts, owner: str, key: ApiKey | None) -> ByteQuota:
+def byte_quota(parts: Dependencies, owner: str, key: ApiKey | None) -> ByteQuota:
     own = key.stored_bytes if key is not None else None
     return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
 
@@ -32,7 +32,7 @@ def byte_quota(parts: Parts, owner: str, key: ApiKey | None) -> ByteQuota:
 class Claim:
     """The bytes of one arrival. Synchronous, so to be called from threads, one at a time."""
 
-    def __init__(self, parts: Parts, arrival: str, quota: ByteQuota) -> None:
+    def __init__(self, parts: Dependencies, arrival: str, quota: ByteQuota) -> None:
         self._parts, self._quota = parts, quota
         self.arrival = arrival
         self._reserved_bytes = 0
@@ -79,7 +79,7 @@ def given_up() -> ServiceError:
 
 
 @asynccontextmanager
-async def arriving(parts: Parts, arrival: str) -> AsyncIterator[None]:
+async def arriving(parts: Dependencies, arrival: str) -> AsyncIterator[None]:
     """Note that files arrive, before the first byte is stored: a crash from here on leaves nothing that the janitor
     would not find. Renewed meanwhile, so that the janitor takes nothing away that is only slow."""
     ttl_s = parts.settings.upload_ttl_s
@@ -91,7 +91,7 @@ async def arriving(parts: Parts, arrival: str) -> AsyncIterator[None]:
         renewal.cancel()
 
 
-async def _renew(parts: Parts, arrival: str, ttl_s: float) -> None:
+async def _renew(parts: Dependencies, arrival: str, ttl_s: float) -> None:
     while True:
         await anyio.sleep(ttl_s / 3)
         try:

@@ -14,8 +14,8 @@ from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.access import WithCaller
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import JobId, find_job
-from api.parts import Parts, WithParts
 from api.places import HoldsPlace
 from api.problems import refusals
 from jobs.models import JobEvent
@@ -74,7 +74,7 @@ EVENT_SCHEMA = {
 )
 async def stream_events(
     job_id: JobId,
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     last_event_id: Annotated[
         str | None,
@@ -101,7 +101,7 @@ class EventStream(HoldsPlace, EventSourceResponse):
     """Counted among the open ones."""
 
 
-async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _follow(parts: Dependencies, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:
     """Events after an id until the job is over or gone. A store that is down for a while delays them."""
     pause_s = POLL_FIRST_S
     while True:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.parts import Parts
+from api.dependencies import Dependencies
 from api.places import HoldsPlace
 from api.ranges import asked_range, is_unchanged
 from jobs.errors import ServiceError
@@ -38,7 +38,7 @@ class Download(HoldsPlace, StreamingResponse):
     """Counted among the open ones."""
 
 
-def file_response(request: Request, parts: Parts, owner: str, file: ServedFile) -> Response:
+def file_response(request: Request, parts: Dependencies, owner: str, file: ServedFile) -> Response:
     """200, 206 or 304. owner: of the job, whose downloads these are, also by a link. Raises range_not_satisfiable,
     storage_failed where the object is gone, and too_many_open when it is sent."""
     headers = file.headers

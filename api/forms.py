@@ -12,8 +12,8 @@ from api.bodies import body_chunks, too_large
 from api.bounds import check_filename, read_json
 from api.claims import Claim
 from api.containers import Slot
+from api.dependencies import Dependencies
 from api.multipart import PartData, PartStart, read_parts
-from api.parts import Parts
 from api.problems import FieldError
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
@@ -36,7 +36,7 @@ class ReceivedForm:
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
-async def receive_form(request: Request, parts: Parts, claim: Claim) -> ReceivedForm:
+async def receive_form(request: Request, parts: Dependencies, claim: Claim) -> ReceivedForm:
     """Read the whole form. On any exception the file in work leaves no trace; files that were whole by then stay
     under the job's prefix for the caller to remove."""
     settings = parts.settings
@@ -61,7 +61,7 @@ async def receive_form(request: Request, parts: Parts, claim: Claim) -> Received
 class _Receiver:
     """Sends each part where it belongs."""
 
-    def __init__(self, parts: Parts, claim: Claim) -> None:
+    def __init__(self, parts: Dependencies, claim: Claim) -> None:
         self.form = ReceivedForm()
         self._parts = parts
         self._claim = claim

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from api.acceptance import accept_submission
 from api.access import Caller, WithCaller
-from api.parts import Parts, WithParts
+from api.dependencies import Dependencies, WithDependencies
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import Job, JobStatus, JobView
@@ -95,7 +95,7 @@ class JobList(BaseModel):
     | refusals(*SUBMISSION_REFUSALS),
 )
 async def submit_job(
-    request: Request, parts: WithParts, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
 ) -> Response:
     """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
 
@@ -119,7 +119,7 @@ async def submit_job(
     responses=refusals("service_unavailable"),
 )
 def list_jobs(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
@@ -149,7 +149,7 @@ def list_jobs(
     responses={200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}}}
     | refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     return view_response(
         view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
@@ -165,7 +165,7 @@ def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     responses={202: {"description": "Was live: cancel asked for"}, 204: {"description": "Was over: deleted, files too"}}
     | refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def delete_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """A job whose record can not be read is deleted too, files and all."""
     try:
         job = find_job(parts, caller, job_id)
@@ -189,7 +189,7 @@ def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     response_model=JobView,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
     find_job(parts, caller, job_id)
     job = parts.store.jobs.request_cancel(job_id, retention_s=parts.settings.retention_s)
@@ -207,7 +207,7 @@ def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     ),
     tags=["webhooks"],
 )
-def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def redeliver_webhook(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """The last event of the job, and every one that was given up, under the ids they had: receivers can tell."""
     job = find_job(parts, caller, job_id)
     if job.spec.request.webhook_url is None:
@@ -222,7 +222,7 @@ def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Re
     return view_response(view(parts, parts.store.jobs.get(job_id), caller), 202)
 
 
-def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
+def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
     """The job, or job_not_found: for ids that can not exist and for jobs of another key alike."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
@@ -237,7 +237,7 @@ def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def view(parts: Parts, job: Job, caller: Caller) -> JobView:
+def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
     """Links in it end with the caller's key: an admin's open also what belongs to a key that is revoked."""
     return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from api.parts import Parts
+from api.dependencies import Dependencies
 from jobs.errors import ServiceError
 from jobs.signing import is_signed
 from jobs.store.keys import is_key_id
@@ -17,7 +17,7 @@ LinkHolder = Annotated[str, Query(max_length=128, description="From the link: id
 LinkSignature = Annotated[str, Query(max_length=128, description="From the link")]
 
 
-def check_link(parts: Parts, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
+def check_link(parts: Dependencies, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
     """Raises link_invalid: altered, expired, or made for a key that is revoked. Where keys are required a link without
     one, made before they were, opens nothing."""
     is_whole = expires is not None and is_signed(parts.link_key, method, path, expires, signature, time.time(), holder)
@@ -25,7 +25,7 @@ def check_link(parts: Parts, method: str, path: str, expires: int | None, holder
         raise ServiceError("link_invalid", "The link was altered, has expired, or its API key was revoked.")
 
 
-def _is_held(parts: Parts, holder: str) -> bool:
+def _is_held(parts: Dependencies, holder: str) -> bool:
     if not holder:
         return not parts.settings.require_keys
     key = parts.store.keys.find(holder) if is_key_id(holder) else None

@@ -10,11 +10,11 @@ from fastapi import APIRouter, FastAPI, Security
 from api import events, jobs, media, probes, quarantine, results, service, uploads, webhooks
 from api.access import authorise, authorise_admin, authorise_any, authorise_metrics
 from api.browsers import HostGuard, own_hosts
+from api.dependencies import Dependencies
 from api.headers import AnswerHeaders
 from api.metrics import RequestMetrics
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
-from api.parts import Parts
 from api.places import Places
 from api.problems import install_problems, refusals
 from api.tracing import Tracing
@@ -34,7 +34,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(
+    app.state.parts = Dependencies(
         settings=settings,
         store=store,
         objects=objects,

@@ -13,11 +13,11 @@ from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, WithCaller
 from api.containers import HEAD_BYTES, Container, recognise
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
@@ -73,7 +73,7 @@ class MediaLinks(BaseModel):
     response_model=MediaLinks,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_media(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """Each opens one file for a while without a key, because media elements can not send one. Links of this service
     end with the key that asked for them; presigned ones of the object store only when they expire."""
     job = find_job(parts, caller, job_id)
@@ -104,7 +104,7 @@ def open_media(
     job_id: JobId,
     part: Annotated[MediaPart, Path(description="Which file")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
@@ -123,7 +123,7 @@ def _path(job_id: str, part: str) -> str:
     return f"jobs/{job_id}/media/{part}"
 
 
-def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
+def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
     file = _file_of(parts, job, part)
     if file is None:
         return None
@@ -134,13 +134,13 @@ def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller)
     return MediaLink(url=link, content_type=file.content_type)
 
 
-def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
+def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
     return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
 
 
-def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:
+def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:
     """An input that we hold. Its type is read from its bytes: what the caller said about it proves nothing."""
     if source.key is None:
         return None

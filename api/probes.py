@@ -12,9 +12,9 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
 
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import view_response
 from api.metrics import StoreCollector
-from api.parts import Parts, WithParts
 from api.problems import FieldError, problem_response, refusals
 from jobs.objects import ObjectStoreFullError
 
@@ -58,7 +58,7 @@ async def get_health() -> Response:
     response_model=Readiness,
     responses=refusals("service_unavailable"),
 )
-async def get_readiness(request: Request, parts: WithParts) -> Response:
+async def get_readiness(request: Request, parts: WithDependencies) -> Response:
     checks: dict[str, Callable[[], str]] = {
         "redis": lambda: parts.store.ping() or "answers",
         "objects": lambda: _check_objects(parts),
@@ -89,7 +89,7 @@ async def get_readiness(request: Request, parts: WithParts) -> Response:
     return problem_response(request, "service_unavailable", detail, errors=errors)
 
 
-def _check_objects(parts: Parts) -> str:
+def _check_objects(parts: Dependencies) -> str:
     """A full store does not take this process out of service: jobs and results can still be read, and what is deleted
     makes room. Submissions are refused by name."""
     try:
@@ -103,7 +103,7 @@ class _NoWorkerError(Exception):
     """No worker that could take a job reported within its time."""
 
 
-def _check_workers(parts: Parts) -> str:
+def _check_workers(parts: Dependencies) -> str:
     live = parts.store.workers.live()
     if not live:
         raise _NoWorkerError("no render worker is live")
@@ -123,7 +123,7 @@ def _check_workers(parts: Parts) -> str:
     response_class=Response,
     responses={200: {"description": "Text exposition format", "content": _PLAIN_TEXT}} | refusals(),
 )
-def get_metrics(parts: WithParts) -> Response:
+def get_metrics(parts: WithDependencies) -> Response:
     """Answers also when the store does not: `retalking_store_up` is 0 then."""
     scrape = CollectorRegistry()
     scrape.register(StoreCollector(parts.store))

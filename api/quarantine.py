@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import WithDependencies
 from api.jobs import view_response
-from api.parts import WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.names import is_job_id, job_prefix
@@ -43,7 +43,7 @@ class QuarantineView(BaseModel):
     responses=refusals("service_unavailable"),
 )
 def list_quarantine(
-    parts: WithParts, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
+    parts: WithDependencies, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
 ) -> Response:
     """They stand in no list and no queue any more. Those of jobs are deleted, with their files, after the retention
     time of the deployment."""
@@ -63,7 +63,7 @@ def list_quarantine(
     responses={204: {"description": "Deleted"}} | refusals("record_not_found", "service_unavailable"),
 )
 def delete_quarantined(
-    parts: WithParts,
+    parts: WithDependencies,
     kind: Annotated[RecordKind, Path(description="As `GET /quarantine` names it")],
     record_id: Annotated[str, Path(max_length=255, description="Id of the record")],
 ) -> Response:

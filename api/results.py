@@ -11,11 +11,11 @@ from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
 from api.links import LinkExpires, LinkHolder, check_link
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
@@ -82,7 +82,7 @@ _signature = APIKeyQuery(
 async def downloader(
     job_id: JobId,
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     credentials: WithKey,
     signature: Annotated[str | None, Security(_signature)],
     expires: LinkExpires | None = None,
@@ -118,7 +118,7 @@ class Evaluation(BaseModel):
     responses=RESULT_RESPONSES | RESULT_REFUSALS,
     openapi_extra=RESULT_PARAMETERS,
 )
-def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
+def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
     job = find_job(parts, caller, job_id)
     result = _result_of(job)
@@ -138,7 +138,7 @@ def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDo
     }
     | {status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
 )
-def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
+def head_result(job_id: JobId, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Answered here, not redirected: a presigned link is good for GET only."""
     file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
@@ -151,7 +151,7 @@ def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Resp
     response_model=Evaluation,
     responses=refusals("job_not_found", "record_unreadable", "evaluation_not_ready", "service_unavailable"),
 )
-def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_evaluation(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     if job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
@@ -166,7 +166,7 @@ def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Respo
     )
 
 
-def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
+def _curves_of(parts: Dependencies, result: ResultInfo) -> EvaluationCurves | None:
     """Jobs of older workers left none. A file that does not fit is a newer worker's: the numbers stand without it."""
     try:
         document = b"".join(parts.objects.read(curves_key(result.key)))

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from api.bounds import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.containers import ACCEPTED_NAMES
+from api.dependencies import WithDependencies
 from api.engines import choose_engine
 from api.jobs import view_response
-from api.parts import WithParts
 from api.problems import refusals
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import EngineInfo, JobOptions
@@ -93,7 +93,7 @@ class ErrorRow(BaseModel):
     response_model=Offer,
     responses=refusals("service_unavailable"),
 )
-def list_engines(parts: WithParts) -> Response:
+def list_engines(parts: WithDependencies) -> Response:
     workers = parts.store.workers.live()
     counts: dict[str, EngineOffer] = {}
     for engine in (engine for worker in workers for engine in worker.engines):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from api.bodies import too_large
 from api.claims import Claim
 from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
-from api.parts import Parts
+from api.dependencies import Dependencies
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 
@@ -34,7 +34,7 @@ class Intake:
     slot: what the file is for; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Parts, claim: Claim, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Dependencies, claim: Claim, key: str, slot: Slot | None) -> None:
         self._parts = parts
         self._claim = claim
         self._key = key

@@ -17,9 +17,9 @@ from api.bodies import read_body, too_large
 from api.bounds import check_metadata, read_json
 from api.claims import Claim, announced_bytes
 from api.containers import HEAD_BYTES, Slot
+from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
-from api.parts import Parts
 from api.problems import FieldError, field_errors, say
 from api.staging import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
@@ -55,7 +55,7 @@ class Submission:
     fingerprint: str
 
 
-async def read_submission(request: Request, parts: Parts, caller: Caller, claim: Claim) -> Submission:
+async def read_submission(request: Request, parts: Dependencies, caller: Caller, claim: Claim) -> Submission:
     """Receive and check. Inputs that came with the request or from an upload lie under the job's prefix afterwards,
     also when this raises: the caller removes them then."""
     # First, so that with the store down nobody sends 2 GB to learn it.
@@ -76,7 +76,7 @@ async def read_submission(request: Request, parts: Parts, caller: Caller, claim:
     return Submission(spec, _fingerprint(body, form))
 
 
-async def _receive(request: Request, parts: Parts, claim: Claim) -> tuple[JobSubmission, ReceivedForm]:
+async def _receive(request: Request, parts: Dependencies, claim: Claim) -> tuple[JobSubmission, ReceivedForm]:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -176,7 +176,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
         raise ServiceError("invalid_request", say(errors), errors=errors)
 
 
-def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, claim: Claim) -> JobSpec:
+def _resolve(body: JobSubmission, form: ReceivedForm, parts: Dependencies, caller: Caller, claim: Claim) -> JobSpec:
     """Take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
 
     def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
@@ -204,7 +204,7 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Call
     )
 
 
-async def _check_address(name: str, address: str | None, parts: Parts, caller: Caller) -> None:
+async def _check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, naming the field. A None is no address."""
     if address is None:
         return
@@ -215,7 +215,7 @@ async def _check_address(name: str, address: str | None, parts: Parts, caller: C
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
+def _copy_upload(parts: Dependencies, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
     source, key = upload_key(upload_id), input_key(claim.arrival, slot)
     try:
         if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:

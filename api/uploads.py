@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from api.access import Caller, WithCaller
 from api.bodies import body_chunks
 from api.claims import Claim, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import view_response
 from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
@@ -66,7 +66,7 @@ class UploadedFile(BaseModel):
     response_model=UploadLink,
     responses=refusals("storage_full", "storage_quota_exceeded", "service_unavailable"),
 )
-def create_upload(parts: WithParts, caller: WithCaller) -> Response:
+def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
     """The file goes straight to the object store where that gives links, else to this service. One upload can serve
     any number of jobs until it expires. Links of this service take one file and end with the key that asked for them;
     presigned ones of the object store replace the file on every PUT until they expire."""
@@ -127,7 +127,7 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
 async def put_upload(
     upload_id: Annotated[str, Path(description="Id from `POST /uploads`")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
@@ -142,7 +142,7 @@ async def put_upload(
     return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
 
 
-def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> str:
+def _check_put(parts: Dependencies, upload_id: str, expires: int, holder: str, signature: str) -> str:
     """The owner of the upload."""
     if not is_upload_id(upload_id):
         raise ServiceError("link_invalid", "The link was altered.")
@@ -155,7 +155,7 @@ def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signatur
     return owner
 
 
-def _holds_file(parts: Parts, upload_id: str) -> bool:
+def _holds_file(parts: Dependencies, upload_id: str) -> bool:
     try:
         parts.objects.info(upload_key(upload_id))
     except ObjectNotFoundError:
@@ -167,7 +167,7 @@ def _complete() -> ServiceError:
     return ServiceError("upload_complete", "A file came to this link before; it is kept as it is.")
 
 
-async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -> StagedFile:
+async def _receive(request: Request, parts: Dependencies, upload_id: str, owner: str) -> StagedFile:
     """The file arrives under an id of its own, so that what it holds is known wherever this ends, and becomes the
     upload's in the step before it is visible."""
     claim = await run_in_threadpool(_open_claim, parts, owner)
@@ -193,7 +193,7 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
                 await run_in_threadpool(parts.store.locks.release, _lock(upload_id), token)
 
 
-def _open_claim(parts: Parts, owner: str) -> Claim:
+def _open_claim(parts: Dependencies, owner: str) -> Claim:
     key = parts.store.keys.find(owner) if owner else None
     return Claim(parts, new_job_id(), byte_quota(parts, owner, key))
 
@@ -202,7 +202,7 @@ def _expired() -> ServiceError:
     return ServiceError("upload_not_found", "This upload expired before its file was there.")
 
 
-def _take_place(parts: Parts, upload_id: str, token: str) -> None:
+def _take_place(parts: Dependencies, upload_id: str, token: str) -> None:
     """Of two PUTs that end at the same moment one is kept. Raises upload_complete."""
     if not parts.store.locks.acquire(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
         raise _complete()
@@ -212,7 +212,7 @@ def _lock(upload_id: str) -> str:
     return f"upload:{upload_id}"
 
 
-def _own_link(parts: Parts, upload_id: str, ttl_s: int, caller: Caller) -> str:
+def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
     query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
     return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"

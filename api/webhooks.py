@@ -9,8 +9,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import find_job, view_response
-from api.parts import Parts, WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import DeliveryView
@@ -57,7 +57,7 @@ class WebhookSecret(BaseModel):
     responses=refusals("service_unavailable"),
 )
 def list_undelivered(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     state: Annotated[
         Literal["pending", "given_up"], Query(description="`pending`: will be tried (again); `given_up`: will not")
@@ -83,7 +83,7 @@ def list_undelivered(
 )
 def redeliver_event(
     delivery_id: Annotated[str, Path(description="Id of a delivery, as in the header `webhook-id`")],
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
 ) -> Response:
     """Under the id it had, with all attempts of the schedule ahead. Also one that was delivered."""
@@ -104,7 +104,7 @@ def redeliver_event(
     response_model=WebhookSecret,
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
-def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = None) -> Response:
+def get_webhook_secret(parts: WithDependencies, caller: WithCaller, key_id: KeyId = None) -> Response:
     owner = _owner_of(parts, caller, key_id)
     return _secret_response(parts, owner, parts.store.webhooks.secret_state(owner))
 
@@ -117,7 +117,7 @@ def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = Non
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
 def rotate_webhook_secret(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     key_id: KeyId = None,
     overlap_s: Annotated[
@@ -130,7 +130,7 @@ def rotate_webhook_secret(
     return _secret_response(parts, owner, parts.store.webhooks.rotate_secret(owner, overlap_s))
 
 
-def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
+def _owner_of(parts: Dependencies, caller: Caller, key_id: str | None) -> str:
     """The key that is meant. Raises webhook_secret_shared, forbidden, key_not_found."""
     if caller.key is None:
         message = "Keys are not required here, so all webhooks are signed with the secret of the service."
@@ -144,7 +144,7 @@ def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
     return key_id
 
 
-def _secret_response(parts: Parts, owner: str, state: WebhookSecretState) -> Response:
+def _secret_response(parts: Dependencies, owner: str, state: WebhookSecretState) -> Response:
     secret, *previous = parts.webhook_secrets.at(owner, state)
     body = WebhookSecret(
         key_id=owner,

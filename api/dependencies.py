@@ -30,8 +30,8 @@ LISTENER_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of the service. store and objects are synchronous: call them from a thread."""
+class Dependencies:
+    """What endpoints work with. store and objects are synchronous: call them from a thread."""
 
     settings: Settings
     store: JobStore
@@ -59,9 +59,9 @@ class Parts:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)
 
 
-async def get_parts(request: Request) -> Parts:
+async def get_dependencies(request: Request) -> Dependencies:
     """async: FastAPI sends a plain function into a thread and back, which costs more than most endpoints' own work."""
     return request.app.state.parts
 
 
-WithParts = Annotated[Parts, Depends(get_parts)]
+WithDependencies = Annotated[Dependencies, Depends(get_dependencies)]
