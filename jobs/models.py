@@ -1,4 +1,4 @@
-"""The shapes of a job: what is asked (JobOptions, JobSpec), what is stored (Job), what callers see (JobView)."""
+"""Models of a job: what is requested (JobOptions, JobSpec), stored (Job), and shown to callers (JobView)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
-def _meanings(**meanings: str) -> dict[str, Any]:
-    """What each word of an option does, for people. The name of the extension is Redocly's."""
+def _describe_values(**meanings: str) -> dict[str, Any]:
+    """Descriptions of the values of an option (extension of OpenAPI by Redocly)."""
     return {"x-enumDescriptions": meanings}
 
 
 class FrozenModel(BaseModel):
+    """Immutable; unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FacePoint(FrozenModel):
-    """The face nearest to a point of the upright picture at a time."""
+    """The face nearest to a point of the upright picture at a given time."""
 
     x: float = Field(ge=0, le=16384, description="Pixels from the left")
     y: float = Field(ge=0, le=16384, description="Pixels from the top")
@@ -56,7 +58,7 @@ class FaceBox(FrozenModel):
 
 
 class Crop(FrozenModel):
-    """Margins to leave out when looking for the face, as fractions of the picture. The output keeps the whole frame."""
+    """Margins to ignore when detecting the face, as fractions of the picture. The output keeps the whole frame."""
 
     left: float = Field(0.0, ge=0, lt=1)
     top: float = Field(0.0, ge=0, lt=1)
@@ -65,7 +67,7 @@ class Crop(FrozenModel):
 
 
 class Pads(FrozenModel):
-    """Growth of the face box, in pixels."""
+    """Padding of the face box, in pixels."""
 
     top: int = Field(0, ge=-500, le=500)
     bottom: int = Field(20, ge=-500, le=500)
@@ -76,117 +78,122 @@ class Pads(FrozenModel):
 class Output(FrozenModel):
     """How the result is encoded."""
 
-    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
-    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
+    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better, and a larger file")
+    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows; never scales up")
     container: Literal["mp4", "mov", "mkv"] = "mp4"
-    fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
-    badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
+    fps: float | None = Field(
+        None, ge=1, le=120, description="Output frame rate; absent: the average rate of the input"
+    )
+    badge: bool = Field(False, description="Draw a badge in a corner that labels the video as synthetic")
 
 
 class JobOptions(FrozenModel):
-    """What can be asked of a render."""
+    """Options of a render."""
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
         "auto",
         description="Which engine renders",
-        json_schema_extra=_meanings(
-            auto="The best one that the live workers offer",
-            videoretalking="The neural method; needs its checkpoints and a GPU",
-            preview="A landmark warp that runs anywhere: a stand-in, not the neural method",
+        json_schema_extra=_describe_values(
+            auto="The best engine that the live workers offer",
+            videoretalking="The neural method; needs checkpoints and a GPU",
+            preview="A landmark warp that runs on any CPU: a preview, not the neural method",
         ),
     )
     expression: (
         Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
     ) = Field(
         "neutral",
-        description="Expression template: neutral, smile, `image` (the picture sent as the file part `expression`), or "
+        description="Expression template: neutral, smile, `image` (a picture sent as the file part `expression`), or "
         "`upload:<id>` of an uploaded picture",
-        json_schema_extra=_meanings(
+        json_schema_extra=_describe_values(
             neutral="A calm face", smile="A smiling face", image="The expression of a picture that you send"
         ),
     )
     upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
         "original",
         description="Emotion of eyes and brows",
-        json_schema_extra=_meanings(
-            original="Left as they are", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
+        json_schema_extra=_describe_values(
+            original="Unchanged", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
         ),
     )
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
         "bounce",
-        description="What happens when video and speech differ in length",
-        json_schema_extra=_meanings(
-            cut_off="As long as the shorter of both",
+        description="How to handle video and speech of different lengths",
+        json_schema_extra=_describe_values(
+            cut_off="As long as the shorter of the two",
             loop="As long as the speech; the video starts over from its first picture",
             bounce="As long as the speech; the video runs forward, then backward, and so on",
-            silence="As long as the longer of both; speech is followed by silence, or the last picture holds",
+            silence="As long as the longer of the two; silence follows the speech, or the last picture is held",
             remap="As long as the speech; the video is stretched or compressed in time to fit",
         ),
     )
     face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
         Field(
             "largest",
-            description="Which face speaks",
-            json_schema_extra=_meanings(
+            description="Which face to animate",
+            json_schema_extra=_describe_values(
                 largest="The largest face",
                 left_most="The face farthest left",
                 right_most="The face farthest right",
                 top_most="The face farthest up",
                 bottom_most="The face farthest down",
-                centre="The face nearest the middle of the picture",
+                centre="The face nearest to the center of the picture",
             ),
         )
     )
     missing_face: Literal["pass_through", "fail"] = Field(
         "pass_through",
         description="Frames without a usable face",
-        json_schema_extra=_meanings(pass_through="Stay as they are", fail="Let the job fail, naming the frames"),
+        json_schema_extra=_describe_values(pass_through="Left unchanged", fail="The job fails and names the frames"),
     )
     crop: Crop = Field(default_factory=Crop)
     pads: Pads = Field(default_factory=Pads)
-    one_shot: bool = Field(False, description="Expression from the first frame only")
-    fps: float = Field(25.0, ge=1, le=120, description="Rate of a still-image face")
+    one_shot: bool = Field(False, description="Take the expression from the first frame only")
+    fps: float = Field(25.0, ge=1, le=120, description="Frame rate when the input is a still image")
     output: Output = Field(default_factory=Output)
     evaluate: list[Metric] | None = Field(
-        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are there; []: none"
+        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of everything random; the same seed gives the same result")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 
 
 class JobRequest(JobOptions):
-    """The `spec` of a submission: the options, and what is done with the job around the render."""
+    """The `spec` of a submission: render options, webhook, priority, deadline and metadata."""
 
     webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
-        None, description="http(s) address told about the job"
+        None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
         default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=5, description="Which events are delivered"
     )
     priority: int = Field(
-        USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="2 is served first; a key may be limited to less"
+        USUAL_PRIORITY,
+        ge=0,
+        le=MAX_PRIORITY,
+        description="2 is rendered first; a key may be limited to lower priorities",
     )
     expires_in_s: int | None = Field(
         None, ge=1, le=30 * 86400, description="Fail the job if it is still queued after this"
     )
     metadata: dict[str, Any] = Field(
         default_factory=dict,
-        description="Echoed in the job and its webhooks; at most 16 kB, 16 levels deep, 1000 names and values",
+        description="Returned with the job and its webhooks; at most 16 kB, 16 levels, 1000 names and values",
     )
 
 
 class InputRef(FrozenModel):
-    """Where an input is: an object we hold, or an address the worker fetches."""
+    """Where an input is: an object in our store, or a URL that the worker fetches."""
 
     kind: Literal["object", "url"]
     key: str | None = None
     url: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
-    filename: str | None = Field(None, description="The caller's name for it: data, never a path")
+    filename: str | None = Field(None, description="Name given by the caller: data, never used as a path")
 
 
 class JobSpec(FrozenModel):
-    """Everything that was asked, fixed at submission."""
+    """The whole request, fixed at submission."""
 
     video: InputRef
     audio: InputRef
@@ -215,7 +222,7 @@ class ResultInfo(FrozenModel):
 
 
 class MetricResult(FrozenModel):
-    """One number about the result; value null comes with a reason."""
+    """One metric of the result; if value is null, reason says why."""
 
     name: str
     value: float | None
@@ -226,23 +233,23 @@ class MetricResult(FrozenModel):
 
 
 class SyncCurve(FrozenModel):
-    """SyncNet's mean distance at the shifts -s .. s. offset_frames: where the smallest lies."""
-
-    distances: list[float | None]
-    offset_frames: int
+    distances: list[float | None] = Field(description="SyncNet's mean distance at the shifts -s .. s frames")
+    offset_frames: int = Field(description="Shift with the smallest distance")
 
 
 class EvaluationCurves(FrozenModel):
-    """What stands behind the numbers, one value a frame of the result, null where unknown; empty: not measured."""
+    """Curves behind the metrics: one value per frame of the result, null if unknown; an empty list was not measured."""
 
     fps: float
-    mouth_opening: list[float | None] = Field(default_factory=list, description="Inner-lip gap, share of the face size")
-    speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
-    ssim: list[float | None] = Field(default_factory=list, description="Similarity to the input")
-    window_distance: list[float | None] = Field(
-        default_factory=list, description="SyncNet's distance of the window that begins at the frame"
+    mouth_opening: list[float | None] = Field(
+        default_factory=list, description="Inner-lip gap as a share of the face size"
     )
-    sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance over the shift, by protocol")
+    speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
+    ssim: list[float | None] = Field(default_factory=list, description="Structural similarity to the input")
+    window_distance: list[float | None] = Field(
+        default_factory=list, description="SyncNet's distance of the window that starts at the frame"
+    )
+    sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance by shift, for each protocol")
 
 
 class RenderNote(FrozenModel):
@@ -256,7 +263,7 @@ class RenderNote(FrozenModel):
 
 
 class RenderInfo(FrozenModel):
-    """What the engine reported, JSON-safe."""
+    """What the engine reported."""
 
     engine: str
     engine_version: str
@@ -268,8 +275,8 @@ class RenderInfo(FrozenModel):
     notes: list[RenderNote] = Field(default_factory=list)
     face_cache: Literal["hit", "partial", "miss", "off"] = Field(
         "off",
-        description="Whether an earlier job of the same key on the same video had done the work on it; "
-        "off: no cache is kept",
+        description="Whether the face analysis of an earlier job of the same key on the same video was reused; "
+        "off: caching is disabled",
     )
 
 
@@ -284,7 +291,7 @@ DeliveryState = Literal["pending", "delivered", "given_up"]
 
 
 class JobSnapshot(FrozenModel):
-    """What an event tells of a job that went on since: the fields that change while a job lives."""
+    """The fields of a job that change while it is live, as they were at an event."""
 
     status: JobStatus
     stage: str | None
@@ -297,7 +304,7 @@ class JobSnapshot(FrozenModel):
 
 
 class Delivery(FrozenModel):
-    """One webhook event of a job. `id` is the webhook-id header, the same over all its attempts."""
+    """One webhook event of a job. `id` is the webhook-id header, the same for all attempts."""
 
     id: str
     job_id: str
@@ -306,9 +313,9 @@ class Delivery(FrozenModel):
     created_at: datetime
     next_attempt_at: datetime | None = None
     attempts: list[DeliveryAttempt] = Field(default_factory=list)
-    tries: int = Field(0, description="Attempts since it was made or asked for again")
-    holder: str = Field("", description="Token of the process that sends it now")
-    snapshot: JobSnapshot | None = Field(None, description="The job at the event; null: made by an earlier version")
+    tries: int = Field(0, description="Attempts since the event or the last redelivery request")
+    holder: str = Field("", description="Token of the process that is sending it")
+    snapshot: JobSnapshot | None = Field(None, description="The job at the event; null: created by an earlier version")
 
     def job_then(self, job: Job) -> Job:
         """The job as it was at the event."""
@@ -320,18 +327,18 @@ class Delivery(FrozenModel):
 
 
 class Job(FrozenModel):
-    """The stored truth about a job. Changed only through JobStore's transitions."""
+    """A job as stored. Changed only by the transitions of jobs/store/jobs.py."""
 
     id: str
     spec: JobSpec
     owner: str = Field("", description="Id of the API key that submitted it; empty: keys were not required")
     request_id: str = Field("", description="Of the submission")
-    traceparent: str = Field("", description="Trace context of the submission (W3C), where traces are on")
+    traceparent: str = Field("", description="Trace context of the submission (W3C), if tracing is enabled")
     status: JobStatus = JobStatus.QUEUED
     stage: str | None = None
     progress: float = Field(0.0, ge=0, le=1)
     attempt: int = 0
-    fence: int = Field(0, description="Of its newest lease; grows with every claim, counted as an attempt or not")
+    fence: int = Field(0, description="Of its newest lease; increases with every claim, counted as an attempt or not")
     max_attempts: int = 3
     cancel_requested: bool = False
     worker: str | None = None
@@ -346,12 +353,12 @@ class Job(FrozenModel):
     render: RenderInfo | None = None
 
 
-# What callers see
+# Shown to callers
 
 
 class ResultView(FrozenModel):
-    url: str = Field(description="Download link; expires")
-    expires_at: datetime | None = Field(None, description="null: the link lives as long as the job")
+    url: str = Field(description="Download link")
+    expires_at: datetime | None = Field(None, description="null: valid as long as the job exists")
     content_type: str
     size_bytes: int
     sha256: str
@@ -382,19 +389,21 @@ class WebhookView(FrozenModel):
 
 
 class JobView(FrozenModel):
-    """A job as callers see it: the body of `GET /jobs/{id}` and the `data` of every webhook."""
+    """A job as shown to callers: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
     id: str
     status: JobStatus
     stage: str | None = Field(
-        description="Running stage: fetch, analyze, synthesize, evaluate, publish",
+        description="Current stage: fetch, analyze, synthesize, evaluate, publish",
         examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
     )
     progress: float = Field(description="0..1")
     queue_position: int | None = Field(description="1 is next; null when not queued")
-    eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")
+    eta_s: float | None = Field(description="Estimated seconds to completion; null if unknown")
     engine_requested: str
-    engine: str | None = Field(description="The engine that ran; `preview` results are previews, not the neural method")
+    engine: str | None = Field(
+        description="The engine that ran; results of `preview` are previews, not the neural method"
+    )
     device: str | None
     attempts: int
     max_attempts: int
@@ -415,7 +424,7 @@ class JobView(FrozenModel):
 
 
 class JobEvent(FrozenModel):
-    """One line of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
+    """One entry of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
 
     id: str
     event: Literal[
@@ -429,20 +438,20 @@ class JobEvent(FrozenModel):
 
 
 class EngineInfo(FrozenModel):
-    """An engine as a worker offers it."""
+    """An engine that a worker offers."""
 
     name: str
     version: str
     device: str
     description: str
     unsupported_options: dict[str, list[str]] = Field(
-        description="Option -> values it refuses; []: any but the default"
+        description="Option -> values that it refuses; []: all except the default"
     )
     synthetic_weights: bool = False
 
 
 class GpuMemory(FrozenModel):
-    """Of one device, all processes on it together."""
+    """Memory of one device, used by all processes together."""
 
     device: str
     used_bytes: int
@@ -455,11 +464,11 @@ class WorkerInfo(FrozenModel):
     id: str
     engines: list[EngineInfo]
     unavailable: dict[str, str] = Field(
-        default_factory=dict, description="Engines it does not offer, each with the reason"
+        default_factory=dict, description="Engines that it does not offer, with the reason"
     )
-    metrics: list[str] = Field(default_factory=list, description="Metrics this worker can compute")
+    metrics: list[str] = Field(default_factory=list, description="Metrics that this worker can compute")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: datetime
-    busy_with: str | None = Field(None, description="Job id in work")
-    polled_at: datetime | None = Field(None, description="When its parent last asked the broker for a message")
+    busy_with: str | None = Field(None, description="Id of the job in progress")
+    polled_at: datetime | None = Field(None, description="When its parent process last polled the broker")
     gpu_memory: list[GpuMemory] = Field(default_factory=list)

@@ -22,19 +22,19 @@ class ObjectNotFoundError(LookupError):
 
 
 class ObjectStoreError(Exception):
-    """The store can not be reached, refused, or broke off. Passing faults were already retried."""
+    """The store is unreachable, refused, or broke off. Transient faults were already retried."""
 
 
 class ObjectStoreFullError(ObjectStoreError):
-    """The store has no room for what was written. Reading and deleting go on, and writing does when room returns."""
+    """The store is full. Reading and deleting still work."""
 
 
 class ObjectTooLargeError(ObjectStoreError):
-    """The object is over the size that the caller allows."""
+    """The object exceeds the size that the caller allows."""
 
 
 class InvalidKeyError(ValueError):
-    """Not a key that an object can have."""
+    """Not a valid object key: a bug, or an attack, because keys are made from ids (jobs/names.py)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ObjectInfo:
 
 class ObjectWriter(Protocol):
     """Streams one object in constant memory. Nothing is visible under the key before commit(); leaving the `with`
-    block without commit() leaves no trace."""
+    block without commit() discards it."""
 
     def write(self, chunk: bytes) -> None: ...
 
@@ -64,13 +64,13 @@ class ObjectStore(Protocol):
     def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to `path`, whole or not at all.
 
-        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError where `path` can
-        not be written.
+        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError if `path` cannot be
+        written.
         """
         ...
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Bytes start..end (end exclusive, None: to the end) in chunks."""
+        """Bytes start..end (end exclusive; None: to the end) in chunks. Raises ObjectNotFoundError at the call."""
         ...
 
     def info(self, key: str) -> ObjectInfo:
@@ -80,7 +80,7 @@ class ObjectStore(Protocol):
     def copy(self, source: str, target: str) -> ObjectInfo: ...
 
     def delete(self, key: str) -> None:
-        """Deleting what is not there is not an error."""
+        """Deleting an object that does not exist is not an error."""
         ...
 
     def delete_prefix(self, prefix: str) -> int:
@@ -90,15 +90,15 @@ class ObjectStore(Protocol):
     def list_keys(self, prefix: str) -> Iterator[str]: ...
 
     def presign_get(self, key: str, expires_s: int, download_name: str) -> str | None:
-        """A link that serves the object without us; None when this store has none (the API then streams it)."""
+        """A link that serves the object directly; None if this store has no such links (the API then streams it)."""
         ...
 
     def presign_put(self, key: str, expires_s: int) -> str | None:
-        """A link that takes a PUT; None when this store has none (the API then offers a signed one of its own)."""
+        """A link that accepts a PUT; None if this store has no such links (the API then signs one of its own)."""
         ...
 
     def check(self) -> None:
-        """Raises ObjectStoreError when objects could not be written now (for /readyz)."""
+        """Raises ObjectStoreError if objects cannot be written (for /readyz)."""
         ...
 
 
@@ -109,21 +109,21 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """For listing. '' lists everything."""
+    """A prefix for listing; '' lists everything."""
     if len(prefix) > MAX_KEY_CHARS or not _PREFIX.fullmatch(prefix):
-        raise InvalidKeyError(f"{prefix[:80]!r} is not the beginning of an object key")
+        raise InvalidKeyError(f"{prefix[:80]!r} is not a prefix of object keys")
     return prefix
 
 
 def checked_folder(prefix: str) -> str:
-    """For deleting: a prefix that ends at a slash, so that jobs/1 never takes jobs/12 along, and is not everything."""
+    """A prefix for deleting: ends with a slash, so that jobs/1 never includes jobs/12, and is not empty."""
     if not prefix.endswith("/"):
-        raise InvalidKeyError(f"{prefix[:80]!r} does not name a folder of keys; it must end with a slash")
+        raise InvalidKeyError(f"{prefix[:80]!r} is not a folder of keys; it must end with a slash")
     return checked_prefix(prefix)
 
 
 def attachment_header(download_name: str) -> str:
-    """Content-Disposition for a file name (RFC 6266): an ASCII form, and the exact one where that differs."""
+    """Content-Disposition of a file name (RFC 6266): an ASCII form, and the exact name if that differs."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", download_name) or "download"
     exact = "" if plain == download_name else f"; filename*=UTF-8''{urllib.parse.quote(download_name, safe='')}"
     return f'attachment; filename="{plain}"{exact}'

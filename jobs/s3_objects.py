@@ -1,4 +1,4 @@
-"""Objects in an S3-compatible bucket."""
+"""Object store in an S3-compatible bucket."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _log = logging.getLogger(__name__)
 
 # S3 takes parts from 5 MiB and 10,000 of them: 8 MiB parts reach 78 GiB in 8 MiB of memory
 PART_BYTES = 8 << 20
-# A body that breaks off is asked for again from where it stopped; botocore retries only up to the first byte
+# An interrupted body is resumed where it stopped; botocore retries only before the first byte
 READ_ATTEMPTS = 4
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
-# S3 itself is never full, so each implementation has a word of its own: MinIO's disk and quota, Ceph's quota, others.
-# Answers without a code are known by their status.
+# S3 itself is never full, so each implementation has its own code: MinIO's disk and quota, Ceph's quota, others.
+# Answers without a code are identified by their status.
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage", "507"}
 _INSUFFICIENT_STORAGE = 507
 
@@ -57,11 +57,11 @@ def _s3_errors_named(key: str) -> Iterator[None]:
             raise ObjectStoreFullError(f"{key}: the object store is full ({code or status})") from error
         raise ObjectStoreError(f"{key}: the object store refused with {code or 'no code'}") from error
     except BotoCoreError as error:
-        raise ObjectStoreError(f"{key}: the object store can not be reached ({type(error).__name__})") from error
+        raise ObjectStoreError(f"{key}: the object store is unreachable ({type(error).__name__})") from error
 
 
 class S3ObjectWriter:
-    """Holds one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
+    """Buffers one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
 
     def __init__(self, client: S3Client, bucket: str, key: str, content_type: str) -> None:
         self._client, self._bucket, self._key = client, bucket, key
@@ -131,16 +131,12 @@ class S3ObjectWriter:
             try:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload_id)
             except (ClientError, BotoCoreError) as error:
-                # Nothing is visible either way, and the exception that brought us here matters more
+                # Nothing is visible either way, and the exception that led here matters more
                 _log.warning("%s: parts of an aborted upload are left: %s", self._key, type(error).__name__)
 
 
 class S3ObjectStore:
-    """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one a process.
-
-    endpoint '': AWS. public_endpoint: put into presigned links where callers see another address than we do.
-    access_key_id '': the standard AWS credential chain.
-    """
+    """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one per process."""
 
     def __init__(
         self,
@@ -152,6 +148,8 @@ class S3ObjectStore:
         access_key_id: str = "",
         secret_access_key: str = "",
     ) -> None:
+        """endpoint: empty: AWS. public_endpoint: for presigned links, if callers reach the store at another address.
+        access_key_id: empty: the standard AWS credential chain."""
         session = boto3.session.Session(
             aws_access_key_id=access_key_id or None,
             aws_secret_access_key=secret_access_key or None,
@@ -164,7 +162,7 @@ class S3ObjectStore:
             connect_timeout=5,
             read_timeout=30,
             max_pool_connections=32,
-            # Newer default checksums are trailers that many S3-compatible stores do not know
+            # The newer default checksums are trailers that many S3-compatible stores do not support
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -193,21 +191,21 @@ class S3ObjectStore:
                 for chunk in self.read(key, 0, info.size_bytes, 1 << 20):
                     target.write(chunk)
                 if target.tell() != info.size_bytes:
-                    raise ObjectStoreError(f"{key}: {target.tell()} of {info.size_bytes} bytes came")
+                    raise ObjectStoreError(f"{key}: received {target.tell()} of {info.size_bytes} bytes")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Asks for the object at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
+        """Requests the object at once: ObjectNotFoundError is raised here, not at the first chunk."""
         with _s3_errors_named(key):
             head = self._client.head_object(Bucket=self._bucket, Key=checked_key(key))
             end = head["ContentLength"] if end is None else min(end, head["ContentLength"])
         return self._stream(key, head["ETag"], start, end, chunk_bytes)
 
     def _stream(self, key: str, etag: str, start: int, end: int, chunk_bytes: int) -> Iterator[bytes]:
-        """Bytes start..end of exactly this version of the object, resumed when the connection breaks."""
+        """Bytes start..end of exactly this version of the object, resumed if the connection breaks."""
         attempts_left = READ_ATTEMPTS
         while start < end:
             attempts_left -= 1
@@ -231,7 +229,7 @@ class S3ObjectStore:
         return ObjectInfo(head["ContentLength"], head.get("ContentType", "application/octet-stream"))
 
     def copy(self, source: str, target: str) -> ObjectInfo:
-        """Inside the store. One request takes up to 5 GiB; above 4 GiB boto3 copies in parts."""
+        """Copies inside the store. One request copies up to 5 GiB; above 4 GiB boto3 copies in parts."""
         whole = TransferConfig(multipart_threshold=4 << 30, use_threads=False)
         with _s3_errors_named(source):
             self._client.copy(
@@ -246,7 +244,7 @@ class S3ObjectStore:
     def delete_prefix(self, prefix: str) -> int:
         checked_folder(prefix)
         deleted = 0
-        # Always the first page: what it named is gone in the next round, and no listing runs while it is changed
+        # Always list the first page: its keys are gone in the next round, and no listing runs during deletion
         while page := next(self._pages(prefix), None):
             with _s3_errors_named(prefix):
                 reply = self._client.delete_objects(
@@ -259,12 +257,12 @@ class S3ObjectStore:
         return deleted
 
     def _abort_uploads(self, prefix: str) -> None:
-        """Parts that a process which died has sent: no listing shows them, but they are stored, and paid for."""
+        """Parts of unfinished uploads of a process that died: no listing shows them, but they are stored and billed."""
         with _s3_errors_named(prefix):
             try:
                 reply = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
             except ClientError as error:
-                # rclone says so where there was never one in the bucket; small stores may not know the request
+                # rclone replies this if the bucket never had any; small stores may not support the request
                 if error.response["Error"]["Code"] in {"NoSuchUpload", "NotImplemented"}:
                     return
                 raise
@@ -297,6 +295,6 @@ class S3ObjectStore:
         )
 
     def check(self) -> None:
-        """Writes one small object, always the same: a bucket that can be read may still refuse to be written."""
+        """Writes one small object, always the same: a readable bucket may still refuse writes."""
         with _s3_errors_named("The bucket"):
             self._client.put_object(Bucket=self._bucket, Key="health/probe", Body=b"probe")

@@ -114,7 +114,7 @@ def test_localhost_is_refused_by_the_real_resolver() -> None:
 
 
 def test_a_name_that_does_not_resolve_has_its_own_sentence(names: dict[str, list[str]]) -> None:
-    with pytest.raises(UrlNotAllowedError, match="can not be resolved"):
+    with pytest.raises(UrlNotAllowedError, match="cannot be resolved"):
         check_url("http://no-such-name.example/", [])
 
 

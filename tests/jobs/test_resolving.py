@@ -14,7 +14,7 @@ import pytest
 
 from jobs import egress
 from jobs.egress import HostTimeoutError, check_url, check_url_async
-from jobs.resolving import LINE_LIMIT, LookupTimeoutError, Resolver
+from jobs.resolving import QUEUE_LIMIT, LookupTimeoutError, Resolver
 from tests.services import silent_name_server, wait_until
 
 PUBLIC = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80))]
@@ -55,7 +55,7 @@ def test_the_callers_limit_is_shorter_than_the_deadline(lookup: Any) -> None:
 
 def test_an_owners_line_is_bounded(lookup: Any) -> None:
     resolver = Resolver(slots=1, per_owner=1, deadline_s=20.0, lookup=lookup)
-    for number in range(LINE_LIMIT + 1):
+    for number in range(QUEUE_LIMIT + 1):
         resolver._ask(f"n{number}.silent.example", 80, "hostile")
     with pytest.raises(LookupTimeoutError):
         resolver.resolve("one-more.silent.example", 80, "hostile")
