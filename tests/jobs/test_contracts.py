@@ -1,4 +1,4 @@
-"""The implementations have what the protocols promise, and settings open the right ones."""
+"""Implementations match the protocols of the object store, and settings select the right one."""
 
 from __future__ import annotations
 
