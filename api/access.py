@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from jobs.signing import is_signed
-from jobs.store.keys import ApiKey, Scope, is_key_id, key_id_of
 
 from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
 from jobs.models import MAX_PRIORITY
+from jobs.signing import is_signed
+from jobs.store.keys import ApiKey, Scope, is_key_id, key_id_of
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -136,7 +136,8 @@ def _count_request(request: Request, parts: Dependencies, key: ApiKey) -> None:
 
 
 async def caller_of(request: Request) -> Caller:
-    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see get_dependencies."""
+    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see
+    get_dependencies."""
     caller: Caller = request.state.caller
     return caller
 

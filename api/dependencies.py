@@ -10,13 +10,13 @@ import anyio
 from anyio import CapacityLimiter
 from celery import Celery
 from fastapi import Depends, Request
-from jobs.signing import WebhookSecrets
 
 from api.limits import ConcurrencyLimit, Pace
 from api.metrics import RequestMetrics
 from jobs.objects import ObjectStore
 from jobs.opening import FreeSpace
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets
 from jobs.store import JobStore
 
 P = ParamSpec("P")

@@ -6,7 +6,6 @@ from importlib.metadata import version
 
 from celery import Celery
 from fastapi import APIRouter, FastAPI, Security
-from jobs.signing import WebhookSecrets, link_secret
 
 from api import events, health, jobs, media, quarantine, results, service, uploads, webhooks
 from api.access import authorize, authorize_admin, authorize_any, authorize_metrics
@@ -20,6 +19,7 @@ from api.problems import install_problems, refusals
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, link_secret
 from jobs.store import JobStore
 
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Path, Request, Response
-from jobs.signing import link_query
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
@@ -23,6 +22,7 @@ from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key: the signature is the permission.

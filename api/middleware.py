@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
 
-from jobs.logging_config import log_context
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.problems import problem_response
 from jobs.errors import is_thread_shortage
+from jobs.logging_config import log_context
 from jobs.settings import Settings
 from jobs.traces import span
 

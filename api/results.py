@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyQuery
-from jobs.store.keys import Scope
 from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
@@ -21,6 +20,7 @@ from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
+from jobs.store.keys import Scope
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 # For players and webhook receivers, which have no key: the signature in the link is the permission

@@ -19,10 +19,10 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from jobs.logging_config import configure_logging
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.main import create_app
+from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass
 
 import anyio
-from jobs.store.keys import ApiKey
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -25,6 +24,7 @@ from api.limits import too_large
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
+from jobs.store.keys import ApiKey
 
 logger = logging.getLogger("retalking.api")
 

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import anyio
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from jobs.signing import link_query
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
@@ -32,6 +31,7 @@ from api.staging import (
 from jobs.errors import ServiceError
 from jobs.names import is_upload_id, new_job_id, new_upload_id, upload_key
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
 # An upload lives at least this long after its file arrived, so that the file becomes visible and a job can use it.
 PUBLISH_S = 300.0

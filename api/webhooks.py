@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from jobs.store.keys import is_key_id
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
@@ -17,6 +16,7 @@ from jobs.errors import ServiceError
 from jobs.models import DeliveryView
 from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
+from jobs.store.keys import is_key_id
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 

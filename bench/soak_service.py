@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
-from jobs.store.keys import Scope
 
 from cli.keys import make_key
 from jobs.names import PRIORITY_STEPS, RENDER_QUEUE
 from jobs.opening import connect_redis
+from jobs.store.keys import Scope
 from tests.faults.service import Service
 from tests.services import RcloneS3
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import redis
-from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
+from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 from jobs.store import JobStore
 
 State = Literal["well", "note", "bad"]

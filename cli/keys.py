@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from jobs.store.keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from rich.console import Console
 from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.models import MAX_PRIORITY, USUAL_PRIORITY
 from jobs.store import JobStore, KeyNotFoundError
+from jobs.store.keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def show(data: DataOption = None) -> None:
     """All keys, oldest first. Never their secret part."""
     titles = ("id", "name", "scopes", "requests/min", "live jobs", "stored bytes", "max priority", "created", "revoked")
     table = Table(*titles, box=None)
-    for key in _call(_open(data).list_keys):
+    for key in _call(_open(data).keys.all):
         limits = (
             str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs, key.stored_bytes)
         )

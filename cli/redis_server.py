@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+
 from jobs.signing import stored_secret
 
 PORT_FILE = "port"

@@ -69,11 +69,10 @@ def _refuse_open_door(host: str, is_decided: bool) -> None:
 
 def _hand_out_first_key(console: Console, data: Path | None) -> None:
     """Where nobody has a key yet, nobody could call: the first one is an admin's."""
-    from jobs.store.keys import Scope
-
     from cli.keys import make_key
     from cli.store_address import store_settings
     from jobs.opening import open_store
+    from jobs.store.keys import Scope
 
     store = open_store(store_settings(data))
     if any(key.revoked_at is None for key in store.keys.all()):

@@ -16,14 +16,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-from jobs.logging_config import log_context
-from jobs.signing import WebhookSecrets
 from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
+from jobs.logging_config import log_context
 from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets
 from jobs.store import JobNotFoundError, JobStore
 from jobs.traces import span
 from worker.egress import Egress, UnreachableError

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, NoReturn
 from billiard.pool import EX_RECYCLE
 from celery import Celery, signals
 from celery.exceptions import Reject
-from jobs.logging_config import configure_logging, log_context
 from redis.exceptions import RedisError
 
+from jobs.logging_config import configure_logging, log_context
 from jobs.messages import make_celery, watch_polls
 from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store

@@ -96,7 +96,7 @@ def run_job(job_id: str, context: RunContext) -> None:
         log.info("nothing to do: over, canceled, past its deadline or in other hands", extra={"job": job_id})
         return
     keeper = LeaseKeeper(
-        context.store, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
+        context.store.jobs, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
     )
     attempt = Attempt(context, lease, keeper)
     attempt.log(logging.INFO, "attempt started")

@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 
 from jobs.names import segment_key
 from jobs.objects import ObjectStore, ObjectStoreError
-from jobs.store import LeaseLostError, SegmentLease, SegmentOutcome, SegmentStore, SplitPlan
+from jobs.store import LeaseLostError, SegmentLease, SegmentOutcome, SplitPlan
+from jobs.store.segments import Segments
 from retalking_core.engine import SegmentedEngine
 from retalking_core.media.encoder import encoder_version
 from retalking_core.media.segments import plan_segments
@@ -46,15 +47,15 @@ class SplitClip:
 class SegmentBook:
     """The store, as a LeaseKeeper sees it when the lease is a segment's."""
 
-    def __init__(self, store: SegmentStore) -> None:
-        self._store = store
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
 
     def report(self, lease: SegmentLease, *, stage: str, progress: float, lease_s: float) -> bool:
         """A segment has one stage; its place in the job is the owner's to tell."""
-        return self._store.segments.report(lease, progress, lease_s)
+        return self._segments.report(lease, progress, lease_s)
 
     def renew(self, lease: SegmentLease, lease_s: float) -> bool:
-        return self._store.segments.report(lease, None, lease_s)
+        return self._segments.report(lease, None, lease_s)
 
 
 def renderer_of(engine: SegmentedEngine) -> str:
@@ -71,7 +72,7 @@ def held(lease: SegmentLease, context: RunContext) -> Iterator[LeaseKeeper]:
     """
     settings = context.settings
     keeper = LeaseKeeper(
-        SegmentBook(context.store),
+        SegmentBook(context.store.segments),
         lease,
         lease_s=settings.lease_s,
         stall_s=settings.stall_s,

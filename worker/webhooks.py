@@ -11,11 +11,10 @@ import threading
 from types import FrameType
 
 from jobs.logging_config import configure_logging
-from jobs.signing import WebhookSecrets, link_secret
-
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, link_secret
 from jobs.traces import start_traces
 from jobs.view import view_job
 from worker.delivery import WebhookDeliverer

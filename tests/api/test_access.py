@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from jobs.signing import link_secret, sign_link
-from jobs.store.keys import Scope, key_id_of
 
 from api.access import LINK_SCHEME, SCHEME
 from cli.keys import make_key
+from jobs.signing import link_secret, sign_link
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import MP4, PREVIEW, RunningApi, check_problem, input_files, run_api
 from tests.services import own_database
 

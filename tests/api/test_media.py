@@ -6,9 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from jobs.signing import link_secret, sign_link
 
 from jobs.names import curves_key
+from jobs.signing import link_secret, sign_link
 from tests.api.running import MP4, WAV, RunningApi, check_problem
 
 CONTENT = bytes(range(256)) * 40

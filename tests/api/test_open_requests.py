@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import psutil
 import pytest
-from jobs.store.keys import Scope
 
 from cli.keys import make_key
+from jobs.store.keys import Scope
 from tests.api.running import MP4, RunningApi, check_problem, input_files, run_api
 from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
 from tests.services import own_database, wait_until

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs.store.keys import Scope
 
 from api.problems import PROBLEM_TYPE
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobStatus
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
+from jobs.store.keys import Scope
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
 from tests.services import own_database
 

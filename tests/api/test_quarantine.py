@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jobs.store.keys import Scope
 
 from jobs.names import new_job_id
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, run_api
 from tests.api.test_access import User, user
 from tests.services import own_database

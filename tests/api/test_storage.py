@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-from jobs.store.keys import Scope, key_id_of
 
 from cli.keys import make_key
 from jobs.names import upload_key
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import MP4, WAV, RunningApi, check_problem, input_files, run_api
 from tests.api.test_streaming import open_socket, read_answer, send_head
 from tests.services import S3Endpoint, own_database

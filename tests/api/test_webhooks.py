@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
-from jobs.signing import WebhookSecrets
-from jobs.store.keys import Scope
 from standardwebhooks import Webhook
 
 from jobs.models import DeliveryAttempt
 from jobs.names import new_delivery_id
+from jobs.signing import WebhookSecrets
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, run_api
 from tests.api.test_access import User, user
 from tests.services import own_database, wait_until

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import redis
-from jobs.store.keys import Scope
 
 from cli.keys import make_key
 from cli.redis_server import EmbeddedRedis
 from jobs.opening import open_store
 from jobs.settings import Settings
+from jobs.store.keys import Scope
 from tests.api.running import PREVIEW
 from tests.cli.conftest import Ended
 from tests.jobs.making import add_job, worker_info

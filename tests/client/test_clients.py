@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from jobs.store.keys import Scope
 
 import retalking_client
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobView, Output
+from jobs.store.keys import Scope
 from retalking_client import (
     ApiError,
     EventsLostError,

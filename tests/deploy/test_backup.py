@@ -9,13 +9,12 @@ import subprocess
 import threading
 from pathlib import Path
 
-from jobs.store.keys import Scope, key_id_of
-
 from cli.keys import make_key
 from cli.redis_server import EmbeddedRedis
 from jobs.models import JobStatus
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.store.keys import Scope, key_id_of
 from tests.jobs.making import HOOK, add_job, claim, result_of, start_job, succeed
 from tests.services import wait_until
 

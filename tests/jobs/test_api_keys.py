@@ -1,4 +1,4 @@
-"""API keys in the store: what is kept of them, what they may spend, and that their jobs stay apart."""
+"""API keys in the store: stored fields, rate limits, quotas, and separation of owners."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
-from jobs.store.keys import ApiKey, Scope, digest_of, key_id_of, new_key_text
 
 from jobs.models import Job, JobStatus
 from jobs.names import new_job_id
 from jobs.store import IdempotencyKey, JobStore, KeyNotFoundError, Origin, QuotaExceededError
+from jobs.store.keys import ApiKey, Scope, digest_of, key_id_of, new_key_text
 from tests.jobs.making import claim, spec_of, succeed
 
 
@@ -33,7 +33,7 @@ def submit(store: JobStore, owner: str, live_jobs: int = 10, idempotency: Idempo
     return store.jobs.create(new_job_id(), spec_of(), max_attempts=1, idempotency=idempotency, origin=origin).job
 
 
-def test_the_form_of_a_key() -> None:
+def test_format_of_a_key() -> None:
     texts = {new_key_text() for _ in range(100)}
     assert len({key_id_of(text) for text in texts}) == 100
     for text in texts:
@@ -70,7 +70,7 @@ def test_revoking(job_store: JobStore) -> None:
 
 
 def test_a_minute_of_requests_then_one_at_a_time(job_store: JobStore) -> None:
-    """600 a minute: one more passes every 0.1 s, and no edge of a window lets two minutes' worth through."""
+    """600 per minute: one more passes every 0.1 s, and no window boundary allows twice the rate."""
     began, passed = time.monotonic(), 0
     while (refused := job_store.keys.consume_token("k", 600)).is_allowed:
         passed += 1
@@ -83,13 +83,13 @@ def test_a_minute_of_requests_then_one_at_a_time(job_store: JobStore) -> None:
     assert job_store.keys.consume_token("other", 600).left == 599, "each key has its own"
 
 
-def test_threads_can_not_outspend_the_bucket(job_store: JobStore) -> None:
+def test_concurrent_requests_stay_within_the_rate_limit(job_store: JobStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         allowed = sum(pool.map(lambda _: job_store.keys.consume_token("k", 20).is_allowed, range(100)))
     assert 20 <= allowed <= 21, "20, and one more if the test took 3 s"
 
 
-def test_the_quota_holds_for_submissions_at_once(job_store: JobStore) -> None:
+def test_the_quota_holds_for_concurrent_submissions(job_store: JobStore) -> None:
     def one(_: int) -> bool:
         try:
             submit(job_store, "k", live_jobs=5)
@@ -103,13 +103,13 @@ def test_the_quota_holds_for_submissions_at_once(job_store: JobStore) -> None:
     submit(job_store, "other", live_jobs=5)
 
 
-def test_a_job_that_is_over_makes_room(job_store: JobStore) -> None:
+def test_a_finished_job_frees_its_place_in_the_quota(job_store: JobStore) -> None:
     first, second = submit(job_store, "k", 2), submit(job_store, "k", 2)
     with pytest.raises(QuotaExceededError):
         submit(job_store, "k", 2)
     job_store.jobs.request_cancel(first.id, retention_s=60)
     third = submit(job_store, "k", 2)
-    for _ in range(2):  # two are live again; a job that goes back to the line is still live
+    for _ in range(2):  # two are live again; a requeued job is still live
         lease = claim(job_store, second.id)
         job_store.jobs.release(lease, count_attempt=False)
         assert job_store.jobs.count_live("k") == 2
@@ -117,7 +117,7 @@ def test_a_job_that_is_over_makes_room(job_store: JobStore) -> None:
     assert job_store.jobs.count_live("k") == 1
 
 
-def test_a_repetition_is_no_new_job_even_at_the_quota(job_store: JobStore) -> None:
+def test_an_idempotent_repetition_succeeds_at_the_quota(job_store: JobStore) -> None:
     memory = IdempotencyKey("again", "print", 60)
     first = submit(job_store, "k", 1, memory)
     assert submit(job_store, "k", 1, memory).id == first.id
@@ -128,7 +128,7 @@ def test_two_owners_may_use_the_same_idempotency_key(job_store: JobStore) -> Non
     assert len(made) == 3
 
 
-def test_lists_hold_what_belongs_to_the_owner(job_store: JobStore) -> None:
+def test_lists_contain_only_jobs_of_the_owner(job_store: JobStore) -> None:
     mine = [submit(job_store, "a").id for _ in range(3)]
     others = [submit(job_store, owner).id for owner in ("b", "")]
     job_store.jobs.request_cancel(mine[0], retention_s=60)

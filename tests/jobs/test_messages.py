@@ -29,7 +29,7 @@ PROBE_KEY = "probe:ran"
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """A server of its own: queue names are the same for everyone."""
+    """A separate server, because queue names are global."""
     with EmbeddedRedis(tmp_path / "redis") as server:
         yield server
 
@@ -54,7 +54,7 @@ def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
         assert "stays here" not in raw
 
 
-def test_a_broker_that_is_away_is_named_soon(job_store: JobStore) -> None:
+def test_an_unreachable_broker_is_reported_quickly(job_store: JobStore) -> None:
     celery = make_celery(settings_of(f"redis://127.0.0.1:{free_port()}/0"))
     begun = time.monotonic()
     with pytest.raises(MessageNotSentError):
@@ -62,14 +62,14 @@ def test_a_broker_that_is_away_is_named_soon(job_store: JobStore) -> None:
     assert time.monotonic() - begun < 10
 
 
-def test_no_message_is_handed_out_again_while_it_may_be_in_work() -> None:
+def test_the_visibility_timeout_exceeds_the_longest_render() -> None:
     settings = settings_of("redis://h/0", render_limit_s=10_000)
     assert visibility_timeout_s(settings) > 10_000 * 1.2
     options = make_celery(settings).conf.broker_transport_options
     assert options["visibility_timeout"] == visibility_timeout_s(settings)
 
 
-def test_making_an_application_neither_connects_nor_becomes_the_default() -> None:
+def test_make_celery_neither_connects_nor_becomes_the_default() -> None:
     from celery import current_app
 
     made = make_celery(settings_of("redis://host.invalid/0"))
@@ -86,7 +86,7 @@ def test_making_an_application_neither_connects_nor_becomes_the_default() -> Non
         ("rediss://h/0?ssl_cert_reqs=none", None),
     ],
 )
-def test_tls_checks_certificates_unless_told_otherwise(url: str, expected: dict | None) -> None:
+def test_tls_verifies_certificates_by_default(url: str, expected: dict | None) -> None:
     assert make_celery(settings_of(url)).conf.broker_use_ssl == expected
 
 

@@ -1,4 +1,4 @@
-"""Records that can not be read: they cost their owner, and nobody else."""
+"""Unreadable records affect their owner alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import pytest
 import redis
-from jobs.store.keys import ApiKey, Scope, digest_of, key_id_of, new_key_text
 
 from jobs.models import DeliveryAttempt, ErrorInfo, Job, JobStatus
 from jobs.names import new_job_id
@@ -24,6 +23,7 @@ from jobs.store import (
     RecordNotStorableError,
     RecordUnreadableError,
 )
+from jobs.store.keys import ApiKey, Scope, digest_of, key_id_of, new_key_text
 from tests.jobs.making import (
     EVALUATION,
     HOOK,
@@ -96,7 +96,7 @@ def assert_set_aside(store: JobStore, job_id: str) -> None:
     assert store.counters.tally().counts["quarantined"] == {"job": 1}
 
 
-def test_lists_pass_over_it(job_store: JobStore, spoil: Break) -> None:
+def test_lists_skip_it(job_store: JobStore, spoil: Break) -> None:
     add_key(job_store)
     first, broken, last = (owned(job_store) for _ in range(3))
     spoil(broken.id)
@@ -118,7 +118,7 @@ def test_the_outbox_serves_the_others(job_store: JobStore, spoil: Break) -> None
     assert_set_aside(job_store, broken.id)
 
 
-def test_messages_that_died_are_sent_again_for_the_others(job_store: JobStore, spoil: Break) -> None:
+def test_lost_messages_of_the_others_are_sent_again(job_store: JobStore, spoil: Break) -> None:
     broken, good = add_job(job_store), add_job(job_store)
     for job in (broken, good):
         job_store.jobs.mark_message_sent(job.id)
@@ -127,7 +127,7 @@ def test_messages_that_died_are_sent_again_for_the_others(job_store: JobStore, s
     assert_set_aside(job_store, broken.id)
 
 
-def test_lost_leases_of_the_others_are_found(job_store: JobStore, spoil: Break) -> None:
+def test_expired_leases_of_the_others_are_found(job_store: JobStore, spoil: Break) -> None:
     broken, good = start_job(job_store, lease_s=-1.0), start_job(job_store, lease_s=-0.5)
     spoil(broken.job_id)
     assert [job.id for job in job_store.jobs.requeue_lost()] == [good.job_id]
@@ -135,7 +135,7 @@ def test_lost_leases_of_the_others_are_found(job_store: JobStore, spoil: Break) 
     assert job_store.jobs.requeue_lost() == []
 
 
-def test_deadlines_of_the_others_are_kept(job_store: JobStore, redis_client: redis.Redis, spoil: Break) -> None:
+def test_deadlines_of_the_others_are_enforced(job_store: JobStore, redis_client: redis.Redis, spoil: Break) -> None:
     broken, good = add_job(job_store, expires_in_s=3600), add_job(job_store, expires_in_s=3600)
     for number, job in enumerate((broken, good)):
         redis_client.zadd(job_store.redis.key("deadlines"), {job.id: number + 1})
@@ -148,16 +148,16 @@ def test_deadlines_of_the_others_are_kept(job_store: JobStore, redis_client: red
     assert job_store.jobs.get(good.id).status is JobStatus.FAILED
 
 
-def test_a_worker_that_meets_it_takes_the_next_one(job_store: JobStore, spoil: Break) -> None:
+def test_a_worker_that_finds_it_takes_the_next_job(job_store: JobStore, spoil: Break) -> None:
     broken, good = add_job(job_store), add_job(job_store)
     spoil(broken.id)
-    with pytest.raises(RecordUnreadableError):  # what a render process asks first
+    with pytest.raises(RecordUnreadableError):  # first call of a render process
         job_store.jobs.get(broken.id)
     assert job_store.jobs.claim(broken.id, "w", 30.0) is None
     assert claim(job_store, good.id).attempt == 1
 
 
-def test_a_whole_page_of_them_hides_nobody(job_store: JobStore, redis_client: redis.Redis) -> None:
+def test_a_page_full_of_them_hides_no_other_job(job_store: JobStore, redis_client: redis.Redis) -> None:
     for _ in range(5):
         redis_client.hset(job_store.redis.key("job", add_job(job_store).id), "spec", "{")
     for _ in range(5):  # no record at all
@@ -167,7 +167,7 @@ def test_a_whole_page_of_them_hides_nobody(job_store: JobStore, redis_client: re
     assert [[job.id for job in jobs] for jobs in found] == [[], [], [good.id]]
 
 
-def test_its_webhooks_are_due_no_more(job_store: JobStore, spoil: Break) -> None:
+def test_its_webhooks_are_no_longer_due(job_store: JobStore, spoil: Break) -> None:
     lease = start_job(job_store, webhook_url=HOOK)
     succeed(job_store, lease)
     assert len(job_store.webhooks.due()) == 1
@@ -177,20 +177,22 @@ def test_its_webhooks_are_due_no_more(job_store: JobStore, spoil: Break) -> None
     assert job_store.webhooks.due() == []
 
 
-def test_a_key_for_requests_that_led_to_it_is_free_again(job_store: JobStore, spoil: Break) -> None:
+def test_its_idempotency_key_can_be_used_again(job_store: JobStore, spoil: Break) -> None:
     key = IdempotencyKey("k", "f", 60)
     broken = job_store.jobs.create(new_job_id(), spec_of(), max_attempts=3, idempotency=key).job
     spoil(broken.id)
     again = spec_of(seed=1)
     try:
         made = job_store.jobs.create(new_job_id(), again, max_attempts=3, idempotency=key)
-    except RecordUnreadableError:  # told once that the first one is gone
+    except RecordUnreadableError:  # raised once: the first job is gone
         made = job_store.jobs.create(new_job_id(), again, max_attempts=3, idempotency=key)
     assert made.is_new
     assert_set_aside(job_store, broken.id)
 
 
-def test_it_is_deleted_with_all_that_hangs_on_it(job_store: JobStore, redis_client: redis.Redis, spoil: Break) -> None:
+def test_it_is_deleted_with_everything_attached_to_it(
+    job_store: JobStore, redis_client: redis.Redis, spoil: Break
+) -> None:
     before = set(redis_client.scan_iter(job_store.redis.prefix + "*"))
     lease = start_job(job_store, webhook_url=HOOK)
     succeed(job_store, lease)
@@ -208,7 +210,7 @@ def test_it_is_deleted_with_all_that_hangs_on_it(job_store: JobStore, redis_clie
     assert job_store.quarantine.records() == []
 
 
-def test_the_owner_is_known_and_nothing_is_told_twice(
+def test_the_owner_is_known_and_the_fault_is_logged_once(
     job_store: JobStore, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = owned(job_store, metadata={"secret": "of the caller"})
@@ -225,8 +227,8 @@ def test_the_owner_is_known_and_nothing_is_told_twice(
     assert "of the caller" not in caplog.text
 
 
-def test_the_servers_own_trouble_is_no_fault_of_a_record(job_store: JobStore, redis_client: redis.Redis) -> None:
-    """A server that takes no writes refuses every script: no job is set aside for it."""
+def test_an_error_of_the_server_sets_no_record_aside(job_store: JobStore, redis_client: redis.Redis) -> None:
+    """A read-only server refuses every script."""
     lease = start_job(job_store, lease_s=-1.0)
     redis_client.config_set("min-replicas-to-write", "1")
     try:
@@ -284,7 +286,7 @@ def test_a_delivery(job_store: JobStore, redis_client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("content", ["event", "text", "gone"])
-def test_a_delivery_that_the_dispatcher_meets(job_store: JobStore, redis_client: redis.Redis, content: str) -> None:
+def test_a_delivery_that_the_dispatcher_takes(job_store: JobStore, redis_client: redis.Redis, content: str) -> None:
     _, (broken, good) = two_jobs_told(job_store)
     record = job_store.redis.key("delivery", broken)
     if content == "event":
@@ -308,7 +310,7 @@ def test_a_delivery_that_the_dispatcher_meets(job_store: JobStore, redis_client:
 
 
 @pytest.mark.parametrize("content", ["opened_ms", "receiver", "text"])
-def test_deliveries_of_the_others_end_in_time(job_store: JobStore, redis_client: redis.Redis, content: str) -> None:
+def test_deliveries_of_the_others_expire_in_time(job_store: JobStore, redis_client: redis.Redis, content: str) -> None:
     _, (broken, good) = two_jobs_told(job_store)
     record = job_store.redis.key("delivery", broken)
     if content == "text":
@@ -320,7 +322,7 @@ def test_deliveries_of_the_others_end_in_time(job_store: JobStore, redis_client:
     assert ended == [good], "the broken one stood at the head of the list"
 
 
-def test_the_bytes_of_a_job_are_given_back_with_its_record(job_store: JobStore, redis_client: redis.Redis) -> None:
+def test_deleting_the_record_of_a_job_frees_its_bytes(job_store: JobStore, redis_client: redis.Redis) -> None:
     job = owned(job_store)
     redis_client.hset(job_store.redis.key("held"), job.id, 1000)
     redis_client.hset(job_store.redis.key("holders"), job.id, OWNER)
@@ -349,7 +351,7 @@ def test_an_event_a_count_and_a_mean(job_store: JobStore, redis_client: redis.Re
 
 
 def test_a_record_of_a_newer_version_is_read(job_store: JobStore, redis_client: redis.Redis) -> None:
-    """A field that was added since is no reason to lose a job."""
+    """Unknown fields are ignored."""
     job, key = add_job(job_store), add_key(job_store)
     name = job_store.redis.key("job", job.id)
     spec = redis_client.hget(name, "spec")
@@ -374,7 +376,7 @@ class TestNothingUnreadableIsStored:
         assert list(redis_client.scan_iter(job_store.redis.prefix + "*")) == []
 
     def test_a_result(self, job_store: JobStore) -> None:
-        """A duration that is no number would be written as null, which no reader takes."""
+        """A NaN duration would be written as null, which readers refuse."""
         lease = start_job(job_store)
         with pytest.raises(RecordNotStorableError):
             job_store.jobs.succeed(
@@ -397,7 +399,7 @@ class TestNothingUnreadableIsStored:
         assert job_store.workers.live() == []
 
 
-def test_an_attempt_at_a_webhook_is_read_back_too(job_store: JobStore) -> None:
+def test_a_webhook_attempt_is_read_back_too(job_store: JobStore) -> None:
     succeed(job_store, start_job(job_store, webhook_url=HOOK))
     (delivery_id,) = job_store.webhooks.due()
     attempt = DeliveryAttempt(at=datetime.now(UTC), error="\ud800")
@@ -405,8 +407,8 @@ def test_an_attempt_at_a_webhook_is_read_back_too(job_store: JobStore) -> None:
         job_store.webhooks.record_attempt(delivery_id, attempt, state="given_up", retry_in_s=None)
 
 
-def test_the_quota_counts_what_is_live(job_store: JobStore, redis_client: redis.Redis) -> None:
-    """A record without a known owner frees the place of whoever had it."""
+def test_an_unreadable_record_frees_its_place_in_the_quota(job_store: JobStore, redis_client: redis.Redis) -> None:
+    """Also if its owner is unknown."""
     add_key(job_store)
     origin = Origin(OWNER, 1)
     job = job_store.jobs.create(new_job_id(), spec_of(), max_attempts=3, origin=origin).job

@@ -1,4 +1,4 @@
-"""A job's way through the store, on real Redis."""
+"""Life cycle of a job, on a real Redis."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_job_from_queue_to_success(job_store: JobStore) -> None:
     assert events_of(job_store, job.id) == ["job.queued", "job.started", "job.progress", "job.succeeded"]
 
 
-def test_progress_never_falls(job_store: JobStore) -> None:
+def test_progress_never_decreases(job_store: JobStore) -> None:
     lease = start_job(job_store)
     for progress, kept in ((0.5, 0.5), (0.3, 0.5), (0.7, 0.7), (0.0, 0.7), (1.0, 1.0)):
         job_store.jobs.report(lease, stage="synthesize", progress=progress, lease_s=30)
@@ -74,7 +74,7 @@ def test_progress_never_falls(job_store: JobStore) -> None:
             job_store.jobs.report(lease, stage="synthesize", progress=wrong, lease_s=30)
 
 
-def test_a_failure_is_kept_with_its_error(job_store: JobStore) -> None:
+def test_a_failure_stores_its_error(job_store: JobStore) -> None:
     lease = start_job(job_store)
     job = job_store.jobs.fail(lease, FAULT, retention_s=RETENTION_S)
     assert (job.status, job.error) == (JobStatus.FAILED, FAULT)
@@ -121,9 +121,9 @@ def test_calls_repeated_after_a_lost_reply_change_nothing(job_store: JobStore) -
 def test_a_claim_repeated_by_the_client_finds_its_own_lease(
     job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redis-py sends a command again when the connection broke before the reply: the same token arrives twice."""
+    """redis-py repeats a command if the connection breaks before the reply: the same token arrives twice."""
     job = add_job(job_store)
-    monkeypatch.setattr("jobs.redis_leases.secrets.token_hex", lambda size: "the-same-call")
+    monkeypatch.setattr("jobs.store.jobs.secrets.token_hex", lambda size: "the-same-call")
     first, again = claim(job_store, job.id), claim(job_store, job.id)
     assert first == again
     assert job_store.jobs.get(job.id).attempt == 1
@@ -144,7 +144,7 @@ def test_an_old_lease_loses_to_a_newer_one(job_store: JobStore) -> None:
         succeed(job_store, old)
 
 
-def test_an_old_lease_of_the_same_worker_is_old_too(job_store: JobStore) -> None:
+def test_an_old_lease_of_the_same_worker_is_refused_too(job_store: JobStore) -> None:
     old = start_job(job_store, lease_s=0.01)
     time.sleep(0.03)
     job_store.jobs.requeue_lost()
@@ -163,7 +163,7 @@ def test_the_same_fence_from_another_worker_is_refused(job_store: JobStore) -> N
         succeed(job_store, forged)
 
 
-def test_cancel_before_the_start_is_at_once(job_store: JobStore) -> None:
+def test_a_queued_job_is_canceled_at_once(job_store: JobStore) -> None:
     job = add_job(job_store, expires_in_s=100)
     canceled = job_store.jobs.request_cancel(job.id, retention_s=RETENTION_S)
     assert (canceled.status, canceled.cancel_requested) == (JobStatus.CANCELED, True)
@@ -173,7 +173,7 @@ def test_cancel_before_the_start_is_at_once(job_store: JobStore) -> None:
     assert job_store.jobs.request_cancel(job.id, retention_s=5) == canceled
 
 
-def test_cancel_of_a_running_job_is_a_flag_that_wins_over_success(job_store: JobStore) -> None:
+def test_a_requested_cancellation_of_a_running_job_wins_over_success(job_store: JobStore) -> None:
     lease = start_job(job_store)
     flagged = job_store.jobs.request_cancel(lease.job_id, retention_s=RETENTION_S)
     assert (flagged.status, flagged.cancel_requested) == (JobStatus.RUNNING, True)
@@ -216,7 +216,7 @@ def test_a_released_job_that_was_canceled_is_canceled(job_store: JobStore) -> No
     assert job_store.jobs.release(lease, count_attempt=True).status is JobStatus.CANCELED
 
 
-def test_one_idempotency_key_one_job(job_store: JobStore) -> None:
+def test_an_idempotency_key_creates_one_job(job_store: JobStore) -> None:
     key = IdempotencyKey("order 66\n✓" * 50, "fingerprint-a", 60)
     first = job_store.jobs.create(new_job_id(), spec_of(), max_attempts=3, idempotency=key)
     again = job_store.jobs.create(new_job_id(), spec_of(), max_attempts=3, idempotency=key)
@@ -239,7 +239,7 @@ def test_an_idempotency_key_lives_as_long_as_its_job_and_its_ttl(job_store: JobS
     assert job_store.jobs.create(new_job_id(), spec_of(), max_attempts=3, idempotency=brief).is_new
 
 
-def test_unknown_ids_are_named(job_store: JobStore) -> None:
+def test_unknown_ids_raise_not_found(job_store: JobStore) -> None:
     nobody = new_job_id()
     for call in (
         lambda: job_store.jobs.get(nobody),

@@ -1,4 +1,4 @@
-"""What must hold when calls meet: each race runs with real threads on real Redis."""
+"""Races between calls, with real threads on a real Redis."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TERMINAL = {"job.succeeded", "job.failed", "job.canceled"}
 
 
 def race(*calls: Callable[[], object]) -> list[object]:
-    """Run all calls at the same moment; the value or the exception of each."""
+    """Run all calls at the same time; returns the value or the exception of each."""
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], object]) -> object:
@@ -52,7 +52,7 @@ def test_fifty_creates_with_one_key_make_one_job(job_store: JobStore) -> None:
 
 
 def test_cancel_against_success_two_hundred_times(job_store: JobStore) -> None:
-    """Whoever comes first wins; there is one terminal state, one terminal event, one terminal delivery."""
+    """The first call wins; there is one terminal state, one terminal event, one terminal delivery."""
     outcomes: Counter[JobStatus] = Counter()
     for _ in range(200):
         lease = start_job(job_store, webhook_url=HOOK, webhook_events=EVERY_EVENT)
@@ -94,8 +94,8 @@ def test_a_late_writer_against_its_successor(job_store: JobStore) -> None:
         assert terminal_events(job_store, old.job_id) == ["job.succeeded"]
 
 
-def test_janitor_against_a_worker_that_comes_back(job_store: JobStore) -> None:
-    """The lease ran out, and the worker finishes while the janitor gives the job back: one of them."""
+def test_janitor_against_a_worker_that_finishes_late(job_store: JobStore) -> None:
+    """The lease expired, and the worker finishes while the janitor requeues the job: one of them wins."""
     for _ in range(50):
         lease = start_job(job_store, lease_s=0.001)
         time.sleep(0.003)
@@ -108,7 +108,7 @@ def test_janitor_against_a_worker_that_comes_back(job_store: JobStore) -> None:
             assert (status, lost) == (JobStatus.SUCCEEDED, [])
 
 
-def test_two_janitors_give_a_job_back_once(job_store: JobStore) -> None:
+def test_two_janitors_requeue_a_job_once(job_store: JobStore) -> None:
     for _ in range(20):
         lease = start_job(job_store, lease_s=0.001)
         time.sleep(0.003)

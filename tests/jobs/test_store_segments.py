@@ -1,4 +1,4 @@
-"""Segments of a split job: leased one by one, fenced, gone with the job."""
+"""Segments of a split job: leased one by one, fenced, deleted with the job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def outcome_of(segment: SegmentLease) -> SegmentOutcome:
     return SegmentOutcome(key=f"{segment.number}-{segment.fence}", worker=segment.worker_id)
 
 
-def test_segments_are_given_out_once_and_in_order(job_store: JobStore) -> None:
+def test_segments_are_leased_once_and_in_order(job_store: JobStore) -> None:
     job = split_job(job_store)
     taken = [take(job_store, job, worker) for worker in ("h1", "h2", "h3")]
     assert [each.number for each in taken] == [0, 1, 2]
@@ -74,7 +74,7 @@ def test_a_lost_segment_is_left_to_the_owner_and_the_late_writer_loses(job_store
     assert job_store.segments.state(job.job_id).done[0].worker == "w1"
 
 
-def test_a_lease_that_ran_out_unnoticed_still_counts(job_store: JobStore) -> None:
+def test_an_expired_lease_that_no_one_took_over_is_still_valid(job_store: JobStore) -> None:
     job = split_job(job_store)
     segment = take(job_store, job, lease_s=0.05)
     time.sleep(0.1)
@@ -82,7 +82,7 @@ def test_a_lease_that_ran_out_unnoticed_still_counts(job_store: JobStore) -> Non
     assert 0 in job_store.segments.state(job.job_id).done
 
 
-def test_a_segment_handed_back_uncounted_may_go_to_any_helper(job_store: JobStore) -> None:
+def test_a_segment_released_uncounted_may_go_to_any_helper(job_store: JobStore) -> None:
     job = split_job(job_store)
     for count, expected in ((False, 0), (True, 2)):
         job_store.segments.release(take(job_store, job), count_attempt=count)
@@ -107,15 +107,15 @@ def test_only_the_newest_owner_splits_and_claims_as_owner(job_store: JobStore) -
     job_store.segments.open(new, PLAN.model_copy(update={"scene_key": "other"}))
     with pytest.raises(LeaseLostError):
         job_store.segments.finish(kept, outcome_of(kept))
-    # Also once somebody renders the segment of that number anew: fences of the forgotten split never come again.
+    # Also when another worker renders the segment with this number again: fences are never reused.
     again = take(job_store, new, "h2")
     assert (again.number, again.fence) == (kept.number, kept.fence + 1)
     with pytest.raises(LeaseLostError):
         job_store.segments.finish(kept, outcome_of(kept))
 
 
-def test_the_leases_of_a_dead_worker_run_out_at_once(job_store: JobStore) -> None:
-    """Its segments are left to the owner, as all lost ones are, and its job to the janitor."""
+def test_leases_of_a_dead_worker_expire_at_once(job_store: JobStore) -> None:
+    """Its segments are left to the owner, like all lost ones, and its job to the janitor."""
     job = split_job(job_store)
     lost, kept = take(job_store, job, "h1"), take(job_store, job, "h2")
     assert job_store.jobs.abandon(job.job_id, "h1") == 1
@@ -141,7 +141,7 @@ def test_a_cancel_reaches_every_worker_and_stops_the_claims(job_store: JobStore)
 
 
 @pytest.mark.parametrize("end", ["succeed", "cancel", "lost"])
-def test_a_split_ends_with_its_job_and_its_files_fall_due(job_store: JobStore, end: str) -> None:
+def test_a_split_ends_with_its_job_and_its_files_are_due_for_deletion(job_store: JobStore, end: str) -> None:
     job = start_job(job_store, lease_s=0.05 if end == "lost" else 30.0)
     job_store.segments.open(job, PLAN)
     segment = take(job_store, job)

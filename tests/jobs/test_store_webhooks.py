@@ -1,4 +1,4 @@
-"""The log of deliveries: made with the transition, held by one, retried, repeated on request."""
+"""Webhook deliveries: created with the transition, held by one sender, retried, redelivered on request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_events_make_deliveries_as_subscribed(job_store: JobStore) -> None:
     assert sorted(job_store.webhooks.due()) == sorted(ids)
 
 
-def test_progress_is_told_once_a_tenth_over_all_attempts(job_store: JobStore) -> None:
+def test_progress_is_delivered_at_each_tenth_once(job_store: JobStore) -> None:
     job = add_job(job_store, webhook_url=HOOK, webhook_events=["job.progress"])
     for _ in range(2):
         lease = claim(job_store, job.id)
@@ -55,14 +55,14 @@ def test_progress_is_told_once_a_tenth_over_all_attempts(job_store: JobStore) ->
     assert told(job_store, job.id) == ["job.progress"] * 2
 
 
-def test_a_second_start_is_not_told(job_store: JobStore) -> None:
+def test_a_second_start_is_not_delivered(job_store: JobStore) -> None:
     lease = start_job(job_store, webhook_url=HOOK, webhook_events=["job.started"])
     job_store.jobs.release(lease, count_attempt=True)
     claim(job_store, lease.job_id)
     assert told(job_store, lease.job_id) == ["job.started"]
 
 
-def test_only_what_was_asked_for_is_told(job_store: JobStore) -> None:
+def test_only_subscribed_events_are_delivered(job_store: JobStore) -> None:
     silent = start_job(job_store, webhook_events=EVERY_EVENT)
     job_store.jobs.fail(silent, ErrorInfo(code="engine_fault", message="x"), retention_s=RETENTION_S)
     assert told(job_store, silent.job_id) == []
@@ -74,7 +74,7 @@ def test_only_what_was_asked_for_is_told(job_store: JobStore) -> None:
     assert told(job_store, nothing.job_id) == []
 
 
-def test_every_way_to_an_end_is_told(job_store: JobStore) -> None:
+def test_every_terminal_state_is_delivered(job_store: JobStore) -> None:
     canceled = add_job(job_store, webhook_url=HOOK)
     job_store.jobs.request_cancel(canceled.id, retention_s=RETENTION_S)
     assert told(job_store, canceled.id) == ["job.canceled"]
@@ -149,7 +149,7 @@ def test_redelivery_keeps_the_ids(job_store: JobStore) -> None:
     assert {first.id, second.id} == {started, succeeded}
 
 
-def test_redelivery_leaves_one_in_flight_alone(job_store: JobStore) -> None:
+def test_redelivery_leaves_a_delivery_in_flight_alone(job_store: JobStore) -> None:
     delivery_id = finished_delivery(job_store)
     (held,) = take(job_store, 5)
     assert held.id == delivery_id
@@ -219,7 +219,7 @@ def test_a_receiver_that_answers_gets_several_and_no_more(job_store: JobStore) -
 
 
 def test_an_owner_leaves_as_much_free_as_it_holds(job_store: JobStore) -> None:
-    """Whatever number of receivers it has: each subdomain is one."""
+    """For any number of receivers: each subdomain is one."""
     greedy, modest = "a" * 16, "b" * 16
     for number in range(100):
         waiting_event(job_store, f"http://r{number}.example/", greedy)
@@ -229,7 +229,7 @@ def test_an_owner_leaves_as_much_free_as_it_holds(job_store: JobStore) -> None:
 
 
 def test_receivers_that_do_not_answer_leave_slots_for_those_that_do(job_store: JobStore) -> None:
-    """Without keys there are no owners to tell apart."""
+    """Without keys there are no owners to distinguish."""
     waiting_event(job_store, HOOK)
     answer(job_store, *take(job_store))
     for number in range(100):
@@ -255,7 +255,7 @@ def test_owners_and_receivers_take_turns(job_store: JobStore) -> None:
     assert last_of_one in taken
 
 
-def test_the_breaker_opens_lets_one_probe_through_and_closes(job_store: JobStore) -> None:
+def test_the_circuit_breaker_opens_sends_one_probe_and_closes(job_store: JobStore) -> None:
     events = [waiting_event(job_store, HOOK) for _ in range(5)]
     for _ in range(3):
         (delivery,) = take(job_store)
@@ -276,7 +276,7 @@ def test_the_breaker_opens_lets_one_probe_through_and_closes(job_store: JobStore
     assert len(take(job_store)) == len(events) - 1, "closed"
 
 
-def test_one_owners_failures_at_a_host_are_not_anothers(job_store: JobStore) -> None:
+def test_receiver_health_is_separate_for_each_owner(job_store: JobStore) -> None:
     one, other = "a" * 16, "b" * 16
     waiting_event(job_store, HOOK, one)
     for _ in range(3):
@@ -286,7 +286,7 @@ def test_one_owners_failures_at_a_host_are_not_anothers(job_store: JobStore) -> 
     assert [each.id for each in take(job_store)] == [theirs]
 
 
-def test_a_sender_whose_hold_lapsed_decides_nothing_unless_the_event_arrived(job_store: JobStore) -> None:
+def test_a_sender_whose_hold_expired_has_no_effect_unless_the_event_arrived(job_store: JobStore) -> None:
     waiting_event(job_store, HOOK)
     (first,) = take(job_store, 0.2)
     time.sleep(0.25)
@@ -335,7 +335,7 @@ def test_undelivered_events_are_listed_by_owner_and_state(job_store: JobStore) -
     assert listed("given_up", one) == [mine[2]]
 
 
-def test_deliveries_of_an_earlier_version_are_taken_over(job_store: JobStore) -> None:
+def test_deliveries_of_an_earlier_version_are_adopted(job_store: JobStore) -> None:
     delivery_id = waiting_event(job_store, HOOK, "a" * 16)
     client, key = job_store.redis.client, job_store.redis.key
     client.hdel(key("delivery", delivery_id), "receiver", "seq", "opened_ms", "tries", "snapshot")
@@ -349,7 +349,7 @@ def test_deliveries_of_an_earlier_version_are_taken_over(job_store: JobStore) ->
     assert [each.id for each in take(job_store)] == [delivery_id]
 
 
-def test_rotation_keeps_the_secret_before_for_a_while(job_store: JobStore) -> None:
+def test_rotation_keeps_the_previous_secret_for_a_while(job_store: JobStore) -> None:
     owner = "a" * 16
     assert job_store.webhooks.secret_state(owner) == WebhookSecretState()
     rotated = job_store.webhooks.rotate_secret(owner, 0.3)

@@ -1,4 +1,4 @@
-"""What is stored, by owner and in all: exact whatever ends how, and never above what may be."""
+"""Stored bytes by owner and in total: exact after every outcome, and never above the quota."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def sums(store: JobStore) -> tuple[int, int]:
 
 def test_a_job_holds_its_inputs_and_its_result_until_it_is_deleted(job_store: JobStore) -> None:
     job_id = arrive(job_store, 700)
-    job_store.uploads.reserve(job_id, 500, AMPLE)  # fewer bytes came than were announced
+    job_store.uploads.reserve(job_id, 500, AMPLE)  # fewer bytes arrived than were announced
     assert sums(job_store) == (500, 500)
     create(job_store, job_id)
     lease = claim(job_store, job_id)
     assert sums(job_store) == (500, 500)
-    for _ in range(2):  # the answer got lost
+    for _ in range(2):  # the reply was lost
         succeed(job_store, lease)
     whole = 500 + result_of(lease).size_bytes
     assert sums(job_store) == (whole, whole)
@@ -47,7 +47,7 @@ def test_a_job_holds_its_inputs_and_its_result_until_it_is_deleted(job_store: Jo
     assert sums(job_store) == (0, 0)
 
 
-def test_what_never_became_a_job_is_free_again(job_store: JobStore) -> None:
+def test_discarded_arrivals_free_their_bytes(job_store: JobStore) -> None:
     abandoned, kept = arrive(job_store, 300), arrive(job_store, 20)
     create(job_store, kept)
     job_store.uploads.drop_arrival(abandoned)
@@ -55,7 +55,7 @@ def test_what_never_became_a_job_is_free_again(job_store: JobStore) -> None:
     assert sums(job_store) == (20, 20)
 
 
-def test_the_share_of_an_owner_and_that_of_all(job_store: JobStore) -> None:
+def test_quotas_of_an_owner_and_of_all(job_store: JobStore) -> None:
     mine, others = ByteQuota(OWNER, 100, 150), ByteQuota("1" * 16, 100, 150)
     first = arrive(job_store, 90, mine)
     with pytest.raises(StorageQuotaError) as refusal:
@@ -69,15 +69,15 @@ def test_the_share_of_an_owner_and_that_of_all(job_store: JobStore) -> None:
     assert (sums(job_store), job_store.uploads.stored_bytes("1" * 16)) == ((80, 140), 60)
 
 
-def test_callers_without_a_key_share_what_all_have(job_store: JobStore) -> None:
+def test_callers_without_a_key_share_the_common_quota(job_store: JobStore) -> None:
     nobody = ByteQuota("", 1, 100)
     arrive(job_store, 100, nobody)
     with pytest.raises(StorageQuotaError):
         arrive(job_store, 1, nobody)
 
 
-def test_many_at_once_get_no_more_than_there_is(job_store: JobStore) -> None:
-    """Each asks for 30 of 100 bytes: three have room."""
+def test_concurrent_reservations_stay_within_the_quota(job_store: JobStore) -> None:
+    """Each reserves 30 of 100 bytes: three fit."""
     outcomes: list[bool] = []
 
     def ask() -> None:
@@ -96,8 +96,8 @@ def test_many_at_once_get_no_more_than_there_is(job_store: JobStore) -> None:
     assert sums(job_store) == (90, 90)
 
 
-def test_an_arrival_whose_time_is_over_stays_over(job_store: JobStore) -> None:
-    """The janitor may be deleting its files: no job may be made of them, however the two meet."""
+def test_an_expired_arrival_stays_expired(job_store: JobStore) -> None:
+    """The janitor may be deleting its files: no job may be created from them."""
     late = arrive(job_store, 10)
     job_store.uploads.add_arrival(late, 0.0)
     assert not job_store.uploads.renew_arrival(late, 60)
@@ -124,7 +124,7 @@ def add_upload(store: JobStore, ends_in_s: float) -> str:
     return upload_id
 
 
-def test_a_file_that_was_put_belongs_to_its_upload(job_store: JobStore) -> None:
+def test_a_settled_file_belongs_to_its_upload(job_store: JobStore) -> None:
     upload_id = add_upload(job_store, 60)
     for size_bytes in (70, 40):  # put again: the file is replaced
         arrival = arrive(job_store, size_bytes)
@@ -135,7 +135,7 @@ def test_a_file_that_was_put_belongs_to_its_upload(job_store: JobStore) -> None:
     assert sums(job_store) == (0, 0)
 
 
-def test_an_upload_whose_time_is_over_takes_no_file(job_store: JobStore) -> None:
+def test_an_expired_upload_accepts_no_file(job_store: JobStore) -> None:
     upload_id, arrival = add_upload(job_store, -1), arrive(job_store, 70)
     assert not job_store.uploads.settle(upload_id, arrival, 70, 60)
     assert job_store.uploads.keep(upload_id, 60) is None
@@ -144,7 +144,7 @@ def test_an_upload_whose_time_is_over_takes_no_file(job_store: JobStore) -> None
     assert sums(job_store) == (0, 0)
 
 
-def test_an_upload_in_use_lives_on(job_store: JobStore) -> None:
+def test_an_upload_in_use_is_kept(job_store: JobStore) -> None:
     upload_id = add_upload(job_store, 1)
     assert job_store.uploads.keep(upload_id, 60, "another") is None
     assert job_store.uploads.keep(upload_id, 60) == OWNER
@@ -152,7 +152,7 @@ def test_an_upload_in_use_lives_on(job_store: JobStore) -> None:
 
 
 def test_presigned_uploads_are_reserved_whole_until_they_are_measured(job_store: JobStore) -> None:
-    """The file never passes the service."""
+    """The service does not see the file."""
     upload_id, link_ends = add_upload(job_store, 60), datetime.now(UTC) + timedelta(seconds=60)
     job_store.uploads.expect(upload_id, link_ends, 1000, AMPLE)
     assert job_store.uploads.unmeasured() == [upload_id]
@@ -165,7 +165,7 @@ def test_presigned_uploads_are_reserved_whole_until_they_are_measured(job_store:
 
 
 @pytest.mark.parametrize("size_bytes", [None, 30])
-def test_what_lies_there_when_the_link_ends_is_the_last_word(job_store: JobStore, size_bytes: int | None) -> None:
+def test_the_size_at_the_end_of_the_link_is_final(job_store: JobStore, size_bytes: int | None) -> None:
     upload_id = add_upload(job_store, 60)
     job_store.uploads.expect(upload_id, datetime.now(UTC), 1000, AMPLE)
     job_store.uploads.measure(upload_id, size_bytes, 0)
@@ -173,8 +173,8 @@ def test_what_lies_there_when_the_link_ends_is_the_last_word(job_store: JobStore
     assert sums(job_store) == (size_bytes or 0, size_bytes or 0)
 
 
-def test_sums_are_what_is_held_after_any_sequence(job_store: JobStore) -> None:
-    """Random steps, some of them repeated as after a lost answer; in the end everything is dropped."""
+def test_sums_match_the_held_bytes_after_any_sequence(job_store: JobStore) -> None:
+    """Random steps, some repeated as after a lost reply; in the end everything is dropped."""
     chance, arrivals, made, uploads = random.Random(3), [], [], []
     for _ in range(300):
         step = chance.randrange(6)

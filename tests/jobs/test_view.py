@@ -1,4 +1,4 @@
-"""What callers see of a job."""
+"""Jobs as shown to callers."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_a_result_from_the_bucket_is_a_link_that_expires(
     assert 100 < (view.result.expires_at - job.finished_at).total_seconds() < 140
 
 
-def test_addresses_of_inputs_and_their_credentials_are_not_shown(
-    job_store: JobStore, objects: LocalObjectStore, settings: Settings
-) -> None:
+def test_urls_of_inputs_are_not_shown(job_store: JobStore, objects: LocalObjectStore, settings: Settings) -> None:
     source = InputRef(
         kind="url", url="https://bucket.example.com/a.mp4?signature=topsecret", filename="private-name.mp4"
     )

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from jobs.signing import WebhookSecrets, webhook_secret
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import Delivery, ErrorInfo, InputRef, JobRequest, JobSpec, JobView
 from jobs.names import new_job_id
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, webhook_secret
 from jobs.store import JobStore, Origin, ReceiverRules
 from jobs.view import view_job
 from tests.worker.receiver import Call, Receiver, Reply, receiving

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from jobs.store.keys import ApiKey
 
 from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
@@ -16,6 +15,7 @@ from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
 from jobs.names import FACE_CACHE_PREFIX, input_key, new_job_id
 from jobs.settings import Settings
 from jobs.store import JobStore, Origin
+from jobs.store.keys import ApiKey
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker

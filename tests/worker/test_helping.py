@@ -144,7 +144,7 @@ def test_a_late_writer_loses_and_deletes_its_own_file(context: RunContext, owner
         return info
 
     mute: Callable[..., bool] = lambda *_: False  # noqa: E731
-    store = Interposed(context.store, report_segment=mute)
+    store = Interposed(context.store, segments=Interposed(context.store.segments, report=mute))
     objects = Interposed(context.objects, put_file=put_late)
     help_job(owner.job_id, replace(context, store=store, objects=objects))
     assert context.store.segments.state(owner.job_id).done == {0: redone}

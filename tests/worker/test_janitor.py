@@ -17,7 +17,7 @@ from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
-from tests.worker.test_runner import Interposed
+from tests.worker.test_runner import Interposed, interposed_jobs
 from worker import janitor as rounds
 from worker.face_cache import CacheLimits, StoredEntries
 from worker.janitor import Janitor
@@ -285,7 +285,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
 
     job_id = stack.create()
     fail(stack, job_id)
-    Janitor(stack.celery, Interposed(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
+    Janitor(stack.celery, interposed_jobs(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
     assert stack.files_of(job_id) == []
     assert "RuntimeError" in caplog.text
 

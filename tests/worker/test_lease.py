@@ -27,7 +27,7 @@ class Held:
     lease: Lease
 
     def keeper(self, **changes: object) -> LeaseKeeper:
-        settings = {"store": self.store, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
+        settings = {"store": self.store.jobs, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
         return LeaseKeeper(lease=self.lease, **settings)  # type: ignore[arg-type]
 
 
@@ -118,7 +118,7 @@ def test_redis_may_be_away_for_a_while(held: Held) -> None:
         calls.append(1)
         return away()
 
-    with held.keeper(store=Interposed(held.store, renew=away, report=report), lease_s=3.0) as keeper:
+    with held.keeper(store=Interposed(held.store.jobs, renew=away, report=report), lease_s=3.0) as keeper:
         began = time.monotonic()
         for number in range(20):
             keeper.beat(f"stage {number}", 0.5)

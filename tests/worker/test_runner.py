@@ -35,12 +35,17 @@ from worker.shutdown import ShutdownNotice
 class Interposed:
     """Anything, with some of its methods replaced."""
 
-    def __init__(self, inner: object, **methods: Callable[..., Any]) -> None:
+    def __init__(self, inner: object, **methods: Any) -> None:
         self._inner = inner
         self._methods = methods
 
     def __getattr__(self, name: str) -> Any:
         return self._methods.get(name) or getattr(self._inner, name)
+
+
+def interposed_jobs(store: JobStore, **methods: Callable[..., Any]) -> Any:
+    """The store, with some methods of `store.jobs` replaced."""
+    return Interposed(store, jobs=Interposed(store.jobs, **methods))
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def lose_lease(store: JobStore, job_id: str) -> None:
 
 def without_renewal(context: RunContext) -> RunContext:
     """A worker whose clock stood still: the store hears nothing of it after the claim."""
-    mute = Interposed(context.store, renew=lambda *_: False, report=lambda *_, **__: False)
+    mute = interposed_jobs(context.store, renew=lambda *_: False, report=lambda *_, **__: False)
     return replace(context, store=mute)
 
 
@@ -121,7 +126,7 @@ def test_a_lost_lease_stops_the_render(context: RunContext, submit: Callable[...
         raise LeaseLostError(job_id)
 
     began = time.monotonic()
-    run_job(job_id, replace(context, store=Interposed(context.store, renew=renew)))
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, renew=renew)))
     assert time.monotonic() - began < 5
     assert (tmp_path / "marks" / "left").exists()
     assert context.store.jobs.get(job_id).status is JobStatus.RUNNING
@@ -203,7 +208,7 @@ def test_an_answer_that_got_lost_does_not_cost_the_published_result(
             raise RedisConnectionError("broke off")
         raise LeaseLostError(job_id)
 
-    run_job(job_id, replace(context, store=Interposed(context.store, succeed=succeed)))
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, succeed=succeed)))
     job = context.store.jobs.get(job_id)
     assert job.status is JobStatus.SUCCEEDED
     assert job.result is not None
@@ -222,7 +227,7 @@ def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
             raise RedisConnectionError("away")
         return context.store.jobs.report(lease, stage=stage, progress=progress, lease_s=lease_s)
 
-    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, report=report)))
     assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
     assert seen == sorted(seen)
     # Three seconds of progress every 50 ms, told at most twice a second, and once a stage.
@@ -338,7 +343,7 @@ def test_a_cancel_stops_the_evaluation(
         return stage == "evaluate" and progress == pytest.approx(0.9)
 
     monkeypatch.setattr(runner, "measure", endless)
-    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, report=report)))
     assert context.store.jobs.get(job_id).status is JobStatus.CANCELED
 
 

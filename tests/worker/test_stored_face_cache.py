@@ -74,13 +74,15 @@ def test_a_store_that_does_not_give_is_a_miss(tmp_path: Path, job_store: JobStor
     assert (look(away, name) is None) == (calls != ("info",))
 
 
-def test_without_its_locks_everybody_computes(tmp_path: Path, job_store: JobStore) -> None:
-    store = Refusing(job_store, RedisConnectionError("away"), "acquire_lock")
+def test_without_its_locks_everybody_computes(
+    tmp_path: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_store, "locks", Refusing(job_store.locks, RedisConnectionError("away"), "acquire"))
     objects, limits = LocalObjectStore(tmp_path / "objects"), CacheLimits(1 << 20, DAY_S)
     name = key()
     with (
-        StoredFaceCache(store, objects, limits, tmp_path).open(name, no_wait) as one,
-        StoredFaceCache(store, objects, limits, tmp_path).open(name, no_wait) as two,
+        StoredFaceCache(job_store, objects, limits, tmp_path).open(name, no_wait) as one,
+        StoredFaceCache(job_store, objects, limits, tmp_path).open(name, no_wait) as two,
     ):
         assert not one.found
         assert not two.found

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from jobs.signing import webhook_secret
 from standardwebhooks import Webhook
 
 from jobs.models import JobStatus
+from jobs.signing import webhook_secret
 from tests.services import wait_until
 from tests.worker.conftest import ROOT, Stack, WorkerProcess, running
 from tests.worker.receiver import Receiver, Reply, receiving

@@ -1,18 +1,17 @@
-"""What the store counts of jobs, for /metrics."""
+"""Counters of the store for /metrics."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
 
-from jobs.store.operations import BOUNDS_S
-
 from jobs.models import DeliveryAttempt, ErrorInfo
 from jobs.store import Durations, JobStore
+from jobs.store.operations import BOUNDS_S
 from tests.jobs.making import HOOK, RENDER, add_job, claim, result_of, start_job, succeed
 
 
-def test_nothing_happened(job_store: JobStore) -> None:
+def test_counters_start_empty(job_store: JobStore) -> None:
     add_job(job_store)
     tally = job_store.counters.tally()
     assert tally.counts == tally.durations == {}
@@ -22,7 +21,7 @@ def test_outcomes_are_counted_once(job_store: JobStore) -> None:
     succeed(job_store, start_job(job_store))
     lease = start_job(job_store)
     error = ErrorInfo(code="face_not_found", message="No face.")
-    for _ in range(2):  # the answer got lost, and the worker tells it again
+    for _ in range(2):  # the reply was lost, and the worker repeats the call
         job_store.jobs.fail(lease, error, retention_s=60)
     job_store.jobs.request_cancel(add_job(job_store).id, retention_s=60)
     job_store.jobs.release(start_job(job_store), count_attempt=False)
@@ -33,7 +32,7 @@ def test_outcomes_are_counted_once(job_store: JobStore) -> None:
     assert sum(counts["face_cache"].values()) == 1
 
 
-def test_what_the_face_cache_had(job_store: JobStore) -> None:
+def test_face_cache_hits_and_misses(job_store: JobStore) -> None:
     for found in ("hit", "hit", "miss"):
         lease = start_job(job_store)
         render = RENDER.model_copy(update={"face_cache": found})
@@ -41,7 +40,7 @@ def test_what_the_face_cache_had(job_store: JobStore) -> None:
     assert job_store.counters.tally().counts["face_cache"] == {"hit": 2, "miss": 1}
 
 
-def test_waits_by_priority_and_only_of_the_first_start(job_store: JobStore) -> None:
+def test_waits_are_counted_by_priority_at_the_first_start(job_store: JobStore) -> None:
     job = add_job(job_store, priority=2)
     time.sleep(0.15)
     job_store.jobs.release(claim(job_store, job.id), count_attempt=False)
@@ -77,7 +76,7 @@ def test_webhook_attempts(job_store: JobStore) -> None:
     job_store.jobs.request_cancel(add_job(job_store, webhook_url=HOOK).id, retention_s=60)
     (delivery,) = job_store.webhooks.due()
     tried = DeliveryAttempt(at=datetime.now(UTC), status_code=500)
-    for _ in range(2):  # repeated: the answer got lost
+    for _ in range(2):  # repeated: the reply was lost
         job_store.webhooks.record_attempt(delivery, tried, state="pending", retry_in_s=1)
     told = DeliveryAttempt(at=datetime.now(UTC), status_code=200)
     job_store.webhooks.record_attempt(delivery, told, state="delivered", retry_in_s=None)

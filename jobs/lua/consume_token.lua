@@ -1,12 +1,12 @@
--- One request of a key: a token bucket that holds a minute's worth and fills evenly, so that there is no edge of a
--- window at which twice the rate would pass. Kept as the one moment at which the bucket will be full again.
+-- Rate limit of one request: a token bucket that holds the tokens of one minute and fills evenly, so that no window
+-- boundary allows twice the rate. Stored as the time at which the bucket will be full again.
 local id, per_minute = ARGV[1], tonumber(ARGV[2])
 local bucket = key('rate', id)
--- In microseconds: at 6000 a minute a token is worth 10 ms, too coarse to count in milliseconds
+-- In microseconds: at 6000 per minute a token is worth 10 ms, too coarse for milliseconds
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 local token, size = 60000000 / per_minute, 60000000
 local full = math.max(now, tonumber(redis.call('GET', bucket) or '0'))
--- A clock that was set back would leave a bucket that is empty for hours
+-- Without this, a clock that was set back would leave the bucket empty for hours
 if full > now + size then full = now + size end
 local allowed = full + token <= now + size
 if allowed then

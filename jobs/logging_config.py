@@ -1,7 +1,7 @@
-"""One line an event on stderr: JSON, or text for people. No secret and no whole address is written.
+"""Logging to stderr, one line per event, as JSON or as text for people. Secrets and full URLs are never logged.
 
-Lines about a job carry `job`, and `request`: the id of the request that submitted it, so that one search finds a job in
-the logs of every process.
+Lines about a job carry `job` and `request` (the id of the request that submitted it), so that one search finds a job in
+the logs of all processes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FIELDS = (
     "host",
     "step",
 )
-# These write addresses (httpx: the whole query) or a line per connection.
+# These log URLs (httpx: the whole query) or a line per connection.
 _QUIET = ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "opentelemetry")
 _subject: ContextVar[dict[str, str]] = ContextVar("subject", default={})  # noqa: B039  # never changed in place
 
 
 @contextmanager
-def about(**fields: str) -> Iterator[None]:
-    """Lines written inside the block carry these fields: `job`, `request`. Empty ones are left out."""
+def log_context(**fields: str) -> Iterator[None]:
+    """Lines logged inside the block carry these fields: `job`, `request`. Empty ones are left out."""
     token = _subject.set(_subject.get() | {name: value for name, value in fields.items() if value})
     try:
         yield
@@ -46,7 +46,7 @@ def about(**fields: str) -> Iterator[None]:
         _subject.reset(token)
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -62,11 +62,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class TextLines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # the name that logging calls
+    def formatMessage(self, record: logging.LogRecord) -> str:  # name defined by logging
         tags = _subject.get() | _extras(record)
         return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in tags.items())])
 
@@ -75,10 +75,10 @@ def _extras(record: logging.LogRecord) -> dict[str, object]:
     return {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
 
 
-def write_journal(log_format: LogFormat = "json", level: int = logging.INFO) -> None:
-    """Send everything to stderr. May be called again (Celery does, in each child)."""
+def configure_logging(log_format: LogFormat = "json", level: int = logging.INFO) -> None:
+    """Log everything to stderr. May be called repeatedly (Celery does, in each child)."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)

@@ -1,4 +1,4 @@
-"""Between the fields that Redis holds and the models: one function a shape, no Redis in here."""
+"""Conversion between models and what Redis stores: hash fields and JSON texts."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from jobs.models import (
     JobEvent,
     JobSnapshot,
     JobSpec,
+    JobStatus,
     MetricResult,
     RenderInfo,
     ResultInfo,
 )
-from jobs.object_keys import checked_key
-from jobs.store import RecordNotStorableError
+from jobs.objects import checked_key
+from jobs.store.types import RecordNotStorableError
 
 _METRICS = TypeAdapter(list[MetricResult])
 M = TypeVar("M", bound=BaseModel)
 
-# What reading a record raises when the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
+# What reading a record raises if the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
 UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
-# Numbers that the scripts calculate with, besides those of the model
+# Numbers that the Lua scripts calculate with, besides those of the model
 _SCRIPT_NUMBERS = ("seq", "priority", "fence", "told_percent", "told_tenth", "progress_events")
 
 
 def read_json(model: type[M], text: str) -> M:
-    """Unknown fields are those of a newer version, and no reason to lose the record."""
+    """Unknown fields were written by a newer version and are ignored."""
     return model.model_validate_json(text, extra="ignore")
 
 
 def stored_json(record: BaseModel) -> str:
-    """The text to store: it was read back as it is, so that nothing is stored that no reader can read, or that the
-    serializer changed in silence (NaN to null, a lone surrogate to a replacement character).
+    """JSON text of a record, checked by reading it back: the serializer silently changes some values (NaN to null, a
+    lone surrogate to a replacement character).
 
     Raises RecordNotStorableError.
     """
@@ -48,7 +49,7 @@ def stored_json(record: BaseModel) -> str:
         text = record.model_dump_json()
         is_same = read_json(type(record), text) == record
     except UNREADABLE as fault:
-        raise RecordNotStorableError(f"{type(record).__name__} can not be read back: {type(fault).__name__}") from fault
+        raise RecordNotStorableError(f"{type(record).__name__} cannot be read back: {type(fault).__name__}") from fault
     if not is_same:
         raise RecordNotStorableError(f"{type(record).__name__} changes when it is read back")
     return text
@@ -65,9 +66,16 @@ def time_of(text: str | None) -> datetime | None:
     return datetime.fromtimestamp(int(text) / 1000, UTC) if text else None
 
 
+def _required_time(text: str) -> datetime:
+    time = time_of(text)
+    if time is None:
+        raise ValueError("a time is missing")
+    return time
+
+
 def job_of(fields: dict[str, str]) -> Job:
-    """Raises one of UNREADABLE, also for a field that only scripts and views need: what is read here can be listed,
-    claimed, finished and deleted."""
+    """Raises one of UNREADABLE, also for a field that only scripts and views need: a job that is read here can be
+    listed, claimed, finished and deleted."""
 
     def parsed(model: type[M], name: str) -> M | None:
         return read_json(model, fields[name]) if fields.get(name) else None
@@ -83,7 +91,7 @@ def job_of(fields: dict[str, str]) -> Job:
         owner=fields.get("owner", ""),
         request_id=fields.get("request_id", ""),
         traceparent=fields.get("traceparent", ""),
-        status=fields["status"],
+        status=JobStatus(fields["status"]),
         stage=fields.get("stage") or None,
         progress=float(fields["progress"]),
         attempt=int(fields["attempt"]),
@@ -91,7 +99,7 @@ def job_of(fields: dict[str, str]) -> Job:
         max_attempts=int(fields["max_attempts"]),
         cancel_requested=fields["cancel_requested"] == "1",
         worker=fields.get("worker") or None,
-        created_at=time_of(fields["created_ms"]),
+        created_at=_required_time(fields["created_ms"]),
         started_at=time_of(fields.get("started_ms")),
         finished_at=time_of(fields.get("finished_ms")),
         deadline_at=time_of(fields.get("deadline_ms")),
@@ -109,7 +117,7 @@ def metrics_json(metrics: Iterable[MetricResult]) -> str:
     try:
         _METRICS.validate_json(text)
     except UNREADABLE as fault:
-        raise RecordNotStorableError("the evaluation can not be read back") from fault
+        raise RecordNotStorableError("the evaluation cannot be read back") from fault
     return text
 
 
@@ -117,8 +125,8 @@ def event_of(event_id: str, fields: dict[str, str]) -> JobEvent:
     return JobEvent(
         id=event_id,
         event=fields["event"],
-        at=time_of(fields["at"]),
-        status=fields["status"],
+        at=_required_time(fields["at"]),
+        status=JobStatus(fields["status"]),
         stage=fields["stage"] or None,
         progress=float(fields["progress"]),
         # Lua has one table type: an empty one is written as a JSON object, which is what detail is
@@ -132,7 +140,7 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
         job_id=fields["job_id"],
         event=fields["event"],
         state=fields["state"],
-        created_at=time_of(fields["created_ms"]),
+        created_at=_required_time(fields["created_ms"]),
         next_attempt_at=time_of(fields["next_ms"]) if fields["state"] == "pending" else None,
         attempts=[read_json(DeliveryAttempt, line) for line in attempts],
         tries=int(fields.get("tries", 0)),
@@ -143,7 +151,7 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
 
 def _snapshot_of(fields: dict[str, str]) -> JobSnapshot:
     return JobSnapshot(
-        status=fields["status"],
+        status=JobStatus(fields["status"]),
         stage=fields["stage"] or None,
         progress=float(fields["progress"]),
         attempt=int(fields["attempt"]),

@@ -1,4 +1,4 @@
--- What a queued job's callers want to know, in one step: its place in the line, and what an ETA is made of.
+-- Queue position of a job, mean duration and number of live workers, in one step.
 local id = ARGV[1]
 local rank = redis.call('ZRANK', key('waiting'), id)
 local live = redis.call('ZCOUNT', key('workers'), '(' .. NOW, '+inf')

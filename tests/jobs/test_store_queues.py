@@ -1,4 +1,4 @@
-"""What is asked about many jobs: listing, the line, the janitor's rounds, events; uploads, workers and locks."""
+"""Listing, queues, the janitor's rounds, events, uploads, workers and locks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_listing_by_status(job_store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "5", "c", "c-1", "c1e5", "c1)", "c" + "9" * 30, "x5", "c5\n"])
-def test_a_cursor_that_no_page_gave_is_refused(job_store: JobStore, cursor: str) -> None:
+def test_an_invalid_cursor_is_refused(job_store: JobStore, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         job_store.jobs.page(status=None, cursor=cursor, limit=3)
 
@@ -76,7 +76,7 @@ def test_positions_follow_priority_then_age(job_store: JobStore) -> None:
 
 def test_the_outbox_empties_as_messages_go_out(job_store: JobStore) -> None:
     first = add_job(job_store).id
-    time.sleep(0.002)  # the outbox goes by milliseconds
+    time.sleep(0.002)  # the outbox has a resolution of 1 ms
     second = add_job(job_store).id
     assert [job.id for job in job_store.jobs.unsent(0)] == [first, second]
     assert [job.id for job in job_store.jobs.unsent(0, limit=1)] == [first]
@@ -87,7 +87,7 @@ def test_the_outbox_empties_as_messages_go_out(job_store: JobStore) -> None:
     assert job_store.jobs.unsent(0) == []
 
 
-def test_jobs_whose_message_went_out_but_nobody_claimed(job_store: JobStore) -> None:
+def test_stranded_jobs_are_those_sent_but_not_claimed(job_store: JobStore) -> None:
     job = add_job(job_store)
     assert job_store.jobs.stranded(1, 0) == []
     job_store.jobs.mark_message_sent(job.id)
@@ -100,7 +100,7 @@ def test_jobs_whose_message_went_out_but_nobody_claimed(job_store: JobStore) -> 
     assert job_store.jobs.stranded(1, 0) == []
 
 
-def test_lost_workers_give_jobs_back_until_the_attempts_are_used_up(job_store: JobStore) -> None:
+def test_jobs_of_lost_workers_are_requeued_until_attempts_are_used_up(job_store: JobStore) -> None:
     job = add_job(job_store, max_attempts=2)
     for attempt, status in ((1, JobStatus.QUEUED), (2, JobStatus.FAILED)):
         claim(job_store, job.id, lease_s=0.01)
@@ -119,24 +119,28 @@ def wait_for_lost(store: JobStore) -> list:
 
 
 def test_a_renewed_lease_is_not_lost(job_store: JobStore) -> None:
-    lease = start_job(job_store, lease_s=0.05)
-    for _ in range(4):
+    """Each renewal outlasts the lease before it; no call has to come within a certain time."""
+    lease = start_job(job_store, lease_s=0.02)
+    for _ in range(3):
+        job_store.jobs.renew(lease, 30)
         time.sleep(0.03)
-        job_store.jobs.renew(lease, 0.05)
         assert job_store.jobs.requeue_lost() == []
-    time.sleep(0.08)
-    job_store.jobs.report(lease, stage="fetch", progress=0.1, lease_s=30)  # late, but nobody took it over
+        job_store.jobs.renew(lease, 0.02)
+    time.sleep(0.03)
+    job_store.jobs.report(
+        lease, stage="fetch", progress=0.1, lease_s=30
+    )  # expired, but no other worker took the job over
     assert job_store.jobs.requeue_lost() == []
 
 
-def test_what_was_renewed_or_claimed_after_the_janitor_looked_is_left_alone(
+def test_jobs_renewed_or_claimed_after_the_janitor_listed_them_are_left_alone(
     job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The janitor reads a list, then acts on each: here the list is out of date."""
+    """The janitor lists jobs, then acts on each: here the list is out of date."""
     renewed, started = start_job(job_store), start_job(job_store, expires_in_s=100)
     waiting = add_job(job_store, expires_in_s=100)
     listed = [renewed.job_id, started.job_id, waiting.id]
-    monkeypatch.setattr(job_store, "_due", lambda line, limit: listed)
+    monkeypatch.setattr(job_store.redis, "due", lambda line, limit: listed)
     assert job_store.jobs.requeue_lost() == []
     assert job_store.jobs.fail_past_deadline(RETENTION_S) == []
     assert [job_store.jobs.get(job_id).status for job_id in listed] == ["running", "running", "queued"]
@@ -211,7 +215,7 @@ def test_waiting_for_events_never_outlives_the_socket(redis_url: str, job_store:
 
 
 def test_a_long_job_keeps_a_bounded_history_with_its_start_and_end(job_store: JobStore) -> None:
-    """Many reports a percent, and then a worker that changes its stage all the time: over 1000 that would be events."""
+    """Many reports per percent, then a worker that keeps changing its stage: more than 1000 potential events."""
     lease = start_job(job_store)
     for i in range(1500):
         stage = "synthesize" if i < 400 else f"odd-{i}"
@@ -229,7 +233,7 @@ def test_a_long_job_keeps_a_bounded_history_with_its_start_and_end(job_store: Jo
     assert max(after - before for before, after in itertools.pairwise(steps)) < 0.011
 
 
-def test_files_that_arrive_belong_to_their_job_or_expire(job_store: JobStore) -> None:
+def test_arrivals_belong_to_their_job_or_expire(job_store: JobStore) -> None:
     made, abandoned, late = new_job_id(), new_job_id(), new_job_id()
     for job_id, within_s in ((made, -1), (abandoned, -1), (late, 60)):
         job_store.uploads.add_arrival(job_id, within_s)
@@ -239,7 +243,7 @@ def test_files_that_arrive_belong_to_their_job_or_expire(job_store: JobStore) ->
     assert job_store.uploads.expired_arrivals() == []
 
 
-def test_uploads_wait_expire_and_are_taken(job_store: JobStore) -> None:
+def test_uploads_expire_unless_a_job_takes_them(job_store: JobStore) -> None:
     waiting, expired, taken = (new_upload_id() for _ in range(3))
     now = datetime.now(UTC)
     job_store.uploads.add(waiting, now + timedelta(hours=1))
@@ -275,7 +279,7 @@ def test_a_lock_has_one_owner_at_a_time(job_store: JobStore) -> None:
     assert job_store.locks.acquire("janitor", "b", 1.0)
 
 
-def test_a_lock_given_back_is_free_at_once_and_only_its_owner_gives_it_back(job_store: JobStore) -> None:
+def test_a_released_lock_is_free_at_once_and_only_its_owner_releases_it(job_store: JobStore) -> None:
     assert job_store.locks.acquire("cache", "a", 30.0)
     job_store.locks.release("cache", "b")
     assert not job_store.locks.acquire("cache", "b", 30.0)
@@ -284,7 +288,7 @@ def test_a_lock_given_back_is_free_at_once_and_only_its_owner_gives_it_back(job_
     assert job_store.locks.acquire("cache", "b", 30.0)
 
 
-def test_ping_tells_whether_redis_answers(job_store: JobStore) -> None:
+def test_ping_raises_if_redis_is_unreachable(job_store: JobStore) -> None:
     job_store.ping()
     nobody = redis.Redis(port=free_port(), decode_responses=True, retry=None)
     with pytest.raises(redis.ConnectionError):
