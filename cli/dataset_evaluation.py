@@ -19,8 +19,8 @@ from cli.rendering import EngineName, RenderRequest, open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
+from retalking_client.cli.common import describe_note
 from retalking_client.cli.failures import CommandError
-from retalking_client.cli.output import describe_note
 from retalking_client.cli.progress import follow
 from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score

@@ -22,13 +22,13 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
-from jobs.store import JobStore
 from retalking_client.cli.failures import CommandError
 
 if TYPE_CHECKING:
     import redis
 
     from jobs.settings import Settings
+    from jobs.store import JobStore
 
 State = Literal["ok", "warning", "error"]
 _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -208,7 +208,7 @@ def check_keys(settings: Settings, store: JobStore) -> Finding:
             return Finding("keys", "ok", "not required, on loopback")
         remedy = "Set RETALKING_REQUIRE_KEYS=true, unless a proxy authenticates callers."
         return Finding("keys", "warning", f"not required, and callers reach {host}", remedy)
-    usable = [key for key in store.list_keys() if key.revoked_at is None]
+    usable = [key for key in store.keys.all() if key.revoked_at is None]
     if not usable:
         remedy = "Run `retalking keys create NAME --scope admin`."
         return Finding("keys", "error", "required, and there is none", remedy)
@@ -216,7 +216,7 @@ def check_keys(settings: Settings, store: JobStore) -> Finding:
 
 
 def check_workers(settings: Settings, store: JobStore) -> Finding:
-    live = store.workers()
+    live = store.workers.live()
     if not live:
         return Finding("workers", "error", "no render worker is live", "Start one, or look at the end of its log.")
     oldest = datetime.now(UTC) - timedelta(seconds=settings.worker_ttl_s)
@@ -230,10 +230,10 @@ def check_workers(settings: Settings, store: JobStore) -> Finding:
 
 def check_quarantine(store: JobStore) -> Finding:
     """Records that no process could read."""
-    total = store.quarantine_size()
+    total = store.quarantine.size()
     if not total:
         return Finding("records", "ok", "none in quarantine")
-    shown = store.quarantined(limit=MAX_SHOWN)
+    shown = store.quarantine.records(limit=MAX_SHOWN)
     names = ", ".join(f"{record.kind} {record.id} ({record.reason})" for record in shown)
     more = f" and {total - len(shown)} more" if total > len(shown) else ""
     remedy = "Notify their owners; `DELETE /quarantine/KIND/ID` (admin key) deletes a record and its files."
@@ -242,16 +242,16 @@ def check_quarantine(store: JobStore) -> Finding:
 
 def check_janitor(store: JobStore) -> Finding:
     """Items that the janitor could not delete."""
-    count = store.failing_count()
+    count = store.janitor_failures.count()
     if not count:
         return Finding("janitor", "ok", "everything due was deleted")
-    examples = ", ".join(sorted(store.failing_items())[:3])
+    examples = ", ".join(sorted(store.janitor_failures.items())[:3])
     remedy = "Look for `janitor: an item failed` in the log of the webhook worker, and check the rights of its S3 key."
     return Finding("janitor", "error", f"{count} items cannot be deleted, e.g. {examples}", remedy)
 
 
 def check_webhooks(store: JobStore) -> Finding:
-    backlog = store.webhook_backlog()
+    backlog = store.webhooks.backlog()
     found = f"{backlog.pending} events pending, {backlog.due} of them due, {backlog.given_up} given up"
     if backlog.due > WEBHOOKS_DUE_WARNING:
         remedy = "Check that a webhook worker runs; `GET /webhooks/deliveries` names the receivers that fail."
@@ -324,7 +324,7 @@ def _check_links(objects: ObjectStore) -> Iterator[Finding]:
 
 
 def check_secrets(settings: Settings) -> Iterator[Finding]:
-    from jobs.keyring import SecretInvalidError, link_secret, webhook_secret
+    from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 
     for name, read in {"link secret": link_secret, "webhook secret": webhook_secret}.items():
         setting = name.replace(" ", "_")

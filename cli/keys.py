@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.extras import MissingExtraError
-from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY, ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
-from jobs.store import JobStore, KeyNotFoundError
+from jobs.models import MAX_PRIORITY, USUAL_PRIORITY
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
+# The job store is imported by the commands themselves: `retalking` also starts where only the client is installed.
 if TYPE_CHECKING:
     from jobs.settings import Settings
+    from jobs.store import JobStore
+    from jobs.store.keys import Scope
 
 T = TypeVar("T")
 app = typer.Typer(help="API keys: create, list, revoke; the secrets that sign their webhooks.", no_args_is_help=True)
@@ -51,8 +53,9 @@ def create(
     """Create a key. It is printed once, on stdout, and cannot be shown again: only its hash is stored."""
     if not 1 <= len(name) <= 100 or not name.isprintable():
         raise CommandError("invalid_name", "A name has 1 to 100 printable characters.", EXIT_USAGE)
+    store = _open(data)
     scopes = _scopes(scope or ["submit", "read"])
-    text = make_key(_open(data), name, scopes, requests_per_minute, live_jobs, max_priority, stored_bytes)
+    text = make_key(store, name, scopes, requests_per_minute, live_jobs, max_priority, stored_bytes)
     Console(stderr=True).print("The API key, shown only once; send it as `Authorization: Bearer ...`:")
     typer.echo(text)
 
@@ -62,7 +65,7 @@ def show(data: DataOption = None) -> None:
     """List all keys, oldest first, without their secret part."""
     titles = ("id", "name", "scopes", "requests/min", "live jobs", "stored bytes", "max priority", "created", "revoked")
     table = Table(*titles, box=None)
-    for key in _call(_open(data).list_keys):
+    for key in _call(_open(data).keys.all):
         limits = (
             str(limit) if limit else "default" for limit in (key.requests_per_minute, key.live_jobs, key.stored_bytes)
         )
@@ -78,10 +81,13 @@ def revoke(
 ) -> None:
     """Revoke a key, from the next request on. Its jobs continue, and admin keys still see them."""
     store = _open(data)
+    from jobs.store import KeyNotFoundError
+    from jobs.store.keys import is_key_id
+
     try:
         if not is_key_id(key_id):
             raise KeyNotFoundError(key_id)
-        key = _call(lambda: store.revoke_key(key_id))
+        key = _call(lambda: store.keys.revoke(key_id))
     except KeyNotFoundError:
         raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.") from None
     typer.echo(f"{key.id}  {key.name}  revoked")
@@ -104,13 +110,14 @@ def webhook_secret(
     if not is_known:  # one created here would differ from that of the service
         message = "Set RETALKING_WEBHOOK_SECRET to the value of the service, or pass its data folder with --data."
         raise CommandError("webhook_secret_unknown", message, EXIT_USAGE)
-    if not is_key_id(key_id) or _call(lambda: store.find_key(key_id)) is None:
-        raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.")
-    rotated = partial(store.rotate_webhook_secret, key_id, overlap_s)
-    state = _call(rotated if rotate else partial(store.webhook_secret_state, key_id))
-    from jobs.keyring import WebhookSecrets
+    from jobs.signing import WebhookSecrets
+    from jobs.store.keys import is_key_id
 
-    for secret in WebhookSecrets(settings, store.webhook_secret_state).at(key_id, state):
+    if not is_key_id(key_id) or _call(lambda: store.keys.find(key_id)) is None:
+        raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.")
+    rotated = partial(store.webhooks.rotate_secret, key_id, overlap_s)
+    state = _call(rotated if rotate else partial(store.webhooks.secret_state, key_id))
+    for secret in WebhookSecrets(settings, store.webhooks.secret_state).at(key_id, state):
         typer.echo(secret)
 
 
@@ -124,6 +131,8 @@ def make_key(
     stored_bytes: int | None = None,
 ) -> str:
     """Create a key and store it. Returns its text."""
+    from jobs.store.keys import ApiKey, digest_of, key_id_of, new_key_text
+
     text = new_key_text()
     key = ApiKey(
         id=str(key_id_of(text)),
@@ -136,11 +145,13 @@ def make_key(
         stored_bytes=stored_bytes,
         created_at=datetime.now(UTC),
     )
-    _call(lambda: store.add_key(key))
+    _call(lambda: store.keys.add(key))
     return text
 
 
 def _scopes(names: list[str]) -> frozenset[Scope]:
+    from jobs.store.keys import Scope
+
     try:
         return frozenset(Scope(name) for name in names)
     except ValueError:

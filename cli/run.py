@@ -12,9 +12,8 @@ from rich.console import Console
 from cli.evaluate import chosen_engine
 from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times
 from jobs.models import JobOptions
+from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.option_pairs import read_pairs, validate_options
-from retalking_client.cli.output import describe_note
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

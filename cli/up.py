@@ -70,11 +70,11 @@ def _create_first_key(console: Console, data: Path | None) -> None:
     """Without any key nobody could call the service, so create one with the scope admin."""
     from cli.keys import make_key
     from cli.stack.redis_server import store_settings
-    from jobs.api_keys import Scope
     from jobs.opening import open_store
+    from jobs.store.keys import Scope
 
     store = open_store(store_settings(data))
-    if any(key.revoked_at is None for key in store.list_keys()):
+    if any(key.revoked_at is None for key in store.keys.all()):
         return
     text = make_key(store, "first", frozenset({Scope.ADMIN}))
     console.print("\nThe first API key (scope admin), shown only once. `retalking keys` creates others:")

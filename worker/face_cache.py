@@ -110,7 +110,7 @@ class KeyLock:
             self._released.set()
             self._renewer.join()
             with suppress(RedisError):  # then it expires
-                self._store.release_lock(self._name, self._owner)
+                self._store.locks.release(self._name, self._owner)
 
     def try_acquire(self) -> bool:
         if not self._acquire():
@@ -126,7 +126,7 @@ class KeyLock:
 
     def _acquire(self) -> bool:
         try:
-            return self._store.acquire_lock(self._name, self._owner, self._ttl_s)
+            return self._store.locks.acquire(self._name, self._owner, self._ttl_s)
         except RedisError as fault:
             log.warning("lock of a cache entry not acquired: %s", type(fault).__name__)
             return True

@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from jobs.names import segment_key
 from jobs.objects import ObjectStore, ObjectStoreError
-from jobs.segments import SegmentLease, SegmentOutcome, SegmentStore, SplitPlan
-from jobs.store import JobNotFoundError, LeaseLostError
+from jobs.store import JobNotFoundError, LeaseLostError, SegmentLease, SegmentOutcome, SplitPlan
+from jobs.store.segments import Segments
 from retalking_core.engine import Engine, SegmentedEngine
 from retalking_core.errors import RenderCanceled
 from retalking_core.media.encoder import encoder_version
@@ -53,15 +53,15 @@ class SplitClip:
 class SegmentLeaseBackend:
     """Renews the lease of a segment for a LeaseKeeper."""
 
-    def __init__(self, store: SegmentStore) -> None:
-        self._store = store
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
 
     def report(self, lease: SegmentLease, *, stage: str, progress: float, lease_s: float) -> bool:
         """A segment has one stage; the owner reports the progress of the job."""
-        return self._store.report_segment(lease, progress, lease_s)
+        return self._segments.report(lease, progress, lease_s)
 
     def renew(self, lease: SegmentLease, lease_s: float) -> bool:
-        return self._store.report_segment(lease, None, lease_s)
+        return self._segments.report(lease, None, lease_s)
 
 
 def renderer_of(engine: Engine) -> str:
@@ -78,7 +78,7 @@ def segment_lease(lease: SegmentLease, context: RunContext) -> Iterator[LeaseKee
     """
     settings = context.settings
     keeper = LeaseKeeper(
-        SegmentLeaseBackend(context.store),
+        SegmentLeaseBackend(context.store.segments),
         lease,
         lease_s=settings.lease_s,
         stall_s=settings.stall_s,
@@ -122,7 +122,7 @@ def render_segment(
         key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=render_notes(drawn.notes)
     )
     try:
-        retry_redis(lambda: context.store.finish_segment(lease, outcome))
+        retry_redis(lambda: context.store.segments.finish(lease, outcome))
     except LeaseLostError:
         _delete_late(context.objects, key, lease.job_id)
         raise
@@ -132,7 +132,7 @@ def render_segment(
 def _release(lease: SegmentLease, context: RunContext, *, count_attempt: bool) -> None:
     """If the store stays unreachable, the lease expires instead."""
     try:
-        retry_redis(lambda: context.store.release_segment(lease, count_attempt=count_attempt), limit_s=5.0)
+        retry_redis(lambda: context.store.segments.release(lease, count_attempt=count_attempt), limit_s=5.0)
         log.info("segment released", extra=_tags(lease))
     except RedisError:
         log.error("job store unreachable: the segment's lease will expire", extra=_tags(lease))
@@ -154,12 +154,12 @@ def help_job(job_id: str, context: RunContext) -> None:
 
     Raises RedisError when the store does not answer the first call.
     """
-    state = retry_redis(lambda: context.store.split_state(job_id))
+    state = retry_redis(lambda: context.store.segments.state(job_id))
     engine = None if state is None else context.engines.get(state.plan.engine)
     if state is None or not isinstance(engine, SegmentedEngine) or renderer_of(engine) != state.plan.renderer:
         log.info("no segments to render: job ended, or another renderer", extra={"job": job_id})
         return
-    lease = retry_redis(lambda: context.store.claim_segment(job_id, context.worker_id, context.settings.lease_s))
+    lease = retry_redis(lambda: context.store.segments.claim(job_id, context.worker_id, context.settings.lease_s))
     if lease is None:
         log.info("no segments to render: all are taken", extra={"job": job_id})
         return
@@ -192,10 +192,10 @@ def _render_segments(
         with segment_lease(lease, context) as keeper:
             clip = clip or _fetch_clip(lease.job_id, engine, plan, folder, keeper, context)
             render_segment(clip, lease, keeper, context, on_progress=lambda: None)
-        if sum(retry_redis(store.queue_depths).values()):
+        if sum(retry_redis(store.jobs.queue_depths).values()):
             log.info("another job waits: helper stops", extra={"job": first.job_id})
             return
-        lease = retry_redis(lambda: store.claim_segment(first.job_id, context.worker_id, context.settings.lease_s))
+        lease = retry_redis(lambda: store.segments.claim(first.job_id, context.worker_id, context.settings.lease_s))
 
 
 def _fetch_clip(
@@ -210,5 +210,5 @@ def _fetch_clip(
     analysis, video = folder / "analysis", folder / "video"
     for key, path in ((plan.scene_key, analysis), (plan.video_key, video)):
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
-    request = retry_redis(lambda: context.store.get(job_id)).spec.request
+    request = retry_redis(lambda: context.store.jobs.get(job_id)).spec.request
     return SplitClip(job_id, engine, plan, analysis, video, render_options(request, None), folder)

@@ -18,8 +18,7 @@ from redis.exceptions import RedisError
 from jobs.messages import MessageNotSentError, ask_for_help
 from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, shared_video_key
-from jobs.segments import SplitPlan, SplitState
-from jobs.store import LeaseLostError
+from jobs.store import LeaseLostError, SplitPlan, SplitState
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
@@ -123,7 +122,7 @@ class SplitRender:
         self._put(plan.scene_key, self._analysis)
         if source.kind != "object":
             self._put(plan.video_key, task.inputs.video)
-        retry_redis(lambda: self._context.store.open_split(task.attempt.lease, plan))
+        retry_redis(lambda: self._context.store.segments.open(task.attempt.lease, plan))
         task.attempt.log(logging.INFO, "split into segments", count=plan.segments)
         return plan, report
 
@@ -132,7 +131,7 @@ class SplitRender:
         context, lease = self._context, self._task.attempt.lease
         while not (state := self._report()).is_complete:
             segment = retry_redis(
-                lambda: context.store.claim_segment(
+                lambda: context.store.segments.claim(
                     clip.job_id, context.worker_id, context.settings.lease_s, owner=lease
                 )
             )
@@ -152,7 +151,7 @@ class SplitRender:
         if time.monotonic() - self._reported_at < REPORT_EVERY_S:
             return
         try:
-            self._report_state(self._context.store.split_state(self._task.job.id))
+            self._report_state(self._context.store.segments.state(self._task.job.id))
         except RedisError as fault:
             # Each call waits for seconds before it gives up; the render must not wait in every batch.
             self._reported_at = time.monotonic() + self._context.settings.lease_s / 3
@@ -161,7 +160,7 @@ class SplitRender:
 
     def _report(self) -> SplitState:
         """Between two segments: retries until the store answers."""
-        return self._report_state(retry_redis(lambda: self._context.store.split_state(self._task.job.id)))
+        return self._report_state(retry_redis(lambda: self._context.store.segments.state(self._task.job.id)))
 
     def _report_state(self, state: SplitState | None) -> SplitState:
         """Report the progress of all segments as the job's, and call idle workers for the waiting ones.
@@ -210,7 +209,7 @@ class SplitRender:
 
 def _earlier_split(task: RenderTask, context: RunContext) -> SplitState | None:
     """State of the split that a lost or released attempt left, if this worker can continue it."""
-    state = retry_redis(lambda: context.store.split_state(task.job.id))
+    state = retry_redis(lambda: context.store.segments.state(task.job.id))
     return state if state is not None and state.plan.renderer == renderer_of(task.engine) else None
 
 
@@ -218,7 +217,7 @@ def _helpers(engine: Engine, context: RunContext) -> list[WorkerInfo]:
     """The other live workers that have the engine."""
     wanted = (engine.capabilities.name, engine.capabilities.version)
     try:
-        workers = context.store.workers()
+        workers = context.store.workers.live()
     except RedisError:
         return []
     return [

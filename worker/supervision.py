@@ -136,8 +136,8 @@ class ChildDeathWatch:
         tags = {"job": job_id, "worker": worker_id}
         try:
             self._store = self._store or open_store(self._settings, retries=0, timeout_s=STORE_TIMEOUT_S)
-            ended = self._store.abandon(job_id, worker_id)
-            self._store.forget_worker(worker_id)
+            ended = self._store.jobs.abandon(job_id, worker_id)
+            self._store.workers.forget(worker_id)
         except RedisError as fault:
             log.error("child process died, job store unreachable: %s", type(fault).__name__, extra=tags)
         else:
@@ -193,7 +193,7 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join(timeout=2.0)
         try:
-            self._store.forget_worker(self._info.id)
+            self._store.workers.forget(self._info.id)
         except RedisError as fault:
             log.warning("worker not removed from the list: %s", type(fault).__name__, extra={"worker": self._info.id})
 
@@ -215,7 +215,7 @@ class Heartbeat:
         if self._stopped.is_set() or (self._is_closing() and not self.is_busy):
             return
         try:
-            self._store.report_worker(self._info.model_copy(update=self._condition()), self._ttl_s)
+            self._store.workers.report(self._info.model_copy(update=self._condition()), self._ttl_s)
         except RedisError as fault:
             log.warning("heartbeat failed: %s", type(fault).__name__, extra={"worker": self._info.id})
 

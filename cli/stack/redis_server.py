@@ -19,8 +19,8 @@ from pathlib import Path
 import redis
 from pydantic import SecretStr
 
-from jobs.keyring import kept_secret
 from jobs.settings import Settings
+from jobs.signing import stored_secret
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 PORT_FILE = "port"
@@ -61,7 +61,7 @@ class EmbeddedRedis:
         self._launcher = tuple(launcher)
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Kept on disk, so that clients can reconnect after a restart on the same port.
-        self._password = kept_secret(data_dir, "redis_password", secrets.token_hex(32))
+        self._password = stored_secret(data_dir, "redis_password", secrets.token_hex(32))
         self._lock_fd = self._lock_folder()
         try:
             # Another program may take a free port before the server binds it: then try another one.

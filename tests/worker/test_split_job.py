@@ -92,7 +92,7 @@ def assert_same_media(stack: Stack, job: Job, other: Job) -> None:
 
 def holders(stack: Stack, job_id: str) -> dict[str, int]:
     """Segment in work, by the process id of its worker."""
-    fields = stack.store._client.hgetall(stack.store._key("split", job_id))
+    fields = stack.store.redis.client.hgetall(stack.store.redis.key("split", job_id))
     return {
         fields[f"worker:{name[5:]}"].rsplit("-", 2)[1]: int(name[5:]) for name in fields if name.startswith("held:")
     }
@@ -114,10 +114,12 @@ def test_a_split_job_gives_the_same_frames_and_sound(split_stack: Stack, whole: 
     assert job.render.stage_times_s == {"analyze": 0.5, "draw": 4.0}
     assert marks(split_stack) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
     assert_same_media(split_stack, job, whole)
-    told = [event.progress for event in split_stack.store.events(job.id, after=None) if event.event == "job.progress"]
+    told = [
+        event.progress for event in split_stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"
+    ]
     assert told == sorted(told)
     assert len({round(each, 1) for each in told}) > 4
-    assert [event.event for event in split_stack.store.events(job.id, after=None)].count("job.succeeded") == 1
+    assert [event.event for event in split_stack.store.jobs.events(job.id, after=None)].count("job.succeeded") == 1
     assert segment_files(split_stack, job.id) != []
     sweep(split_stack)
     assert segment_files(split_stack, job.id) == []
@@ -134,11 +136,11 @@ def test_a_short_job_is_not_split(split_stack: Stack, second: WorkerProcess, tmp
 def test_a_cancel_stops_every_worker(split_stack: Stack, second: WorkerProcess) -> None:
     job_id = split_stack.submit(seed=30)
     wait_until(lambda: len(holders(split_stack, job_id)) == 2, 20, what="two workers on it")
-    split_stack.store.request_cancel(job_id, retention_s=60)
+    split_stack.store.jobs.request_cancel(job_id, retention_s=60)
     job = split_stack.finish(job_id, timeout_s=15)
     assert job.status is JobStatus.CANCELED
-    wait_until(lambda: not any(worker.busy_with for worker in split_stack.store.workers()), 5, what="idle workers")
-    assert split_stack.store.split_state(job_id) is None
+    wait_until(lambda: not any(worker.busy_with for worker in split_stack.store.workers.live()), 5, what="idle workers")
+    assert split_stack.store.segments.state(job_id) is None
     sweep(split_stack)
     assert segment_files(split_stack, job_id) == []
     wait_until(lambda: split_stack.attempt_folders() == [], 5)
@@ -151,7 +153,7 @@ def test_a_killed_helper_costs_its_segment_alone(
     job_id = split_stack.submit(seed=10)
     wait_until(lambda: len(holders(split_stack, job_id)) == 2, 20, what="two workers on it")
     wait_until(lambda: {"segment-0", "segment-1"} <= set(marks(split_stack)), 10, what="both are drawing")
-    owner = split_stack.store.get(job_id).worker
+    owner = split_stack.store.jobs.get(job_id).worker
     (pid, lost), *_ = [(pid, number) for pid, number in holders(split_stack, job_id).items() if f"-{pid}-" not in owner]
     os.kill(int(pid), signal.SIGKILL)
     job = split_stack.finish(job_id, timeout_s=60)
@@ -166,13 +168,13 @@ def test_a_killed_helper_costs_its_segment_alone(
 def test_a_killed_owner_costs_no_finished_segment_and_no_analysis(
     split_stack: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
 ) -> None:
-    wait_until(lambda: len(split_stack.store.workers()) == 2, 30, what="both workers are back")
+    wait_until(lambda: len(split_stack.store.workers.live()) == 2, 30, what="both workers are back")
     job_id = split_stack.submit(seed=10)
     wait_until(
-        lambda: (state := split_stack.store.split_state(job_id)) and len(state.done) >= 2, 30, what="two are done"
+        lambda: (state := split_stack.store.segments.state(job_id)) and len(state.done) >= 2, 30, what="two are done"
     )
-    done = [f"segment-{number}" for number in split_stack.store.split_state(job_id).done]
-    os.kill(int(split_stack.store.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
+    done = [f"segment-{number}" for number in split_stack.store.segments.state(job_id).done]
+    os.kill(int(split_stack.store.jobs.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
     job = split_stack.tend(job_id, timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
     begun = marks(split_stack)

@@ -15,7 +15,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.journal import JsonLines
+from jobs.logging_config import JsonFormatter
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
@@ -26,6 +26,7 @@ from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
+from retalking_core.media.result_file import writing
 from retalking_core.networks import inference
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
@@ -46,7 +47,7 @@ from worker.engines import (
     unavailable_engines,
 )
 from worker.lease import ShutdownRequestedError
-from worker.translation import describe_fault, render_options
+from worker.translation import describe_fault, is_transient, render_options
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -184,6 +185,17 @@ def test_every_fault_has_a_code_and_a_clean_sentence(fault: Exception, code: str
     assert "/" not in error.message
 
 
+def test_threads_that_run_out_while_writing_are_retried(tmp_path: Path) -> None:
+    """FFmpeg reports EAGAIN if it cannot start a thread; the result writer and the object store wrap it."""
+    with pytest.raises(core.RetalkingError) as caught, writing():
+        raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    stored = ObjectStoreError("x")
+    stored.__cause__ = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    for fault in (caught.value, stored):
+        assert describe_fault(fault).code == "threads_exhausted"
+        assert is_transient(fault)
+
+
 def test_a_full_disk_inside_another_error_is_found() -> None:
     fault = ObjectStoreError("x")
     fault.__cause__ = OSError(errno.ENOSPC, "x")
@@ -295,7 +307,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
         raise ValueError("here")
     except ValueError as fault:
         record.exc_info = (type(fault), fault, fault.__traceback__)
-    text = JsonLines().format(record)
+    text = JsonFormatter().format(record)
     assert "\n" not in text
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")

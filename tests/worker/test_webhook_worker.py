@@ -13,9 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from standardwebhooks import Webhook
 
-from jobs.keyring import link_secret, webhook_secret
-from jobs.links import is_signed
 from jobs.models import JobStatus
+from jobs.signing import is_signed, link_secret, webhook_secret
 from tests.jobs.making import start_job, succeed
 from tests.services import wait_until
 from tests.worker.conftest import ROOT, Clips, Stack, WorkerProcess, make_stack, running
@@ -46,8 +45,8 @@ def test_events_are_delivered_in_order_and_a_failing_one_is_retried(
     receiver.replies = [Reply(500), Reply(200)]
     job_id = stack.submit(webhook_url=f"{receiver.url}/hook?key=hush", webhook_events=["job.started", "job.succeeded"])
     assert stack.finish(job_id).status is JobStatus.SUCCEEDED
-    wait_until(lambda: all(each.state == "delivered" for each in stack.store.deliveries(job_id)), timeout=20)
-    started, succeeded = stack.store.deliveries(job_id)
+    wait_until(lambda: all(each.state == "delivered" for each in stack.store.webhooks.deliveries(job_id)), timeout=20)
+    started, succeeded = stack.store.webhooks.deliveries(job_id)
     assert (started.event, [attempt.status_code for attempt in started.attempts]) in (
         ("job.started", [500, 200]),
         ("job.started", [200]),
