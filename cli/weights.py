@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from retalking_core.weights.errors import WeightsError
+from retalking_core.errors import WeightsError
 from retalking_core.weights.table import WEIGHT_FILES, WeightFile
 
 if TYPE_CHECKING:

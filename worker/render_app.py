@@ -65,7 +65,7 @@ class RenderProcess:
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
-        from retalking_core.evaluation.models import EvaluationModels
+        from retalking_core.evaluation.clip import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.gpu_memory import gpu_memory
         from worker.metrics import metric_names

@@ -20,7 +20,7 @@ from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, Lease, LeaseLostError, WrongStateError
 from retalking_core.engine import Engine
 from retalking_core.errors import RenderCanceled
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.progress import Progress

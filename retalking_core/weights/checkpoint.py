@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from retalking_core.weights.errors import (
+from retalking_core.errors import (
     WeightsError,
     WeightsKeyMismatchError,
     WeightsMissingError,
@@ -25,8 +25,16 @@ from retalking_core.weights.errors import (
     WeightsUnsafeError,
     WeightsWrongFileError,
 )
-from retalking_core.weights.folder import check_digest, digest_of, find_file, read_lock
-from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, load_manifest
+from retalking_core.weights.table import (
+    WEIGHT_FILES,
+    Manifest,
+    WeightFile,
+    check_digest,
+    digest_of,
+    find_file,
+    load_manifest,
+    read_lock,
+)
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"

@@ -19,16 +19,24 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 
-from retalking_core.weights.checkpoint import check_members, read_state_dict
-from retalking_core.weights.errors import (
+from retalking_core.errors import (
     WeightsDigestMismatchError,
     WeightsError,
     WeightsMissingError,
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
-from retalking_core.weights.folder import LOCK_NAME, LockedFile, check_digest, digest_of, find_file, read_lock, record
-from retalking_core.weights.table import WeightFile
+from retalking_core.weights.checkpoint import check_members, read_state_dict
+from retalking_core.weights.table import (
+    LOCK_NAME,
+    LockedFile,
+    WeightFile,
+    check_digest,
+    digest_of,
+    find_file,
+    read_lock,
+    record,
+)
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from retalking_core.engines.original import stages as original_stages
-from retalking_core.faces.alignment import STANDARD_FIVE, five_points_3dmm
-from retalking_core.stages import coefficients as stage
-from retalking_core.stages import stabilize
+from retalking_core.faces.landmarks import STANDARD_FIVE, five_points_3dmm
+from retalking_core.stages import stabilize as stage
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
 pytestmark = [pytest.mark.golden, pytest.mark.golden_file("03_align3dmm")]
@@ -108,4 +107,4 @@ def test_a_foreign_source_and_a_template(golden: GoldenSet) -> None:
 def test_pictures_in_and_out_of_the_expression_network(golden: GoldenSet) -> None:
     golden.check("dnet_out_bgr", original_stages.stabilized_u8_original(torch.from_numpy(golden["dnet_out"]))[0], 0)
     picture = torch.from_numpy(np.rint((golden["dnet_in"] + 1) / 2 * 255)).float()
-    golden.check("dnet_in", stabilize.to_signed(picture), 1e-6)
+    golden.check("dnet_in", stage.to_signed(picture), 1e-6)

@@ -6,7 +6,7 @@ import torch
 
 from retalking_core.engines.original import stages as original_stages
 from retalking_core.engines.original.imaging import truncate_u8
-from retalking_core.stages import emotion as stage
+from retalking_core.stages import lips as stage
 from tests.stages.golden_set import GoldenSet, named_pattern_parameters, triangle_pattern
 
 file = pytest.mark.golden_file("06_rl1_emotion")

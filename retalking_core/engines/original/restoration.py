@@ -25,8 +25,8 @@ from retalking_core.engines.original.imaging import (
     warp_affine,
 )
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.alignment import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity
-from retalking_core.imaging.affine import invert_affine
+from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity
+from retalking_core.imaging import invert_affine
 
 Picture = NDArray[np.uint8]
 Restorer = Callable[[Tensor], Tensor]

@@ -18,11 +18,11 @@ from retalking_core.engines.original.imaging import (
     warp_perspective,
     warp_quad,
 )
-from retalking_core.faces.alignment import oriented_square
-from retalking_core.imaging.resample import resampling_matrix
-from retalking_core.stages.emotion import EmotionNetwork, action_units, to_face_size, to_network_size
-from retalking_core.stages.face_crop import CROP_PX, NOMINAL_PX, FirstFrameCrop, pad_boxes
-from retalking_core.stages.lips import LIP_PX
+from retalking_core.errors import FaceNotFoundError
+from retalking_core.faces.landmarks import oriented_square
+from retalking_core.imaging import resampling_matrix
+from retalking_core.stages.lips import LIP_PX, EmotionNetwork, action_units, to_face_size, to_network_size
+from retalking_core.stages.regions import CROP_PX, NOMINAL_PX, FirstFrameCrop, pad_boxes
 from retalking_core.stages.stabilize import from_signed
 
 ORIGINAL_WINDOW = 5
@@ -53,6 +53,15 @@ def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> Fi
     x2, y2 = min(max(brx, trx), image_width), min(max(bly, bry), image_width)
     box = (top + int(y1), min(top + int(y2), height), left + int(x1), min(left + int(x2), width))
     return FirstFrameCrop((left, top, right, bottom), (float(x1), float(y1), float(x2), float(y2)), box)
+
+
+def first_rectangle(
+    landmarks: NDArray[np.floating], visible: NDArray[np.bool_], width: int, height: int
+) -> tuple[int, int, int, int]:
+    """Y1, Y2, X1, X2 of all frames, from the first one with a face. Raises: FaceNotFoundError without any."""
+    if not visible.any():
+        raise FaceNotFoundError("No face was found in the video.")
+    return crop_first_frame_original(landmarks[visible.argmax()], width, height).box
 
 
 def resize_256_original(region: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -22,15 +22,13 @@ from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
-from retalking_core.engines.presence import faceless_ranges_s
-from retalking_core.engines.videoretalking.analysis import AHEAD, ClipAnalysis
-from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalyzer
+from retalking_core.engines.videoretalking.analysis import AHEAD, ANALYZE_SHARE, ClipAnalysis, ClipAnalyzer
 from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count
 from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker
+from retalking_core.faces.track import FaceTracker, faceless_ranges_s
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
@@ -38,7 +36,7 @@ from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
-from retalking_core.networks.catalogue import INPUT_SHAPES
+from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions

@@ -19,14 +19,13 @@ from retalking_core.engines.videoretalking.analysis import ClipAnalysis, shown_f
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession
 from retalking_core.errors import EngineFaultError
-from retalking_core.imaging.resample import crop_resized
+from retalking_core.imaging import crop_resized
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.options import RenderOptions
-from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
-from retalking_core.stages.emotion import redraw_upper_half
-from retalking_core.stages.lips import LIP_PX, build_references, fixed_noise, synthesize_lips
-from retalking_core.stages.region import (
+from retalking_core.stages.composite import BlendPlan, composite, enhance, faces_found, paste_prediction, restore
+from retalking_core.stages.lips import LIP_PX, build_references, fixed_noise, redraw_upper_half, synthesize_lips
+from retalking_core.stages.regions import (
     FacePlaces,
     RegionBatch,
     changed_planes,
@@ -34,7 +33,6 @@ from retalking_core.stages.region import (
     put_regions,
     region_side,
 )
-from retalking_core.stages.restoration import enhance, restore
 from retalking_core.stages.stabilize import stabilize
 from retalking_core.types import Frame, FrameSource
 
