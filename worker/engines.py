@@ -111,6 +111,8 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     if variants:
         # A start that finds it takes 40 s instead of 3 minutes.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
+    # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.data_dir.resolve() / "compiled" / "numba"))
     networks = NetworkStore(settings.models_dir, "cuda" if has_cuda else "cpu", variants)
     engine = VideoRetalkingEngine(
         networks,

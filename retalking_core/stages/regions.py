@@ -92,7 +92,7 @@ def cut_regions(
     to_bgr, _ = color_matrices(color, frames[0].y.shape[0])
     # Chroma is repeated, not interpolated: averaging 2x2 on the way back then returns the same chroma.
     planes = torch.cat([luma.float(), F.interpolate(chroma.float(), scale_factor=2, mode="nearest")], dim=1)
-    pictures = _transformed(planes, to_bgr).round_().clamp_(0, 255)
+    pictures = convert_colors(planes, to_bgr).round_().clamp_(0, 255)
     return RegionBatch(luma, chroma, pictures, origins)
 
 
@@ -103,7 +103,7 @@ def changed_planes(regions: RegionBatch, changes: Tensor, color: ColorTags, heig
     that it covers; nothing goes through a conversion there and back.
     """
     _, to_yuv = color_matrices(color, height)
-    moved = _transformed(changes, to_yuv * np.array([1, 1, 1, 0], np.float32))
+    moved = convert_colors(changes, to_yuv * np.array([1, 1, 1, 0], np.float32))
     luma = regions.luma + moved[:, :1]
     chroma = regions.chroma + F.avg_pool2d(moved[:, 1:], 2)
     planes = torch.cat([luma.flatten(1), chroma.flatten(1)], dim=1)
@@ -124,7 +124,7 @@ def _extent(places: FacePlaces, margin: float) -> tuple[NDArray[np.float64], NDA
     return low, high
 
 
-def _transformed(pictures: Tensor, matrix: NDArray[np.float32]) -> Tensor:
+def convert_colors(pictures: Tensor, matrix: NDArray[np.float32]) -> Tensor:
     """Colors by a 3x4 matrix, channel by channel: no library's reduced precision comes near them."""
     first, second, third = pictures.unbind(dim=1)
     rows = [first * float(a) + second * float(b) + third * float(c) + float(d) for a, b, c, d in matrix]

@@ -18,7 +18,7 @@ import torch
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.mel import mel_spectrogram, mel_windows
+from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa, mel_windows
 from retalking_core.audio.waveform import load_waveform
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
@@ -43,7 +43,7 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.stages.lips import fixed_noise
 from retalking_core.threads import EncoderThread
-from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
@@ -103,6 +103,7 @@ class VideoRetalkingEngine:
             if on_gpu and name in INPUT_SHAPES:
                 warm_up_network(name, network, self._networks.device)
         self._tracker.warm_up()
+        mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
         self._networks.findings()
         if on_gpu:
             torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
@@ -203,7 +204,7 @@ class VideoRetalkingEngine:
             source = CachingFrameSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
             speech = load_waveform(audio, self._limits)
             timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-            sound = mel_windows(mel_spectrogram(speech), timeline.fps, len(timeline.source_index))
+            sound = mel_windows(mel_spectrogram_librosa(speech), timeline.fps, len(timeline.source_index))
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
         with self._analysis.memory(self._cache, video, count, options, scratch, progress) as memory:
             with clock.stage("analyze"):

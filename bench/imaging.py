@@ -1,0 +1,138 @@
+"""Our batched image arithmetic and mel against kornia's and librosa's, by turns: `python -m bench.imaging [--device D]`.
+
+Prints the milliseconds of either (the fastest of the runs; on CUDA with the queue empty before and after) and the
+largest difference of their results. docs/dependencies.md draws its conclusions from these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import kornia
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retalking_core.audio.mel import mel_spectrogram, mel_spectrogram_librosa
+from retalking_core.imaging import blur, pyr_down, pyr_up, warp_batch
+from retalking_core.media.color import color_matrices
+from retalking_core.stages.regions import convert_colors
+from retalking_core.types import ColorTags, Waveform
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same step in two implementations. scale: what the results span, for the difference."""
+
+    name: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    scale: str
+
+
+def warp_kornia(pictures: Tensor, out_to_in: np.ndarray, size: int) -> Tensor:
+    """kornia takes the map from input to output, with pixel centers at integers."""
+    shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    square = np.concatenate([out_to_in, np.broadcast_to([[[0, 0, 1]]], (len(out_to_in), 1, 3))], axis=1)
+    forward = np.linalg.inv(np.linalg.inv(shift) @ square @ shift)[:, :2]
+    matrix = torch.from_numpy(forward).float().to(pictures.device)
+    # align_corners=True: with False kornia treats the centers of the outer pixels as the picture's edge.
+    return kornia.geometry.transform.warp_affine(
+        pictures, matrix, (size, size), padding_mode="border", align_corners=True
+    )
+
+
+def blur_kornia(mask: Tensor, sigma_px: float) -> Tensor:
+    size = 2 * math.ceil(3 * sigma_px) + 1
+    return kornia.filters.gaussian_blur2d(mask, (size, size), (sigma_px, sigma_px), "reflect")
+
+
+def to_bgr_kornia(luma: Tensor, chroma: Tensor) -> Tensor:
+    """BT.601 in full range is the only matrix that kornia has."""
+    return kornia.color.yuv420_to_rgb(luma / 255, chroma / 255 - 0.5).flip(1) * 255
+
+
+def to_bgr_ours(luma: Tensor, chroma: Tensor, tags: ColorTags) -> Tensor:
+    planes = torch.cat([luma, F.interpolate(chroma, scale_factor=2, mode="nearest")], dim=1)
+    return convert_colors(planes, color_matrices(tags, luma.shape[2])[0])
+
+
+def make_pairs(device: torch.device, batch: int) -> list[Pair]:
+    generator = torch.Generator().manual_seed(0)
+    smooth = F.interpolate(torch.rand(batch, 3, 56, 56, generator=generator) * 255, size=448, mode="bicubic")
+    pictures = smooth.clamp(0, 255).to(device)
+    mask = (torch.rand(batch, 1, 512, 512, generator=generator) > 0.5).float().to(device)
+    angle, scale = 0.1, 448 / 512
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    matrix = np.broadcast_to(np.array([[cosine, -sine, 20.0], [sine, cosine, -10.0]]), (batch, 2, 3))
+    luma, chroma = pictures[:, :1].round(), pictures[:, 1:, ::2, ::2].round()
+    waveform = Waveform(np.random.default_rng(0).normal(0, 0.1, 20 * 16_000).astype(np.float32))
+    transform = kornia.geometry.transform
+    pairs = [
+        Pair(
+            "affine warp 448 -> 512",
+            partial(warp_batch, pictures, matrix, 512, 512),
+            partial(warp_kornia, pictures, matrix, 512),
+            "0..255",
+        ),
+        Pair("pyramid down 448", partial(pyr_down, pictures), partial(transform.pyrdown, pictures), "0..255"),
+        Pair("pyramid up 448", partial(pyr_up, pictures), partial(transform.pyrup, pictures), "0..255"),
+    ]
+    for sigma_px in (2.0, 4.0):
+        name = f"mask blur 512, sigma {sigma_px:g}"
+        pairs.append(Pair(name, partial(blur, mask, sigma_px), partial(blur_kornia, mask, sigma_px), "0..1"))
+    for name, tags in (("BT.601 full range", ColorTags(5, full_range=True)), ("BT.709 limited range", ColorTags(1))):
+        pairs.append(
+            Pair(
+                f"YUV to BGR 448, {name}",
+                partial(to_bgr_ours, luma, chroma, tags),
+                partial(to_bgr_kornia, luma, chroma),
+                "0..255",
+            )
+        )
+    mels = Pair(
+        "mel of 20 s (librosa)", partial(mel_spectrogram, waveform), partial(mel_spectrogram_librosa, waveform), "-4..4"
+    )
+    return [*pairs, mels]
+
+
+def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
+    """One call, with the device idle before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1000 * (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=0, help="16 on CUDA, else 2")
+    parser.add_argument("--turns", type=int, default=15)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    batch = arguments.batch or (16 if device.type == "cuda" else 2)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{where}, batch {batch}, torch {torch.__version__}, kornia {kornia.__version__}")
+    print(f"{'step':<40}{'ours ms':>10}{'theirs ms':>11}{'difference':>12}  of")
+    with torch.inference_mode():
+        for pair in make_pairs(device, batch):
+            one, other = (torch.as_tensor(work()).cpu() for work in (pair.ours, pair.theirs))
+            difference = float((one - other).abs().max())
+            turns = [(elapsed_ms(pair.ours, device), elapsed_ms(pair.theirs, device)) for _ in range(arguments.turns)]
+            ours, theirs = (min(times) for times in zip(*turns, strict=True))
+            print(f"{pair.name:<40}{ours:>10.2f}{theirs:>11.2f}{difference:>12.2g}  {pair.scale}")
+
+
+if __name__ == "__main__":
+    main()
