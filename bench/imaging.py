@@ -1,7 +1,8 @@
-"""Our batched image arithmetic and mel against kornia's and librosa's, by turns: `python -m bench.imaging [--device D]`.
+"""Our batched image arithmetic and mel against kornia's and librosa's: `python -m bench.imaging [--device cuda]`.
 
-Prints the milliseconds of either (the fastest of the runs; on CUDA with the queue empty before and after) and the
-largest difference of their results. docs/dependencies.md draws its conclusions from these figures.
+Prints, by turns, the milliseconds of either (the fastest call; on CUDA with the queue empty before and after), the
+largest difference of their results and, on CUDA, how often a call waits for the device: the renderer queues batches, so
+a wait stalls all of them. docs/dependencies.md draws its conclusions from these figures.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retalking_core.audio.mel import mel_spectrogram, mel_spectrogram_librosa
-from retalking_core.imaging import blur, pyr_down, pyr_up, warp_batch
+from retalking_core.device import upload
+from retalking_core.imaging import blur, invert_affine, pyr_down, pyr_up, warp_batch
 from retalking_core.media.color import color_matrices
 from retalking_core.stages.regions import convert_colors
 from retalking_core.types import ColorTags, Waveform
@@ -37,14 +40,11 @@ class Pair:
 
 
 def warp_kornia(pictures: Tensor, out_to_in: np.ndarray, size: int) -> Tensor:
-    """kornia takes the map from input to output, with pixel centers at integers."""
-    shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    square = np.concatenate([out_to_in, np.broadcast_to([[[0, 0, 1]]], (len(out_to_in), 1, 3))], axis=1)
-    forward = np.linalg.inv(np.linalg.inv(shift) @ square @ shift)[:, :2]
-    matrix = torch.from_numpy(forward).float().to(pictures.device)
-    # align_corners=True: with False kornia treats the centers of the outer pixels as the picture's edge.
+    """kornia takes the map from the picture to the result, with pixel centers at integers."""
+    forward = invert_affine(out_to_in)
+    forward[..., 2] += 0.5 * forward[..., :2].sum(axis=-1) - 0.5
     return kornia.geometry.transform.warp_affine(
-        pictures, matrix, (size, size), padding_mode="border", align_corners=True
+        pictures, upload(forward, pictures.device), (size, size), padding_mode="border", align_corners=True
     )
 
 
@@ -113,6 +113,20 @@ def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
+def waits(work: Callable[[], object], device: torch.device) -> int:
+    """Synchronizations of one call with a CUDA device; 0 elsewhere."""
+    if device.type != "cuda":
+        return 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in caught)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -124,14 +138,17 @@ def main() -> None:
     batch = arguments.batch or (16 if device.type == "cuda" else 2)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{where}, batch {batch}, torch {torch.__version__}, kornia {kornia.__version__}")
-    print(f"{'step':<40}{'ours ms':>10}{'theirs ms':>11}{'difference':>12}  of")
+    print(f"{'step':<40}{'ours ms':>10}{'theirs ms':>11}{'difference':>12}  {'of':<8}{'waits':>6}")
     with torch.inference_mode():
         for pair in make_pairs(device, batch):
             one, other = (torch.as_tensor(work()).cpu() for work in (pair.ours, pair.theirs))
             difference = float((one - other).abs().max())
             turns = [(elapsed_ms(pair.ours, device), elapsed_ms(pair.theirs, device)) for _ in range(arguments.turns)]
             ours, theirs = (min(times) for times in zip(*turns, strict=True))
-            print(f"{pair.name:<40}{ours:>10.2f}{theirs:>11.2f}{difference:>12.2g}  {pair.scale}")
+            print(
+                f"{pair.name:<40}{ours:>10.2f}{theirs:>11.2f}{difference:>12.2g}  {pair.scale:<8}"
+                f"{waits(pair.ours, device):>3}/{waits(pair.theirs, device)}"
+            )
 
 
 if __name__ == "__main__":
