@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def upload(values: NDArray | Tensor, device: torch.device | str) -> Tensor:
+def upload(values: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
     """The values on the device, f64 as f32.
 
     From page-locked memory, so that the copy takes its turn behind the work already given to a GPU. A plain copy would

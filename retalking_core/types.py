@@ -145,11 +145,6 @@ class FaceTrack:
         if self.boxes.shape != (n, 4) or self.landmarks.shape != (n, 68, 2):
             raise ValueError(f"face track shapes disagree: {self.boxes.shape} {self.landmarks.shape} {n}")
 
-    @property
-    def coverage(self) -> float:
-        """Share of frames with a usable face, 0..1."""
-        return float(self.visible.mean()) if len(self.visible) else 0.0
-
 
 @dataclass(frozen=True)
 class DecodedClip:

@@ -8,6 +8,8 @@ removed."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -179,12 +181,12 @@ def _edge_widths(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
     return widths
 
 
-def _walk(image: NDArray[np.float32], rows: NDArray, columns: NDArray) -> NDArray[np.int64]:
+def _walk(image: NDArray[np.float32], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.int64]:
     """Pixels from the edge to where the rise ends, to the left plus to the right."""
     return _steps(image, rows, columns, -1) + _steps(image, rows, columns, 1)
 
 
-def _steps(image: NDArray[np.float32], rows: NDArray, columns: NDArray, way: int) -> NDArray[np.int64]:
+def _steps(image: NDArray[np.float32], rows: NDArray[Any], columns: NDArray[Any], way: int) -> NDArray[np.int64]:
     """1 + the first m in 0..100 at which the picture ends, or stops falling to the left (rising to the right)."""
     steps = np.full(len(rows), REACH, np.int64)
     walking = np.arange(len(rows))

@@ -26,6 +26,7 @@ from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.frames import Picture, read_bgr, through_jpeg
 from retalking_core.evaluation.sync import SyncScore, score_sync
 from retalking_core.faces.landmarks import iou
+from retalking_core.faces.neural_tracker import MEANS_BGR, decode_boxes
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
@@ -37,7 +38,6 @@ from retalking_core.types import VideoInfo
 DETECT_SCALE, CONFIDENCE, NMS_OVERLAP = 0.25, 0.9, 0.1
 # One picture at a time is bound by launches on a GPU: 125 frames took 0.49 s of its driver's time (H100).
 DETECT_BATCH = 16
-CHANNEL_MEANS = (104.0, 117.0, 123.0)
 TRACK_OVERLAP, MOST_MISSED, LEAST_FRAMES, LEAST_SIDE_PX = 0.5, 25, 100, 100.0
 # Content detector: mean change of hue, saturation and value (8 bit) that makes a new scene.
 SCENE_LEVELS, SCENE_LEAST_FRAMES = 27.0, 15
@@ -87,50 +87,15 @@ def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list
 def shrunk(picture: Picture) -> NDArray[np.float32]:
     """What the detector sees: a quarter of the size, BGR minus its means, as trained; f32 [h, w, 3]."""
     size = [max(1, round(side * DETECT_SCALE)) for side in (picture.shape[1], picture.shape[0])]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.float32(CHANNEL_MEANS)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.float32(MEANS_BGR)
 
 
 def detect_faces(smalls: Sequence[NDArray[np.float32]], detector: InferenceNetwork) -> list[Boxes]:
     """Boxes with a confidence above 0.9 in each of some shrunk pictures of one size, in pixels of the pictures
     themselves, best first; f64 [n, 4]."""
     stacked = torch.from_numpy(np.stack(smalls)).to(detector.device).permute(0, 3, 1, 2)
-    outputs = [output.cpu().numpy() for output in detector(stacked)]
-    results = []
-    for k in range(len(smalls)):
-        found = [_decode(outputs[2 * level][k], outputs[2 * level + 1][k], 4 << level) for level in range(6)]
-        boxes, scores = (np.concatenate(part) for part in zip(*found, strict=True))
-        results.append(boxes[_suppress(boxes, scores)] / DETECT_SCALE)
-    return results
-
-
-def _decode(
-    classes: NDArray[np.float32], offsets: NDArray[np.float32], stride: int
-) -> tuple[Boxes, NDArray[np.float64]]:
-    """One level of one picture: anchors of four strides around (i + 1/2) strides, variances 0.1 and 0.2."""
-    background = classes[:-1].max(axis=0)
-    score = 1 / (1 + np.exp(np.clip(background - classes[-1], -60, 60).astype(np.float64)))
-    rows, columns = np.nonzero(score > CONFIDENCE)
-    dx, dy, dw, dh = offsets[:, rows, columns].astype(np.float64)
-    anchor = 4.0 * stride
-    center_x = (columns + 0.5) * stride + 0.1 * dx * anchor
-    center_y = (rows + 0.5) * stride + 0.1 * dy * anchor
-    half_w, half_h = (anchor / 2 * np.exp(np.clip(0.2 * d, -10, 10)) for d in (dw, dh))
-    boxes = np.stack([center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h], axis=1)
-    return boxes, score[rows, columns]
-
-
-def _suppress(boxes: Boxes, scores: NDArray[np.float64]) -> list[int]:
-    """Best first; whatever overlaps a better box by more than a tenth goes."""
-    order, kept = np.argsort(-scores, kind="stable"), []
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    while len(order):
-        best, order = order[0], order[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[order, :2])
-        high = np.minimum(boxes[best, 2:], boxes[order, 2:])
-        shared = np.clip(high - low, 0, None).prod(axis=1)
-        order = order[shared <= NMS_OVERLAP * (areas[best] + areas[order] - shared)]
-    return kept
+    found = decode_boxes(detector(stacked), CONFIDENCE, NMS_OVERLAP)
+    return [boxes.astype(np.float64) / DETECT_SCALE for boxes in found]
 
 
 def _change(before: Picture, after: Picture) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ RIGID = np.array([*range(27, 48)])
 # Inner lip, upper point and the lower point under it.
 INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
 
-Points = NDArray[np.floating]
+Points = NDArray[np.floating[Any]]
 
 
 def face_scale(landmarks: Points) -> NDArray[np.float32]:
@@ -49,7 +50,7 @@ def bounding_box(landmarks: Points) -> NDArray[np.float32]:
     return np.concatenate([landmarks.min(axis=-2), landmarks.max(axis=-2)], axis=-1).astype(np.float32)
 
 
-def iou(one: NDArray, other: NDArray) -> float:
+def iou(one: NDArray[Any], other: NDArray[Any]) -> float:
     """Intersection over union of two boxes (left, top, right, bottom), 0..1."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])

@@ -95,7 +95,7 @@ class NeuralFaceModels(DlibModels):
             found.extend(self._landmarks_batch(grays[part], [fan_crop(box) for box in boxes[part]]))
         return found
 
-    def _landmarks_batch(self, grays: Sequence[Gray], crops: Sequence[NDArray]) -> list[NDArray[np.float32]]:
+    def _landmarks_batch(self, grays: Sequence[Gray], crops: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
         # Only what the crops reach goes to the device, of one size for all. Where a crop leaves the frame its region
         # ends with the frame, so that the same edge is repeated.
         height, width = grays[0].shape
@@ -133,10 +133,11 @@ def _start(double_center: float, length: int, limit: int) -> int:
     return int(np.clip(round((double_center - length) / 2), 0, limit - length))
 
 
-def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.float32]]:
+def decode_boxes(levels: Sequence[Tensor], least: float, nms_overlap: float = NMS_OVERLAP) -> list[NDArray[np.float32]]:
     """S3FD's twelve results -> for each picture f32 [n, 4] left, top, right, bottom, best first.
 
-    All pictures together, and fetched once: each look at the device from here would wait for it.
+    least: score above which a box counts, 0..1; nms_overlap: intersection over union above which the worse box goes.
+    Decodes all pictures together and fetches once, since each read from the device waits for it.
     """
     boxes, scores = [], []
     for level, (classes, offsets) in enumerate(zip(levels[::2], levels[1::2], strict=True)):
@@ -149,7 +150,7 @@ def decode_boxes(levels: Sequence[Tensor], least: float) -> list[NDArray[np.floa
     score, box = torch.cat(scores, dim=1), torch.cat(boxes, dim=1)
     picture, place = torch.nonzero(score > least, as_tuple=True)
     found = box[picture, place]
-    kept = batched_nms(found, score[picture, place], picture, NMS_OVERLAP)
+    kept = batched_nms(found, score[picture, place], picture, nms_overlap)
     numbers, corners = picture[kept].cpu().numpy(), found[kept].cpu().numpy()
     return [corners[numbers == k] for k in range(len(score))]
 
@@ -184,7 +185,7 @@ def heat_peaks(heat: Tensor) -> Tensor:
     return torch.stack([x, y], dim=1)
 
 
-def _to_follower(box: NDArray) -> Box:
+def _to_follower(box: NDArray[Any]) -> Box:
     """A detector's box -> the square one that the follower reckons with."""
     half = (box[2] - box[0] + box[3] - box[1]) / 4
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2 + DROP * 2 * half
@@ -252,7 +253,7 @@ def between(keys: Sequence[int], boxes: Sequence[Box | None], count: int) -> lis
         if first is not None and second is not None:
             for k in range(a + 1, b):
                 share: float = (k - a) / (b - a)
-                mixed: NDArray = (1 - share) * first + share * second
+                mixed: NDArray[Any] = (1 - share) * first + share * second
                 placed[k] = mixed.astype(np.float32)
     return placed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ def smooth_track(times_s: NDArray[np.float64], landmarks: NDArray[np.float32], c
     return FaceTrack(boxes, points, visible)
 
 
-def visible_runs(visible: NDArray[np.bool_], shots: NDArray[np.integer] | None = None) -> list[tuple[int, int]]:
+def visible_runs(visible: NDArray[np.bool_], shots: NDArray[np.integer[Any]] | None = None) -> list[tuple[int, int]]:
     """Half-open index ranges in which the face is visible without a break or a cut."""
     label = np.where(visible, 1 if shots is None else shots + 1, 0)
     edges = np.flatnonzero(np.diff(label, prepend=0, append=0))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,9 @@ FACE_PX = 512
 Restorer = Callable[[Tensor], Tensor]
 
 
-def template_transforms(landmarks: NDArray, template: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def template_transforms(
+    landmarks: NDArray[Any], template: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(picture to template, template to picture), f64 [B, 2, 3], continuous px both.
 
     landmarks: [B, 68, 2]; template: five points in a 512 crop; both with pixel centers at integers.
@@ -72,7 +75,7 @@ def template_transforms(landmarks: NDArray, template: NDArray) -> tuple[NDArray[
     return forward, invert_affine(forward)
 
 
-def enhance(restorer: Restorer, parser: Parser, faces: Tensor, landmarks: NDArray) -> Tensor:
+def enhance(restorer: Restorer, parser: Parser, faces: Tensor, landmarks: NDArray[Any]) -> Tensor:
     """Sharper faces, f32 [B, 3, 256, 256], RGB 0..255: the restored inner face laid softly over the given one.
 
     faces: f32 [B, 3, 256, 256], RGB 0..255; landmarks: [B, 68, 2] px of them.
@@ -95,7 +98,7 @@ class RestoredFace:
     mouth: Tensor
 
 
-def restore(restorer: Restorer, parser: Parser, pictures: Tensor, landmarks: NDArray) -> RestoredFace:
+def restore(restorer: Restorer, parser: Parser, pictures: Tensor, landmarks: NDArray[Any]) -> RestoredFace:
     """pictures: f32 [B, 3, R, R], BGR 0..255; landmarks: [B, 68, 2] px of them."""
     side = pictures.shape[-1]
     forward, back = template_transforms(landmarks, GFPGAN_TEMPLATE)

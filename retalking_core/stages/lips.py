@@ -6,7 +6,7 @@ Inside the oriented square around the face the reference shows the stabilized fa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from retalking_core.stages.regions import CROP_PX
 EDGE_PX = 4.0
 
 
-def build_references(originals: Tensor, faces: Tensor, landmarks: NDArray, boxes: Tensor) -> Tensor:
+def build_references(originals: Tensor, faces: Tensor, landmarks: NDArray[Any], boxes: Tensor) -> Tensor:
     """References f32 [B, 3, n, n] cut by the face box, in one resampling instead of the original's three.
 
     originals: f32 [B, 3, n, n], the frame cut by the same box. faces: f32 [B, 3, 256, 256], same colors. landmarks:
@@ -36,7 +36,7 @@ def build_references(originals: Tensor, faces: Tensor, landmarks: NDArray, boxes
     return originals + (inserted - originals) * weight
 
 
-def square_mask(landmarks: NDArray, boxes: Tensor, size: int) -> Tensor:
+def square_mask(landmarks: NDArray[Any], boxes: Tensor, size: int) -> Tensor:
     """How far each pixel of an n x n picture of the box lies in the oriented square (and in the crop), 0..1."""
     square = oriented_square(landmarks)
     device = boxes.device
@@ -126,10 +126,6 @@ def to_network_size(faces: Tensor) -> Tensor:
 def to_face_size(edited: Tensor, size: int) -> Tensor:
     """-1..1 to 0..1 at n x n, by the same rule."""
     return F.interpolate(edited / 2 + 0.5, size=size, mode="bilinear", align_corners=False)
-
-
-def compose_edit(color: Tensor, attention: Tensor, source: Tensor) -> Tensor:
-    return attention * source + (1 - attention) * color
 
 
 def edit_emotion(network: EmotionNetwork, faces: Tensor, emotion: str) -> Tensor:

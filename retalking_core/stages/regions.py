@@ -6,8 +6,9 @@ are converted there. Coordinates inside a region are continuous, with its upper 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retalking_core.device import upload
-from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.landmarks import oriented_square
 from retalking_core.faces.track import visible_runs
 from retalking_core.media.color import color_matrices
@@ -187,25 +187,6 @@ class FirstFrameCrop:
     box: tuple[int, int, int, int]
 
 
-def first_face(frame_count: int, find_face: Callable[[int], NDArray | None]) -> NDArray:
-    """Landmarks of the first face in the first half of the video, as the original searches.
-
-    find_face: frame number -> landmarks or None. Raises: FaceNotFoundError (the original dies of a TypeError).
-    """
-    for index in range(frame_count // 2):
-        found = find_face(index)
-        if found is not None:
-            return found
-    raise FaceNotFoundError("No face was found in the first half of the video.")
-
-
-def cut_original(picture: NDArray[np.uint8], crop: FirstFrameCrop) -> NDArray[np.uint8]:
-    """The region of a full frame, u8 [h, w, 3]; slices clamp silently."""
-    left, top, right, bottom = crop.crop
-    x1, y1, x2, y2 = (int(v) for v in crop.quad)
-    return picture[top:bottom, left:right][y1:y2, x1:x2]
-
-
 def follow_face(
     track: FaceTrack, times_s: NDArray[np.float64], runs: list[tuple[int, int]] | None = None
 ) -> NDArray[np.float64]:
@@ -244,7 +225,7 @@ def _average(times_s: NDArray[np.float64], values: NDArray[np.float64]) -> NDArr
 FOREHEAD = 0.25
 
 
-def detector_boxes(landmarks: NDArray) -> NDArray[np.float64]:
+def detector_boxes(landmarks: NDArray[Any]) -> NDArray[np.float64]:
     """Boxes as a face detector draws them, from 68 landmarks [..., 68, 2]: left, top, right, bottom, continuous px."""
     points = np.asarray(landmarks, np.float64) + 0.5
     low, high = points.min(axis=-2), points.max(axis=-2)
@@ -252,7 +233,7 @@ def detector_boxes(landmarks: NDArray) -> NDArray[np.float64]:
     return np.stack([low[..., 0], top, high[..., 0], high[..., 1]], axis=-1)
 
 
-def pad_boxes(boxes: NDArray, pads: tuple[int, int, int, int], width: int, height: int) -> NDArray:
+def pad_boxes(boxes: NDArray[Any], pads: tuple[int, int, int, int], width: int, height: int) -> NDArray[Any]:
     """Boxes (left, top, right, bottom) grown by top, bottom, left, right px (or shrunk), kept inside the frame."""
     top, bottom, left, right = pads
     grown = boxes + np.array([-left, -top, right, bottom])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.
 TARGET_SCALE = 102.0
 EXPRESSION, ANGLES, TRANSLATION, PLACEMENT = slice(80, 144), slice(224, 227), slice(254, 257), slice(259, 262)
-SCALE_COLUMN = 259
 WINDOW_BEFORE, WINDOW_LENGTH = 13, 26
 EXPRESSION_ROWS, SCALE_ROW = 64, 70
 NO_FACE = -1.0
@@ -43,7 +42,7 @@ class FaceAlignment:
     corner: NDArray[np.int64]
 
 
-def align_faces(landmarks: NDArray, width: int, height: int) -> FaceAlignment:
+def align_faces(landmarks: NDArray[Any], width: int, height: int) -> FaceAlignment:
     """From 68 landmarks (px of the picture, y down), [B, 68, 2]. Landmarks that are all -1 mean no face: the standard
     face in the middle of the picture."""
     five = five_points_3dmm(landmarks)
@@ -57,7 +56,7 @@ def standard_place(width: int, height: int) -> NDArray[np.float64]:
     return (STANDARD_FIVE[:, :2].astype(np.float64) + 1) / 2 * (width, height)
 
 
-def align_five_points(five_y_up: NDArray, width: int, height: int) -> FaceAlignment:
+def align_five_points(five_y_up: NDArray[Any], width: int, height: int) -> FaceAlignment:
     """From five points [B, 5, 2], y up. Sizes and corners are truncated as the original does."""
     length, shift = fit_orthographic(five_y_up)
     scale = TARGET_SCALE / length
@@ -86,7 +85,7 @@ def crop_aligned(pictures: Tensor, alignment: FaceAlignment) -> Tensor:
     return (rows[:, None] @ across).round().clamp(0, 255) / 255
 
 
-def regress_coefficients(regressor: Callable[[Tensor], Tensor], pictures: Tensor, landmarks: NDArray) -> Tensor:
+def regress_coefficients(regressor: Callable[[Tensor], Tensor], pictures: Tensor, landmarks: NDArray[Any]) -> Tensor:
     """f32 [B, 262], on the device, of faces in pictures f32 [B, 3, H, W] (RGB 0..255) at landmarks [B, 68, 2] px of
     them.
 
@@ -105,32 +104,18 @@ def window_indices(frames: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 def semantic_windows(
     coefficients: NDArray[np.float32],
     frames: NDArray[np.int64],
-    ratio: float = 1.0,
-    template: NDArray | None = None,
+    template: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """What the expression network is conditioned on, f32 [B, 73, 26].
 
-    coefficients: [N, 262] of the clip. Rows: expression 64, angles 3, translation 3, s (times the ratio unless that
-    is 0), tx, ty. template: at least 64 numbers that replace the expression in all columns.
+    coefficients: [N, 262] of the clip. Rows: expression 64, angles 3, translation 3, s, tx, ty.
+    template: at least 64 numbers that replace the expression in all columns.
     """
     rows = np.concatenate([coefficients[:, part] for part in (EXPRESSION, ANGLES, TRANSLATION, PLACEMENT)], axis=1)
     windows = rows[window_indices(frames, len(coefficients))].transpose(0, 2, 1).astype(np.float32)
-    if ratio != 0:
-        windows[:, SCALE_ROW] *= np.float32(ratio)
     if template is not None:
         windows[:, :EXPRESSION_ROWS] = np.asarray(template, np.float32)[:EXPRESSION_ROWS, None]
     return windows
-
-
-def crop_ratio(source: NDArray[np.float32], clip: NDArray[np.float32]) -> float:
-    """Scale of a source face [262] against the clip's most alike one ([N, 262]); 1 for a source out of the clip."""
-    return float(source[SCALE_COLUMN] / clip[most_alike(source, clip), SCALE_COLUMN])
-
-
-def most_alike(source: NDArray[np.float32], clip: NDArray[np.float32]) -> int:
-    """The clip's first frame nearest in expression (weight 0.3) and angles (0.7)."""
-    expression, angles = (np.abs(clip[:, part] - source[part]).mean(axis=1) for part in (EXPRESSION, ANGLES))
-    return int((0.3 * expression + 0.7 * angles).argmin())
 
 
 TEMPLATE_FILE = "expression.mat"

@@ -41,13 +41,6 @@ def test_sizes(golden: GoldenSet) -> None:
     golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
 
 
-@pytest.mark.golden
-@file
-def test_attention(golden: GoldenSet) -> None:
-    color, attention, source = (torch.from_numpy(golden[f"gan_{part}"]) for part in ("color", "mask", "src"))
-    golden.check("gan_fake", stage.compose_edit(color, attention, source), 1e-6)
-
-
 def _keeps_all(image: torch.Tensor, units: torch.Tensor) -> stage.Edit:
     return stage.Edit(torch.zeros_like(image), torch.ones_like(image[:, :1]), image)
 

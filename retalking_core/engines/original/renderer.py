@@ -110,7 +110,7 @@ def draw_frame_original(
     )[1]
 
 
-def as_detected(landmarks: NDArray) -> DetectedFaces:
+def as_detected(landmarks: NDArray[Any]) -> DetectedFaces:
     """The tracked face as RetinaFace would give it, beyond doubt."""
     box = np.append(detector_boxes(landmarks), 1.0)[None]
     return DetectedFaces(box.astype(np.float32), five_points(landmarks).T.reshape(1, 10).astype(np.float32))

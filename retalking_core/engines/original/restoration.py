@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,7 +64,7 @@ def central_face(faces: NDArray[np.float32], width: int, height: int) -> NDArray
     return faces[np.linalg.norm(centers - (width / 2, height / 2), axis=1).argmin()]
 
 
-def align_original(frame: Picture, points: NDArray) -> AlignedFace:
+def align_original(frame: Picture, points: NDArray[Any]) -> AlignedFace:
     """Five points to the template by least median of squares, which drops a point in one face of seven."""
     source, target = np.asarray(points, np.float64), GFPGAN_TEMPLATE
     matrix = cv2.estimateAffinePartial2D(source, target, method=cv2.LMEDS)[0]
@@ -154,7 +155,7 @@ class MergedFaces:
     sharp: NDArray[np.float32]
 
 
-def align_gpen(picture: Picture, points: NDArray) -> AlignedFace:
+def align_gpen(picture: Picture, points: NDArray[Any]) -> AlignedFace:
     """Five points to GPEN's template by least squares, black outside."""
     matrix = fit_similarity(points, GPEN_TEMPLATE)
     return AlignedFace(warp_affine(picture, matrix, FACE_PX, FACE_PX), matrix, invert_affine(matrix))

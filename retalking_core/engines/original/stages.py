@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ ORIGINAL_PADS = (0, 20, 0, 0)
 BATCH = 16
 
 
-def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> FirstFrameCrop:
+def crop_first_frame_original(landmarks: NDArray[Any], width: int, height: int) -> FirstFrameCrop:
     """The original's arithmetic, with its defects for 4K faces (11) and portrait frames, for golden vectors."""
     square = oriented_square(landmarks)
     quad, size = square.corners, float(square.side)
@@ -56,7 +57,7 @@ def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> Fi
 
 
 def first_rectangle(
-    landmarks: NDArray[np.floating], visible: NDArray[np.bool_], width: int, height: int
+    landmarks: NDArray[np.floating[Any]], visible: NDArray[np.bool_], width: int, height: int
 ) -> tuple[int, int, int, int]:
     """Y1, Y2, X1, X2 of all frames, from the first one with a face. Raises: FaceNotFoundError without any."""
     if not visible.any():
@@ -114,7 +115,7 @@ def paste_coefficients(quad: NDArray[np.float64], size: int = CROP_PX) -> NDArra
     return perspective_coefficients(quad + 0.5, corners)
 
 
-def paste_original(face: NDArray[np.uint8], landmarks: NDArray, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def paste_original(face: NDArray[np.uint8], landmarks: NDArray[Any], patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The face in its square over a 256 patch of the frame, hard edged; both u8 [256, 256, 3] BGR."""
     quad = oriented_square(landmarks).corners
     crop = quad_crop_original(face, quad)
@@ -123,7 +124,7 @@ def paste_original(face: NDArray[np.uint8], landmarks: NDArray, patch: NDArray[n
 
 
 def insert_original(
-    frame: NDArray[np.uint8], face: NDArray[np.uint8], landmarks: NDArray, box: tuple[int, int, int, int]
+    frame: NDArray[np.uint8], face: NDArray[np.uint8], landmarks: NDArray[Any], box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
     """A copy of the frame with the face in it. box: Y1, Y2, X1, X2 of the first-frame crop."""
     y1, y2, x1, x2 = box
@@ -188,7 +189,7 @@ def lip_batches_original(
 
 
 def full_references_original(
-    frames: NDArray[np.uint8], faces: NDArray[np.uint8], landmarks: NDArray, box: tuple[int, int, int, int]
+    frames: NDArray[np.uint8], faces: NDArray[np.uint8], landmarks: NDArray[Any], box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
     """The frames with their stabilized faces put in, u8 [N, H, W, 3]. box: Y1, Y2, X1, X2 of the first-frame crop."""
     return np.stack([insert_original(*item, box) for item in zip(frames, faces, landmarks, strict=True)])
@@ -217,8 +218,3 @@ def compose_halves_original(prediction: Tensor, masked: Tensor, upper: Tensor) -
     """
     hole = (masked == 0).to(prediction.dtype)
     return prediction.clamp(0, 1) * hole + upper * (1 - hole)
-
-
-def detected_box_original(candidates: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first candidate (x1, y1, x2, y2, score), negative numbers cleared, cut off to whole pixels."""
-    return np.maximum(candidates[0, :4], 0).astype(np.int64)

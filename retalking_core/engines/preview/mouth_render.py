@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -152,11 +153,11 @@ def _darkest(frame: Frame, marks: Points) -> float:
     return float(np.percentile(frame.y[y0:y1, x0:x1], 2))
 
 
-def _mix(yuv: NDArray, share: NDArray, color: NDArray) -> None:
+def _mix(yuv: NDArray[Any], share: NDArray[Any], color: NDArray[Any]) -> None:
     yuv += share[..., None] * (color - yuv)
 
 
-def _bump(x: NDArray) -> NDArray:
+def _bump(x: NDArray[Any]) -> NDArray[Any]:
     return np.clip(1 - x * x, 0, 1) ** 1.5
 
 
@@ -204,7 +205,7 @@ def draw_interior(
 
 
 def _read_interior(
-    interior: MouthInterior, along: NDArray, depth: NDArray, gap: NDArray, scale: float
+    interior: MouthInterior, along: NDArray[Any], depth: NDArray[Any], gap: NDArray[Any], scale: float
 ) -> NDArray[np.float32]:
     """Interior colors for each pixel of the patch, f32 [h, w, 3].
 
@@ -316,7 +317,7 @@ def _coarse_weight(field: MouthField, curves: MouthCurves, scale: float) -> NDAr
     return _lower_weight(along, down - middle, curves.half_width, CELL * scale)
 
 
-def _lower_weight(along: NDArray, offset: NDArray, half_width: float, least_px: float) -> NDArray[np.float32]:
+def _lower_weight(along: NDArray[Any], offset: NDArray[Any], half_width: float, least_px: float) -> NDArray[np.float32]:
     """Share of the lower field, 0..1, `offset` px below the line of the lips.
 
     A hard step inside the mouth, softer and softer beyond its corners, where both fields agree anyway.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -66,7 +67,7 @@ class MouthCurves:
             base + (self.middle + self.half_gap)[:, None] * self.down,
         )
 
-    def coordinates(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+    def coordinates(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Picture coordinates (px, any broadcastable shapes) -> along and down the mouth (px)."""
         dx, dy = x - self.origin[0], y - self.origin[1]
         return dx * self.along[0] + dy * self.along[1], dx * self.down[0] + dy * self.down[1]
@@ -96,14 +97,14 @@ def mouth_curves(marks: Points, gaps: NDArray[np.float32], places: NDArray[np.fl
     return MouthCurves(origin.astype(np.float32), along, down, width / 2, *vectors)
 
 
-def _arched(knots: NDArray, half_gap: NDArray, places: NDArray) -> NDArray[np.float64]:
+def _arched(knots: NDArray[Any], half_gap: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float64]:
     """A rounded arch, (1 - u^2)^0.7 from corner to corner, times a smooth factor through the three inner knots: a plain
     curve through so few points ends in sharp corners."""
     at_knots = np.clip(1 - knots[1:4] ** 2, 0.2, 1) ** ARCH
     return np.maximum((1 - places**2) ** ARCH * smooth_curve(knots[1:4], half_gap / at_knots, places), 0)
 
 
-def smooth_curve(knots: NDArray, values: NDArray, places: NDArray) -> NDArray[np.float64]:
+def smooth_curve(knots: NDArray[Any], values: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float64]:
     """Cubic Hermite through unevenly spaced knots, slopes by central differences; held level beyond both ends."""
     knots, values = knots.astype(np.float64), values.astype(np.float64)
     steps, changes = knots[1:] - knots[:-1], values[1:] - values[:-1]
@@ -243,7 +244,7 @@ def _control_points(shape: MouthShape) -> tuple[NDArray[np.float32], NDArray[np.
     return after, before - after
 
 
-def grid_axes(box: tuple[int, int, int, int], rows: int, columns: int) -> tuple[NDArray, NDArray]:
+def grid_axes(box: tuple[int, int, int, int], rows: int, columns: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Picture places of the grid points over a box: x f32 [columns], y f32 [rows, 1], px."""
     x0, y0, x1, y1 = box
     x = x0 - 0.5 + (np.arange(columns, dtype=np.float32) + 0.5) * ((x1 - x0) / columns)
