@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Queue, SimpleQueue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 
@@ -26,7 +26,7 @@ class ReadAhead(Generic[Item]):
         # Room for an item is a token that goes back and forth: both queues wait without the interpreter's lock, and
         # nobody has to wake up now and then to see whether to stop.
         self._room: SimpleQueue[None] = SimpleQueue()
-        self._made: SimpleQueue[tuple[str, object]] = SimpleQueue()
+        self._made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._stopped = False
         for _ in range(depth):
             self._room.put(None)
@@ -56,7 +56,7 @@ class ReadAhead(Generic[Item]):
         self._thread.join()
 
     def _produce(self, items: Iterable[Item]) -> None:
-        ending: tuple[str, object] = ("end", None)
+        ending: tuple[str, Any] = ("end", None)
         try:
             for item in items:
                 self._room.get()

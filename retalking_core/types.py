@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -89,6 +89,11 @@ class FrameSource(Protocol):
     """A video that can be read more than once. Memory does not grow with its length."""
 
     info: VideoInfo
+
+    @property
+    def damaged(self) -> Set[int]:
+        """Numbers of the frames that did not decode so far; each is given as a repeat of the one before."""
+        ...
 
     def frames(self) -> Iterator[Frame]:
         """Every source frame once, in order."""

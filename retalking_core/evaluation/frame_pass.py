@@ -7,7 +7,7 @@ independently: a damaged reference makes `ssim` and `outside` unavailable, and n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -114,7 +114,8 @@ class InOrder(Generic[Item]):
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._items = items
-        self._number, self._item = -1, None
+        self._number = -1
+        self._item: Item | None = None
         self._fault: InputError | None = None
 
     def at(self, number: int) -> Item | None:
@@ -130,7 +131,8 @@ class InOrder(Generic[Item]):
         return self._item
 
     def close(self) -> None:
-        self._items.close()
+        if isinstance(self._items, Generator):
+            self._items.close()
 
 
 class ReferenceFeed:
@@ -204,11 +206,11 @@ class SsimObserver:
     def _score(self) -> None:
         waiting, self._waiting = self._waiting, []
         for makers in waiting:
-            pictures = [make() for make in makers]
-            if any(picture is None for picture in pictures):
+            one, other = (make() for make in makers)
+            if one is None or other is None:
                 self._is_over = True
                 return
-            self._scores.append(self._meter(*map(toolkit_gray, pictures)))
+            self._scores.append(self._meter(toolkit_gray(one), toolkit_gray(other)))
 
     def found(self) -> NDArray[np.float64]:
         """f64 [frames]. A frame that did not decode is a repeat here, and is no frame to the toolkit: then all anew."""
@@ -303,7 +305,9 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
         observers = _make_observers(clip, wanted, findings, stack)
         try:
             count = clip.video.info.frame_count
-            frames = stack.enter_context(closing(PrefetchingFrameSource(clip.video).frames()))
+            frames = PrefetchingFrameSource(clip.video).frames()
+            if isinstance(frames, Generator):
+                stack.enter_context(closing(frames))
             for number, frame in enumerate(clip.reporter.watch(frames, count)):
                 seen = UNSEEN if marks is None else marks[number]
                 if finder is not None:

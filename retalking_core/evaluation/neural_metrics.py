@@ -15,7 +15,7 @@ from retalking_core.evaluation.metric import POINTS, Metric, Outcome
 from retalking_core.evaluation.sync import SyncScore
 from retalking_core.faces.landmarks import fit_similarity, five_points
 from retalking_core.media.color import even_box, region_to_bgr
-from retalking_core.types import ColorTags, Frame
+from retalking_core.types import ColorTags, Frame, FrameSource
 
 SIDE_PX = 112
 TEMPLATE = np.array(
@@ -76,13 +76,14 @@ def _csim(measurement: Measurement) -> Outcome:
 
 
 def _embed_faces(
-    measurement: Measurement, video, numbers: NDArray[np.int64], marks: NDArray[np.float32]
-) -> NDArray[Any]:
+    measurement: Measurement, video: FrameSource, numbers: NDArray[np.int64], marks: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """ArcFace embeddings f32 [n, 512] of the aligned faces on these frames."""
     import torch
 
     network = measurement.network("arcface")
-    found, faces = [], []
+    found: list[NDArray[np.float32]] = []
+    faces: list[Picture] = []
     frames = measurement.reporter.watch(video.frames_at(numbers.tolist()), len(numbers))
     for frame, points in zip(frames, marks, strict=True):
         faces.append(_aligned(frame, five_points(points), video.info.color))
@@ -105,12 +106,19 @@ def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDA
     return align_face(region_to_bgr(frame, box, color), points - box[:2])
 
 
+MakeCompute = Callable[..., Callable[[Measurement], Outcome]]
 _SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
 _FRAME = f"{_SYNCNET}; talkingface-toolkit's protocol: whole frame, the file's own rate, shifts -10..10"
 _FACE = f"{_SYNCNET}; the protocol of syncnet_python and Wav2Lip: face tracks, 25 fps, shifts -15..15"
 
 
-def _sync_rows(suffix: str, source: str, shifts: float, files: tuple[str, ...], make: Callable) -> tuple[Metric, ...]:
+def _sync_rows(
+    suffix: str,
+    source: str,
+    shifts: float,
+    files: tuple[str, ...],
+    make: Callable[..., Callable[[Measurement], Outcome]],
+) -> tuple[Metric, ...]:
     view = "on the whole frame" if suffix == "frame" else "on face tracks"
     offset = (
         make(lambda s: float(s.offset_frames)) if suffix == "frame" else make(lambda s: float(s.offset_frames), True)

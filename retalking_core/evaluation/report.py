@@ -64,7 +64,7 @@ def make_strips(measurement: Measurement, curves: ClipCurves) -> list[Strip]:
         best, worst = _extremes(curve, sign), _extremes(curve, -sign)
         pictures = _pictures(measurement, sorted({*best, *worst}))
         ends = (
-            [Moment(k, k / curves.fps, curve[k], pictures[k]) for k in sorted(chosen) if k in pictures]
+            [Moment(k, k / curves.fps, curve[k] or 0.0, pictures[k]) for k in sorted(chosen) if k in pictures]
             for chosen in (best, worst)
         )
         strips.append(Strip(name, *ends))
@@ -74,7 +74,8 @@ def make_strips(measurement: Measurement, curves: ClipCurves) -> list[Strip]:
 def _extremes(curve: Curve, sign: int) -> list[int]:
     """Frames with the largest sign * value, none within five frames of another."""
     chosen: list[int] = []
-    for number in sorted((k for k, value in enumerate(curve) if value is not None), key=lambda k: -sign * curve[k]):
+    known = {k: value for k, value in enumerate(curve) if value is not None}
+    for number in sorted(known, key=lambda k: -sign * known[k]):
         if all(abs(number - other) >= APART_FRAMES for other in chosen):
             chosen.append(number)
         if len(chosen) == EACH_END:
@@ -171,7 +172,7 @@ WIDTH_IN, HEIGHT_IN = 9.0, 1.9
 # Where the time axis lies in the width of a chart: the page draws its playhead there.
 LEFT, RIGHT = 0.07, 0.985
 INK, BLUE, ORANGE, GRAY = "#1f2933", "#2563a8", "#d9730d", "#9aa5b1"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
     "font.size": 8,

@@ -39,9 +39,11 @@ def frechet_distance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[
 
 def _factor(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """A with A'A the unbiased covariance, of no more rows than columns."""
-    centerd = features.astype(np.float64)
-    centerd = (centerd - centerd.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centerd if len(centerd) <= centerd.shape[1] else np.linalg.qr(centerd, mode="r")
+    centered = features.astype(np.float64)
+    centered = (centered - centered.mean(axis=0)) / np.sqrt(len(features) - 1)
+    if len(centered) <= centered.shape[1]:
+        return centered
+    return np.asarray(np.linalg.qr(centered, mode="r"))
 
 
 FID_CHECKPOINT = "inception"

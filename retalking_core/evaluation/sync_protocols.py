@@ -32,6 +32,7 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decoded_speech
 from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
+from retalking_core.networks.syncnet import SyncNet
 from retalking_core.progress import ProgressReporter
 from retalking_core.types import VideoInfo
 
@@ -87,7 +88,9 @@ def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list
 def shrunk(picture: Picture) -> NDArray[np.float32]:
     """What the detector sees: a quarter of the size, BGR minus its means, as trained; f32 [h, w, 3]."""
     size = [max(1, round(side * DETECT_SCALE)) for side in (picture.shape[1], picture.shape[0])]
-    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.float32(MEANS_BGR)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.array(
+        MEANS_BGR, np.float32
+    )
 
 
 def detect_faces(smalls: Sequence[NDArray[np.float32]], detector: InferenceNetwork) -> list[Boxes]:
@@ -106,7 +109,7 @@ def _change(before: Picture, after: Picture) -> float:
 def join_boxes(faces: list[Boxes], first: int) -> list[SceneTrack]:
     """The tracks inside one scene: boxes that overlap from frame to frame, gaps of up to 25 frames filled in."""
     left = [list(range(len(boxes))) for boxes in faces]
-    tracks = []
+    tracks: list[SceneTrack] = []
     while True:
         frames: list[int] = []
         boxes: list[NDArray[np.float64]] = []
@@ -328,7 +331,7 @@ def _run_lips(windows: list[NDArray[np.uint8]], network: InferenceNetwork) -> ND
     """Windows u8 [5, 224, 224, 3] -> [n, 1024]; the network takes [n, 3, 5, 224, 224], BGR, 0..255."""
     stacked = torch.from_numpy(np.stack(windows)).to(network.device)
     with network.context():
-        return network.network.embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
+        return _syncnet(network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
 
 
 def _embed_sound(
@@ -341,5 +344,10 @@ def _embed_sound(
     for first in range(0, count, batch):
         with network.context():
             piece = torch.from_numpy(windows[first : first + batch]).to(network.device)
-            found.append(network.network.embed_audio(piece).float().cpu().numpy())
+            found.append(_syncnet(network).embed_audio(piece).float().cpu().numpy())
     return np.concatenate(found)
+
+
+def _syncnet(network: InferenceNetwork) -> SyncNet:
+    assert isinstance(network.network, SyncNet)
+    return network.network

@@ -50,8 +50,8 @@ class DlibFaceTracker:
         for part in (indices[seed:], indices[:seed][::-1]):
             follower = forward if done == 0 else forward.rewound()
             frames = self.look(source.frames_at(part.tolist()), follower, search)
-            for position, (frame, glimpse) in zip(part, frames, strict=True):
-                found = follower.step(frame.y, glimpse)
+            for position, (frame, proposal) in zip(part, frames, strict=True):
+                found = follower.step(frame.y, proposal)
                 raw[position] = np.nan if found is None else self.refine(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut

@@ -209,19 +209,19 @@ class LookAhead:
     models: NeuralFaceModels
     search: FaceSearch
 
-    def glimpse(self, grays: Sequence[Gray], last: Box | None) -> list[LandmarkProposal | None]:
+    def propose(self, grays: Sequence[Gray], last: Box | None) -> list[LandmarkProposal | None]:
         """A proposal for each frame that follows the one where the face was at `last`; None where there is none."""
         if last is None:
             return [None] * len(grays)
         keys = sorted({*range(0, len(grays), STRIDE), len(grays) - 1})
         boxes = self._key_boxes([grays[k] for k in keys], last)
         placed = between(keys, boxes, len(grays))
-        asked = [k for k, box in enumerate(placed) if box is not None]
-        points = self.models.landmarks_many([grays[k] for k in asked], [placed[k] for k in asked])
-        glimpses: list[LandmarkProposal | None] = [None] * len(grays)
-        for k, landmarks in zip(asked, points, strict=True):
-            glimpses[k] = LandmarkProposal(landmarks, confirmed=k in keys)
-        return glimpses
+        known = {k: box for k, box in enumerate(placed) if box is not None}
+        points = self.models.landmarks_many([grays[k] for k in known], list(known.values()))
+        proposals: list[LandmarkProposal | None] = [None] * len(grays)
+        for k, landmarks in zip(known, points, strict=True):
+            proposals[k] = LandmarkProposal(landmarks, confirmed=k in keys)
+        return proposals
 
     def _key_boxes(self, grays: Sequence[Gray], last: Box) -> list[Box | None]:
         """The face on the frames that a detector sees, each near where it was on the one before."""
@@ -229,16 +229,17 @@ class LookAhead:
         window = last + np.array([-REACH, -REACH, REACH, REACH], np.float32) * size
         area = self.search.area
         window = np.concatenate([np.maximum(window[:2], area[:2]), np.minimum(window[2:], area[2:])])
-        near, chosen = last, []
+        near = last
+        chosen: list[Box | None] = []
         for found in self.models.detect_many(grays, window, SHRINKS_TO * size, LESS_SURE):
             best = max(found, key=lambda box: iou(box, near), default=None)
             if best is not None and iou(best, near) < SAME_FACE:
                 best = None
             chosen.append(best)
             near = near if best is None else best
-        seen = [k for k, box in enumerate(chosen) if box is not None]
+        seen = {k: box for k, box in enumerate(chosen) if box is not None}
         # As after every detection: landmarks once, for the box that they themselves imply.
-        points = self.models.landmarks_many([grays[k] for k in seen], [chosen[k] for k in seen])
+        points = self.models.landmarks_many([grays[k] for k in seen], list(seen.values()))
         for k, landmarks in zip(seen, points, strict=True):
             chosen[k] = implied_box(landmarks)
         return chosen
@@ -280,7 +281,7 @@ class NeuralFaceTracker(DlibFaceTracker):
             yield from super().look(frames, follower, search)
             return
         while group := list(islice(frames, size)):
-            yield from zip(group, ahead.glimpse([frame.y for frame in group], follower.place), strict=True)
+            yield from zip(group, ahead.propose([frame.y for frame in group], follower.place), strict=True)
 
     def refine(self, frame: Frame, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         """2DFAN4's lips need no help from the picture's edges."""

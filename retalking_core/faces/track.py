@@ -101,7 +101,7 @@ def smooth_track(times_s: NDArray[np.float64], landmarks: NDArray[np.float32], c
     for start, stop in visible_runs(~np.isnan(points[:, 0, 0])):
         _fill_after(points, cuts, start, stop)
     visible = ~np.isnan(points[:, 0, 0])
-    shots = np.cumsum(cuts)
+    shots = np.cumsum(cuts, dtype=np.int64)
     for start, stop in visible_runs(visible, shots):
         points[start:stop] = _smooth_run(times_s[start:stop], points[start:stop])
     boxes = np.full((len(points), 4), np.nan, np.float32)
@@ -109,7 +109,7 @@ def smooth_track(times_s: NDArray[np.float64], landmarks: NDArray[np.float32], c
     return FaceTrack(boxes, points, visible)
 
 
-def visible_runs(visible: NDArray[np.bool_], shots: NDArray[np.integer[Any]] | None = None) -> list[tuple[int, int]]:
+def visible_runs(visible: NDArray[np.bool_], shots: NDArray[Any] | None = None) -> list[tuple[int, int]]:
     """Half-open index ranges in which the face is visible without a break or a cut."""
     label = np.where(visible, 1 if shots is None else shots + 1, 0)
     edges = np.flatnonzero(np.diff(label, prepend=0, append=0))

@@ -13,6 +13,7 @@ import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,7 +37,7 @@ HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "pars
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 # Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
 # do; the tensor cores read no other layout.
-COMPILER_OPTIONS = {"force_layout_optimization": True}
+COMPILER_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"force_layout_optimization": True}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
@@ -126,8 +127,13 @@ class InferenceNetwork(nn.Module):
             filled = (_filled(x[start : start + count], size) for x in inputs)
             result = self._run(*filled, **options)
             # A copy in any case: the next call overwrites what a recording gave.
-            parts.append(_map_tensors(result, lambda x, count=count: x[:count].to(torch.float32, copy=True)))
+            kept = partial(_first_in_float32, count)
+            parts.append(_map_tensors(result, kept))
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _first_in_float32(count: int, x: Tensor) -> Tensor:
+    return x[:count].to(torch.float32, copy=True)
 
 
 @contextlib.contextmanager
@@ -178,8 +184,9 @@ def optimize_for_inference(network: nn.Module) -> None:
     9.19 chose an algorithm on an H100, at a batch of 16 and not of 1, whose result was off by 12 %.
     """
     for module in list(network.modules()):
-        if hasattr(module, "optimize_for_inference"):
-            module.optimize_for_inference()
+        optimize = getattr(module, "optimize_for_inference", None)
+        if optimize is not None:
+            optimize()
 
 
 def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:
@@ -272,7 +279,7 @@ class CudaGraphCall:
         given: list[Tensor] = []
         shape = _taken_apart((arguments, options), given)
         if self._graph is None:
-            self._record(shape, given)
+            self._graph = self._record(shape, given)
         elif shape != self._shape:
             raise ValueError(f"recorded for {self._shape}, called with {shape}")
         for held, tensor in zip(self._held, given, strict=True):
@@ -280,7 +287,7 @@ class CudaGraphCall:
         self._graph.replay()
         return self._results
 
-    def _record(self, shape: Any, given: list[Tensor]) -> None:
+    def _record(self, shape: Any, given: list[Tensor]) -> torch.cuda.CUDAGraph:
         self._held = [tensor.clone() for tensor in given]
         arguments, options = _put_together(shape, iter(self._held))
         device = self._held[0].device
@@ -294,8 +301,9 @@ class CudaGraphCall:
         # thread_local: what other threads do with the device meanwhile is none of the recording's business.
         with torch.cuda.graph(graph, pool=_shared_memory(device), capture_error_mode="thread_local"):
             self._results = self._run(*arguments, **options)
-        self._graph, self._shape = graph, shape
+        self._shape = shape
         _recorded.add(self)
+        return graph
 
     def memory_on(self, device: torch.device) -> Any:
         """Handle of the memory that the recording works in; None if it is another device's."""

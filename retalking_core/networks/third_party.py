@@ -7,6 +7,7 @@ its docstring says otherwise.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from face_alignment.detection.sfd.net_s3fd import s3fd
@@ -108,7 +109,7 @@ class GFPGAN(SpandrelGFPGAN):
             conv.modulated_conv.fuse_upsample(to_the_border=True)
 
 
-def _ours(theirs: nn.Module) -> StyleConv:
+def _ours(theirs: Any) -> StyleConv:
     """Before weights are loaded."""
     conv = theirs.modulated_conv
     return StyleConv(conv.in_channels, conv.out_channels, up=conv.sample_mode == "upsample")
@@ -194,7 +195,8 @@ def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Sequential:
 
 def _stacked(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weights and biases of one convolution that gives the channels of both."""
-    return torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
+    biases = [conv.bias for conv in (first, second) if conv.bias is not None]
+    return torch.cat([first.weight, second.weight]), torch.cat(biases)
 
 
 class RetinaFace(FacexlibRetinaFace):

@@ -88,12 +88,12 @@ def cut_regions(
         _cut_plane(frame.y, origin, luma[k, 0])
         _cut_plane(frame.u, origin // 2, chroma[k, 0])
         _cut_plane(frame.v, origin // 2, chroma[k, 1])
-    luma, chroma = upload(luma, device), upload(chroma, device)
+    y, uv = upload(luma, device), upload(chroma, device)
     to_bgr, _ = color_matrices(color, frames[0].y.shape[0])
     # Chroma is repeated, not interpolated: averaging 2x2 on the way back then returns the same chroma.
-    planes = torch.cat([luma.float(), F.interpolate(chroma.float(), scale_factor=2, mode="nearest")], dim=1)
+    planes = torch.cat([y.float(), F.interpolate(uv.float(), scale_factor=2, mode="nearest")], dim=1)
     pictures = convert_colors(planes, to_bgr).round_().clamp_(0, 255)
-    return RegionBatch(luma, chroma, pictures, origins)
+    return RegionBatch(y, uv, pictures, origins)
 
 
 def changed_planes(regions: RegionBatch, changes: Tensor, color: ColorTags, height: int) -> Tensor:

@@ -165,6 +165,9 @@ def _resemblance(state: Mapping[str, Tensor]) -> str:
     return ""
 
 
+LockState = Literal["match", "mismatch", "unlocked"]
+
+
 @dataclass(frozen=True)
 class FileReport:
     """locked: whether the lock file knows the digest. tensors: how many fit. problem: None for a file that is right."""
@@ -172,7 +175,7 @@ class FileReport:
     entry: WeightFile
     present: bool
     sha256: str | None = None
-    locked: Literal["match", "mismatch", "unlocked"] = "unlocked"
+    locked: LockState = "unlocked"
     seed: int | None = None
     tensors: int = 0
     problem: WeightsError | None = None
@@ -186,7 +189,7 @@ def verify_file(folder: Path, entry: WeightFile) -> FileReport:
         return FileReport(entry, present=False, problem=error)
     digest = digest_of(path)
     locked = read_lock(folder).get(path.name)
-    state = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
+    state: LockState = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
     try:
         check_members(path, entry)
         tensors = len(read_state_dict(path, entry))

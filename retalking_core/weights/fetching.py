@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from retalking_core.errors import (
@@ -236,7 +236,7 @@ def _state_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _known_state(partial: Path) -> dict:
+def _known_state(partial: Path) -> dict[str, Any]:
     """What is known of the source that the partial file came from; nothing, if its note is missing or was cut off."""
     try:
         return json.loads(_state_of(partial).read_text())

@@ -152,7 +152,7 @@ def test_an_empty_frame_beside_the_face_is_no_proposal() -> None:
     search = FaceSearch.over(models, 360, 280, (0.0, 0.0, 0.0, 0.0))
     ahead = LookAhead(models, search)
     start = search.everywhere(grays[0], fine=False)[0].box
-    glimpses = ahead.glimpse(grays, start)
-    assert [glimpse is not None for glimpse in glimpses] == [True] * 6 + [False] * 5
-    assert [k for k, glimpse in enumerate(glimpses) if glimpse and glimpse.confirmed] == [0, 5]
-    assert ahead.glimpse(grays, None) == [None] * 11
+    proposals = ahead.propose(grays, start)
+    assert [proposal is not None for proposal in proposals] == [True] * 6 + [False] * 5
+    assert [k for k, proposal in enumerate(proposals) if proposal and proposal.confirmed] == [0, 5]
+    assert ahead.propose(grays, None) == [None] * 11

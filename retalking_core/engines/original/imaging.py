@@ -122,12 +122,15 @@ def blend_laplacian_original(
     Pictures u8 [n, n, 3], mask f32 [n, n], n a multiple of 2^(levels - 1). Result f32 [n, n, 3], not clipped.
     """
     stacks = [_gaussian_stack(picture, levels) for picture in (inside, outside, mask.astype(np.float32))]
-    result: NDArray[np.float32] | None = None
-    for level in reversed(range(levels)):
+
+    def mixed(level: int) -> NDArray[np.float32]:
         weight = stacks[2][level][..., None]
-        bands = [_band(stack, level, levels) for stack in stacks[:2]]
-        mixed = bands[0] * weight + bands[1] * (1 - weight)
-        result = mixed if result is None else pyr_up(result) + mixed
+        inner, outer = (_band(stack, level, levels) for stack in stacks[:2])
+        return inner * weight + outer * (1 - weight)
+
+    result = mixed(levels - 1)
+    for level in reversed(range(levels - 1)):
+        result = pyr_up(result) + mixed(level)
     return result.astype(np.float32)
 
 

@@ -226,8 +226,8 @@ def finish_original(
 def blend_at_512_original(inside: Picture, outside: Picture, mask: NDArray[np.float32], levels: int) -> Picture:
     """Laplacian blend of whole frames squeezed to 512 x 512: what costs the original its sharpness."""
     height, width = outside.shape[:2]
-    small = (resize_bilinear(picture, FACE_PX, FACE_PX) for picture in (inside, outside, mask))
-    blended = np.clip(blend_laplacian_original(*small, levels), 0, 255)
+    inner, outer, small_mask = (resize_bilinear(picture, FACE_PX, FACE_PX) for picture in (inside, outside, mask))
+    blended = np.clip(blend_laplacian_original(inner, outer, small_mask, levels), 0, 255)
     return truncate_u8(resize_bilinear(blended, width, height))
 
 

@@ -183,7 +183,7 @@ def lip_batches_original(
         yield LipBatch(
             six.transpose(0, 3, 1, 2).astype(np.float32),
             sound[start : start + batch, None].astype(np.float32),
-            faces.transpose(0, 3, 1, 2).astype(np.float32) / 255,
+            faces.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255),
             used,
         )
 

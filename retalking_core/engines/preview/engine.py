@@ -300,8 +300,9 @@ def synthesize(
 def _draw(scene: PreviewAnalysis, k: int, frame: Frame) -> tuple[Frame, Box]:
     marks = scene.track.landmarks[frame.index]
     strength = float(scene.strength[k])
-    wanted = (float(track[k]) for track in (scene.motion.opening, scene.motion.spread, scene.motion.closure))
-    shape = plan_shape(marks, scene.rest, float(scene.rest.widths[frame.index]), *wanted, strength)
+    motion, rest_width = scene.motion, float(scene.rest.widths[frame.index])
+    opening, spread, closure = (float(track[k]) for track in (motion.opening, motion.spread, motion.closure))
+    shape = plan_shape(marks, scene.rest, rest_width, opening, spread, closure, strength)
     box = region_box(shape, scene.pads, *frame.y.shape)
     try:
         field = solve_field(shape, box)

@@ -254,9 +254,14 @@ def sample(frame: Frame, grid: Grid, box: Box, window: Box) -> tuple[Plane, Plan
     grid: f32 [ny, nx, 2], displacements in pixels, at pixel-center positions (i + 0.5) * size / n - 0.5 of the box.
     """
     luma = cv2.remap(frame.y, *_places(grid, box, window), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    half = _places(grid / 2, *(tuple(side // 2 for side in each) for each in (box, window)))
+    half = _places((grid / 2).astype(np.float32), _halved(box), _halved(window))
     planes = [cv2.remap(p, *half, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for p in (frame.u, frame.v)]
     return luma, cv2.merge(planes)
+
+
+def _halved(box: Box) -> Box:
+    left, top, right, bottom = (side // 2 for side in box)
+    return left, top, right, bottom
 
 
 def _places(grid: Grid, box: Box, window: Box) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -164,10 +164,9 @@ def opening_window(box: Box, curves: MouthCurves, room_px: float) -> Box:
     return left, top, right, bottom
 
 
-def ease(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def ease(x: NDArray[Any]) -> NDArray[np.float32]:
     """0 below 0, 1 above 1, smooth between."""
-    t = np.clip(x, 0, 1)
-    return smoothstep(t)
+    return smoothstep(np.clip(x, 0, 1))
 
 
 def _even(place: float, lowest: int, highest: int) -> int:
@@ -302,9 +301,8 @@ def _kernel(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
 def _window(rows: int, columns: int) -> NDArray[np.float32]:
     """1 inside, falling smoothly to 0 over the outermost grid points: pixels at the border of the box stay put; f32
     [rows, columns, 1]."""
-    ramps = []
+    ramps: list[NDArray[np.float32]] = []
     for count in (rows, columns):
         inward = np.minimum(np.arange(count), np.arange(count)[::-1]).astype(np.float32)
-        t = np.clip((inward - 1) / 3, 0, 1)
-        ramps.append(smoothstep(t))
+        ramps.append(ease((inward - 1) / 3))
     return ramps[0][:, None, None] * ramps[1][:, None]

@@ -6,7 +6,7 @@ Small numbers only (about 3 kB a frame), so that a long clip costs no memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,14 +131,15 @@ def read_coefficients(
     regressor = networks.get("deep3d")
     numbers = np.flatnonzero(faces.visible)
 
-    def regress(items: list[tuple[int, Frame]]) -> tuple[NDArray[np.int64], Tensor]:
+    def regress(items: Sequence[tuple[int, Frame]]) -> tuple[NDArray[np.int64], Tensor]:
         at = np.array([number for number, _ in items])
         places = faces.at(at)
         pictures = crop_256([frame for _, frame in items], places, source.info.color, networks.device)
         return at, regress_coefficients(regressor, pictures, places.scaled())
 
     frames = PrefetchingFrameSource(source, AHEAD).frames_at(numbers.tolist())
-    found, done = [], 0
+    found: list[tuple[NDArray[np.int64], Tensor]] = []
+    done = 0
     for group in in_groups(zip(numbers.tolist(), frames, strict=True), batches.size):
         found += batches.run(group, regress)
         done += len(group)
@@ -212,9 +213,9 @@ class ClipAnalyzer:
             template = (
                 None if self._templates is None or not self._templates.is_file() else self._templates.read_bytes()
             )
-            expression = options.expression
+            expression: str | bytes = options.expression
             if expression not in TEMPLATE_KEYS:
-                expression = Path(expression).read_bytes()
+                expression = Path(options.expression).read_bytes()
             place = (options.face, options.crop, options.pads, options.compat)
             look = (options.one_shot, options.fps, expression, template)
             parts = [__version__, count, type(self._tracker).__name__, *networks, *place, *look]

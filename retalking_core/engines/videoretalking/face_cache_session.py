@@ -78,7 +78,7 @@ class FaceCacheSession:
         with (self._folder / _REFERENCES).open("rb") as file:
             for row, frame in zip(result, frames.tolist(), strict=True):
                 file.seek(frame * _REFERENCE_BYTES)
-                if file.readinto(row) != _REFERENCE_BYTES:
+                if file.readinto(row.data) != _REFERENCE_BYTES:
                     raise ValueError(f"the steady picture of frame {frame} is not whole")
         return result
 

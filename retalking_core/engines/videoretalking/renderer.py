@@ -6,7 +6,7 @@ While the device draws a batch, the next one is decoded and handed over, and the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -164,7 +164,7 @@ class FrameRenderer:
         self._made_exact.append(name)
         self._settings += 1
 
-    def render_batch(self, items: list[Item]) -> DrawnBatch:
+    def render_batch(self, items: Sequence[Item]) -> DrawnBatch:
         """A batch of (output number, frame) with speaking faces: the method, step by step."""
         scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
         outputs, frames = np.array([k for k, _ in items]), [frame for _, frame in items]
@@ -245,7 +245,7 @@ class FrameRenderer:
 
     def _handed_over(
         self,
-        items: list[Item],
+        items: Sequence[Item],
         regions: RegionBatch,
         results: tuple[Tensor, Tensor, Tensor],
         reference_frames: NDArray[np.int64],
@@ -256,7 +256,7 @@ class FrameRenderer:
             done = torch.cuda.Event()
             done.record()
         return DrawnBatch(
-            items=items,
+            items=list(items),
             origins=regions.origins,
             side=regions.side,
             planes=planes,
