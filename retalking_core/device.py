@@ -72,7 +72,7 @@ class DeviceClock:
         self.times_s[name] = self.times_s.get(name, 0.0) + seconds
 
 
-# Either says how the allocator is to behave; then it is the operator's choice.
+# Either configures the allocator; the operator's choice is kept.
 OPERATORS_CHOICE = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 

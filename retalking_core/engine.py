@@ -90,7 +90,7 @@ class SegmentedEngine(Engine, Protocol):
         drawn: Sequence[DrawingReport],
         progress: ProgressHook,
     ) -> RenderReport:
-        """Write `result` from the segments' files, in order, and the speech. drawn: what analysis and segments told.
+        """Write `result` from the segments' files, in order, and the speech. drawn: reports of the analysis and the segments.
         progress runs from 0 to 1 over the joining alone."""
         ...
 

@@ -179,6 +179,6 @@ class WeightsDigestMismatchError(WeightsError):
 
 
 class WeightsUnreachableError(WeightsError):
-    """Fetching failed for good: no source is known, or it does not answer with the file."""
+    """Fetching failed permanently: no source is known, or it does not serve the file."""
 
     code = "weights_unreachable"

@@ -153,7 +153,7 @@ class FaceTrack:
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A video file and its frames, which a render has decoded: who judges the result need not do it again."""
+    """A video file and its frames, which a render has decoded: the evaluation need not decode them again."""
 
     path: Path
     source: FrameSource

@@ -1,4 +1,4 @@
-"""One pass over the frames for all metrics: each file is decoded once, whatever was requested.
+"""One pass over the frames for all metrics: each file is decoded only once.
 
 Observations by name: `points`, the 68 landmarks of the result; `ssim`, the toolkit's similarity frame by frame;
 `outside`, the error outside the face; `crops`, the face on the frames whose sharpness is measured. They fail
@@ -171,7 +171,7 @@ class ReferenceFeed:
 # Sharpness changes slowly and is expensive: this many frames, spread over the clip.
 SHARPNESS_FRAMES = 10
 SHARPNESS_MARGIN = 0.2
-# Frames whose similarity is reckoned together: at most so many, and so many pixels of either video.
+# Frames scored together: at most this many, and this many pixels of either video.
 SSIM_FRAMES, SSIM_PIXELS = 16, 1 << 24
 
 Marks = NDArray[np.float32]
@@ -293,7 +293,7 @@ class Observer(Protocol):
 
 
 def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Findings:
-    """What was found by look; an exception of `LOOK_FAULTS` stands in place of what could not be had.
+    """Results by observation; an exception of `LOOK_FAULTS` in place of one that is unavailable.
 
     marks: f32 [M, 68, 2] where the points are known; with None they are looked for, and are in the findings.
     """

@@ -126,7 +126,7 @@ def cpbd(gray: NDArray[np.uint8]) -> float:
 def _edge_blocks(gray: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
     """Which blocks show more than a few of Canny's edges, bool [rows, columns].
 
-    A band through the middle of each row of blocks comes first, with the upper threshold alone: whatever passes it is
+    A band through the middle of each row of blocks comes first, with the upper threshold alone: what passes it is
     an edge of the whole picture, too, so that blocks with enough of these are settled (all 1,200 of three clips). It
     takes a quarter of the time of the whole picture, which is looked at where a block is not settled.
     """

@@ -117,7 +117,7 @@ UPPER_OUTER, LOWER_OUTER = (50, 51, 52), (58, 57, 56)
 SAMPLES = 24
 # How far an edge may be moved into its lip, in face scales; a mouth gap below LEAST_GAP is left alone.
 UPPER_REACH, LOWER_REACH, LEAST_GAP = 0.025, 0.07, 0.03
-# Levels of V (redness) by which lips must differ from the inside of the mouth to be told apart.
+# Levels of V (redness) by which lips must differ from the inside of the mouth to be distinguished.
 LEAST_CONTRAST = 6.0
 
 

@@ -139,7 +139,7 @@ class FaceFollower:
         return found
 
     def _is_cut(self, gray: Gray) -> bool:
-        # Four pixels for each of the thumbnail's, whatever the size of the frame.
+        # Four pixels for each of the thumbnail's, for any size of the frame.
         picked = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_NEAREST)
         thumbnail = cv2.resize(picked, (48, 48), interpolation=cv2.INTER_AREA)
         last, self._thumbnail = self._thumbnail, thumbnail

@@ -186,7 +186,7 @@ def heat_peaks(heat: Tensor) -> Tensor:
 
 
 def _to_follower(box: NDArray[Any]) -> Box:
-    """A detector's box -> the square one that the follower reckons with."""
+    """A detector's box -> the square one that the follower expects."""
     half = (box[2] - box[0] + box[3] - box[1]) / 4
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2 + DROP * 2 * half
     return np.array([x - half, y - half, x + half, y + half], np.float32)

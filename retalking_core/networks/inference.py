@@ -46,7 +46,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 class InferenceVariant:
     """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
-    demodulation stay in float32, and what products they have are TF32's. Results are float32 whatever it is.
+    demodulation stay in float32, and products use TF32. Results are always float32.
     compiled_batch: if given, the network is compiled for batches of exactly this size (torch.compile; elementwise work
     is merged into few kernels), and other batches are cut and filled up to it; on CUDA its call is recorded and
     replayed. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
@@ -138,7 +138,7 @@ def _first_in_float32(count: int, x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _switches(tf32: bool, try_algorithms: bool) -> Iterator[None]:
-    """torch allows TF32 in cuDNN's convolutions unless told otherwise, so `fp32` has to forbid it."""
+    """torch allows TF32 in cuDNN's convolutions by default, so `fp32` has to forbid it."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32 = matmul.allow_tf32 = tf32

@@ -28,7 +28,7 @@ from retalking_core.networks.layers import NEAREST, DoublingConv2d, ModulatedCon
 class ArcFace(Backbone):
     """ArcFace IR-SE50: embeds a face for identity similarity (Deng et al., CVPR 2019); facexlib's network.
 
-    Built directly: facexlib's `init_recognition_model` moves it to CUDA whatever its device argument says.
+    Built directly: facexlib's `init_recognition_model` moves it to CUDA and ignores its device argument.
 
     image `[B, 3, 112, 112]`, RGB in -1..1, aligned to the five-point template, to `[B, 512]` of unit length."""
 
@@ -186,7 +186,7 @@ def _with_norm(layer: ConvLayer) -> nn.Conv2d:
 
 
 def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Sequential:
-    """Two convolutions of one input, reflected, as one; filled up with channels that nobody reads."""
+    """Two convolutions of one input, reflected, as one; padded with unused channels."""
     weight, bias = _stacked(first, second)
     missing = HEAD_CHANNELS - len(bias)
     conv = convolution_of(F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing)))

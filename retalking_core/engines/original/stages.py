@@ -27,7 +27,7 @@ from retalking_core.stages.regions import CROP_PX, NOMINAL_PX, FirstFrameCrop, p
 from retalking_core.stages.stabilize import from_signed
 
 ORIGINAL_WINDOW = 5
-# Top, bottom, left, right px; also what counts where the original is told not to correct for the jaw.
+# Top, bottom, left, right px; also used where the original does not correct for the jaw.
 ORIGINAL_PADS = (0, 20, 0, 0)
 BATCH = 16
 

@@ -163,8 +163,8 @@ class PreviewEngine:
             join_segments(result, parts, learned.timeline, audio, options.output, METADATA, self._limits, progress)
         info = probe_video(video, self._limits, options.fps)
         report = _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
-        told = [note for each in drawn for note in each.notes]
-        return replace(report, notes=merge_notes([*report.notes, *told]))
+        noted = [note for each in drawn for note in each.notes]
+        return replace(report, notes=merge_notes([*report.notes, *noted]))
 
     def _open(
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock

@@ -96,11 +96,11 @@ def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black:
     luma = cv2.remap(frame.y, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     chroma = cv2.merge([frame.u, frame.v])
     chroma = cv2.remap(chroma, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    yuv = _centerd(np.dstack([luma, chroma]).astype(np.float32))
+    yuv = _centered(np.dstack([luma, chroma]).astype(np.float32))
     return MouthInterior(yuv, curves.half_width / scale, columns / scale, skin_light(frame, marks, black), False)
 
 
-def _centerd(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
+def _centered(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shift the picture sideways so that the upper teeth (the bright part of its upper third) are in the middle: on a
     turned head they are not, and on the next frame the head is turned another way."""
     bright = yuv[: TEXTURE_ROWS // 3, :, 0].mean(axis=0)
@@ -169,7 +169,7 @@ def _mean_yuv(frame: Frame, points: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 Plane = NDArray[np.uint8]
-# Gap (face scales) from which the inside of the mouth begins to be made out; at twice this it is seen in full.
+# Gap (face scales) from which the inside of the mouth becomes visible; it is fully visible at twice this gap.
 SLIT, SLIT_SHADE = 0.028, 0.6
 LEAST_GAP_PX = 0.3
 
@@ -192,7 +192,7 @@ def draw_interior(
     # A tongue that was bright in a wide-open mouth lies deeper in the dark of a smaller one.
     lit *= 1 - 0.5 * ease(depth / np.maximum(gap, 1e-3)) * np.clip(1 - gap / (interior.gaps.max() * scale), 0, 1)
     bright = black + (yuv[..., 0] - black) * lit * (light / interior.light)
-    # Through a slit nothing can be made out: it is the lips' own color in shadow, and becomes a mouth as it widens.
+    # A narrow slit shows no detail: it is the lips' own color in shadow, and becomes a mouth as it widens.
     seen = ease((gap / scale - SLIT) / SLIT)
     under = luma.astype(np.float32)
     shadow = black + (under - black) * SLIT_SHADE

@@ -23,7 +23,7 @@ from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, Vali
 from retalking_core.engines.videoretalking.face_cache_session import (
     FaceAnalysis,
     FaceCacheSession,
-    memory_key,
+    cache_key,
     open_session,
 )
 from retalking_core.errors import FaceNotFoundError
@@ -219,7 +219,7 @@ class ClipAnalyzer:
             place = (options.face, options.crop, options.pads, options.compat)
             look = (options.one_shot, options.fps, expression, template)
             parts = [__version__, count, type(self._tracker).__name__, *networks, *place, *look]
-            return options.face_cache_scope + memory_key(video, parts)
+            return options.face_cache_scope + cache_key(video, parts)
 
         turns = itertools.count(1)
         # A growing count: waiting for another render counts as progress.

@@ -197,7 +197,7 @@ class VideoRetalkingEngine:
         clock: StageClock,
         then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
     ) -> Looked:
-        """Open the inputs, do the first pass, and go on while what is known of the face is at hand."""
+        """Open the inputs, do the first pass, and call `then` inside the face cache session."""
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         with clock.stage("read"):
