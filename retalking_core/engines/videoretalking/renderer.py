@@ -46,8 +46,8 @@ Item = tuple[int, Frame]
 class DrawnBatch:
     """A batch that the device works on. Everything on the host is complete only once `wait` returned.
 
-    planes: u8 [B, R * R * 3 / 2], the new regions. parsed: bool [B], whether the parser found a face. drawn_references: the
-    steady pictures that were not known before, u8 [b, 3, 256, 256] of the source frames reference_frames. settings:
+    planes: u8 [B, R * R * 3 / 2], the new regions. parsed: bool [B], whether the parser found a face. drawn_references:
+    the steady pictures that were not known before, u8 [b, 3, 256, 256] of the source frames reference_frames. settings:
     which of the networks' settings it was drawn with.
     """
 
