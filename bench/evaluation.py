@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from retalking_core.engines.preview.engine import PreviewEngine
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline

@@ -23,13 +23,19 @@ from retalking_client.cli.common import describe_note
 from retalking_client.cli.failures import CommandError
 from retalking_client.cli.progress import follow
 from retalking_core.errors import MetricUnavailableError, RetalkingError
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
-from retalking_core.evaluation.models import EvaluationModels
-from retalking_core.evaluation.report.page import ClipSection, ReportPage, format_number, write_page
-from retalking_core.evaluation.report.pictures import make_strips, write_players
+from retalking_core.evaluation.report import (
+    ClipSection,
+    ReportPage,
+    format_number,
+    make_strips,
+    write_page,
+    write_players,
+)
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
 from worker.translation import measurement_of

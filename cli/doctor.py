@@ -355,9 +355,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def check_weights(settings: Settings) -> Finding:
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+    from retalking_core.errors import WeightsMissingError
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
     missing = []
     for name in ENGINE_WEIGHTS:

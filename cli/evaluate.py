@@ -100,9 +100,9 @@ def chosen_metrics(names_text: str | None) -> list[str]:
 def _score_file(result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None) -> None:
     names = chosen_metrics(metrics)
     from jobs.settings import Settings
+    from retalking_core.evaluation.clip import EvaluationModels
     from retalking_core.evaluation.clip_scores import score
     from retalking_core.evaluation.measurement import Measurement
-    from retalking_core.evaluation.models import EvaluationModels
 
     models = EvaluationModels(Settings().models_dir)
     measurement = Measurement(result, result, reference=reference, models=models)
@@ -132,8 +132,7 @@ def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> Non
     import tempfile
 
     try:
-        from retalking_core.evaluation.report.page import ClipSection, ReportPage, write_page
-        from retalking_core.evaluation.report.pictures import make_strips, write_players
+        from retalking_core.evaluation.report import ClipSection, ReportPage, make_strips, write_page, write_players
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     page.parent.mkdir(parents=True, exist_ok=True)

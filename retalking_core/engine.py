@@ -90,8 +90,8 @@ class SegmentedEngine(Engine, Protocol):
         drawn: Sequence[DrawingReport],
         progress: ProgressHook,
     ) -> RenderReport:
-        """Write `result` from the segments' files, in order, and the speech. drawn: what analysis and segments told.
-        progress runs from 0 to 1 over the joining alone."""
+        """Write `result` from the segments' files, in order, and the speech. drawn: reports of analysis and
+        segments. progress runs from 0 to 1 over the joining alone."""
         ...
 
 

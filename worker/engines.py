@@ -35,8 +35,8 @@ def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str
     Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
     """
     from retalking_core.engines.preview.engine import PreviewEngine
+    from retalking_core.errors import WeightsError
     from retalking_core.media.limits import MediaLimits
-    from retalking_core.weights.errors import WeightsError
 
     limits = MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
     engines: dict[str, Engine] = {"preview": PreviewEngine(limits=limits)}
@@ -70,9 +70,8 @@ def neural_obstacle(settings: Settings) -> str | None:
         return "This worker is set to RETALKING_ENGINE=preview."
     if find_spec("torch") is None:
         return "torch is not installed on the worker: install the extra `gpu`."
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+    from retalking_core.errors import WeightsMissingError
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
     missing = []
     for name in ENGINE_WEIGHTS:
@@ -103,9 +102,8 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.folder import find_file
     from retalking_core.weights.store import NetworkStore
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
     files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
     has_cuda = torch.cuda.is_available()
@@ -113,6 +111,8 @@ def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | Non
     if variants:
         # A start that finds it takes 40 s instead of 3 minutes.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
+    # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(settings.data_dir.resolve() / "compiled" / "numba"))
     networks = NetworkStore(settings.models_dir, "cuda" if has_cuda else "cpu", variants)
     engine = VideoRetalkingEngine(
         networks,
@@ -145,10 +145,9 @@ def computes_fast(settings: Settings, has_cuda: bool) -> bool:
 
 def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
     """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
+    from retalking_core.errors import WeightsMissingError
     from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import WEIGHT_FILES
+    from retalking_core.weights.table import WEIGHT_FILES, find_file
 
     if settings.tracker != "auto":
         return settings.tracker

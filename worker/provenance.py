@@ -9,7 +9,7 @@ from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_core.errors import ProvenanceError
 from retalking_core.media.container import HEAD_BYTES, sniff_kind
-from retalking_core.provenance.signing import Credentials, InputFile, ProvenanceClaim, load_credentials
+from retalking_core.provenance import Credentials, InputFile, ProvenanceClaim, load_credentials
 from retalking_core.types import RenderReport
 
 _MIMES = {
@@ -40,7 +40,7 @@ class ResultSigner:
 
     def sign(self, file: Path, video: Path, speech: Path, report: RenderReport) -> Path:
         """The signed copy, beside the file. Raises ProvenanceError."""
-        from retalking_core.provenance.signing import sign_file
+        from retalking_core.provenance import sign_file
 
         claim = ProvenanceClaim(
             engine=report.engine,
@@ -69,7 +69,7 @@ def open_signer(settings: Settings, options: JobOptions) -> ResultSigner | None:
         missing = "RETALKING_C2PA_KEY" if cert else "RETALKING_C2PA_CERT"
         raise ProvenanceError(f"The worker must sign its results, but {missing} is not set.")
     try:
-        from retalking_core.provenance.signing import mime_of_result
+        from retalking_core.provenance import mime_of_result
     except ImportError as error:
         raise ProvenanceError(
             "The worker must sign its results, but the extra `provenance` is not installed."

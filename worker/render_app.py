@@ -61,7 +61,7 @@ class RenderProcess:
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork."""
-        from retalking_core.evaluation.models import EvaluationModels
+        from retalking_core.evaluation.clip import EvaluationModels
         from retalking_core.media.limits import MediaLimits
         from worker.context import RunContext
         from worker.scratch import scratch_root, sweep_orphans

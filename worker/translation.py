@@ -17,10 +17,10 @@ from jobs.models import ErrorInfo, FaceBox, FacePoint, JobOptions, MetricResult,
 from jobs.objects import ObjectNotFoundError, ObjectStoreError, ObjectStoreFullError
 from jobs.store import LeaseLostError
 from retalking_core.errors import InputError, RenderCanceled, RetalkingError
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, available_metrics, measure_all
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, MetricValue
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
 from retalking_core.evaluation.sync import MouthSync, measure_sync

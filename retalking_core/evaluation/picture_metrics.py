@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from retalking_core.evaluation.frame_pass import spread
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Metric, Outcome
-from retalking_core.evaluation.observers import spread
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
 JITTER_LEAST_FRAMES = 3

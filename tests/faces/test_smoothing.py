@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from retalking_core.faces.dlib_tracker import refine_lips
 from retalking_core.faces.landmarks import face_scale, iou, is_plausible
-from retalking_core.faces.lip_edges import refine_lips
-from retalking_core.faces.smoothing import smooth_track, visible_runs
-from retalking_core.faces.track import choose_face
+from retalking_core.faces.track import choose_face, smooth_track, visible_runs
 from retalking_core.options import FaceAtPoint, FaceInBox
 from tests.faces.clips import to_frame
 from tests.faces.shapes import frontal_face

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from retalking_core.engines.preview import engine as preview
-from retalking_core.engines.preview.analysis import Box
+from retalking_core.engines.preview.engine import Box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import RenderOptions

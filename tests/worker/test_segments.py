@@ -16,7 +16,7 @@ from jobs.objects import ObjectInfo
 from jobs.settings import Settings
 from jobs.store import JobStore, Lease, SegmentLease, SegmentOutcome, SplitPlan
 from retalking_core.errors import EngineFaultError
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress

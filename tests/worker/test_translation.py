@@ -23,6 +23,7 @@ from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
 from retalking_core.engines.videoretalking.engine import NETWORKS
+from retalking_core.errors import WeightsError
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
@@ -32,7 +33,6 @@ from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, Render
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
-from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux

@@ -1,31 +1,178 @@
-"""The report page: one HTML file with everything inside, its charts drawn by matplotlib as SVG."""
+"""The HTML report of an evaluation: players, charts (SVG by matplotlib) and frames of every clip in one file."""
 
 from __future__ import annotations
 
 import base64
 import io
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.clip_scores import ClipCurves, ClipScores, Curve, SyncCurve, means
+from retalking_core.evaluation.frame_pass import face_box
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
-from retalking_core.evaluation.report.pictures import Strip
+from retalking_core.media.color import even_box, region_to_bgr
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.probe import probe_audio
+from retalking_core.media.writer import ResultWriter
+from retalking_core.options import OutputOptions
+from retalking_core.types import FrameSource, Timeline
+
+EACH_END, APART_FRAMES, HEIGHT_PX, MARGIN = 4, 5, 150, 0.35
+
+
+@dataclass(frozen=True)
+class Moment:
+    """jpeg: the face in the result, to the right of the same place in the reference where there is one."""
+
+    frame: int
+    time_s: float
+    score: float
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Moments in order of time. score_name: what they were chosen by."""
+
+    score_name: str
+    best: list[Moment]
+    worst: list[Moment]
+
+
+def make_strips(measurement: Measurement, curves: ClipCurves) -> list[Strip]:
+    """One strip for SSIM and one for SyncNet's distances, as far as there are such curves."""
+    strips = []
+    for name, curve, sign in (("SSIM", curves.ssim, 1), ("SyncNet distance", curves.window_distance, -1)):
+        if len(curve) < 2 * EACH_END:
+            continue
+        best, worst = _extremes(curve, sign), _extremes(curve, -sign)
+        pictures = _pictures(measurement, sorted({*best, *worst}))
+        ends = (
+            [Moment(k, k / curves.fps, curve[k] or 0.0, pictures[k]) for k in sorted(chosen) if k in pictures]
+            for chosen in (best, worst)
+        )
+        strips.append(Strip(name, *ends))
+    return strips
+
+
+def _extremes(curve: Curve, sign: int) -> list[int]:
+    """Frames with the largest sign * value, none within five frames of another."""
+    chosen: list[int] = []
+    known = {k: value for k, value in enumerate(curve) if value is not None}
+    for number in sorted(known, key=lambda k: -sign * known[k]):
+        if all(abs(number - other) >= APART_FRAMES for other in chosen):
+            chosen.append(number)
+        if len(chosen) == EACH_END:
+            break
+    return chosen
+
+
+def _pictures(measurement: Measurement, numbers: list[int]) -> dict[int, bytes]:
+    marks = measurement.landmarks
+    numbers = [number for number in numbers if number < len(marks)]
+    pictures = _cut(measurement.video, numbers, marks[numbers])
+    try:
+        paired = measurement.paired_index
+        known = [number for number in numbers if number < len(paired)]
+        beside = _cut(measurement.reference_video, paired[known].tolist(), marks[known])
+    except (InputError, MetricUnavailableError):
+        known, beside = [], []
+    left = dict(zip(known, beside, strict=True))
+    return {
+        number: _jpeg(cv2.hconcat([left[number], picture]) if number in left else picture)
+        for number, picture in zip(numbers, pictures, strict=True)
+    }
+
+
+def _cut(source: FrameSource, numbers: list[int], marks: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+    """BGR pictures, 150 px high and as wide: the face grown by a third, or the whole frame where none is seen."""
+    pictures = []
+    for frame, points in zip(source.frames_at(numbers), marks, strict=True):
+        height, width = frame.y.shape
+        box = (0, 0, width, height)
+        if np.isfinite(points).all():
+            box = face_box(points, width, height, MARGIN)
+        if box[2] - box[0] < 2 or box[3] - box[1] < 2:
+            box = (0, 0, width, height)
+        picture = region_to_bgr(frame, even_box(box, width, height), source.info.color)
+        pictures.append(cv2.resize(picture, (HEIGHT_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA))
+    return pictures
+
+
+def _jpeg(picture: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
+
+
+# Enough to see lips; about 150 kB for five seconds.
+PLAYER = OutputOptions(crf=26, max_height=420)
+
+
+def write_players(measurement: Measurement, folder: Path) -> list[Path]:
+    """The result, and the reference brought onto the result's own timeline, both with the result's speech.
+
+    Returns the files written: result.mp4, and reference.mp4 where a reference can be opened. Raises media errors of the
+    result.
+    """
+    video, limits = measurement.video, measurement.limits
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = np.arange(video.info.frame_count)
+    speech = _speech(measurement, folder)
+    written = [_write(video, frames, video.info.fps, speech, folder / "result.mp4", limits)]
+    if measurement.reference is not None:
+        try:
+            reference, paired = measurement.reference_video, measurement.paired_index
+            written.append(_write(reference, paired, video.info.fps, speech, folder / "reference.mp4", limits))
+        except InputError:
+            return written
+    return written
+
+
+def _write(
+    source: FrameSource, numbers: NDArray[np.int64], fps: Fraction, speech: Path, path: Path, limits: MediaLimits
+) -> Path:
+    timeline = Timeline(numbers, fps, float(len(numbers) / fps))
+    with ResultWriter(path, source.info, timeline, speech, PLAYER, {}, limits) as writer:
+        for frame in source.frames_at(numbers.tolist()):
+            writer.write(frame)
+    return path
+
+
+def _speech(measurement: Measurement, folder: Path) -> Path:
+    """The result's own sound; silence for a result without any."""
+    try:
+        probe_audio(measurement.result, measurement.limits)
+    except InputError:
+        silence = folder / "silence.wav"
+        with wave.open(str(silence), "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(16_000)
+            out.writeframes(bytes(2 * max(1600, round(16_000 * measurement.video.info.duration_s))))
+        return silence
+    return measurement.result
+
 
 WIDTH_IN, HEIGHT_IN = 9.0, 1.9
 # Where the time axis lies in the width of a chart: the page draws its playhead there.
 LEFT, RIGHT = 0.07, 0.985
 INK, BLUE, ORANGE, GRAY = "#1f2933", "#2563a8", "#d9730d", "#9aa5b1"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
     "font.size": 8,
@@ -145,7 +292,7 @@ class ReportPage:
 def write_page(page: ReportPage, target: Path) -> None:
     """Raises OSError when it cannot be written."""
     environment = Environment(
-        loader=PackageLoader("retalking_core.evaluation.report", "."),
+        loader=PackageLoader("retalking_core.evaluation", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
