@@ -174,7 +174,7 @@ class JobRequest(JobOptions):
 
 
 class InputRef(_Shape):
-    """Where an input is: an object we hold, or an address the worker fetches."""
+    """Where an input is: an object we hold, or an address that is fetched before the job starts."""
 
     kind: Literal["object", "url"]
     key: str | None = None
@@ -343,6 +343,14 @@ class Job(_Shape):
     result: ResultInfo | None = None
     evaluation: list[MetricResult] | None = None
     render: RenderInfo | None = None
+    awaits_inputs: bool = Field(False, description="Its inputs are still to be fetched; no worker can claim it")
+    fetched: dict[str, InputRef] = Field(default_factory=dict, description="Fetched inputs by part: objects we hold")
+
+    @property
+    def inputs(self) -> dict[str, InputRef]:
+        """By part (`video`, `audio`, `expression`); objects, unless `awaits_inputs`."""
+        asked = {"video": self.spec.video, "audio": self.spec.audio, "expression": self.spec.expression_image}
+        return {part: ref for part, ref in asked.items() if ref is not None} | self.fetched
 
 
 # What callers see
@@ -386,11 +394,11 @@ class JobView(_Shape):
     id: str
     status: JobStatus
     stage: str | None = Field(
-        description="Running stage: fetch, analyze, synthesize, evaluate, publish",
+        description="Running stage: fetch (also of a queued job), analyze, synthesize, evaluate, publish",
         examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
     )
     progress: float = Field(description="0..1")
-    queue_position: int | None = Field(description="1 is next; null when not queued")
+    queue_position: int | None = Field(description="1 is next; null when not queued, or while inputs are fetched")
     eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")
     engine_requested: str
     engine: str | None = Field(description="The engine that ran; `preview` results are previews, not the neural method")

@@ -29,6 +29,11 @@ def input_key(job_id: str, part: str) -> str:
     return f"{job_prefix(job_id)}input/{part}"
 
 
+def fetched_input_key(job_id: str, part: str, fence: int) -> str:
+    """An input that was given by its address. One key a fetch, so that a late writer never touches what is rendered."""
+    return f"{input_key(job_id, part)}-{fence}"
+
+
 def result_key(job_id: str, fence: int, container: str) -> str:
     """One key a lease, so that a late writer that lost its lease never touches the published file. Not one an attempt:
     an attempt that is handed back uncounted gives its number to the next one. A fence never comes again."""
@@ -48,11 +53,6 @@ def segments_prefix(job_id: str) -> str:
 def scene_key(job_id: str, fence: int) -> str:
     """fence: of the job's lease under which the clip was analyzed."""
     return f"{segments_prefix(job_id)}scene-{fence}"
-
-
-def shared_video_key(job_id: str, fence: int) -> str:
-    """The video of a job that named an address: helpers must see the very bytes that were analyzed."""
-    return f"{segments_prefix(job_id)}video-{fence}"
 
 
 def segment_key(job_id: str, number: int, fence: int) -> str:

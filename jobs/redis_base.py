@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import redis
 
+from jobs.redis_records import pairs
 from jobs.store import (
     ArrivalLostError,
     IdempotencyConflictError,
     JobNotFoundError,
     LeaseLostError,
     QuotaExceededError,
+    ReceiverRules,
     StorageQuotaError,
     WrongStateError,
 )
@@ -64,6 +67,13 @@ class RedisPart:
         if outcome == "quota":
             raise QuotaExceededError("The key has as many live jobs as it may have")
         raise WrongStateError(f"{subject}: {reply[0]}")
+
+    def _take_shared(self, kind: str, free: int, rules: ReceiverRules) -> list[tuple[dict[str, str], list[str]]]:
+        """Fields and attempts of due items of a kind (jobs/lua/prelude.lua), held under a new `holder`."""
+        token = secrets.token_hex(8)
+        sizes = (free, rules.slots, int(rules.hold_s * 1000), rules.per_receiver, rules.per_untrusted)
+        (rows,) = self._call("take_shared", token, kind, *sizes)
+        return [(pairs(fields), attempts) for fields, attempts in rows]
 
     def _now_ms(self) -> int:
         """The store's clock, which all times in it are taken from."""

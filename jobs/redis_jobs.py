@@ -55,8 +55,10 @@ class JobRecords(Quarantine):
         )
         receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
         whose = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived), receiver)
+        addresses = [str(ref.url) for ref in (spec.video, spec.audio) if ref.kind == "url"]
+        fetched_from = f"{origin.owner}@{receiver_of(addresses[0])}" if addresses else ""
         asked = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
-        is_new, fields = self._create(job_id, memory[0], *asked, *memory, *whose)
+        is_new, fields = self._create(job_id, memory[0], *asked, *memory, *whose, fetched_from)
         if is_new == "1":
             return Created(self._job(job_id, pairs(fields)), True)
         first = self._client.hget(self._key("idempotency", memory[0]), "job_id")

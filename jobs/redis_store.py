@@ -10,7 +10,8 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks; how they are shared out: lua/prelude.lua
     deliveries:<state>     what was not delivered, by number; with :<key id> the same for one API key
-    webhook_receiver:<r>   how a receiver did, for a week
+    webhook_receiver:<r>   how a receiver did, for a week; fetch_receiver:<r> the same of a host of inputs
+    fetches_due            jobs whose inputs are still to be fetched; how they are shared out: lua/prelude.lua
     webhook_secret:<id>    which version of a key's webhook secret signs
     janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and whose they are
@@ -26,6 +27,7 @@ Keys (after the prefix), all bounded by the number of jobs kept:
 from __future__ import annotations
 
 from jobs.redis_counters import Counters
+from jobs.redis_fetches import Fetches
 from jobs.redis_keys import KeyRing
 from jobs.redis_leases import JobLeases
 from jobs.redis_registry import Registry
@@ -33,5 +35,5 @@ from jobs.redis_segments import Splits
 from jobs.redis_webhooks import WebhookLog
 
 
-class RedisJobStore(JobLeases, Splits, WebhookLog, Registry, KeyRing, Counters):
+class RedisJobStore(JobLeases, Fetches, Splits, WebhookLog, Registry, KeyRing, Counters):
     """Implements jobs.store.JobStore. Thread-safe; keep one a process."""

@@ -23,10 +23,7 @@ class WebhookLog(Quarantine):
         return self._due("webhooks_due", limit)
 
     def take_deliveries(self, free: int, rules: ReceiverRules) -> list[Delivery]:
-        hold_ms = int(rules.hold_s * 1000)
-        token = secrets.token_hex(8)
-        (rows,) = self._call("take_deliveries", token, free, rules.slots, hold_ms, rules.per_receiver)
-        return self._all_readable((pairs(fields), attempts) for fields, attempts in rows)
+        return self._all_readable(self._take_shared("webhook", free, rules))
 
     def record_attempt(
         self,

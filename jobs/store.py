@@ -6,7 +6,7 @@ over gets `LeaseLostError` instead of an effect. Times are those of the store's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from jobs.models import (
     DeliveryAttempt,
     DeliveryState,
     ErrorInfo,
+    InputRef,
     Job,
     JobEvent,
     JobSpec,
@@ -191,16 +192,17 @@ class DeliveryPage:
 
 @dataclass(frozen=True)
 class ReceiverRules:
-    """How deliveries are shared out. A receiver is an owner's host and port.
+    """How deliveries and fetches are shared out. A receiver is an owner's host and port.
 
-    slots: requests that a process sends at once. per_receiver: of those, to one receiver that answers; a receiver that
-    has not answered yet, or failed last, gets one at a time, and three quarters of the slots are for all such. An owner
-    holds no more slots than it leaves free. hold_s: after this a delivery whose sender died is due again.
+    slots: requests that a process makes at once. per_receiver: of those, to one receiver that answers; per_untrusted:
+    to one that has not answered yet, or failed last; three quarters of the slots are for all such. An owner holds no
+    more slots than it leaves free. hold_s: after this an item whose holder died is due again.
     """
 
     slots: int
     hold_s: float
     per_receiver: int = 8
+    per_untrusted: int = 1
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,22 @@ class WebhookSecretState:
     previous_until: datetime | None = None
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """The right to fetch a job's inputs. job: as it was when the right was given, also over: then what an earlier fetch
+    stored is to be deleted. holder: token of this right. fence: grows with every fetch of the job. attempt: how many of
+    them counted, from 1."""
+
+    job: Job
+    holder: str
+    fence: int
+    attempt: int
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id
+
+
 class JobStore(SegmentStore, Protocol):
     # Submission
     def create(
@@ -234,6 +252,7 @@ class JobStore(SegmentStore, Protocol):
         arrived: bool = False,
     ) -> Created:
         """Store a queued job: in the waiting line, in the outbox (message not yet sent), with its deadline, atomically.
+        One whose inputs are addresses joins both only when they are fetched (jobs/fetches.py).
 
         With a key that already made a job: that job, unchanged, when the fingerprints agree; else
         IdempotencyConflictError. The body was received by then, so no reservation is needed. Keys of two owners never
@@ -284,9 +303,47 @@ class JobStore(SegmentStore, Protocol):
         """History after an event id (None: from the start); waits up to block_ms for a first one (0: does not wait)."""
         ...
 
+    # Inputs given by their addresses: fetched while the job is queued, before any worker can claim it
+    def take_fetches(self, free: int, rules: ReceiverRules) -> list[Fetch]:
+        """At most `free` due fetches, shared out by the rules, each held for rules.hold_s. The receiver of a job is the
+        host of its video's address, or of its audio's where the video is none."""
+        ...
+
+    def renew_fetch(self, fetch: Fetch, hold_s: float, *, stage: str = "", progress: float = 0.0) -> bool:
+        """Renew the hold; with a stage, tell progress as report() does. True: the caller wants the job canceled. Raises
+        LeaseLostError where the job is over or another fetch holds it."""
+        ...
+
+    def reserve_fetch(self, fetch: Fetch, size_bytes: int, quota: ByteQuota) -> None:
+        """What the fetched files hold from now on, beside what arrived with the job. Free again unless they become the
+        job's. Raises StorageQuotaError, LeaseLostError."""
+        ...
+
+    def finish_fetch(self, fetch: Fetch, inputs: Mapping[str, InputRef]) -> Job:
+        """The inputs are stored: into the waiting line and the outbox. Raises LeaseLostError, also where the job is
+        over: then the files are nobody's, delete them."""
+        ...
+
+    def fail_fetch(self, fetch: Fetch, error: ErrorInfo, *, is_receivers: bool, retention_s: int) -> Job:
+        """queued -> failed. is_receivers: the host of the address is at fault. Raises LeaseLostError."""
+        ...
+
+    def release_fetch(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> Job:
+        """Due again after pause_s. Raises LeaseLostError."""
+        ...
+
+    def drop_fetch(self, fetch: Fetch) -> None:
+        """The job went on without this fetch, whose files are deleted. Nothing happens where another holds it."""
+        ...
+
+    def fetch_count(self) -> int:
+        """Jobs whose inputs are still to be fetched."""
+        ...
+
     # A worker's way through a job
     def claim(self, job_id: str, worker_id: str, lease_s: float) -> Lease | None:
-        """Take a queued job. None: over, deleted, canceled, past its deadline (then failed here), or leased."""
+        """Take a queued job. None: over, deleted, canceled, past its deadline (then failed here), or leased, or its
+        inputs are still to be fetched."""
         ...
 
     def report(self, lease: Lease, *, stage: str, progress: float, lease_s: float) -> bool:
