@@ -11,11 +11,12 @@ from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 
 from api.access import Caller
-from api.claims import Claim, arriving, byte_quota, given_up
+from api.claims import Claim, arriving, given_up
 from api.parts import Parts
 from api.problems import request_id_of
 from api.submission import Submission, read_submission
 from jobs.errors import ServiceError
+from jobs.free_space import byte_quota
 from jobs.ids import new_job_id
 from jobs.messages import MessageNotSentError, send_render
 from jobs.models import Job
@@ -54,7 +55,7 @@ async def _accept(request: Request, parts: Parts, caller: Caller, key: str | Non
     if key is None:  # with a key it may be the repetition of a job that is there
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
-    claim = Claim(parts, job_id, byte_quota(parts, caller.owner, caller.key))
+    claim = Claim(parts, job_id, byte_quota(parts.settings, caller.owner, caller.key))
     try:
         async with arriving(parts, job_id):
             submission = await read_submission(request, parts, caller, claim)
@@ -146,7 +147,10 @@ async def _remove_staged(parts: Parts, job_id: str) -> None:
 
 
 def _send(parts: Parts, job: Job) -> None:
-    """Tell the workers. The job is in the outbox already, so a broker that is down delays it and loses nothing."""
+    """Tell the workers; for a job whose inputs are still to be fetched, its fetcher does. The job is in the outbox
+    already, so a broker that is down delays it and loses nothing."""
+    if job.awaits_inputs:
+        return
     try:
         send_render(parts.celery, job)
         parts.store.mark_message_sent(job.id)

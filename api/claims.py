@@ -17,16 +17,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api.parts import Parts
-from jobs.api_keys import ApiKey
 from jobs.errors import ServiceError
+from jobs.free_space import storage_refusal
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
 
 logger = logging.getLogger("retalking.api")
-
-
-def byte_quota(parts: Parts, owner: str, key: ApiKey | None) -> ByteQuota:
-    own = key.stored_bytes if key is not None else None
-    return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
 
 
 class Claim:
@@ -66,10 +61,7 @@ def refusing_lack_of_storage() -> Iterator[None]:
     try:
         yield
     except StorageQuotaError as refusal:
-        if refusal.is_owners:
-            message = "This key stores as many bytes as it may: uploads, inputs and results together."
-            raise ServiceError("storage_quota_exceeded", message) from None
-        raise ServiceError("storage_full", "The service stores as many bytes as it may.") from None
+        raise storage_refusal(is_owners=refusal.is_owners) from None
     except ArrivalLostError:
         raise given_up() from None
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from api.bodies import body_chunks, too_large
 from api.bounds import check_filename, read_json
 from api.claims import Claim
-from api.containers import Slot
 from api.multipart import PartData, PartStart, read_parts
 from api.parts import Parts
 from api.problems import FieldError
 from api.staging import Intake, StagedFile
+from jobs.containers import Slot
 from jobs.errors import ServiceError
 from jobs.names import input_key
 

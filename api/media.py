@@ -12,7 +12,6 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, WithCaller
-from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
 from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
@@ -20,6 +19,7 @@ from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
+from jobs.containers import HEAD_BYTES, Container, recognise
 from jobs.errors import ServiceError
 from jobs.links import link_query
 from jobs.models import InputRef, Job
@@ -58,7 +58,7 @@ class MediaLink(BaseModel):
 
 
 class MediaLinks(BaseModel):
-    """What can be played of a job. null: not there, or not kept because it was given by its address."""
+    """What can be played of a job. null: not there, or not fetched yet from its address."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -137,7 +137,7 @@ def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller)
 def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
+    return _input_file(parts, job, part, job.inputs[part])
 
 
 def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:

@@ -75,8 +75,12 @@ class StoreCollector(Collector):
         for status, count in counts.items():
             jobs.add_metric([str(status)], count)
         # For autoscalers, which want one number without labels: the render workers that there is work for
+        fetching = self._store.fetch_count()
+        fetches = GaugeMetricFamily("retalking_fetches", "Queued jobs whose inputs are still to be fetched")
+        fetches.add_metric([], fetching)
         demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
-        demand.add_metric([], sum(count for status, count in counts.items() if not status.is_over))
+        live_jobs = sum(count for status, count in counts.items() if not status.is_over)
+        demand.add_metric([], max(0, live_jobs - fetching))
         live = self._store.workers()
         workers = GaugeMetricFamily("retalking_workers", "Live render workers")
         workers.add_metric([], len(live))
@@ -92,5 +96,5 @@ class StoreCollector(Collector):
             webhooks.add_metric([state], getattr(backlog, state))
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
         stuck.add_metric([], self._store.failing_count())
-        gauges = [webhooks, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
+        gauges = [webhooks, fetches, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
         return [*gauges, *tally_families(self._store.tally())]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from api.bodies import too_large
 from api.claims import Claim
-from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
 from api.parts import Parts
+from jobs.containers import HEAD_BYTES, Slot, check_container
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 
@@ -115,15 +114,3 @@ class Intake:
         context, self._context, self._writer = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)
-
-
-def check_container(head: bytes, slot: Slot | None) -> Container:
-    """Raises container_unsupported where a file that begins so is of no use in this slot."""
-    found = recognise(head)
-    accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
-    if found is not None and found in accepted:
-        return found
-    what = f"a {found} file" if found else describe(head)
-    wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
-    name = f"`{slot}` file" if slot else "file"
-    raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")

@@ -16,12 +16,11 @@ from api.access import Caller
 from api.bodies import read_body, too_large
 from api.bounds import check_metadata, read_json
 from api.claims import Claim, announced_bytes
-from api.containers import HEAD_BYTES, Slot
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.parts import Parts
 from api.problems import FieldError, field_errors, say
-from api.staging import check_container
+from jobs.containers import HEAD_BYTES, Slot, check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo

@@ -16,13 +16,14 @@ from redis.exceptions import RedisError
 
 from api.access import Caller, WithCaller
 from api.bodies import body_chunks
-from api.claims import Claim, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
+from api.claims import Claim, announced_bytes, arriving, refusing_lack_of_storage
 from api.jobs import view_response
 from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
 from api.parts import Parts, WithParts
 from api.problems import refusals
 from api.staging import Intake, StagedFile
 from jobs.errors import ServiceError
+from jobs.free_space import byte_quota
 from jobs.ids import is_upload_id, new_job_id, new_upload_id
 from jobs.links import link_query
 from jobs.names import upload_key
@@ -81,7 +82,7 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
     parts.store.add_upload(upload_id, expires_at, caller.owner)
     if link is not None:  # the file never passes this service, so its largest size is reserved until it was measured
-        quota = byte_quota(parts, caller.owner, caller.key)
+        quota = byte_quota(parts.settings, caller.owner, caller.key)
         try:
             with refusing_lack_of_storage():
                 parts.store.await_upload(upload_id, link_ends_at, settings.max_upload_bytes, quota)
@@ -196,7 +197,7 @@ async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -
 
 def _open_claim(parts: Parts, owner: str) -> Claim:
     key = parts.store.find_key(owner) if owner else None
-    return Claim(parts, new_job_id(), byte_quota(parts, owner, key))
+    return Claim(parts, new_job_id(), byte_quota(parts.settings, owner, key))
 
 
 def _expired() -> ServiceError:

@@ -1,4 +1,5 @@
-"""Free space on the disks that the service cannot live without: that of the local object store and that of Redis.
+"""How much may be stored: quotas, and free space on the disks that the service cannot live without, that of the local
+object store and that of Redis.
 
 A full disk ends Redis, and with it the service. So new work is refused while some space is left, for what was accepted
 before: its results, its webhooks, the log of Redis.
@@ -11,7 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jobs.api_keys import ApiKey
 from jobs.errors import ServiceError
+from jobs.settings import Settings
+from jobs.store import ByteQuota
 
 # A Redis that did not say where its data is (it was starting, or is a managed one) is asked again after this.
 ASK_AGAIN_S = 60.0
@@ -46,6 +50,20 @@ class FreeSpace:
         if found is not None:
             self._folders.append(found)
             self._find_more = None
+
+
+def byte_quota(settings: Settings, owner: str, key: ApiKey | None) -> ByteQuota:
+    """key: the owner's, where it has one."""
+    own = key.stored_bytes if key is not None else None
+    return ByteQuota(owner, own or settings.stored_bytes_per_key, settings.stored_bytes)
+
+
+def storage_refusal(*, is_owners: bool) -> ServiceError:
+    """What callers get for a StorageQuotaError."""
+    if is_owners:
+        message = "This key stores as many bytes as it may: uploads, inputs and results together."
+        return ServiceError("storage_quota_exceeded", message)
+    return ServiceError("storage_full", "The service stores as many bytes as it may.")
 
 
 def _free_bytes(folder: Path) -> int:

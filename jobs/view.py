@@ -13,7 +13,7 @@ from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, Outlook
 
-# Below this, what was measured is start-up and not the render's own speed
+# Up to this, which inputs that are there make up, nothing is known of the render's own speed
 MIN_PROGRESS_FOR_RATE = 0.05
 
 
@@ -67,7 +67,7 @@ def _eta_s(job: Job, outlook: Outlook | None, store: JobStore, at: datetime) -> 
     and before there is one, what is left of a usual run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
         elapsed_s = max(0.0, (at - job.started_at).total_seconds())
-        if job.progress >= MIN_PROGRESS_FOR_RATE:
+        if job.progress > MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
         mean_s = store.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)

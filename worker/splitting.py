@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from jobs.models import Job, WorkerInfo
-from jobs.names import scene_key, shared_video_key
+from jobs.names import scene_key
 from jobs.segments import SplitPlan, SplitState
 from jobs.store import LeaseLostError
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
@@ -26,7 +26,7 @@ from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
-from worker.fetch import Inputs
+from worker.inputs import Inputs
 from worker.outcome import core_notes
 from worker.patience import insist, patiently
 from worker.segments import SplitClip, held, render_segment, renderer_of
@@ -109,19 +109,16 @@ class SharedRender:
             task.tell(told)
 
         report = self._engine.analyze_clip(task.inputs.video, task.inputs.audio, self._scene, task.options, hear)
-        fence, source = task.attempt.lease.fence, job.spec.video
         plan = SplitPlan(
             engine=self._engine.capabilities.name,
             renderer=renderer_of(self._engine),
             frames=frames,
             segments=len(plan_segments(frames)),
-            scene_key=scene_key(job.id, fence),
-            video_key=str(source.key) if source.kind == "object" else shared_video_key(job.id, fence),
+            scene_key=scene_key(job.id, task.attempt.lease.fence),
+            video_key=str(job.inputs["video"].key),
             analyzed=min(1.0, analyzed),
         )
         self._put(plan.scene_key, self._scene)
-        if source.kind != "object":
-            self._put(plan.video_key, task.inputs.video)
         patiently(lambda: self._context.store.open_split(task.attempt.lease, plan))
         task.attempt.log(logging.INFO, "split into segments", count=plan.segments)
         return plan, report
