@@ -283,10 +283,12 @@ def test_an_object_store_that_is_away_costs_an_attempt_and_not_the_job(bench: Be
     job_id = bench.add(receiver.url)
     blocked = bench.folder / "objects" / "new"
     kept = blocked.rename(blocked.with_name("kept"))
+    blocked.write_bytes(b"in the way")
     bench.fetcher().fetch(bench.take())
     job = bench.store.get(job_id)
     assert (job.status, job.awaits_inputs) == (JobStatus.QUEUED, True)
     assert bench.store.take_fetches(1, RULES) == []  # after a pause
+    blocked.unlink()
     kept.rename(blocked)
     bench.make_due(job_id)
     fetch = bench.take()
