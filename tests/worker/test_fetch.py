@@ -17,10 +17,12 @@ from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
 from jobs.models import ErrorInfo, InputRef, Job, JobRequest, JobSpec, JobStatus
 from jobs.names import input_key
+from jobs.objects import ObjectStore
 from jobs.redis_store import RedisJobStore
+from jobs.s3_objects import S3ObjectStore
 from jobs.settings import Settings
 from jobs.store import Origin, ReceiverRules
-from tests.services import own_database, wait_until
+from tests.services import free_port, own_database, wait_until
 from tests.worker.receiver import Receiver, Reply, receiving
 from worker.fetch import InputFetcher
 from worker.inputs import InputLoader
@@ -62,7 +64,9 @@ class Bench:
         self.store.create(job_id, spec, max_attempts=3, origin=Origin(owner, 100), arrived=True)
         return job_id
 
-    def fetcher(self, retry_pauses_s: tuple[float, ...] = (0.01, 0.01), **changes: Any) -> InputFetcher:
+    def fetcher(
+        self, retry_pauses_s: tuple[float, ...] = (0.01, 0.01), objects: ObjectStore | None = None, **changes: Any
+    ) -> InputFetcher:
         named = {
             "redis_url": self.redis_url,
             "allow_private_hosts": ["127.0.0.1"],
@@ -72,7 +76,7 @@ class Bench:
         } | changes
         settings = Settings(_env_file=None, **named)
         space = FreeSpace([self.folder], self.free_bytes)
-        stores = (make_celery(settings), self.store, self.objects, space, settings, self.notice)
+        stores = (make_celery(settings), self.store, objects or self.objects, space, settings, self.notice)
         return InputFetcher(*stores, retry_pauses_s=retry_pauses_s, rate_window_s=0.5)
 
     def take(self, rules: ReceiverRules = RULES) -> Any:
@@ -281,15 +285,13 @@ def test_a_full_disk_fails_the_fetch_by_name(bench: Bench, receiver: Receiver) -
 def test_an_object_store_that_is_away_costs_an_attempt_and_not_the_job(bench: Bench, receiver: Receiver) -> None:
     receiver.replies = [Reply(chunks=(FILM,))]
     job_id = bench.add(receiver.url)
-    blocked = bench.folder / "objects" / "new"
-    kept = blocked.rename(blocked.with_name("kept"))
-    blocked.write_bytes(b"in the way")
-    bench.fetcher().fetch(bench.take())
+    away = S3ObjectStore(
+        "bucket", endpoint=f"http://127.0.0.1:{free_port()}", access_key_id="id", secret_access_key="secret"
+    )
+    bench.fetcher(objects=away).fetch(bench.take())
     job = bench.store.get(job_id)
     assert (job.status, job.awaits_inputs) == (JobStatus.QUEUED, True)
     assert bench.store.take_fetches(1, RULES) == []  # after a pause
-    blocked.unlink()
-    kept.rename(blocked)
     bench.make_due(job_id)
     fetch = bench.take()
     assert (fetch.fence, fetch.attempt) == (2, 2)
