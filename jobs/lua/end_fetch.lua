@@ -30,6 +30,8 @@ elseif verb == 'ready' then
   end_stage(id)
   set(id, 'inputs', 'ready', 'fetched', outcome, 'stage', '')
   join_line(id)
+  -- Listeners see that the stage is over: the job waits for a worker now
+  record_event(id, 'job.progress', {attempt = 0})
 end
 if redis.call('EXISTS', key('fetch_queue', receiver)) == 1 then look_by('fetch', receiver, NOW) end
 if is_live or verb == 'drop' then return reply_job(id) end
