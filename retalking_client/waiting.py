@@ -17,8 +17,8 @@ _NEAR_END_S = 20.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands. stage: of a running job, `fetch` also of a queued one, else None. fraction: 0..1 of the whole job. queue_position and
-    eta_s are known only while polling."""
+    """Where a job stands. stage: of a running job, `fetch` also of a queued one, else None. fraction: 0..1 of the whole
+    job. queue_position and eta_s are known only while polling."""
 
     job_id: str
     status: str

@@ -87,7 +87,7 @@ def check_files(service: Service, job: Job, expected_sha256: str | None, timeout
 
 
 def keys_of(job: Job) -> set[str]:
-    """The objects that a job without evaluation may have once it is over: inputs that were sent or fetched, and a named result."""
+    """The objects that a job without evaluation may have once it is over: inputs, also fetched ones, and a result."""
     kept = {str(ref.key) for ref in job.inputs.values() if ref.kind == "object"}
     return kept | ({job.result.key} if job.result else set())
 
