@@ -65,7 +65,7 @@ _SIGNATURES: dict[bytes, Container] = {
 
 
 def check_container(head: bytes, slot: Slot | None) -> Container:
-    """Raises container_unsupported where a file that begins so is of no use in this slot."""
+    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it."""
     found = recognise(head)
     accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
     if found is not None and found in accepted:

@@ -129,14 +129,14 @@ def webhook_dispatcher(store: JobStore, deliverer: WebhookDeliverer, settings: S
     rules = ReceiverRules(settings.webhook_slots, settings.webhook_timeout_s + HOLD_MARGIN_S)
 
     def adopt() -> None:
-        while count := store.adopt_deliveries():
+        while count := store.webhooks.adopt():
             log.info("deliveries of an earlier version taken over", extra={"count": count})
 
     return Dispatcher(
-        "webhook", rules.slots, lambda free: store.take_deliveries(free, rules), deliverer.deliver, prepare=adopt
+        "webhook", rules.slots, lambda free: store.webhooks.take(free, rules), deliverer.deliver, prepare=adopt
     )
 
 
 def fetch_dispatcher(store: JobStore, fetcher: InputFetcher, settings: Settings) -> Dispatcher[Fetch]:
     rules = ReceiverRules(settings.fetch_slots, settings.lease_s, per_untrusted=FETCHES_PER_UNTRUSTED)
-    return Dispatcher("fetch", rules.slots, lambda free: store.take_fetches(free, rules), fetcher.fetch)
+    return Dispatcher("fetch", rules.slots, lambda free: store.fetches.take(free, rules), fetcher.fetch)

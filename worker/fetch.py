@@ -18,12 +18,12 @@ from redis.exceptions import RedisError
 
 from jobs.containers import HEAD_BYTES, Slot, check_container
 from jobs.errors import ServiceError
-from jobs.free_space import FreeSpace, byte_quota, storage_refusal
-from jobs.journal import about
+from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError
 from jobs.models import ErrorInfo, InputRef, Job
 from jobs.names import fetched_input_key
 from jobs.objects import ObjectStore, ObjectStoreError, ObjectWriter
+from jobs.opening import FreeSpace, byte_quota, storage_refusal
 from jobs.settings import Settings
 from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostError, StorageQuotaError
 from jobs.traces import span
@@ -60,10 +60,10 @@ class FetchBook:
         self._store = store
 
     def report(self, lease: Fetch, *, stage: str, progress: float, lease_s: float) -> bool:
-        return self._store.renew_fetch(lease, lease_s, stage=stage, progress=progress)
+        return self._store.fetches.renew(lease, lease_s, stage=stage, progress=progress)
 
     def renew(self, lease: Fetch, lease_s: float) -> bool:
-        return self._store.renew_fetch(lease, lease_s)
+        return self._store.fetches.renew(lease, lease_s)
 
 
 class InputFetcher:
@@ -94,7 +94,7 @@ class InputFetcher:
         """One fetch of all inputs of a job. Every end of it reaches the store, or the hold runs out."""
         job = fetch.job
         with (
-            about(job=job.id, request=job.request_id),
+            log_context(job=job.id, request=job.request_id),
             span("fetch", kind="client", parent=job.traceparent, job=job.id),
         ):
             try:
@@ -122,7 +122,7 @@ class InputFetcher:
         try:
             with keeper:
                 inputs = self._download(fetch, keeper)
-            job = patiently(lambda: self._store.finish_fetch(fetch, inputs))
+            job = patiently(lambda: self._store.fetches.finish(fetch, inputs))
         except (LeaseLostError, RenderCanceled):
             raise LeaseLostError(fetch.job_id) from None
         except HandBackError:
@@ -167,17 +167,17 @@ class InputFetcher:
         self._delete_files(fetch, [fetch.fence])
         is_receivers = error.code in _RECEIVERS_FAULTS
         retention_s = self._settings.retention_s
-        patiently(lambda: self._store.fail_fetch(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
+        patiently(lambda: self._store.fetches.fail(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
 
     def _release(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> None:
         self._delete_files(fetch, [fetch.fence])
-        patiently(lambda: self._store.release_fetch(fetch, pause_s=pause_s, count_attempt=count_attempt))
+        patiently(lambda: self._store.fetches.release(fetch, pause_s=pause_s, count_attempt=count_attempt))
 
     def _drop(self, fetch: Fetch) -> None:
         """The files first: from then on nothing leads to them."""
         log.info("the job went on without this fetch")
         if self._delete_files(fetch, [fetch.fence]):
-            patiently(lambda: self._store.drop_fetch(fetch))
+            patiently(lambda: self._store.fetches.drop(fetch))
 
     def _send(self, job: Job) -> None:
         try:
@@ -221,14 +221,14 @@ class FetchClaim:
     def _reserve(self, size_bytes: int) -> None:
         quota = self._quota = self._quota or patiently(self._find_quota)
         try:
-            patiently(lambda: self._store.reserve_fetch(self._fetch, size_bytes, quota))
+            patiently(lambda: self._store.fetches.reserve(self._fetch, size_bytes, quota))
         except StorageQuotaError as refusal:
             raise storage_refusal(is_owners=refusal.is_owners) from None
         self._reserved_bytes = size_bytes
 
     def _find_quota(self) -> ByteQuota:
         owner = self._fetch.job.owner
-        return byte_quota(self._settings, owner, self._store.find_key(owner) if owner else None)
+        return byte_quota(self._settings, owner, self._store.keys.find(owner) if owner else None)
 
 
 @dataclass

@@ -10,12 +10,12 @@ import signal
 import threading
 from types import FrameType
 
-from jobs.journal import write_journal
-from jobs.keyring import WebhookSecrets, link_secret
+from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.models import Delivery
 from jobs.opening import open_objects, open_store, watched_space
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, link_secret
 from jobs.store import Fetch
 from jobs.traces import start_traces
 from jobs.view import view_job
@@ -35,7 +35,7 @@ def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[D
     deliverer = WebhookDeliverer(
         store,
         settings,
-        WebhookSecrets(settings, store.webhook_secret_state),
+        WebhookSecrets(settings, store.webhooks.secret_state),
         lambda job, at: view_job(job, store, objects, settings, link_key, at),
     )
     fetcher = InputFetcher(app, store, objects, watched_space(settings, store), settings, notice)
@@ -48,7 +48,7 @@ def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[D
 
 def main() -> None:
     settings = Settings()
-    write_journal(settings.log_format)
+    configure_logging(settings.log_format)
     start_traces(settings, "webhook-worker")
     is_over, notice = threading.Event(), ShutdownNotice()
 

@@ -1,5 +1,5 @@
--- Append to a delivery's log, set what happens next, and note how its receiver did. A repeated call finds its own line
--- at the end of the log. receiver_did: answered, failed, or '' where that says nothing about it.
+-- Append to a delivery's log, set its next state, and update the health of its receiver. A repeated call finds its own
+-- entry at the end of the log. receiver_did: answered, failed, or '' if the attempt says nothing about the receiver.
 local id, attempt, state, retry_ms, holder, receiver_did, breaker_ms = unpack(ARGV)
 local delivery, log = key('delivery', id), key('attempts', id)
 local receiver, holding, was = unpack(redis.call('HMGET', delivery, 'receiver', 'holder', 'state'))
@@ -11,7 +11,7 @@ if redis.call('LINDEX', log, -1) ~= attempt then
   redis.call('HINCRBY', delivery, 'tries', 1)
   count('webhook:' .. state)
   note_receiver('webhook', receiver, receiver_did, tonumber(breaker_ms))
-  -- A caller whose hold lapsed does not decide for the one who holds it now, unless the event has arrived
+  -- A sender whose hold expired has no effect on the present holder, unless the event arrived
   if holder == holding or holder == '' or state == 'delivered' then
     end_hold('webhook', id, receiver)
     if state == 'pending' then

@@ -1,4 +1,4 @@
--- Renew the lease; with a stage, tell progress.
+-- Renew the lease; with a stage, store the progress.
 local id, fence, worker, lease_ms, stage, progress, delivery_id = unpack(ARGV)
 if lease_state(id, fence, worker, '') ~= 'held' then return {'lost'} end
 redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)

@@ -1,6 +1,6 @@
--- Bytes that an arrival or an upload takes from now on, unless its owner or all owners together would hold too many.
--- What shrinks always fits. line: the arrival must still be one (see renew_arrival.lua); '' for an upload. holder: who
--- fetches the inputs of this job; their bytes come on top of those that arrived with it.
+-- Set the bytes that an arrival or an upload holds, unless its owner or all owners together would exceed their quota.
+-- Shrinking always succeeds. line: the arrival must not have expired (see renew_arrival.lua); '' for an upload.
+-- holder: of the fetch of this job's inputs, whose bytes come on top of those that arrived with the job.
 local id, bytes, owner, each, total, line, holder = unpack(ARGV)
 if holder then
   if not holds_fetch(id, holder) then return {'lost'} end

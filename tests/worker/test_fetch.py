@@ -11,17 +11,15 @@ from typing import Any
 
 import pytest
 
-from jobs.free_space import FreeSpace
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
 from jobs.models import ErrorInfo, InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key
+from jobs.names import input_key, new_job_id
 from jobs.objects import ObjectStore
-from jobs.redis_store import RedisJobStore
+from jobs.opening import FreeSpace
 from jobs.s3_objects import S3ObjectStore
 from jobs.settings import Settings
-from jobs.store import Origin, ReceiverRules
+from jobs.store import JobStore, Origin, ReceiverRules
 from tests.services import free_port, own_database, wait_until
 from tests.worker.receiver import Receiver, Reply, receiving
 from worker.fetch import InputFetcher
@@ -43,7 +41,7 @@ def receiver() -> Iterator[Receiver]:
 class Bench:
     """A fetcher, and the stores that it works on. changes: of its settings."""
 
-    store: RedisJobStore
+    store: JobStore
     objects: LocalObjectStore
     redis_url: str
     folder: Path
@@ -53,7 +51,7 @@ class Bench:
     def add(self, video: str, audio: str | None = None, owner: str = "", **asked: Any) -> str:
         """A job whose video is an address. audio None: a file of 20 bytes that arrived with it."""
         job_id = new_job_id()
-        self.store.add_arrival(job_id, 60.0)
+        self.store.uploads.add_arrival(job_id, 60.0)
         sound = InputRef(kind="object", key=input_key(job_id, "audio"), size_bytes=20)
         if audio is None:
             (self.folder / "speech").write_bytes(SPEECH + b"\0" * 8)
@@ -61,7 +59,7 @@ class Bench:
         else:
             sound = InputRef(kind="url", url=audio)
         spec = JobSpec(video=InputRef(kind="url", url=video), audio=sound, request=JobRequest(**asked))
-        self.store.create(job_id, spec, max_attempts=3, origin=Origin(owner, 100), arrived=True)
+        self.store.jobs.create(job_id, spec, max_attempts=3, origin=Origin(owner, 100), arrived=True)
         return job_id
 
     def fetcher(
@@ -80,12 +78,12 @@ class Bench:
         return InputFetcher(*stores, retry_pauses_s=retry_pauses_s, rate_window_s=0.5)
 
     def take(self, rules: ReceiverRules = RULES) -> Any:
-        (fetch,) = self.store.take_fetches(1, rules)
+        (fetch,) = self.store.fetches.take(1, rules)
         return fetch
 
     def make_due(self, job_id: str) -> None:
         """Its pause is over now."""
-        client, key = self.store._client, self.store._key
+        client, key = self.store.redis.client, self.store.redis.key
         receiver = client.hget(key("job", job_id), "fetch_receiver")
         client.zadd(key("fetch_queue", receiver), {job_id: 0})
         client.zadd(key("fetch_receivers", ""), {receiver: 0})
@@ -95,7 +93,7 @@ class Bench:
         """The job after one fetch of its inputs."""
         job_id = self.add(video, audio)
         self.fetcher(**changes).fetch(self.take())
-        return self.store.get(job_id)
+        return self.store.jobs.get(job_id)
 
     def refusal(self, video: str, audio: str | None = None, **changes: Any) -> ErrorInfo:
         job = self.fetch(video, audio, **changes)
@@ -112,7 +110,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(job_store: RedisJobStore, redis_url: str, tmp_path: Path) -> Bench:
+def bench(job_store: JobStore, redis_url: str, tmp_path: Path) -> Bench:
     objects = LocalObjectStore(tmp_path / "objects")
     return Bench(job_store, objects, own_database(redis_url), tmp_path, ShutdownNotice())
 
@@ -120,17 +118,17 @@ def bench(job_store: RedisJobStore, redis_url: str, tmp_path: Path) -> Bench:
 def test_a_fetched_job_joins_the_line_with_files_under_our_own_names(bench: Bench, receiver: Receiver) -> None:
     receiver.replies = [Reply(chunks=(FILM + b"a" * 400, b"b" * 400))]
     job_id = bench.add(f"{receiver.url}/../../etc/x?k=v", priority=2)
-    assert bench.store.claim(job_id, "w1", 30.0) is None
-    assert (bench.store.queue_position(job_id), bench.store.fetch_count()) == (None, 1)
-    assert bench.store.unsent(0.0) == []
+    assert bench.store.jobs.claim(job_id, "w1", 30.0) is None
+    assert (bench.store.jobs.queue_position(job_id), bench.store.fetches.count()) == (None, 1)
+    assert bench.store.jobs.unsent(0.0) == []
     bench.fetcher().fetch(bench.take())
-    job = bench.store.get(job_id)
+    job = bench.store.jobs.get(job_id)
     assert (job.status, job.stage, job.awaits_inputs) == (JobStatus.QUEUED, None, False)
     assert bench.files(job_id) == ["audio", "video-1"]
     assert bench.content(job, "video") == FILM + b"a" * 400 + b"b" * 400
-    assert (bench.store.queue_position(job_id), bench.store.fetch_count()) == (1, 0)
-    assert bench.store.claim(job_id, "w1", 30.0) is not None
-    told = [(event.event, event.status, event.stage) for event in bench.store.events(job_id, after=None)]
+    assert (bench.store.jobs.queue_position(job_id), bench.store.fetches.count()) == (1, 0)
+    assert bench.store.jobs.claim(job_id, "w1", 30.0) is not None
+    told = [(event.event, event.status, event.stage) for event in bench.store.jobs.events(job_id, after=None)]
     assert told[:2] == [("job.queued", "queued", None), ("job.progress", "queued", "fetch")]
 
 
@@ -259,10 +257,10 @@ def test_fetched_bytes_count_against_the_owners_quota(bench: Bench, receiver: Re
     owner = "aa" * 8
     job_id = bench.add(receiver.url, owner=owner)
     bench.fetcher().fetch(bench.take())
-    assert bench.store.stored_bytes(owner) == 600
-    bench.store.request_cancel(job_id, retention_s=60)
-    bench.store.delete(job_id)
-    assert bench.store.stored_bytes(owner) == 0
+    assert bench.store.uploads.stored_bytes(owner) == 600
+    bench.store.jobs.request_cancel(job_id, retention_s=60)
+    bench.store.jobs.delete(job_id)
+    assert bench.store.uploads.stored_bytes(owner) == 0
 
 
 def test_a_fetch_over_the_quota_fails_by_name_and_frees_what_it_took(bench: Bench, receiver: Receiver) -> None:
@@ -271,8 +269,12 @@ def test_a_fetch_over_the_quota_fails_by_name_and_frees_what_it_took(bench: Benc
     owner = "bb" * 8
     job_id = bench.add(receiver.url, receiver.url, owner=owner)
     bench.fetcher(stored_bytes_per_key=1024).fetch(bench.take())
-    assert bench.store.get(job_id).error.code == "storage_quota_exceeded"
-    assert (bench.files(job_id), bench.store.stored_bytes(owner), bench.store.stored_bytes()) == ([], 0, 0)
+    assert bench.store.jobs.get(job_id).error.code == "storage_quota_exceeded"
+    assert (bench.files(job_id), bench.store.uploads.stored_bytes(owner), bench.store.uploads.stored_bytes()) == (
+        [],
+        0,
+        0,
+    )
 
 
 def test_a_full_disk_fails_the_fetch_by_name(bench: Bench, receiver: Receiver) -> None:
@@ -289,14 +291,14 @@ def test_an_object_store_that_is_away_costs_an_attempt_and_not_the_job(bench: Be
         "bucket", endpoint=f"http://127.0.0.1:{free_port()}", access_key_id="id", secret_access_key="secret"
     )
     bench.fetcher(objects=away).fetch(bench.take())
-    job = bench.store.get(job_id)
+    job = bench.store.jobs.get(job_id)
     assert (job.status, job.awaits_inputs) == (JobStatus.QUEUED, True)
-    assert bench.store.take_fetches(1, RULES) == []  # after a pause
+    assert bench.store.fetches.take(1, RULES) == []  # after a pause
     bench.make_due(job_id)
     fetch = bench.take()
     assert (fetch.fence, fetch.attempt) == (2, 2)
     bench.fetcher().fetch(fetch)
-    assert not bench.store.get(job_id).awaits_inputs
+    assert not bench.store.jobs.get(job_id).awaits_inputs
     assert bench.files(job_id) == ["audio", "video-2"]
 
 
@@ -324,11 +326,11 @@ def test_a_cancel_stops_a_fetch_that_drips_and_no_file_is_left(bench: Bench, rec
     fetching = in_thread(lambda: bench.fetcher(fetch_min_bytes_per_s=0).fetch(fetch))
     wait_until(lambda: bench.files(job_id) == ["video-1"])
     wait_until(lambda: len(receiver.calls) == 2)
-    assert bench.store.request_cancel(job_id, retention_s=60).status is JobStatus.CANCELED
+    assert bench.store.jobs.request_cancel(job_id, retention_s=60).status is JobStatus.CANCELED
     fetching.join(20)
     assert not fetching.is_alive()
     assert bench.files(job_id) == []
-    assert (bench.store.fetch_count(), bench.store.stored_bytes()) == (0, 0)
+    assert (bench.store.fetches.count(), bench.store.uploads.stored_bytes()) == (0, 0)
 
 
 def test_a_silent_address_does_not_keep_a_cancel_waiting(bench: Bench, receiver: Receiver) -> None:
@@ -339,10 +341,10 @@ def test_a_silent_address_does_not_keep_a_cancel_waiting(bench: Bench, receiver:
     fetch = bench.take()
     fetching = in_thread(lambda: bench.fetcher().fetch(fetch))
     wait_until(lambda: receiver.calls)
-    bench.store.request_cancel(job_id, retention_s=60)
+    bench.store.jobs.request_cancel(job_id, retention_s=60)
     fetching.join(20)
     assert not fetching.is_alive()
-    assert bench.store.fetch_count() == 0
+    assert bench.store.fetches.count() == 0
     gate.set()
 
 
@@ -351,8 +353,8 @@ def test_a_deadline_ends_a_fetch(bench: Bench, receiver: Receiver) -> None:
     job_id = bench.add(receiver.url, receiver.url, expires_in_s=1)
     fetch = bench.take()
     fetching = in_thread(lambda: bench.fetcher(fetch_min_bytes_per_s=0).fetch(fetch))
-    wait_until(lambda: bench.store.fail_past_deadline(60))
-    job = bench.store.get(job_id)
+    wait_until(lambda: bench.store.jobs.fail_past_deadline(60))
+    job = bench.store.jobs.get(job_id)
     assert (job.status, job.error.code) == (JobStatus.FAILED, "deadline_exceeded")
     fetching.join(20)
     assert not fetching.is_alive()
@@ -382,12 +384,12 @@ def test_files_of_a_killed_fetch_go_with_the_next_one(bench: Bench, receiver: Re
         assert bench.take(short).job_id == job_id
         (bench.folder / "part").write_bytes(FILM)
         bench.objects.put_file(f"jobs/{job_id}/input/video-1", bench.folder / "part", "video/webm")
-    bench.store.request_cancel(canceled, retention_s=60)
+    bench.store.jobs.request_cancel(canceled, retention_s=60)
     time.sleep(0.3)
     for _ in range(2):
         bench.fetcher().fetch(bench.take())
     assert (bench.files(lives), bench.files(canceled)) == (["audio", "video-2"], ["audio"])
-    assert bench.store.fetch_count() == 0
+    assert bench.store.fetches.count() == 0
 
 
 def test_a_job_whose_fetchers_always_die_ends(bench: Bench, receiver: Receiver) -> None:
@@ -396,5 +398,5 @@ def test_a_job_whose_fetchers_always_die_ends(bench: Bench, receiver: Receiver) 
         bench.take(ReceiverRules(slots=8, hold_s=0.05))
         time.sleep(0.1)
     bench.fetcher().fetch(bench.take())
-    assert bench.store.get(job_id).error.code == "worker_lost"
+    assert bench.store.jobs.get(job_id).error.code == "worker_lost"
     assert receiver.calls == []

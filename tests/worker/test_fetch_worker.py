@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from jobs.ids import new_job_id
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key
+from jobs.names import input_key, new_job_id
 from jobs.store import Origin
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
@@ -63,7 +62,7 @@ def submit(stack: Stack, host: Receiver, owner: str, **asked: Any) -> str:
     audio = InputRef(kind="object", key=input_key(job_id, "audio"))
     stack.objects.put_file(str(audio.key), stack.clips.audio, "audio/wav")
     spec = JobSpec(video=video, audio=audio, request=JobRequest(evaluate=[], **asked))
-    created = stack.store.create(job_id, spec, max_attempts=3, origin=Origin(owner, 100))
+    created = stack.store.jobs.create(job_id, spec, max_attempts=3, origin=Origin(owner, 100))
     if not getattr(created.job, "awaits_inputs", False):
         stack.send(job_id)
     return job_id
@@ -86,15 +85,15 @@ def test_a_render_slot_is_free_while_links_drip(stack: Stack, render: WorkerProc
     drip = Drip()
     with fetching(stack, tmp_path / "log"), hosting(stack, drip.wait) as slow, hosting(stack) as quick:
         dripping = [submit(stack, slow, PATIENT) for _ in range(12)]
-        wait_until(lambda: any(stack.store.get(each).stage == "fetch" for each in dripping), 20)
+        wait_until(lambda: any(stack.store.jobs.get(each).stage == "fetch" for each in dripping), 20)
         with_files, by_link = stack.submit(), submit(stack, quick, OTHER)
         for job_id in (with_files, by_link):
             assert stack.finish(job_id, 30).status is JobStatus.SUCCEEDED
-        assert all(stack.store.get(each).status is JobStatus.QUEUED for each in dripping)
+        assert all(stack.store.jobs.get(each).status is JobStatus.QUEUED for each in dripping)
         assert len(slow.calls) <= 8
         for job_id in dripping:
-            stack.store.request_cancel(job_id, retention_s=60)
-        wait_until(lambda: stack.store.fetch_count() == 0, 30)
+            stack.store.jobs.request_cancel(job_id, retention_s=60)
+        wait_until(lambda: stack.store.fetches.count() == 0, 30)
         assert [stack.files_of(each) for each in dripping] == [["input/audio"]] * len(dripping)
         drip.open()
 
@@ -106,7 +105,7 @@ def test_a_job_by_address_ends_well_after_its_fetcher_was_killed(
     with hosting(stack, drip.wait) as host:
         with fetching(stack, tmp_path / "first") as first:
             job_id = submit(stack, host, OTHER)
-            wait_until(lambda: stack.store.get(job_id).stage == "fetch" and host.calls, 20)
+            wait_until(lambda: stack.store.jobs.get(job_id).stage == "fetch" and host.calls, 20)
             os.kill(first.pid, signal.SIGKILL)
             first.wait()
         drip.open()
@@ -115,7 +114,7 @@ def test_a_job_by_address_ends_well_after_its_fetcher_was_killed(
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     inputs = [name for name in stack.files_of(job_id) if name.startswith("input/")]
     assert sorted(inputs) == ["input/audio", "input/video-2"]
-    told = [event.event for event in stack.store.events(job_id, after=None)]
+    told = [event.event for event in stack.store.jobs.events(job_id, after=None)]
     assert [told.count(event) for event in ("job.queued", "job.started", "job.succeeded")] == [1, 1, 1]
 
 
@@ -124,10 +123,10 @@ def test_a_fetcher_that_is_told_to_stop_hands_its_jobs_on(stack: Stack, render: 
     with hosting(stack, drip.wait) as host:
         with fetching(stack, tmp_path / "first") as first:
             job_id = submit(stack, host, OTHER)
-            wait_until(lambda: stack.store.get(job_id).stage == "fetch" and host.calls, 20)
+            wait_until(lambda: stack.store.jobs.get(job_id).stage == "fetch" and host.calls, 20)
             first.terminate()
             assert first.wait() == 0
-        assert stack.store.get(job_id).stage is None
+        assert stack.store.jobs.get(job_id).stage is None
         assert stack.files_of(job_id) == ["input/audio"]
         drip.open()
         with fetching(stack, tmp_path / "second"):
