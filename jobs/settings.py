@@ -115,8 +115,8 @@ class Settings(BaseSettings):
         16,
         ge=4,
         le=256,
-        description="Jobs whose inputs a webhook worker fetches from URLs concurrently. Each takes up to 1 MB of memory, "
-        "9 MB with S3",
+        description="Jobs whose inputs a webhook worker fetches from URLs concurrently. Each takes up to 1 MB of "
+        "memory, 9 MB with S3",
     )
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
