@@ -14,7 +14,7 @@ import pytest
 from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
 from jobs.models import ErrorInfo, InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key, new_job_id
+from jobs.names import fetched_input_key, input_key, new_job_id
 from jobs.objects import ObjectStore
 from jobs.opening import FreeSpace
 from jobs.s3_objects import S3ObjectStore
@@ -24,6 +24,7 @@ from tests.services import free_port, own_database, wait_until
 from tests.worker.receiver import Receiver, Reply, receiving
 from worker.fetch import InputFetcher
 from worker.inputs import InputLoader
+from worker.janitor import Janitor
 from worker.shutdown import ShutdownNotice
 
 # What the first bytes of a WebM file and of a WAV file look like; no more of them is read here.
@@ -390,6 +391,25 @@ def test_files_of_a_killed_fetch_go_with_the_next_one(bench: Bench, receiver: Re
         bench.fetcher().fetch(bench.take())
     assert (bench.files(lives), bench.files(canceled)) == (["audio", "video-2"], ["audio"])
     assert bench.store.fetches.count() == 0
+
+
+def test_a_file_that_a_killed_fetch_stored_for_a_deleted_job_is_deleted(bench: Bench) -> None:
+    job_id = bench.add("http://a.example/")
+    fetch = bench.take(ReceiverRules(slots=8, hold_s=1.0))
+    bench.store.jobs.request_cancel(job_id, retention_s=60)
+    bench.objects.delete_prefix(f"jobs/{job_id}/")
+    bench.store.jobs.delete(job_id)
+    (bench.folder / "film").write_bytes(FILM)
+    bench.objects.put_file(fetched_input_key(job_id, "video", fetch.fence), bench.folder / "film", "video/mp4")
+    settings = Settings(_env_file=None, redis_url=bench.redis_url)
+    janitor = Janitor(make_celery(settings), bench.store, bench.objects, settings)
+
+    def is_deleted() -> bool:
+        janitor.delete_orphans()
+        return not bench.files(job_id)
+
+    wait_until(is_deleted, what="the file is deleted")
+    assert bench.store.redis.client.zcard(bench.store.redis.key("arrivals")) == 0
 
 
 def test_a_job_whose_fetchers_always_die_ends(bench: Bench, receiver: Receiver) -> None:
