@@ -14,11 +14,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from api.containers import Slot
 from api.dependencies import Dependencies
 from api.limits import body_chunks, check_filename, read_json, too_large
 from api.problems import FieldError
 from api.staging import StagedFile, StorageReservation, UploadStream
+from jobs.containers import Slot
 from jobs.errors import ServiceError
 from jobs.names import input_key
 

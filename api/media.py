@@ -12,13 +12,13 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
-from api.containers import HEAD_BYTES, Container, recognise
 from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
+from jobs.containers import HEAD_BYTES, Container, recognise
 from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
@@ -57,7 +57,7 @@ class MediaLink(BaseModel):
 
 
 class MediaLinks(BaseModel):
-    """The playable files of a job. null: missing, or not stored because the input was given by its address."""
+    """The playable files of a job. null: missing, or its URL is not fetched yet."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -136,7 +136,7 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
+    return _input_file(parts, job, part, job.inputs[part])
 
 
 def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from api.containers import ACCEPTED_NAMES
 from api.dependencies import WithDependencies
 from api.engines import choose_engine
 from api.jobs import view_response
 from api.limits import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.problems import refusals
+from jobs.containers import ACCEPTED_NAMES
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import EngineInfo, JobOptions
 

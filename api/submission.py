@@ -20,19 +20,20 @@ from pydantic import Field, StringConstraints, ValidationError
 from redis.exceptions import RedisError
 
 from api.access import Caller
-from api.containers import HEAD_BYTES, Slot
 from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.limits import check_metadata, read_body, read_json, too_large
 from api.problems import FieldError, describe_errors, field_errors, request_id_of
-from api.staging import StorageReservation, announced_bytes, arrival_lost, byte_quota, check_container, tracked_arrival
+from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
+from jobs.containers import HEAD_BYTES, Slot, check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
-from jobs.messages import MessageNotSentError, send_render
+from jobs.messages import MessageNotSentError, send_job
 from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
+from jobs.opening import byte_quota
 from jobs.store import (
     ArrivalLostError,
     Created,
@@ -288,7 +289,7 @@ async def _accept(request: Request, parts: Dependencies, caller: Caller, key: st
     if key is None:  # with a key it may repeat a job that exists
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
-    reservation = StorageReservation(parts, job_id, byte_quota(parts, caller.owner, caller.key))
+    reservation = StorageReservation(parts, job_id, byte_quota(parts.settings, caller.owner, caller.key))
     try:
         async with tracked_arrival(parts, job_id):
             submission = await read_submission(request, parts, caller, reservation)
@@ -382,9 +383,11 @@ async def _remove_staged(parts: Dependencies, job_id: str) -> None:
 
 
 def _send(parts: Dependencies, job: Job) -> None:
-    """Wake a worker. The job is in the outbox already, so an unavailable broker delays it but loses nothing."""
+    """Wake a worker; if inputs are still to be fetched, the fetcher does so later. The job is in the outbox already, so
+    an unavailable broker delays it but loses nothing."""
+    if job.awaits_inputs:
+        return
     try:
-        send_render(parts.celery, job)
-        parts.store.jobs.mark_message_sent(job.id)
+        send_job(parts.celery, parts.store, job)
     except (MessageNotSentError, RedisError) as error:
         logger.warning("The message for %s stays in the outbox: %s", job.id, type(error).__name__)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from jobs.containers import Slot
+
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
 USUAL_PRIORITY, MAX_PRIORITY = 1, 2
 
@@ -182,7 +184,7 @@ class JobRequest(JobOptions):
 
 
 class InputRef(FrozenModel):
-    """Where an input is: an object in our store, or a URL that the worker fetches."""
+    """Where an input is: an object in our store, or a URL that is fetched before the job can be claimed."""
 
     kind: Literal["object", "url"]
     key: str | None = None
@@ -351,6 +353,18 @@ class Job(FrozenModel):
     result: ResultInfo | None = None
     evaluation: list[MetricResult] | None = None
     render: RenderInfo | None = None
+    awaits_inputs: bool = Field(False, description="Its inputs are still to be fetched; no worker can claim it")
+    fetched: dict[Slot, InputRef] = Field(default_factory=dict, description="Fetched inputs by part: objects we hold")
+
+    @property
+    def inputs(self) -> dict[Slot, InputRef]:
+        """By part (`video`, `audio`, `expression`); objects, unless `awaits_inputs`."""
+        asked: dict[Slot, InputRef | None] = {
+            "video": self.spec.video,
+            "audio": self.spec.audio,
+            "expression": self.spec.expression_image,
+        }
+        return {part: ref for part, ref in asked.items() if ref is not None} | self.fetched
 
 
 # Shown to callers
@@ -394,11 +408,11 @@ class JobView(FrozenModel):
     id: str
     status: JobStatus
     stage: str | None = Field(
-        description="Current stage: fetch, analyze, synthesize, evaluate, publish",
+        description="Current stage: fetch (also of a queued job), analyze, synthesize, evaluate, publish",
         examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
     )
     progress: float = Field(description="0..1")
-    queue_position: int | None = Field(description="1 is next; null when not queued")
+    queue_position: int | None = Field(description="1 is next; null when not queued, or while inputs are fetched")
     eta_s: float | None = Field(description="Estimated seconds to completion; null if unknown")
     engine_requested: str
     engine: str | None = Field(

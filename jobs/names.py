@@ -64,6 +64,11 @@ def input_key(job_id: str, part: str) -> str:
     return f"{job_prefix(job_id)}input/{part}"
 
 
+def fetched_input_key(job_id: str, part: str, fence: int) -> str:
+    """An input that was given by URL. One key per fetch, so that a late writer never overwrites what is rendered."""
+    return f"{input_key(job_id, part)}-{fence}"
+
+
 def result_key(job_id: str, fence: int, container: str) -> str:
     """One key per lease, so that a late writer that lost its lease never overwrites the published file. Not one per
     attempt: an attempt that is released uncounted passes its number on. A fence is never reused."""
@@ -83,11 +88,6 @@ def segments_prefix(job_id: str) -> str:
 def scene_key(job_id: str, fence: int) -> str:
     """fence: of the job's lease under which the clip was analyzed."""
     return f"{segments_prefix(job_id)}scene-{fence}"
-
-
-def shared_video_key(job_id: str, fence: int) -> str:
-    """The video of a job that named a URL: helpers must use exactly the bytes that were analyzed."""
-    return f"{segments_prefix(job_id)}video-{fence}"
 
 
 def segment_key(job_id: str, number: int, fence: int) -> str:

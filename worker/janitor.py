@@ -19,8 +19,8 @@ from functools import partial
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.messages import MessageNotSentError, send_render, waiting_renders
-from jobs.models import Job, JobStatus
+from jobs.messages import MessageNotSentError, send_job, waiting_renders
+from jobs.models import Job
 from jobs.names import curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
@@ -227,11 +227,8 @@ class Janitor:
         """Send the messages of queued jobs. An unreachable broker fails slowly, and for all, so the first failure ends
         it."""
         for job in jobs:
-            if job.status is not JobStatus.QUEUED:
-                continue
             try:
-                send_render(self._app, job)
-                self._store.jobs.mark_message_sent(job.id)
+                send_job(self._app, self._store, job)
             except (MessageNotSentError, RedisError) as fault:
                 log.warning("messages not sent, retrying in the next round: %s", type(fault).__name__)
                 return

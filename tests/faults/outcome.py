@@ -87,9 +87,8 @@ def check_files(service: Service, job: Job, expected_sha256: str | None, timeout
 
 
 def keys_of(job: Job) -> set[str]:
-    """The objects that a job without evaluation may have once it is over: inputs that were sent, and a named result."""
-    inputs = (job.spec.video, job.spec.audio, job.spec.expression_image)
-    kept = {str(ref.key) for ref in inputs if ref is not None and ref.kind == "object"}
+    """The objects that a job without evaluation may have once it is over: inputs, also fetched ones, and a result."""
+    kept = {str(ref.key) for ref in job.inputs.values() if ref.kind == "object"}
     return kept | ({job.result.key} if job.result else set())
 
 

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from api.containers import ACCEPTED, HEAD_BYTES, describe, recognise
+from jobs.containers import ACCEPTED, HEAD_BYTES, describe, recognise
 from retalking_core.errors import UnsupportedContainerError
 from retalking_core.media.container import sniff_kind
 

@@ -6,7 +6,10 @@ A first look only: the worker probes the whole file. Signatures: ISO/IEC 14496-1
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
+
+from jobs.errors import ServiceError
 
 Container = Literal["mp4", "matroska", "avi", "wav", "flac", "ogg", "mp3", "png", "jpeg", "webp"]
 Slot = Literal["video", "audio", "expression"]
@@ -59,6 +62,18 @@ _SIGNATURES: dict[bytes, Container] = {
     b"\x89PNG\r\n\x1a\n": "png",
     b"\xff\xd8\xff": "jpeg",
 }
+
+
+def check_container(head: bytes, slot: Slot | None) -> Container:
+    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it."""
+    found = recognise(head)
+    accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
+    if found is not None and found in accepted:
+        return found
+    what = f"a {found} file" if found else describe(head)
+    wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
+    name = f"`{slot}` file" if slot else "file"
+    raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")
 
 
 def describe(head: bytes) -> str:
