@@ -1,4 +1,7 @@
-"""What went wrong, in the caller's words: the one place where a worker's exceptions become public codes."""
+"""Exceptions of an attempt or a fetch -> public errors, and which of them are worth another attempt.
+
+Needs no media library, since the webhook worker fetches inputs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from retalking_core.errors import InputError, RetalkingError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-# The first row whose class fits decides. Messages of other libraries may hold paths and addresses: none is passed on.
+# The first matching row decides. Messages of other libraries may contain paths and addresses: none is passed on.
 _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (SoftTimeLimitExceeded, "render_timeout", "The render ran past the time that one attempt may take."),
     (ObjectNotFoundError, "storage_failed", "An input file of the job is no longer in the object store."),
@@ -21,13 +24,13 @@ _SENTENCES: tuple[tuple[type[BaseException], str, str], ...] = (
     (ObjectStoreError, "storage_failed", "The object store did not take or give a file."),
 )
 
-# What a part that is refused memory may turn its refusal into. A thread that cannot be started is a sign of it as well:
+# Codes that a part may report when its allocation was refused. A thread that cannot be started is a sign of it as well:
 # its stack counts against the limit.
 _MAY_BE_MEMORY = frozenset({"media_unreadable", "internal_error", "threads_exhausted"})
 
 
 def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> ErrorInfo:
-    """The public face of an exception: code, a sentence, and whether submitting again can help.
+    """The public form of an exception: code, sentence, and whether a new submission can help.
 
     is_memory_full: the process was at its limit when the exception was caught.
     """
@@ -36,13 +39,13 @@ def describe_fault(fault: BaseException, *, is_memory_full: bool = False) -> Err
 
 
 def _describe(fault: BaseException) -> ErrorInfo:
-    # First: a full disk or memory may come inside another error, of the library that could not write its result. Not so
-    # inside a full object store: that is about the disk of the store.
+    # First: a full disk or memory may be the cause of another error, of the library that could not write its result.
+    # Not of a full object store: that is about the disk of the store.
     if not isinstance(fault, ObjectStoreFullError) and any(
         isinstance(each, OSError) and each.errno in _DISK_FULL for each in (fault, fault.__cause__)
     ):
         return _info("disk_full", "The worker's disk is full.")
-    # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
+    # Not while an input is read: FFmpeg reports "no memory" for the sizes that a broken header requests.
     if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
         return _OUT_OF_MEMORY
     if _is_thread_shortage(fault):
@@ -55,8 +58,8 @@ def _describe(fault: BaseException) -> ErrorInfo:
     return _info("internal_error", "The job failed for a reason that is not the input's; the details are in the log.")
 
 
-def is_passing(fault: BaseException) -> bool:
-    """True if another attempt at the same job may succeed: the object store failed, or no thread could be started."""
+def is_transient(fault: BaseException) -> bool:
+    """True if another attempt at the same job may succeed: object store unreachable, or threads exhausted."""
     return isinstance(fault, ObjectStoreError) or _is_thread_shortage(fault)
 
 
@@ -66,7 +69,7 @@ def _is_thread_shortage(fault: BaseException) -> bool:
 
 
 def is_unexpected(error: ErrorInfo) -> bool:
-    """False for what the caller or the surroundings caused: one log line, no traceback."""
+    """False for what the caller or the environment caused: one log line, no traceback."""
     return error.code in {"internal_error", "engine_fault"}
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 from urllib.parse import urljoin
 
 from celery import Celery
@@ -19,8 +20,8 @@ from redis.exceptions import RedisError
 from jobs.containers import HEAD_BYTES, Slot, check_container
 from jobs.errors import ServiceError
 from jobs.logging_config import log_context
-from jobs.messages import MessageNotSentError
-from jobs.models import ErrorInfo, InputRef, Job
+from jobs.messages import MessageNotSentError, send_render
+from jobs.models import ErrorInfo, InputRef, Job, JobStatus
 from jobs.names import fetched_input_key
 from jobs.objects import ObjectStore, ObjectStoreError, ObjectWriter
 from jobs.opening import FreeSpace, byte_quota, storage_refusal
@@ -29,12 +30,11 @@ from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostEr
 from jobs.traces import span
 from retalking_core.errors import RenderCanceled
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
-from worker.faults import describe_fault, is_passing, is_unexpected
+from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, too_large
-from worker.lease import LeaseKeeper
-from worker.notices import send_job
-from worker.patience import patiently
-from worker.shutdown import HandBackError, ShutdownNotice
+from worker.lease import LeaseKeeper, ShutdownRequestedError
+from worker.retry import retry_redis
+from worker.supervision import ShutdownNotice
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class _PassingError(Exception):
     """The address may answer in a moment."""
 
 
-class FetchBook:
+class FetchLeaseBackend:
     """The store, as a LeaseKeeper sees it when the lease is a fetch."""
 
     def __init__(self, store: JobStore) -> None:
@@ -113,7 +113,7 @@ class InputFetcher:
             self._fail(fetch, describe_fault(ServiceError("worker_lost", message)))
             return
         keeper = LeaseKeeper(
-            FetchBook(self._store),
+            FetchLeaseBackend(self._store),
             fetch,
             lease_s=self._settings.lease_s,
             stall_s=self._settings.stall_s,
@@ -122,10 +122,10 @@ class InputFetcher:
         try:
             with keeper:
                 inputs = self._download(fetch, keeper)
-            job = patiently(lambda: self._store.fetches.finish(fetch, inputs))
+            job = retry_redis(lambda: self._store.fetches.finish(fetch, inputs))
         except (LeaseLostError, RenderCanceled):
             raise LeaseLostError(fetch.job_id) from None
-        except HandBackError:
+        except ShutdownRequestedError:
             self._release(fetch, pause_s=0.0, count_attempt=False)
         except RedisError:
             raise
@@ -158,7 +158,7 @@ class InputFetcher:
             error.code,
             exc_info=fault if is_unexpected(error) else None,
         )
-        if is_passing(fault) and fetch.attempt < fetch.job.max_attempts:
+        if is_transient(fault) and fetch.attempt < fetch.job.max_attempts:
             self._release(fetch, pause_s=RELEASE_PAUSE_S * fetch.attempt**2, count_attempt=True)
         else:
             self._fail(fetch, error)
@@ -167,21 +167,23 @@ class InputFetcher:
         self._delete_files(fetch, [fetch.fence])
         is_receivers = error.code in _RECEIVERS_FAULTS
         retention_s = self._settings.retention_s
-        patiently(lambda: self._store.fetches.fail(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
+        retry_redis(lambda: self._store.fetches.fail(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
 
     def _release(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> None:
         self._delete_files(fetch, [fetch.fence])
-        patiently(lambda: self._store.fetches.release(fetch, pause_s=pause_s, count_attempt=count_attempt))
+        retry_redis(lambda: self._store.fetches.release(fetch, pause_s=pause_s, count_attempt=count_attempt))
 
     def _drop(self, fetch: Fetch) -> None:
         """The files first: from then on nothing leads to them."""
         log.info("the job went on without this fetch")
         if self._delete_files(fetch, [fetch.fence]):
-            patiently(lambda: self._store.fetches.drop(fetch))
+            retry_redis(lambda: self._store.fetches.drop(fetch))
 
     def _send(self, job: Job) -> None:
         try:
-            send_job(self._app, self._store, job)
+            if job.status is JobStatus.QUEUED:
+                send_render(self._app, job)
+                self._store.jobs.mark_message_sent(job.id)
         except (MessageNotSentError, RedisError) as fault:
             log.warning("the message waits in the outbox: %s", type(fault).__name__)
 
@@ -219,9 +221,9 @@ class FetchClaim:
             self._reserve(size_bytes)
 
     def _reserve(self, size_bytes: int) -> None:
-        quota = self._quota = self._quota or patiently(self._find_quota)
+        quota = self._quota = self._quota or retry_redis(self._find_quota)
         try:
-            patiently(lambda: self._store.fetches.reserve(self._fetch, size_bytes, quota))
+            retry_redis(lambda: self._store.fetches.reserve(self._fetch, size_bytes, quota))
         except StorageQuotaError as refusal:
             raise storage_refusal(is_owners=refusal.is_owners) from None
         self._reserved_bytes = size_bytes
@@ -258,7 +260,7 @@ class Download:
             self._beat(part)
             if ref.kind == "url":
                 key = fetched_input_key(job.id, part, self.fetch.fence)
-                size_bytes = self._fetch(str(ref.url), part, key)
+                size_bytes = self._fetch(str(ref.url), cast("Slot", part), key)
                 inputs[part] = InputRef(kind="object", key=key, size_bytes=size_bytes)
         self._fraction = FETCHED
         self._beat(None)

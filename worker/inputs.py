@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.errors import ServiceError
 from jobs.models import Job
 from jobs.objects import ObjectStore, ObjectTooLargeError
-from worker.patience import insist
+from worker.retry import retry_storage
 
 # Where having the inputs ends, in the progress of the whole job.
 FETCHED = 0.05
@@ -45,7 +45,7 @@ class InputLoader:
 
     def _load(self, key: str, part: str, path: Path) -> None:
         try:
-            insist(lambda: self.objects.fetch(key, path, self.max_bytes), self.pauses_s, self.wait)
+            retry_storage(lambda: self.objects.fetch(key, path, self.max_bytes), self.pauses_s, self.wait)
         except ObjectTooLargeError:
             raise too_large(part, self.max_bytes) from None
 

@@ -23,7 +23,7 @@ from worker.delivery import WebhookDeliverer
 from worker.dispatcher import Dispatcher, fetch_dispatcher, webhook_dispatcher
 from worker.fetch import InputFetcher
 from worker.janitor import Janitor
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[D
         store,
         settings,
         WebhookSecrets(settings, store.webhooks.secret_state),
-        lambda job, at: view_job(job, store, objects, settings, link_key, at),
+        lambda job, at: view_job(job, store, objects, settings, link_key, at=at),
     )
     fetcher = InputFetcher(app, store, objects, watched_space(settings, store), settings, notice)
     return (

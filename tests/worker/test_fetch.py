@@ -25,7 +25,7 @@ from tests.worker.receiver import Receiver, Reply, receiving
 from worker.fetch import InputFetcher
 from worker.inputs import InputLoader
 from worker.janitor import Janitor
-from worker.shutdown import ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 # What the first bytes of a WebM file and of a WAV file look like; no more of them is read here.
 FILM, SPEECH = b"\x1aE\xdf\xa3", b"RIFF\0\0\0\0WAVE"
