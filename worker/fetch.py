@@ -29,11 +29,11 @@ from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostEr
 from jobs.traces import span
 from retalking_core.errors import RenderCanceled
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
+from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, too_large
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.retry import retry_redis
 from worker.supervision import ShutdownNotice
-from worker.translation import describe_fault, is_transient, is_unexpected
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _PassingError(Exception):
     """The address may answer in a moment."""
 
 
-class FetchBook:
+class FetchLeaseBackend:
     """The store, as a LeaseKeeper sees it when the lease is a fetch."""
 
     def __init__(self, store: JobStore) -> None:
@@ -112,7 +112,7 @@ class InputFetcher:
             self._fail(fetch, describe_fault(ServiceError("worker_lost", message)))
             return
         keeper = LeaseKeeper(
-            FetchBook(self._store),
+            FetchLeaseBackend(self._store),
             fetch,
             lease_s=self._settings.lease_s,
             stall_s=self._settings.stall_s,

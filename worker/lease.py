@@ -43,7 +43,8 @@ def kill_process() -> None:
 
 
 class LeaseBackend(Protocol):
-    """Renews leases: of jobs, of segments (`worker.segments.SegmentLeaseBackend`), of fetches (`worker.fetch`)."""
+    """Renews leases: the job store for jobs, `worker.segments.SegmentLeaseBackend` for segments,
+    `worker.fetch.FetchLeaseBackend` for fetches."""
 
     def report(self, lease: Any, *, stage: str, progress: float, lease_s: float) -> bool: ...
 

@@ -23,6 +23,7 @@ from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
 from worker.engines import choose_engine
+from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
@@ -31,9 +32,6 @@ from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
 from worker.translation import (
-    describe_fault,
-    is_transient,
-    is_unexpected,
     measure,
     measurement_of,
     render_info,

@@ -26,11 +26,12 @@ from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
 from worker.context import RunContext
+from worker.faults import describe_fault, is_unexpected
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
-from worker.translation import CONTENT_TYPES, describe_fault, is_unexpected, render_notes, render_options
+from worker.translation import CONTENT_TYPES, render_notes, render_options
 
 log = logging.getLogger(__name__)
 

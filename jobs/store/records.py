@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from jobs.containers import Slot
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
@@ -115,7 +116,7 @@ def job_of(fields: dict[str, str]) -> Job:
     )
 
 
-def inputs_json(inputs: Mapping[str, InputRef]) -> str:
+def inputs_json(inputs: Mapping[Slot, InputRef]) -> str:
     return _INPUTS.dump_json(dict(inputs)).decode()
 
 

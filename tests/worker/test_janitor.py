@@ -265,12 +265,12 @@ def test_an_unreachable_broker_does_not_block_the_round(
     """A message takes two seconds to fail: one of them is enough to know."""
     sent: list[str] = []
 
-    def refuse(_app: Any, job: Any) -> None:
+    def refuse(_app: Any, _store: Any, job: Any) -> None:
         sent.append(job.id)
         raise MessageNotSentError("away")
 
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    monkeypatch.setattr(rounds, "send_render", refuse)
+    monkeypatch.setattr(rounds, "send_job", refuse)
     for _ in range(5):
         stack.create()
     janitor.send_unsent()

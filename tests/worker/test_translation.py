@@ -46,8 +46,9 @@ from worker.engines import (
     neural_obstacle,
     unavailable_engines,
 )
+from worker.faults import describe_fault, is_transient
 from worker.lease import ShutdownRequestedError
-from worker.translation import describe_fault, is_transient, render_options
+from worker.translation import render_options
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
