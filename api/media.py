@@ -12,7 +12,6 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, WithCaller
-from api.containers import HEAD_BYTES, Container, recognise
 from api.files import ServedFile, file_response
 from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
@@ -24,25 +23,14 @@ from jobs.errors import ServiceError
 from jobs.links import link_query
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
+from retalking_core.vocabulary.containers import HEAD_BYTES, KINDS, sniff
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key of the caller's: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
 MediaPart = Literal["video", "audio", "result"]
-_TYPES: dict[Container, str] = {
-    "mp4": "video/mp4",
-    "matroska": "video/webm",  # The name that players know; the bytes say the rest.
-    "avi": "video/x-msvideo",
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "ogg": "audio/ogg",
-    "mp3": "audio/mpeg",
-    "png": "image/png",
-    "jpeg": "image/jpeg",
-    "webp": "image/webp",
-}
-_MEDIA = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES.values()}
+_MEDIA = {kind.playable_as: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
 MEDIA_RESPONSES = {
     status: entry | ({"content": _MEDIA} if "content" in entry else {})
     for status, entry in RESULT_RESPONSES.items()
@@ -149,8 +137,8 @@ def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFi
         head = b"".join(parts.objects.read(source.key, 0, min(size, HEAD_BYTES)))
     except ObjectNotFoundError:
         return None
-    container = recognise(head)
-    if container is None:
+    kind = sniff(head)
+    if kind is None:
         return None
     # The inputs of a job never change: its id and their place are as good a tag as a hash.
-    return ServedFile(source.key, size, f'"{job.id}-{part}"', _TYPES[container], f"{job.id}-{part}.{container}")
+    return ServedFile(source.key, size, f'"{job.id}-{part}"', kind.playable_as, f"{job.id}-{part}.{kind.name}")

@@ -22,13 +22,14 @@ from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
+from retalking_core.vocabulary.containers import OUTPUTS
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 # For players and receivers of webhooks, which have no key: the signature in the link is enough
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
-_FILE_TYPES = dict.fromkeys(("video/mp4", "video/quicktime", "video/x-matroska"), _VIDEO)
+_FILE_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO)
 _FILE_HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
     "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},

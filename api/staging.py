@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from api.bodies import too_large
 from api.claims import Claim
-from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
 from api.parts import Parts
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
+from retalking_core.vocabulary.containers import (
+    ACCEPTED,
+    ACCEPTED_NAMES,
+    HEAD_BYTES,
+    KINDS,
+    ContainerKind,
+    InputSlot,
+    describe,
+    sniff,
+)
 
 # Chunks of the wire (64 kB) are joined to this before a thread writes them: 2 GB are 2,000 hops instead of 32,000.
 FLUSH_BYTES = 1 << 20
@@ -34,7 +42,7 @@ class Intake:
     slot: what the file is for; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Parts, claim: Claim, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Parts, claim: Claim, key: str, slot: InputSlot | None) -> None:
         self._parts = parts
         self._claim = claim
         self._key = key
@@ -117,13 +125,12 @@ class Intake:
             context.__exit__(None, None, None)
 
 
-def check_container(head: bytes, slot: Slot | None) -> Container:
+def check_container(head: bytes, slot: InputSlot | None) -> ContainerKind:
     """Raises container_unsupported where a file that begins so is of no use in this slot."""
-    found = recognise(head)
-    accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
-    if found is not None and found in accepted:
+    found = sniff(head)
+    if found is not None and found in (ACCEPTED[slot] if slot else KINDS):
         return found
-    what = f"a {found} file" if found else describe(head)
+    what = f"a {found.name} file" if found else describe(head)[0]
     wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
     name = f"`{slot}` file" if slot else "file"
     raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")

@@ -16,7 +16,6 @@ from api.access import Caller
 from api.bodies import read_body, too_large
 from api.bounds import check_metadata, read_json
 from api.claims import Claim, announced_bytes
-from api.containers import HEAD_BYTES, Slot
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.parts import Parts
@@ -27,6 +26,7 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, upload_key
 from jobs.objects import ObjectNotFoundError
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 
 # An upload that a submission copies does not expire meanwhile; a store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0
@@ -148,7 +148,7 @@ def _check_metrics(asked: JobRequest, workers: Sequence[WorkerInfo]) -> None:
         )
 
 
-def _sources(slot: Slot, body: JobSubmission, form: ReceivedForm) -> list[str]:
+def _sources(slot: InputSlot, body: JobSubmission, form: ReceivedForm) -> list[str]:
     """The ways in which this input was given."""
     ways: Mapping[str, object] = {
         f"the file part `{slot}`": form.files.get(slot),
@@ -179,7 +179,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
 def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, claim: Claim) -> JobSpec:
     """Take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
 
-    def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
+    def refer(slot: InputSlot, url: str | None, upload_id: str | None) -> InputRef:
         staged = form.files.get(slot)
         if staged is not None:
             return InputRef(
@@ -215,7 +215,7 @@ async def _check_address(name: str, address: str | None, parts: Parts, caller: C
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
+def _copy_upload(parts: Parts, caller: Caller, slot: InputSlot, upload_id: str, claim: Claim) -> InputRef:
     source, key = upload_key(upload_id), input_key(claim.arrival, slot)
     try:
         if parts.store.keep_upload(upload_id, KEEP_UPLOAD_S, caller.only) is None:

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
 from cli.rendering import Asked, open_renderer
-from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
 from retalking_client.cli.failures import CommandError
@@ -32,6 +31,7 @@ from retalking_core.evaluation.report.page import ClipSection, ReportPage, forma
 from retalking_core.evaluation.report.pictures import make_strips, write_players
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
+from retalking_core.vocabulary.options import JobOptions
 from worker.metrics import measurement_of
 
 # Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.

@@ -13,12 +13,12 @@ from rich.console import Console
 from cli.extras import MissingExtraError
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.output import print_metrics
+from retalking_core.vocabulary.engines import MODELS, PREFERENCE
+from retalking_core.vocabulary.metrics import METRIC_TABLE
 
 if TYPE_CHECKING:
     from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
-
-ENGINE_OF_MODEL = {"video_retalking": "videoretalking", "videoretalking": "videoretalking", "preview": "preview"}
 
 
 def evaluate(
@@ -37,7 +37,9 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the data set (docs/evaluation.md)")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="The engine behind --model: videoretalking or preview")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="The engine behind --model: videoretalking, preview or a plug-in's")
+    ] = None,
     jobs: Annotated[str | None, typer.Option(metavar="URL", help="Render on this service instead of here")] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the data set's results go; taken up again there")
@@ -65,30 +67,25 @@ def evaluate(
 
 
 def chosen_engine(model: str | None, engine: str | None) -> str:
-    """The engine's name. Raises CommandError for a model or an engine that there is not."""
+    """The engine's name: --engine, or the one behind --model. Raises CommandError for an unknown model."""
     name = engine or model
     if name is None:
         raise CommandError("invalid_option", "--dataset needs --model, e.g. --model video_retalking.", EXIT_USAGE)
-    for asked in filter(None, (model, engine)):
-        if asked not in ENGINE_OF_MODEL:
-            known = ", ".join(ENGINE_OF_MODEL)
-            raise CommandError("invalid_option", f"There is no model {asked}; there is: {known}.", EXIT_USAGE)
-    return ENGINE_OF_MODEL[name]
+    if model and model not in (*MODELS, *PREFERENCE):
+        known = ", ".join((*MODELS, *PREFERENCE))
+        raise CommandError("invalid_option", f"There is no model {model}; there is: {known}.", EXIT_USAGE)
+    return MODELS.get(name, name)
 
 
 def chosen_metrics(asked: str | None) -> list[str]:
     """Names in the order asked, each once. Raises CommandError for an unknown one."""
-    try:
-        from retalking_core.evaluation.metrics import METRICS
-    except ImportError as error:
-        raise MissingExtraError("preview", error.name) from error
     if asked is None:
-        return list(METRICS)
+        return list(METRIC_TABLE)
     names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in METRIC_TABLE]
     if unknown or not names:
         what = f"There is no metric {', '.join(unknown)}" if unknown else "--metrics names none"
-        raise CommandError("invalid_option", f"{what}; there is: {', '.join(METRICS)}.", EXIT_USAGE)
+        raise CommandError("invalid_option", f"{what}; there is: {', '.join(METRIC_TABLE)}.", EXIT_USAGE)
     return names
 
 

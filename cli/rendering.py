@@ -18,11 +18,11 @@ from jobs.errors import ServiceError
 from retalking_client.cli.failures import CommandError
 
 if TYPE_CHECKING:
-    from jobs.models import JobOptions
     from jobs.settings import Settings
     from retalking_core.engine import Engine
     from retalking_core.options import RenderOptions
     from retalking_core.types import RenderReport
+    from retalking_core.vocabulary.options import JobOptions
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from rich.console import Console
 from cli.evaluate import chosen_engine
 from cli.outcome import print_stage_times
 from cli.rendering import Asked, Rendered, open_renderer
-from jobs.models import JobOptions
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.option_pairs import read_pairs, validate_options
 from retalking_client.cli.output import describe_note
-
-CONTAINERS = ("mp4", "mov", "mkv")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from retalking_core.vocabulary.containers import OUTPUT_CONTAINERS, PICTURE_SUFFIXES
+from retalking_core.vocabulary.options import JobOptions
 
 
 class Compat(StrEnum):
@@ -38,7 +36,9 @@ def run(
         Path | None, typer.Option(exists=True, file_okay=False, help="Render every pairing of this folder instead")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, e.g. video_retalking")] = None,
-    engine: Annotated[str | None, typer.Option(help="Engine: auto, videoretalking or preview  [default: auto]")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine: auto, videoretalking, preview or a plug-in's  [default: auto]")
+    ] = None,
     expression: Annotated[
         str | None, typer.Option(help="neutral, smile, or a picture whose expression is taken")
     ] = None,
@@ -110,7 +110,7 @@ def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:
 
 def _expression_picture(asked: str | None) -> Path | None:
     """The file that --expression names, None where it is a word. Raises CommandError for one that is not there."""
-    if asked is None or Path(asked).suffix.lower() not in PICTURES:
+    if asked is None or Path(asked).suffix.lower() not in PICTURE_SUFFIXES:
         return None
     if not Path(asked).is_file():
         raise CommandError("file_not_found", f"There is no picture {asked}.", EXIT_USAGE)
@@ -120,7 +120,7 @@ def _expression_picture(asked: str | None) -> Path | None:
 def _with_container(values: dict[str, Any], out: Path) -> dict[str, Any]:
     """The name of the result decides its container, unless output.container says another."""
     suffix = out.suffix.lower().lstrip(".")
-    if suffix not in CONTAINERS:
+    if suffix not in OUTPUT_CONTAINERS:
         raise CommandError("invalid_option", f"The result must end in .mp4, .mov or .mkv, not {out}.", EXIT_USAGE)
     output = values.get("output", {})
     return values | {"output": {"container": suffix} | output} if isinstance(output, dict) else values

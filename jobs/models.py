@@ -1,4 +1,4 @@
-"""The shapes of a job: what is asked (JobOptions, JobSpec), what is stored (Job), what callers see (JobView)."""
+"""The shapes of a job: what is asked (JobRequest, JobSpec), what is stored (Job), what callers see (JobView)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY
+from retalking_core.vocabulary.engines import EngineInfo
+from retalking_core.vocabulary.metrics import Better
+from retalking_core.vocabulary.options import JobOptions
+from retalking_core.vocabulary.stages import JOB_STAGES
 
 
 class JobStatus(StrEnum):
@@ -25,131 +29,10 @@ class JobStatus(StrEnum):
 
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
-Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
-
-
-def _meanings(**meanings: str) -> dict[str, Any]:
-    """What each word of an option does, for people. The name of the extension is Redocly's."""
-    return {"x-enumDescriptions": meanings}
 
 
 class _Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FacePoint(_Shape):
-    """The face nearest to a point of the upright picture at a time."""
-
-    x: float = Field(ge=0, le=16384, description="Pixels from the left")
-    y: float = Field(ge=0, le=16384, description="Pixels from the top")
-    time_s: float = Field(0.0, ge=0, le=86400)
-
-
-class FaceBox(_Shape):
-    """The face inside a box of the upright picture, in pixels."""
-
-    left: float = Field(ge=0, le=16384)
-    top: float = Field(ge=0, le=16384)
-    right: float = Field(ge=0, le=16384)
-    bottom: float = Field(ge=0, le=16384)
-
-
-class Crop(_Shape):
-    """Margins to leave out when looking for the face, as fractions of the picture. The output keeps the whole frame."""
-
-    left: float = Field(0.0, ge=0, lt=1)
-    top: float = Field(0.0, ge=0, lt=1)
-    right: float = Field(0.0, ge=0, lt=1)
-    bottom: float = Field(0.0, ge=0, lt=1)
-
-
-class Pads(_Shape):
-    """Growth of the face box, in pixels."""
-
-    top: int = Field(0, ge=-500, le=500)
-    bottom: int = Field(20, ge=-500, le=500)
-    left: int = Field(0, ge=-500, le=500)
-    right: int = Field(0, ge=-500, le=500)
-
-
-class Output(_Shape):
-    """How the result is encoded."""
-
-    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
-    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
-    container: Literal["mp4", "mov", "mkv"] = "mp4"
-    fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
-    badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
-
-
-class JobOptions(_Shape):
-    """What can be asked of a render."""
-
-    engine: Literal["auto", "videoretalking", "preview"] = Field(
-        "auto",
-        description="Which engine renders",
-        json_schema_extra=_meanings(
-            auto="The best one that the live workers offer",
-            videoretalking="The neural method; needs its checkpoints and a GPU",
-            preview="A landmark warp that runs anywhere: a stand-in, not the neural method",
-        ),
-    )
-    expression: (
-        Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
-    ) = Field(
-        "neutral",
-        description="Expression template: neutral, smile, `image` (the picture sent as the file part `expression`), or "
-        "`upload:<id>` of an uploaded picture",
-        json_schema_extra=_meanings(
-            neutral="A calm face", smile="A smiling face", image="The expression of a picture that you send"
-        ),
-    )
-    upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
-        "original",
-        description="Emotion of eyes and brows",
-        json_schema_extra=_meanings(
-            original="Left as they are", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
-        ),
-    )
-    length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
-        "bounce",
-        description="What happens when video and speech differ in length",
-        json_schema_extra=_meanings(
-            cut_off="As long as the shorter of both",
-            loop="As long as the speech; the video starts over from its first picture",
-            bounce="As long as the speech; the video runs forward, then backward, and so on",
-            silence="As long as the longer of both; speech is followed by silence, or the last picture holds",
-            remap="As long as the speech; the video is stretched or compressed in time to fit",
-        ),
-    )
-    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
-        Field(
-            "largest",
-            description="Which face speaks",
-            json_schema_extra=_meanings(
-                largest="The largest face",
-                left_most="The face farthest left",
-                right_most="The face farthest right",
-                top_most="The face farthest up",
-                bottom_most="The face farthest down",
-                centre="The face nearest the middle of the picture",
-            ),
-        )
-    )
-    missing_face: Literal["pass_through", "fail"] = Field(
-        "pass_through",
-        description="Frames without a usable face",
-        json_schema_extra=_meanings(pass_through="Stay as they are", fail="Let the job fail, naming the frames"),
-    )
-    crop: Crop = Field(default_factory=Crop)
-    pads: Pads = Field(default_factory=Pads)
-    one_shot: bool = Field(False, description="Expression from the first frame only")
-    fps: float = Field(25.0, ge=1, le=120, description="Rate of a still-image face")
-    output: Output = Field(default_factory=Output)
-    evaluate: list[Metric] | None = Field(
-        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are there; []: none"
-    )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of everything random; the same seed gives the same result")
 
 
 class JobRequest(JobOptions):
@@ -219,7 +102,7 @@ class MetricResult(_Shape):
     name: str
     value: float | None
     unit: str = ""
-    better: Literal["higher", "lower", "neutral"] = "neutral"
+    better: Better = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
 
@@ -385,10 +268,7 @@ class JobView(_Shape):
 
     id: str
     status: JobStatus
-    stage: str | None = Field(
-        description="Running stage: fetch, analyze, synthesize, evaluate, publish",
-        examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
-    )
+    stage: str | None = Field(description=f"Running stage: {', '.join(JOB_STAGES)}", examples=list(JOB_STAGES))
     progress: float = Field(description="0..1")
     queue_position: int | None = Field(description="1 is next; null when not queued")
     eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")
@@ -425,19 +305,6 @@ class JobEvent(_Shape):
     stage: str | None = None
     progress: float = 0.0
     detail: dict[str, Any] = Field(default_factory=dict)
-
-
-class EngineInfo(_Shape):
-    """An engine as a worker offers it."""
-
-    name: str
-    version: str
-    device: str
-    description: str
-    unsupported_options: dict[str, list[str]] = Field(
-        description="Option -> values it refuses; []: any but the default"
-    )
-    synthetic_weights: bool = False
 
 
 class GpuMemory(_Shape):

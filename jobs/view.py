@@ -8,10 +8,11 @@ import urllib.parse
 from datetime import UTC, datetime, timedelta
 
 from jobs.links import link_query
-from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, Outlook
+from retalking_core.vocabulary.options import JobOptions
 
 # Below this, what was measured is start-up and not the render's own speed
 MIN_PROGRESS_FOR_RATE = 0.05

@@ -11,23 +11,9 @@ from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.engines import EngineCapabilities
 
-
-@dataclass(frozen=True)
-class EngineCapabilities:
-    """What an engine offers, published for `GET /engines`.
-
-    fingerprint: of what the engine computes with (weights, precision); two of one version and fingerprint draw the
-    same. unsupported_options: option name -> values it cannot honor (an empty tuple: any value but the default).
-    """
-
-    name: str
-    version: str
-    device: str
-    description: str
-    unsupported_options: dict[str, tuple[str, ...]]
-    synthetic_weights: bool = False
-    fingerprint: str = ""
+__all__ = ["DrawingReport", "Engine", "EngineCapabilities", "SegmentedEngine", "all_notes", "sum_of_times"]
 
 
 class Engine(Protocol):

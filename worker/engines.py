@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from jobs.errors import ServiceError
-from jobs.models import EngineInfo
 from jobs.settings import Settings
+from retalking_core.vocabulary.engines import EngineInfo
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
     from retalking_core.engine import Engine, EngineCapabilities

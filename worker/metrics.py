@@ -10,7 +10,7 @@ from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobs.models import JobOptions, MetricResult
+from jobs.models import MetricResult
 from jobs.store import LeaseLostError
 from retalking_core.errors import InputError, RenderCanceled
 from retalking_core.evaluation.clip_scores import measured_curves
@@ -22,6 +22,7 @@ from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.options import JobOptions
 from worker.shutdown import HandBackError
 
 

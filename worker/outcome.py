@@ -9,17 +9,16 @@ from pathlib import Path
 from jobs.models import RenderInfo, RenderNote, ResultInfo
 from retalking_core.notes import Note
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
 
-CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
-
-def result_info(path: Path, key: str, container: str, report: RenderReport) -> ResultInfo:
+def result_info(path: Path, key: str, container: OutputContainer, report: RenderReport) -> ResultInfo:
     """The file at `path`, which will be published under `key`."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ResultInfo(
         key=key,
-        content_type=CONTENT_TYPES[container],
+        content_type=OUTPUTS[container].content_type,
         size_bytes=path.stat().st_size,
         sha256=sha256,
         duration_s=report.duration_s,

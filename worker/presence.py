@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from redis.exceptions import RedisError
 
-from jobs.models import EngineInfo, WorkerInfo
+from jobs.models import WorkerInfo
 from jobs.store import JobStore
+from retalking_core.vocabulary.engines import EngineInfo
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from retalking_core.media.encoder import encoder_version
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
+from retalking_core.vocabulary.containers import OUTPUTS
 from worker.lease import LeaseKeeper
-from worker.outcome import CONTENT_TYPES, render_notes
+from worker.outcome import render_notes
 from worker.patience import insist, patiently
 from worker.shutdown import HandBackError
 
@@ -107,7 +108,7 @@ def render_segment(
         drawn = clip.engine.render_segment(clip.scene, clip.video, frames, file, clip.options, hear)
     key = segment_key(lease.job_id, lease.number, lease.fence)
     put = context.objects.put_file
-    insist(lambda: put(key, file, CONTENT_TYPES["mp4"]), context.storage_pauses_s, keeper.wait)
+    insist(lambda: put(key, file, OUTPUTS["mp4"].content_type), context.storage_pauses_s, keeper.wait)
     file.unlink()
     outcome = SegmentOutcome(
         key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=render_notes(drawn.notes)

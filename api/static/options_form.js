@@ -15,7 +15,8 @@ export function buildOptions(offer, document) {
   const fields = {};
   const make = (shape) => (fields[shape.name] = buildField(withMetrics(shape, offer)));
 
-  const described = Object.keys(offer.options).map((name) => ({ ...option(name), help: offer.options[name].description }));
+  const described = Object.keys(offer.options)
+    .map((name) => withEngines({ ...option(name), help: offer.options[name].description }, offer));
   const first = FIRST.map((name) => described.find((shape) => shape.name === name)).filter(Boolean).map(make);
   const rest = described.filter((shape) => !FIRST.includes(shape.name)).map(make);
   const asked = schemas.JobSpec.properties;
@@ -37,6 +38,14 @@ function fold(heading, summary, fields) {
   return h("details", { class: "fold" },
     h("summary", {}, h("span", { class: "fold-title" }, heading), h("span", { class: "fine" }, summary)),
     h("div", { class: "option-grid" }, fields.map((field) => field.element)));
+}
+
+// Engines that plug-ins add are not in the schema: which there are depends on the workers.
+function withEngines(shape, offer) {
+  if (shape.name !== "engine") return shape;
+  const added = new Map(offer.engines.map(({ name, description }) => [name, { value: name, meaning: description }]));
+  for (const { value } of shape.choices) added.delete(value);
+  return { ...shape, choices: [...shape.choices, ...added.values()] };
 }
 
 // The metrics are no list in the schema: which there are depends on the workers.

@@ -16,7 +16,6 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.journal import JsonLines
-from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
@@ -27,9 +26,10 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.networks import inference
-from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.options import JobOptions
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
@@ -72,7 +72,7 @@ def test_every_option_arrives() -> None:
         expression="smile",
         upper_face="angry",
         length_mode="loop",
-        face=FaceAtPoint(1, 2, 3),
+        face=FacePoint(1, 2, 3),
         missing_face="fail",
         crop=(0.1, 0.2, 0.3, 0.4),
         pads=(2, 4, 1, 3),
@@ -82,7 +82,7 @@ def test_every_option_arrives() -> None:
         seed=7,
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
-    assert render_options(box, Path("/x/expression")).face == FaceInBox(1, 2, 3, 4)
+    assert render_options(box, Path("/x/expression")).face == FaceBox(1, 2, 3, 4)
     assert render_options(box, Path("/x/expression")).expression == "/x/expression"
 
 

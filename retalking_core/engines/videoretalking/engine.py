@@ -110,7 +110,7 @@ class VideoRetalkingEngine:
             torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
-        self.capabilities = replace(self.capabilities, fingerprint=fingerprint)
+        self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
 
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
