@@ -37,9 +37,7 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the data set (docs/evaluation.md)")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="The engine behind --model: videoretalking, preview or a plug-in's")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Instead of --model: the name of any engine")] = None,
     jobs: Annotated[str | None, typer.Option(metavar="URL", help="Render on this service instead of here")] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the data set's results go; taken up again there")
@@ -91,10 +89,13 @@ def chosen_metrics(asked: str | None) -> list[str]:
 
 def _score_file(result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None) -> None:
     names = chosen_metrics(metrics)
-    from jobs.settings import Settings
-    from retalking_core.evaluation.clip_scores import score
-    from retalking_core.evaluation.measurement import Measurement
-    from retalking_core.evaluation.models import EvaluationModels
+    try:
+        from jobs.settings import Settings
+        from retalking_core.evaluation.clip_scores import score
+        from retalking_core.evaluation.measurement import Measurement
+        from retalking_core.evaluation.models import EvaluationModels
+    except ImportError as error:
+        raise MissingExtraError("preview", error.name) from error
 
     models = EvaluationModels(Settings().models_dir)
     measurement = Measurement(result, result, reference=reference, models=models)

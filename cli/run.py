@@ -36,9 +36,7 @@ def run(
         Path | None, typer.Option(exists=True, file_okay=False, help="Render every pairing of this folder instead")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, e.g. video_retalking")] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Engine: auto, videoretalking, preview or a plug-in's  [default: auto]")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine: auto or the name of one  [default: auto]")] = None,
     expression: Annotated[
         str | None, typer.Option(help="neutral, smile, or a picture whose expression is taken")
     ] = None,

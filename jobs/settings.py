@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, preview, videoretalking or a plug-in's name")
+    engine: str = Field("auto", description="Engine for jobs that say `auto`: auto, or the name of one")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
     tracker: Literal["auto", "dlib", "neural"] = Field(
         "auto",
