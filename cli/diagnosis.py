@@ -238,6 +238,28 @@ def look_at_weights(settings: Settings) -> Finding:
     return Finding("weights", state, found, "Run `retalking weights fetch`; without them only `preview` runs.")
 
 
+def look_at_engines(settings: Settings) -> Iterator[Finding]:
+    """Every engine that a worker with these settings and packages would look for."""
+    from retalking_core.engine_plugins import PluginError, find_plugins
+    from worker.engines import engine_environment, engine_obstacle
+
+    environment = engine_environment(settings)
+    for found in find_plugins():
+        subject = f"engine {found.name}"
+        state: State = "bad" if settings.engine == found.name else "note"
+        try:
+            obstacle = engine_obstacle(found, environment)
+        except PluginError as fault:
+            remedy = f"Uninstall {found.distribution}, or tell its authors; other engines work without it."
+            yield Finding(subject, "bad", f"plug-in of {found.distribution} is broken: {fault}", remedy)
+        else:
+            yield (
+                Finding(subject, state, "cannot run here", obstacle)
+                if obstacle
+                else Finding(subject, "well", f"{found.distribution}: nothing is in its way")
+            )
+
+
 def look_at_cuda(settings: Settings) -> Finding:
     from retalking_core.networks.inference import missing_build_tools
 

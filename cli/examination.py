@@ -19,6 +19,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _examine_objects(settings)
     yield from diagnosis.look_at_secrets(settings)
     yield from diagnosis.look_at_disk(settings)
+    yield from diagnosis.look_at_engines(settings)
     yield diagnosis.look_at_weights(settings)
     yield diagnosis.look_at_cuda(settings)
 

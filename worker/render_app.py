@@ -32,7 +32,7 @@ from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
 from worker.deaths import DeathNotice
-from worker.engines import LoadEngines, engine_info, unavailable_engines
+from worker.engines import LoadEngines, unavailable_engines, warm_up_engines
 from worker.memory import data_bytes, limit_memory
 from worker.polling import PollStamp
 from worker.quiet import keep_quiet
@@ -81,14 +81,12 @@ class RenderProcess:
         swept = sweep_orphans(scratch_root(settings.work_dir))
         if swept:
             log.warning("temporary folders of dead attempts removed", extra={"count": swept})
-        engines = self._load_engines(settings)
+        engines = warm_up_engines(settings, self._load_engines(settings))
         if not engines:
             raise RuntimeError("no engine can run here")
-        for engine in engines.values():
-            engine.warm_up()
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
-        cards = [engine_info(engine.capabilities) for engine in engines.values()]
+        cards = [engine.capabilities.public() for engine in engines.values()]
         self.presence = Presence(
             store,
             worker_id,
