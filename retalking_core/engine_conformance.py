@@ -2,7 +2,8 @@
 
     class TestMyEngine(EngineConformance):
         @pytest.fixture(scope="class")
-        def engine(self):
+        @classmethod
+        def engine(cls):
             return MyEngine()
 
 The clips are made on the fly from the public-domain portrait in scikit-image: a head that moves slowly over a plain
@@ -94,17 +95,20 @@ class EngineConformance:
     """Subclass it under a name that begins with `Test`, and give it a fixture `engine`."""
 
     @pytest.fixture(scope="class")
-    def engine(self) -> Engine:
+    @classmethod
+    def engine(cls) -> Engine:
         """The engine to test, loaded. Renders are made one after the other."""
         raise NotImplementedError("a subclass of EngineConformance needs the fixture `engine`")
 
     @pytest.fixture(scope="class")
-    def clips(self, tmp_path_factory: pytest.TempPathFactory) -> Clips:
+    @classmethod
+    def clips(cls, tmp_path_factory: pytest.TempPathFactory) -> Clips:
         return make_clips(tmp_path_factory.mktemp("clips"))
 
     @pytest.fixture(scope="class")
+    @classmethod
     def lossless(
-        self, engine: Engine, clips: Clips, tmp_path_factory: pytest.TempPathFactory
+        cls, engine: Engine, clips: Clips, tmp_path_factory: pytest.TempPathFactory
     ) -> tuple[RenderReport, Path]:
         """One render of the plain case, for all tests that only look at it."""
         result = tmp_path_factory.mktemp("lossless") / "result.mp4"

@@ -42,8 +42,8 @@ class EngineCapabilities(EngineInfo):
     Attributes:
         fingerprint: Of what the engine computes with (weights, precision). Two engines of one version and fingerprint
             draw the same.
-        face_margin: Pixels outside the box of the face's 68 landmarks, grown on each side by this share of its size,
-            are those of the source. None: the engine may change the whole frame.
+        face_margin: With default options, pixels outside the box of the face's 68 landmarks, grown on each side by
+            this share of its size, are those of the source. None: the engine may change the whole frame.
     """
 
     fingerprint: str = ""

@@ -13,7 +13,8 @@ from tests.engines.stand_ins import StandIns, speaking_enet
 
 class TestPreviewEngine(EngineConformance):
     @pytest.fixture(scope="class")
-    def engine(self) -> Engine:
+    @classmethod
+    def engine(cls) -> Engine:
         return PreviewEngine()
 
 
@@ -21,5 +22,6 @@ class TestVideoRetalkingEngine(EngineConformance):
     """With stand-ins for its networks: everything but what the networks draw."""
 
     @pytest.fixture(scope="class")
-    def engine(self) -> Engine:
+    @classmethod
+    def engine(cls) -> Engine:
         return VideoRetalkingEngine(StandIns(enet=speaking_enet))

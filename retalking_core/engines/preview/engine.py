@@ -14,11 +14,10 @@ import numpy as np
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
+from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.presence import faceless_ranges_s, refuse_faceless
 from retalking_core.engines.preview.analysis import PreviewAnalysis, prepare_scene, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
-from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker, TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -59,7 +58,8 @@ class PreviewEngine:
             version=__version__,
             device="cpu",
             description="Landmark-driven mouth warp on real pixels; runs anywhere, needs no checkpoint.",
-            unsupported_options=dict(UNSUPPORTED),
+            unsupported_options=UNSUPPORTED,
+            face_margin=0.5,
         )
 
     def warm_up(self) -> None:
@@ -152,7 +152,7 @@ class PreviewEngine:
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
     ) -> tuple[CachingFrameSource, Waveform, Timeline]:
         """Open the inputs and plan which frame is shown when."""
-        refuse_unsupported(options)
+        refuse_unsupported(options, self.capabilities)
         disable_opencv_threads()
         progress(Progress("analyze", 0.0))
         with clock.stage("read"):
@@ -182,16 +182,6 @@ class PreviewEngine:
         if options.missing_face == "fail":
             refuse_faceless(track, indices, source)
         return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)
-
-
-def refuse_unsupported(options: RenderOptions) -> None:
-    """Raises: OptionUnsupportedError for what only the neural engine can do."""
-    default = RenderOptions()
-    for name in (*UNSUPPORTED, "compat"):
-        if getattr(options, name) != getattr(default, name):
-            raise OptionUnsupportedError(
-                f"The preview engine cannot honor `{name}`; leave it out or use engine=videoretalking.", option=name
-            )
 
 
 def _report(
