@@ -235,7 +235,8 @@ class EngineConformance:
     def test_a_still_picture_gets_the_rate_asked_for(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         result = tmp_path / "result.mp4"
         report = engine.render(clips.still, clips.speech, result, replace(LOSSLESS, fps=10.0), ignore_progress)
-        assert (report.fps, report.frames) == (10, round(FRAMES / FPS * 10))
+        assert float(report.fps) == 10
+        assert report.frames == round(FRAMES / FPS * 10)
 
     @pytest.mark.parametrize(
         ("mode", "speech_s", "length_s"),
@@ -401,7 +402,8 @@ def _backdrop() -> NDArray[np.uint8]:
 
 def _picture(x: float) -> NDArray[np.uint8]:
     """The portrait's head, face about 110 px high and centered at x, on the backdrop."""
-    head = cv2.resize(data.astronaut()[20:230, 120:330, ::-1], None, fx=1.1, fy=1.1, interpolation=cv2.INTER_CUBIC)
+    portrait: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    head = cv2.resize(portrait[20:230, 120:330, ::-1], None, fx=1.1, fy=1.1, interpolation=cv2.INTER_CUBIC)
     picture = _backdrop()
     left, top = round(x) - 113, HEIGHT - head.shape[0]
     picture[top:, left : left + head.shape[1]] = head

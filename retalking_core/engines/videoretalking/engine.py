@@ -94,6 +94,7 @@ class VideoRetalkingEngine:
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
             unsupported_options={"expression": ("smile",)} if no_smile else {},
             synthetic_weights=synthetic_weights,
+            face_margin=0.5,
         )
 
     def warm_up(self) -> None:
