@@ -94,7 +94,7 @@ class VideoRetalkingEngine:
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
             unsupported_options={"expression": ("smile",)} if no_smile else {},
             synthetic_weights=synthetic_weights,
-            face_margin=0.5,
+            face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
 
     def warm_up(self) -> None:
