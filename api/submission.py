@@ -19,7 +19,7 @@ from api.claims import Claim, announced_bytes
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.parts import Parts
-from api.problems import FieldError, field_errors, say
+from api.problems import UNKNOWN_FIELD, FieldError, field_errors, say
 from api.staging import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
@@ -124,7 +124,7 @@ def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
 def _code_of(errors: list[Any]) -> str:
     """invalid_option where an option that exists has a bad value; invalid_request for unknown fields and the rest."""
     is_option = [
-        error["type"] != "extra_forbidden" and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
+        error["type"] not in UNKNOWN_FIELD and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
         for error in errors
     ]
     return "invalid_option" if any(is_option) else "invalid_request"

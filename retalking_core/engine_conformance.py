@@ -42,6 +42,7 @@ from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
+from retalking_core.notes import Note
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from retalking_core.types import Frame, RenderReport
@@ -191,7 +192,7 @@ class EngineConformance:
         assert report.faceless_ranges_s == []
         assert report.stage_times_s, "the report says how long each stage took"
         assert all(seconds >= 0 for seconds in report.stage_times_s.values())
-        assert all(isinstance(note, str) for note in report.notes)
+        assert all(isinstance(note, Note) for note in report.notes)
 
     def test_the_mouth_target_has_a_value_a_frame(self, lossless: tuple[RenderReport, Path]) -> None:
         target = lossless[0].mouth_target
