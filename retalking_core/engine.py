@@ -20,7 +20,6 @@ __all__ = [
     "Engine",
     "EngineCapabilities",
     "SegmentedEngine",
-    "all_notes",
     "refuse_unsupported",
     "sum_of_times",
 ]
