@@ -1,4 +1,4 @@
-"""Which engine a job would run on, by what the live workers offer, and whether that engine can honour its options."""
+"""Choice of the engine for a job among those that live workers offer, and check of the options that it supports."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from retalking_core.vocabulary.options import DEFAULT_OPTIONS, refused_options
 
 
 def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: Settings) -> None:
-    """Raises engine_unavailable or unsupported_option. Without a live worker nothing is known: the worker that takes
-    the job checks again."""
+    """Raises engine_unavailable or unsupported_option. Without a live worker this cannot be checked; the worker that
+    takes the job checks again."""
     if not workers:
         return
     offers = [engine for worker in workers for engine in worker.engines]
     reasons = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
     name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers}, reasons)
     refused = [_refused(request, offer) for offer in offers if offer.name == name]
-    # Workers of different versions can offer the same engine: one that honours everything is enough.
+    # Workers of different versions can offer the same engine: one that supports all options is enough.
     if all(refused):
         raise _unsupported(name, refused[0], request, offers)
 
 
-def choose_engine(asked: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
-    """The engine that would run. `auto` in the request is what the deployment configured; `auto` there, the best.
+def choose_engine(requested: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
+    """The engine that would run. Raises engine_unavailable.
 
-    reasons: why the workers do not offer an engine, in their words; the refusal repeats it.
+    requested: engine of the job; `auto` defers to `configured`. configured: engine of the deployment; `auto` picks the
+    best one offered. reasons: why workers do not offer an engine; the error repeats them.
     """
-    wanted = configured if asked == AUTO else asked
+    wanted = configured if requested == AUTO else requested
     name = preferred_engine(wanted, offered)
     if name is not None:
         return name
@@ -46,11 +47,11 @@ def _refused(request: JobRequest, engine: EngineInfo) -> dict[str, str]:
 
 def _unsupported(name: str, refused: dict[str, str], request: JobRequest, offers: Sequence[EngineInfo]) -> ServiceError:
     able = sorted({o.name for o in offers if o.name != name and not _refused(request, o)})
-    remedy = f"ask for engine {able[0]}" if able else "wait for a worker with an engine that can (`GET /engines`)"
+    remedy = f"request the engine {able[0]}" if able else "wait for a worker with an engine that does (`GET /engines`)"
     errors = [
-        FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} can not honour {value}")
+        FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} does not support {value}")
         for option, value in refused.items()
     ]
-    asked = ", ".join(f"{option}={value}" for option, value in refused.items())
-    message = f"The engine {name} would run, and it can not honour {asked}. Leave it out, or {remedy}."
+    values = ", ".join(f"{option}={value}" for option, value in refused.items())
+    message = f"The engine {name} would run, and it does not support {values}. Leave it out, or {remedy}."
     return ServiceError("unsupported_option", message, errors=errors)

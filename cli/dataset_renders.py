@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Rendered, RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client.cli.failures import CommandError
 from retalking_core.errors import RetalkingError
@@ -52,7 +52,7 @@ class DoneRender:
         )
 
 
-def render_dataset(folder: Path, out: Path, asked: Asked, console: Console) -> None:
+def render_dataset(folder: Path, out: Path, asked: RenderRequest, console: Console) -> None:
     """Results and the record of them go to `out`. Raises CommandError at the end when a clip failed; a clip that fails
     does not stop the others."""
     pairings = find_pairings(folder)

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import Asked, open_renderer
+from cli.rendering import RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
+from retalking_client.cli.common import describe_note
 from retalking_client.cli.failures import CommandError
-from retalking_client.cli.output import describe_note
 from retalking_client.cli.progress import follow
 from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
@@ -152,7 +152,7 @@ def _stored_notes(clip: ScoredClip) -> list[dict[str, Any]]:
 
 
 def _render_here(engine_name: str, settings: Settings, console: Console) -> Render:
-    asked = Asked(JobOptions(engine=engine_name))
+    asked = RenderRequest(JobOptions(engine=engine_name))
     renderer = open_renderer(asked, settings, console, "Try --engine preview, or --jobs URL.")
 
     def render(pairing: Pairing, _digest: str, result: Path) -> list[dict[str, Any]]:

@@ -11,10 +11,9 @@ from rich.console import Console
 
 from cli.evaluate import chosen_engine
 from cli.outcome import print_stage_times
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Rendered, RenderRequest, open_renderer
+from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.option_pairs import read_pairs, validate_options
-from retalking_client.cli.output import describe_note
 from retalking_core.vocabulary.containers import OUTPUT_CONTAINERS, PICTURE_SUFFIXES
 from retalking_core.vocabulary.options import JobOptions
 
@@ -64,16 +63,16 @@ def run(
             raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
         from cli.dataset_renders import render_dataset
 
-        asked = Asked(_checked_options(pairs, picture), picture, compat.value, cache)
+        asked = RenderRequest(_checked_options(pairs, picture), picture, compat.value, cache)
         render_dataset(dataset, out or Path("out/run"), asked, console)
         return
     if video is None or audio is None or out is None:
         raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
-    asked = Asked(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
+    asked = RenderRequest(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
     _run_one(video, audio, out, asked, console)
 
 
-def _run_one(video: Path, audio: Path, out: Path, asked: Asked, console: Console) -> None:
+def _run_one(video: Path, audio: Path, out: Path, asked: RenderRequest, console: Console) -> None:
     from jobs.settings import Settings
 
     done = open_renderer(asked, Settings(), console).render(video, audio, out, asked.options())

@@ -17,8 +17,7 @@ from redis.exceptions import RedisError
 
 from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, shared_video_key
-from jobs.segments import SplitPlan, SplitState
-from jobs.store import LeaseLostError
+from jobs.store import LeaseLostError, SplitPlan, SplitState
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
@@ -122,7 +121,7 @@ class SharedRender:
         self._put(plan.scene_key, self._scene)
         if source.kind != "object":
             self._put(plan.video_key, task.inputs.video)
-        patiently(lambda: self._context.store.open_split(task.attempt.lease, plan))
+        patiently(lambda: self._context.store.segments.open(task.attempt.lease, plan))
         task.attempt.log(logging.INFO, "split into segments", count=plan.segments)
         return plan, report
 
@@ -131,7 +130,7 @@ class SharedRender:
         context, lease = self._context, self._task.attempt.lease
         while not (state := self._look()).is_complete:
             segment = patiently(
-                lambda: context.store.claim_segment(
+                lambda: context.store.segments.claim(
                     clip.job_id, context.worker_id, context.settings.lease_s, owner=lease
                 )
             )
@@ -151,7 +150,7 @@ class SharedRender:
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return
         try:
-            self._tell(self._context.store.split_state(self._task.job.id))
+            self._tell(self._context.store.segments.state(self._task.job.id))
         except RedisError as fault:
             # Each call waits for seconds before it gives up; the render must not wait with every batch.
             self._looked_at = time.monotonic() + self._context.settings.lease_s / 3
@@ -160,7 +159,7 @@ class SharedRender:
 
     def _look(self) -> SplitState:
         """Between two segments: the answer is waited for."""
-        return self._tell(patiently(lambda: self._context.store.split_state(self._task.job.id)))
+        return self._tell(patiently(lambda: self._context.store.segments.state(self._task.job.id)))
 
     def _tell(self, state: SplitState | None) -> SplitState:
         """Where all segments stand is the job's progress, and workers without work are called for the rest. Raises
@@ -207,7 +206,7 @@ class SharedRender:
 
 def _earlier_split(task: RenderTask, context: RunContext) -> SplitState | None:
     """What an attempt that was lost or handed back has left, if this worker can go on with it."""
-    state = patiently(lambda: context.store.split_state(task.job.id))
+    state = patiently(lambda: context.store.segments.state(task.job.id))
     usable = state is not None and state.plan.renderer == renderer_of(task.engine)
     return state if usable else None
 
@@ -216,7 +215,7 @@ def _helpers(engine: Engine, context: RunContext) -> list[WorkerInfo]:
     """The other live workers that hold the engine."""
     told = engine.capabilities
     try:
-        cards = context.store.workers()
+        cards = context.store.workers.live()
     except RedisError:
         return []
     return [

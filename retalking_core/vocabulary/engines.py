@@ -20,7 +20,7 @@ MODELS = {"video_retalking": "videoretalking"}
 
 
 class EngineInfo(BaseModel):
-    """An engine as a worker offers it."""
+    """An engine that a worker offers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class EngineInfo(BaseModel):
     device: str
     description: str
     unsupported_options: dict[str, tuple[str, ...]] = Field(
-        description="Option -> values it refuses; []: any but the default"
+        description="Option -> values that it refuses; []: all except the default"
     )
     synthetic_weights: bool = False
 
