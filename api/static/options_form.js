@@ -59,7 +59,7 @@ function fold(heading, summary, fields) {
  * @returns {Shape}
  */
 function withEngines(shape, offer) {
-  if (shape.name !== "engine") return shape;
+  if (shape.name !== "engine" || shape.kind !== "choice") return shape;
   const added = new Map(offer.engines.map(({ name, description }) => [name, { value: name, meaning: description }]));
   for (const { value } of shape.choices) added.delete(value);
   return { ...shape, choices: [...shape.choices, ...added.values()] };
