@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import open_store
 from jobs.settings import Settings
 from jobs.store import JobStore

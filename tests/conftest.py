@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
 from jobs.store import JobStore
 from tests.services import DATABASES, S3Endpoint, start_s3

@@ -32,7 +32,7 @@ def open_dispatcher(settings: Settings) -> tuple[WebhookDispatcher, Janitor]:
         store,
         settings,
         WebhookSecrets(settings, store.webhooks.secret_state),
-        lambda job, at: view_job(job, store, objects, settings, link_key, at),
+        lambda job, at: view_job(job, store, objects, settings, link_key, at=at),
     )
     return WebhookDispatcher(store, deliverer, settings), Janitor(make_celery(settings), store, objects, settings)
 

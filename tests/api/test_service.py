@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, WorkerInfo
 from jobs.names import input_key
@@ -224,7 +224,7 @@ def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:
 
 
 def test_answers_on_a_kept_connection_are_sent_at_once(api: RunningApi) -> None:
-    """As the images start the API, on a port; `tests/cli/test_stack_parts.py` does the same with `--fd`."""
+    """As the images start the API, on a port; `tests/cli/test_stack_processes.py` does the same with `--fd`."""
     address = api.client.base_url
     connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
     with closing(connection):

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from cli.keys import make_key
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.models import JobStatus
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.models import Job
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings

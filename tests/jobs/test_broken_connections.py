@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.objects import ObjectStoreError
 from jobs.opening import connect_redis
 from jobs.store import JobStore

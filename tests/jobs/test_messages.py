@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.messages import MessageNotSentError, make_celery, send_render, visibility_timeout_s
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import connect_redis

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.models import JobStatus
 from jobs.names import new_job_id
 from jobs.opening import connect_redis

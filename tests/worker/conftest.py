@@ -1,4 +1,4 @@
-"""A service without its API: Redis, objects, and worker processes as they are started in earnest."""
+"""A service without its API: Redis, object store, and worker processes as deployed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who shares the face cache: jobs of one API key; nobody learns from a hit what another key has sent."""
+"""Jobs of one API key share the face cache; a hit reveals nothing about other keys."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from retalking_core.media.limits import MediaLimits
 from tests.engines.stand_ins import StandIns
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import make_sound, write_wav
+from worker.context import RunContext
 from worker.face_cache import CacheLimits, StoredFaceCache
 from worker.janitor import Janitor
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 ALICE, BOB = 16 * "a", 16 * "b"
 
@@ -81,11 +82,11 @@ def test_the_second_key_with_the_same_video_sees_a_miss(outcome_for: Callable[[s
     assert [outcome_for(owner) for owner in (ALICE, BOB, ALICE, BOB)] == ["miss", "miss", "hit", "hit"]
 
 
-def test_without_keys_everybody_shares(outcome_for: Callable[[str], str]) -> None:
+def test_without_keys_all_jobs_share_entries(outcome_for: Callable[[str], str]) -> None:
     assert [outcome_for(owner) for owner in ("", "", ALICE, "")] == ["miss", "hit", "miss", "hit"]
 
 
-def test_the_entries_of_a_revoked_key_go_with_it(context: RunContext, outcome_for: Callable[[str], str]) -> None:
+def test_the_entries_of_a_revoked_key_are_deleted(context: RunContext, outcome_for: Callable[[str], str]) -> None:
     for owner in (ALICE, BOB, ""):
         outcome_for(owner)
     for owner in (ALICE, BOB):

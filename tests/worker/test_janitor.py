@@ -80,7 +80,7 @@ def test_a_message_that_was_never_sent_is_sent(
 
 
 def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor) -> None:
-    """The worker died between publishing and telling: nobody will ever name that object."""
+    """The worker died between publishing and reporting: no record will ever name that object."""
     job_id = stack.create(output={"container": "mkv"})
     lease = claim(stack, job_id, lease_s=0.001)
     key = result_key(job_id, lease.fence, "mkv")
@@ -92,7 +92,7 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
     assert stack.files_of(job_id) == ["input/audio", "input/video"]
 
 
-def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
+def test_a_lost_lease_requeues_the_job_and_then_fails_it(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]]
 ) -> None:
     job_id = stack.create(max_attempts=2)
@@ -106,7 +106,7 @@ def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
     assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_lost")
 
 
-def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idle(
+def test_a_message_lost_with_its_reader_is_sent_again_while_a_worker_is_idle(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
@@ -141,7 +141,7 @@ def test_only_messages_that_the_broker_lacks_are_sent_again(
     assert messages[-2:] == lost == jobs[:2]
 
 
-def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
+def test_a_job_of_another_priority_does_not_hide_a_lost_message(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
@@ -164,7 +164,7 @@ def test_a_passed_deadline_fails_the_job(stack: Stack, janitor: Janitor) -> None
     assert error.code == "deadline_exceeded"
 
 
-def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Janitor) -> None:
+def test_a_job_past_its_retention_is_deleted_with_its_files(stack: Stack, janitor: Janitor) -> None:
     kept, old = stack.create(), stack.create()
     fail(stack, kept, retention_s=600)
     fail(stack, old)
@@ -174,7 +174,7 @@ def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Jan
     assert [job.id for job in stack.store.jobs.page(status=None, cursor=None, limit=10).jobs] == [kept]
 
 
-def test_files_that_can_not_be_deleted_keep_their_record(
+def test_files_that_cannot_be_deleted_keep_their_record(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = stack.create()
@@ -192,7 +192,7 @@ def test_files_that_can_not_be_deleted_keep_their_record(
     assert stack.files_of(job_id) == []
 
 
-def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None:
+def test_an_unused_upload_is_deleted(stack: Stack, janitor: Janitor) -> None:
     old, fresh = new_upload_id(), new_upload_id()
     for upload_id, age_s in ((old, 1), (fresh, -60)):
         stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
@@ -203,7 +203,7 @@ def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None
     assert stack.store.uploads.exists(fresh)
 
 
-def test_an_event_whose_time_is_over_is_given_up_and_stays_listed(
+def test_an_event_past_its_retry_window_is_given_up_and_stays_listed(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its receiver was not tried any more, so no attempt ended it."""
@@ -221,7 +221,7 @@ def test_an_event_whose_time_is_over_is_given_up_and_stays_listed(
 
 
 @pytest.mark.parametrize("line", ["delete_at", "arrivals", "uploads", "split_files"])
-def test_an_item_that_can_not_be_deleted_holds_up_no_other(
+def test_an_item_that_cannot_be_deleted_blocks_no_other(
     stack: Stack, line: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than a round looks at: they must not stay at the head of the line either."""
@@ -259,25 +259,25 @@ def test_an_item_that_can_not_be_deleted_holds_up_no_other(
     assert f"{line}:bad-007" not in store.janitor_failures.items(200)
 
 
-def test_a_broker_that_is_away_does_not_hold_up_the_round(
+def test_an_unreachable_broker_does_not_block_the_round(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message takes two seconds to fail: one of them is enough to know."""
     sent: list[str] = []
 
-    def refuse(_app: Any, _store: Any, job: Any) -> None:
+    def refuse(_app: Any, job: Any) -> None:
         sent.append(job.id)
         raise MessageNotSentError("away")
 
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    monkeypatch.setattr(rounds, "send_job", refuse)
+    monkeypatch.setattr(rounds, "send_render", refuse)
     for _ in range(5):
         stack.create()
     janitor.send_unsent()
     assert len(sent) == 1
 
 
-def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
+def test_a_failed_step_does_not_stop_the_others(
     stack: Stack, janitor: Janitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse() -> list[Any]:
@@ -303,7 +303,7 @@ def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: 
     assert time.monotonic() - began < 1
 
 
-def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_face_cache_is_swept_periodically(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, fresh = 64 * "a", 64 * "b"
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -325,7 +325,7 @@ def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monk
     assert not list(stack.objects.list_keys(f"face-cache/{old}/"))
 
 
-def test_a_record_that_can_not_be_read_holds_up_nobody(
+def test_an_unreadable_record_blocks_no_other(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every line that a round looks at, before a good one; the files go after the retention."""

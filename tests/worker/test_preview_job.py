@@ -12,10 +12,10 @@ from jobs.names import curves_key
 from retalking_core.evaluation.metrics import available_metrics
 from tests.media.clips import make_png, make_wav
 from tests.worker.conftest import Stack, running
-from worker.metrics import metric_names
+from worker.translation import metric_names
 
 
-def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
+def test_a_portrait_is_rendered(stack: Stack, tmp_path: Path) -> None:
     data = pytest.importorskip("skimage.data", reason="the astronaut portrait comes with scikit-image")
     face = make_png(tmp_path / "face.png", data.astronaut()[:256, 100:356].copy())
     speech = make_wav(tmp_path / "speech.wav", seconds=1.2)

@@ -24,8 +24,9 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.context import RunContext
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 Work = Callable[..., Job]
 
@@ -100,7 +101,7 @@ def test_without_a_certificate_nothing_is_signed(work: Work, objects: LocalObjec
 
 
 @pytest.mark.parametrize("fault", ["no key", "no file", "not a key", "half"])
-def test_a_signer_that_fails_fails_the_job_before_the_render(
+def test_a_failing_signer_fails_the_job_before_the_render(
     work: Work, objects: LocalObjectStore, certificate: TrialCertificate, tmp_path: Path, fault: str
 ) -> None:
     settings = {"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}
@@ -121,7 +122,7 @@ def test_a_signer_that_fails_fails_the_job_before_the_render(
     assert not (tmp_path / "marks" / "folder").exists(), "the engine was not asked"
 
 
-def test_a_result_that_can_not_be_signed_is_not_shipped(work: Work, objects: LocalObjectStore, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_signed_is_not_published(work: Work, objects: LocalObjectStore, tmp_path: Path) -> None:
     """A certificate for a web server: in order by itself, and no signer of media. The library sees it when it signs."""
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www.example.org")]), datetime.now(UTC)
@@ -148,14 +149,14 @@ def test_a_result_that_can_not_be_signed_is_not_shipped(work: Work, objects: Loc
     assert files_of(objects, job) == []
 
 
-def test_mkv_is_refused_where_results_are_signed(work: Work, certificate: TrialCertificate) -> None:
+def test_mkv_is_refused_if_results_are_signed(work: Work, certificate: TrialCertificate) -> None:
     job = work({"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}, output={"container": "mkv"})
     assert job.error is not None
     assert job.error.code == "unsupported_option"
     assert "mp4 or mov" in job.error.message
 
 
-def test_a_failing_render_is_told_before_its_signature(work: Work, certificate: TrialCertificate) -> None:
+def test_a_failing_render_is_reported_before_its_signature(work: Work, certificate: TrialCertificate) -> None:
     job = work({"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}, seed=Act.NO_FACE)
     assert job.error is not None
     assert job.error.code == "face_not_found"

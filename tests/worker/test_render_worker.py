@@ -48,7 +48,7 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     assert stages[-1] == "publish"
 
 
-def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: WorkerProcess) -> None:
+def test_the_worker_reports_its_engines_and_its_job(stack: Stack, worker: WorkerProcess) -> None:
     (card,) = stack.store.workers.live()
     assert [engine.name for engine in card.engines] == ["preview"]
     assert card.versions["celery"].startswith("5.7")
@@ -60,7 +60,7 @@ def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: 
     wait_until(lambda: stack.store.workers.live()[0].busy_with is None)
 
 
-def test_a_parent_that_asks_for_no_work_is_seen(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_parent_that_does_not_poll_is_reported(stack: Stack, worker: WorkerProcess) -> None:
     """Its child lives and reports all the while."""
     wait_until(lambda: stack.store.workers.live()[0].polled_at, what="the first question")
     asked = stack.store.workers.live()[0].polled_at
@@ -100,7 +100,7 @@ def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerPr
         (Act.DISK_FULL, "disk_full"),
     ],
 )
-def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
+def test_an_engine_error_has_a_code_and_reveals_no_secret(
     stack: Stack, worker: WorkerProcess, act: Act, code: str
 ) -> None:
     child = worker.child
@@ -117,7 +117,7 @@ def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
 def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
     stack: Stack, worker: WorkerProcess
 ) -> None:
-    """The others wait in the line, and come in, while one process ends and the next one starts."""
+    """The other jobs wait in the queue, and run, while one process ends and the next one starts."""
     child = worker.child
     glutton = stack.submit(seed=Act.NO_MEMORY)
     others = [stack.submit() for _ in range(3)]
@@ -128,11 +128,11 @@ def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
     for other in map(stack.finish, others):
         assert (other.status, other.attempt) == (JobStatus.SUCCEEDED, 1), other.error
     assert worker.child != child
-    assert worker.says("this process is replaced")
+    assert worker.says("process is replaced")
     assert stack.attempt_folders() == []
 
 
-def test_a_video_that_takes_all_memory_harms_no_job_after_it(redis_url: str, tmp_path: Path) -> None:
+def test_a_video_that_takes_all_memory_does_not_affect_later_jobs(redis_url: str, tmp_path: Path) -> None:
     """The real engine at a limit of 1.25 GiB: a clean job takes less than 1, this video more than 2, by a margin that
     depends on the interpreter. What runs out is a decoder or an encoder, in code that is not Python's."""
     clips = Clips(tmp_path / "face.mp4", tmp_path / "speech.wav")
@@ -189,7 +189,7 @@ def test_bad_media_has_a_code_and_leaves_the_worker_alive(
     assert stack.attempt_folders() == []
 
 
-def test_a_named_engine_that_is_not_here_is_refused(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_named_engine_that_is_not_loaded_is_refused(stack: Stack, worker: WorkerProcess) -> None:
     job = stack.finish(stack.submit(engine="videoretalking"))
     assert job.error is not None
     assert job.error.code == "engine_unavailable"
@@ -209,7 +209,7 @@ def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: Worke
     assert worker.says("temporary folders of dead attempts removed")
 
 
-def test_the_parent_of_a_killed_child_lets_its_lease_go(redis_url: str, tmp_path: Path, clips: Clips) -> None:
+def test_the_parent_of_a_killed_child_ends_its_lease(redis_url: str, tmp_path: Path, clips: Clips) -> None:
     """A third of the lease is a generous deadline: nobody renews it, and nobody waits for its end."""
     stack = make_stack(redis_url, tmp_path, clips, RETALKING_LEASE_S="30", RETALKING_WORKER_TTL_S="30")
     with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
@@ -231,7 +231,7 @@ def test_a_job_that_kills_its_worker_every_time_ends_and_the_next_one_runs(stack
     assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
 
 
-def test_a_second_message_for_a_job_that_runs_or_is_over_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_second_message_for_a_running_or_ended_job_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
     job_id = stack.submit()
     job = stack.finish(job_id)
     stack.celery.send_task("retalking.render_job", args=[job_id], queue="retalking.render")
@@ -239,7 +239,7 @@ def test_a_second_message_for_a_job_that_runs_or_is_over_does_nothing(stack: Sta
     assert stack.store.jobs.get(job_id) == job
 
 
-def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_message_for_a_deleted_job_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
     gone = "job_" + "0" * 32
     stack.celery.send_task("retalking.render_job", args=[gone], queue="retalking.render")
     wait_until(lambda: any(line.get("job") == gone for line in worker.lines))

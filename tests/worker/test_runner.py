@@ -28,8 +28,9 @@ from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import runner
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.context import RunContext
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 
 class Interposed:
@@ -119,7 +120,7 @@ def test_a_worker_that_lost_its_lease_publishes_nothing_and_removes_its_object(
 
 
 def test_a_lost_lease_stops_the_render(context: RunContext, submit: Callable[..., str], tmp_path: Path) -> None:
-    """The thread that renews is the one to find out; the engine is stopped at its next word."""
+    """The renewing thread finds out; the engine stops at its next progress report."""
     job_id = submit(seed=Act.SLOW)
 
     def renew(*_: object) -> bool:
@@ -133,7 +134,7 @@ def test_a_lost_lease_stops_the_render(context: RunContext, submit: Callable[...
     assert list((tmp_path / "work").glob("retalking-attempt-*")) == []
 
 
-def test_a_store_of_objects_that_is_away_for_a_moment_does_not_cost_the_render(
+def test_a_short_outage_of_the_object_store_does_not_cost_the_render(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit()
@@ -150,7 +151,7 @@ def test_a_store_of_objects_that_is_away_for_a_moment_does_not_cost_the_render(
     assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
 
 
-def test_a_store_of_objects_that_stays_away_costs_attempts_and_then_the_job(
+def test_a_long_outage_of_the_object_store_costs_attempts_and_then_the_job(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit(max_attempts=2)
@@ -194,9 +195,7 @@ def test_a_cancel_that_comes_while_publishing_wins(context: RunContext, submit: 
     assert results(context, job_id) == []
 
 
-def test_an_answer_that_got_lost_does_not_cost_the_published_result(
-    context: RunContext, submit: Callable[..., str]
-) -> None:
+def test_a_lost_answer_does_not_cost_the_published_result(context: RunContext, submit: Callable[..., str]) -> None:
     """succeed() was done, the connection broke before the reply, and the repetition found the job over."""
     job_id = submit()
     calls: list[object] = []
@@ -215,7 +214,7 @@ def test_an_answer_that_got_lost_does_not_cost_the_published_result(
     assert results(context, job_id) == [job.result.key]
 
 
-def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
+def test_progress_never_falls_and_a_short_outage_of_redis_is_tolerated(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit(seed=Act.BRIEF)
@@ -234,7 +233,7 @@ def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
     assert 6 <= len(seen) <= 14
 
 
-def test_a_shutdown_hands_the_job_back_and_does_not_count(context: RunContext, submit: Callable[..., str]) -> None:
+def test_a_shutdown_releases_the_job_uncounted(context: RunContext, submit: Callable[..., str]) -> None:
     job_id = submit(seed=Act.SLOW)
     context.notice.give(0.3)
     run_job(job_id, context)
@@ -242,7 +241,7 @@ def test_a_shutdown_hands_the_job_back_and_does_not_count(context: RunContext, s
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
 
 
-def test_the_late_delete_of_an_attempt_that_was_handed_back_spares_the_next_one(
+def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     """Handed back uncounted, an attempt gives its number to the next one, which publishes and succeeds before the first
@@ -272,7 +271,7 @@ def test_the_late_delete_of_an_attempt_that_was_handed_back_spares_the_next_one(
     assert sorted(results(context, job_id)) == sorted([job.result.key, curves_key(job.result.key)])
 
 
-def test_curves_go_with_a_result_that_was_not_taken(context: RunContext, submit: Callable[..., str]) -> None:
+def test_curves_are_deleted_with_a_withdrawn_result(context: RunContext, submit: Callable[..., str]) -> None:
     job_id = submit(evaluate=["ssim"], max_attempts=1)
 
     def put(key: str, path: Path, content_type: str) -> ObjectInfo:
@@ -298,7 +297,7 @@ def test_the_result_goes_to_s3(context: RunContext, submit: Callable[..., str], 
     assert objects.info(job.result.key).size_bytes == job.result.size_bytes
 
 
-def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
+def test_an_input_that_is_unreachable_for_a_moment_costs_no_attempt(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit()
@@ -315,7 +314,7 @@ def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
     assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
 
 
-def test_a_demuxer_that_hangs_in_the_first_look_loses_the_lease(
+def test_a_demuxer_that_hangs_while_probing_loses_the_lease(
     context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the render as well as in it, silence for stall_s is the end; the process would be ended a lease later."""
@@ -348,7 +347,7 @@ def test_a_cancel_stops_the_evaluation(
 
 
 def test_a_machine_without_threads(context: RunContext, submit: Callable[..., str]) -> None:
-    """No address space holds such a stack, so the kernel refuses each thread. The job goes back to the line; at its
+    """No address space holds such a stack, so the kernel refuses each thread. The job is requeued; at its
     last attempt it fails by name."""
     job_id, last_id = submit(), submit(max_attempts=1)
     usual = threading.stack_size(1 << 46)

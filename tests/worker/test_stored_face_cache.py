@@ -54,7 +54,7 @@ def test_a_sweep_leaves_an_entry_that_is_being_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls", [("put_file",), ("writer",), ("list_keys", "delete")])
-def test_a_store_that_does_not_take_costs_nothing(
+def test_a_store_that_refuses_writes_costs_nothing(
     tmp_path: Path, job_store: JobStore, caplog: pytest.LogCaptureFixture, calls: tuple[str, ...]
 ) -> None:
     objects = Refusing(LocalObjectStore(tmp_path / "objects"), ObjectStoreError("away"), *calls)
@@ -66,7 +66,7 @@ def test_a_store_that_does_not_take_costs_nothing(
 
 
 @pytest.mark.parametrize("calls", [("read",), ("info",), ("fetch",)])
-def test_a_store_that_does_not_give_is_a_miss(tmp_path: Path, job_store: JobStore, calls: tuple[str, ...]) -> None:
+def test_a_store_that_refuses_reads_is_a_miss(tmp_path: Path, job_store: JobStore, calls: tuple[str, ...]) -> None:
     objects = LocalObjectStore(tmp_path / "objects")
     name, limits = key(), CacheLimits(1 << 20, DAY_S)
     keep(StoredFaceCache(job_store, objects, limits, tmp_path), name, faces=b"faces")
@@ -74,7 +74,7 @@ def test_a_store_that_does_not_give_is_a_miss(tmp_path: Path, job_store: JobStor
     assert (look(away, name) is None) == (calls != ("info",))
 
 
-def test_without_its_locks_everybody_computes(
+def test_without_locks_every_render_computes(
     tmp_path: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_store, "locks", Refusing(job_store.locks, RedisConnectionError("away"), "acquire"))
@@ -102,7 +102,7 @@ def test_a_long_render_keeps_its_lock(tmp_path: Path, job_store: JobStore) -> No
     wait_until(lambda: job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001), 2)
 
 
-def test_foreign_objects_under_the_prefix_are_let_be(tmp_path: Path) -> None:
+def test_foreign_objects_under_the_prefix_are_kept(tmp_path: Path) -> None:
     objects = LocalObjectStore(tmp_path / "objects")
     with objects.writer(f"{FACE_CACHE_PREFIX}README") as writer:
         writer.write(b"not ours")

@@ -1,8 +1,10 @@
-"""Supervised processes, with real ones."""
+"""Supervision, with real processes."""
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,8 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.children import Child, ChildSpec, describe_exit
-from tests.services import wait_until
+from cli.stack.processes import (
+    Child,
+    ChildSpec,
+    StackAddress,
+    api_spec,
+    child_environment,
+    describe_exit,
+    listening_socket,
+)
+from jobs.settings import Settings
+from tests.services import accepted_socket, own_database, wait_until
 
 Make = Callable[..., Child]
 
@@ -38,15 +49,15 @@ def wait_for(child: Child, text: str) -> None:
 def test_a_child_that_dies_is_started_again_after_growing_pauses(
     make_child: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cli.children._FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr("cli.stack.processes._FIRST_PAUSE_S", 0.05)
     child = make_child("print('here', flush=True); raise SystemExit(4)")
     child.start()
     news: list[str] = []
     while len(news) < 6:
         if sentence := child.tend():
             news.append(sentence)
-    assert [line.startswith("sample ended with code 4; starting it again in") for line in news[::2]] == [True] * 3
-    assert [line.startswith("sample started again (process ") for line in news[1::2]] == [True] * 3
+    assert [line.startswith("sample exited with code 4; restarting in") for line in news[::2]] == [True] * 3
+    assert [line.startswith("sample restarted (process ") for line in news[1::2]] == [True] * 3
     wait_until(lambda: child.spec.log.read_text().count("here") == 4, 10, what="four starts")
     pauses = [child._pause_s]
     assert pauses[0] == pytest.approx(0.4), "0.05 s doubled at each of three deaths"
@@ -80,11 +91,11 @@ def test_what_does_not_listen_is_killed_with_its_own_children(make_child: Make) 
     family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
     assert len(family) == 2
     child.ask_to_stop()
-    assert child.finish() == "sample did not end within 0 s and was killed"
+    assert child.finish() == "sample did not exit within 0 s and was killed"
     assert not psutil.wait_procs(family, timeout=5)[1]
 
 
-def test_the_journal_is_shown_as_a_person_reads_it(make_child: Make, tmp_path: Path) -> None:
+def test_json_logs_are_shown_as_plain_text(make_child: Make, tmp_path: Path) -> None:
     (tmp_path / "sample.log").write_text(
         '{"level": "critical", "message": "no engine", "traceback": "Traceback\\n  File\\nImportError: no cv2"}\n'
         "\n[1, 2]\nplain\n"
@@ -94,5 +105,25 @@ def test_the_journal_is_shown_as_a_person_reads_it(make_child: Make, tmp_path: P
 
 
 def test_exits_are_described() -> None:
-    assert describe_exit(3) == "ended with code 3"
-    assert describe_exit(-9) == "was ended by SIGKILL"
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(-9) == "was killed by SIGKILL"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_on_a_kept_connection_are_sent_at_once(redis_url: str, tmp_path: Path, host: str) -> None:
+    (tmp_path / "logs").mkdir()
+    with listening_socket(StackAddress(host, 0)) as listener:
+        address = StackAddress(host, listener.getsockname()[1])
+        environment = child_environment(Settings(_env_file=None), tmp_path, own_database(redis_url), address)
+        api = Child(api_spec(tmp_path, listener.fileno()), environment, tmp_path)
+        api.start()
+        connection = http.client.HTTPConnection(host, address.port, timeout=60)
+        try:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+            with accepted_socket(api.pid, connection.sock) as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            connection.close()
+            api.ask_to_stop()
+            api.finish()

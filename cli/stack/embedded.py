@@ -1,26 +1,43 @@
 """The whole service on one machine: Redis, a render worker, a webhook worker and the API as supervised processes.
 
-with open_stack(...) as stack:      Redis, then workers and API; ready when `/readyz` is green
-    stack.supervise(...)            what dies starts again
-                                    the end: API, workers, Redis last
+with open_stack(...) as stack:      starts Redis, then workers and API; ready when `/readyz` is
+    stack.supervise(...)            restarts processes that die
+                                    at the end stops API, workers, and Redis last
+
+Files in the data folder:
+
+up.lock      held while `retalking up` runs
+logs/*.log   one log per child process
+redis/       the embedded Redis: append-only file, password
+objects/     inputs and results
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import httpx
 
-from cli.children import Child, describe_exit
-from cli.data_folder import hold_lock, prepare_folder
-from cli.redis_server import EmbeddedRedis, RedisServerError
-from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket, worker_specs
-from cli.stopping import StopSignal
-from cli.tether import tether
+from cli.stack.processes import (
+    Child,
+    StackAddress,
+    api_spec,
+    child_environment,
+    describe_exit,
+    listening_socket,
+    worker_specs,
+)
+from cli.stack.redis_server import EmbeddedRedis, RedisServerError
+from cli.stack.tether import tether
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
 
@@ -32,11 +49,11 @@ _PART_NAMES = {"redis": "Redis", "objects": "object store", "workers": "render w
 
 
 class StoppedError(Exception):
-    """Ctrl-C or SIGTERM came before the work was done."""
+    """Ctrl-C or SIGTERM arrived before the work was done."""
 
 
 class EmbeddedStack:
-    """The running processes. Made by open_stack."""
+    """The running processes; created by open_stack."""
 
     def __init__(
         self,
@@ -63,7 +80,7 @@ class EmbeddedStack:
             child.start()
 
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
-        """Bounded. A child that dies now is an error: nothing that never worked is started again and again."""
+        """At most _READY_LIMIT_S. A child that dies meanwhile is an error: only what once worked is restarted."""
         deadline_s = time.monotonic() + _READY_LIMIT_S
         awaited: list[str] = []
         with httpx.Client(base_url=self.address.url, timeout=5.0, trust_env=False) as http:
@@ -85,29 +102,29 @@ class EmbeddedStack:
         )
 
     def supervise(self, until: Callable[[], bool]) -> None:
-        """Start again what dies, until the work is done. Raises StoppedError when the stop is asked for before that."""
+        """Restart children that die, until the work is done. Raises StoppedError if a signal arrives before that."""
         while not until():
             self._revive_redis()
             for child in self.children:
-                if news := child.tend():
-                    log.warning(news)
+                if message := child.tend():
+                    log.warning(message)
             if self._stop.wait(_ROUND_S):
                 raise StoppedError
 
     def shut_down(self) -> None:
-        """The API first (no new jobs), then the workers side by side (a running job goes back to the line)."""
+        """The API first (no new jobs), then the workers in parallel (they release their jobs)."""
         for group in ([self._api], self._workers):
             for child in group:
                 child.ask_to_stop()
             for child in group:
-                if complaint := child.finish():
-                    log.warning(complaint)
+                if message := child.finish():
+                    log.warning(message)
 
     def _revive_redis(self) -> None:
-        """The others wait for it meanwhile. A Redis that can not even start on its own data is the end."""
+        """The other processes wait for it meanwhile. A Redis that does not start on its own data ends the stack."""
         try:
             if self._redis is not None and self._redis.revive():
-                log.warning("Redis had died and was started again")
+                log.warning("Redis died and was restarted")
         except RedisServerError as error:
             raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
 
@@ -132,9 +149,9 @@ def open_stack(
     say: Callable[[str], None],
     redis_url: str | None = None,
 ) -> Iterator[EmbeddedStack]:
-    """Everything up and ready, and everything down again at the end, however it comes.
+    """Start the stack, wait until it is ready, and stop it at the end of the block.
 
-    redis_url: a Redis that runs elsewhere; None: an embedded one, kept in the data folder.
+    say: prints a line for the user. redis_url: of an external Redis; None: an embedded one in the data folder.
     """
     folder = prepare_folder(data)
     with (
@@ -158,7 +175,7 @@ def open_stack(
 
 @contextmanager
 def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
-    """An embedded Redis for as long as this lasts; None when one that runs elsewhere is named."""
+    """An embedded Redis for the length of the block; None if an external one is configured."""
     if url is not None:
         yield None
         return
@@ -171,7 +188,7 @@ def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
 
 
 def _missing_parts(http: httpx.Client) -> list[str]:
-    """Names of what `/readyz` calls not ready; the API itself while it does not answer."""
+    """Names of the parts that `/readyz` reports as not ready; the API itself while it does not answer."""
     try:
         answer = http.get("/readyz")
     except httpx.HTTPError:
@@ -182,3 +199,67 @@ def _missing_parts(http: httpx.Client) -> list[str]:
         return [_PART_NAMES.get(part["pointer"], part["pointer"]) for part in answer.json()["errors"]]
     except (ValueError, LookupError, TypeError):
         return ["API"]
+
+
+def prepare_folder(path: Path) -> Path:
+    """Create the folder, closed to other users (it contains secrets and faces). Returns its absolute path."""
+    folder = path.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        raise CommandError("data_folder_unusable", f"Cannot use {folder} as data folder: {error.strerror}") from error
+    return folder
+
+
+@contextmanager
+def hold_lock(folder: Path) -> Iterator[None]:
+    """One stack per folder. The kernel releases the lock when the holder dies, so it cannot become stale."""
+    path = folder / "up.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 64, 0).decode(errors="replace").strip()
+            raise CommandError(
+                "data_folder_in_use",
+                f"Another retalking (process {holder or 'unknown'}) uses {folder}: stop it, or pass another --data.",
+                EXIT_UNAVAILABLE,
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+class StopSignal:
+    """Flag set by the first signal, so that no signal interrupts cleanup. Later ones change nothing."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep. Returns True as soon as a signal arrived."""
+        return self._event.wait(timeout_s)
+
+    def ask(self, _signum: int = 0, _frame: FrameType | None = None) -> None:
+        self._event.set()
+
+
+@contextmanager
+def catch_signals() -> Iterator[StopSignal]:
+    """Main thread only. Restores the former handlers at the end."""
+    stop = StopSignal()
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, stop.ask) for number in caught}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
