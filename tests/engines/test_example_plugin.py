@@ -77,9 +77,9 @@ def test_the_doctor_sees_it(environment: Path, tmp_path: Path) -> None:
     settings = {"RETALKING_REDIS_URL": "redis://127.0.0.1:9/0", "RETALKING_DATA_DIR": str(tmp_path)}
     told = run(environment / "retalking", "doctor", "--json", cwd=tmp_path, code=1, **settings)
     findings = {row["subject"]: row for row in json.loads(told[told.index("[") : told.rindex("]") + 1])}
-    assert findings["engine puppet"]["state"] == "well"
+    assert findings["engine puppet"]["state"] == "ok"
     assert "retalking-puppet-engine 1.0.0" in findings["engine puppet"]["found"]
-    assert findings["engine preview"]["state"] == "well"
+    assert findings["engine preview"]["state"] == "ok"
 
 
 def test_it_passes_the_conformance_tests(environment: Path, tmp_path: Path) -> None:
