@@ -20,11 +20,12 @@ from starlette.requests import Request
 
 from api.dependencies import Dependencies
 from api.limits import too_large
-from jobs.containers import HEAD_BYTES, Slot, check_container
+from jobs.containers import check_container
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 from jobs.opening import storage_refusal
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 
 logger = logging.getLogger("retalking.api")
 
@@ -127,7 +128,7 @@ class UploadStream:
     the key before commit(). slot: purpose of the file; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: InputSlot | None) -> None:
         self._parts = parts
         self._reservation = reservation
         self._key = key

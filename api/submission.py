@@ -24,9 +24,9 @@ from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.limits import check_metadata, read_body, read_json, too_large
-from api.problems import FieldError, describe_errors, field_errors, request_id_of
+from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
 from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
-from jobs.containers import HEAD_BYTES, Slot, check_container
+from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.messages import MessageNotSentError, send_job
@@ -46,6 +46,7 @@ from jobs.store import (
     RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 
 # Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0
@@ -147,7 +148,7 @@ def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
 def _code_of(errors: list[Any]) -> str:
     """invalid_option if an existing option has a bad value; invalid_request for unknown fields and everything else."""
     is_option = [
-        error["type"] != "extra_forbidden" and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
+        error["type"] not in UNKNOWN_FIELD and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
         for error in errors
     ]
     return "invalid_option" if any(is_option) else "invalid_request"
@@ -171,7 +172,7 @@ def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
         )
 
 
-def _sources(slot: Slot, body: JobSubmission, form: ReceivedForm) -> list[str]:
+def _sources(slot: InputSlot, body: JobSubmission, form: ReceivedForm) -> list[str]:
     """How this input was given, for messages."""
     ways: Mapping[str, object] = {
         f"the file part `{slot}`": form.files.get(slot),
@@ -204,7 +205,7 @@ def _resolve(
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
-    def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
+    def refer(slot: InputSlot, url: str | None, upload_id: str | None) -> InputRef:
         staged = form.files.get(slot)
         if staged is not None:
             return InputRef(
@@ -241,7 +242,7 @@ async def _check_address(name: str, address: str | None, parts: Dependencies, ca
 
 
 def _copy_upload(
-    parts: Dependencies, caller: Caller, slot: Slot, upload_id: str, reservation: StorageReservation
+    parts: Dependencies, caller: Caller, slot: InputSlot, upload_id: str, reservation: StorageReservation
 ) -> InputRef:
     source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
     try:

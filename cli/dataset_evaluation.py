@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import EngineName, RenderRequest, open_renderer
-from jobs.models import JobOptions
+from cli.rendering import RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
 from retalking_client.cli.common import describe_note
@@ -38,6 +37,7 @@ from retalking_core.evaluation.report import (
 )
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
+from retalking_core.vocabulary.options import JobOptions
 from worker.translation import measurement_of
 
 # Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
@@ -50,7 +50,7 @@ class DatasetRun:
     """What to evaluate."""
 
     dataset: Path
-    engine: EngineName
+    engine: str
     jobs: str | None
     """URL of the service that renders; None: render in this process."""
     out: Path
@@ -161,7 +161,7 @@ def _stored_notes(clip: ScoredClip) -> list[dict[str, Any]]:
     return notes
 
 
-def _local_renderer(engine: EngineName, settings: Settings, console: Console) -> Render:
+def _local_renderer(engine: str, settings: Settings, console: Console) -> Render:
     request = RenderRequest(JobOptions(engine=engine))
     renderer = open_renderer(request, settings, console, "Try --engine preview, or --jobs URL.")
 
@@ -172,7 +172,7 @@ def _local_renderer(engine: EngineName, settings: Settings, console: Console) ->
     return render
 
 
-def _remote_renderer(url: str, engine: EngineName, console: Console) -> Render:
+def _remote_renderer(url: str, engine: str, console: Console) -> Render:
     """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again."""
 
     def render(pairing: Pairing, digest: str, result: Path) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    engine: str = Field("auto", description="Engine for jobs with engine `auto`: auto, preview or videoretalking")
+    engine: str = Field("auto", description="Engine for jobs with engine `auto`: auto, or the name of one")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
     tracker: Literal["auto", "dlib", "neural"] = Field(
         "auto",

@@ -7,11 +7,12 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
+from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
 MIN_PROGRESS_FOR_RATE = 0.05

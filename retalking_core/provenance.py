@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError
+from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
 
 _IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 # IPTC NewsCodes, edition of September 2024. The neural engine draws parts of real frames with trained networks, as the
@@ -174,18 +175,19 @@ OFFLINE: dict[str, Any] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_after_sign": True},
     "builder": {"thumbnail": {"enabled": False}},
 }
-SIGNABLE = {"mp4": "video/mp4", "mov": "video/quicktime"}
 
 
-def mime_of_result(container: str) -> str:
+def mime_of_result(container: OutputContainer) -> str:
     """Raises OptionUnsupportedError for a container that cannot carry a manifest."""
-    if container not in SIGNABLE:
+    kind = OUTPUTS[container]
+    if not kind.can_be_signed:
+        signable = " or ".join(name for name, each in OUTPUTS.items() if each.can_be_signed)
         raise OptionUnsupportedError(
             f"This service signs its results, and {container} files cannot carry a signature: ask for "
-            f"output.container {' or '.join(SIGNABLE)}.",
+            f"output.container {signable}.",
             option="output.container",
         )
-    return SIGNABLE[container]
+    return kind.content_type
 
 
 def sign_file(source: Path, target: Path, claim: ProvenanceClaim, credentials: Credentials) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.containers import HEAD_BYTES, Slot, check_container
+from jobs.containers import check_container
 from jobs.errors import ServiceError
 from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError, send_job
@@ -28,6 +28,7 @@ from jobs.settings import Settings
 from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostError, StorageQuotaError
 from jobs.traces import span
 from retalking_core.errors import RenderCanceled
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
 from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, too_large
@@ -134,7 +135,7 @@ class InputFetcher:
             log.info("inputs fetched")
             self._send(job)
 
-    def _download(self, fetch: Fetch, keeper: LeaseKeeper) -> dict[Slot, InputRef]:
+    def _download(self, fetch: Fetch, keeper: LeaseKeeper) -> dict[InputSlot, InputRef]:
         settings = self._settings
         egress = Egress(
             tuple(settings.allow_private_hosts),
@@ -248,7 +249,7 @@ class Download:
         self._stored_bytes = 0
         self._fraction = 0.0
 
-    def run(self) -> dict[Slot, InputRef]:
+    def run(self) -> dict[InputSlot, InputRef]:
         """Raises ServiceError (input_unreachable, input_too_slow, url_not_allowed, body_too_large, file_empty,
         container_unsupported, storage_full, storage_quota_exceeded), ObjectStoreError, and what the keeper raises."""
         job, inputs = self.fetch.job, {}
@@ -264,7 +265,7 @@ class Download:
         self.claim.settle(self._stored_bytes)
         return inputs
 
-    def _fetch(self, url: str, part: Slot, key: str) -> int:
+    def _fetch(self, url: str, part: InputSlot, key: str) -> int:
         for pause_s in (*self.retry_pauses_s, None):
             try:
                 size_bytes = self._download(url, part, key)
@@ -279,7 +280,7 @@ class Download:
                 return size_bytes
         raise AssertionError("the last try returns or raises")
 
-    def _download(self, url: str, part: Slot, key: str) -> int:
+    def _download(self, url: str, part: InputSlot, key: str) -> int:
         """Follows at most MAX_REDIRECTS redirects; each address is checked like the first. Returns the size in
         bytes."""
         for _ in range(MAX_REDIRECTS + 1):
@@ -289,7 +290,7 @@ class Download:
             url = _redirected(url, outcome, part)
         raise ServiceError("input_unreachable", f"The {part} address redirects more than {MAX_REDIRECTS} times.")
 
-    def _request(self, url: str, part: Slot, key: str) -> int | str:
+    def _request(self, url: str, part: InputSlot, key: str) -> int | str:
         """One GET. Returns where it redirects to, or the size of the stored file."""
         left_s = self._ends_at - time.monotonic()
         if left_s <= 0:
@@ -317,7 +318,7 @@ class Download:
             raise too_large(part, self.max_bytes)
         self.claim.need(self._stored_bytes + announced)
 
-    def _write_body(self, body: Iterable[bytes], part: Slot, writer: ObjectWriter) -> int:
+    def _write_body(self, body: Iterable[bytes], part: InputSlot, writer: ObjectWriter) -> int:
         """The kind of the file is read from its first bytes, before more of it is stored."""
         size, head, is_checked = 0, b"", False
         for chunk in body:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobs.models import FaceBox, FacePoint, JobOptions, MetricResult, RenderInfo, RenderNote, ResultInfo
+from jobs.models import MetricResult, RenderInfo, RenderNote, ResultInfo
 from jobs.store import LeaseLostError
 from retalking_core.errors import InputError, RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
@@ -22,12 +22,12 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.notes import Note
-from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
+from retalking_core.vocabulary.options import JobOptions
 from worker.lease import ShutdownRequestedError
-
-CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
 def render_options(options: JobOptions, expression_image: Path | None, owner: str = "") -> RenderOptions:
@@ -36,39 +36,29 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
     expression_image: the fetched picture, if the job has one; it replaces the name of a template. owner: of the job;
     the face cache keeps the entries of each owner apart.
     """
-    crop, pads, output = options.crop, options.pads, options.output
     return RenderOptions(
         expression=str(expression_image) if expression_image else options.expression,
         upper_face=options.upper_face,
         length_mode=options.length_mode,
-        face=_face_choice(options),
+        face=options.face,
         missing_face=options.missing_face,
-        crop=(crop.left, crop.top, crop.right, crop.bottom),
-        pads=(pads.top, pads.bottom, pads.left, pads.right),
+        crop=astuple(options.crop),
+        pads=astuple(options.pads),
         one_shot=options.one_shot,
         fps=options.fps,
-        output=OutputOptions(output.crf, output.max_height, output.container, output.fps, output.badge),
+        output=options.output,
         seed=options.seed,
         face_cache_scope=owner,
     )
 
 
-def _face_choice(options: JobOptions) -> FaceChoice:
-    face = options.face
-    if isinstance(face, FacePoint):
-        return FaceAtPoint(face.x, face.y, face.time_s)
-    if isinstance(face, FaceBox):
-        return FaceInBox(face.left, face.top, face.right, face.bottom)
-    return face
-
-
-def result_info(path: Path, key: str, container: str, report: RenderReport) -> ResultInfo:
+def result_info(path: Path, key: str, container: OutputContainer, report: RenderReport) -> ResultInfo:
     """Describes the file at `path`, which will be published under `key`."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ResultInfo(
         key=key,
-        content_type=CONTENT_TYPES[container],
+        content_type=OUTPUTS[container].content_type,
         size_bytes=path.stat().st_size,
         sha256=sha256,
         duration_s=report.duration_s,

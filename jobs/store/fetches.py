@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs.containers import Slot
 from jobs.models import ErrorInfo, InputRef, Job
 from jobs.names import new_delivery_id
 from jobs.store.base import RedisBase
@@ -22,6 +21,7 @@ from jobs.store.types import (
     ReceiverRules,
     RecordUnreadableError,
 )
+from retalking_core.vocabulary.containers import InputSlot
 
 
 class Fetches:
@@ -54,7 +54,7 @@ class Fetches:
             "reserve", fetch.job_id, size_bytes, quota.owner, quota.of_owner, quota.of_all, "", fetch.holder
         )
 
-    def finish(self, fetch: Fetch, inputs: Mapping[Slot, InputRef]) -> Job:
+    def finish(self, fetch: Fetch, inputs: Mapping[InputSlot, InputRef]) -> Job:
         """The inputs are stored: the job joins queue and outbox. Raises LeaseLostError, also if the job is over: then
         the caller must delete the files."""
         return self._end(fetch, "ready", outcome=inputs_json(inputs), receiver_did="answered")

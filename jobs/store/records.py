@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from jobs.containers import Slot
 from jobs.models import (
     Delivery,
     DeliveryAttempt,
@@ -26,9 +25,10 @@ from jobs.models import (
 )
 from jobs.objects import checked_key
 from jobs.store.types import RecordNotStorableError
+from retalking_core.vocabulary.containers import InputSlot
 
 _METRICS = TypeAdapter(list[MetricResult])
-_INPUTS = TypeAdapter(dict[str, InputRef])
+_INPUTS = TypeAdapter(dict[InputSlot, InputRef])
 M = TypeVar("M", bound=BaseModel)
 
 # What reading a record raises if the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
@@ -116,11 +116,11 @@ def job_of(fields: dict[str, str]) -> Job:
     )
 
 
-def inputs_json(inputs: Mapping[Slot, InputRef]) -> str:
+def inputs_json(inputs: Mapping[InputSlot, InputRef]) -> str:
     return _INPUTS.dump_json(dict(inputs)).decode()
 
 
-def _fetched_of(text: str | None) -> dict[str, InputRef]:
+def _fetched_of(text: str | None) -> dict[InputSlot, InputRef]:
     inputs = _INPUTS.validate_json(text) if text else {}
     for ref in inputs.values():
         checked_key(str(ref.key))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.evaluation.frames import Picture
 from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, Outcome
+from retalking_core.evaluation.metric import POINTS, Outcome, measured
 from retalking_core.evaluation.sync import SyncScore
 from retalking_core.faces.landmarks import fit_similarity, five_points
 from retalking_core.media.color import even_box, region_to_bgr
@@ -106,70 +106,12 @@ def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDA
     return align_face(region_to_bgr(frame, box, color), points - box[:2])
 
 
-MakeCompute = Callable[..., Callable[[Measurement], Outcome]]
-_SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
-_FRAME = f"{_SYNCNET}; talkingface-toolkit's protocol: whole frame, the file's own rate, shifts -10..10"
-_FACE = f"{_SYNCNET}; the protocol of syncnet_python and Wav2Lip: face tracks, 25 fps, shifts -15..15"
-
-
-def _sync_rows(
-    suffix: str,
-    source: str,
-    shifts: float,
-    files: tuple[str, ...],
-    make: Callable[..., Callable[[Measurement], Outcome]],
-) -> tuple[Metric, ...]:
-    view = "on the whole frame" if suffix == "frame" else "on face tracks"
-    offset = (
-        make(lambda s: float(s.offset_frames)) if suffix == "frame" else make(lambda s: float(s.offset_frames), True)
-    )
-    return (
-        Metric(
-            f"lse_d_{suffix}",
-            f"LSE-D {view}: SyncNet's smallest mean distance of lips and sound.",
-            "",
-            "lower",
-            (0.0, None),
-            source,
-            files,
-            make(lambda s: s.distance),
-        ),
-        Metric(
-            f"lse_c_{suffix}",
-            f"LSE-C {view}: how far the smallest distance lies below the median over all shifts.",
-            "",
-            "higher",
-            (0.0, None),
-            source,
-            files,
-            make(lambda s: s.confidence),
-        ),
-        Metric(
-            f"lse_offset_{suffix}",
-            f"AV offset {view}: frames by which the picture comes after the sound (negative: before).",
-            "frames",
-            "neutral",
-            (-shifts, shifts),
-            source,
-            files,
-            offset,
-        ),
-    )
-
-
 NEURAL_METRICS = (
-    *_sync_rows("frame", _FRAME, 10.0, ("syncnet",), _frame),
-    *_sync_rows("face", _FACE, 15.0, ("syncnet", "s3fd"), _face),
-    Metric(
-        "csim",
-        "Identity: cosine of ArcFace embeddings of the result's and the reference's face.",
-        "",
-        "higher",
-        (-1.0, 1.0),
-        "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
-        ("arcface",),
-        _csim,
-        requires=POINTS | {REFERENCE_POINTS},
-        needs_reference=True,
-    ),
+    measured("lse_d_frame", _frame(lambda score: score.distance)),
+    measured("lse_c_frame", _frame(lambda score: score.confidence)),
+    measured("lse_offset_frame", _frame(lambda score: float(score.offset_frames))),
+    measured("lse_d_face", _face(lambda score: score.distance)),
+    measured("lse_c_face", _face(lambda score: score.confidence)),
+    measured("lse_offset_face", _face(lambda score: float(score.offset_frames), best_only=True)),
+    measured("csim", _csim, POINTS | {REFERENCE_POINTS}),
 )

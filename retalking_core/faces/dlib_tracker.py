@@ -18,7 +18,7 @@ from retalking_core.faces.dlib_models import DlibModels, resident_models
 from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal
 from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
 from retalking_core.faces.track import OnFrame, TrackRequest, choose_face, smooth_track
-from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
+from retalking_core.options import FaceBox, FaceChoice, FacePoint
 from retalking_core.types import FaceTrack, Frame, FrameSource
 
 # While no face has been seen yet, only every third frame is searched, every fifteenth of them finely.
@@ -82,7 +82,7 @@ class DlibFaceTracker:
     ) -> tuple[int, NDArray[np.float32]]:
         """Position in `indices` of the frame that settles the choice, and the landmarks of the face there."""
         start = 0
-        if isinstance(choice, FaceAtPoint):
+        if isinstance(choice, FacePoint):
             start = int(np.abs(source.info.frame_times_s[indices] - choice.time_s).argmin())
         order = [*range(start, len(indices), SEED_STRIDE), *range(start - 1, -1, -SEED_STRIDE)]
         all_faces = choice != "largest"
@@ -96,8 +96,8 @@ class DlibFaceTracker:
 
 
 def _advice(choice: FaceChoice) -> str:
-    if isinstance(choice, FaceAtPoint | FaceInBox):
-        where = "near the point" if isinstance(choice, FaceAtPoint) else "inside the box"
+    if isinstance(choice, FacePoint | FaceBox):
+        where = "near the point" if isinstance(choice, FacePoint) else "inside the box"
         return f"No face was found {where} given in `face`; check the place (upright pixels) or use `largest`."
     return (
         "No face was found in the video; send one whose face is at least 48 pixels high, lit, and turned to the camera."

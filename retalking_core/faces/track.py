@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from retalking_core.errors import FaceMissingError
 from retalking_core.faces.landmarks import MOUTH, bounding_box, face_scale
 from retalking_core.numerics import smoothstep
-from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
+from retalking_core.options import FaceBox, FaceChoice, FacePoint
 from retalking_core.types import FaceTrack, FrameSource
 
 OnFrame = Callable[[int, int], None]
@@ -67,12 +67,12 @@ def choose_face(boxes: Sequence[Box], choice: FaceChoice, width: int, height: in
     stack = np.stack(boxes).astype(np.float64)
     centers = (stack[:, :2] + stack[:, 2:]) / 2
     areas = (stack[:, 2] - stack[:, 0]) * (stack[:, 3] - stack[:, 1])
-    if isinstance(choice, FaceAtPoint):
-        distances = np.linalg.norm(centers - (choice.x_px, choice.y_px), axis=1) / np.sqrt(areas)
+    if isinstance(choice, FacePoint):
+        distances = np.linalg.norm(centers - (choice.x, choice.y), axis=1) / np.sqrt(areas)
         best = int(distances.argmin())
         return best if distances[best] <= 1.5 else None
-    if isinstance(choice, FaceInBox):
-        low, high = (choice.left_px, choice.top_px), (choice.right_px, choice.bottom_px)
+    if isinstance(choice, FaceBox):
+        low, high = (choice.left, choice.top), (choice.right, choice.bottom)
         inside = ((centers >= low) & (centers <= high)).all(axis=1)
         return int(np.where(inside, areas, -1).argmax()) if inside.any() else None
     rank = {

@@ -223,7 +223,7 @@ def test_default_metrics_are_those_whose_checkpoints_are_there(weights: Path) ->
 
 def test_table_states_what_each_number_is() -> None:
     for metric in METRICS.values():
-        low, high = metric.range
+        low, high = metric.lowest, metric.highest
         assert metric.source
         assert low is None or high is None or low < high
 

@@ -118,7 +118,7 @@ def test_a_helper_stops_when_a_job_waits(context: RunContext, owner: Lease) -> N
 
 def test_a_helper_of_another_version_claims_nothing(context: RunContext, owner: Lease) -> None:
     engine = context.engines["preview"]
-    engine.capabilities = replace(engine.capabilities, version="older")
+    engine.capabilities = engine.capabilities.model_copy(update={"version": "older"})
     help_job(owner.job_id, context)
     assert [each.attempt for each in take_over(context, owner)] == [1, 1]
 

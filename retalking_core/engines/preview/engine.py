@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
+from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.engines.preview.mouth_render import (
     MouthInterior,
@@ -29,7 +29,7 @@ from retalking_core.engines.preview.mouth_render import (
 )
 from retalking_core.engines.preview.mouth_shape import MouthRest, face_axes, gap_of, learn_rest, plan_shape
 from retalking_core.engines.preview.mouth_warp import region_box, solve_field
-from retalking_core.errors import EngineFaultError, OptionUnsupportedError
+from retalking_core.errors import EngineFaultError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import (
     FADE_S,
@@ -77,7 +77,8 @@ class PreviewEngine:
             version=__version__,
             device="cpu",
             description="Landmark-driven mouth warp on real pixels; runs anywhere, needs no checkpoint.",
-            unsupported_options=dict(UNSUPPORTED),
+            unsupported_options=UNSUPPORTED,
+            face_margin=0.5,
         )
 
     def warm_up(self) -> None:
@@ -170,7 +171,7 @@ class PreviewEngine:
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
     ) -> tuple[CachingFrameSource, Waveform, Timeline]:
         """Open the inputs and plan which frame is shown when."""
-        refuse_unsupported(options)
+        refuse_unsupported(options, self.capabilities)
         disable_opencv_threads()
         progress(Progress("analyze", 0.0))
         with clock.stage("read"):
@@ -200,16 +201,6 @@ class PreviewEngine:
         if options.missing_face == "fail":
             refuse_faceless(track, indices, source)
         return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)
-
-
-def refuse_unsupported(options: RenderOptions) -> None:
-    """Raises: OptionUnsupportedError for what only the neural engine can do."""
-    default = RenderOptions()
-    for name in (*UNSUPPORTED, "compat"):
-        if getattr(options, name) != getattr(default, name):
-            raise OptionUnsupportedError(
-                f"The preview engine cannot honor `{name}`; leave it out or use engine=videoretalking.", option=name
-            )
 
 
 def _report(

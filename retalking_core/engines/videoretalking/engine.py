@@ -92,6 +92,7 @@ class VideoRetalkingEngine:
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
             unsupported_options={"expression": ("smile",)} if no_smile else {},
             synthetic_weights=synthetic_weights,
+            face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
 
     def warm_up(self) -> None:
@@ -109,7 +110,7 @@ class VideoRetalkingEngine:
             torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
-        self.capabilities = replace(self.capabilities, fingerprint=fingerprint)
+        self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
 
     def render(
         self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook

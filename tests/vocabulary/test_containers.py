@@ -12,13 +12,14 @@ import av
 import numpy as np
 import pytest
 
-from jobs.containers import ACCEPTED, HEAD_BYTES, describe, recognise
 from retalking_core.errors import UnsupportedContainerError
-from retalking_core.media.container import sniff_kind
+from retalking_core.media.container import open_container, sniff_kind
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.vocabulary.containers import ACCEPTED, HEAD_BYTES, MP3, ContainerKind, describe, sniff
 
 VIDEO_CODECS = {"mp4": "libx264", "mov": "libx264", "matroska": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4"}
 SOUND_CODECS = {"wav": "pcm_s16le", "flac": "flac", "ogg": "libopus", "mp3": "libmp3lame", "ipod": "aac"}
-OURS = {"mov": "mp4", "webm": "matroska", "ipod": "mp4"}
+NAMES = {"ipod": "m4a"}
 
 
 def encode_video(kind: str) -> bytes:
@@ -47,27 +48,29 @@ def encode_sound(kind: str, options: dict[str, str] | None = None) -> bytes:
 
 @pytest.mark.parametrize("kind", VIDEO_CODECS)
 def test_films(kind: str) -> None:
-    found = recognise(encode_video(kind)[:HEAD_BYTES])
-    assert found == OURS.get(kind, kind)
-    assert found in ACCEPTED["video"] & ACCEPTED["audio"]
+    found = sniff(encode_video(kind)[:HEAD_BYTES])
+    assert found.name == kind
+    assert found in ACCEPTED["video"]
+    assert found in ACCEPTED["audio"]
 
 
 @pytest.mark.parametrize("kind", SOUND_CODECS)
 def test_sounds(kind: str) -> None:
-    found = recognise(encode_sound(kind)[:HEAD_BYTES])
-    assert found == OURS.get(kind, kind)
+    found = sniff(encode_sound(kind)[:HEAD_BYTES])
+    assert found.name == NAMES.get(kind, kind)
     assert found in ACCEPTED["audio"]
+    assert found not in ACCEPTED["video"]
 
 
 def test_mp3_without_a_tag() -> None:
     """Measured by its frame headers alone."""
     bare = encode_sound("mp3", {"id3v2_version": "0", "write_xing": "0"})
     assert not bare.startswith(b"ID3")
-    assert recognise(bare[:HEAD_BYTES]) == "mp3"
+    assert sniff(bare[:HEAD_BYTES]) is MP3
     damaged = bytearray(bare[:HEAD_BYTES])
     second = bare.index(bare[:2], 2)
     damaged[second : second + 2] = b"xx"
-    assert recognise(bytes(damaged)) is None, "one header alone turns up anywhere"
+    assert sniff(bytes(damaged)) is None, "one header alone turns up anywhere"
 
 
 NOT_MEDIA = {
@@ -88,19 +91,20 @@ NOT_MEDIA = {
 @pytest.mark.parametrize("name", NOT_MEDIA)
 def test_what_is_no_media_file(name: str) -> None:
     head, words = NOT_MEDIA[name]
-    assert recognise(head) is None
-    assert describe(head) == words
+    assert sniff(head) is None
+    assert describe(head)[0] == words
     with pytest.raises(UnsupportedContainerError):
         sniff_kind(head)
 
 
-def test_the_worker_agrees_with_the_first_look() -> None:
-    """Whatever is accepted here, the worker opens by the same kind."""
-    heads = [encode_video(kind) for kind in VIDEO_CODECS] + [encode_sound(kind) for kind in SOUND_CODECS]
-    names = {"mov": "mp4", "m4a": "mp4", "webm": "matroska"}
-    for head in heads:
-        theirs = sniff_kind(head[:HEAD_BYTES]).name
-        assert recognise(head[:HEAD_BYTES]) == names.get(theirs, theirs)
+@pytest.mark.parametrize("kind", [*VIDEO_CODECS, *SOUND_CODECS])
+def test_the_demuxer_of_the_kind_reads_the_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(encode_video(kind) if kind in VIDEO_CODECS else encode_sound(kind))
+    with open_container(path, DEFAULT_LIMITS) as media:
+        assert media.container.streams
+        assert isinstance(media.kind, ContainerKind)
+        assert media.kind.demuxer in media.container.format.name.split(",")
 
 
 def test_importing_the_api_is_silent_and_light() -> None:
