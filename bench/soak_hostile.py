@@ -22,7 +22,7 @@ from typing import Any
 import av
 import httpx
 
-from bench.soak_engine import REAL
+from tests.faults.timed_engine import REAL
 from bench.soak_hosts import RETRY_AFTERS, HostileHost
 from bench.soak_ledger import Accepted, Ledger, outcome_of
 from bench.soak_service import UPLOAD_TTL_S, SoakedService, bearer

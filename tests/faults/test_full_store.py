@@ -106,10 +106,9 @@ def small(
     enter = ("nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials")
     api = ["api.server", "--port", str(port)]
     worker = ["celery", "-A", RENDER_APP, "worker", "-n", f"render@{port}"]
-    webhooks = ["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{port}"]
     processes = [
         ServiceProcess(arguments, environment, logs / f"{number}.log", (*enter, "--wd=."))
-        for number, arguments in enumerate((api, worker, webhooks))
+        for number, arguments in enumerate((api, worker, ["worker.webhooks"]))
     ]
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in table.items()})
     try:
