@@ -32,7 +32,9 @@ def check_outcomes(
     """
     ids = list(job_ids)
     wait_until(lambda: all(service.get(each).status.is_over for each in ids), timeout_s, 0.05, _states(service, ids))
-    wait_until(lambda: all(_is_settled(service, each) for each in ids), timeout_s, 0.05, "every terminal webhook is settled")
+    wait_until(
+        lambda: all(_is_settled(service, each) for each in ids), timeout_s, 0.05, "every terminal webhook is settled"
+    )
     jobs = [service.get(job_id) for job_id in ids]
     for job in jobs:
         code = (failed or {}).get(job.id)
