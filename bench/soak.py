@@ -133,6 +133,7 @@ def _run(
     for failure in killer.failures:
         ledger.violate(failure)
     explained = judge_failures(killer.kills, ledger)
+    (service.folder / "samples.json").write_text(json.dumps({"memory": watch.memory, "queues": watch.queues}))
     return {
         "jobs": {
             "clients": asked.clients,

@@ -38,6 +38,7 @@ REFUSED_JSON = frozenset(
 REFUSED_FILE = frozenset(f"422 {code}" for code in INPUT_CODES)
 BAD_INPUT = frozenset(f"failed {code}" for code in INPUT_CODES) | {"succeeded"}
 UNREACHABLE = frozenset({"failed input_unreachable", "failed url_not_allowed", "failed container_unsupported"})
+TOO_SLOW = frozenset({"failed input_too_slow"})
 WHOLE = frozenset({"succeeded"})
 MAX_METADATA_BYTES = 16 * 1024
 # More than a key may have open (EVENT_STREAMS_PER_KEY of the soak).
@@ -557,10 +558,8 @@ INGREDIENTS = (
     # A presigned link takes every PUT until it expires; a link of the API takes one whole file
     Ingredient("PUT twice", put_twice, frozenset({"200 and 200", "200 and 409 upload_complete"})),
     Ingredient("PUT with Content-Range", put_a_range, frozenset({"200", "400 content_range_not_supported", "501 -"})),
-    Ingredient(
-        "names that never resolve", unresolved_names, frozenset({"422 url_not_allowed"}), UNREACHABLE, key="slow"
-    ),
-    Ingredient("input that drips", input_at("drip"), ends=UNREACHABLE, key="slow"),
+    Ingredient("names that never resolve", unresolved_names, frozenset({"422 host_unresolved"}), key="slow"),
+    Ingredient("input that drips", input_at("drip"), ends=UNREACHABLE | TOO_SLOW, key="slow"),
     Ingredient("input that never comes", input_at("never"), ends=UNREACHABLE, key="slow"),
     Ingredient("input with Location http://[", input_at("bad-location"), ends=UNREACHABLE),
     Ingredient("input redirected to a trap", input_at("redirect"), ends=UNREACHABLE),
