@@ -228,6 +228,7 @@ def _check_trace(guarded: Guarded, began: int) -> None:
     time.sleep(0.5)  # strace writes a little later
     service = guarded.service
     ours = (str(service.folder), sys.prefix, sys.base_prefix, str(ROOT), "/proc/", "/sys/", "/dev/", "/usr/", "/lib")
+    ours += tuple(folder for folder in sys.path if folder)  # packages may lie outside the environment
     ports = {service.redis.port, int(service.proxy.endpoint.rpartition(":")[2])}
     strange = []
     for line in _lines(guarded)[began:]:
