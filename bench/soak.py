@@ -119,7 +119,7 @@ def _run(
     ends = check_promises(service, ledger)
     say("waiting until nothing is left in the bucket")
     check_leftovers(service, ledger)
-    check_upkeep(service, ledger)
+    check_upkeep(service, ledger, killer.kills)
     latency = {
         "submit ms": ledger.submit_s,
         "submit to end seen ms": ledger.done_s,

@@ -45,8 +45,11 @@ SETTINGS = {
     "EVENT_STREAMS_PER_KEY": "30",
     "ALLOW_PRIVATE_HOSTS": "127.0.0.1,127.0.0.2",
 }
-# In the order in which they are killed.
-KINDS = ("render child", "api", "webhooks", "render parent", "redis", "s3")
+# Killed in turn, in the first and in the second half of the run; of the two render workers the first one, then the other.
+# So each process also lives for half of the run, long enough for its memory to be judged.
+FIRST_KILLED = ("render child", "api", "webhooks", "render parent")
+THEN_KILLED = ("render child", "redis", "render parent", "s3")
+KINDS = tuple(dict.fromkeys((*FIRST_KILLED, *THEN_KILLED)))
 BUCKET_EVERY_S = 5.0
 
 
@@ -78,7 +81,7 @@ class SoakedService(Service):
         s3 = rclone.s3 if rclone else None
         super().__init__(folder, s3, workers=2, render_app="bench.soak_worker", **SETTINGS)
         self.rclone = rclone
-        self.kinds = KINDS if rclone else KINDS[:-1]
+        self.kinds = KINDS if rclone else tuple(kind for kind in KINDS if kind != "s3")
         self.keys = [self._make_key(f"caller {number}", 5_000, 60_000) for number in range(callers)]
         self.hostile = self._make_key("hostile", 30, 6_000)
         self.slow = self._make_key("hostile and slow", 8, 6_000)
@@ -174,11 +177,7 @@ class Kill:
 
 
 class Killer:
-    """Kills one process every `every_s`, kind after kind, and restarts it.
-
-    Of the render workers the first is hit in the first half of the run and the second in the other half, so that each
-    also lives long enough for its memory to be judged.
-    """
+    """Kills one process about every `every_s`, kind after kind, and restarts it. half_s: of the run."""
 
     def __init__(self, service: SoakedService, every_s: float, half_s: float, chance: random.Random) -> None:
         self._service, self._every_s, self._half_s, self._chance = service, every_s, half_s, chance
@@ -196,14 +195,17 @@ class Killer:
 
     def _run(self) -> None:
         start = next_at = time.monotonic()
-        for kind in itertools.cycle(self._service.kinds):
+        for number in itertools.count():
             next_at = max(time.monotonic(), next_at + self._every_s * self._chance.uniform(0.8, 1.2))
             if self._over.wait(next_at - time.monotonic()):
                 return
+            is_second_half = time.monotonic() - start > self._half_s
+            kinds = [kind for kind in (FIRST_KILLED, THEN_KILLED)[is_second_half] if kind in self._service.kinds]
+            kind = kinds[number % len(kinds)]
             began, at = time.monotonic(), time.time()
             back = began
             try:
-                job_id = self._service.kill(kind, int(began - start > self._half_s))
+                job_id = self._service.kill(kind, worker=int(is_second_half))
                 self._over.wait(1.0)
                 self._service.revive(kind)
                 back = time.monotonic()

@@ -55,8 +55,11 @@ FLAT_COST = 1.3
 FLAT_QUEUE = 10.0
 # Redis after everything was deleted, against before the first job.
 EMPTY_MARGIN_MB = 1.0
-# Keys of Redis that stay without a job: records of keys, counters, and what expires by itself.
-LASTING_KEYS = frozenset()
+# Keys of Redis that stay without a job: counters, a rotated secret, health of receivers and messages of killed workers,
+# which expire.
+LASTING_KEYS = frozenset(
+    {"counters", "webhook_secret", "webhook_receiver", "fetch_receiver", "retalking.unacked", "retalking.unacked_index"}
+)
 
 
 @dataclass(frozen=True)
@@ -242,14 +245,18 @@ def check_leftovers(service: SoakedService, ledger: Ledger) -> None:
         ledger.violate("temporary folders or unfinished uploads are left", str(failure))
 
 
-def check_upkeep(service: SoakedService, ledger: Ledger) -> None:
-    """Every queue is empty, lists can be read to their end, and the janitor met no fault that no kill explains."""
+def check_upkeep(service: SoakedService, ledger: Ledger, kills: list[Kill]) -> None:
+    """Every queue is empty, lists can be read to their end, and the janitor met no fault that no kill explains. A render
+    worker that is killed leaves the messages that it held, at most two, until their visibility timeout."""
     with connect_redis(service.redis.url) as client:
-        lengths = {name: client.llen(name) for name in RENDER_QUEUES} | {"unacked": client.hlen("retalking.unacked")}
+        lengths = {name: client.llen(name) for name in RENDER_QUEUES}
+        unacked = client.hlen("retalking.unacked")
         lines = ("waiting", "outbox", "sent", "leases", "arrivals", "uploads")
         lengths |= {name: client.zcard(f"{{retalking}}:{name}") for name in lines}
         owners = [key.id for key in service.keys]
         lengths["webhooks"] = sum(client.zcard(f"{{retalking}}:deliveries:pending:{owner}") for owner in owners)
+    if unacked > 2 * sum(kill.kind.startswith("render") or kill.kind == "redis" for kill in kills):
+        ledger.violate("messages are left unacknowledged", f"{unacked} entries")
     for name, length in lengths.items():
         if length:
             ledger.violate(f"{name} is not empty at the end", f"{length} entries")
@@ -382,5 +389,5 @@ def _unreferenced(service: SoakedService) -> set[str]:
         except Exception:  # gone: all of it is unreferenced; unreadable: named by check_promises
             left |= keys
             continue
-        left |= set() if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) else keys - keys_of(job)
+        left |= set() if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) else keys - keys_of(job, keys)
     return left

@@ -12,11 +12,12 @@ BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
 # What renders keep of a video for the next speech on it; belongs to no job, and goes by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
+UPLOADS_PREFIX = "uploads/"
 
 
 def upload_key(upload_id: str) -> str:
     """An input that arrived before its job (`POST /uploads`)."""
-    return f"uploads/{upload_id}"
+    return f"{UPLOADS_PREFIX}{upload_id}"
 
 
 def job_prefix(job_id: str) -> str:

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from jobs.ids import is_job_id
 from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import Job
-from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
+from jobs.names import UPLOADS_PREFIX, curves_key, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorLine, JobNotFoundError, JobStore
@@ -44,8 +44,8 @@ STEP_S = 5.0
 # Pauses after an item failed: the first, doubling up to the longest.
 POSTPONE_FIRST_S = 30.0
 POSTPONE_LONGEST_S = 3600.0
-# The face cache is listed whole each time.
-SWEEP_CACHE_EVERY_S = 60.0
+# The face cache and the uploads are listed whole each time.
+SWEEP_EVERY_S = 60.0
 
 
 class Janitor:
@@ -58,7 +58,7 @@ class Janitor:
         self._settings = settings
         self._owner = secrets.token_hex(8)
         self._cache = StoredEntries(objects, CacheLimits(settings.face_cache_bytes, settings.face_cache_ttl_s))
-        self._sweep_cache_at = 0.0
+        self._sweep_at: dict[str, float] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
 
@@ -84,6 +84,7 @@ class Janitor:
             self.measure_uploads,
             self.delete_uploads,
             self.delete_orphans,
+            self.sweep_uploads,
             self.sweep_face_cache,
         ):
             if not self._do("lock", self._keep_lock):
@@ -191,14 +192,28 @@ class Janitor:
         self._store.drop_arrival(job_id)
         log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
+    def sweep_uploads(self) -> None:
+        """A PUT to a presigned link that ends after its upload has expired leaves a file without a record."""
+        if not self._is_time_to_sweep("uploads"):
+            return
+        for key in self._objects.list_keys(UPLOADS_PREFIX):
+            if not self._store.upload_exists(key.removeprefix(UPLOADS_PREFIX)):
+                self._objects.delete(key)
+                log.info("file of an expired upload deleted", extra={"key": key})
+
     def sweep_face_cache(self) -> None:
         """The entries of a revoked key go with it."""
-        if time.monotonic() < self._sweep_cache_at:
+        if not self._is_time_to_sweep("face cache"):
             return
-        self._sweep_cache_at = time.monotonic() + SWEEP_CACHE_EVERY_S
         revoked = {key.id for key in self._store.list_keys() if key.revoked_at is not None}
         for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
+
+    def _is_time_to_sweep(self, what: str) -> bool:
+        if time.monotonic() < self._sweep_at.get(what, 0.0):
+            return False
+        self._sweep_at[what] = time.monotonic() + SWEEP_EVERY_S
+        return True
 
     def _each(self, line: JanitorLine, items: Iterable[str], action: Callable[[str], None]) -> None:
         """The action on each item of a line of the store. One that fails is due again later."""
