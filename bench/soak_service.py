@@ -45,7 +45,7 @@ SETTINGS = {
     "EVENT_STREAMS_PER_KEY": "30",
     "ALLOW_PRIVATE_HOSTS": "127.0.0.1,127.0.0.2",
 }
-# Killed in turn, in the first and in the second half of the run; of the two render workers the first one, then the other.
+# Killed in turn, in the first and in the second half of the run; of the render workers the first, then the second.
 # So each process also lives for half of the run, long enough for its memory to be judged.
 FIRST_KILLED = ("render child", "api", "webhooks", "render parent")
 THEN_KILLED = ("render child", "redis", "render parent", "s3")

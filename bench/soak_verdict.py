@@ -246,8 +246,10 @@ def check_leftovers(service: SoakedService, ledger: Ledger) -> None:
 
 
 def check_upkeep(service: SoakedService, ledger: Ledger, kills: list[Kill]) -> None:
-    """Every queue is empty, lists can be read to their end, and the janitor met no fault that no kill explains. A render
-    worker that is killed leaves the messages that it held, at most two, until their visibility timeout."""
+    """Every queue is empty, lists can be read to their end, and the janitor met no fault that no kill explains.
+
+    A render worker that is killed leaves the messages that it held, at most two, until their visibility timeout.
+    """
     with connect_redis(service.redis.url) as client:
         lengths = {name: client.llen(name) for name in RENDER_QUEUES}
         unacked = client.hlen("retalking.unacked")
@@ -389,5 +391,5 @@ def _unreferenced(service: SoakedService) -> set[str]:
         except Exception:  # gone: all of it is unreferenced; unreadable: named by check_promises
             left |= keys
             continue
-        left |= set() if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) else keys - keys_of(job, keys)
+        left |= set() if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) else keys - keys_of(job)
     return left

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from botocore.exceptions import ClientError
 
 from jobs.models import Job, JobStatus
-from jobs.names import input_key, job_prefix
+from jobs.names import job_prefix
 from tests.faults.service import Service
 from tests.services import wait_until
 
@@ -70,8 +70,7 @@ def check_files(service: Service, job: Job, expected_sha256: str | None, timeout
 
     expected_sha256: of the result of the service's own clips (25 frames); None: the result must match its record.
     """
-    present = set(service.objects.list_keys(job_prefix(job.id)))
-    kept = keys_of(job, present)
+    kept = keys_of(job)
     if job.status is JobStatus.SUCCEEDED:
         assert job.result is not None
         content = service.client.get(f"/jobs/{job.id}/result").content
@@ -89,14 +88,10 @@ def check_files(service: Service, job: Job, expected_sha256: str | None, timeout
     )
 
 
-def keys_of(job: Job, present: set[str]) -> set[str]:
-    """Of the objects under a job's prefix, those that it may have once it is over: inputs that were sent, copies of
-    inputs that it named by their addresses, and the result that it names."""
-    inputs = {"video": job.spec.video, "audio": job.spec.audio, "expression": job.spec.expression_image}
-    kept = {str(ref.key) for ref in inputs.values() if ref is not None and ref.kind == "object"}
-    for name, ref in inputs.items():
-        if ref is not None and ref.kind == "url":
-            kept |= {key for key in present if key.startswith(input_key(job.id, name))}
+def keys_of(job: Job) -> set[str]:
+    """The objects that a job without evaluation may have once it is over: inputs that were sent, and a named result."""
+    inputs = (job.spec.video, job.spec.audio, job.spec.expression_image)
+    kept = {str(ref.key) for ref in inputs if ref is not None and ref.kind == "object"}
     return kept | ({job.result.key} if job.result else set())
 
 
