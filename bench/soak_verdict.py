@@ -50,12 +50,12 @@ EXPLAINS = {
     "s3": (frozenset({UNAVAILABLE, BUCKET_BROKEN}), 2.0),
 }
 
-# Memory of a process is judged from this age on: threads, clients and caches are set up with the first calls of each kind.
+# Memory of a process is judged from this age on: the first calls of each kind set up threads, clients and caches.
 WARM_UP_S = 120.0
-# Growth that counts as flat, by the slope over all processes of a kind. Redis grows with its data, and is judged by the
-# cost of a job and by what is left after all jobs were deleted. A render child jumps with the first picture of 33
-# megapixels and is replaced when it runs out of memory, mostly before its warm-up ends: tests/faults/test_memory.py judges
-# it, and here its limit holds.
+# Growth that counts as flat, by the slope over all processes of a kind. Redis grows with its data: it is judged by the
+# cost of a job, and by what is left after all jobs were deleted. A render child takes a step with the first picture of
+# 33 megapixels, and is replaced when it runs out of memory, mostly during its warm-up: tests/faults/test_memory.py
+# judges its growth, and the soak its limit.
 FLAT_MB_PER_HOUR = {"api": 60.0, "webhooks": 60.0, "render parent": 30.0, "s3": 120.0}
 # A shorter series says nothing.
 MIN_JUDGED_S = 120.0
