@@ -207,7 +207,6 @@ class Caller:
             "evaluate": [],
             "seed": self._chance.randrange(MAX_WORK_MS),
             "webhook_url": self._service.hooks.url_of(self._key.id),
-            "priority": self._chance.randrange(2),
             "metadata": {"note": "soak", "number": self._chance.randrange(1000)},
         }
         headers = {"Idempotency-Key": uuid.UUID(int=self._chance.getrandbits(128)).hex}
