@@ -308,4 +308,4 @@ class Caller:
         fetch = lambda: self._api.get(f"/jobs/{job_id}/result")  # noqa: E731
         answer = self._retry("download", {200}, fetch, is_link=True)
         if answer is not None and hashlib.sha256(answer.content).hexdigest() != self._service.expected_sha256:
-            self._ledger.violate("a result was not whole and right when its job succeeded", job_id)
+            self._ledger.violate("the result of a succeeded job was not complete and correct", job_id)

@@ -94,7 +94,7 @@ class SoakedService(Service):
         return Key(make_key(self.store, name, scopes, per_minute, live_jobs), live_jobs, per_minute)
 
     def _environment(self, settings: dict[str, str]) -> dict[str, str]:
-        """Without the proxy that spoils requests: the endpoint itself is killed."""
+        """Without the proxy that corrupts requests: the endpoint itself is killed."""
         names = os.pathsep.join((str(ROOT / "tests/faults/slow_names"), os.environ.get("PYTHONPATH", ""))).rstrip(":")
         return super()._environment(settings) | (self.s3.env() if self.s3 else {}) | {"PYTHONPATH": names}
 

@@ -27,7 +27,7 @@ PROCESS_JUMP_S = 240
 
 
 class Clock:
-    """How far the wall clock of the processes that share it is off, in seconds."""
+    """Offset of the wall clock of the processes that share it, in seconds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +91,7 @@ def test_a_clock_is_set(shifted: tuple[Service, Clock, Clock], whose: str, direc
 
 
 def test_a_process_clock_that_the_bucket_refuses(shifted: tuple[Service, Clock, Clock]) -> None:
-    """An hour off: submissions are refused with the advice to come again, and taken when the clock is right."""
+    """An hour off: submissions get 503, and are accepted when the clock is right again."""
     service, _, process_clock = shifted
     process_clock.set(3600)
     answer = service.post()

@@ -73,7 +73,7 @@ def test_the_worker_parent_is_killed_and_its_child_does_not_stay(service: Servic
 
 
 def test_the_child_is_killed_between_publishing_and_recording(service: Service) -> None:
-    """The result of the first attempt lies in the bucket, and nobody will ever name it."""
+    """The result of the first attempt lies in the bucket, and no record will ever name it."""
     with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)
@@ -84,7 +84,7 @@ def test_the_child_is_killed_between_publishing_and_recording(service: Service) 
 
 
 def test_the_api_is_killed_between_storing_and_sending(service: Service) -> None:
-    """The caller sees a broken connection, asks again with its key, and gets the job that is there."""
+    """The caller sees a broken connection, repeats the request with its idempotency key, and gets the existing job."""
     service.api.stop()
     service.start_api("tests.faults.dying_api")
     service.mend()
@@ -119,7 +119,7 @@ def test_the_api_is_killed_during_an_upload(service: Service) -> None:
 
 
 def test_sigterm_during_a_render_hands_the_job_back(service: Service) -> None:
-    """A short job is finished within the grace, a long one goes back to the line, uncounted."""
+    """A short job is finished within the grace, a long one goes back to the queue without costing an attempt."""
     jobs = service.submit_many(2500, 0, 0)
     number = service.parent_of(service.child_of(service.wait_running(jobs[0])))
     service.workers[number].signal(signal.SIGTERM)
@@ -136,7 +136,7 @@ def test_a_job_that_kills_its_worker_every_time(service: Service) -> None:
 
 
 def test_a_job_that_takes_all_memory(service: Service) -> None:
-    """It is refused more, and fails; its process is replaced before it takes another job."""
+    """Its allocation is refused and the job fails; its process is replaced before it takes another job."""
     glutton = service.submit(GLUTTON)
     wait_until(lambda: service.get(glutton).worker, 20)
     child = service.child_of(service.get(glutton))
@@ -179,7 +179,7 @@ def test_a_lease_that_expires_while_the_worker_still_runs(service: Service) -> N
 
 
 def test_a_late_writer_that_has_already_published(service: Service) -> None:
-    """As above, but frozen while its result is on the way into the bucket."""
+    """As above, but frozen while its result is being uploaded."""
     with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
         job_id = service.submit()
         assert held.met_once.wait(30)

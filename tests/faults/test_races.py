@@ -1,4 +1,4 @@
-"""Callers that meet each other or the end of a job."""
+"""Races of callers with each other and with the end of a job."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_cancel_races_with_completion_a_thousand_times(job_store: RedisJobStor
 @pytest.mark.faults_long
 @pytest.mark.timeout(1800)
 def test_a_cancel_races_with_completion_in_the_whole_service(service: Service) -> None:
-    """Each job is asked to stop at a random moment around its end, through the API."""
+    """Each job is canceled at a random moment around its end."""
     choose = random.Random(7)
     jobs = []
     for _ in range(1000):
