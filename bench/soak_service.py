@@ -105,9 +105,17 @@ class SoakedService(Service):
         return self
 
     def rotate_secret(self, key: Key) -> None:
-        """Both secrets sign from now on; the receiver trusts both."""
-        answer = self.client.post("/webhooks/secret/rotate", params={"key_id": key.id})
-        self.hooks.trust(key.id, answer.json()["secret"])
+        """Both secrets sign from now on; the receiver trusts both. Repeated until no kill comes in between."""
+        while True:
+            try:
+                answer = self.client.post("/webhooks/secret/rotate", params={"key_id": key.id})
+            except httpx.TransportError:
+                time.sleep(0.5)
+                continue
+            if answer.status_code == 200:
+                self.hooks.trust(key.id, answer.json()["secret"])
+                return
+            time.sleep(0.5)
 
     def mend(self, timeout_s: float = 90.0) -> None:
         if self.rclone:
