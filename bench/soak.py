@@ -1,4 +1,4 @@
-"""Does any fault break a promise? `python -m bench.soak [--json FILE]` prints a table; about 20 minutes on two cores.
+"""Does any fault break a promise? `python -m bench.soak [--json FILE]` prints a table; about 30 minutes on two cores.
 
 Real parts: Redis, an S3 endpoint, the API, two render workers, a webhook worker with its janitor, receivers that verify
 every signature with the secret of its key. Well-behaved callers with several API keys submit `--jobs` jobs over
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=12.0, help="over which the submissions are spread")
+    parser.add_argument("--minutes", type=float, default=15.0, help="over which the submissions are spread")
     parser.add_argument("--kill-every", type=float, default=20.0, help="seconds")
     parser.add_argument("--objects", choices=["s3", "folder"], default="s3")
     parser.add_argument("--seed", type=int, default=1)
