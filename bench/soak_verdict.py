@@ -229,7 +229,7 @@ def check_promises(service: SoakedService, ledger: Ledger) -> Counter[str]:
     for accepted in ledger.accepted:
         whose = "hostile" if accepted.is_hostile else "well-behaved"
         try:
-            job = service.store.get(accepted.job_id)
+            job = service.store.jobs.get(accepted.job_id)
         except JobNotFoundError:
             ends[f"{whose} deleted" if accepted.is_deleted else f"{whose} lost"] += 1
             if not accepted.is_deleted:
@@ -337,7 +337,7 @@ def webhook_delays_s(service: SoakedService, ledger: Ledger) -> list[float]:
     for accepted in ledger.accepted:
         if accepted.is_hostile or accepted.is_deleted:
             continue
-        for delivery in service.store.deliveries(accepted.job_id):
+        for delivery in service.store.webhooks.deliveries(accepted.job_id):
             if delivery.state == "delivered" and delivery.attempts and delivery.event in TERMINAL:
                 delays.append((delivery.attempts[-1].at - delivery.created_at).total_seconds())
     return delays
@@ -348,7 +348,7 @@ def requeue_delays_s(service: SoakedService, kills: list[Kill]) -> list[float]:
     delays = []
     for kill in kills:
         try:
-            events = service.store.events(kill.job_id, after=None) if kill.job_id else []
+            events = service.store.jobs.events(kill.job_id, after=None) if kill.job_id else []
         except JobNotFoundError:
             continue
         after = [event.at.timestamp() - kill.at for event in events if event.event == "job.requeued"]
@@ -386,12 +386,12 @@ def _check_deleted(service: SoakedService, accepted: Accepted) -> None:
 
 def _is_settled(service: SoakedService, accepted: Accepted) -> bool:
     try:
-        if not service.store.get(accepted.job_id).status.is_over:
+        if not service.store.jobs.get(accepted.job_id).status.is_over:
             return False
     except Exception:  # gone, or unreadable: check_promises names it
         return True
     is_watched = not accepted.is_hostile and not accepted.is_deleted
-    return not is_watched or all(each.state != "pending" for each in service.store.deliveries(accepted.job_id))
+    return not is_watched or all(each.state != "pending" for each in service.store.webhooks.deliveries(accepted.job_id))
 
 
 def _unreferenced(service: SoakedService) -> set[str]:
@@ -401,11 +401,11 @@ def _unreferenced(service: SoakedService) -> set[str]:
         kind, _, rest = key.partition("/")
         if kind == "jobs":
             by_job[rest.partition("/")[0]].add(key)
-        elif not (kind == "uploads" and service.store.upload_exists(rest)):
+        elif not (kind == "uploads" and service.store.uploads.exists(rest)):
             left.add(key)
     for job_id, keys in by_job.items():
         try:
-            job = service.store.get(job_id)
+            job = service.store.jobs.get(job_id)
         except Exception:  # gone: all of it is unreferenced; unreadable: named by check_promises
             left |= keys
             continue

@@ -1,11 +1,11 @@
 """The installed dependencies: `python -m checks.dependencies [--offline]`.
 
-Without a network: the environment is consistent (`pip check`), every requirement of ours has an upper bound and a row
-in docs/dependencies.md, and nothing is older than the floors of checks/floors.json, below which a hole is known that
-would matter here. The embedded server has a floor of its own: the version of the binary counts, not that of the package
-that carries it, and a vulnerability service for Python packages does not know it. With a network: pip-audit asks the
-vulnerability service about every package. Where it gets no answer that is said, and is no failure: a build must not
-depend on a service elsewhere. Ends with 1 when something is wrong.
+Without a network: the environment is consistent (`pip check`); every requirement of ours has an upper bound, a row in
+docs/dependencies.md and a version in locks/all.txt; nothing is older than the floors of checks/floors.json, below which
+a vulnerability is known that would matter here. The embedded server has a floor of its own: the version of the binary
+counts, not that of the package that carries it, and a vulnerability service for Python packages does not know it. With
+a network, pip-audit asks the vulnerability service about every package. No answer is reported, but is no failure: a
+build must not depend on a service elsewhere. Exits with 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -54,6 +54,18 @@ def unexplained(rows: list[Requirement], page: str) -> list[str]:
     ]
 
 
+def unlocked(rows: list[Requirement], lock: str) -> list[str]:
+    """Requirements that the lock does not meet: `make lock` was forgotten."""
+    locked: dict[str, list[str]] = {}
+    for name, release in re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ \n]+)", lock, re.MULTILINE):
+        locked.setdefault(canonicalize_name(name), []).append(release)
+    return [
+        f"{row.name}{row.specifier} is not in locks/all.txt: run `make lock`"
+        for row in rows
+        if not any(row.specifier.contains(release) for release in locked.get(canonicalize_name(row.name), []))
+    ]
+
+
 def below_floor(floors: dict[str, list[str]]) -> list[str]:
     found = []
     for name, (floor, reason) in floors.items():
@@ -98,7 +110,14 @@ def main() -> int:
     rows = requirements()
     floors = json.loads(Path(__file__).with_name("floors.json").read_text("utf-8"))
     page = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
-    wrong = [*inconsistent(), *unbounded(rows), *unexplained(rows, page), *below_floor(floors)]
+    lock = (ROOT / "locks" / "all.txt").read_text("utf-8")
+    wrong = [
+        *inconsistent(),
+        *unbounded(rows),
+        *unexplained(rows, page),
+        *unlocked(rows, lock),
+        *below_floor(floors),
+    ]
     print(f"Dependencies: {len(rows)} requirements, {len(floors)} floors")
     if not asked.offline:
         holes, said = audit()

@@ -6,16 +6,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Rendered, RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client.cli.failures import CommandError
 from retalking_core.errors import RetalkingError
@@ -34,7 +35,7 @@ class DoneRender:
     stage_times_s: Mapping[str, float]
     face_coverage: float
     face_cache: str
-    notes: list[str]
+    notes: list[dict[str, Any]]
 
     @classmethod
     def of(cls, digest: str, done: Rendered) -> DoneRender:
@@ -47,11 +48,11 @@ class DoneRender:
             {name: round(seconds, 3) for name, seconds in report.stage_times_s.items()},
             report.face_coverage,
             report.face_cache,
-            report.notes,
+            [asdict(note) for note in report.notes],
         )
 
 
-def render_dataset(folder: Path, out: Path, asked: Asked, console: Console) -> None:
+def render_dataset(folder: Path, out: Path, asked: RenderRequest, console: Console) -> None:
     """Results and the record of them go to `out`. Raises CommandError at the end when a clip failed; a clip that fails
     does not stop the others."""
     pairings = find_pairings(folder)

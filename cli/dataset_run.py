@@ -8,16 +8,18 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import Asked, open_renderer
+from cli.rendering import RenderRequest, open_renderer
 from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
+from retalking_client.cli.common import describe_note
 from retalking_client.cli.failures import CommandError
 from retalking_client.cli.progress import follow
 from retalking_core.errors import MetricUnavailableError, RetalkingError
@@ -32,7 +34,9 @@ from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, f
 from retalking_core.media.limits import MediaLimits
 from worker.metrics import measurement_of
 
-Render = Callable[[Pairing, str, Path], None]
+# Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
+Render = Callable[[Pairing, str, Path], list[dict[str, Any]]]
+NOTES = "notes.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _one_clip(
     folder.mkdir(parents=True, exist_ok=True)
     result, stored = folder / "result.mp4", folder / "scores.json"
     if not result.is_file():
-        render(pairing, digest, result)
+        _write_text(folder / NOTES, json.dumps(render(pairing, digest, result)))
         for stale in (stored, folder / "inception.npz"):
             stale.unlink(missing_ok=True)
     scores = _stored_scores(stored, plan.metrics, models)
@@ -141,12 +145,19 @@ def _stored_scores(file: Path, asked: Sequence[str], models: EvaluationModels) -
     return ClipScores([known[name] for name in asked], scores.curves, scores.synthetic_weights)
 
 
+def _stored_notes(clip: ScoredClip) -> list[dict[str, Any]]:
+    """Notes of the render; none where the folder was made before renders had them."""
+    file = clip.folder / NOTES
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
 def _render_here(engine_name: str, settings: Settings, console: Console) -> Render:
-    asked = Asked(JobOptions(engine=engine_name))
+    asked = RenderRequest(JobOptions(engine=engine_name))
     renderer = open_renderer(asked, settings, console, "Try --engine preview, or --jobs URL.")
 
-    def render(pairing: Pairing, _digest: str, result: Path) -> None:
-        renderer.render(pairing.video, pairing.audio, result, asked.options())
+    def render(pairing: Pairing, _digest: str, result: Path) -> list[dict[str, Any]]:
+        report = renderer.render(pairing.video, pairing.audio, result, asked.options()).report
+        return [asdict(note) for note in report.notes]
 
     return render
 
@@ -154,11 +165,13 @@ def _render_here(engine_name: str, settings: Settings, console: Console) -> Rend
 def _render_there(url: str, engine_name: str, console: Console) -> Render:
     """Jobs carry the clip's digest as their idempotency key: a run that was stopped finds its jobs again."""
 
-    def render(pairing: Pairing, digest: str, result: Path) -> None:
+    def render(pairing: Pairing, digest: str, result: Path) -> list[dict[str, Any]]:
         with Client(url) as client:
             key = f"evaluate-{digest}"
             job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine_name, evaluate=[])
-            client.download(follow(client, job, console).raise_for_status(), result)
+            job = follow(client, job, console).raise_for_status()
+            client.download(job, result)
+            return [note.model_dump(mode="json") for note in (job.render.notes if job.render else ())]
 
     return render
 
@@ -181,7 +194,13 @@ def _report(
         if not all(player.is_file() for player in players):
             players = write_players(measurement, clip.folder / "players")
         sections.append(
-            ClipSection(clip.pairing.name, clip.scores, players, make_strips(measurement, clip.scores.curves))
+            ClipSection(
+                clip.pairing.name,
+                clip.scores,
+                players,
+                make_strips(measurement, clip.scores.curves),
+                [describe_note(note["sentence"], note["ranges_s"]) for note in _stored_notes(clip)],
+            )
         )
     facts = [f"engine: {plan.engine}", f"clips: {len(scored)}"] + ([f"failed: {len(failed)}"] if failed else [])
     write_page(ReportPage(f"Evaluation of {plan.dataset.name}", facts, sections, set_metrics), plan.out / "report.html")
@@ -205,6 +224,7 @@ def _document(
                 "name": clip.pairing.name,
                 "folder": clip.folder.name,
                 "synthetic_weights": clip.scores.synthetic_weights,
+                "notes": _stored_notes(clip),
                 "metrics": clip.scores.to_json()["metrics"],
             }
             for clip in scored

@@ -17,7 +17,7 @@ from rich.console import Console
 from cli.extras import MissingExtraError
 from cli.stopping import catch_signals
 from retalking_client import Client, Job
-from retalking_client.cli.output import print_metrics
+from retalking_client.cli.common import print_metrics
 from retalking_client.cli.progress import ProgressDisplay, open_display, watch
 
 

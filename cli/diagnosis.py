@@ -16,9 +16,9 @@ from typing import Literal
 
 import redis
 
-from jobs.keyring import SecretInvalidError, link_secret, webhook_secret
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
+from jobs.signing import SecretInvalidError, link_secret, webhook_secret
 from jobs.store import JobStore
 
 State = Literal["well", "note", "bad"]
@@ -158,7 +158,7 @@ def look_at_keys(settings: Settings, store: JobStore) -> Finding:
             return Finding("keys", "well", "not required, on loopback")
         remedy = "Set RETALKING_REQUIRE_KEYS=true, unless a proxy asks callers who they are."
         return Finding("keys", "note", f"not required, and callers come to {host}", remedy)
-    usable = [key for key in store.list_keys() if key.revoked_at is None]
+    usable = [key for key in store.keys.all() if key.revoked_at is None]
     if not usable:
         return Finding("keys", "bad", "required, and there is none", "Run `retalking keys create NAME --scope admin`.")
     return Finding("keys", "well", f"required; {len(usable)} usable")
@@ -166,10 +166,10 @@ def look_at_keys(settings: Settings, store: JobStore) -> Finding:
 
 def look_at_quarantine(store: JobStore) -> Finding:
     """Records that no process could read; everything else goes on without them."""
-    total = store.quarantine_size()
+    total = store.quarantine.size()
     if not total:
         return Finding("records", "well", "all that were met could be read")
-    shown = store.quarantined(limit=MAX_SHOWN)
+    shown = store.quarantine.records(limit=MAX_SHOWN)
     named = ", ".join(f"{record.kind} {record.id} ({record.reason})" for record in shown)
     more = f" and {total - len(shown)} more" if total > len(shown) else ""
     remedy = (
@@ -179,7 +179,7 @@ def look_at_quarantine(store: JobStore) -> Finding:
 
 
 def look_at_workers(settings: Settings, store: JobStore) -> Finding:
-    live = store.workers()
+    live = store.workers.live()
     if not live:
         return Finding("workers", "bad", "no render worker is live", "Start one, and look at the end of its log.")
     oldest = datetime.now(UTC) - timedelta(seconds=settings.worker_ttl_s)
@@ -193,16 +193,16 @@ def look_at_workers(settings: Settings, store: JobStore) -> Finding:
 
 def look_at_janitor(store: JobStore) -> Finding:
     """What retention could not delete."""
-    count = store.failing_count()
+    count = store.janitor_failures.count()
     if not count:
         return Finding("janitor", "well", "everything that was due was deleted")
-    examples = ", ".join(sorted(store.failing_items())[:3])
+    examples = ", ".join(sorted(store.janitor_failures.items())[:3])
     remedy = "Look for `janitor: an item failed` in the webhook worker's log, and at the rights of the object store."
     return Finding("janitor", "bad", f"{count} items can not be deleted, e.g. {examples}", remedy)
 
 
 def look_at_webhooks(store: JobStore) -> Finding:
-    backlog = store.webhook_backlog()
+    backlog = store.webhooks.backlog()
     found = f"{backlog.pending} events pending, {backlog.due} of them due, {backlog.given_up} given up"
     if backlog.due > WEBHOOKS_DUE_NOTE:
         remedy = "See that a webhook worker runs; receivers that fail are named in `GET /webhooks/deliveries`."

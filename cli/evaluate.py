@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
+from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.output import print_metrics
 
 if TYPE_CHECKING:
     from retalking_core.evaluation.clip_scores import ClipScores

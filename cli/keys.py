@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.extras import MissingExtraError
-from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY, ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
+from jobs.models import MAX_PRIORITY, USUAL_PRIORITY
 from jobs.store import JobStore, KeyNotFoundError
+from jobs.store.keys import ApiKey, Scope, digest_of, is_key_id, key_id_of, new_key_text
 from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def show(data: DataOption = None) -> None:
     """All keys, oldest first. Never their secret part."""
     titles = ("id", "name", "scopes", "requests/min", "live jobs", "stored bytes", "max priority", "created", "revoked")
     table = Table(*titles, box=None)
-    for key in _call(_open(data).list_keys):
+    for key in _call(_open(data).keys.all):
         limits = (
             str(limit) if limit else "usual" for limit in (key.requests_per_minute, key.live_jobs, key.stored_bytes)
         )
@@ -81,7 +82,7 @@ def revoke(
     try:
         if not is_key_id(key_id):
             raise KeyNotFoundError(key_id)
-        key = _call(lambda: store.revoke_key(key_id))
+        key = _call(lambda: store.keys.revoke(key_id))
     except KeyNotFoundError:
         raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.") from None
     typer.echo(f"{key.id}  {key.name}  revoked")
@@ -104,13 +105,13 @@ def webhook_secret(
     if not is_known:  # one that was made here and now would be another than the service has
         message = "Set RETALKING_WEBHOOK_SECRET as the service has it, or pass its data folder with --data."
         raise CommandError("webhook_secret_unknown", message, EXIT_USAGE)
-    if not is_key_id(key_id) or _call(lambda: store.find_key(key_id)) is None:
+    if not is_key_id(key_id) or _call(lambda: store.keys.find(key_id)) is None:
         raise CommandError("key_not_found", "There is no key with this id: see `retalking keys list`.")
-    rotated = partial(store.rotate_webhook_secret, key_id, overlap_s)
-    state = _call(rotated if rotate else partial(store.webhook_secret_state, key_id))
-    from jobs.keyring import WebhookSecrets
+    rotated = partial(store.webhooks.rotate_secret, key_id, overlap_s)
+    state = _call(rotated if rotate else partial(store.webhooks.secret_state, key_id))
+    from jobs.signing import WebhookSecrets
 
-    for secret in WebhookSecrets(settings, store.webhook_secret_state).at(key_id, state):
+    for secret in WebhookSecrets(settings, store.webhooks.secret_state).at(key_id, state):
         typer.echo(secret)
 
 
@@ -136,7 +137,7 @@ def make_key(
         stored_bytes=stored_bytes,
         created_at=datetime.now(UTC),
     )
-    _call(lambda: store.add_key(key))
+    _call(lambda: store.keys.add(key))
     return text
 
 

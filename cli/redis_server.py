@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis
 
-from jobs.keyring import kept_secret
+from jobs.signing import stored_secret
 
 PORT_FILE = "port"
 START_TIMEOUT_S = 20.0
@@ -59,7 +59,7 @@ class EmbeddedRedis:
         self._launcher = tuple(launcher)
         self._data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Kept, so that clients find the server again after a restart on the same port
-        self._password = kept_secret(data_dir, "redis_password", secrets.token_hex(32))
+        self._password = stored_secret(data_dir, "redis_password", secrets.token_hex(32))
         self._lock_fd = self._lock_folder()
         try:
             # A free port may be taken before the server binds it: then another one

@@ -34,7 +34,7 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RenderRequest:
     """What a run is asked for. picture: whose expression is taken, where the options say `image`. cache: folder in
     which the neural engine keeps what it learns of a video's face."""
 
@@ -79,7 +79,7 @@ class LocalRenderer:
         return Rendered(report, wall_s)
 
 
-def open_renderer(asked: Asked, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
+def open_renderer(asked: RenderRequest, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
     """The engine that is asked for (or what `auto` means here). Raises CommandError; advice ends its message."""
     try:
         from retalking_core.face_cache import LocalFaceCache

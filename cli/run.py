@@ -11,10 +11,10 @@ from rich.console import Console
 
 from cli.evaluate import chosen_engine
 from cli.outcome import print_stage_times
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Rendered, RenderRequest, open_renderer
 from jobs.models import JobOptions
+from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.option_pairs import read_pairs, validate_options
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -65,16 +65,16 @@ def run(
             raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
         from cli.dataset_renders import render_dataset
 
-        asked = Asked(_checked_options(pairs, picture), picture, compat.value, cache)
+        asked = RenderRequest(_checked_options(pairs, picture), picture, compat.value, cache)
         render_dataset(dataset, out or Path("out/run"), asked, console)
         return
     if video is None or audio is None or out is None:
         raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
-    asked = Asked(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
+    asked = RenderRequest(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
     _run_one(video, audio, out, asked, console)
 
 
-def _run_one(video: Path, audio: Path, out: Path, asked: Asked, console: Console) -> None:
+def _run_one(video: Path, audio: Path, out: Path, asked: RenderRequest, console: Console) -> None:
     from jobs.settings import Settings
 
     done = open_renderer(asked, Settings(), console).render(video, audio, out, asked.options())
@@ -94,7 +94,8 @@ def print_rendered(done: Rendered, console: Console) -> None:
         highlight=False,
     )
     for note in report.notes:
-        console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)
+        line = describe_note(note.sentence, note.ranges_s)
+        console.print(f"Note: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:

@@ -71,11 +71,11 @@ def _hand_out_first_key(console: Console, data: Path | None) -> None:
     """Where nobody has a key yet, nobody could call: the first one is an admin's."""
     from cli.keys import make_key
     from cli.store_address import store_settings
-    from jobs.api_keys import Scope
     from jobs.opening import open_store
+    from jobs.store.keys import Scope
 
     store = open_store(store_settings(data))
-    if any(key.revoked_at is None for key in store.list_keys()):
+    if any(key.revoked_at is None for key in store.keys.all()):
         return
     text = make_key(store, "first", frozenset({Scope.ADMIN}))
     console.print("\nThe first key (scope admin), which is shown this once. `retalking keys` makes others:")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
 from retalking_core.types import RenderReport
@@ -50,7 +51,7 @@ class DrawingReport:
     """What drawing a part of a clip took, in seconds by stage, and what there is to say about it."""
 
     stage_times_s: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 @runtime_checkable
@@ -101,8 +102,3 @@ def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:
         for stage, seconds in report.stage_times_s.items():
             total[stage] = total.get(stage, 0.0) + seconds
     return total
-
-
-def all_notes(drawn: Sequence[DrawingReport]) -> list[str]:
-    """Each note once, in order."""
-    return list(dict.fromkeys(note for report in drawn for note in report.notes))

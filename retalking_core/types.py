@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.notes import Note
+
 
 @dataclass(frozen=True)
 class ColorTags:
@@ -180,6 +182,6 @@ class RenderReport:
     stage_times_s: dict[str, float]
     mouth_target: NDArray[np.float32] | None = None
     synthetic_weights: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     face_cache: str = "off"
     held: DecodedClip | None = field(default=None, repr=False, compare=False)

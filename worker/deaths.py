@@ -53,8 +53,8 @@ class DeathNotice:
         tags = {"job": job_id, "worker": worker_id}
         try:
             self._store = self._store or open_store(self._settings, retries=0, timeout_s=PATIENCE_S)
-            held = self._store.abandon(job_id, worker_id)
-            self._store.forget_worker(worker_id)
+            held = self._store.jobs.abandon(job_id, worker_id)
+            self._store.workers.forget(worker_id)
         except RedisError as fault:
             log.error("a child died, and the job store is away: %s", type(fault).__name__, extra=tags)
         else:

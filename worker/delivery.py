@@ -20,10 +20,10 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
-from jobs.journal import about
-from jobs.keyring import WebhookSecrets
+from jobs.logging_config import log_context
 from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets
 from jobs.store import JobNotFoundError, JobStore
 from jobs.traces import span
 from worker.egress import Egress, UnreachableError
@@ -72,15 +72,18 @@ class WebhookDeliverer:
         """One attempt at a delivery that is held. Every request is recorded, whatever it ended with. None: its job was
         deleted meanwhile. Raises RedisError; the delivery is due again when its hold ends."""
         try:
-            job = self._store.get(delivery.job_id)
+            job = self._store.jobs.get(delivery.job_id)
         except JobNotFoundError:
             return None
         named = {"job": job.id, "delivery": delivery.id, "event": delivery.event}
-        with about(request=job.request_id), span("deliver webhook", kind="client", parent=job.traceparent, **named):
+        with (
+            log_context(request=job.request_id),
+            span("deliver webhook", kind="client", parent=job.traceparent, **named),
+        ):
             attempt, verdict = self._attempt(delivery, job)
             log.info("webhook %s", verdict.state, extra=named | {"status": attempt.status_code})
         try:
-            return self._store.record_attempt(
+            return self._store.webhooks.record_attempt(
                 delivery.id,
                 attempt,
                 state=verdict.state,

@@ -108,7 +108,7 @@ class KeyLock:
             self._over.set()
             self._renewer.join()
             with suppress(RedisError):  # then it lapses
-                self._store.release_lock(self._name, self._owner)
+                self._store.locks.release(self._name, self._owner)
 
     def try_acquire(self) -> bool:
         if not self._ask():
@@ -124,7 +124,7 @@ class KeyLock:
 
     def _ask(self) -> bool:
         try:
-            return self._store.acquire_lock(self._name, self._owner, self._ttl_s)
+            return self._store.locks.acquire(self._name, self._owner, self._ttl_s)
         except RedisError as fault:
             log.warning("the lock of a cache entry is not known: %s", type(fault).__name__)
             return True

@@ -45,7 +45,7 @@ def _describe(fault: BaseException) -> ErrorInfo:
     # Not so while an input is read: FFmpeg says "no memory" to the sizes that a broken header asks for.
     if not isinstance(fault, InputError) and any(isinstance(each, MemoryError) for each in (fault, fault.__cause__)):
         return _OUT_OF_MEMORY
-    if any(is_thread_shortage(each) for each in (fault, fault.__cause__) if each is not None):
+    if _is_thread_shortage(fault):
         return _info("threads_exhausted", "The worker's machine could start no more threads.")
     if isinstance(fault, RetalkingError | ServiceError) and fault.code in ERROR_CODES:
         return _info(fault.code, fault.message)
@@ -56,8 +56,13 @@ def _describe(fault: BaseException) -> ErrorInfo:
 
 
 def is_passing(fault: BaseException) -> bool:
-    """True where another attempt at the same job may go well: the store of objects was away, or threads had run out."""
-    return isinstance(fault, ObjectStoreError) or is_thread_shortage(fault)
+    """True if another attempt at the same job may succeed: the object store failed, or no thread could be started."""
+    return isinstance(fault, ObjectStoreError) or _is_thread_shortage(fault)
+
+
+def _is_thread_shortage(fault: BaseException) -> bool:
+    """Also inside the error of the library that could not write its result."""
+    return any(is_thread_shortage(each) for each in (fault, fault.__cause__) if each is not None)
 
 
 def is_unexpected(error: ErrorInfo) -> bool:

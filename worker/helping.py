@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
 
-from jobs.segments import SegmentLease, SplitPlan
-from jobs.store import JobNotFoundError, LeaseLostError
+from jobs.store import JobNotFoundError, LeaseLostError, SegmentLease, SplitPlan
 from retalking_core.engine import SegmentedEngine
 from retalking_core.errors import RenderCanceled
 from worker.faults import describe_fault, is_unexpected
@@ -33,12 +32,12 @@ log = logging.getLogger(__name__)
 def help_job(job_id: str, context: RunContext) -> None:
     """Render segments of the job while there are any and no other job waits. Nothing but SystemExit escapes; raises
     RedisError when the store did not even answer the first question."""
-    state = patiently(lambda: context.store.split_state(job_id))
+    state = patiently(lambda: context.store.segments.state(job_id))
     engine = None if state is None else context.engines.get(state.plan.engine)
     if state is None or not isinstance(engine, SegmentedEngine) or renderer_of(engine) != state.plan.renderer:
         log.info("nothing to help with: over, or of another version", extra={"job": job_id})
         return
-    lease = patiently(lambda: context.store.claim_segment(job_id, context.worker_id, context.settings.lease_s))
+    lease = patiently(lambda: context.store.segments.claim(job_id, context.worker_id, context.settings.lease_s))
     if lease is None:
         log.info("nothing to help with: every segment is in work", extra={"job": job_id})
         return
@@ -71,10 +70,10 @@ def _render_segments(
         with held(lease, context) as keeper:
             clip = clip or _fetch_clip(lease.job_id, engine, plan, folder, keeper, context)
             render_segment(clip, lease, keeper, context, tell=lambda: None)
-        if sum(patiently(store.queue_depths).values()):
+        if sum(patiently(store.jobs.queue_depths).values()):
             log.info("another job waits: helping ends", extra={"job": first.job_id})
             return
-        lease = patiently(lambda: store.claim_segment(first.job_id, context.worker_id, context.settings.lease_s))
+        lease = patiently(lambda: store.segments.claim(first.job_id, context.worker_id, context.settings.lease_s))
 
 
 def _fetch_clip(
@@ -89,5 +88,5 @@ def _fetch_clip(
     scene, video = folder / "scene", folder / "video"
     for key, path in ((plan.scene_key, scene), (plan.video_key, video)):
         insist(lambda key=key, path=path: context.objects.fetch(key, path), context.storage_pauses_s, keeper.wait)
-    request = patiently(lambda: context.store.get(job_id)).spec.request
+    request = patiently(lambda: context.store.jobs.get(job_id)).spec.request
     return SplitClip(job_id, engine, plan, scene, video, render_options(request, None), folder)

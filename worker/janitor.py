@@ -18,13 +18,12 @@ from datetime import UTC, datetime
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.ids import is_job_id
 from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import Job
-from jobs.names import UPLOADS_PREFIX, curves_key, job_prefix, result_key, segments_prefix, upload_key
+from jobs.names import UPLOADS_PREFIX, curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
-from jobs.store import JanitorLine, JobNotFoundError, JobStore
+from jobs.store import JanitorQueue, JobNotFoundError, JobStore
 from worker.delivery import retry_window_s
 from worker.face_cache import CacheLimits, StoredEntries
 from worker.notices import send_job
@@ -94,7 +93,7 @@ class Janitor:
     def requeue_lost(self) -> None:
         """The worker may have died between publishing and telling, so what its attempt published goes too. One that
         still lives, and publishes later, removes its result by itself."""
-        lost = self._store.requeue_lost()
+        lost = self._store.jobs.requeue_lost()
         for job in lost:
             log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
         self._send(lost)  # what is not sent now is in the outbox
@@ -103,72 +102,72 @@ class Janitor:
                 self._do("delete the lost result", lambda key=key: self._objects.delete(key))
 
     def fail_past_deadline(self) -> None:
-        for job in self._store.fail_past_deadline(self._settings.retention_s):
+        for job in self._store.jobs.fail_past_deadline(self._settings.retention_s):
             log.info("failed: past its deadline", extra={"job": job.id})
 
     def send_unsent(self) -> None:
-        self._send(self._store.unsent(UNSENT_S))
+        self._send(self._store.jobs.unsent(UNSENT_S))
 
     def send_stranded(self) -> None:
         """Only as many as the broker lacks, and only while a worker is idle. A long line is no reason to send it all
         again: between two jobs, or where a worker hangs, a worker counts as idle while its line is long."""
-        if all(worker.busy_with for worker in self._store.workers()):
+        if all(worker.busy_with for worker in self._store.workers.live()):
             return
         # The broker first: a job that is claimed in between then counts as one less that waits
         in_broker = waiting_renders(self._app)
-        for priority, count in self._store.queue_depths().items():
+        for priority, count in self._store.jobs.queue_depths().items():
             lacking = count - in_broker[priority]
             if lacking > 0:
                 self._send_lacking(priority, lacking)
 
     def _send_lacking(self, priority: int, lacking: int) -> None:
         """lacking: how many more jobs wait than messages. Those of the outbox have none yet, and need no second."""
-        lacking -= len(self._store.unsent(0.0))
-        self._send(self._store.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
+        lacking -= len(self._store.jobs.unsent(0.0))
+        self._send(self._store.jobs.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
 
     def give_up_deliveries(self) -> None:
         """Events whose receiver was away for the whole schedule; they stay listed, and can be asked for again."""
-        for delivery_id in self._store.expire_deliveries(retry_window_s(self._settings)):
+        for delivery_id in self._store.webhooks.expire(retry_window_s(self._settings)):
             log.warning("webhook given up: its time is over", extra={"delivery": delivery_id})
 
     def delete_segments(self) -> None:
         """Of split jobs that are over. A helper that still writes finds its segment lost, and deletes it by itself."""
-        self._each("split_files", self._store.ended_splits(), self._delete_segments_of)
+        self._each("split_files", self._store.segments.ended(), self._delete_segments_of)
 
     def _delete_segments_of(self, job_id: str) -> None:
         count = self._objects.delete_prefix(segments_prefix(job_id))
-        self._store.drop_split(job_id)
+        self._store.segments.drop(job_id)
         log.info("segment files deleted", extra={"job": job_id, "count": count})
 
     def delete_jobs(self) -> None:
-        self._each("delete_at", self._store.due_for_deletion(), self._delete_job)
+        self._each("delete_at", self._store.jobs.due_for_deletion(), self._delete_job)
 
     def _delete_job(self, job_id: str) -> None:
         """Files first: a record without files is cleaned up in the next round, files without a record never."""
         count = self._objects.delete_prefix(job_prefix(job_id))
         try:
-            self._store.delete(job_id)
+            self._store.jobs.delete(job_id)
         except JobNotFoundError:  # its caller was faster
             return
         log.info("deleted after its retention", extra={"job": job_id, "count": count})
 
     def delete_quarantined(self) -> None:
         """A job that could not be read has no end to count from: its retention begins when it was found."""
-        for record in self._store.quarantined(older_than_s=self._settings.retention_s):
+        for record in self._store.quarantine.records(older_than_s=self._settings.retention_s):
             if record.kind == "job" and is_job_id(record.id):
                 self._objects.delete_prefix(job_prefix(record.id))
-            self._store.drop_quarantined(record.kind, record.id)
+            self._store.quarantine.drop(record.kind, record.id)
             log.info("unreadable %s deleted after its retention", record.kind, extra={"step": record.id})
 
     def measure_uploads(self) -> None:
         """Of files put to presigned links, which never pass the service; one that is too large goes at once."""
-        for upload_id in self._store.unmeasured_uploads():
+        for upload_id in self._store.uploads.unmeasured():
             size_bytes = self._put_bytes(upload_key(upload_id))
             if size_bytes is not None and size_bytes > self._settings.max_upload_bytes:
                 log.warning("an upload over the limit is deleted", extra={"count": size_bytes})
                 self._objects.delete(upload_key(upload_id))
                 size_bytes = None
-            self._store.measure_upload(upload_id, size_bytes, MEASURE_EVERY_S)
+            self._store.uploads.measure(upload_id, size_bytes, MEASURE_EVERY_S)
 
     def _put_bytes(self, key: str) -> int | None:
         try:
@@ -177,19 +176,19 @@ class Janitor:
             return None
 
     def delete_uploads(self) -> None:
-        self._each("uploads", self._store.expired_uploads(), self._delete_upload)
+        self._each("uploads", self._store.uploads.expired(), self._delete_upload)
 
     def _delete_upload(self, upload_id: str) -> None:
         self._objects.delete(upload_key(upload_id))
-        self._store.drop_upload(upload_id)
+        self._store.uploads.drop(upload_id)
 
     def delete_orphans(self) -> None:
         """Files that arrived for a job that was never stored: the API died, or could not reach the bucket."""
-        self._each("arrivals", self._store.expired_arrivals(), self._delete_orphan)
+        self._each("arrivals", self._store.uploads.expired_arrivals(), self._delete_orphan)
 
     def _delete_orphan(self, job_id: str) -> None:
         count = self._objects.delete_prefix(job_prefix(job_id))
-        self._store.drop_arrival(job_id)
+        self._store.uploads.drop_arrival(job_id)
         log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
     def sweep_uploads(self) -> None:
@@ -197,7 +196,7 @@ class Janitor:
         if not self._is_time_to_sweep("uploads"):
             return
         for key in self._objects.list_keys(UPLOADS_PREFIX):
-            if not self._store.upload_exists(key.removeprefix(UPLOADS_PREFIX)):
+            if not self._store.uploads.exists(key.removeprefix(UPLOADS_PREFIX)):
                 self._objects.delete(key)
                 log.info("file of an expired upload deleted", extra={"key": key})
 
@@ -205,7 +204,7 @@ class Janitor:
         """The entries of a revoked key go with it."""
         if not self._is_time_to_sweep("face cache"):
             return
-        revoked = {key.id for key in self._store.list_keys() if key.revoked_at is not None}
+        revoked = {key.id for key in self._store.keys.all() if key.revoked_at is not None}
         for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
 
@@ -215,7 +214,7 @@ class Janitor:
         self._sweep_at[what] = time.monotonic() + SWEEP_EVERY_S
         return True
 
-    def _each(self, line: JanitorLine, items: Iterable[str], action: Callable[[str], None]) -> None:
+    def _each(self, line: JanitorQueue, items: Iterable[str], action: Callable[[str], None]) -> None:
         """The action on each item of a line of the store. One that fails is due again later."""
         until = time.monotonic() + STEP_S
         for item in items:
@@ -226,7 +225,9 @@ class Janitor:
             except RedisError:  # of all items, not of this one
                 raise
             except Exception as fault:
-                pause_s = self._store.postpone(line, item, first_s=POSTPONE_FIRST_S, longest_s=POSTPONE_LONGEST_S)
+                pause_s = self._store.janitor_failures.postpone(
+                    line, item, first_s=POSTPONE_FIRST_S, longest_s=POSTPONE_LONGEST_S
+                )
                 log.error(
                     "janitor: an item failed, again in %s s: %s",
                     pause_s,
@@ -235,7 +236,7 @@ class Janitor:
                     extra={"step": f"{line}:{item}"},
                 )
             else:
-                self._store.item_done(line, item)
+                self._store.janitor_failures.clear(line, item)
 
     def _send(self, jobs: Iterable[Job], why: str = "") -> None:
         """An unreachable broker fails for all of them, slowly, so the first such failure ends it."""
@@ -254,7 +255,7 @@ class Janitor:
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
         """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""
         lock_s = max(10.0, 3 * self._settings.janitor_interval_s) if ttl_s is None else ttl_s
-        return self._store.acquire_lock(LOCK, self._owner, lock_s)
+        return self._store.locks.acquire(LOCK, self._owner, lock_s)
 
     def _do(self, name: str, step: Callable[[], object]) -> object:
         try:

@@ -23,8 +23,7 @@ from typing import Any, Protocol, Self
 
 from redis.exceptions import RedisError
 
-from jobs.segments import SegmentLease
-from jobs.store import Lease, LeaseLostError
+from jobs.store import Lease, LeaseLostError, SegmentLease
 from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.shutdown import HandBackError, ShutdownNotice

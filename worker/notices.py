@@ -26,4 +26,4 @@ def send_job(app: Celery, store: JobStore, job: Job) -> None:
     """The broker takes the job's message, and the job leaves the outbox."""
     if job.status is JobStatus.QUEUED:
         send_render(app, job)
-        store.mark_message_sent(job.id)
+        store.jobs.mark_message_sent(job.id)

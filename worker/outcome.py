@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from jobs.models import RenderInfo, ResultInfo
+from jobs.models import RenderInfo, RenderNote, ResultInfo
+from retalking_core.notes import Note
 from retalking_core.types import RenderReport
 
 CONTENT_TYPES = {"mp4": "video/mp4", "mov": "video/quicktime", "mkv": "video/x-matroska"}
@@ -28,6 +30,15 @@ def result_info(path: Path, key: str, container: str, report: RenderReport) -> R
     )
 
 
+def render_notes(notes: Iterable[Note]) -> list[RenderNote]:
+    return [RenderNote(code=note.code, sentence=note.sentence, ranges_s=list(note.ranges_s)) for note in notes]
+
+
+def core_notes(notes: Iterable[RenderNote]) -> list[Note]:
+    """The inverse of `render_notes`."""
+    return [Note(note.code, note.sentence, tuple(note.ranges_s)) for note in notes]
+
+
 def render_info(report: RenderReport) -> RenderInfo:
     return RenderInfo(
         engine=report.engine,
@@ -37,6 +48,6 @@ def render_info(report: RenderReport) -> RenderInfo:
         faceless_ranges_s=report.faceless_ranges_s,
         stage_times_s=report.stage_times_s,
         synthetic_weights=report.synthetic_weights,
-        notes=report.notes,
+        notes=render_notes(report.notes),
         face_cache=report.face_cache,
     )

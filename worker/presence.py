@@ -66,7 +66,7 @@ class Presence:
         self._over.set()
         self._thread.join(timeout=2.0)
         try:
-            self._store.forget_worker(self._card.id)
+            self._store.workers.forget(self._card.id)
         except RedisError as fault:
             log.warning("not signed off: %s", type(fault).__name__, extra={"worker": self._card.id})
 
@@ -88,7 +88,7 @@ class Presence:
         if self._over.is_set() or (self._is_closing() and not self.is_busy):
             return
         try:
-            self._store.report_worker(self._card.model_copy(update=self._condition()), self._ttl_s)
+            self._store.workers.report(self._card.model_copy(update=self._condition()), self._ttl_s)
         except RedisError as fault:
             log.warning("presence not told: %s", type(fault).__name__, extra={"worker": self._card.id})
 

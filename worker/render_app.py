@@ -23,9 +23,8 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from jobs.broker import watch_polls
-from jobs.journal import about, write_journal
-from jobs.messages import make_celery
+from jobs.logging_config import configure_logging, log_context
+from jobs.messages import make_celery, watch_polls
 from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
@@ -117,12 +116,12 @@ class RenderProcess:
     def _traced(self, job_id: str, context: RunContext) -> Iterator[None]:
         """The attempt as a span of its submission's trace, and its lines under the submission's request id."""
         try:
-            job = context.store.get(job_id)
+            job = context.store.jobs.get(job_id)
         except JobNotFoundError:  # deleted: the claim finds nothing either
             yield
             return
         with (
-            about(job=job_id, request=job.request_id),
+            log_context(job=job_id, request=job.request_id),
             span("render", kind="consumer", parent=job.traceparent, job=job_id, worker=context.worker_id),
             staged(),
         ):
@@ -205,7 +204,7 @@ def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settin
 
     @signals.setup_logging.connect(weak=False)
     def on_logging(**_: object) -> None:
-        write_journal(settings.log_format)
+        configure_logging(settings.log_format)
 
     @signals.worker_shutting_down.connect(weak=False)
     def on_shutting_down(**_: object) -> None:

@@ -91,12 +91,12 @@ def run_job(job_id: str, context: RunContext) -> None:
     Raises RedisError when the store did not even answer the claim.
     """
     settings = context.settings
-    lease = patiently(lambda: context.store.claim(job_id, context.worker_id, settings.lease_s))
+    lease = patiently(lambda: context.store.jobs.claim(job_id, context.worker_id, settings.lease_s))
     if lease is None:
         log.info("nothing to do: over, canceled, past its deadline or in other hands", extra={"job": job_id})
         return
     keeper = LeaseKeeper(
-        context.store, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
+        context.store.jobs, lease, lease_s=settings.lease_s, stall_s=settings.stall_s, notice=context.notice
     )
     attempt = Attempt(context, lease, keeper)
     attempt.log(logging.INFO, "attempt started")
@@ -107,9 +107,9 @@ def run_job(job_id: str, context: RunContext) -> None:
         except LeaseLostError:
             _withdraw(attempt)
         except RenderCanceled:
-            _settle(attempt, "canceled", lambda: context.store.cancel(lease, retention_s=settings.retention_s))
+            _settle(attempt, "canceled", lambda: context.store.jobs.cancel(lease, retention_s=settings.retention_s))
         except HandBackError:
-            _settle(attempt, "handed back", lambda: context.store.release(lease, count_attempt=False))
+            _settle(attempt, "handed back", lambda: context.store.jobs.release(lease, count_attempt=False))
         except RedisError:
             log.exception("the job store is away; the lease will run out", extra={"job": job_id})
         except Exception as fault:
@@ -122,7 +122,7 @@ def run_job(job_id: str, context: RunContext) -> None:
 def _produce(attempt: Attempt) -> None:
     """Fetch, render, evaluate, publish, and mark the job as succeeded."""
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
-    job = patiently(lambda: context.store.get(lease.job_id))
+    job = patiently(lambda: context.store.jobs.get(lease.job_id))
     container = job.spec.request.output.container
     signer = open_signer(context.settings, job.spec.request)
     with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
@@ -147,7 +147,7 @@ def _produce(attempt: Attempt) -> None:
         _publish(attempt, file, result, curves)
     try:
         patiently(
-            lambda: context.store.succeed(
+            lambda: context.store.jobs.succeed(
                 lease,
                 result=result,
                 render=render_info(report),
@@ -230,11 +230,11 @@ def _give_up(attempt: Attempt, fault: Exception) -> None:
     release_frames(fault)
     context.memory.note_failure(error.code)
     attempt.log(logging.ERROR, "attempt failed", fault if is_unexpected(error) else None, code=error.code)
-    if is_passing(fault) and lease.attempt < patiently(lambda: context.store.get(lease.job_id)).max_attempts:
-        _settle(attempt, "back to the line", lambda: context.store.release(lease, count_attempt=True))
+    if is_passing(fault) and lease.attempt < patiently(lambda: context.store.jobs.get(lease.job_id)).max_attempts:
+        _settle(attempt, "back to the line", lambda: context.store.jobs.release(lease, count_attempt=True))
     else:
         retention_s = context.settings.retention_s
-        _settle(attempt, "failed", lambda: context.store.fail(lease, error, retention_s=retention_s))
+        _settle(attempt, "failed", lambda: context.store.jobs.fail(lease, error, retention_s=retention_s))
 
 
 def _hand_back_in_haste(attempt: Attempt) -> None:
@@ -243,7 +243,7 @@ def _hand_back_in_haste(attempt: Attempt) -> None:
     if time.monotonic() - attempt.began > attempt.context.settings.render_limit_s:
         _give_up(attempt, SoftTimeLimitExceeded())
     else:
-        _settle(attempt, "handed back", lambda: attempt.context.store.release(attempt.lease, count_attempt=False))
+        _settle(attempt, "handed back", lambda: attempt.context.store.jobs.release(attempt.lease, count_attempt=False))
 
 
 def _settle(attempt: Attempt, outcome: str, call: Callable[[], object]) -> None:
@@ -268,7 +268,7 @@ def _delete_published(attempt: Attempt) -> None:
     if not attempt.written:
         return
     try:
-        result = patiently(lambda: attempt.context.store.get(attempt.lease.job_id)).result
+        result = patiently(lambda: attempt.context.store.jobs.get(attempt.lease.job_id)).result
     except JobNotFoundError:
         result = None
     except RedisError:

@@ -13,15 +13,15 @@ from redis.exceptions import RedisError
 
 from jobs.names import segment_key
 from jobs.objects import ObjectStore, ObjectStoreError
-from jobs.segments import SegmentLease, SegmentOutcome, SegmentStore, SplitPlan
-from jobs.store import LeaseLostError
+from jobs.store import LeaseLostError, SegmentLease, SegmentOutcome, SplitPlan
+from jobs.store.segments import Segments
 from retalking_core.engine import SegmentedEngine
 from retalking_core.media.encoder import encoder_version
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
 from worker.lease import LeaseKeeper
-from worker.outcome import CONTENT_TYPES
+from worker.outcome import CONTENT_TYPES, render_notes
 from worker.patience import insist, patiently
 from worker.shutdown import HandBackError
 
@@ -47,15 +47,15 @@ class SplitClip:
 class SegmentBook:
     """The store, as a LeaseKeeper sees it when the lease is a segment's."""
 
-    def __init__(self, store: SegmentStore) -> None:
-        self._store = store
+    def __init__(self, segments: Segments) -> None:
+        self._segments = segments
 
     def report(self, lease: SegmentLease, *, stage: str, progress: float, lease_s: float) -> bool:
         """A segment has one stage; its place in the job is the owner's to tell."""
-        return self._store.report_segment(lease, progress, lease_s)
+        return self._segments.report(lease, progress, lease_s)
 
     def renew(self, lease: SegmentLease, lease_s: float) -> bool:
-        return self._store.report_segment(lease, None, lease_s)
+        return self._segments.report(lease, None, lease_s)
 
 
 def renderer_of(engine: SegmentedEngine) -> str:
@@ -72,7 +72,7 @@ def held(lease: SegmentLease, context: RunContext) -> Iterator[LeaseKeeper]:
     """
     settings = context.settings
     keeper = LeaseKeeper(
-        SegmentBook(context.store),
+        SegmentBook(context.store.segments),
         lease,
         lease_s=settings.lease_s,
         stall_s=settings.stall_s,
@@ -110,10 +110,10 @@ def render_segment(
     insist(lambda: put(key, file, CONTENT_TYPES["mp4"]), context.storage_pauses_s, keeper.wait)
     file.unlink()
     outcome = SegmentOutcome(
-        key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=list(drawn.notes)
+        key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=render_notes(drawn.notes)
     )
     try:
-        patiently(lambda: context.store.finish_segment(lease, outcome))
+        patiently(lambda: context.store.segments.finish(lease, outcome))
     except LeaseLostError:
         delete_quietly(context.objects, key, lease.job_id)
         raise
@@ -123,7 +123,7 @@ def render_segment(
 def _give_back(lease: SegmentLease, context: RunContext, *, count_attempt: bool) -> None:
     """Nobody is harmed when it is not heard: the lease runs out."""
     try:
-        patiently(lambda: context.store.release_segment(lease, count_attempt=count_attempt), limit_s=5.0)
+        patiently(lambda: context.store.segments.release(lease, count_attempt=count_attempt), limit_s=5.0)
         log.info("segment given back", extra=_tags(lease))
     except RedisError:
         log.error("the job store is away: the segment's lease will run out", extra=_tags(lease))

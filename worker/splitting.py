@@ -17,15 +17,16 @@ from redis.exceptions import RedisError
 
 from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, shared_video_key
-from jobs.segments import SplitPlan, SplitState
-from jobs.store import LeaseLostError
+from jobs.store import LeaseLostError, SplitPlan, SplitState
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
 from retalking_core.media.timeline import plan_timeline
+from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import AudioInfo, RenderReport, VideoInfo
 from worker.fetch import Inputs
+from worker.outcome import core_notes
 from worker.patience import insist, patiently
 from worker.segments import SplitClip, held, render_segment, renderer_of
 
@@ -94,7 +95,8 @@ class SharedRender:
         self._task.attempt.log(logging.INFO, "segments joined", count=plan.segments)
         workers = len({outcome.worker for outcome in state.done.values()})
         took_s = round(time.monotonic() - began, 1)
-        note = f"rendered as {plan.segments} segments by {workers} workers in {took_s} s"
+        sentence = f"Rendered as {plan.segments} segments by {workers} workers in {took_s} s."
+        note = Note("split_render", sentence)
         return replace(report, notes=[*report.notes, note])
 
     def _analyze(self, frames: int) -> tuple[SplitPlan, DrawingReport]:
@@ -119,7 +121,7 @@ class SharedRender:
         self._put(plan.scene_key, self._scene)
         if source.kind != "object":
             self._put(plan.video_key, task.inputs.video)
-        patiently(lambda: self._context.store.open_split(task.attempt.lease, plan))
+        patiently(lambda: self._context.store.segments.open(task.attempt.lease, plan))
         task.attempt.log(logging.INFO, "split into segments", count=plan.segments)
         return plan, report
 
@@ -128,7 +130,7 @@ class SharedRender:
         context, lease = self._context, self._task.attempt.lease
         while not (state := self._look()).is_complete:
             segment = patiently(
-                lambda: context.store.claim_segment(
+                lambda: context.store.segments.claim(
                     clip.job_id, context.worker_id, context.settings.lease_s, owner=lease
                 )
             )
@@ -148,7 +150,7 @@ class SharedRender:
         if time.monotonic() - self._looked_at < LOOK_EVERY_S:
             return
         try:
-            self._tell(self._context.store.split_state(self._task.job.id))
+            self._tell(self._context.store.segments.state(self._task.job.id))
         except RedisError as fault:
             # Each call waits for seconds before it gives up; the render must not wait with every batch.
             self._looked_at = time.monotonic() + self._context.settings.lease_s / 3
@@ -157,7 +159,7 @@ class SharedRender:
 
     def _look(self) -> SplitState:
         """Between two segments: the answer is waited for."""
-        return self._tell(patiently(lambda: self._context.store.split_state(self._task.job.id)))
+        return self._tell(patiently(lambda: self._context.store.segments.state(self._task.job.id)))
 
     def _tell(self, state: SplitState | None) -> SplitState:
         """Where all segments stand is the job's progress, and workers without work are called for the rest. Raises
@@ -182,7 +184,7 @@ class SharedRender:
             parts.append(task.folder / f"segment-{number}.mp4")
             self._fetch(outcome.key, parts[-1])
             self._keeper.check()
-            drawn.append(DrawingReport(outcome.stage_times_s, outcome.notes))
+            drawn.append(DrawingReport(outcome.stage_times_s, core_notes(outcome.notes)))
 
         def hear(told: Progress) -> None:
             task.tell(replace(told, fraction=1 - JOIN_SHARE * (1 - told.fraction)))
@@ -204,7 +206,7 @@ class SharedRender:
 
 def _earlier_split(task: RenderTask, context: RunContext) -> SplitState | None:
     """What an attempt that was lost or handed back has left, if this worker can go on with it."""
-    state = patiently(lambda: context.store.split_state(task.job.id))
+    state = patiently(lambda: context.store.segments.state(task.job.id))
     usable = state is not None and state.plan.renderer == renderer_of(task.engine)
     return state if usable else None
 
@@ -213,7 +215,7 @@ def _helpers(engine: Engine, context: RunContext) -> list[WorkerInfo]:
     """The other live workers that hold the engine."""
     told = engine.capabilities
     try:
-        cards = context.store.workers()
+        cards = context.store.workers.live()
     except RedisError:
         return []
     return [

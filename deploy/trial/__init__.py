@@ -1,4 +1,4 @@
-"""Builds the Dockerfiles in clean Debian roots and runs the compose file's services from them: `deploy/try-images`.
+"""Tries the images, the compose file and the README's first commands with podman on roots made by debootstrap.
 
-The Dockerfiles and docker-compose.yml are read, not repeated: what is tried is what stands there.
+Podman takes the place of Docker: it needs no daemon and runs as root in a machine that is a container itself.
 """

@@ -12,10 +12,10 @@ import grimp
 import pytest
 from packaging.requirements import Requirement
 
-from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained
+from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained, unlocked
 from checks.import_cycles import find_cycles
-from checks.secrets import find_secrets
-from jobs.api_keys import new_key_text
+from checks.secret_scan import find_secrets
+from jobs.store.keys import new_key_text
 
 PLANTED = {
     "api key of ours": new_key_text(),
@@ -38,7 +38,7 @@ def test_a_secret_is_found_wherever_it_lies(tmp_path: Path, what: str) -> None:
 def test_a_secret_fails_the_check_and_is_not_printed(tmp_path: Path) -> None:
     key = PLANTED["api key of ours"]
     (tmp_path / "settings.py").write_text(f"KEY = '{key}'\n")
-    command = [sys.executable, "-m", "checks.secrets", str(tmp_path)]
+    command = [sys.executable, "-m", "checks.secret_scan", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("settings.py:1: ")
@@ -53,6 +53,8 @@ def test_what_is_wrong_with_dependencies_is_named() -> None:
     rows = [Requirement(text) for text in ("one>=1", "two>=1,<2", "three", "four==4.*")]
     assert [line.split()[0] for line in unbounded(rows)] == ["one", "three"]
     assert [line.split()[0] for line in unexplained(rows, "| `one`, two | x |")] == ["three", "four"]
+    lock = "one==0.9 \\\n    --hash=sha256:00\ntwo==1.5 ; python_version < '3.12'\ntwo==2.1\nfour==4.9\n"
+    assert [line.split()[0] for line in unlocked(rows, lock)] == ["one>=1", "three"]
     (low,) = below_floor(
         {"pytest": ["9999", "a hole"], "not-installed-anywhere": ["1", "x"], "packaging": ["0.1", "x"]}
     )

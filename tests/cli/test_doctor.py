@@ -13,9 +13,9 @@ import redis
 
 from cli.keys import make_key
 from cli.redis_server import EmbeddedRedis
-from jobs.api_keys import Scope
 from jobs.opening import open_store
 from jobs.settings import Settings
+from jobs.store.keys import Scope
 from tests.api.running import PREVIEW
 from tests.cli.conftest import Ended
 from tests.jobs.making import add_job, worker_info
@@ -47,7 +47,7 @@ def look(call: Call, code: int) -> dict[str, list[dict[str, Any]]]:
 def test_a_service_that_is_well(call: Call, configure: Set, redis_url: str, s3: S3Endpoint) -> None:
     url, s3 = own_database(redis_url), s3.with_bucket("doctor-well")
     store = open_store(Settings(_env_file=None, redis_url=url))
-    store.report_worker(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
+    store.workers.report(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
     make_key(store, "someone", frozenset({Scope.READ}))
     s3_settings = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
     secret = "whsec_" + "A" * 44
@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(call: Call, configure: Set, redis_url: str, tm
 
     store = open_store(Settings(_env_file=None, redis_url=url))
     silent = datetime.now(UTC) - timedelta(minutes=5)
-    store.report_worker(worker_info("w").model_copy(update={"polled_at": silent}), 60)
+    store.workers.report(worker_info("w").model_copy(update={"polled_at": silent}), 60)
     assert "asks for no jobs" in look(call, 1)["workers"][0]["found"]
 
 
@@ -112,8 +112,8 @@ def test_records_in_quarantine_are_listed(call: Call, configure: Set, redis_url:
     assert look(call, 1)["records"][0]["state"] == "well"
     store = open_store(Settings(_env_file=None, redis_url=url))
     job = add_job(store, metadata={"secret": "of the caller"})
-    store._client.hset(f"{{retalking}}:job:{job.id}", "spec", "{")
-    assert store.unsent(0.0) == []
+    store.redis.client.hset(f"{{retalking}}:job:{job.id}", "spec", "{")
+    assert store.jobs.unsent(0.0) == []
     (finding,) = look(call, 1)["records"]
     assert finding["state"] == "note"
     assert finding["found"] == f"1 in quarantine: job {job.id} (JobSpec: json_invalid)"

@@ -123,6 +123,7 @@ def test_a_data_set_is_rendered_scored_and_taken_up_again(call: Call, dataset: P
     assert all(0.5 < value < 1 for value in values)
     assert scores["mean"]["ssim"] == pytest.approx(sum(values) / 2)
     assert scores["mean"]["csim"] is None
+    assert scores["clips"][0]["notes"] == []
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
     assert [row["clip"] for row in rows] == ["face + talk0", "face + talk1", "mean"]
     assert float(rows[0]["ssim"]) == values[0]
@@ -132,11 +133,14 @@ def test_a_data_set_is_rendered_scored_and_taken_up_again(call: Call, dataset: P
     check_self_contained(html)
 
     (dataset / "video" / "nobody.mp4").unlink()
+    note = {"code": "face_parts_not_found", "sentence": "Frames were kept.", "ranges_s": [[0.2, 0.4]]}
+    (tmp_path / "out" / "clips" / scores["clips"][0]["folder"] / "notes.json").write_text(json.dumps([note]))
     again = call(*command, *asked, "--json")
     assert again.code == 0, again.err
     assert [path.stat().st_mtime_ns for path in results] == stamps
     assert "synthesize" not in again.err
-    assert json.loads(again.out)["clips"] == scores["clips"]
+    assert json.loads(again.out)["clips"] == [scores["clips"][0] | {"notes": [note]}, scores["clips"][1]]
+    assert "Frames were kept. (0.20-0.40 s)" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.e2e

@@ -239,7 +239,7 @@ def test_smile_needs_its_file(render, clip) -> None:
 def test_untrained_weights_are_named_in_report_and_file(render, clip, tmp_path) -> None:
     done = render(StandIns(), clip, synthetic_weights=True)
     assert done.report.synthetic_weights
-    assert "SYNTHETIC WEIGHTS" in done.report.notes[0]
+    assert done.report.notes[0].code == "synthetic_weights"
     with av.open(str(tmp_path / "result.mp4")) as container:
         assert "SYNTHETIC WEIGHTS" in container.metadata["comment"]
         assert len(container.streams.audio) == 1
@@ -250,7 +250,9 @@ def test_a_face_without_parts_is_told(render, clip) -> None:
     nothing[:, 0] = 1
     done = render(StandIns(parsenet=lambda x: (nothing.expand(len(x), -1, -1, -1), x)), clip)
     assert all(done.same(k) for k in range(FRAMES))
-    assert done.report.notes == [f"{FRAMES} frames kept as they were: no face parts were made out in them"]
+    (note,) = done.report.notes
+    assert note.code == "face_parts_not_found"
+    assert note.ranges_s == ((0.0, pytest.approx(done.report.duration_s, abs=1e-3)),)
 
 
 def _spoiled(result: object) -> object:

@@ -1,4 +1,4 @@
-"""The embedded Redis: behind a password, durable, alone on its folder, gone when stopped."""
+"""The embedded Redis: password, durability, exclusive folder, shutdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD_FILE = Path(__file__).with_name("redis-6.2.aof")
 OLD_LAST_COMMAND = b"*3\r\n$9\r\nPEXPIREAT\r\n"
 
 
-def test_it_needs_its_password_and_keeps_it_from_the_command_line(tmp_path: Path) -> None:
+def test_it_requires_its_password_and_hides_it_from_the_command_line(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path) as server:
         assert redis.Redis.from_url(server.url).ping()
         with pytest.raises(redis.AuthenticationError):
@@ -44,7 +44,7 @@ def test_a_restart_keeps_data_and_address(tmp_path: Path) -> None:
         assert client.get("a") == b"kept"
 
 
-def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
+def test_acknowledged_writes_survive_a_kill(tmp_path: Path) -> None:
     server = EmbeddedRedis(tmp_path)
     redis.Redis.from_url(server.url).set("a", "kept")
     server._process.kill()
@@ -60,21 +60,21 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     EmbeddedRedis(tmp_path).stop()
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "a") as server:
         with pytest.raises(RedisServerError, match="in use"):
             EmbeddedRedis(tmp_path / "b", port=server.port)
         EmbeddedRedis(tmp_path / "b").stop()
 
 
-def test_a_path_with_odd_characters_is_only_a_path(tmp_path: Path) -> None:
+def test_a_path_with_special_characters_works(tmp_path: Path) -> None:
     folder = tmp_path / "a \"b\" $HOME; 'c' #"
     with EmbeddedRedis(folder) as server:
         redis.Redis.from_url(server.url).set("a", "b")
     assert list((folder / "appendonlydir").glob("appendonly.aof.*.incr.aof"))
 
 
-def test_the_data_of_a_server_with_a_single_append_only_file_is_taken_over(tmp_path: Path) -> None:
+def test_data_of_a_server_with_a_single_append_only_file_is_migrated(tmp_path: Path) -> None:
     shutil.copyfile(OLD_FILE, tmp_path / "appendonly.aof")
     for _ in range(2):  # the second start reads what the first one made of it
         with EmbeddedRedis(tmp_path) as server:
@@ -88,8 +88,8 @@ def test_the_data_of_a_server_with_a_single_append_only_file_is_taken_over(tmp_p
     assert not (tmp_path / "appendonly.aof").exists()
 
 
-def test_an_old_file_that_ends_within_a_command_loses_that_command_only(tmp_path: Path) -> None:
-    """As a machine that lost its power leaves it: the last write was not answered."""
+def test_a_truncated_old_file_loses_only_its_last_command(tmp_path: Path) -> None:
+    """After a power failure: the last write was not acknowledged."""
     whole = OLD_FILE.read_bytes()
     (tmp_path / "appendonly.aof").write_bytes(whole[: whole.rindex(OLD_LAST_COMMAND) + 12])
     for _ in range(2):
@@ -115,5 +115,5 @@ def assert_old_data(client: redis.Redis) -> None:
     assert client.get("later") == "expires in 2200"
 
 
-def test_the_server_states_its_version() -> None:
+def test_the_server_reports_its_version() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", server_version(redis_server_binary()))

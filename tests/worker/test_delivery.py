@@ -16,13 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from jobs.ids import new_job_id
-from jobs.keyring import WebhookSecrets, webhook_secret
 from jobs.local_objects import LocalObjectStore
 from jobs.models import Delivery, ErrorInfo, InputRef, JobRequest, JobSpec, JobView
-from jobs.redis_store import RedisJobStore
+from jobs.names import new_job_id
 from jobs.settings import Settings
-from jobs.store import Origin, ReceiverRules
+from jobs.signing import WebhookSecrets, webhook_secret
+from jobs.store import JobStore, Origin, ReceiverRules
 from jobs.view import view_job
 from tests.worker.receiver import Call, Receiver, Reply, receiving
 from worker.delivery import LONGEST_PAUSE_S, WebhookDeliverer, retry_after_s
@@ -52,10 +51,10 @@ def settings(tmp_path: Path) -> Settings:
 class Sender:
     """Takes due deliveries from the store and sends them, one after the other."""
 
-    def __init__(self, store: RedisJobStore, settings: Settings, tmp_path: Path) -> None:
+    def __init__(self, store: JobStore, settings: Settings, tmp_path: Path) -> None:
         self._store = store
         objects = LocalObjectStore(tmp_path / "objects")
-        self.secrets = WebhookSecrets(settings, store.webhook_secret_state)
+        self.secrets = WebhookSecrets(settings, store.webhooks.secret_state)
         self._deliverer = WebhookDeliverer(
             store,
             settings,
@@ -65,7 +64,7 @@ class Sender:
 
     def deliver(self, delivery_id: str) -> Delivery | None:
         """None: it could not be taken, or its job is gone."""
-        taken = self._store.take_deliveries(1, ReceiverRules(4, 30.0))
+        taken = self._store.webhooks.take(1, ReceiverRules(4, 30.0))
         if not taken:
             return None
         assert [each.id for each in taken] == [delivery_id]
@@ -73,12 +72,12 @@ class Sender:
 
 
 @pytest.fixture
-def courier(job_store: RedisJobStore, settings: Settings, tmp_path: Path) -> Sender:
+def courier(job_store: JobStore, settings: Settings, tmp_path: Path) -> Sender:
     return Sender(job_store, settings, tmp_path)
 
 
 @pytest.fixture
-def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delivery]:
+def failed(job_store: JobStore, receiver: Receiver) -> Callable[..., Delivery]:
     """A job that failed, with its delivery due."""
 
     def make(url: str | None = None, owner: str = "", **asked: Any) -> Delivery:
@@ -86,23 +85,23 @@ def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delive
         ref = InputRef(kind="url", url="http://inputs.example/?token=secret")
         request = JobRequest(webhook_url=url or f"{receiver.url}/hook?key=hush", **asked)
         spec = JobSpec(video=ref, audio=ref, request=request)
-        job_store.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
-        lease = job_store.claim(job_id, "w", 30)
+        job_store.jobs.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
+        lease = job_store.jobs.claim(job_id, "w", 30)
         assert lease is not None
-        job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
-        return job_store.deliveries(job_id)[-1]
+        job_store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
+        return job_store.webhooks.deliveries(job_id)[-1]
 
     return make
 
 
-def make_due(store: RedisJobStore, delivery: Delivery) -> None:
+def make_due(store: JobStore, delivery: Delivery) -> None:
     """The pause is over: what the clock does in earnest."""
-    receiver = store._client.hget(store._key("delivery", delivery.id), "receiver")
+    receiver = store.redis.client.hget(store.redis.key("delivery", delivery.id), "receiver")
     owner = receiver.partition("@")[0]
-    store._client.zadd(store._key("webhooks_due"), {delivery.id: 0})
-    store._client.zadd(store._key("webhook_queue", receiver), {delivery.id: 0})
-    store._client.zadd(store._key("webhook_receivers", owner), {receiver: 0})
-    store._client.zadd(store._key("webhook_owners"), {owner: 0})
+    store.redis.client.zadd(store.redis.key("webhooks_due"), {delivery.id: 0})
+    store.redis.client.zadd(store.redis.key("webhook_queue", receiver), {delivery.id: 0})
+    store.redis.client.zadd(store.redis.key("webhook_receivers", owner), {receiver: 0})
+    store.redis.client.zadd(store.redis.key("webhook_owners"), {owner: 0})
 
 
 def verify(settings: Settings, call: Call) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def test_a_changed_body_does_not_verify(
 
 
 def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(500)]
     delivery = failed()
@@ -162,7 +161,7 @@ def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
     assert {call.headers["webhook-id"] for call in receiver.calls} == {delivery.id}
 
     receiver.replies = [Reply(204)]
-    job_store.redeliver(delivery.job_id)
+    job_store.webhooks.redeliver(delivery.job_id)
     done = courier.deliver(delivery.id)
     assert done is not None
     assert (done.state, len(done.attempts)) == ("delivered", 4)
@@ -170,11 +169,11 @@ def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
 
 
 def test_a_delivered_event_can_be_sent_once_more(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
     courier.deliver(delivery.id)
-    (again,) = job_store.redeliver(delivery.job_id)
+    (again,) = job_store.webhooks.redeliver(delivery.job_id)
     courier.deliver(again.id)
     assert [call.headers["webhook-id"] for call in receiver.calls] == [delivery.id] * 2
 
@@ -273,19 +272,19 @@ def test_a_flood_in_the_answer_is_not_read(
 
 
 def test_two_couriers_do_not_deliver_one_event_twice(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    assert [each.id for each in job_store.take_deliveries(9, ReceiverRules(9, 30))] == [delivery.id]
+    assert [each.id for each in job_store.webhooks.take(9, ReceiverRules(9, 30))] == [delivery.id]
     assert courier.deliver(delivery.id) is None
     assert receiver.calls == []
 
 
 def test_an_event_of_a_deleted_job_is_dropped(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    job_store.delete(delivery.job_id)
+    job_store.jobs.delete(delivery.job_id)
     assert courier.deliver(delivery.id) is None
     assert receiver.calls == []
 
@@ -318,7 +317,7 @@ def test_a_retry_after_of_any_bytes_never_raises_and_is_bounded(value: str) -> N
 @pytest.mark.parametrize("fault", [RuntimeError("surprise"), ValueError("bad"), OSError(5, "io"), MemoryError()])
 def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
     courier: Sender,
-    job_store: RedisJobStore,
+    job_store: JobStore,
     failed: Callable[..., Delivery],
     monkeypatch: pytest.MonkeyPatch,
     fault: Exception,
@@ -340,31 +339,33 @@ def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
 
 
 def test_a_redelivered_event_has_the_whole_schedule_ahead(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(410), Reply(500)]
     delivery = failed()
     assert courier.deliver(delivery.id).state == "given_up"
-    job_store.redeliver(delivery.job_id, delivery.id)
+    job_store.webhooks.redeliver(delivery.job_id, delivery.id)
     for number, state in ((2, "pending"), (3, "pending"), (4, "given_up")):
         done = courier.deliver(delivery.id)
         assert (len(done.attempts), done.state) == (number, state)
         if state == "pending":
             make_due(job_store, delivery)
-            job_store._client.delete(*job_store._client.scan_iter(job_store._key("webhook_receiver", "*")))
+            job_store.redis.client.delete(
+                *job_store.redis.client.scan_iter(job_store.redis.key("webhook_receiver", "*"))
+            )
 
 
 def test_a_late_event_tells_the_state_of_its_time(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, settings: Settings
+    courier: Sender, job_store: JobStore, receiver: Receiver, settings: Settings
 ) -> None:
     job_id = new_job_id()
     ref = InputRef(kind="url", url="http://inputs.example/")
     request = JobRequest(webhook_url=f"{receiver.url}/hook", webhook_events=["job.started", "job.progress"])
-    job_store.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
-    lease = job_store.claim(job_id, "w", 30)
-    job_store.report(lease, stage="synthesize", progress=0.25, lease_s=30)
-    job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
-    for delivery in job_store.deliveries(job_id):
+    job_store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
+    lease = job_store.jobs.claim(job_id, "w", 30)
+    job_store.jobs.report(lease, stage="synthesize", progress=0.25, lease_s=30)
+    job_store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
+    for delivery in job_store.webhooks.deliveries(job_id):
         assert courier.deliver(delivery.id).state == "delivered"
     started, progress = (verify(settings, call)["data"] for call in receiver.calls)
     assert (started["status"], started["progress"], started["error"]) == ("running", 0.0, None)
@@ -374,7 +375,7 @@ def test_a_late_event_tells_the_state_of_its_time(
 
 
 def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery], settings: Settings
+    courier: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery], settings: Settings
 ) -> None:
     one, other = "a" * 16, "b" * 16
 
@@ -395,7 +396,7 @@ def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
     assert not verifies(call, webhook_secret(settings))
     assert not verifies(sent(other), secret)
 
-    job_store.rotate_webhook_secret(one, 3600)
+    job_store.webhooks.rotate_secret(one, 3600)
     fresh, until_now = courier.secrets.of(one)
     assert until_now == secret != fresh
     call = sent(one)
@@ -403,7 +404,7 @@ def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
     assert verifies(call, secret)
     assert verifies(call, fresh)
 
-    job_store.rotate_webhook_secret(one, 0)
+    job_store.webhooks.rotate_secret(one, 0)
     call = sent(one)
     assert len(call.headers["webhook-signature"].split()) == 1
     assert not verifies(call, secret)

@@ -16,8 +16,8 @@ import pytest
 
 from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
-from jobs.redis_store import RedisJobStore
 from jobs.s3_objects import S3ObjectStore
+from jobs.store import JobStore
 from retalking_core import face_cache as core_cache
 from retalking_core.face_cache import EntryUse, FaceCache, surplus
 from tests.services import S3Endpoint
@@ -35,7 +35,7 @@ def bucket(s3: S3Endpoint) -> S3ObjectStore:
 
 @pytest.fixture(params=["folder", "objects", "bucket"])
 def bench(
-    request: pytest.FixtureRequest, tmp_path: Path, job_store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> Bench:
     for module in (core_cache, face_cache):
         monkeypatch.setattr(module, "WAIT_S", 0.05)

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec
-from jobs.names import input_key, scene_key, segments_prefix
+from jobs.names import input_key, new_job_id, scene_key, segments_prefix
 from jobs.objects import ObjectInfo
-from jobs.redis_store import RedisJobStore
-from jobs.segments import SegmentLease, SegmentOutcome, SplitPlan
 from jobs.settings import Settings
-from jobs.store import Lease
+from jobs.store import JobStore, Lease, SegmentLease, SegmentOutcome, SplitPlan
 from retalking_core.errors import EngineFaultError
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
@@ -34,7 +31,7 @@ from worker.shutdown import ShutdownNotice
 
 
 @pytest.fixture
-def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
+def context(job_store: JobStore, tmp_path: Path) -> RunContext:
     """Of a helper."""
     engine = SlowEngine(tmp_path / "marks")
     engine.warm_up()
@@ -60,8 +57,8 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
     key = input_key(job_id, "video")
     context.objects.put_file(key, video, "video/mp4")
     ref = InputRef(kind="object", key=key)
-    context.store.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
-    lease = context.store.claim(job_id, "owner", 30.0)
+    context.store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
+    lease = context.store.jobs.claim(job_id, "owner", 30.0)
     assert lease is not None
     engine.analyze_clip(video, speech, tmp_path / "scene", RenderOptions(), ignore_progress)
     context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
@@ -74,7 +71,7 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
         video_key=key,
         analyzed=0.1,
     )
-    context.store.open_split(lease, plan)
+    context.store.segments.open(lease, plan)
     return lease
 
 
@@ -86,14 +83,14 @@ def files(context: RunContext, lease: Lease) -> list[str]:
 def take_over(context: RunContext, owner: Lease) -> list[SegmentLease]:
     """Everything that is left, as its owner gets it."""
     taken = []
-    while segment := context.store.claim_segment(owner.job_id, "owner", 30.0, owner=owner):
+    while segment := context.store.segments.claim(owner.job_id, "owner", 30.0, owner=owner):
         taken.append(segment)
     return taken
 
 
 def test_a_helper_renders_every_segment_and_leaves_no_folder(context: RunContext, owner: Lease) -> None:
     help_job(owner.job_id, context)
-    state = context.store.split_state(owner.job_id)
+    state = context.store.segments.state(owner.job_id)
     assert state.is_complete
     assert [outcome.key for outcome in state.done.values()] == sorted(files(context, owner))
     assert {outcome.worker for outcome in state.done.values()} == {"helper"}
@@ -117,7 +114,7 @@ def test_a_fault_gives_the_segment_to_the_owner_and_ends_the_help(context: RunCo
 def test_a_helper_steps_back_when_a_job_waits(context: RunContext, owner: Lease) -> None:
     add_job(context.store)
     help_job(owner.job_id, context)
-    assert list(context.store.split_state(owner.job_id).done) == [0]
+    assert list(context.store.segments.state(owner.job_id).done) == [0]
 
 
 def test_a_helper_of_another_version_touches_nothing(context: RunContext, owner: Lease) -> None:
@@ -130,7 +127,7 @@ def test_a_helper_of_another_version_touches_nothing(context: RunContext, owner:
 def test_a_helper_that_is_shut_down_hands_back_uncounted(context: RunContext, owner: Lease) -> None:
     context.notice.give(0.0)
     help_job(owner.job_id, context)
-    segment = context.store.claim_segment(owner.job_id, "other", 30.0)
+    segment = context.store.segments.claim(owner.job_id, "other", 30.0)
     assert (segment.number, segment.attempt) == (0, 1)
 
 
@@ -141,14 +138,14 @@ def test_a_late_writer_loses_and_deletes_its_own_file(context: RunContext, owner
     def put_late(key: str, path: Path, content_type: str) -> ObjectInfo:
         info = context.objects.put_file(key, path, content_type)
         time.sleep(1.6)
-        segment = context.store.claim_segment(owner.job_id, "owner", 30.0, owner=owner)
+        segment = context.store.segments.claim(owner.job_id, "owner", 30.0, owner=owner)
         assert (segment.number, segment.attempt) == (0, 2)
-        context.store.finish_segment(segment, redone)
+        context.store.segments.finish(segment, redone)
         return info
 
     mute: Callable[..., bool] = lambda *_: False  # noqa: E731
-    store = Interposed(context.store, report_segment=mute)
+    store = Interposed(context.store, segments=Interposed(context.store.segments, report=mute))
     objects = Interposed(context.objects, put_file=put_late)
     help_job(owner.job_id, replace(context, store=store, objects=objects))
-    assert context.store.split_state(owner.job_id).done == {0: redone}
+    assert context.store.segments.state(owner.job_id).done == {0: redone}
     assert files(context, owner) == []

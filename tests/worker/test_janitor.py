@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from jobs.ids import new_upload_id
 from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, curves_key, result_key, upload_key
+from jobs.names import RENDER_QUEUE, curves_key, new_upload_id, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
-from tests.worker.test_runner import Interposed
+from tests.worker.test_runner import Interposed, interposed_jobs
 from worker import janitor as rounds
 from worker.face_cache import CacheLimits, StoredEntries
 from worker.janitor import Janitor
@@ -57,13 +56,13 @@ def _next(messages: Any) -> Any:
 
 
 def claim(stack: Stack, job_id: str, lease_s: float = 30.0) -> Any:
-    lease = stack.store.claim(job_id, "w", lease_s)
+    lease = stack.store.jobs.claim(job_id, "w", lease_s)
     assert lease is not None
     return lease
 
 
 def fail(stack: Stack, job_id: str, retention_s: int = 0) -> None:
-    stack.store.fail(claim(stack, job_id), ErrorInfo(code="face_not_found", message="-"), retention_s=retention_s)
+    stack.store.jobs.fail(claim(stack, job_id), ErrorInfo(code="face_not_found", message="-"), retention_s=retention_s)
 
 
 def test_a_message_that_was_never_sent_is_sent(
@@ -89,7 +88,7 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
         stack.objects.put_file(written, stack.clips.video, "video/x-matroska")
     time.sleep(0.01)
     janitor.round()
-    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     assert stack.files_of(job_id) == ["input/audio", "input/video"]
 
 
@@ -102,7 +101,7 @@ def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
         time.sleep(0.02)
         janitor.round()
         assert queued(RENDER_QUEUE) == ([job_id] if attempt == 1 else [])
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_lost")
 
@@ -115,10 +114,10 @@ def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idl
     assert queued(RENDER_QUEUE) == [job_id]
     busy = WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC), busy_with="job_x")
     janitor.round()
-    stack.store.report_worker(busy, 30)
+    stack.store.workers.report(busy, 30)
     janitor.round()
     assert queued(RENDER_QUEUE) == []
-    stack.store.report_worker(busy.model_copy(update={"busy_with": None}), 30)
+    stack.store.workers.report(busy.model_copy(update={"busy_with": None}), 30)
     janitor.round()
     assert queued(RENDER_QUEUE) == [job_id]
 
@@ -128,7 +127,7 @@ def test_only_messages_that_the_broker_lacks_are_sent_again(
 ) -> None:
     """A worker that hangs, or is between two jobs, is idle by its card while the line is long."""
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
-    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    stack.store.workers.report(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
     jobs = [stack.submit() for _ in range(20)]
     for _ in range(5):
         janitor.round()
@@ -146,7 +145,7 @@ def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
-    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    stack.store.workers.report(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
     lost = stack.submit(priority=2)
     assert queued(RENDER_QUEUE) == [lost]
     low = [stack.submit(priority=0) for _ in range(3)]
@@ -157,10 +156,10 @@ def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
 def test_a_passed_deadline_fails_the_job(stack: Stack, janitor: Janitor) -> None:
     job_id = stack.create(expires_in_s=1)
     janitor.round()
-    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     time.sleep(1.05)
     janitor.round()
-    error = stack.store.get(job_id).error
+    error = stack.store.jobs.get(job_id).error
     assert error is not None
     assert error.code == "deadline_exceeded"
 
@@ -172,7 +171,7 @@ def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Jan
     janitor.round()
     assert stack.files_of(old) == []
     assert len(stack.files_of(kept)) == 2
-    assert [job.id for job in stack.store.list_jobs(status=None, cursor=None, limit=10).jobs] == [kept]
+    assert [job.id for job in stack.store.jobs.page(status=None, cursor=None, limit=10).jobs] == [kept]
 
 
 def test_files_that_can_not_be_deleted_keep_their_record(
@@ -186,10 +185,10 @@ def test_files_that_can_not_be_deleted_keep_their_record(
 
     monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
     Janitor(stack.celery, stack.store, Interposed(stack.objects, delete_prefix=refuse), stack.settings).round()
-    assert stack.store.get(job_id).status is JobStatus.FAILED
+    assert stack.store.jobs.get(job_id).status is JobStatus.FAILED
     time.sleep(0.01)
     janitor.delete_jobs()
-    assert stack.store.due_for_deletion() == []
+    assert stack.store.jobs.due_for_deletion() == []
     assert stack.files_of(job_id) == []
 
 
@@ -197,17 +196,17 @@ def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None
     old, fresh = new_upload_id(), new_upload_id()
     for upload_id, age_s in ((old, 1), (fresh, -60)):
         stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
-        stack.store.add_upload(upload_id, datetime.now(UTC) - timedelta(seconds=age_s))
+        stack.store.uploads.add(upload_id, datetime.now(UTC) - timedelta(seconds=age_s))
     janitor.round()
     assert list(stack.objects.list_keys("uploads/")) == [upload_key(fresh)]
-    assert not stack.store.upload_exists(old)
-    assert stack.store.upload_exists(fresh)
+    assert not stack.store.uploads.exists(old)
+    assert stack.store.uploads.exists(fresh)
 
 
 def test_a_file_that_arrives_after_its_upload_has_expired_is_deleted(stack: Stack, janitor: Janitor) -> None:
     """A PUT to a presigned link that began in time may end when the janitor has dropped the upload."""
     late, live = new_upload_id(), new_upload_id()
-    stack.store.add_upload(live, datetime.now(UTC) + timedelta(seconds=60))
+    stack.store.uploads.add(live, datetime.now(UTC) + timedelta(seconds=60))
     for upload_id in (late, live):
         stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
     janitor.round()
@@ -221,13 +220,13 @@ def test_an_event_whose_time_is_over_is_given_up_and_stays_listed(
     job_id = stack.create(webhook_url="http://hooks.example/")
     fail(stack, job_id, retention_s=600)
     janitor.round()
-    assert [each.state for each in stack.store.deliveries(job_id)] == ["pending"]
+    assert [each.state for each in stack.store.webhooks.deliveries(job_id)] == ["pending"]
     monkeypatch.setattr(rounds, "retry_window_s", lambda _: 0.0)
     janitor.round()
-    (delivery,) = stack.store.deliveries(job_id)
+    (delivery,) = stack.store.webhooks.deliveries(job_id)
     assert (delivery.state, delivery.next_attempt_at) == ("given_up", None)
-    assert stack.store.due_deliveries() == []
-    listed = stack.store.undelivered(state="given_up", cursor=None, limit=10).deliveries
+    assert stack.store.webhooks.due() == []
+    listed = stack.store.webhooks.undelivered(state="given_up", cursor=None, limit=10).deliveries
     assert [each.id for each in listed] == [delivery.id]
 
 
@@ -238,7 +237,7 @@ def test_an_item_that_can_not_be_deleted_holds_up_no_other(
     """More of them than a round looks at: they must not stay at the head of the line either."""
     store, now = stack.store, datetime.now(UTC)
     names = [f"bad-{number:03}" for number in range(105)] + ["good"]
-    client, key = store._client, store._key
+    client, key = store.redis.client, store.redis.key
     for age_s, name in enumerate(reversed(names)):
         client.zadd(key(line), {name: int((now.timestamp() - 1000 - age_s) * 1000)})
     deleted: list[str] = []
@@ -254,20 +253,20 @@ def test_an_item_that_can_not_be_deleted_holds_up_no_other(
     janitor.round()
     janitor.round()
     assert any("good" in name for name in deleted)
-    failing = store.failing_items(200)
-    assert len(failing) == store.failing_count() == 105
+    failing = store.janitor_failures.items(200)
+    assert len(failing) == store.janitor_failures.count() == 105
     assert failing[f"{line}:bad-007"] == 1, "it waits before it is tried again"
-    assert store.tally().counts["janitor_failed"] == {line: 105}
+    assert store.counters.tally().counts["janitor_failed"] == {line: 105}
     assert "an item failed" in caplog.text
 
     monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
     client.zadd(key(line), {"bad-007": 0})
     janitor.round()
-    assert store.failing_items(200)[f"{line}:bad-007"] == 2
+    assert store.janitor_failures.items(200)[f"{line}:bad-007"] == 2
     client.zadd(key(line), {"bad-007": 0})
     janitor._objects = stack.objects
     janitor.round()
-    assert f"{line}:bad-007" not in store.failing_items(200)
+    assert f"{line}:bad-007" not in store.janitor_failures.items(200)
 
 
 def test_a_broker_that_is_away_does_not_hold_up_the_round(
@@ -296,7 +295,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
 
     job_id = stack.create()
     fail(stack, job_id)
-    Janitor(stack.celery, Interposed(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
+    Janitor(stack.celery, interposed_jobs(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
     assert stack.files_of(job_id) == []
     assert "RuntimeError" in caplog.text
 
@@ -304,7 +303,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
 def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: Janitor) -> None:
     job_id = stack.create()
     fail(stack, job_id)
-    assert stack.store.acquire_lock(rounds.LOCK, "somebody else", 0.5)
+    assert stack.store.locks.acquire(rounds.LOCK, "somebody else", 0.5)
     janitor.start()
     time.sleep(0.3)
     assert len(stack.files_of(job_id)) == 2
@@ -341,7 +340,7 @@ def test_a_record_that_can_not_be_read_holds_up_nobody(
 ) -> None:
     """In every line that a round looks at, before a good one; the files go after the retention."""
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    client: Any = stack.store._client  # type: ignore[attr-defined]
+    client: Any = stack.store.redis.client  # type: ignore[attr-defined]
     broken, good = [], []
     for jobs in (broken, good):
         jobs.append(stack.create())
@@ -354,10 +353,12 @@ def test_a_record_that_can_not_be_read_holds_up_nobody(
     janitor.round()
     assert set(queued(RENDER_QUEUE)) == set(good[:2])
     with pytest.raises(JobNotFoundError):
-        stack.store.get(good[2])
-    assert {record.id for record in stack.store.quarantined()} == set(broken[:2]), "the third was over, and is deleted"
+        stack.store.jobs.get(good[2])
+    assert {record.id for record in stack.store.quarantine.records()} == set(broken[:2]), (
+        "the third was over, and is deleted"
+    )
     assert all(stack.files_of(job_id) for job_id in broken[:2])
     janitor._settings = stack.settings.model_copy(update={"retention_s": 0})
     janitor.round()
-    assert stack.store.quarantine_size() == 0
+    assert stack.store.quarantine.size() == 0
     assert not any(stack.files_of(job_id) for job_id in broken)

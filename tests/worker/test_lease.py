@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobs.ids import new_job_id
 from jobs.models import InputRef, JobRequest, JobSpec
-from jobs.redis_store import RedisJobStore
-from jobs.store import Lease, LeaseLostError
+from jobs.names import new_job_id
+from jobs.store import JobStore, Lease, LeaseLostError
 from retalking_core.errors import RenderCanceled
 from tests.services import wait_until
 from tests.worker.test_runner import Interposed
@@ -24,20 +23,20 @@ from worker.shutdown import HandBackError, ShutdownNotice
 
 @dataclass
 class Held:
-    store: RedisJobStore
+    store: JobStore
     lease: Lease
 
     def keeper(self, **changes: object) -> LeaseKeeper:
-        settings = {"store": self.store, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
+        settings = {"store": self.store.jobs, "lease_s": 0.3, "stall_s": 30.0, "notice": ShutdownNotice()} | changes
         return LeaseKeeper(lease=self.lease, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def held(job_store: RedisJobStore) -> Held:
+def held(job_store: JobStore) -> Held:
     job_id = new_job_id()
     ref = InputRef(kind="url", url="http://inputs.example/")
-    job_store.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
-    lease = job_store.claim(job_id, "w", 0.3)
+    job_store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
+    lease = job_store.jobs.claim(job_id, "w", 0.3)
     assert lease is not None
     return Held(job_store, lease)
 
@@ -45,10 +44,10 @@ def held(job_store: RedisJobStore) -> Held:
 def test_the_lease_outlives_long_work_without_a_word(held: Held) -> None:
     with held.keeper() as keeper:
         time.sleep(1.0)
-        assert held.store.requeue_lost() == []
+        assert held.store.jobs.requeue_lost() == []
         keeper.check()
     time.sleep(0.4)
-    assert [job.id for job in held.store.requeue_lost()] == [held.lease.job_id]
+    assert [job.id for job in held.store.jobs.requeue_lost()] == [held.lease.job_id]
 
 
 def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) -> None:
@@ -60,7 +59,7 @@ def test_a_stalled_render_lets_go_and_in_the_end_ends_its_process(held: Held) ->
         for _ in range(4):  # the same words again are no progress
             keeper.beat("synthesize", 0.5, 9)
             time.sleep(0.05)
-        wait_until(held.store.requeue_lost, timeout=3)
+        wait_until(held.store.jobs.requeue_lost, timeout=3)
         with pytest.raises(LeaseLostError):
             keeper.check()
         assert stuck.wait(3)
@@ -86,7 +85,7 @@ def test_work_that_tells_nothing_is_not_judged_by_it(held: Held) -> None:
 
 def test_a_cancel_is_found_without_progress(held: Held) -> None:
     with held.keeper() as keeper:
-        held.store.request_cancel(held.lease.job_id, retention_s=60)
+        held.store.jobs.request_cancel(held.lease.job_id, retention_s=60)
         time.sleep(0.3)
         with pytest.raises(RenderCanceled):
             keeper.check()
@@ -94,7 +93,7 @@ def test_a_cancel_is_found_without_progress(held: Held) -> None:
 
 def test_a_lease_that_another_took_is_lost(held: Held) -> None:
     with held.keeper() as keeper:
-        held.store.release(held.lease, count_attempt=True)
+        held.store.jobs.release(held.lease, count_attempt=True)
         with pytest.raises(LeaseLostError):
             keeper.beat("synthesize", 0.5)
 
@@ -119,7 +118,7 @@ def test_redis_may_be_away_for_a_while(held: Held) -> None:
         calls.append(1)
         return away()
 
-    with held.keeper(store=Interposed(held.store, renew=away, report=report), lease_s=3.0) as keeper:
+    with held.keeper(store=Interposed(held.store.jobs, renew=away, report=report), lease_s=3.0) as keeper:
         began = time.monotonic()
         for number in range(20):
             keeper.beat(f"stage {number}", 0.5)

@@ -13,12 +13,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key, job_prefix
-from jobs.redis_store import RedisJobStore
+from jobs.names import input_key, job_prefix, new_job_id
 from jobs.settings import Settings
+from jobs.store import JobStore
 from retalking_client.provenance import read_provenance
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
@@ -42,7 +41,7 @@ def objects(tmp_path: Path) -> LocalObjectStore:
 
 
 @pytest.fixture
-def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_path: Path) -> Work:
+def work(job_store: JobStore, objects: LocalObjectStore, clips: Clips, tmp_path: Path) -> Work:
     """A job from its submission to its end, in this process. settings: those of the worker."""
 
     def run(settings: dict[str, Any], **asked: Any) -> Job:
@@ -65,9 +64,9 @@ def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_
             objects.put_file(input_key(job_id, part), path, "application/octet-stream")
             refs[part] = InputRef(kind="object", key=input_key(job_id, part), filename="holiday with Anna.mp4")
         request = JobRequest(**({"evaluate": []} | asked))
-        job_store.create(job_id, JobSpec(**refs, request=request), max_attempts=3)
+        job_store.jobs.create(job_id, JobSpec(**refs, request=request), max_attempts=3)
         run_job(job_id, context)
-        return job_store.get(job_id)
+        return job_store.jobs.get(job_id)
 
     return run
 

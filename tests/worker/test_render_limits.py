@@ -64,8 +64,8 @@ def test_sigterm_lets_a_short_job_finish(stack: Stack, worker: WorkerProcess) ->
     stack.wait_for(job_id, lambda job: job.status is not JobStatus.QUEUED)
     worker.terminate()
     assert worker.wait() == 0
-    assert stack.store.get(job_id).status is JobStatus.SUCCEEDED
-    assert stack.store.workers() == []
+    assert stack.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
+    assert stack.store.workers.live() == []
 
 
 @pytest.mark.parametrize("to_the_whole_group", [False, True])
@@ -80,11 +80,11 @@ def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerPro
         worker.terminate()
     worker.wait()
     assert time.monotonic() - began < 8
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     assert stack.attempt_folders() == []
-    assert stack.store.workers() == []
-    stack.store.request_cancel(job_id, retention_s=60)
+    assert stack.store.workers.live() == []
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 
 def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProcess) -> None:
@@ -93,10 +93,10 @@ def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProc
     stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     os.kill(worker.pid, signal.SIGQUIT)
     worker.wait()
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     assert stack.attempt_folders() == []
-    stack.store.request_cancel(job_id, retention_s=60)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 
 def test_a_worker_whose_engines_do_not_load_takes_no_job_and_ends(stack: Stack, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_worker_whose_engines_do_not_load_takes_no_job_and_ends(stack: Stack, 
     try:
         worker.wait(40)
         assert worker.says("the engines could not be loaded")
-        assert stack.store.get(job_id).status is JobStatus.QUEUED
+        assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     finally:
         worker.stop()
-    stack.store.request_cancel(job_id, retention_s=60)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)

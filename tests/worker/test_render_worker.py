@@ -43,35 +43,37 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     assert job.render is not None
     assert job.render.engine == "preview"
     assert stack.attempt_folders() == []
-    stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
+    stages = [event.stage for event in stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"]
     assert stages[0] == "fetch"
     assert stages[-1] == "publish"
 
 
 def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: WorkerProcess) -> None:
-    (card,) = stack.store.workers()
+    (card,) = stack.store.workers.live()
     assert [engine.name for engine in card.engines] == ["preview"]
     assert card.versions["celery"].startswith("5.7")
     assert card.busy_with is None
     job_id = stack.submit(seed=Act.SLOW)
-    wait_until(lambda: stack.store.workers()[0].busy_with == job_id)
-    stack.store.request_cancel(job_id, retention_s=60)
+    wait_until(lambda: stack.store.workers.live()[0].busy_with == job_id)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
     stack.finish(job_id)
-    wait_until(lambda: stack.store.workers()[0].busy_with is None)
+    wait_until(lambda: stack.store.workers.live()[0].busy_with is None)
 
 
 def test_a_parent_that_asks_for_no_work_is_seen(stack: Stack, worker: WorkerProcess) -> None:
     """Its child lives and reports all the while."""
-    wait_until(lambda: stack.store.workers()[0].polled_at, what="the first question")
-    asked = stack.store.workers()[0].polled_at
-    wait_until(lambda: stack.store.workers()[0].polled_at > asked, 10, what="the next one is reported")
+    wait_until(lambda: stack.store.workers.live()[0].polled_at, what="the first question")
+    asked = stack.store.workers.live()[0].polled_at
+    wait_until(lambda: stack.store.workers.live()[0].polled_at > asked, 10, what="the next one is reported")
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         limit = timedelta(seconds=stack.settings.worker_ttl_s)
-        wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at > limit, 15, what="silence is seen")
+        wait_until(
+            lambda: datetime.now(UTC) - stack.store.workers.live()[0].polled_at > limit, 15, what="silence is seen"
+        )
     finally:
         os.kill(worker.pid, signal.SIGCONT)
-    wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at < limit, 15, what="it asks again")
+    wait_until(lambda: datetime.now(UTC) - stack.store.workers.live()[0].polled_at < limit, 15, what="it asks again")
 
 
 def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerProcess) -> None:
@@ -80,7 +82,7 @@ def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerPr
     folder = Path((stack.marks / "folder").read_text())
     assert folder in stack.attempt_folders()
     (stack.marks / "left").unlink(missing_ok=True)
-    asked = stack.store.request_cancel(job_id, retention_s=60)
+    asked = stack.store.jobs.request_cancel(job_id, retention_s=60)
     assert asked.cancel_requested
     # Told at most every half second, then one batch of 50 ms; the rest is room for a loaded machine.
     wait_until((stack.marks / "left").exists, timeout=2.0)
@@ -214,8 +216,10 @@ def test_the_parent_of_a_killed_child_lets_its_lease_go(redis_url: str, tmp_path
         job_id = stack.submit(seed=Act.BRIEF)
         dead = stack.wait_for(job_id, lambda job: job.stage == "synthesize").worker
         os.kill(process.child, signal.SIGKILL)
-        wait_until(lambda: [job.id for job in stack.store.requeue_lost()] == [job_id], 10, what="the lease is over")
-        assert dead not in [card.id for card in stack.store.workers()]
+        wait_until(
+            lambda: [job.id for job in stack.store.jobs.requeue_lost()] == [job_id], 10, what="the lease is over"
+        )
+        assert dead not in [card.id for card in stack.store.workers.live()]
         job = stack.tend(job_id)
         assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
 
@@ -232,7 +236,7 @@ def test_a_second_message_for_a_job_that_runs_or_is_over_does_nothing(stack: Sta
     job = stack.finish(job_id)
     stack.celery.send_task("retalking.render_job", args=[job_id], queue="retalking.render")
     wait_until(lambda: any(line.get("job") == job_id and "nothing to do" in line["message"] for line in worker.lines))
-    assert stack.store.get(job_id) == job
+    assert stack.store.jobs.get(job_id) == job
 
 
 def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
@@ -257,13 +261,13 @@ def test_lost_connections_to_redis_cost_nothing(stack: Stack, worker: WorkerProc
 def test_two_slots_work_on_two_jobs_at_a_time(redis_url: str, tmp_path: Path, clips: Clips) -> None:
     stack = make_stack(redis_url, tmp_path, clips, RETALKING_GPU_SLOTS="2")
     with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
-        wait_until(lambda: len(stack.store.workers()) == 2, what="both slots are ready")
+        wait_until(lambda: len(stack.store.workers.live()) == 2, what="both slots are ready")
         slow = [stack.submit(seed=Act.SLOW) for _ in range(2)]
         for job_id in slow:
             stack.wait_for(job_id, lambda job: job.stage == "synthesize")
-        assert {card.busy_with for card in stack.store.workers()} == set(slow)
+        assert {card.busy_with for card in stack.store.workers.live()} == set(slow)
         for job_id in slow:
-            stack.store.request_cancel(job_id, retention_s=60)
+            stack.store.jobs.request_cancel(job_id, retention_s=60)
         assert [stack.finish(job_id).status for job_id in slow] == [JobStatus.CANCELED] * 2
         # A killed slot costs its own job one attempt, and the other slot nothing.
         steady, crashing = stack.submit(seed=Act.BRIEF), stack.submit(seed=Act.CRASH_ONCE)

@@ -92,7 +92,7 @@ def assert_same_media(stack: Stack, job: Job, other: Job) -> None:
 
 def holders(stack: Stack, job_id: str) -> dict[str, int]:
     """Segment in work, by the process id of its worker."""
-    fields = stack.store._client.hgetall(stack.store._key("split", job_id))
+    fields = stack.store.redis.client.hgetall(stack.store.redis.key("split", job_id))
     return {
         fields[f"worker:{name[5:]}"].rsplit("-", 2)[1]: int(name[5:]) for name in fields if name.startswith("held:")
     }
@@ -109,14 +109,15 @@ def test_a_split_job_gives_the_same_pictures_and_sound(shared: Stack, whole: Job
     job = shared.finish(shared.submit(seed=4), timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     assert job.render is not None
-    assert "4 segments by 2 workers" in job.render.notes[0]
+    assert job.render.notes[0].code == "split_render"
+    assert "4 segments by 2 workers" in job.render.notes[0].sentence
     assert job.render.stage_times_s == {"analyze": 0.5, "draw": 4.0}
     assert marks(shared) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
     assert_same_media(shared, job, whole)
-    told = [event.progress for event in shared.store.events(job.id, after=None) if event.event == "job.progress"]
+    told = [event.progress for event in shared.store.jobs.events(job.id, after=None) if event.event == "job.progress"]
     assert told == sorted(told)
     assert len({round(each, 1) for each in told}) > 4
-    assert [event.event for event in shared.store.events(job.id, after=None)].count("job.succeeded") == 1
+    assert [event.event for event in shared.store.jobs.events(job.id, after=None)].count("job.succeeded") == 1
     assert segment_files(shared, job.id) != []
     sweep(shared)
     assert segment_files(shared, job.id) == []
@@ -133,11 +134,11 @@ def test_a_short_job_is_not_split(shared: Stack, second: WorkerProcess, tmp_path
 def test_a_cancel_stops_every_worker(shared: Stack, second: WorkerProcess) -> None:
     job_id = shared.submit(seed=30)
     wait_until(lambda: len(holders(shared, job_id)) == 2, 20, what="two workers on it")
-    shared.store.request_cancel(job_id, retention_s=60)
+    shared.store.jobs.request_cancel(job_id, retention_s=60)
     job = shared.finish(job_id, timeout_s=15)
     assert job.status is JobStatus.CANCELED
-    wait_until(lambda: not any(worker.busy_with for worker in shared.store.workers()), 5, what="idle workers")
-    assert shared.store.split_state(job_id) is None
+    wait_until(lambda: not any(worker.busy_with for worker in shared.store.workers.live()), 5, what="idle workers")
+    assert shared.store.segments.state(job_id) is None
     sweep(shared)
     assert segment_files(shared, job_id) == []
     wait_until(lambda: shared.attempt_folders() == [], 5)
@@ -150,7 +151,7 @@ def test_a_killed_helper_costs_its_segment_alone(
     job_id = shared.submit(seed=10)
     wait_until(lambda: len(holders(shared, job_id)) == 2, 20, what="two workers on it")
     wait_until(lambda: {"segment-0", "segment-1"} <= set(marks(shared)), 10, what="both are drawing")
-    owner = shared.store.get(job_id).worker
+    owner = shared.store.jobs.get(job_id).worker
     (pid, lost), *_ = [(pid, number) for pid, number in holders(shared, job_id).items() if f"-{pid}-" not in owner]
     os.kill(int(pid), signal.SIGKILL)
     job = shared.finish(job_id, timeout_s=60)
@@ -165,11 +166,11 @@ def test_a_killed_helper_costs_its_segment_alone(
 def test_a_killed_owner_costs_no_finished_segment_and_no_analysis(
     shared: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
 ) -> None:
-    wait_until(lambda: len(shared.store.workers()) == 2, 30, what="both workers are back")
+    wait_until(lambda: len(shared.store.workers.live()) == 2, 30, what="both workers are back")
     job_id = shared.submit(seed=10)
-    wait_until(lambda: (state := shared.store.split_state(job_id)) and len(state.done) >= 2, 30, what="two are done")
-    done = [f"segment-{number}" for number in shared.store.split_state(job_id).done]
-    os.kill(int(shared.store.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
+    wait_until(lambda: (state := shared.store.segments.state(job_id)) and len(state.done) >= 2, 30, what="two are done")
+    done = [f"segment-{number}" for number in shared.store.segments.state(job_id).done]
+    os.kill(int(shared.store.jobs.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
     job = shared.tend(job_id, timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
     begun = marks(shared)
@@ -190,6 +191,6 @@ def test_four_workers_take_less_than_0_35_of_the_time_of_one(redis_url: str, tmp
         together = stack.finish(stack.submit(seed=30), timeout_s=120)
     alone_s, together_s = ((job.finished_at - job.started_at).total_seconds() for job in (alone, together))
     print(f"one worker {alone_s:.1f} s, four {together_s:.1f} s: {together_s / alone_s:.3f}")
-    assert "13 segments by 4 workers" in together.render.notes[0]
+    assert "13 segments by 4 workers" in together.render.notes[0].sentence
     assert together_s < 0.35 * alone_s
     assert_same_media(stack, together, alone)

@@ -15,7 +15,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.journal import JsonLines
+from jobs.logging_config import JsonFormatter
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
@@ -26,6 +26,7 @@ from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
+from retalking_core.media.result_file import writing
 from retalking_core.networks import inference
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
@@ -45,7 +46,7 @@ from worker.engines import (
     neural_obstacle,
     unavailable_engines,
 )
-from worker.faults import describe_fault
+from worker.faults import describe_fault, is_passing
 from worker.options import render_options
 from worker.shutdown import HandBackError
 
@@ -197,6 +198,17 @@ def test_the_full_disk_of_the_object_store_is_not_taken_for_the_worker_s() -> No
     assert describe_fault(fault).code == "storage_full"
 
 
+def test_threads_that_run_out_while_writing_are_retried(tmp_path: Path) -> None:
+    """FFmpeg reports EAGAIN if it cannot start a thread; the result writer and the object store wrap it."""
+    with pytest.raises(core.RetalkingError) as caught, writing():
+        raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    stored = ObjectStoreError("x")
+    stored.__cause__ = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    for fault in (caught.value, stored):
+        assert describe_fault(fault).code == "threads_exhausted"
+        assert is_passing(fault)
+
+
 @pytest.fixture
 def rendered(tmp_path: Path, clips: Clips) -> tuple[Path, RenderReport]:
     file = tmp_path / "result.mp4"
@@ -294,7 +306,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
         raise ValueError("here")
     except ValueError as fault:
         record.exc_info = (type(fault), fault, fault.__traceback__)
-    text = JsonLines().format(record)
+    text = JsonFormatter().format(record)
     assert "\n" not in text
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from standardwebhooks import Webhook
 
-from jobs.keyring import webhook_secret
 from jobs.models import JobStatus
+from jobs.signing import webhook_secret
 from tests.services import wait_until
 from tests.worker.conftest import ROOT, Stack, WorkerProcess, running
 from tests.worker.receiver import Receiver, Reply, receiving
@@ -42,8 +42,8 @@ def test_events_are_delivered_in_order_and_a_failing_one_is_retried(
     receiver.replies = [Reply(500), Reply(200)]
     job_id = stack.submit(webhook_url=f"{receiver.url}/hook?key=hush", webhook_events=["job.started", "job.succeeded"])
     assert stack.finish(job_id).status is JobStatus.SUCCEEDED
-    wait_until(lambda: all(each.state == "delivered" for each in stack.store.deliveries(job_id)), timeout=20)
-    started, succeeded = stack.store.deliveries(job_id)
+    wait_until(lambda: all(each.state == "delivered" for each in stack.store.webhooks.deliveries(job_id)), timeout=20)
+    started, succeeded = stack.store.webhooks.deliveries(job_id)
     assert (started.event, [attempt.status_code for attempt in started.attempts]) in (
         ("job.started", [500, 200]),
         ("job.started", [200]),

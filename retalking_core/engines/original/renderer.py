@@ -31,6 +31,7 @@ from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.alignment import five_points
 from retalking_core.media.color import blend_bgr_into, region_to_bgr
 from retalking_core.networks.enet import ENet
+from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import StageClock
 from retalking_core.stages.face_crop import CROP_PX, detector_boxes
@@ -116,7 +117,7 @@ def as_detected(landmarks: NDArray) -> DetectedFaces:
     return DetectedFaces(box.astype(np.float32), five_points(landmarks).T.reshape(1, 10).astype(np.float32))
 
 
-NOTE = "compat=original: drawn with the original's arithmetic, its defects included."
+NOTE = Note("compat_original", "compat=original: drawn with the arithmetic of the original, its defects included.")
 
 
 def cropped_as_asked(faces: ClipFaces, info: VideoInfo, options: RenderOptions) -> ClipFaces:

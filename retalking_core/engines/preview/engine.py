@@ -28,6 +28,7 @@ from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import ReadAhead, disable_opencv_threads
@@ -39,6 +40,9 @@ METADATA = {
     "title": "Retalking preview",
     "comment": "Synthetic media: lip-sync by Retalking, engine preview (landmark warp, no neural network).",
 }
+PAINTED = Note(
+    "mouth_interior_painted", "The inside of the mouth is painted, because the clip never shows an open mouth."
+)
 # Share of the whole render that the analysis takes (measured on a 700x700 clip).
 ANALYZE_SHARE = 0.4
 REPORT_EVERY = 4
@@ -140,7 +144,9 @@ class PreviewEngine:
         with clock.stage("join"):
             join_segments(result, parts, learned.timeline, audio, options.output, METADATA, self._limits, progress)
         info = probe_video(video, self._limits, options.fps)
-        return _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
+        report = _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
+        told = [note for each in drawn for note in each.notes]
+        return replace(report, notes=merge_notes([*report.notes, *told]))
 
     def _open(
         self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
@@ -196,7 +202,7 @@ def _report(
     width, height = output_size(info, options.output.max_height)
     shown = scene.track.visible[timeline.source_index]
     times_s = np.arange(count) / float(timeline.fps)
-    notes = ["mouth interior painted: the clip never shows an open mouth"] if scene.interior.drawn else []
+    notes = [PAINTED] if scene.interior.drawn else []
     return RenderReport(
         engine="preview",
         engine_version=__version__,

@@ -20,7 +20,7 @@ from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import mel_spectrogram, mel_windows
 from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import DrawingReport, EngineCapabilities, all_notes, sum_of_times
+from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.presence import faceless_ranges_s
 from retalking_core.engines.videoretalking.analysis import AHEAD, ClipAnalysis
@@ -40,6 +40,7 @@ from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks.catalogue import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
+from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.stages.lips import fixed_noise
@@ -184,7 +185,8 @@ class VideoRetalkingEngine:
             )
         info = probe_video(video, self._limits, options.fps)
         times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
-        return self._report(found, info, options, times_s, all_notes(drawn), "off")
+        notes = merge_notes(note for report in drawn for note in report.notes)
+        return self._report(found, info, options, times_s, notes, "off")
 
     def _analyze(
         self,
@@ -220,7 +222,7 @@ class VideoRetalkingEngine:
         writer: ResultWriter | SegmentWriter,
         clock: StageClock,
         tell: Callable[[int, int], None],
-    ) -> list[str]:
+    ) -> list[Note]:
         """Pass two, encoded beside it. Returns what there is to say about it."""
         self._networks.findings()
         drawing = self._renderer(scene, options, memory)
@@ -255,7 +257,7 @@ class VideoRetalkingEngine:
         info: VideoInfo,
         options: RenderOptions,
         times_s: dict[str, float],
-        notes: list[str],
+        notes: list[Note],
         face_cache: str,
     ) -> RenderReport:
         timeline = scene.timeline
@@ -275,6 +277,6 @@ class VideoRetalkingEngine:
             faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
             stage_times_s=dict(times_s),
             synthetic_weights=self.capabilities.synthetic_weights,
-            notes=([UNTRAINED] if self.capabilities.synthetic_weights else []) + notes,
+            notes=([Note("synthetic_weights", UNTRAINED)] if self.capabilities.synthetic_weights else []) + notes,
             face_cache=face_cache,
         )

@@ -21,6 +21,7 @@ from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSe
 from retalking_core.errors import EngineFaultError
 from retalking_core.imaging.resample import crop_resized
 from retalking_core.networks.enet import ENet
+from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.options import RenderOptions
 from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
 from retalking_core.stages.emotion import redraw_upper_half
@@ -94,8 +95,9 @@ class FrameRenderer:
         self._noises = fixed_noise(ENet.noise_sizes, options.seed, networks.device)
         self._clock = DeviceClock(networks.device)
         self._under_way: deque[DrawnBatch] = deque()
-        self._settings = self._unparsed = 0
+        self._settings = 0
         self._made_exact: list[str] = []
+        self._unparsed: list[int] = []  # output frames
 
     @property
     def times_s(self) -> dict[str, float]:
@@ -103,12 +105,18 @@ class FrameRenderer:
         return self._clock.times_s
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         notes = [
-            f"{name}: numbers left the range of half precision, so it ran in float32." for name in self._made_exact
+            Note(
+                "half_precision_exceeded",
+                f"The network {name} ran in float32, because its numbers left the range of half precision.",
+            )
+            for name in self._made_exact
         ]
         if self._unparsed:
-            notes.append(f"{self._unparsed} frames kept as they were: no face parts were made out in them")
+            ranges_s = frame_ranges_s(self._unparsed, self._scene.timeline.fps)
+            sentence = "Frames were kept as they were, because no face parts were found in them."
+            notes.append(Note("face_parts_not_found", sentence, ranges_s))
         return notes
 
     def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
@@ -129,7 +137,8 @@ class FrameRenderer:
         drawn: dict[int, Frame] = {}
         for _ in range(batches):
             batch = self._checked(self._under_way.popleft())
-            self._unparsed += int((~batch.parsed).sum())
+            numbers = np.array([k for k, _ in batch.items])
+            self._unparsed += numbers[~np.asarray(batch.parsed)].tolist()
             new = put_regions([frame for _, frame in batch.items], batch.origins, batch.side, batch.planes.numpy())
             drawn |= zip((k for k, _ in batch.items), new, strict=True)
         yield from (drawn.get(k, frame) for k, frame in group)

@@ -122,12 +122,14 @@ UNIT_FREE = "-"
 
 @dataclass(frozen=True)
 class ClipSection:
-    """One clip of the page. title: shown as it is, escaped. players: result.mp4, reference.mp4, as far as there are."""
+    """One clip of the page. title: shown as it is, escaped. players: result.mp4, reference.mp4, as far as there are.
+    notes: sentences about the render."""
 
     title: str
     scores: ClipScores
     players: Sequence[Path] = ()
     strips: Sequence[Strip] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def _drawn(clip: ClipSection) -> dict[str, Any]:
     frames = max(len(curves.mouth_opening), len(curves.ssim), 1)
     return {
         "title": clip.title,
+        "notes": clip.notes,
         "metrics": clip.scores.metrics,
         "players": {path.stem: path.read_bytes() for path in clip.players},
         "timed": [(title, chart) for title, chart in timed if chart],

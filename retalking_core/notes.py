@@ -1,0 +1,66 @@
+"""What a caller should know about a result besides its numbers: typed notes that software can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+Range = tuple[float, float]
+
+# Every code that a render can report. Codes are never renamed or reused; docs/inputs.md shows this table.
+NOTE_CODES: dict[str, str] = {
+    "synthetic_weights": "generated checkpoints that were never trained: not a usable result",
+    "compat_original": "drawn with the arithmetic of the original, its defects included",
+    "half_precision_exceeded": "a network ran in float32, because its numbers left the range of half precision",
+    "face_parts_not_found": "frames kept as they were, because no face parts were found in them",
+    "mouth_interior_painted": "the clip never shows an open mouth, so the inside of the mouth is painted",
+    "split_render": "rendered as segments by several workers",
+}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing to know about a result.
+
+    code: key of `NOTE_CODES`.
+    sentence: the same for people.
+    ranges_s: what it is about, as (start, end) in seconds of the result, ascending; empty: the whole result.
+    """
+
+    code: str
+    sentence: str
+    ranges_s: tuple[Range, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.code not in NOTE_CODES:
+            raise ValueError(f"unknown note code {self.code!r}")
+
+
+def merge_notes(notes: Iterable[Note]) -> list[Note]:
+    """Each note once, in order of first appearance, with the ranges of all its appearances joined."""
+    ranges: dict[tuple[str, str], list[Range]] = {}
+    for note in notes:
+        ranges.setdefault((note.code, note.sentence), []).extend(note.ranges_s)
+    return [Note(code, sentence, join_ranges(found)) for (code, sentence), found in ranges.items()]
+
+
+def join_ranges(ranges_s: Iterable[Range]) -> tuple[Range, ...]:
+    """Sorted, with those that touch or overlap made one."""
+    joined: list[Range] = []
+    for start, end in sorted(ranges_s):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
+        else:
+            joined.append((start, end))
+    return tuple(joined)
+
+
+def frame_ranges_s(numbers: ArrayLike, fps: Fraction | float) -> tuple[Range, ...]:
+    """Seconds that these frame numbers (any order) are shown at a constant rate."""
+    found = np.unique(np.asarray(numbers, np.int64))
+    runs = np.split(found, np.flatnonzero(np.diff(found) > 1) + 1) if len(found) else []
+    return tuple((round(float(run[0] / fps), 3), round(float((run[-1] + 1) / fps), 3)) for run in runs)
