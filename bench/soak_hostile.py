@@ -108,7 +108,11 @@ class HostileCaller:
     def run(self, rotation: Rotation, pause_s: float) -> None:
         """One ingredient after the other, until `over` is set."""
         while not self.over.wait(self.chance.uniform(0.2, 1.8) * pause_s):
-            self.serve(rotation.next())
+            row = rotation.next()
+            try:
+                self.serve(row)
+            except Exception as fault:  # a caller must never end early: its ingredients would be missing
+                self.ledger.violate(f"hostile {row.name}: broke off with {type(fault).__name__}", repr(fault))
         for client in self._clients.values():
             client.close()
 
@@ -191,7 +195,7 @@ class HostileCaller:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def authorization(self) -> str:
-        return f"Authorization: {self.api.middleware['Authorization']}"
+        return f"Authorization: {self.api.headers['Authorization']}"
 
 
 def _port_of(fault: Exception) -> int | None:
