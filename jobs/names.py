@@ -18,6 +18,7 @@ BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
 # Face analysis of a video, cached for the next speech on it; belongs to no job, evicted by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
+UPLOADS_PREFIX = "uploads/"
 
 # Ids have 128 random bits, so that they cannot be guessed.
 _JOB = re.compile(r"job_[0-9a-f]{32}")
@@ -51,7 +52,7 @@ def is_delivery_id(text: str) -> bool:
 
 def upload_key(upload_id: str) -> str:
     """An input that arrived before its job (`POST /uploads`)."""
-    return f"uploads/{upload_id}"
+    return f"{UPLOADS_PREFIX}{upload_id}"
 
 
 def job_prefix(job_id: str) -> str:
