@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test faults load check format lock docs docs-reference try-images try-fresh clean
+.PHONY: demo test faults load check check-console format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -36,13 +36,17 @@ faults: $(VENV)/.all
 load: $(VENV)/.all
 	$(BIN)/python -m bench.load --json bench/results/load.json
 
-check: $(VENV)/.all
+check: $(VENV)/.all check-console
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m checks.import_cycles
 	$(BIN)/python -m checks.secret_scan
 	$(BIN)/python -m checks.dependencies
+
+# The console's JavaScript: tsc and ESLint, where Node.js is installed; else the reason why not.
+check-console: $(VENV)/.all
+	$(BIN)/python -m checks.console
 
 format: $(VENV)/.all
 	$(BIN)/ruff format .

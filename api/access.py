@@ -1,23 +1,32 @@
-"""Who calls, what the key allows, and how much of it is left. Endpoints get the answer as `WithCaller`.
+"""Authentication, scopes and rate limits; signed links; protection against pages of other sites.
 
-Every feature is included behind one of the `authorise` functions below, so that an endpoint that asks for nothing is
-closed, not open.
+Every router is included behind one of the `authorize` functions, so an endpoint that declares nothing is closed.
+Endpoints get the caller as `WithCaller`.
+
+A browser gives every page that it shows access to the user's network. API keys stop that, because no other site knows
+one. Without keys two checks take their place: the host name that was requested (DNS rebinding points another site's
+name at this service; `api.middleware.HostGuard`), and the page that sent the request (`refuse_other_sites`: Fetch
+Metadata, and Origin for browsers without it).
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.browsers import refuse_other_sites
-from api.parts import Parts, WithParts
-from jobs.api_keys import MAX_PRIORITY, ApiKey, Scope, key_id_of
+from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
+from jobs.models import MAX_PRIORITY
+from jobs.signing import is_signed
+from jobs.store.keys import ApiKey, Scope, is_key_id, key_id_of
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -32,13 +41,13 @@ WithKey = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Caller:
-    """key: None where keys are not required, and for a holder of a signed link."""
+    """key: None if keys are not required, and for the holder of a signed link."""
 
     key: ApiKey | None = None
 
     @property
     def owner(self) -> str:
-        """Whose the jobs are that this caller makes."""
+        """Owner of the jobs that this caller submits: id of the key, or empty."""
         return self.key.id if self.key else ""
 
     @property
@@ -47,7 +56,7 @@ class Caller:
 
     @property
     def only(self) -> str | None:
-        """The owner whose things this caller sees; None: those of all."""
+        """The only owner whose jobs this caller may see; None: all owners."""
         return None if self.sees_all else self.owner
 
     @property
@@ -61,75 +70,142 @@ class Caller:
 ANYONE = Caller()
 
 
-async def authorise(request: Request, parts: WithParts, credentials: WithKey) -> None:
+async def authorize(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
     """Reading needs the scope `read`, everything else `submit`."""
     scope = Scope.READ if request.method in _READING else Scope.SUBMIT
-    await admit(request, parts, credentials, scope)
+    request.state.caller = await admit(request, parts, credentials, scope)
 
 
-async def authorise_any(request: Request, parts: WithParts, credentials: WithKey) -> None:
-    """Any key that is valid."""
-    await admit(request, parts, credentials, None)
+async def authorize_any(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
+    """Any valid key."""
+    request.state.caller = await admit(request, parts, credentials, None)
 
 
-async def authorise_admin(request: Request, parts: WithParts, credentials: WithKey) -> None:
-    await admit(request, parts, credentials, Scope.ADMIN)
+async def authorize_admin(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
+    request.state.caller = await admit(request, parts, credentials, Scope.ADMIN)
 
 
-async def authorise_metrics(request: Request, parts: WithParts, credentials: WithKey) -> None:
-    """They count the jobs of all keys, so an admin's; open where the deployment says so."""
+async def authorize_metrics(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
+    """An admin key, because the metrics count the jobs of all keys; anyone if the setting `metrics_open` is true."""
     if not parts.settings.metrics_open:
         await admit(request, parts, credentials, Scope.ADMIN)
 
 
 async def admit(
-    request: Request, parts: Parts, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
-) -> None:
-    """Note the caller at the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
+    request: Request, parts: Dependencies, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
+) -> Caller:
+    """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
         refuse_other_sites(request, parts.settings.public_url)
-        request.state.caller = ANYONE
-        return
+        return ANYONE
     text = credentials.credentials if credentials else None
     key = await run_in_threadpool(_identify, parts, text)
     if scope is not None and not key.allows(scope):
         header = f'Bearer error="insufficient_scope", scope="{scope.value}"'
         message = f"This call needs a key with the scope `{scope.value}`."
         raise ServiceError("forbidden", message, headers={"WWW-Authenticate": header})
-    await run_in_threadpool(_spend, request, parts, key)
-    request.state.caller = Caller(key)
+    await run_in_threadpool(_count_request, request, parts, key)
+    return Caller(key)
 
 
-def _identify(parts: Parts, text: str | None) -> ApiKey:
-    """One answer for a key that is unknown, wrong or revoked: which of them it is, is nobody's business."""
+def _identify(parts: Dependencies, text: str | None) -> ApiKey:
+    """Unknown, wrong and revoked keys get the same answer, so that it reveals nothing."""
     if text is None:
         message = "This call needs an API key, and none was sent."
         raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     key_id = key_id_of(text)
-    key = parts.store.find_key(key_id) if key_id else None
+    key = parts.store.keys.find(key_id) if key_id else None
     if key is None or not key.matches(text) or key.revoked_at is not None:
         header = 'Bearer error="invalid_token"'
         raise ServiceError("unauthorized", "This API key is not valid.", headers={"WWW-Authenticate": header})
     return key
 
 
-def _spend(request: Request, parts: Parts, key: ApiKey) -> None:
-    """Field names and forms: draft-ietf-httpapi-ratelimit-headers-09."""
+def _count_request(request: Request, parts: Dependencies, key: ApiKey) -> None:
+    """Raises rate_limited. Header fields: draft-ietf-httpapi-ratelimit-headers-09."""
     per_minute = key.requests_per_minute or parts.settings.requests_per_minute
-    allowance = parts.store.spend(key.id, per_minute)
+    allowance = parts.store.keys.consume_token(key.id, per_minute)
     request.state.headers = {
         "RateLimit-Policy": f'"requests";q={per_minute};w=60',
         "RateLimit": f'"requests";r={allowance.left};t={math.ceil(allowance.full_in_s)}',
     }
     if not allowance.is_allowed:
         wait_s = max(1, math.ceil(allowance.retry_in_s))
-        message = f"This key may make {per_minute} requests a minute; the next one passes in {wait_s} s."
+        message = f"This key is limited to {per_minute} requests a minute; the next one is allowed in {wait_s} s."
         raise ServiceError("rate_limited", message, headers={"Retry-After": str(wait_s)})
 
 
 async def caller_of(request: Request) -> Caller:
-    """AttributeError, and so no entry, where no `authorise` stood before the endpoint. async: see get_parts."""
-    return request.state.caller
+    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see
+    get_dependencies."""
+    caller: Caller = request.state.caller
+    return caller
 
 
 WithCaller = Annotated[Caller, Depends(caller_of)]
+
+
+LinkExpires = Annotated[int, Query(ge=0, le=10**12, description="From the link")]
+LinkHolder = Annotated[
+    str,
+    Query(
+        max_length=128,
+        description="From the link: id of the API key that it was made with; revoking that key ends the link",
+    ),
+]
+LinkSignature = Annotated[str, Query(max_length=128, description="From the link")]
+
+
+def check_link(parts: Dependencies, method: str, path: str, expires: int | None, holder: str, signature: str) -> None:
+    """Raises link_invalid: the link was altered, has expired, or its key was revoked. If keys are required, a link
+    without one (made before they were) is invalid."""
+    is_genuine = expires is not None and is_signed(
+        parts.link_key, method, path, expires, signature, time.time(), holder
+    )
+    if not is_genuine or not key_is_valid(parts, holder):
+        raise ServiceError("link_invalid", "The link was altered, has expired, or its API key was revoked.")
+
+
+def key_is_valid(parts: Dependencies, key_id: str) -> bool:
+    """True if the key exists and is not revoked; for the empty id, if keys are not required."""
+    if not key_id:
+        return not parts.settings.require_keys
+    key = parts.store.keys.find(key_id) if is_key_id(key_id) else None
+    return key is not None and key.revoked_at is None
+
+
+_OWN_SITES = frozenset({"same-origin", "none"})
+
+
+def refuse_other_sites(request: Request, public_url: str) -> None:
+    """Raises cross_site_refused for requests from a page of another site. Programs send neither header.
+
+    Following a link to a file is allowed: it opens a page of its own, which the other site cannot read.
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and not _is_same_origin(origin, request, public_url):
+        raise _refusal(f"a page of {origin[:100]}")
+    site = request.headers.get("sec-fetch-site", "none")
+    if site not in _OWN_SITES and not _is_followed_link(request.method, request.headers):
+        raise _refusal(f"a page that is {site[:20]} to this service")
+
+
+def _refusal(who: str) -> ServiceError:
+    message = f"The browser reports that {who} sent this request; without API keys only this service's own pages may."
+    return ServiceError("cross_site_refused", message)
+
+
+def _is_same_origin(origin: str, request: Request, public_url: str) -> bool:
+    """True for the requested host and port (HostGuard has checked the name), and for those of the public URL, which a
+    proxy may hide from us. `null`, which sandboxed pages send, never matches."""
+    try:
+        netloc = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
+    return netloc in {request.headers.get("host", "").lower(), urlsplit(public_url).netloc.lower()} - {""}
+
+
+def _is_followed_link(method: str, headers: Mapping[str, str]) -> bool:
+    return (
+        method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )

@@ -1,4 +1,4 @@
-"""Which engine a job would run on, by what the live workers offer, and whether that engine can honour its options."""
+"""Choice of the engine for a job among those that live workers offer, and check of the options that it supports."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ PREFERENCE = ("videoretalking", "preview")
 
 
 def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: Settings) -> None:
-    """Raises engine_unavailable or unsupported_option. Without a live worker nothing is known: the worker that takes
-    the job checks again."""
+    """Raises engine_unavailable or unsupported_option. Without a live worker this cannot be checked; the worker that
+    takes the job checks again."""
     if not workers:
         return
     offers = [engine for worker in workers for engine in worker.engines]
     reasons = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
     name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers}, reasons)
     refused = [refused_options(request, offer) for offer in offers if offer.name == name]
-    # Workers of different versions can offer the same engine: one that honours everything is enough.
+    # Workers of different versions can offer the same engine: one that supports all options is enough.
     if all(refused):
         raise _unsupported(name, refused[0], request, offers)
 
 
-def choose_engine(asked: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
-    """The engine that would run. `auto` in the request is what the deployment configured; `auto` there, the best.
+def choose_engine(requested: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
+    """The engine that would run. Raises engine_unavailable.
 
-    reasons: why the workers do not offer an engine, in their words; the refusal repeats it.
+    requested: engine of the job; `auto` defers to `configured`. configured: engine of the deployment; `auto` picks the
+    best one offered. reasons: why workers do not offer an engine; the error repeats them.
     """
-    wanted = configured if asked == "auto" else asked
+    wanted = configured if requested == "auto" else requested
     candidates = PREFERENCE if wanted == "auto" else (wanted,)
     for name in candidates:
         if name in offered:
@@ -47,18 +48,18 @@ def choose_engine(asked: str, configured: str, offered: set[str], reasons: Mappi
 
 
 def refused_options(request: JobRequest, engine: EngineInfo) -> dict[str, str]:
-    """Option -> value, for each option that this engine can not honour with the value asked."""
+    """Options of the request whose values this engine does not support, with those values."""
     refused = {}
     for option, values in engine.unsupported_options.items():
-        asked = _text(_value(request, option))
-        is_default = asked == _text(_value(JobRequest(), option))
-        if asked in values or (not values and not is_default):
-            refused[option] = asked
+        value = _text(_value(request, option))
+        is_default = value == _text(_value(JobRequest(), option))
+        if value in values or (not values and not is_default):
+            refused[option] = value
     return refused
 
 
 def _value(request: JobRequest, option: str) -> Any:
-    """The value of an option; dotted names reach inside. An uploaded picture counts as `image`."""
+    """The value of an option; dotted names address nested ones. An uploaded picture counts as `image`."""
     if option == "expression" and request.expression.startswith("upload:"):
         return "image"
     value: Any = request
@@ -68,7 +69,7 @@ def _value(request: JobRequest, option: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value as engines and messages write it: JSON, but words without quotes."""
+    """A value as engines and messages write it: JSON, but strings without quotes."""
     if isinstance(value, BaseModel):
         return value.model_dump_json()
     return value if isinstance(value, str) else json.dumps(value)
@@ -76,11 +77,11 @@ def _text(value: Any) -> str:
 
 def _unsupported(name: str, refused: dict[str, str], request: JobRequest, offers: Sequence[EngineInfo]) -> ServiceError:
     able = sorted({o.name for o in offers if o.name != name and not refused_options(request, o)})
-    remedy = f"ask for engine {able[0]}" if able else "wait for a worker with an engine that can (`GET /engines`)"
+    remedy = f"request the engine {able[0]}" if able else "wait for a worker with an engine that does (`GET /engines`)"
     errors = [
-        FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} can not honour {value}")
+        FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} does not support {value}")
         for option, value in refused.items()
     ]
-    asked = ", ".join(f"{option}={value}" for option, value in refused.items())
-    message = f"The engine {name} would run, and it can not honour {asked}. Leave it out, or {remedy}."
+    values = ", ".join(f"{option}={value}" for option, value in refused.items())
+    message = f"The engine {name} would run, and it does not support {values}. Leave it out, or {remedy}."
     return ServiceError("unsupported_option", message, errors=errors)

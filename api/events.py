@@ -1,4 +1,4 @@
-"""The life of a job as Server-Sent Events."""
+"""The events of a job as Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from api.access import WithCaller
+from api.access import Caller, WithCaller, key_is_valid
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import JobId, find_job
-from api.parts import Parts, WithParts
-from api.places import HoldsPlace
+from api.limits import LimitedResponse
 from api.problems import refusals
 from jobs.models import JobEvent
-from jobs.store import JobNotFoundError, JobStore
+from jobs.store import JobNotFoundError
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(prefix="/jobs/{job_id}", tags=["events"])
 
 HEARTBEAT_S = 15
 RECONNECT_MS = 2000
-# Polls that do not block, from a few threads of their own: 200 listeners at one poll a second cost 200 short XRANGE
-# calls; a blocking read each would hold 200 threads and Redis connections.
+# Polled from a few dedicated threads: 200 listeners at one poll a second cost 200 short XRANGE calls; blocking reads
+# would hold 200 threads and Redis connections.
 POLL_FIRST_S = 0.2
 POLL_LONGEST_S = 1.0
 
@@ -41,7 +41,7 @@ _JOB_EVENT = {
     "detail": {},
 }
 _EXAMPLE = {"id": "1763812345678-0", "event": "job.progress", "retry": RECONNECT_MS, "data": json.dumps(_JOB_EVENT)}
-# One event after parsing: OpenAPI 3.1 has no word for a stream of them.
+# One parsed event: OpenAPI 3.1 cannot describe a stream of them.
 EVENT_SCHEMA = {
     "type": "object",
     "properties": {
@@ -68,13 +68,13 @@ EVENT_SCHEMA = {
             "description": "Every event from the beginning, then live; ends after the terminal one. Each `data` is a "
             "JobEvent. A comment line every 15 s keeps the connection open.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
-        }
-    }
-    | refusals("job_not_found", "record_unreadable", "too_many_open", "service_unavailable"),
+        },
+        **refusals("job_not_found", "record_unreadable", "too_many_open", "service_unavailable"),
+    },
 )
 async def stream_events(
     job_id: JobId,
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     last_event_id: Annotated[
         str | None,
@@ -90,27 +90,30 @@ async def stream_events(
     await run_in_threadpool(find_job, parts, caller, job_id)
     parts.metrics.listeners.inc()
     stream = EventStream(
-        _follow(parts, job_id, last_event_id),
+        _follow(parts, caller, job_id, last_event_id),
         ping=HEARTBEAT_S,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
-    return stream.hold(parts.event_streams, caller.owner)
+    return stream.limit(parts.event_streams, caller.owner)
 
 
-class EventStream(HoldsPlace, EventSourceResponse):
-    """Counted among the open ones."""
+class EventStream(LimitedResponse, EventSourceResponse):
+    """An open stream of events; the number of open ones is limited."""
 
 
-async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator[ServerSentEvent]:
-    """Events after an id until the job is over or gone. A store that is down for a while delays them."""
+async def _follow(
+    parts: Dependencies, caller: Caller, job_id: str, after: str | None
+) -> AsyncIterator[ServerSentEvent]:
+    """Events after an id, until the job is over or deleted or the caller's key is revoked. While the job store is
+    unavailable, events are delayed."""
     pause_s = POLL_FIRST_S
     while True:
         try:
-            found, is_over = await parts.in_listener_thread(_poll, parts.store, job_id, after)
-        except JobNotFoundError:
+            found, is_over = await parts.in_listener_thread(_poll, parts, caller, job_id, after)
+        except (JobNotFoundError, _KeyRevokedError):
             return
         except RedisError as error:
-            logger.warning("Events of %s wait for the job store: %s", job_id, type(error).__name__)
+            logger.warning("Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__)
             found, is_over = [], False
         for event in found:
             after = event.id
@@ -123,10 +126,19 @@ async def _follow(parts: Parts, job_id: str, after: str | None) -> AsyncIterator
         await anyio.sleep(pause_s)
 
 
-def _poll(store: JobStore, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
-    """New events, and whether the job was over before they were read: then they are the last there will be."""
-    is_over = store.get(job_id).status.is_over
-    return store.events(job_id, after=after), is_over
+class _KeyRevokedError(Exception):
+    """The key that opened the stream was revoked since."""
+
+
+def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -> tuple[list[JobEvent], bool]:
+    """New events, and whether the job was over before they were read, so that they are the last ones.
+
+    Raises JobNotFoundError and _KeyRevokedError.
+    """
+    if not key_is_valid(parts, caller.owner):
+        raise _KeyRevokedError
+    is_over = parts.store.jobs.get(job_id).status.is_over
+    return parts.store.jobs.events(job_id, after=after), is_over
 
 
 def _message(event: JobEvent) -> ServerSentEvent:

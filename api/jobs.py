@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look, cancel or delete, tell the webhook once more."""
+"""Jobs: submit, list, read, cancel, delete, redeliver the webhook."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
-from api.acceptance import accept_submission
 from api.access import Caller, WithCaller
-from api.parts import Parts, WithParts
+from api.dependencies import Dependencies, WithDependencies
 from api.problems import refusals
+from api.submission import accept_submission
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
 from jobs.models import Job, JobStatus, JobView
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
@@ -33,7 +32,7 @@ IdempotencyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The same key with the same request gives the same job; visible ASCII",
+        description="The same key with the same request returns the same job; visible ASCII",
     ),
 ]
 SUBMISSION_REFUSALS = [
@@ -63,9 +62,9 @@ SUBMISSION_REFUSALS = [
 ]
 ACCEPTED_HEADERS = {
     "Location": {"description": "Where the job is", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}},
+    "Retry-After": {"description": "Seconds to wait before polling again", "schema": {"type": "integer"}},
     "Idempotent-Replayed": {
-        "description": "`true`: the job was there already, by its Idempotency-Key",
+        "description": "`true`: the Idempotency-Key matched an existing job",
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
@@ -92,17 +91,19 @@ class JobList(BaseModel):
     summary="Submit a job",
     status_code=202,
     response_model=JobView,
-    responses={202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS}}
-    | refusals(*SUBMISSION_REFUSALS),
+    responses={
+        202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
+        **refusals(*SUBMISSION_REFUSALS),
+    },
 )
 async def submit_job(
-    request: Request, parts: WithParts, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
 ) -> Response:
     """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
 
-    A form takes `video`, `audio` and optionally `expression` (a picture) as files; the options are form fields, nested
-    ones as JSON text or dotted names (`output.crf`), or all of them are one `spec` part in JSON. An input that is not a
-    file is named by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
+    A form takes `video`, `audio` and optionally `expression` (a picture) as files. Options are form fields (nested ones
+    as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as a
+    file is referenced by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
     """
     created = await accept_submission(request, parts, caller, idempotency_key)
     body = await run_in_threadpool(view, parts, created.job, caller)
@@ -120,7 +121,7 @@ async def submit_job(
     responses=refusals("service_unavailable"),
 )
 def list_jobs(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
@@ -128,11 +129,11 @@ def list_jobs(
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.list_jobs(status=status, cursor=cursor, limit=limit, owner=caller.only)
-    asked: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
+    page = parts.store.jobs.page(status=status, cursor=cursor, limit=limit, owner=caller.only)
+    query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
-        return "/jobs?" + urlencode({key: value for key, value in {**asked, "cursor": at}.items() if value is not None})
+        return "/jobs?" + urlencode({key: value for key, value in {**query, "cursor": at}.items() if value is not None})
 
     body = JobList(
         jobs=[view(parts, job, caller) for job in page.jobs],
@@ -147,10 +148,12 @@ def list_jobs(
     operation_id="getJob",
     summary="Status, progress, result link, evaluation, webhook log",
     response_model=JobView,
-    responses={200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}}}
-    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
+    responses={
+        200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}},
+        **refusals("job_not_found", "record_unreadable", "service_unavailable"),
+    },
 )
-def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     return view_response(
         view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
@@ -163,44 +166,47 @@ def get_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     summary="Cancel a live job, delete a finished one",
     status_code=202,
     response_model=JobView,
-    responses={202: {"description": "Was live: cancel asked for"}, 204: {"description": "Was over: deleted, files too"}}
-    | refusals("job_not_found", "record_unreadable", "service_unavailable"),
+    responses={
+        202: {"description": "Was live: cancellation requested"},
+        204: {"description": "Was finished: deleted with its files"},
+        **refusals("job_not_found", "record_unreadable", "service_unavailable"),
+    },
 )
-def delete_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """A job whose record can not be read is deleted too, files and all."""
+def delete_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
+    """A job whose record cannot be read is deleted too, with its files."""
     try:
         job = find_job(parts, caller, job_id)
     except RecordUnreadableError:
         parts.objects.delete_prefix(job_prefix(job_id))
-        parts.store.drop_quarantined("job", job_id)
+        parts.store.quarantine.drop("job", job_id)
         return Response(status_code=204)
     if not job.status.is_over:
         return cancel_job(job_id, parts, caller)
-    # Files first: if this breaks off, the record still leads the janitor to what is left.
+    # Files first: if this fails half-way, the record still leads the janitor to the remaining files.
     parts.objects.delete_prefix(job_prefix(job_id))
-    parts.store.delete(job_id)
+    parts.store.jobs.delete(job_id)
     return Response(status_code=204)
 
 
 @router.post(
     "/jobs/{job_id}/cancel",
     operation_id="cancelJob",
-    summary="Cancel a live job, leave a finished one as it is",
+    summary="Cancel a live job, leave a finished one unchanged",
     status_code=202,
     response_model=JobView,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """Never deletes: a `DELETE` that is repeated, or that comes just after the end, would take the result away."""
+def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
+    """Never deletes, unlike a `DELETE` that is repeated or arrives just after the job finished."""
     find_job(parts, caller, job_id)
-    job = parts.store.request_cancel(job_id, retention_s=parts.settings.retention_s)
+    job = parts.store.jobs.request_cancel(job_id, retention_s=parts.settings.retention_s)
     return view_response(view(parts, job, caller), 202)
 
 
 @router.post(
     "/jobs/{job_id}/webhook/redeliver",
     operation_id="redeliverWebhook",
-    summary="Deliver the webhook once more",
+    summary="Redeliver the webhook",
     status_code=202,
     response_model=JobView,
     responses=refusals(
@@ -208,27 +214,27 @@ def cancel_job(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
     ),
     tags=["webhooks"],
 )
-def redeliver_webhook(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """The last event of the job, and every one that was given up, under the ids they had: receivers can tell."""
+def redeliver_webhook(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
+    """Redelivers the last event of the job and every event that was given up, with their original ids."""
     job = find_job(parts, caller, job_id)
     if job.spec.request.webhook_url is None:
         raise ServiceError("webhook_not_configured", "This job was submitted without `webhook_url`.")
     try:
-        parts.store.redeliver(job_id)
+        parts.store.webhooks.redeliver(job_id)
     except WrongStateError:
         if job.status.is_over:
-            message = "No event of this job was subscribed to, so there is nothing to deliver."
+            message = "This job has no event to deliver: none that occurred is in its `webhook_events`."
             raise ServiceError("webhook_not_configured", message) from None
-        raise ServiceError("job_not_finished", "No event of this job can be delivered again yet.") from None
-    return view_response(view(parts, parts.store.get(job_id), caller), 202)
+        raise ServiceError("job_not_finished", "This job has no event to redeliver yet.") from None
+    return view_response(view(parts, parts.store.jobs.get(job_id), caller), 202)
 
 
-def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
-    """The job, or job_not_found: for ids that can not exist and for jobs of another key alike."""
+def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
+    """The job. Raises JobNotFoundError, also for malformed ids and for jobs of another key."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
     try:
-        job = parts.store.get(job_id)
+        job = parts.store.jobs.get(job_id)
     except RecordUnreadableError as unreadable:
         if caller.only not in (None, unreadable.owner):
             raise JobNotFoundError(job_id) from None
@@ -238,11 +244,11 @@ def find_job(parts: Parts, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def view(parts: Parts, job: Job, caller: Caller) -> JobView:
-    """Links in it end with the caller's key: an admin's open also what belongs to a key that is revoked."""
+def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
+    """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
     return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Serialised by pydantic, once; FastAPI would validate and dump a second time."""
+    """Serialized once by pydantic; FastAPI would validate and serialize again."""
     return Response(body.model_dump_json(), status_code=status, headers=headers, media_type="application/json")

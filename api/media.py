@@ -1,6 +1,6 @@
-"""Links for players: a `<video>` can send no key, so what it opens must carry its own permission.
+"""Links for players: a `<video>` element cannot send a key, so its link must carry the permission.
 
-Where the object store gives presigned links, those; else links of this service, signed and good for a while.
+Presigned links of the object store if it offers them, else signed links of this service.
 """
 
 from __future__ import annotations
@@ -11,28 +11,27 @@ from typing import Annotated, Literal, get_args
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.access import ANYONE, Caller, WithCaller
+from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.containers import HEAD_BYTES, Container, recognise
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
-from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
-from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
-from api.parts import Parts, WithParts
+from api.middleware import EMBEDDABLE
 from api.problems import refusals
 from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
 from jobs.errors import ServiceError
-from jobs.links import link_query
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
-# Without a key of the caller's: the signature is the permission.
+# Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
 MediaPart = Literal["video", "audio", "result"]
 _TYPES: dict[Container, str] = {
     "mp4": "video/mp4",
-    "matroska": "video/webm",  # The name that players know; the bytes say the rest.
+    "matroska": "video/webm",  # players know this type; WebM is a subset of Matroska
     "avi": "video/x-msvideo",
     "wav": "audio/wav",
     "flac": "audio/flac",
@@ -51,14 +50,14 @@ MEDIA_RESPONSES = {
 
 
 class MediaLink(BaseModel):
-    """url: opens without a key until it expires; relative to this service where it is one of its own."""
+    """A link to one file. url: needs no key until it expires; relative to this service if it is one of its own."""
 
     url: str
-    content_type: str = Field(description="As the first bytes say; `image/...` for a still face")
+    content_type: str = Field(description="Sniffed from the first bytes; `image/...` for a still face")
 
 
 class MediaLinks(BaseModel):
-    """What can be played of a job. null: not there, or not kept because it was given by its address."""
+    """The playable files of a job. null: missing, or not stored because the input was given by its address."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -73,9 +72,9 @@ class MediaLinks(BaseModel):
     response_model=MediaLinks,
     responses=refusals("job_not_found", "record_unreadable", "service_unavailable"),
 )
-def get_media(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
-    """Each opens one file for a while without a key, because media elements can not send one. Links of this service
-    end with the key that asked for them; presigned ones of the object store only when they expire."""
+def get_media(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
+    """Each link opens one file without a key until it expires, because media elements cannot send one. Links of this
+    service also end when the key that requested them is revoked; presigned links of the object store do not."""
     job = find_job(parts, caller, job_id)
     ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
     links = {part: _link(parts, job, part, int(ends_at.timestamp()), caller) for part in get_args(MediaPart)}
@@ -104,12 +103,12 @@ def open_media(
     job_id: JobId,
     part: Annotated[MediaPart, Path(description="Which file")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
 ) -> Response:
-    """Only links made by `GET /jobs/{job_id}/media` are accepted, until they expire or their API key is revoked."""
+    """Accepts links from `GET /jobs/{job_id}/media` until they expire or their API key is revoked."""
     check_link(parts, "GET", _path(job_id, part), expires, key, signature)
     request.state.headers = EMBEDDABLE
     job = find_job(parts, ANYONE, job_id)
@@ -123,7 +122,7 @@ def _path(job_id: str, part: str) -> str:
     return f"jobs/{job_id}/media/{part}"
 
 
-def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
+def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: Caller) -> MediaLink | None:
     file = _file_of(parts, job, part)
     if file is None:
         return None
@@ -134,14 +133,14 @@ def _link(parts: Parts, job: Job, part: MediaPart, expires: int, caller: Caller)
     return MediaLink(url=link, content_type=file.content_type)
 
 
-def _file_of(parts: Parts, job: Job, part: MediaPart) -> ServedFile | None:
+def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
     return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
 
 
-def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFile | None:
-    """An input that we hold. Its type is read from its bytes: what the caller said about it proves nothing."""
+def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:
+    """A stored input. Its type is sniffed from its bytes, because the caller's content type is not trustworthy."""
     if source.key is None:
         return None
     try:
@@ -152,5 +151,5 @@ def _input_file(parts: Parts, job: Job, part: str, source: InputRef) -> ServedFi
     container = recognise(head)
     if container is None:
         return None
-    # The inputs of a job never change: its id and their place are as good a tag as a hash.
+    # Inputs of a job never change, so its id and the slot make a valid ETag.
     return ServedFile(source.key, size, f'"{job.id}-{part}"', _TYPES[container], f"{job.id}-{part}.{container}")

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI can not know is added here, once, for every route."""
+"""The OpenAPI document: FastAPI's own, completed with what it cannot derive."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api.forms import NESTED_FIELDS
+from api.middleware import REQUEST_ID_HEADER
 from api.problems import Problem
 from api.submission import JobSubmission
-from api.tracing import REQUEST_ID_HEADER
 from jobs.models import JobEvent
 
 DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id
@@ -19,11 +19,11 @@ back, the lip-synced video and its evaluation when the job is done. Poll the job
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete"},
-    {"name": "results", "description": "What a finished job leaves"},
+    {"name": "results", "description": "Video and evaluation of a finished job"},
     {"name": "events", "description": "Server-Sent Events"},
     {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
-    {"name": "uploads", "description": "Files that arrive before their job"},
-    {"name": "service", "description": "What is offered now, and what its answers mean"},
+    {"name": "uploads", "description": "Files that are sent before their job"},
+    {"name": "service", "description": "Current offer and error codes"},
     {"name": "operations", "description": "For probes and scrapers"},
 ]
 _REF = "#/components/schemas/"
@@ -62,7 +62,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     for name, shape in shapes["$defs"].items():
         schemas.setdefault(name, shape)
     fields = schemas.pop("JobSubmission")
-    schemas["JobSpec"] = fields | {"title": "JobSpec", "description": "Everything that can be asked, without files"}
+    schemas["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
     schemas["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
     schemas["JobForm"] = _form_schema(fields)
     components["headers"] = {"RequestId": {"description": "Id of this request", "schema": {"type": "string"}}}
@@ -71,7 +71,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             "name": REQUEST_ID_HEADER,
             "in": "header",
             "required": False,
-            "description": "Id to log this request under; one is made where it is absent or unsafe to log",
+            "description": "Id to log this request under; generated if it is absent or unsafe to log",
             "schema": {"type": "string"},
         }
     }
@@ -89,7 +89,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     document["paths"]["/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
             "operationId": "submitJob",
-            "description": "Once the file was put to the link: a video with sound serves as both inputs",
+            "description": "After the file was put to the link; a video with sound serves as both inputs",
             "requestBody": dict.fromkeys(("video_upload_id", "audio_upload_id"), "$response.body#/id"),
         }
     }
@@ -109,13 +109,13 @@ def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _one_source(slot: str) -> dict[str, Any]:
-    """Exactly one of the two ways to name an input is not null."""
+    """Exactly one of the two references of an input is not null."""
     ways = (f"{slot}_url", f"{slot}_upload_id")
     return {"oneOf": [{"required": [way], "properties": {way: {"type": "string"}}} for way in ways]}
 
 
 def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
-    """The form has the fields of the JSON body, as text, and the files. A form has no null: a field is there or not."""
+    """The fields of the JSON body as text, and the files. Forms have no null: a field is either present or not."""
     fields = {name: _without_null(shape) for name, shape in submission["properties"].items()}
     fields["expression"] = {
         "anyOf": [fields["expression"], _BINARY],
@@ -144,7 +144,7 @@ def _one_given(slot: str) -> dict[str, Any]:
 
 
 def _without_null(shape: dict[str, Any]) -> dict[str, Any]:
-    """A schema less the arm that allows null: parameters and form fields are given or left out."""
+    """A schema without its null variant: parameters and form fields are either present or not."""
     arms = [arm for arm in shape.get("anyOf", ()) if arm != {"type": "null"}]
     if not arms:
         return shape

@@ -1,4 +1,4 @@
-"""The two pages for people: the API's documentation and the console. Neither needs any other host."""
+"""The two HTML pages: API documentation and console. Neither loads anything from another host."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ async def show_start_page() -> HTMLResponse:
 
 @router.get("/docs", response_class=HTMLResponse)
 async def show_docs() -> HTMLResponse:
-    page = get_swagger_ui_html(
+    response = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="Retalking API",
         swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
         swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
         swagger_favicon_url="data:,",
-    ).body.decode()
+    )
+    page = bytes(response.body).decode()
     return HTMLResponse(page, headers=page_headers(page))
 
 
 def page_headers(page: str) -> dict[str, str]:
-    """Scripts and styles of this service only; what stands in the page itself is allowed by its hash, so that nothing
-    that finds its way into the page later runs. A clip may come from the object store, wherever that is; `blob:` is a
-    file that was chosen and not sent yet."""
+    """A content security policy that allows scripts and styles of this service only; inline ones by hash, so that
+    injected ones do not run. Media may come from any host, because the object store can be anywhere; `blob:` is a local
+    file before it is sent."""
     allowed = {kind: " ".join(["'self'", *_hashes(page, kind)]) for kind in _INLINE}
     policy = (
         f"default-src 'none'; script-src {allowed['script']}; style-src {allowed['style']}; connect-src 'self'; "
@@ -56,7 +57,7 @@ def _hashes(page: str, kind: str) -> list[str]:
 
 
 class ConsoleFiles(StaticFiles):
-    """Asked for again at every load (the answer is mostly 304): after an update no old part meets a new one."""
+    """Revalidated at every load (mostly 304), so that modules of different versions never mix after an update."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -65,7 +66,7 @@ class ConsoleFiles(StaticFiles):
 
 
 def install_pages(app: FastAPI) -> None:
-    """Swagger UI comes from the wheel of fastapi-offline: FastAPI's own page loads it from a CDN."""
+    """Swagger UI comes from the package fastapi-offline, because FastAPI's own page loads it from a CDN."""
     app.mount(CONSOLE_PATH, ConsoleFiles(packages=[("api", "static")]), name="console")
     app.mount(ASSETS_PATH, StaticFiles(packages=[("fastapi_offline", "static")]), name="docs-assets")
     app.include_router(router)

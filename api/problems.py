@@ -1,11 +1,11 @@
-"""Errors as callers see them: RFC 9457 problem documents with a code of the public table, and nothing else."""
+"""Error responses: RFC 9457 problem documents with a code of the public table."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -38,13 +38,13 @@ class Problem(BaseModel):
     type: str = Field(description="URI reference of the kind of problem, `/errors#<code>`")
     title: str
     status: int
-    detail: str = Field(description="What happened this time, in a sentence")
-    code: str = Field(description="Stable code, see `GET /errors`", json_schema_extra={"enum": sorted(ERROR_CODES)})
-    instance: str = Field(description="Path that was asked")
-    request_id: str = Field(description="Also in the header X-Request-Id; quote it in a report")
+    detail: str = Field(description="What happened, in one sentence")
+    code: str = Field(description="Stable code, see `GET /errors`", json_schema_extra={"enum": [*sorted(ERROR_CODES)]})
+    instance: str = Field(description="Requested path")
+    request_id: str = Field(description="Same as the header X-Request-Id; quote it in bug reports")
     retryable: bool = Field(description="The same call may succeed later")
     advice: str = Field(description="What the caller can do")
-    errors: list[FieldError] | None = Field(None, description="Every field to correct, where there are several")
+    errors: list[FieldError] | None = Field(None, description="Every field to correct, if there are several")
 
 
 def describe_problem(
@@ -87,9 +87,11 @@ def request_id_of(request: Request) -> str:
 
 
 def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for these codes, one entry a status, one example a code. `internal_error` is always among
-    them; so is `invalid_request`, because a header or a parameter can be wrong on any route. What asks a store does so
-    in a thread, so `threads_exhausted` goes with `service_unavailable`."""
+    """OpenAPI responses for these codes: one entry per status, one example per code.
+
+    `internal_error` and `invalid_request` are always included, because any route can receive a wrong header or
+    parameter. Routes that use a store do so in a thread, so `service_unavailable` implies `threads_exhausted`.
+    """
     responses: dict[int | str, dict[str, Any]] = {}
     threads = {"threads_exhausted"} if "service_unavailable" in codes else set()
     for code in sorted({*codes, *threads, "internal_error", "invalid_request"}):
@@ -110,13 +112,13 @@ def refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def pointer_of(location: Sequence[int | str]) -> str:
-    """JSON Pointer of a pydantic error location, less the names that pydantic gives to the arms of a union."""
+    """JSON Pointer of a pydantic error location, without the names that pydantic gives to the members of a union."""
     steps = [str(step) for step in location if isinstance(step, int) or re.fullmatch(r"[a-z][a-z0-9_]*", step)]
     return "#/" + "/".join(steps or [str(step) for step in location])
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]], location: str = "body") -> list[FieldError]:
-    """Pydantic's errors as ours: one a field (a union that no arm fits gives one error an arm), without the input."""
+    """One FieldError per field, without the input; pydantic reports one error per member of a union."""
     messages: dict[str, list[str]] = {}
     for error in errors:
         is_unknown_field = error["type"] == "extra_forbidden"
@@ -130,8 +132,8 @@ def field_errors(errors: Sequence[Mapping[str, Any]], location: str = "body") ->
     ]
 
 
-def say(errors: Sequence[FieldError]) -> str:
-    """The first of them as a sentence."""
+def describe_errors(errors: Sequence[FieldError]) -> str:
+    """The first error as a sentence, and the number of the others."""
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{first.pointer.removeprefix('#/').replace('/', '.') or 'body'}: {first.message}{more}."
@@ -142,8 +144,8 @@ async def _on_service_error(request: Request, error: ServiceError) -> JSONRespon
         request,
         error.code,
         error.message,
-        errors=error.details.get("errors", ()),
-        headers=error.details.get("headers"),
+        errors=cast(Sequence[FieldError], error.details.get("errors", ())),
+        headers=cast(Mapping[str, str] | None, error.details.get("headers")),
     )
 
 
@@ -152,22 +154,22 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
         FieldError(location=entry["loc"][0], pointer=str(entry["loc"][-1]), message=entry["msg"])
         for entry in error.errors()
     ]
-    return problem_response(request, "invalid_request", say(errors), errors=errors)
+    return problem_response(request, "invalid_request", describe_errors(errors), errors=errors)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 405:
         allow = allowed_methods(request) or (error.headers or {}).get("Allow", "")
-        detail = f"{request.url.path} does not know {request.method}; it knows {allow}."
+        detail = f"{request.url.path} does not support {request.method}; it supports {allow}."
         return problem_response(request, "method_not_allowed", detail, headers={"Allow": allow})
     if error.status_code == 404:
-        return problem_response(request, "not_found", "There is nothing at this address.")
+        return problem_response(request, "not_found", "There is nothing at this path.")
     code = "invalid_request" if error.status_code < 500 else "internal_error"
     return problem_response(request, code, ERROR_CODES[code].title + ".", headers=error.headers)
 
 
 def allowed_methods(request: Request) -> str:
-    """Every method of the matched path. Starlette names those of the first route with that path only."""
+    """Every method of the matched path. Starlette only reports those of the first route with that path."""
     template = getattr(request.scope.get("route"), "path", None)
     operations = request.app.openapi()["paths"].get(template, {})
     return ", ".join(sorted(method.upper() for method in operations if method != "parameters"))
@@ -178,27 +180,27 @@ async def _on_unknown_job(request: Request, _: JobNotFoundError) -> JSONResponse
 
 
 async def _on_unreadable_record(request: Request, _: RecordUnreadableError) -> JSONResponse:
-    return problem_response(request, "record_unreadable", "The record of this job can not be read any more.")
+    return problem_response(request, "record_unreadable", "The record of this job cannot be read.")
 
 
 async def _on_part_down(request: Request, error: Exception) -> JSONResponse:
     part = "The job store" if isinstance(error, RedisError) else "The object store"
     logger.warning("%s failed on request %s: %s", part, request_id_of(request), type(error).__name__)
-    return problem_response(request, "service_unavailable", f"{part} can not be reached now.")
+    return problem_response(request, "service_unavailable", f"{part} cannot be reached.")
 
 
 async def _on_storage_full(request: Request, _: ObjectStoreFullError) -> JSONResponse:
     logger.warning("The object store is full on request %s", request_id_of(request))
-    return problem_response(request, "storage_full", "The object store has no room for what was sent.")
+    return problem_response(request, "storage_full", "The object store has no space left.")
 
 
 def install_problems(app: FastAPI) -> None:
-    """The edge: every exception becomes a problem document here (what is left, in `api.tracing`)."""
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(JobNotFoundError, _on_unknown_job)
-    app.add_exception_handler(RecordUnreadableError, _on_unreadable_record)
-    app.add_exception_handler(RedisError, _on_part_down)
-    app.add_exception_handler(ObjectStoreError, _on_part_down)
-    app.add_exception_handler(ObjectStoreFullError, _on_storage_full)
+    """Register the handlers that turn exceptions into problem documents; `api.middleware` handles all others."""
+    app.exception_handler(ServiceError)(_on_service_error)
+    app.exception_handler(RequestValidationError)(_on_validation_error)
+    app.exception_handler(HTTPException)(_on_http_error)
+    app.exception_handler(JobNotFoundError)(_on_unknown_job)
+    app.exception_handler(RecordUnreadableError)(_on_unreadable_record)
+    app.exception_handler(RedisError)(_on_part_down)
+    app.exception_handler(ObjectStoreError)(_on_part_down)
+    app.exception_handler(ObjectStoreFullError)(_on_storage_full)

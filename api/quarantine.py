@@ -1,4 +1,4 @@
-"""Records that could not be read: what they are, and how they are deleted. An admin's business."""
+"""Unreadable records: list and delete them. Admins only."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
+from api.dependencies import WithDependencies
 from api.jobs import view_response
-from api.parts import WithParts
 from api.problems import refusals
 from jobs.errors import ServiceError
-from jobs.ids import is_job_id
-from jobs.names import job_prefix
+from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordKind
 
 router = APIRouter(prefix="/quarantine", tags=["operations"])
 
 
 class UnreadableRecord(BaseModel):
-    """A record that no process could read."""
+    """A stored record that cannot be read."""
 
     kind: RecordKind
     id: str
-    owner: str = Field(description="Id of the API key that a job belongs to; empty where it is not known")
-    reason: str = Field(description="What is wrong and where, without content")
+    owner: str = Field(description="Id of the API key that a job belongs to; empty if unknown")
+    reason: str = Field(description="What is wrong and where, without the content")
     found_at: datetime
 
 
 class QuarantineView(BaseModel):
-    """The oldest records in quarantine, and how many there are."""
+    """The oldest records in quarantine, and their total number."""
 
     records: list[UnreadableRecord]
     total: int
@@ -39,40 +38,40 @@ class QuarantineView(BaseModel):
 @router.get(
     "",
     operation_id="listQuarantine",
-    summary="List records that could not be read",
+    summary="List unreadable records",
     response_model=QuarantineView,
     responses=refusals("service_unavailable"),
 )
 def list_quarantine(
-    parts: WithParts, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
+    parts: WithDependencies, limit: Annotated[int, Query(ge=1, le=1000, description="Records to list")] = 100
 ) -> Response:
-    """They stand in no list and no queue any more. Those of jobs are deleted, with their files, after the retention
-    time of the deployment."""
+    """They are in no other list and in no queue. Those of jobs are deleted with their files after the retention time of
+    the deployment."""
     records = [
         UnreadableRecord(kind=each.kind, id=each.id, owner=each.owner, reason=each.reason, found_at=each.at)
-        for each in parts.store.quarantined(limit=limit)
+        for each in parts.store.quarantine.records(limit=limit)
     ]
-    return view_response(QuarantineView(records=records, total=parts.store.quarantine_size()))
+    return view_response(QuarantineView(records=records, total=parts.store.quarantine.size()))
 
 
 @router.delete(
     "/{kind}/{record_id}",
     operation_id="deleteQuarantined",
-    summary="Delete a record that could not be read, with its files",
+    summary="Delete an unreadable record with its files",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "Deleted"}} | refusals("record_not_found", "service_unavailable"),
+    responses={204: {"description": "Deleted"}, **refusals("record_not_found", "service_unavailable")},
 )
 def delete_quarantined(
-    parts: WithParts,
-    kind: Annotated[RecordKind, Path(description="As `GET /quarantine` names it")],
+    parts: WithDependencies,
+    kind: Annotated[RecordKind, Path(description="As in `GET /quarantine`")],
     record_id: Annotated[str, Path(max_length=255, description="Id of the record")],
 ) -> Response:
-    # Files first, as for any job: if this breaks off, the record still leads to what is left
+    # Files first, as for any job: if this fails half-way, the record still leads to the remaining files
     if kind == "job" and is_job_id(record_id):
         parts.objects.delete_prefix(job_prefix(record_id))
     try:
-        parts.store.drop_quarantined(kind, record_id)
+        parts.store.quarantine.drop(kind, record_id)
     except JobNotFoundError:
         raise ServiceError("record_not_found", "There is no such record in quarantine.") from None
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""What a finished job leaves: the video, and the numbers about it."""
+"""Results of a finished job: the video and its evaluation."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from fastapi.responses import RedirectResponse
 from fastapi.security import APIKeyQuery
 from pydantic import BaseModel, Field, ValidationError
 
-from api.access import ANYONE, LINK_SCHEME, Caller, WithCaller, WithKey, admit
+from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
+from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
-from api.headers import EMBEDDABLE
 from api.jobs import JobId, find_job, view_response
-from api.links import LinkExpires, LinkHolder, check_link
-from api.parts import Parts, WithParts
+from api.middleware import EMBEDDABLE
 from api.problems import refusals
-from jobs.api_keys import Scope
 from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
+from jobs.store.keys import Scope
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
-# For players and receivers of webhooks, which have no key: the signature in the link is enough
+# For players and webhook receivers, which have no key: the signature in the link is the permission
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
@@ -37,10 +36,10 @@ _FILE_HEADERS = {
 _RANGE_HEADER = {"Content-Range": {"schema": {"type": "string"}}}
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file", "content": _FILE_TYPES, "headers": _FILE_HEADERS},
-    206: {"description": "The range asked for", "content": _FILE_TYPES, "headers": _FILE_HEADERS | _RANGE_HEADER},
-    304: {"description": "The file that If-None-Match names is the current one"},
+    206: {"description": "The requested range", "content": _FILE_TYPES, "headers": _FILE_HEADERS | _RANGE_HEADER},
+    304: {"description": "If-None-Match names the current file"},
     307: {
-        "description": "The object store serves the file, at a link that expires",
+        "description": "The object store serves the file at a link that expires",
         "headers": {"Location": {"schema": {"type": "string"}, "description": "Presigned link"}},
     },
 }
@@ -64,8 +63,8 @@ RESULT_PARAMETERS = {
         {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
         for name, description in {
             "Range": "`bytes=first-last`, one range",
-            "If-Range": "ETag: send the whole file where it is another",
-            "If-None-Match": "ETag: 304 where it is the same",
+            "If-Range": "ETag: send the whole file if it has changed",
+            "If-None-Match": "ETag: 304 if it has not changed",
         }.items()
     ]
 }
@@ -75,23 +74,22 @@ _signature = APIKeyQuery(
     name="signature",
     auto_error=False,
     scheme_name=LINK_SCHEME,
-    description="In the link to a result, with the moment it `expires` at; needs no key",
+    description="Part of the link to a result, with its expiry time `expires`; needs no key",
 )
 
 
 async def downloader(
     job_id: JobId,
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     credentials: WithKey,
     signature: Annotated[str | None, Security(_signature)],
     expires: LinkExpires | None = None,
     key: LinkHolder = "",
 ) -> Caller:
-    """Who may have the file: the holder of a link to it, or of a key that may read the job."""
+    """Authorize a download: by a signed link, or by a key that may read the job."""
     if signature is None:
-        await admit(request, parts, credentials, Scope.READ)
-        return request.state.caller
+        return await admit(request, parts, credentials, Scope.READ)
     await run_in_threadpool(check_link, parts, "GET", f"jobs/{job_id}/result", expires, key, signature)
     request.state.headers = EMBEDDABLE
     return ANYONE
@@ -101,13 +99,17 @@ WithDownloader = Annotated[Caller, Depends(downloader)]
 
 
 class Evaluation(BaseModel):
-    """The numbers about a result. `engine` and `synthetic_weights` say what they are about."""
+    """Metrics of a result. `engine` and `synthetic_weights` tell how it was made."""
 
     job_id: str
     engine: str | None
-    synthetic_weights: bool = Field(description="True: made with generated checkpoints, for tests; means nothing")
+    synthetic_weights: bool = Field(
+        description="True: made with generated checkpoints, for tests; the numbers are meaningless"
+    )
     metrics: list[MetricResult]
-    curves: EvaluationCurves | None = Field(description="Frame by frame, as far as measured; null: nothing was kept")
+    curves: EvaluationCurves | None = Field(
+        description="Values per frame, as far as measured; null if none were stored"
+    )
 
 
 @link_router.get(
@@ -118,8 +120,8 @@ class Evaluation(BaseModel):
     responses=RESULT_RESPONSES | RESULT_REFUSALS,
     openapi_extra=RESULT_PARAMETERS,
 )
-def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDownloader) -> Response:
-    """A redirect to a presigned link where the object store gives one, else the file itself, with ranges."""
+def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
+    """Redirects to a presigned link if the object store offers one, else sends the file, with ranges."""
     job = find_job(parts, caller, job_id)
     result = _result_of(job)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
@@ -135,11 +137,11 @@ def get_result(job_id: JobId, request: Request, parts: WithParts, caller: WithDo
     response_class=Response,
     responses={
         200: {"description": "The headers of the file", "headers": _FILE_HEADERS},
-    }
-    | {status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
+        **{status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
+    },
 )
-def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Response:
-    """Answered here, not redirected: a presigned link is good for GET only."""
+def head_result(job_id: JobId, parts: WithDependencies, caller: WithDownloader) -> Response:
+    """Never redirected, because a presigned link is valid for GET only."""
     file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
@@ -147,11 +149,11 @@ def head_result(job_id: JobId, parts: WithParts, caller: WithDownloader) -> Resp
 @router.get(
     "/evaluation",
     operation_id="getEvaluation",
-    summary="The numbers about the result",
+    summary="Metrics of the result",
     response_model=Evaluation,
     responses=refusals("job_not_found", "record_unreadable", "evaluation_not_ready", "service_unavailable"),
 )
-def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Response:
+def get_evaluation(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     job = find_job(parts, caller, job_id)
     if job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
@@ -166,8 +168,8 @@ def get_evaluation(job_id: JobId, parts: WithParts, caller: WithCaller) -> Respo
     )
 
 
-def _curves_of(parts: Parts, result: ResultInfo) -> EvaluationCurves | None:
-    """Jobs of older workers left none. A file that does not fit is a newer worker's: the numbers stand without it."""
+def _curves_of(parts: Dependencies, result: ResultInfo) -> EvaluationCurves | None:
+    """None for jobs of older workers, which stored no curves, and of newer ones, whose curves have another shape."""
     try:
         document = b"".join(parts.objects.read(curves_key(result.key)))
         return EvaluationCurves.model_validate_json(document)

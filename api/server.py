@@ -1,56 +1,150 @@
-"""Entry of the API process: `python -m api.server`. The environment is read here, once."""
+"""Entry point of the API process: `python -m api.server`. The environment is read here, once.
+
+HTTP is parsed by h11 instead of httptools, which uvicorn prefers if it is installed: h11 reads one request at a time,
+so pipelined requests wait as bytes, and it ends a request whose head exceeds a limit. httptools parses everything that
+has arrived and has no limit on heads (`bench/front_door.py`). `BoundedProtocol` adds what uvicorn leaves open:
+deadlines for heads and for unread responses, and a limit on connections.
+"""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import resource
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.main import create_app
-from api.wire import MAX_HEAD_BYTES, BoundedProtocol
-from jobs.journal import write_journal
+from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.traces import start_traces
 
-# Connections that the kernel holds while the process is busy or starts again.
+# Connections that the kernel queues while the process is busy or restarts.
 BACKLOG = 1024
+# Request line and headers. Real ones have 1 to 4 kB; browsers and proxies send at most 8 to 16.
+MAX_HEAD_BYTES = 32 * 1024
+# A connection that sends no complete head in this time, or continues a body after the response, is closed.
+HEAD_S = 20.0
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection.
+
+    max_connections: limit of the process. unread_response_s: a connection that reads nothing of a response for this
+    long is closed.
+    """
+
+    def __init__(self, *args: Any, max_connections: int, unread_response_s: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_connections = max_connections
+        self._unread_response_s = unread_response_s
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self.idle_since_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Before the first request or between two: closing it loses nothing."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._watch_head()
+        if len(self.connections) > self._max_connections:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_head_timer()
+        self._cancel_unread_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread_timer is None:
+            self._unread_timer = self.loop.call_later(self._unread_response_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_unread_timer()
+        super().resume_writing()
+
+    def _watch_head(self) -> None:
+        """The deadline counts from the moment the connection became idle: bytes that trickle in do not extend it."""
+        if not self.is_idle:
+            self._cancel_head_timer()
+        elif self._head_timer is None:
+            self.idle_since_s = self.loop.time()
+            self._head_timer = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+    def _make_room(self) -> None:
+        """Close the connection that has been idle longest, so that idle ones keep nobody out. There always is one: this
+        new connection is idle too, and is closed if all others are busy."""
+        own = [each for each in self.connections if isinstance(each, BoundedProtocol)]
+        live = [each for each in own if not each.transport.is_closing()]
+        if len(live) > self._max_connections:
+            idle = [each for each in live if each.is_idle]
+            min(idle, key=lambda each: each.idle_since_s).transport.close()
 
 
 def app() -> FastAPI:
     settings = Settings()
-    write_journal(settings.log_format)
+    configure_logging(settings.log_format)
     start_traces(settings, "api")
-    # Its lines would hold the signatures of upload links; `api.tracing` logs every request without its query.
+    # It would log the signatures of upload links; `api.middleware` logs every request without its query.
     logging.getLogger("uvicorn.access").disabled = True
     return create_app(settings, open_store(settings), open_objects(settings), make_celery(settings))
 
 
 def serve(factory: Callable[[], FastAPI] = app, arguments: Sequence[str] | None = None) -> None:
-    """Until SIGTERM or Ctrl-C. factory: makes the application. arguments: of the command line; None: this process's."""
-    asked = _parse(arguments)
-    _allow_many_files()
+    """Serve until SIGTERM or Ctrl-C. arguments: of the command line; None: those of this process."""
+    options = _parse(arguments)
+    _raise_file_limit()
+    settings = Settings()
+    protocol = partial(
+        BoundedProtocol,
+        max_connections=settings.max_connections,
+        unread_response_s=settings.unread_response_s,
+    )
     config = uvicorn.Config(
         factory,
         factory=True,
-        host=asked.host,
-        port=asked.port,
-        http=partial(BoundedProtocol, max_connections=Settings().max_connections),
+        host=options.host,
+        port=options.port,
+        http=cast(type[asyncio.Protocol], protocol),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         backlog=BACKLOG,
-        log_level=asked.log_level,
-        timeout_graceful_shutdown=asked.grace_s,
+        log_level=options.log_level,
+        timeout_graceful_shutdown=options.grace_s,
     )
-    # As what it is, and not through uvicorn's `fd`, which takes it for a Unix socket and leaves Nagle's algorithm on
-    sockets = None if asked.fd is None else [socket.socket(fileno=asked.fd)]
+    # Not through uvicorn's `fd`, which assumes a Unix socket and so leaves Nagle's algorithm on
+    sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
     uvicorn.Server(config).run(sockets)
 
 
@@ -58,14 +152,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m api.server", description="The API of Retalking.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
-    parser.add_argument("--fd", type=int, help="a socket that listens already, instead of host and port")
-    parser.add_argument("--grace-s", type=int, help="when stopped, end what is in work after this; else wait for it")
+    parser.add_argument("--fd", type=int, help="file descriptor of a listening socket, instead of host and port")
+    parser.add_argument(
+        "--grace-s", type=int, help="on shutdown, cancel open requests after this many seconds; default: wait for them"
+    )
     parser.add_argument("--log-level", default="info", choices=["critical", "error", "warning", "info", "debug"])
     return parser.parse_args(arguments)
 
 
-def _allow_many_files() -> None:
-    """Every connection is one; many systems start processes with 1024."""
+def _raise_file_limit() -> None:
+    """Raise the limit on file descriptors: every connection needs one, and many systems start processes with 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

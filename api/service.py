@@ -1,4 +1,4 @@
-"""About the service itself: what it offers, and what its error codes mean."""
+"""The service itself: engines, options and limits that it offers, and the table of error codes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field, TypeAdapter
 
-from api.bounds import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.containers import ACCEPTED_NAMES
+from api.dependencies import WithDependencies
 from api.engines import choose_engine
 from api.jobs import view_response
-from api.parts import WithParts
+from api.limits import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.problems import refusals
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.models import EngineInfo, JobOptions
@@ -25,7 +25,7 @@ open_router = APIRouter(tags=["service"])
 
 
 class EngineOffer(EngineInfo):
-    """An engine, and how many live workers offer it in this version and on this kind of device."""
+    """An engine, and the number of live workers that offer it in this version on this kind of device."""
 
     workers: int
 
@@ -51,25 +51,25 @@ class MetricInfo(BaseModel):
 
 
 class Limits(BaseModel):
-    """What may be sent. Bytes and seconds."""
+    """Limits of requests, in bytes and seconds."""
 
     max_upload_bytes: int
     max_json_bytes: int
     max_metadata_bytes: int
-    max_metadata_depth: int = Field(description="Objects and lists inside each other")
-    max_metadata_values: int = Field(description="Names and values in all")
+    max_metadata_depth: int = Field(description="Nesting of objects and lists")
+    max_metadata_values: int = Field(description="Total number of names and values")
     max_video_s: float
     max_audio_s: float
     accepted_files: dict[str, str]
 
 
 class Offer(BaseModel):
-    """What the live workers can do now."""
+    """What the live workers offer now."""
 
     workers: int = Field(description="Live render workers")
     engines: list[EngineOffer]
-    auto_engine: str | None = Field(description="The engine that `auto` is now; null while no live worker offers it")
-    unavailable: dict[str, str] = Field(description="Engines that no live worker offers, each with the reason")
+    auto_engine: str | None = Field(description="The engine that `auto` selects now; null if no live worker offers one")
+    unavailable: dict[str, str] = Field(description="Engines that no live worker offers, with the reason")
     metrics: list[str] = Field(description="Names for the option `evaluate`")
     metric_table: dict[str, MetricInfo] = Field(description="What each metric means")
     options: dict[str, OptionInfo]
@@ -89,12 +89,12 @@ class ErrorRow(BaseModel):
 @router.get(
     "/engines",
     operation_id="listEngines",
-    summary="What can be asked of the workers now",
+    summary="Engines, options, metrics and limits on offer now",
     response_model=Offer,
     responses=refusals("service_unavailable"),
 )
-def list_engines(parts: WithParts) -> Response:
-    workers = parts.store.workers()
+def list_engines(parts: WithDependencies) -> Response:
+    workers = parts.store.workers.live()
     counts: dict[str, EngineOffer] = {}
     for engine in (engine for worker in workers for engine in worker.engines):
         seen = counts.get(engine.model_dump_json())
@@ -141,7 +141,7 @@ def metric_table() -> dict[str, MetricInfo]:
 
 
 def describe_options() -> dict[str, OptionInfo]:
-    """The options of a job from their model: one source for validation, OpenAPI and this."""
+    """The options of a job, from the model that also validates them and describes them in OpenAPI."""
     schema = JobOptions.model_json_schema()
     shapes = schema.get("$defs", {})
     defaults = JobOptions().model_dump(mode="json")
@@ -156,7 +156,7 @@ def describe_options() -> dict[str, OptionInfo]:
 
 
 def _inline(node: Any, shapes: dict[str, Any]) -> Any:
-    """A schema without references, so that each option stands alone."""
+    """A schema with its references resolved, so that each option is self-contained."""
     if isinstance(node, list):
         return [_inline(item, shapes) for item in node]
     if not isinstance(node, dict):

@@ -1,42 +1,143 @@
-"""One file on its way from the wire into the object store: hashed, limited and recognised, in constant memory."""
+"""Files on their way from the wire into the object store, and the storage that they reserve.
+
+While files arrive they are an *arrival* in the job store: it is renewed as long as a request receives them, reserves
+their bytes, and leads the janitor to them if the process dies.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Collection
-from contextlib import AbstractContextManager
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from api.bodies import too_large
-from api.claims import Claim
+import anyio
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
 from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
-from api.parts import Parts
+from api.dependencies import Dependencies
+from api.limits import too_large
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
+from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
+from jobs.store.keys import ApiKey
 
-# Chunks of the wire (64 kB) are joined to this before a thread writes them: 2 GB are 2,000 hops instead of 32,000.
+logger = logging.getLogger("retalking.api")
+
+# Chunks of the wire (64 kB) are joined to blocks of this size before a thread writes them: 2 GB take 2,000 thread
+# switches instead of 32,000.
 FLUSH_BYTES = 1 << 20
+
+
+def byte_quota(parts: Dependencies, owner: str, key: ApiKey | None) -> ByteQuota:
+    own = key.stored_bytes if key is not None else None
+    return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
+
+
+class StorageReservation:
+    """The bytes reserved for one arrival: reserved before they are written, exact afterwards.
+
+    Synchronous: call it from threads, one call at a time.
+    """
+
+    def __init__(self, parts: Dependencies, arrival: str, quota: ByteQuota) -> None:
+        self._parts, self._quota = parts, quota
+        self.arrival = arrival
+        self._reserved_bytes = 0
+        self._used_bytes = 0
+
+    def announce(self, size_bytes: int) -> None:
+        """Reserve the announced size before the client sends it. Raises storage_full, storage_quota_exceeded."""
+        self._parts.space.check(size_bytes)
+        self._reserve(size_bytes)
+
+    def add(self, size_bytes: int) -> None:
+        """Reserve bytes that are about to be written. Raises storage_full, storage_quota_exceeded."""
+        self._parts.space.check(size_bytes)
+        self._used_bytes += size_bytes
+        if self._used_bytes > self._reserved_bytes:
+            self._reserve(self._used_bytes)
+
+    def settle(self) -> None:
+        """Release what was announced and not sent, once everything has arrived."""
+        if self._reserved_bytes != self._used_bytes:
+            self._reserve(self._used_bytes)
+
+    def _reserve(self, size_bytes: int) -> None:
+        with storage_refusals():
+            self._parts.store.uploads.reserve(self.arrival, size_bytes, self._quota)
+        self._reserved_bytes = size_bytes
+
+
+@contextmanager
+def storage_refusals() -> Iterator[None]:
+    """Translates the quota errors of the job store into errors of the public table."""
+    try:
+        yield
+    except StorageQuotaError as refusal:
+        if refusal.is_owners:
+            message = "This key has reached its storage quota: uploads, inputs and results together."
+            raise ServiceError("storage_quota_exceeded", message) from None
+        raise ServiceError("storage_full", "The service has reached its storage quota.") from None
+    except ArrivalLostError:
+        raise arrival_lost() from None
+
+
+def arrival_lost() -> ServiceError:
+    return ServiceError("request_timeout", "The body took too long; what had arrived was discarded.")
+
+
+@asynccontextmanager
+async def tracked_arrival(parts: Dependencies, arrival: str) -> AsyncIterator[None]:
+    """Register an arrival before its first byte is stored, and renew it meanwhile. After a crash the janitor removes
+    its files; files of a slow request stay."""
+    ttl_s = parts.settings.upload_ttl_s
+    await run_in_threadpool(parts.store.uploads.add_arrival, arrival, ttl_s)
+    renewal = asyncio.create_task(_renew(parts, arrival, ttl_s))
+    try:
+        yield
+    finally:
+        renewal.cancel()
+
+
+async def _renew(parts: Dependencies, arrival: str, ttl_s: float) -> None:
+    while True:
+        await anyio.sleep(ttl_s / 3)
+        try:
+            await run_in_threadpool(parts.store.uploads.renew_arrival, arrival, ttl_s)
+        except RedisError as error:
+            logger.warning("Arrival %s was not renewed: %s", arrival, type(error).__name__)
+
+
+def announced_bytes(request: Request) -> int:
+    """Content-Length, or 0 without one."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isdigit() else 0
 
 
 @dataclass(frozen=True)
 class StagedFile:
-    """A file that lies whole in the object store."""
+    """A complete file in the object store."""
 
     key: str
     size_bytes: int
     sha256: str
 
 
-class Intake:
-    """Takes chunks with add(), ends with finish(), or seal() and commit(), or abandon(). Nothing is visible under the
-    key before commit().
+class UploadStream:
+    """Writes one file to the object store while it arrives: limited, hashed and sniffed, in constant memory.
 
-    slot: what the file is for; None: any container that some slot accepts.
+    Call add() with each chunk, then finish(), or seal() and commit(); abandon() at any time. Nothing is visible under
+    the key before commit(). slot: purpose of the file; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Parts, claim: Claim, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: Slot | None) -> None:
         self._parts = parts
-        self._claim = claim
+        self._reservation = reservation
         self._key = key
         self._slot = slot
         self._max_bytes = parts.settings.max_upload_bytes
@@ -44,7 +145,7 @@ class Intake:
         self._pending_bytes = 0
         self._received = 0
         self._hash = hashlib.sha256()
-        self._recognised = False
+        self._is_sniffed = False
         self._context: AbstractContextManager[ObjectWriter] | None = None
         self._writer: ObjectWriter | None = None
 
@@ -62,8 +163,8 @@ class Intake:
             raise too_large(self._max_bytes, self.name)
         self._pending.append(chunk)
         self._pending_bytes += len(chunk)
-        if not self._recognised and self._received >= HEAD_BYTES:
-            self._recognise()
+        if not self._is_sniffed and self._received >= HEAD_BYTES:
+            self._sniff()
         if self._pending_bytes >= FLUSH_BYTES:
             await self._flush()
 
@@ -73,11 +174,11 @@ class Intake:
         return staged
 
     async def seal(self) -> StagedFile:
-        """Everything is received, checked and written; still nothing is visible."""
+        """Everything is received, checked and written, but not yet visible."""
         if not self._received:
             raise ServiceError("file_empty", f"The {self.name} is empty.")
-        if not self._recognised:
-            self._recognise()
+        if not self._is_sniffed:
+            self._sniff()
         await self._flush()
         return StagedFile(self._key, self._received, self._hash.hexdigest())
 
@@ -90,16 +191,16 @@ class Intake:
         if self._context is not None:
             await self._parts.in_upload_thread(self._close)
 
-    def _recognise(self) -> None:
+    def _sniff(self) -> None:
         check_container(b"".join(self._pending)[:HEAD_BYTES], self._slot)
-        self._recognised = True
+        self._is_sniffed = True
 
     async def _flush(self) -> None:
         block, self._pending, self._pending_bytes = b"".join(self._pending), [], 0
         await self._parts.in_upload_thread(self._write, block)
 
     def _write(self, block: bytes) -> None:
-        self._claim.add(len(block))
+        self._reservation.add(len(block))
         if self._writer is None:
             self._context = self._parts.objects.writer(self._key)
             self._writer = self._context.__enter__()
@@ -118,7 +219,7 @@ class Intake:
 
 
 def check_container(head: bytes, slot: Slot | None) -> Container:
-    """Raises container_unsupported where a file that begins so is of no use in this slot."""
+    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it."""
     found = recognise(head)
     accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
     if found is not None and found in accepted:

@@ -1,34 +1,52 @@
-"""A submission: from a form or a JSON body to a `JobSpec` that is checked as far as the API can see."""
+"""From a request to a stored job: receive, check, store and enqueue.
+
+A submission makes exactly one job or none, with all of its files.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, StringConstraints, ValidationError
+from redis.exceptions import RedisError
 
 from api.access import Caller
-from api.bodies import read_body, too_large
-from api.bounds import check_metadata, read_json
-from api.claims import Claim, announced_bytes
 from api.containers import HEAD_BYTES, Slot
+from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
-from api.parts import Parts
-from api.problems import FieldError, field_errors, say
-from api.staging import check_container
+from api.limits import check_metadata, read_body, read_json, too_large
+from api.problems import FieldError, describe_errors, field_errors, request_id_of
+from api.staging import StorageReservation, announced_bytes, arrival_lost, byte_quota, check_container, tracked_arrival
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
-from jobs.models import InputRef, JobRequest, JobSpec, WorkerInfo
-from jobs.names import input_key, upload_key
-from jobs.objects import ObjectNotFoundError
+from jobs.messages import MessageNotSentError, send_render
+from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
+from jobs.names import input_key, job_prefix, new_job_id, upload_key
+from jobs.objects import ObjectNotFoundError, ObjectStoreError
+from jobs.store import (
+    ArrivalLostError,
+    Created,
+    IdempotencyConflictError,
+    IdempotencyKey,
+    JobNotFoundError,
+    Origin,
+    QuotaExceededError,
+    RecordNotStorableError,
+    RecordUnreadableError,
+)
+from jobs.traces import current_traceparent
 
-# An upload that a submission copies does not expire meanwhile; a store copies 2 GB in seconds.
+# Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
@@ -36,7 +54,7 @@ Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
 class JobSubmission(JobRequest):
-    """A job by reference: where its inputs are, and everything else that can be asked."""
+    """A job by reference: the addresses or upload ids of its inputs, and all options."""
 
     video_url: Address | None = Field(None, description="http(s) address of the video or still image")
     video_upload_id: UploadId | None = Field(None, description="Id from `POST /uploads`")
@@ -49,45 +67,49 @@ class JobSubmission(JobRequest):
 
 @dataclass(frozen=True)
 class Submission:
-    """fingerprint: hash of everything that was asked, contents of the files included."""
+    """fingerprint: hash of the whole request, including the contents of its files."""
 
     spec: JobSpec
     fingerprint: str
 
 
-async def read_submission(request: Request, parts: Parts, caller: Caller, claim: Claim) -> Submission:
-    """Receive and check. Inputs that came with the request or from an upload lie under the job's prefix afterwards,
-    also when this raises: the caller removes them then."""
-    # First, so that with the store down nobody sends 2 GB to learn it.
-    workers = await run_in_threadpool(parts.store.workers)
-    body, form = await _receive(request, parts, claim)
+async def read_submission(
+    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation
+) -> Submission:
+    """Receive and check. Inputs from the request or from uploads are stored under the job's prefix, also if this
+    raises: the caller removes them in that case."""
+    # First, so that nobody sends 2 GB only to learn that the job store is unavailable.
+    workers = await run_in_threadpool(parts.store.workers.live)
+    body, form = await _receive(request, parts, reservation)
     _check_sources(body, form)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
-    asked = body.request()
-    check_metadata(asked.metadata)
-    _check_priority(asked, caller)
-    _check_metrics(asked, workers)
-    check_engine(asked, workers, parts.settings)
+    job_request = body.request()
+    check_metadata(job_request.metadata)
+    _check_priority(job_request, caller)
+    _check_metrics(job_request, workers)
+    check_engine(job_request, workers, parts.settings)
     for name in ("webhook_url", "video_url", "audio_url"):
         await _check_address(name, getattr(body, name), parts, caller)
-    spec = await run_in_threadpool(_resolve, body, form, parts, caller, claim)
-    await run_in_threadpool(claim.settle)
+    spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
+    await run_in_threadpool(reservation.settle)
     return Submission(spec, _fingerprint(body, form))
 
 
-async def _receive(request: Request, parts: Parts, claim: Claim) -> tuple[JobSubmission, ReceivedForm]:
+async def _receive(
+    request: Request, parts: Dependencies, reservation: StorageReservation
+) -> tuple[JobSubmission, ReceivedForm]:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        await run_in_threadpool(claim.announce, announced_bytes(request))
-        form = await receive_form(request, parts, claim)
+        await run_in_threadpool(reservation.announce, announced_bytes(request))
+        form = await receive_form(request, parts, reservation)
         return _body_of_form(form), form
     if kind == "application/json":
         raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
         return _body_of_json(raw, "The body"), ReceivedForm()
-    asked = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
-    raise ServiceError("unsupported_media_type", f"{asked} not accepted here.")
+    what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
+    raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
 
 
 def _body_of_form(form: ReceivedForm) -> JobSubmission:
@@ -108,7 +130,7 @@ def _body_of_json(raw: bytes, what: str) -> JobSubmission:
 
 
 def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
-    """JSON is taken at its word (`"18"` is no number there); form fields are text and are converted."""
+    """JSON is validated strictly (`"18"` is not a number); form fields are text and are converted."""
     try:
         if isinstance(body, bytes):
             return JobSubmission.model_validate_json(body, strict=True)
@@ -118,11 +140,11 @@ def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
     if any(error["type"] == "json_invalid" for error in found):
         raise ServiceError("malformed_json", "The body is not JSON.")
     errors = field_errors(found)
-    raise ServiceError(_code_of(found), say(errors), errors=errors)
+    raise ServiceError(_code_of(found), describe_errors(errors), errors=errors)
 
 
 def _code_of(errors: list[Any]) -> str:
-    """invalid_option where an option that exists has a bad value; invalid_request for unknown fields and the rest."""
+    """invalid_option if an existing option has a bad value; invalid_request for unknown fields and everything else."""
     is_option = [
         error["type"] != "extra_forbidden" and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
         for error in errors
@@ -130,17 +152,17 @@ def _code_of(errors: list[Any]) -> str:
     return "invalid_option" if any(is_option) else "invalid_request"
 
 
-def _check_priority(asked: JobRequest, caller: Caller) -> None:
-    if asked.priority > caller.max_priority:
-        message = f"priority: This key may ask for {caller.max_priority} at most, not for {asked.priority}."
+def _check_priority(request: JobRequest, caller: Caller) -> None:
+    if request.priority > caller.max_priority:
+        message = f"priority: This key allows at most {caller.max_priority}, not {request.priority}."
         errors = [FieldError(pointer="#/priority", message=f"At most {caller.max_priority} with this key")]
         raise ServiceError("priority_not_allowed", message, errors=errors)
 
 
-def _check_metrics(asked: JobRequest, workers: Sequence[WorkerInfo]) -> None:
-    """Raises invalid_option for a metric that no live worker knows. Without a live worker nothing is known."""
+def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
+    """Raises invalid_option for a metric that no live worker computes. Without a live worker this cannot be checked."""
     known = {name for worker in workers for name in worker.metrics}
-    unknown = [name for name in asked.evaluate or () if name not in known]
+    unknown = [name for name in request.evaluate or () if name not in known]
     if workers and unknown:
         message = f"No live worker computes {', '.join(unknown)}; they compute {', '.join(sorted(known)) or 'nothing'}"
         raise ServiceError(
@@ -149,7 +171,7 @@ def _check_metrics(asked: JobRequest, workers: Sequence[WorkerInfo]) -> None:
 
 
 def _sources(slot: Slot, body: JobSubmission, form: ReceivedForm) -> list[str]:
-    """The ways in which this input was given."""
+    """How this input was given, for messages."""
     ways: Mapping[str, object] = {
         f"the file part `{slot}`": form.files.get(slot),
         f"`{slot}_url`": getattr(body, f"{slot}_url", None),
@@ -173,11 +195,13 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
         message = "The picture is missing; send it as the file part `expression`, or name an upload"
         errors.append(FieldError(pointer="#/expression", message=message))
     if errors:
-        raise ServiceError("invalid_request", say(errors), errors=errors)
+        raise ServiceError("invalid_request", describe_errors(errors), errors=errors)
 
 
-def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Caller, claim: Claim) -> JobSpec:
-    """Take copies of uploads. The upload itself stays: it can serve many jobs until it expires."""
+def _resolve(
+    body: JobSubmission, form: ReceivedForm, parts: Dependencies, caller: Caller, reservation: StorageReservation
+) -> JobSpec:
+    """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
     def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
         staged = form.files.get(slot)
@@ -191,7 +215,7 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Call
             )
         if url is not None:
             return InputRef(kind="url", url=url)
-        return _copy_upload(parts, caller, slot, str(upload_id), claim)
+        return _copy_upload(parts, caller, slot, str(upload_id), reservation)
 
     image: InputRef | None = None
     if "expression" in form.files or body.expression.startswith("upload:"):
@@ -204,8 +228,8 @@ def _resolve(body: JobSubmission, form: ReceivedForm, parts: Parts, caller: Call
     )
 
 
-async def _check_address(name: str, address: str | None, parts: Parts, caller: Caller) -> None:
-    """Raises url_not_allowed and host_unresolved, naming the field. A None is no address."""
+async def _check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
+    """Raises url_not_allowed and host_unresolved, with the name of the field."""
     if address is None:
         return
     try:
@@ -215,28 +239,152 @@ async def _check_address(name: str, address: str | None, parts: Parts, caller: C
         raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
 
 
-def _copy_upload(parts: Parts, caller: Caller, slot: Slot, upload_id: str, claim: Claim) -> InputRef:
-    source, key = upload_key(upload_id), input_key(claim.arrival, slot)
+def _copy_upload(
+    parts: Dependencies, caller: Caller, slot: Slot, upload_id: str, reservation: StorageReservation
+) -> InputRef:
+    source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
     try:
-        if parts.store.keep_upload(upload_id, KEEP_UPLOAD_S, caller.only) is None:
+        if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
             raise ObjectNotFoundError(source)
         size = parts.objects.info(source).size_bytes
-        if size > parts.settings.max_upload_bytes:  # A presigned PUT can not be limited in S3.
+        if size > parts.settings.max_upload_bytes:  # S3 cannot limit a presigned PUT.
             raise too_large(parts.settings.max_upload_bytes, f"upload {upload_id}")
         if size == 0:
             raise ServiceError("file_empty", f"The upload {upload_id} is empty.")
         check_container(b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot)
-        claim.add(size)
+        reservation.add(size)
         parts.objects.copy(source, key)
     except ObjectNotFoundError:
-        message = f"There is no upload {upload_id} for the {slot}, or nothing was put to its link yet."
+        message = f"There is no upload {upload_id} for the {slot}, or its file has not been sent yet."
         raise ServiceError("upload_not_found", message) from None
     return InputRef(kind="object", key=key, size_bytes=size)
 
 
 def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
-    asked = {
+    content = {
         "body": body.model_dump(mode="json"),
         "files": {slot: form.files[slot].sha256 for slot in SLOTS if slot in form.files},
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+logger = logging.getLogger("retalking.api")
+
+
+async def accept_submission(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
+    """Receive, check, store, enqueue. key: the Idempotency-Key. A refused submission leaves no files behind."""
+    with parts.submissions.slot(caller.owner):
+        return await _accept(request, parts, caller, key)
+
+
+async def _accept(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
+    origin = Origin(
+        caller.owner,
+        caller.live_jobs(parts.settings.live_jobs_per_key),
+        request_id=request_id_of(request),
+        traceparent=current_traceparent(),
+    )
+    await run_in_threadpool(parts.space.check)
+    if key is None:  # with a key it may repeat a job that exists
+        await run_in_threadpool(_check_quota, parts, origin)
+    job_id = new_job_id()
+    reservation = StorageReservation(parts, job_id, byte_quota(parts, caller.owner, caller.key))
+    try:
+        async with tracked_arrival(parts, job_id):
+            submission = await read_submission(request, parts, caller, reservation)
+            created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)
+    except _OutcomeUnknownError as unknown:
+        raise unknown.cause from None
+    except BaseException:
+        await _remove_staged(parts, job_id)
+        raise
+    if created.is_new:
+        await run_in_threadpool(_send, parts, created.job)
+    else:
+        await _remove_staged(parts, job_id)
+    return created
+
+
+class _OutcomeUnknownError(Exception):
+    """The job store failed during the creation and does not answer: the job may exist, so its files must stay. A retry
+    with the same Idempotency-Key finds the job or creates it."""
+
+    def __init__(self, cause: RedisError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _check_quota(parts: Dependencies, origin: Origin) -> None:
+    """Check early, so that nobody sends 2 GB in vain; the check at the creation is the one that decides."""
+    if origin.owner and parts.store.jobs.count_live(origin.owner) >= origin.live_jobs:
+        raise _quota_exceeded(parts, origin)
+
+
+def _quota_exceeded(parts: Dependencies, origin: Origin) -> ServiceError:
+    """Retry-After is the mean run time of a job, between 1 s and 1 min."""
+    wait_s = min(60, max(1, math.ceil(parts.store.jobs.mean_run_s() or 10)))
+    headers = {
+        "Retry-After": str(wait_s),
+        "RateLimit-Policy": f'"live-jobs";q={origin.live_jobs}',
+        "RateLimit": f'"live-jobs";r=0;t={wait_s}',
+    }
+    message = f"This key has {origin.live_jobs} unfinished jobs, which is its limit."
+    return ServiceError("quota_exceeded", message, headers=headers)
+
+
+def _create(parts: Dependencies, job_id: str, submission: Submission, key: str | None, origin: Origin) -> Created:
+    settings = parts.settings
+    idempotency = IdempotencyKey(key, submission.fingerprint, settings.idempotency_ttl_s) if key else None
+    try:
+        return parts.store.jobs.create(
+            job_id,
+            submission.spec,
+            max_attempts=settings.max_attempts,
+            idempotency=idempotency,
+            origin=origin,
+            arrived=True,
+        )
+    except ArrivalLostError:
+        raise arrival_lost() from None
+    except QuotaExceededError:
+        raise _quota_exceeded(parts, origin) from None
+    except IdempotencyConflictError:
+        message = "This Idempotency-Key was used before with a different request."
+        raise ServiceError("idempotency_conflict", message) from None
+    except RecordNotStorableError as fault:
+        raise ServiceError("value_out_of_bounds", "The request cannot be stored and read back unchanged.") from fault
+    except RedisError as cause:
+        return _find_created(parts, job_id, cause)
+
+
+def _find_created(parts: Dependencies, job_id: str, cause: RedisError) -> Created:
+    """The connection broke during the creation: find out whether the job was created."""
+    try:
+        return Created(parts.store.jobs.get(job_id), True)
+    except RecordUnreadableError:
+        raise
+    except JobNotFoundError:
+        raise cause from None
+    except RedisError:
+        raise _OutcomeUnknownError(cause) from None
+
+
+async def _remove_staged(parts: Dependencies, job_id: str) -> None:
+    """Shielded from cancellation: this also runs after the client disconnected."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await parts.in_upload_thread(parts.objects.delete_prefix, job_prefix(job_id))
+            await run_in_threadpool(parts.store.uploads.drop_arrival, job_id)
+        except (ObjectStoreError, RedisError) as error:
+            logger.warning(
+                "Staged files of %s could not be removed; the janitor will do it: %s", job_id, type(error).__name__
+            )
+
+
+def _send(parts: Dependencies, job: Job) -> None:
+    """Wake a worker. The job is in the outbox already, so an unavailable broker delays it but loses nothing."""
+    try:
+        send_render(parts.celery, job)
+        parts.store.jobs.mark_message_sent(job.id)
+    except (MessageNotSentError, RedisError) as error:
+        logger.warning("The message for %s stays in the outbox: %s", job.id, type(error).__name__)

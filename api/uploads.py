@@ -1,4 +1,4 @@
-"""Files that arrive before their job: a link to put them to, and the receiving end where the object store has none."""
+"""Files that are uploaded before their job: links of the object store, or of this service if it has none."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
-from api.access import Caller, WithCaller
-from api.bodies import body_chunks
-from api.claims import Claim, announced_bytes, arriving, byte_quota, refusing_lack_of_storage
+from api.access import Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import view_response
-from api.links import LinkExpires, LinkHolder, LinkSignature, check_link
-from api.parts import Parts, WithParts
+from api.limits import body_chunks
 from api.problems import refusals
-from api.staging import Intake, StagedFile
+from api.staging import (
+    StagedFile,
+    StorageReservation,
+    UploadStream,
+    announced_bytes,
+    byte_quota,
+    storage_refusals,
+    tracked_arrival,
+)
 from jobs.errors import ServiceError
-from jobs.ids import is_upload_id, new_job_id, new_upload_id
-from jobs.links import link_query
-from jobs.names import upload_key
+from jobs.names import is_upload_id, new_job_id, new_upload_id, upload_key
 from jobs.objects import ObjectNotFoundError
+from jobs.signing import link_query
 
-# An upload lives at least this long after its file was received: until the file is visible, and a job can take it.
+# An upload lives at least this long after its file arrived, so that the file becomes visible and a job can use it.
 PUBLISH_S = 300.0
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
-# Needs no key: the signature in the link grants what is done
+# Needs no key: the signature in the link is the permission
 link_router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 
-# A process that dies while it keeps a file holds up others this long.
+# A process that dies while it commits a file blocks other PUTs to the link for this long.
 COMMIT_S = 120.0
 
 
 class UploadLink(BaseModel):
-    """Where to put a file, and the id to submit it by (`video_upload_id`, `audio_upload_id`, `expression`)."""
+    """A link that takes a file, and the id to submit it by (`video_upload_id`, `audio_upload_id`, `expression`)."""
 
     id: str
     method: Literal["PUT"] = "PUT"
@@ -52,7 +57,7 @@ class UploadLink(BaseModel):
 
 
 class UploadedFile(BaseModel):
-    """What was received."""
+    """The received file."""
 
     id: str
     size_bytes: int
@@ -67,10 +72,10 @@ class UploadedFile(BaseModel):
     response_model=UploadLink,
     responses=refusals("storage_full", "storage_quota_exceeded", "service_unavailable"),
 )
-def create_upload(parts: WithParts, caller: WithCaller) -> Response:
-    """The file goes straight to the object store where that gives links, else to this service. One upload can serve
-    any number of jobs until it expires. Links of this service take one file and end with the key that asked for them;
-    presigned ones of the object store replace the file on every PUT until they expire."""
+def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
+    """The file goes straight to the object store if that offers links, else to this service. One upload can serve any
+    number of jobs until it expires. Links of this service take one file, and end when the key that requested them is
+    revoked; presigned links of the object store replace the file on every PUT until they expire."""
     settings = parts.settings
     parts.space.check()
     upload_id = new_upload_id()
@@ -79,14 +84,14 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
     link_s = min(settings.link_ttl_s, settings.upload_ttl_s)
     link_ends_at = now + timedelta(seconds=link_s)
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
-    parts.store.add_upload(upload_id, expires_at, caller.owner)
-    if link is not None:  # the file never passes this service, so its largest size is reserved until it was measured
+    parts.store.uploads.add(upload_id, expires_at, caller.owner)
+    if link is not None:  # the file bypasses this service, so the largest size is reserved until it is measured
         quota = byte_quota(parts, caller.owner, caller.key)
         try:
-            with refusing_lack_of_storage():
-                parts.store.await_upload(upload_id, link_ends_at, settings.max_upload_bytes, quota)
+            with storage_refusals():
+                parts.store.uploads.expect(upload_id, link_ends_at, settings.max_upload_bytes, quota)
         except ServiceError:
-            parts.store.drop_upload(upload_id)
+            parts.store.uploads.drop(upload_id)
             raise
     body = UploadLink(
         id=upload_id,
@@ -128,35 +133,35 @@ def create_upload(parts: WithParts, caller: WithCaller) -> Response:
 async def put_upload(
     upload_id: Annotated[str, Path(description="Id from `POST /uploads`")],
     request: Request,
-    parts: WithParts,
+    parts: WithDependencies,
     expires: LinkExpires,
     signature: LinkSignature,
     key: LinkHolder = "",
 ) -> Response:
-    """Only links made by `POST /uploads` are accepted, until they expire or their API key is revoked. A link takes one
-    file: a PUT that failed may be repeated, one that came through may not."""
+    """Accepts links from `POST /uploads` until they expire or their API key is revoked. A link takes one file: a PUT
+    that failed may be repeated, one that succeeded may not."""
     owner = await run_in_threadpool(_check_put, parts, upload_id, expires, key, signature)
     if "content-range" in request.headers:
         raise ServiceError("content_range_not_supported", "This link takes the whole file in one PUT.")
-    with parts.submissions.take(owner):
+    with parts.submissions.slot(owner):
         staged = await _receive(request, parts, upload_id, owner)
     return view_response(UploadedFile(id=upload_id, size_bytes=staged.size_bytes, sha256=staged.sha256))
 
 
-def _check_put(parts: Parts, upload_id: str, expires: int, holder: str, signature: str) -> str:
+def _check_put(parts: Dependencies, upload_id: str, expires: int, holder: str, signature: str) -> str:
     """The owner of the upload."""
     if not is_upload_id(upload_id):
         raise ServiceError("link_invalid", "The link was altered.")
     check_link(parts, "PUT", f"uploads/{upload_id}", expires, holder, signature)
-    owner = parts.store.keep_upload(upload_id, 0)
+    owner = parts.store.uploads.keep(upload_id, 0)
     if owner is None:
-        raise _expired()
+        raise _upload_expired()
     if _holds_file(parts, upload_id):
-        raise _complete()
+        raise _upload_complete()
     return owner
 
 
-def _holds_file(parts: Parts, upload_id: str) -> bool:
+def _holds_file(parts: Dependencies, upload_id: str) -> bool:
     try:
         parts.objects.info(upload_key(upload_id))
     except ObjectNotFoundError:
@@ -164,56 +169,56 @@ def _holds_file(parts: Parts, upload_id: str) -> bool:
     return True
 
 
-def _complete() -> ServiceError:
-    return ServiceError("upload_complete", "A file came to this link before; it is kept as it is.")
+def _upload_complete() -> ServiceError:
+    return ServiceError("upload_complete", "This link has received its file already; it is kept unchanged.")
 
 
-async def _receive(request: Request, parts: Parts, upload_id: str, owner: str) -> StagedFile:
-    """The file arrives under an id of its own, so that what it holds is known wherever this ends, and becomes the
-    upload's in the step before it is visible."""
-    claim = await run_in_threadpool(_open_claim, parts, owner)
-    intake = Intake(parts, claim, upload_key(upload_id), None)
+async def _receive(request: Request, parts: Dependencies, upload_id: str, owner: str) -> StagedFile:
+    """The file arrives under an id of its own, so that its storage is accounted for wherever this ends, and becomes the
+    upload's just before it is visible."""
+    reservation = await run_in_threadpool(_open_reservation, parts, owner)
+    stream = UploadStream(parts, reservation, upload_key(upload_id), None)
     token = secrets.token_hex(8)
     try:
-        async with arriving(parts, claim.arrival):
-            await run_in_threadpool(claim.announce, announced_bytes(request))
+        async with tracked_arrival(parts, reservation.arrival):
+            await run_in_threadpool(reservation.announce, announced_bytes(request))
             async for chunk in body_chunks(request, parts.settings.max_upload_bytes, parts.pace):
-                await intake.add(chunk)
-            staged = await intake.seal()
-            await run_in_threadpool(_take_place, parts, upload_id, token)
-            settle = parts.store.settle_upload
-            if not await run_in_threadpool(settle, upload_id, claim.arrival, staged.size_bytes, PUBLISH_S):
-                raise _expired()
-            await intake.commit()
+                await stream.add(chunk)
+            staged = await stream.seal()
+            await run_in_threadpool(_claim_upload, parts, upload_id, token)
+            settle = parts.store.uploads.settle
+            if not await run_in_threadpool(settle, upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S):
+                raise _upload_expired()
+            await stream.commit()
             return staged
     finally:
         with anyio.CancelScope(shield=True):
-            await intake.abandon()
-            with suppress(RedisError):  # then both end by themselves
-                await run_in_threadpool(parts.store.drop_arrival, claim.arrival)
-                await run_in_threadpool(parts.store.release_lock, _lock(upload_id), token)
+            await stream.abandon()
+            with suppress(RedisError):  # then both expire
+                await run_in_threadpool(parts.store.uploads.drop_arrival, reservation.arrival)
+                await run_in_threadpool(parts.store.locks.release, _lock(upload_id), token)
 
 
-def _open_claim(parts: Parts, owner: str) -> Claim:
-    key = parts.store.find_key(owner) if owner else None
-    return Claim(parts, new_job_id(), byte_quota(parts, owner, key))
+def _open_reservation(parts: Dependencies, owner: str) -> StorageReservation:
+    key = parts.store.keys.find(owner) if owner else None
+    return StorageReservation(parts, new_job_id(), byte_quota(parts, owner, key))
 
 
-def _expired() -> ServiceError:
-    return ServiceError("upload_not_found", "This upload expired before its file was there.")
+def _upload_expired() -> ServiceError:
+    return ServiceError("upload_not_found", "This upload expired before its file arrived.")
 
 
-def _take_place(parts: Parts, upload_id: str, token: str) -> None:
-    """Of two PUTs that end at the same moment one is kept. Raises upload_complete."""
-    if not parts.store.acquire_lock(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
-        raise _complete()
+def _claim_upload(parts: Dependencies, upload_id: str, token: str) -> None:
+    """Of two PUTs that end at the same time only one is kept. Raises upload_complete."""
+    if not parts.store.locks.acquire(_lock(upload_id), token, COMMIT_S) or _holds_file(parts, upload_id):
+        raise _upload_complete()
 
 
 def _lock(upload_id: str) -> str:
     return f"upload:{upload_id}"
 
 
-def _own_link(parts: Parts, upload_id: str, ttl_s: int, caller: Caller) -> str:
+def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
     query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
     return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"

@@ -1,4 +1,4 @@
-"""Webhooks of the caller's key: events that were not delivered, and the secret that signs them."""
+"""Webhooks of the caller's key: undelivered events, redelivery, and the signing secret."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
+from api.dependencies import Dependencies, WithDependencies
 from api.jobs import find_job, view_response
-from api.parts import Parts, WithParts
 from api.problems import refusals
-from jobs.api_keys import is_key_id
 from jobs.errors import ServiceError
-from jobs.ids import is_delivery_id
 from jobs.models import DeliveryView
+from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
+from jobs.store.keys import is_key_id
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 OVERLAP_S = 86400
 KeyId = Annotated[
-    str | None, Query(description="Id of a key; another than the caller's needs the scope `admin`", max_length=64)
+    str | None, Query(description="Id of a key; any but the caller's own needs the scope `admin`", max_length=64)
 ]
 
 
@@ -33,17 +33,17 @@ class UndeliveredEvent(DeliveryView):
 
 
 class DeliveryList(BaseModel):
-    """One page of events that were not delivered, oldest first."""
+    """One page of undelivered events, oldest first."""
 
     deliveries: list[UndeliveredEvent]
     next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
 
 
 class WebhookSecret(BaseModel):
-    """What signs the webhooks of a key's jobs. Both secrets sign while `previous_secret` is there."""
+    """The secret that signs the webhooks of a key's jobs. While `previous_secret` is set, both secrets sign."""
 
     key_id: str = Field(description="Also `owner` in every event")
-    secret: str = Field(description="`whsec_` and base64, as Standard Webhooks wants it")
+    secret: str = Field(description="`whsec_` and base64, as in Standard Webhooks")
     version: int
     previous_secret: str | None
     previous_until: datetime | None = Field(description="When the previous secret stops signing")
@@ -52,22 +52,22 @@ class WebhookSecret(BaseModel):
 @router.get(
     "/deliveries",
     operation_id="listUndelivered",
-    summary="List events that were not delivered, oldest first",
+    summary="List undelivered events, oldest first",
     response_model=DeliveryList,
     responses=refusals("service_unavailable"),
 )
 def list_undelivered(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     state: Annotated[
-        Literal["pending", "given_up"], Query(description="`pending`: will be tried (again); `given_up`: will not")
+        Literal["pending", "given_up"], Query(description="`pending`: will be tried or retried; `given_up`: will not")
     ] = "given_up",
     limit: Annotated[int, Query(ge=1, le=100, description="Events a page")] = 20,
     cursor: Annotated[
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
+    page = parts.store.webhooks.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
     return view_response(
         DeliveryList(deliveries=[UndeliveredEvent.of(each) for each in page.deliveries], next_cursor=page.next_cursor)
     )
@@ -76,22 +76,22 @@ def list_undelivered(
 @router.post(
     "/deliveries/{delivery_id}/redeliver",
     operation_id="redeliverEvent",
-    summary="Deliver one event once more",
+    summary="Redeliver one event",
     status_code=202,
     response_model=UndeliveredEvent,
     responses=refusals("delivery_not_found", "service_unavailable"),
 )
 def redeliver_event(
     delivery_id: Annotated[str, Path(description="Id of a delivery, as in the header `webhook-id`")],
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
 ) -> Response:
-    """Under the id it had, with all attempts of the schedule ahead. Also one that was delivered."""
+    """With its original id and the whole retry schedule. Delivered events can be redelivered too."""
     try:
         if not is_delivery_id(delivery_id):
             raise JobNotFoundError(delivery_id)
-        job = find_job(parts, caller, parts.store.find_delivery(delivery_id).job_id)
-        (delivery,) = parts.store.redeliver(job.id, delivery_id)
+        job = find_job(parts, caller, parts.store.webhooks.find(delivery_id).job_id)
+        (delivery,) = parts.store.webhooks.redeliver(job.id, delivery_id)
     except JobNotFoundError:
         raise ServiceError("delivery_not_found", "There is no delivery with this id.") from None
     return view_response(UndeliveredEvent.of(delivery), 202)
@@ -104,9 +104,9 @@ def redeliver_event(
     response_model=WebhookSecret,
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
-def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = None) -> Response:
+def get_webhook_secret(parts: WithDependencies, caller: WithCaller, key_id: KeyId = None) -> Response:
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.webhook_secret_state(owner))
+    return _secret_response(parts, owner, parts.store.webhooks.secret_state(owner))
 
 
 @router.post(
@@ -117,21 +117,21 @@ def get_webhook_secret(parts: WithParts, caller: WithCaller, key_id: KeyId = Non
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
 def rotate_webhook_secret(
-    parts: WithParts,
+    parts: WithDependencies,
     caller: WithCaller,
     key_id: KeyId = None,
     overlap_s: Annotated[
-        int, Query(ge=0, le=7 * 86400, description="How long the secret until now signs beside the new one")
+        int, Query(ge=0, le=7 * 86400, description="How long the previous secret signs along with the new one")
     ] = OVERLAP_S,
 ) -> Response:
-    """Every event carries a signature of both until the overlap is over: a receiver that knows one of them verifies it.
-    Use `overlap_s=0` for a secret that leaked."""
+    """Until the overlap ends, every event carries both signatures, so a receiver that knows either secret can verify
+    it. Use `overlap_s=0` for a leaked secret."""
     owner = _owner_of(parts, caller, key_id)
-    return _secret_response(parts, owner, parts.store.rotate_webhook_secret(owner, overlap_s))
+    return _secret_response(parts, owner, parts.store.webhooks.rotate_secret(owner, overlap_s))
 
 
-def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
-    """The key that is meant. Raises webhook_secret_shared, forbidden, key_not_found."""
+def _owner_of(parts: Dependencies, caller: Caller, key_id: str | None) -> str:
+    """Id of the key whose secret is requested. Raises webhook_secret_shared, forbidden, key_not_found."""
     if caller.key is None:
         message = "Keys are not required here, so all webhooks are signed with the secret of the service."
         raise ServiceError("webhook_secret_shared", message)
@@ -139,12 +139,12 @@ def _owner_of(parts: Parts, caller: Caller, key_id: str | None) -> str:
         return caller.owner
     if not caller.sees_all:
         raise ServiceError("forbidden", "The secret of another key needs a key with the scope `admin`.")
-    if not is_key_id(key_id) or parts.store.find_key(key_id) is None:
+    if not is_key_id(key_id) or parts.store.keys.find(key_id) is None:
         raise ServiceError("key_not_found", "There is no key with this id.")
     return key_id
 
 
-def _secret_response(parts: Parts, owner: str, state: WebhookSecretState) -> Response:
+def _secret_response(parts: Dependencies, owner: str, state: WebhookSecretState) -> Response:
     secret, *previous = parts.webhook_secrets.at(owner, state)
     body = WebhookSecret(
         key_id=owner,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from tests.services import free_port, is_listening, wait_until
 
 MB = 1_000_000

@@ -17,9 +17,8 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from cli.children import Child
-from cli.redis_server import EmbeddedRedis
-from cli.stack_parts import StackAddress, api_spec, child_environment, listening_socket
+from cli.stack.processes import Child, StackAddress, api_spec, child_environment, listening_socket
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import open_store
 from jobs.settings import Settings
 from tests.jobs.making import add_job

@@ -30,8 +30,8 @@ from typing import Any
 import httpx
 
 from bench.loaded_service import MB, LoadedService, MemoryWatch
-from jobs.ids import new_job_id
 from jobs.models import InputRef, JobRequest, JobSpec
+from jobs.names import new_job_id
 from jobs.store import JobStore
 from tests.jobs.making import start_job, succeed
 
@@ -99,8 +99,8 @@ def measure_jobs(folder: Path, clients: int, jobs: int, workers: int) -> dict[st
             wall_s, cpu_s = time.perf_counter() - began, service.api_cpu_s() - cpu_s
         statuses, duplicated = Counter(), 0
         for job_id in set(ids):
-            statuses[service.store.get(job_id).status.value] += 1
-            names = [event.event for event in service.store.events(job_id, after=None)]
+            statuses[service.store.jobs.get(job_id).status.value] += 1
+            names = [event.event for event in service.store.jobs.events(job_id, after=None)]
             is_once = names.count("job.started") == 1 and sum(name in TERMINAL for name in names) == 1
             duplicated += not is_once
         third = len(memory.samples_mb) // 3
@@ -139,7 +139,7 @@ def fill_line(store: JobStore, length: int) -> list[str]:
     def fill(part: list[str]) -> None:
         for number, job_id in enumerate(part):
             spec = JobSpec(video=source, audio=source, request=JobRequest(priority=number % 3))
-            store.create(job_id, spec, max_attempts=3)
+            store.jobs.create(job_id, spec, max_attempts=3)
 
     threads = [threading.Thread(target=fill, args=(ids[at::8],)) for at in range(8)]
     for thread in threads:

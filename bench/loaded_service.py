@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import open_store
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -50,7 +50,7 @@ class LoadedService:
             up = httpx.get(f"{self.url}/healthz").status_code == 200
         except httpx.TransportError:
             return False
-        return up and len(self.store.workers()) == workers
+        return up and len(self.store.workers.live()) == workers
 
     def memory_mb(self) -> float:
         """Resident memory of the API now."""

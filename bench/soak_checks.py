@@ -40,7 +40,7 @@ def check_promises(service: SoakedService, ledger: Ledger) -> Counter[str]:
     for accepted in ledger.accepted:
         whose = "hostile" if accepted.is_hostile else "well-behaved"
         try:
-            job = service.store.get(accepted.job_id)
+            job = service.store.jobs.get(accepted.job_id)
         except JobNotFoundError:
             ends[f"{whose} deleted" if accepted.is_deleted else f"{whose} lost"] += 1
             if not accepted.is_deleted:
@@ -95,7 +95,7 @@ def webhook_delays_s(service: SoakedService, ledger: Ledger) -> list[float]:
     for accepted in ledger.accepted:
         if accepted.is_hostile or accepted.is_deleted:
             continue
-        for delivery in service.store.deliveries(accepted.job_id):
+        for delivery in service.store.webhooks.deliveries(accepted.job_id):
             if delivery.state == "delivered" and delivery.attempts and delivery.event in TERMINAL:
                 delays.append((delivery.attempts[-1].at - delivery.created_at).total_seconds())
     return delays
@@ -135,12 +135,12 @@ def _check_deleted(service: SoakedService, accepted: Accepted) -> None:
 
 def _is_settled(service: SoakedService, accepted: Accepted) -> bool:
     try:
-        if not service.store.get(accepted.job_id).status.is_over:
+        if not service.store.jobs.get(accepted.job_id).status.is_over:
             return False
     except Exception:  # gone, or unreadable: check_promises names it
         return True
     is_watched = not accepted.is_hostile and not accepted.is_deleted
-    return not is_watched or all(each.state != "pending" for each in service.store.deliveries(accepted.job_id))
+    return not is_watched or all(each.state != "pending" for each in service.store.webhooks.deliveries(accepted.job_id))
 
 
 def _unreferenced(service: SoakedService) -> set[str]:
@@ -148,7 +148,7 @@ def _unreferenced(service: SoakedService) -> set[str]:
     ids = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
     for job_id in ids:
         try:
-            job = service.store.get(job_id)
+            job = service.store.jobs.get(job_id)
         except Exception:  # gone: all of it is unreferenced; unreadable: named by check_promises
             continue
         if job.status in (JobStatus.QUEUED, JobStatus.RUNNING):
@@ -159,4 +159,4 @@ def _unreferenced(service: SoakedService) -> set[str]:
 
 
 def _is_live_upload(service: SoakedService, key: str) -> bool:
-    return key.startswith("uploads/") and service.store.upload_exists(key.split("/")[1])
+    return key.startswith("uploads/") and service.store.uploads.exists(key.split("/")[1])

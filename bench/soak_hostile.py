@@ -149,7 +149,7 @@ class HostileCaller:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def authorization(self) -> str:
-        return f"Authorization: {self.api.headers['Authorization']}"
+        return f"Authorization: {self.api.middleware['Authorization']}"
 
 
 def status_of(connection: socket.socket) -> str:

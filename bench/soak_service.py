@@ -16,9 +16,9 @@ from pathlib import Path
 import redis
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
 from jobs.names import PRIORITY_STEPS, RENDER_QUEUE
 from jobs.opening import connect_redis
+from jobs.store.keys import Scope
 from tests.faults.service import Service
 from tests.services import RcloneS3
 

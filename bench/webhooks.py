@@ -124,7 +124,7 @@ class QueueWatch:
                     pipe.zcard(queue)
                 pipe.llen("retalking.webhooks")  # where earlier versions had their messages
                 *healthy, messages = pipe.execute()
-            backlog = self._store.webhook_backlog()
+            backlog = self._store.webhooks.backlog()
             at_s = round(time.monotonic() - self._began, 1)
             self.samples.append(
                 {
@@ -150,7 +150,7 @@ def measure(folder: Path, jobs: int, silent: int, healthy: int, workers: int) ->
                 ids = asyncio.run(submit_all(service.url, hooks, clients=20))
                 wanted = set(ids[::2])
                 while time.monotonic() - began < 240 and not all(
-                    service.store.get(each).status.is_over for each in ids
+                    service.store.jobs.get(each).status.is_over for each in ids
                 ):
                     time.sleep(0.5)
                 rendered_s = time.monotonic() - began

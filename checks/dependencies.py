@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cli.redis_server import RedisServerError, redis_server_binary, server_version
+from cli.stack.redis_server import RedisServerError, redis_server_binary, server_version
 
 ROOT = Path(__file__).resolve().parents[1]
 AUDIT_LIMIT_S = 120.0

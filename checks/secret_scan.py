@@ -82,7 +82,8 @@ def main() -> int:
         print(f"{secret['filename']}:{secret['line_number']}: {secret['type']}")
     if fresh:
         print(
-            "Take it out and replace it. If it is made up: `python -m checks.secret_scan --accept`, and look at the diff."
+            "Take it out and replace it. "
+            "If it is made up: `python -m checks.secret_scan --accept`, and look at the diff."
         )
     else:
         print(f"No secrets in {len(files_of(asked.root))} files ({len(accepted)} made-up ones are known)")

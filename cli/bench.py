@@ -1,4 +1,4 @@
-"""`retalking bench`: how fast the neural engine is on this machine."""
+"""`retalking bench`: speed of the neural engine on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 
 def bench(context: typer.Context) -> None:
-    """Measure the neural engine: `retalking bench VIDEO SPEECH --models DIR`; `retalking bench --help` has the rest."""
+    """Measure the neural engine: `retalking bench VIDEO SPEECH --models DIR`; see `retalking bench --help`."""
     try:
         from bench.engine import main
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`retalking demo`: the main job once, through HTTP, on a stack of its own."""
+"""`retalking demo`: one job through HTTP, on an embedded stack of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
-from cli.stopping import catch_signals
 from retalking_client import Client, Job
-from retalking_client.cli.output import print_metrics
+from retalking_client.cli.common import print_metrics
 from retalking_client.cli.progress import ProgressDisplay, open_display, watch
 
 
@@ -33,17 +32,17 @@ def demo(
         Path | None, typer.Option(help="Folder of queue, inputs and results  [default: a temporary one]")
     ] = None,
 ) -> None:
-    """Start the service, send it a face and a speech track, follow the job, fetch the video. Ends by taking it down."""
+    """Start the service, submit a face and a speech track, follow the job, download the video, stop the service."""
     try:
         from cli.demo_input import write_portrait, write_speech
-        from cli.embedded import StoppedError, open_stack
-        from cli.stack_parts import StackAddress
+        from cli.stack.embedded import StoppedError, catch_signals, open_stack
+        from cli.stack.processes import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error
 
     console = Console()
-    # A stack of its own, whatever servers the environment names; only this command knows its port
+    # Ignores the servers that the environment configures. Only this command knows the port, so no key is needed.
     settings = Settings().model_copy(update={"s3_bucket": "", "require_keys": False})
     with catch_signals() as stop, _work_folder() as inputs, _data_folder(data) as folder:
         face, speech = video or write_portrait(inputs), audio or write_speech(inputs)
@@ -68,7 +67,7 @@ def demo(
 
 
 def run_job(url: str, face: Path, speech: Path, out: Path, display: ProgressDisplay) -> Job:
-    """Submit, follow, download; the evaluation goes beside the video. Returns the finished job."""
+    """Submit, follow, download the video and its evaluation. Returns the finished job."""
     with Client(url) as client:
         job = watch(client, client.submit(face, speech, fps=25), display).raise_for_status()
         client.download(job, out)
@@ -81,32 +80,32 @@ def evaluation_path(video: Path) -> Path:
 
 
 def _report(console: Console, job: Job, out: Path) -> None:
-    result, render = job.result, job.render
     console.print()
     print_metrics(console, [metric.model_dump() for metric in job.evaluation or ()])
-    console.print(
-        f"\n{result.width}x{result.height}, {result.frames} frames at {result.fps:g} per second, "
-        f"{result.duration_s:.2f} s, by the engine `{render.engine}` on {render.device}",
-        highlight=False,
-    )
+    if (result := job.result) is not None and (render := job.render) is not None:
+        console.print(
+            f"\n{result.width}x{result.height}, {result.frames} frames at {result.fps:g} per second, "
+            f"{result.duration_s:.2f} s, by the engine `{render.engine}` on {render.device}",
+            highlight=False,
+        )
     console.print(f"Video:      {out.resolve()}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"Evaluation: {evaluation_path(out).resolve()}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _alongside(work: Callable[[], Job], watch: Callable[[Callable[[], bool]], None]) -> Job:
-    """`work` in a thread, while the main thread watches over the processes: each is tied to the thread it started in.
+    """Run `work` in a thread, while the main thread supervises the processes, which are tied to it.
 
-    A daemon thread: when the watch is stopped, the service goes away under the work, and nobody waits for it.
+    A daemon thread: when supervision ends, the service stops during the work, and nothing waits for it.
     """
     future: Future[Job] = Future()
 
-    def carry_out() -> None:
+    def run() -> None:
         try:
             future.set_result(work())
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=carry_out, name="demo", daemon=True).start()
+    threading.Thread(target=run, name="demo", daemon=True).start()
     watch(future.done)
     return future.result()
 

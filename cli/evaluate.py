@@ -1,4 +1,4 @@
-"""`retalking evaluate`: how good a result is, or how good an engine is on a whole data set."""
+"""`retalking evaluate`: metrics of a result, or of an engine on a whole data set."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
+from cli.rendering import EngineName
+from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.output import print_metrics
 
 if TYPE_CHECKING:
     from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
 
-ENGINE_OF_MODEL = {"video_retalking": "videoretalking", "videoretalking": "videoretalking", "preview": "preview"}
+ENGINE_OF_MODEL: dict[str, EngineName] = {
+    "video_retalking": "videoretalking",
+    "videoretalking": "videoretalking",
+    "preview": "preview",
+}
 
 
 def evaluate(
     result: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="A finished video, to be scored by itself")
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="A finished video to score")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="The video that it was made from")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="The video that it was rendered from")
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas  [default: all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
@@ -45,50 +50,50 @@ def evaluate(
 ) -> None:
     """Score RESULT, or render every pairing of a data set and score it.
 
-    A number that can not be computed is null, with the reason.
+    A metric that cannot be computed is null, with the reason.
     """
-    if (result is None) == (dataset is None):
-        raise CommandError("invalid_option", "Give either a RESULT or --dataset with --model.", EXIT_USAGE)
-    if result is not None:
+    if result is not None and dataset is None:
         if model or engine or jobs:
             raise CommandError("invalid_option", "--model, --engine and --jobs go with --dataset.", EXIT_USAGE)
         _score_file(result, reference, metrics, as_json, report)
         return
+    if dataset is None or result is not None:
+        raise CommandError("invalid_option", "Give either a RESULT or --dataset with --model.", EXIT_USAGE)
     if reference or report:
         raise CommandError("invalid_option", "--reference and --report go with a RESULT.", EXIT_USAGE)
     try:
-        from cli.dataset_run import DatasetRun, run_dataset
+        from cli.dataset_evaluation import DatasetRun, run_dataset
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     plan = DatasetRun(dataset, chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))
     run_dataset(plan, as_json, Console(stderr=True))
 
 
-def chosen_engine(model: str | None, engine: str | None) -> str:
-    """The engine's name. Raises CommandError for a model or an engine that there is not."""
+def chosen_engine(model: str | None, engine: str | None) -> EngineName:
+    """Name of the engine. Raises CommandError for an unknown model or engine."""
     name = engine or model
     if name is None:
         raise CommandError("invalid_option", "--dataset needs --model, e.g. --model video_retalking.", EXIT_USAGE)
-    for asked in filter(None, (model, engine)):
-        if asked not in ENGINE_OF_MODEL:
+    for given in filter(None, (model, engine)):
+        if given not in ENGINE_OF_MODEL:
             known = ", ".join(ENGINE_OF_MODEL)
-            raise CommandError("invalid_option", f"There is no model {asked}; there is: {known}.", EXIT_USAGE)
+            raise CommandError("invalid_option", f"There is no model {given}; there are: {known}.", EXIT_USAGE)
     return ENGINE_OF_MODEL[name]
 
 
-def chosen_metrics(asked: str | None) -> list[str]:
-    """Names in the order asked, each once. Raises CommandError for an unknown one."""
+def chosen_metrics(names_text: str | None) -> list[str]:
+    """Names in the given order, each once. Raises CommandError for an unknown one."""
     try:
         from retalking_core.evaluation.metrics import METRICS
     except ImportError as error:
         raise MissingExtraError("preview", error.name) from error
-    if asked is None:
+    if names_text is None:
         return list(METRICS)
-    names = list(dict.fromkeys(name.strip() for name in asked.split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in names_text.split(",") if name.strip()))
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
         what = f"There is no metric {', '.join(unknown)}" if unknown else "--metrics names none"
-        raise CommandError("invalid_option", f"{what}; there is: {', '.join(METRICS)}.", EXIT_USAGE)
+        raise CommandError("invalid_option", f"{what}; there are: {', '.join(METRICS)}.", EXIT_USAGE)
     return names
 
 
@@ -109,7 +114,7 @@ def _score_file(result: Path, reference: Path | None, metrics: str | None, as_js
         return
     print_metrics(Console(), [asdict(metric) for metric in scores.metrics])
     if scores.synthetic_weights:
-        typer.echo("Generated weights were used: numbers that need a checkpoint mean nothing.", err=True)
+        typer.echo("Synthetic weights were used: metrics that need a checkpoint mean nothing.", err=True)
     if page is not None:
         typer.echo(page)
 

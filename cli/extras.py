@@ -1,4 +1,4 @@
-"""Optional parts of the package: the error for a part that is not installed."""
+"""Error for an optional part of the package that is not installed."""
 
 from __future__ import annotations
 

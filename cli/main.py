@@ -1,4 +1,4 @@
-"""The `retalking` command of the service: the client's commands and those that run or measure a service.
+"""The `retalking` command of the service: the client's commands, and those that run or measure a service.
 
 Exit codes: see `retalking_client.cli.main`; 3 also when a part of the service did not start.
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 @contextmanager
 def _named_core_errors() -> Iterator[None]:
-    """Errors of retalking_core carry a public code, but the client does not know their class."""
+    """Errors of retalking_core have a public code, but the client does not know their class."""
     try:
         yield
     except RetalkingError as error:

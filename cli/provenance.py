@@ -1,4 +1,4 @@
-"""`retalking provenance`: a certificate of one's own, to try signing out."""
+"""`retalking provenance`: a test certificate, to try signing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from cli.extras import MissingExtraError
 from retalking_client.cli.failures import CommandError
 
-app = typer.Typer(no_args_is_help=True, help="Signing of results: try it out with a certificate of your own.")
+app = typer.Typer(no_args_is_help=True, help="Signing of results: try it with a test certificate.")
 
 
 @app.callback()
 def provenance() -> None:
-    """Signing of results: try it out with a certificate of your own."""
+    """Signing of results: try it with a test certificate."""
 
 
 @app.command("make-test-certificate")
@@ -23,9 +23,9 @@ def make_test_certificate(
     folder: Annotated[
         Path, typer.Argument(file_okay=False, help="Where to write authority.pem, chain.pem and key.pem")
     ],
-    days: Annotated[int, typer.Option(min=1, max=365, help="How long it is valid")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days of validity")] = 30,
 ) -> None:
-    """Make an authority and a signer that nobody trusts, and say how to use them. Not for real results."""
+    """Create an untrusted authority and signer, and print how to use them. Not for real results."""
     try:
         from retalking_core.provenance.trial_certificate import make_trial_certificate
     except ImportError as error:
@@ -33,7 +33,7 @@ def make_test_certificate(
     try:
         made = make_trial_certificate(folder, days)
     except FileExistsError as error:
-        raise CommandError("file_exists", f"{error.filename} is there already: choose another folder.") from error
+        raise CommandError("file_exists", f"{error.filename} already exists: choose another folder.") from error
     typer.echo(f"RETALKING_C2PA_CERT={made.chain.resolve()}")
     typer.echo(f"RETALKING_C2PA_KEY={made.key.resolve()}")
     typer.echo(f"\nSet both for `retalking up`; then: retalking inspect RESULT --trust {made.authority}", err=True)

@@ -1,4 +1,4 @@
-"""`retalking run`: the engine itself, with no server around it: on two files, or on every pairing of a data set."""
+"""`retalking run`: render without a server: two files, or every pairing of a data set."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import typer
 from rich.console import Console
 
 from cli.evaluate import chosen_engine
-from cli.outcome import print_stage_times
-from cli.rendering import Asked, Rendered, open_renderer
+from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times
 from jobs.models import JobOptions
+from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.option_pairs import read_pairs, validate_options
-from retalking_client.cli.output import describe_note
 
 CONTAINERS = ("mp4", "mov", "mkv")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -40,20 +38,20 @@ def run(
     model: Annotated[str | None, typer.Option(help="Model, e.g. video_retalking")] = None,
     engine: Annotated[str | None, typer.Option(help="Engine: auto, videoretalking or preview  [default: auto]")] = None,
     expression: Annotated[
-        str | None, typer.Option(help="neutral, smile, or a picture whose expression is taken")
+        str | None, typer.Option(help="neutral, smile, or a picture whose expression is used")
     ] = None,
     compat: Annotated[
-        Compat, typer.Option(help="original: draw with the original's arithmetic, defects included, to compare")
+        Compat, typer.Option(help="original: render with the original's arithmetic, defects included, to compare")
     ] = Compat.NONE,
     cache: Annotated[
         Path | None,
-        typer.Option(file_okay=False, help="Keep what is learned of a video's face here, for the next speech"),
+        typer.Option(file_okay=False, help="Folder of the face cache: speeds up the next speech for the same video"),
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option(help="key=value, may be repeated, e.g. --option length_mode=loop")
     ] = None,
 ) -> None:
-    """Render here and now, with a bar for each stage, and say where the time went."""
+    """Render on this machine, with a progress bar for each stage, and print the time of each stage."""
     pairs = read_pairs(option or [])
     if model or engine:
         pairs["engine"] = "auto" if (engine or model) == "auto" else chosen_engine(model, engine)
@@ -64,21 +62,21 @@ def run(
     if dataset is not None:
         if video or audio:
             raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
-        from cli.dataset_renders import render_dataset
+        from cli.dataset import render_dataset
 
-        asked = Asked(_checked_options(pairs, picture), picture, compat.value, cache)
-        render_dataset(dataset, out or Path("out/run"), asked, console)
+        request = RenderRequest(_checked_options(pairs, picture), picture, compat.value, cache)
+        render_dataset(dataset, out or Path("out/run"), request, console)
         return
     if video is None or audio is None or out is None:
         raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
-    asked = Asked(_checked_options(_with_container(pairs, out), picture), picture, compat.value, cache)
-    _run_one(video, audio, out, asked, console)
+    options = _checked_options(_with_container(pairs, out), picture)
+    _run_one(video, audio, out, RenderRequest(options, picture, compat.value, cache), console)
 
 
-def _run_one(video: Path, audio: Path, out: Path, asked: Asked, console: Console) -> None:
+def _run_one(video: Path, audio: Path, out: Path, request: RenderRequest, console: Console) -> None:
     from jobs.settings import Settings
 
-    done = open_renderer(asked, Settings(), console).render(video, audio, out, asked.options())
+    done = open_renderer(request, Settings(), console).render(video, audio, out, request.options())
     print_rendered(done, console)
     typer.echo(out)
 
@@ -100,25 +98,25 @@ def print_rendered(done: Rendered, console: Console) -> None:
 
 
 def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:
-    asked = validate_options(JobOptions, pairs)
-    if asked.expression.startswith("upload:"):
+    options = validate_options(JobOptions, pairs)
+    if options.expression.startswith("upload:"):
         raise CommandError("invalid_option", "expression=upload:... needs a service that holds the upload.", EXIT_USAGE)
-    if asked.expression == "image" and picture is None:
+    if options.expression == "image" and picture is None:
         raise CommandError("invalid_option", "Name the picture: --expression FILE.", EXIT_USAGE)
-    return asked
+    return options
 
 
-def _expression_picture(asked: str | None) -> Path | None:
-    """The file that --expression names, None where it is a word. Raises CommandError for one that is not there."""
-    if asked is None or Path(asked).suffix.lower() not in PICTURES:
+def _expression_picture(value: str | None) -> Path | None:
+    """The file that --expression names; None if it is a word. Raises CommandError for a missing file."""
+    if value is None or Path(value).suffix.lower() not in PICTURES:
         return None
-    if not Path(asked).is_file():
-        raise CommandError("file_not_found", f"There is no picture {asked}.", EXIT_USAGE)
-    return Path(asked)
+    if not Path(value).is_file():
+        raise CommandError("file_not_found", f"There is no picture {value}.", EXIT_USAGE)
+    return Path(value)
 
 
 def _with_container(values: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The name of the result decides its container, unless output.container says another."""
+    """The suffix of the result sets its container, unless output.container is given."""
     suffix = out.suffix.lower().lstrip(".")
     if suffix not in CONTAINERS:
         raise CommandError("invalid_option", f"The result must end in .mp4, .mov or .mkv, not {out}.", EXIT_USAGE)

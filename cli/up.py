@@ -11,78 +11,77 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cli.extras import MissingExtraError
-from cli.stopping import catch_signals
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
 def up(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0: any free one")] = 8000,
     data: Annotated[
         Path | None, typer.Option(help="Folder of queue, inputs and results  [default: RETALKING_DATA_DIR, else data]")
     ] = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Let everyone who reaches the host in, without API keys")
+        bool, typer.Option("--without-keys", help="Allow everyone who can reach the host, without API keys")
     ] = False,
 ) -> None:
-    """Run Redis, a render worker, a webhook worker and the API, and keep them running. Ctrl-C ends it all.
+    """Run Redis, a render worker, a webhook worker and the API, and restart what dies. Ctrl-C stops all of them.
 
-    RETALKING_REDIS_URL and RETALKING_S3_BUCKET (in the environment or in .env) point it at real servers instead of the
-    embedded ones. Queued jobs outlive a restart.
+    RETALKING_REDIS_URL and RETALKING_S3_BUCKET (in the environment or in .env) replace the embedded servers. Queued
+    jobs survive a restart.
     """
     try:
-        from cli.embedded import StoppedError, open_stack
-        from cli.stack_parts import StackAddress
+        from cli.stack.embedded import StoppedError, catch_signals, open_stack
+        from cli.stack.processes import StackAddress
         from jobs.settings import Settings
     except ImportError as error:
         raise MissingExtraError("embedded", error.name) from error
 
     console = Console(stderr=True)
     settings = Settings()
-    _refuse_open_door(host, settings.require_keys or without_keys)
+    _require_keys_or_consent(host, settings.require_keys or without_keys)
     folder = (data or settings.data_dir).expanduser()
     redis_url = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     with catch_signals() as stop:
         try:
             with open_stack(settings, StackAddress(host, port), folder, stop, console.print, redis_url) as stack:
-                _log_to(console, stack.folder / "logs" / "up.log")
-                _greet(console, stack.address.url, stack.folder, settings.require_keys)
+                _set_up_log(console, stack.folder / "logs" / "up.log")
+                _print_address(console, stack.address.url, stack.folder, settings.require_keys)
                 if settings.require_keys:
-                    _hand_out_first_key(console, folder if redis_url is None else None)
+                    _create_first_key(console, folder if redis_url is None else None)
                 stack.supervise(until=lambda: False)
         except StoppedError:
             console.print("Stopped. Queued jobs are kept.")
 
 
-def _refuse_open_door(host: str, is_decided: bool) -> None:
-    """Faces and voices are personal, and a GPU costs money: nobody opens them to a network by oversight."""
+def _require_keys_or_consent(host: str, is_decided: bool) -> None:
+    """Faces and voices are personal data, and a GPU costs money: opening them to a network must be explicit."""
     if not is_decided and not host.startswith(_LOOPBACK):
         raise CommandError(
             "keys_required",
-            f"Others could reach {host}, and calls need no API key. Set RETALKING_REQUIRE_KEYS=true, or say "
-            "--without-keys where a proxy asks callers who they are, or everyone may use the service.",
+            f"Others can reach {host}, and calls need no API key. Set RETALKING_REQUIRE_KEYS=true, or pass "
+            "--without-keys if a proxy authenticates callers, or if everyone may use the service.",
             EXIT_USAGE,
         )
 
 
-def _hand_out_first_key(console: Console, data: Path | None) -> None:
-    """Where nobody has a key yet, nobody could call: the first one is an admin's."""
+def _create_first_key(console: Console, data: Path | None) -> None:
+    """Without any key nobody could call the service, so create one with the scope admin."""
     from cli.keys import make_key
-    from cli.store_address import store_settings
-    from jobs.api_keys import Scope
+    from cli.stack.redis_server import store_settings
     from jobs.opening import open_store
+    from jobs.store.keys import Scope
 
     store = open_store(store_settings(data))
-    if any(key.revoked_at is None for key in store.list_keys()):
+    if any(key.revoked_at is None for key in store.keys.all()):
         return
     text = make_key(store, "first", frozenset({Scope.ADMIN}))
-    console.print("\nThe first key (scope admin), which is shown this once. `retalking keys` makes others:")
+    console.print("\nThe first API key (scope admin), shown only once. `retalking keys` creates others:")
     typer.echo(text)
 
 
-def _greet(console: Console, url: str, folder: Path, needs_key: bool) -> None:
+def _print_address(console: Console, url: str, folder: Path, needs_key: bool) -> None:
     console.print(
         f"[bold green]Ready[/] at [bold]{url}[/]  (console {url}/  API docs {url}/docs)",
         highlight=False,
@@ -90,14 +89,14 @@ def _greet(console: Console, url: str, folder: Path, needs_key: bool) -> None:
     )
     console.print(f"Logs and data: {folder}", highlight=False, soft_wrap=True, markup=False)
     console.print("\nTry it:\n")
-    # stdout, unwrapped: this line is for pasting.
+    # stdout, unwrapped: for copying.
     key = "-H 'Authorization: Bearer rtk_...' " if needs_key else ""
     typer.echo(f"curl {key}-F video=@face.mp4 -F audio=@speech.wav {url}/jobs")
     console.print("\nCtrl-C stops everything.")
 
 
-def _log_to(console: Console, path: Path) -> None:
-    """What the supervisor does (restarts) goes to the screen and to its own log."""
+def _set_up_log(console: Console, path: Path) -> None:
+    """Log restarts by the supervisor to the terminal and to a file."""
     to_file = logging.FileHandler(path)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cli")

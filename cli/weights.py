@@ -5,13 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 from retalking_core.weights.errors import WeightsError
@@ -28,21 +37,21 @@ DEFAULT_FOLDER = Path("models")
 
 
 def screen() -> Console:
-    """Built when used, as wide as the terminal then is; a pipe has no width, so there no cell is cut."""
+    """As wide as the terminal is now; in a pipe, wide enough that no cell is cut."""
     return Console() if sys.stdout.isatty() else Console(width=240)
 
 
 def chosen(names: list[str] | None) -> list[WeightFile]:
     unknown = [name for name in names or () if name not in WEIGHT_FILES]
     if unknown:
-        raise typer.BadParameter(f"no weight file is called {', '.join(unknown)}; see `retalking weights list`")
+        raise typer.BadParameter(f"unknown weight file {', '.join(unknown)}; see `retalking weights list`")
     return [WEIGHT_FILES[name] for name in names or WEIGHT_FILES]
 
 
 @app.command("list")
 def list_files(folder: Folder = DEFAULT_FOLDER) -> None:
-    """Show every weight file: what it is for, its licence, and whether it is in the folder."""
-    table = Table("name", "file", "used for", "published by", "licence", "here")
+    """Show every weight file: what it is for, its license, and whether it is in the folder."""
+    table = Table("name", "file", "used for", "published by", "license", "here")
     for entry in WEIGHT_FILES.values():
         here = any((folder / name).is_file() for name in (entry.file, *entry.aliases))
         table.add_row(entry.name, entry.file, entry.used_for, entry.publisher, entry.licence, "yes" if here else "no")
@@ -57,7 +66,7 @@ def fetch(
         str | None, typer.Option(envvar="RETALKING_WEIGHTS_URL", help="Mirror: an http(s):// or s3:// base.")
     ] = None,
 ) -> None:
-    """Fetch weight files, resuming what was begun; each is verified before it gets its name."""
+    """Fetch weight files, resuming partial downloads; each is verified before it gets its name."""
     need_torch()
     from retalking_core.weights.fetching import Fetcher
 
@@ -67,7 +76,7 @@ def fetch(
         for entry in chosen(names):
             task = bars.add_task(entry.file, total=entry.size_bytes)
 
-            def show(done: int, total: int | None, task: int = task) -> None:
+            def show(done: int, total: int | None, task: TaskID = task) -> None:
                 bars.update(task, completed=done, total=total)
 
             try:
@@ -81,7 +90,7 @@ def fetch(
 
 @app.command()
 def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
-    """Check files: present, digest, every key and shape. Fails unless all are right."""
+    """Check files: present, digest, every key and shape. Fails unless all are valid."""
     need_torch()
     from retalking_core.weights.checkpoint import verify_file
 
@@ -89,7 +98,7 @@ def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
     problems: list[WeightsError] = []
     for entry in chosen(names):
         report = verify_file(folder, entry)
-        verdict = report.problem.code if report.problem else "right" if report.seed is None else "right, SYNTHETIC"
+        verdict = report.problem.code if report.problem else "valid" if report.seed is None else "valid, SYNTHETIC"
         digest = (report.sha256 or "")[:12]
         table.add_row(entry.name, entry.file, str(report.tensors or ""), digest, report.locked, verdict)
         if report.problem is not None:
@@ -113,20 +122,20 @@ def synthesize(
     entries = chosen(only)
     existing = [entry.file for entry in entries if (folder / entry.file).exists()]
     if existing:
-        # Never over a trained file: it may have taken hours to fetch.
-        screen().print(f"[red]refused[/red] already there: {', '.join(existing)}", soft_wrap=True)
+        # Never overwrite a trained file: it may have taken hours to fetch.
+        screen().print(f"[red]refused[/red] already exist: {', '.join(existing)}", soft_wrap=True)
         raise typer.Exit(1)
     write(folder, seed, [entry.name for entry in entries], lambda path: screen().print(f"wrote {path.name}"))
     screen().print("These weights are SYNTHETIC: results made with them are marked so.")
 
 
 def need_torch() -> None:
-    """Weight files are torch's. It is imported when a command needs it: it is slow, and the preview engine lives
-    without it."""
+    """Exit if torch is missing. Imported only when a command needs it: it is slow, and the preview engine does not
+    need it."""
     try:
         import torch  # noqa: F401
     except ImportError:
-        screen().print("[red]engine_unavailable[/red] this needs torch: install `retalking[gpu]`")
+        screen().print("[red]engine_unavailable[/red] needs torch: install `retalking[gpu]`")
         raise typer.Exit(1) from None
 
 
@@ -144,18 +153,16 @@ def open_s3(url: str, start: int, version: str | None) -> Iterator[Source]:
     from retalking_core.weights.fetching import CHUNK_BYTES, Source, SourceGoneError
 
     parts = urlsplit(url)
-    request = {"Bucket": parts.netloc, "Key": parts.path.lstrip("/")}
-    if start and version:
-        request |= {"Range": f"bytes={start}-", "IfMatch": version}
+    get = partial(boto3.client("s3").get_object, Bucket=parts.netloc, Key=parts.path.lstrip("/"))
     try:
-        answer = boto3.client("s3").get_object(**request)
-        given = answer.get("ContentRange")
-        first = int(given.removeprefix("bytes ").split("-")[0]) if given else 0
+        answer = get(Range=f"bytes={start}-", IfMatch=version) if start and version else get()
+        sent_range = answer.get("ContentRange")
+        first = int(sent_range.removeprefix("bytes ").split("-")[0]) if sent_range else 0
         chunks = answer["Body"].iter_chunks(CHUNK_BYTES)
         yield Source(first, first + answer["ContentLength"], answer.get("ETag"), chunks)
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if status == 412 and start:  # another file by now: from the beginning
+        if status == 412 and start:  # the file changed: start from the beginning
             with open_s3(url, 0, None) as fresh:
                 yield fresh
             return

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import write_demo_speech
+from cli.demo_input import write_demo_speech, write_portrait
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress

@@ -49,7 +49,7 @@ _CODES = '''"""One exception a public error code, made from jobs/errors.py by `m
 
 from __future__ import annotations
 
-from retalking_client.errors import ApiError
+from retalking_client.models import ApiError
 
 
 '''
@@ -82,21 +82,12 @@ def _metric_row(row: Metric) -> dict[str, Any]:
 
 def _client_codes() -> str:
     """One exception class a public code, written out so that editors and type checkers see them."""
-    rows = list(ERROR_CODES.values())
     classes = (
         f'class {class_name(row.code)}(ApiError):\n    """{row.title}."""\n\n'
         f"    code = {json.dumps(row.code)}\n    advice = {_python_text(row.advice)}\n\n\n"
-        for row in rows
+        for row in ERROR_CODES.values()
     )
-    table = "".join(f"    {class_name(row.code)},\n" for row in rows)
-    return "".join(
-        [
-            _CODES,
-            *classes,
-            f"_CLASSES: tuple[type[ApiError], ...] = (\n{table})\n\n",
-            "ERROR_CLASSES: dict[str, type[ApiError]] = {kind.code: kind for kind in _CLASSES}\n",
-        ]
-    )
+    return "".join([_CODES, *classes]).rstrip() + "\n"
 
 
 def class_name(code: str) -> str:

@@ -1,7 +1,7 @@
-"""Where this service may connect to on a caller's word: public addresses only (OWASP: server-side request forgery).
+"""Guard against server-side request forgery (OWASP): URLs of callers may lead to public addresses only.
 
-Checked twice: check_url when an address is handed in, and resolve_checked when a connection is made, whose result must
-be the address that is connected to. A name that changes its answer in between gains nothing.
+Checked twice: check_url() at submission, and resolve_checked() when connecting, which must use exactly the returned
+addresses. A name whose answer changes in between (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# IANA special-purpose registry, in full: Python's own is_private differs between its versions
+# IANA special-purpose registry, complete: is_private differs between Python versions
 _REFUSED_V4 = [
     ipaddress.IPv4Network(block)
     for block in (
@@ -46,7 +46,7 @@ _REFUSED_V4 = [
         "240.0.0.0/4",  # reserved, broadcast
     )
 ]
-# Only global unicast is let through, less what tunnels or is reserved in it
+# Only global unicast is allowed, without its tunnels and reserved blocks
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _REFUSED_V6 = [
     ipaddress.IPv6Network(block)
@@ -61,44 +61,44 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class UrlNotAllowedError(ServiceError):
-    """Code url_not_allowed. The message never says what a name resolved to."""
+    """Code url_not_allowed. The message never reveals what a name resolved to."""
 
     def __init__(self, message: str, **details: object) -> None:
         super().__init__("url_not_allowed", message, **details)
 
 
 class HostUnknownError(UrlNotAllowedError):
-    """The name has no address now. To a caller the same refusal; to a worker a fault that may pass."""
+    """The name has no address now. Callers see url_not_allowed; a worker may retry."""
 
 
 class HostTimeoutError(HostUnknownError):
     """Code host_unresolved: the name servers of the host did not answer in time."""
 
     def __init__(self, host: str) -> None:
-        ServiceError.__init__(self, "host_unresolved", f"{host} was not resolved to an address in time.", host=host)
+        ServiceError.__init__(self, "host_unresolved", f"{host} was not resolved to an IP address in time.", host=host)
 
 
-# One for the process: its limits are about threads.
+# One per process: it limits threads.
 RESOLVER = Resolver()
 
 
 def check_url(url: str, allow_private: Sequence[str], owner: str = "", limit_s: float | None = None) -> None:
-    """Raises UrlNotAllowedError unless `url` is http(s), plain in form, and leads to public or allowed addresses.
+    """Raises UrlNotAllowedError unless `url` is a plain http(s) URL that leads to public or allowed addresses.
 
-    owner: on whose behalf; names of one owner that never resolve do not hold up those of another. limit_s: for the
-    lookup, less than the resolver's own deadline.
+    owner: whose lookup it is; names of one owner that never resolve do not delay those of another. limit_s: shorter
+    deadline of the lookup than the resolver's own.
     """
     host, port = _host_and_port(url)
     resolve_checked(host, port, allow_private, owner, limit_s)
 
 
 async def check_url_async(url: str, allow_private: Sequence[str], owner: str) -> None:
-    """check_url for an event loop: no thread waits for the lookup."""
+    """check_url() for an event loop: no thread waits for the lookup."""
     host, port = _host_and_port(url)
     host = _checked_host(host)
     if _literal(host) is None:
         try:
-            rows = await RESOLVER.resolve_async(host, port, _line_of(host, owner))
+            rows = await RESOLVER.resolve_async(host, port, _queue_of(host, owner))
         except LookupTimeoutError:
             raise HostTimeoutError(host) from None
         except (OSError, UnicodeError):
@@ -110,7 +110,7 @@ async def check_url_async(url: str, allow_private: Sequence[str], owner: str) ->
 
 
 def receiver_of(url: str) -> str:
-    """`host:port` of an address, as one that two addresses of the same server share; empty where it has none."""
+    """`host:port` of a URL, normalized, so that URLs of the same server share it; empty if there is none."""
     try:
         host, port = _host_and_port(url)
         return f"{_checked_host(host)}:{port}"
@@ -121,7 +121,7 @@ def receiver_of(url: str) -> str:
 def resolve_checked(
     host: str, port: int, allow_private: Sequence[str], owner: str = "", limit_s: float | None = None
 ) -> list[tuple[socket.AddressFamily, str]]:
-    """(family, address) pairs to connect to, in the resolver's order. Every one of them must be allowed.
+    """(family, address) pairs to connect to, in the resolver's order; all of them must be allowed.
 
     host: a name, a dotted IPv4 address, or an IPv6 address with or without brackets. Raises UrlNotAllowedError.
     """
@@ -138,7 +138,7 @@ def _check_addresses(host: str, addresses: Sequence[Address], allow_private: Seq
     if host not in names:
         for address in addresses:
             if not is_public(address) and not any(_unwrapped(address) in network for network in networks):
-                raise UrlNotAllowedError(f"{host} leads to an address that is not public.", host=host)
+                raise UrlNotAllowedError(f"{host} leads to an IP address that is not public.", host=host)
 
 
 def is_public(address: Address) -> bool:
@@ -149,7 +149,7 @@ def is_public(address: Address) -> bool:
 
 
 def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv4-mapped or NAT64 one, since that is where the connection ends."""
+    """The IPv4 address inside an IPv4-mapped or NAT64 one, which is where the connection ends."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -160,41 +160,41 @@ def _unwrapped(address: Address) -> Address:
 
 def _host_and_port(url: str) -> tuple[str, int]:
     if len(url) > MAX_URL_CHARS:
-        raise UrlNotAllowedError(f"The address has more than {MAX_URL_CHARS} characters.")
-    # Parsers differ in what they do with these: none of them belongs into an address as it is
+        raise UrlNotAllowedError(f"The URL has more than {MAX_URL_CHARS} characters.")
+    # URL parsers disagree about these; none of them is valid unencoded
     if any(not "!" <= char <= "~" or char == "\\" for char in url):
-        raise UrlNotAllowedError("The address holds a space, control, backslash or non-ASCII character; encode it.")
+        raise UrlNotAllowedError("The URL contains a space, control, backslash or non-ASCII character; encode it.")
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise UrlNotAllowedError("The address is not well formed.") from None
+        raise UrlNotAllowedError("The URL is not well formed.") from None
     if parts.scheme not in DEFAULT_PORTS:
-        raise UrlNotAllowedError("The address must begin with http:// or https://.")
+        raise UrlNotAllowedError("The URL must begin with http:// or https://.")
     if "@" in parts.netloc:
-        raise UrlNotAllowedError("The address holds a user name or password; leave them out.")
+        raise UrlNotAllowedError("The URL contains a user name or password; remove them.")
     if not host or port == 0:
-        raise UrlNotAllowedError("The address names no host, or port 0.")
+        raise UrlNotAllowedError("The URL has no host, or port 0.")
     return host, port if port is not None else DEFAULT_PORTS[parts.scheme]
 
 
 def _checked_host(host: str) -> str:
-    """Lower case, without brackets and final dot. Refuses every form but a plain name and a plain address."""
+    """Lower case, without brackets and final dot. Refuses everything but a plain name or a plain IP address."""
     host = host.lower().removesuffix(".")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     if _literal(host) is not None:
         return host
     if len(host) > 253 or not _NAME.fullmatch(host):
-        raise UrlNotAllowedError("The host is neither a plain name nor a plain address.")
-    # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers read them as IPv4 addresses
+        raise UrlNotAllowedError("The host is neither a plain name nor a plain IP address.")
+    # 2130706433, 0x7f.1, 0177.0.0.1, 127.1: resolvers parse these as IPv4 addresses
     if _NUMBER.fullmatch(host.rpartition(".")[2]):
-        raise UrlNotAllowedError("The host is a number; write an IPv4 address as four decimal parts.")
+        raise UrlNotAllowedError("The host is a number; write an IPv4 address as four decimal numbers.")
     return host
 
 
 def _literal(host: str) -> Address | None:
-    """A plain address, else None. Zone ids (fe80::1%eth0) count as no address and so are refused as names."""
+    """A plain IP address, else None. Zone ids (fe80::1%eth0) are not plain, and so are refused as names."""
     if "%" in host:
         return None
     try:
@@ -203,14 +203,14 @@ def _literal(host: str) -> Address | None:
         return None
 
 
-def _line_of(host: str, owner: str) -> str:
-    """Whose line a lookup waits in. Without keys there are no owners: then the domain stands for one."""
+def _queue_of(host: str, owner: str) -> str:
+    """The queue of a lookup: its owner, or the domain if the service requires no keys."""
     return owner or ".".join(host.split(".")[-2:])
 
 
 def _resolve(host: str, port: int, owner: str, limit_s: float | None) -> list[Address]:
     try:
-        rows = RESOLVER.resolve(host, port, _line_of(host, owner), limit_s)
+        rows = RESOLVER.resolve(host, port, _queue_of(host, owner), limit_s)
     except LookupTimeoutError:
         raise HostTimeoutError(host) from None
     except (OSError, UnicodeError):
@@ -219,10 +219,10 @@ def _resolve(host: str, port: int, owner: str, limit_s: float | None) -> list[Ad
 
 
 def _addresses_of(host: str, rows: Sequence[Any]) -> list[Address]:
-    # dict: keeps the order, drops repeats. A zone id can only come with a link-local address, which is refused anyway
+    # dict: keeps the order, drops repeats. Only link-local addresses have a zone id, and they are refused anyway
     found = dict.fromkeys(str(row[4][0]).partition("%")[0] for row in rows)
     if not found:
-        raise HostUnknownError(f"{host} can not be resolved to an address.", host=host)
+        raise HostUnknownError(f"{host} cannot be resolved to an IP address.", host=host)
     return [ipaddress.ip_address(text) for text in found]
 
 

@@ -1,7 +1,7 @@
-"""Objects as files in a folder: the default on one machine.
+"""Object store in a local folder: the default on one machine.
 
-root/files/<key> holds the bytes, root/types/<key> the content type, root/new/ what is being written. Files are never
-changed in place, only replaced whole, so a reader keeps the object that it opened.
+root/files/<key> holds the bytes, root/types/<key> the content type, root/new/ unfinished writes. Files are never
+changed in place, only replaced, so a reader keeps the object that it opened.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from jobs.object_keys import checked_folder, checked_key, checked_prefix
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
     ObjectTooLargeError,
+    checked_folder,
+    checked_key,
+    checked_prefix,
 )
 
 COPY_CHUNK_BYTES = 1 << 20
-# An unfinished write that old belongs to a process that died
+# An unfinished write of this age belongs to a process that died
 LEFTOVER_AGE_S = 86400
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -44,7 +46,7 @@ def _os_errors_named(key: str) -> Iterator[None]:
 
 
 class LocalObjectWriter:
-    """Writes to root/new/, and moves the finished file to its key."""
+    """Writes to root/new/, then moves the finished file to its key."""
 
     def __init__(self, store: LocalObjectStore, key: str, content_type: str) -> None:
         self._store, self._key, self._content_type = store, key, content_type
@@ -74,19 +76,17 @@ class LocalObjectWriter:
 
     def __exit__(self, *exc: object) -> None:
         if self._file is not None:
-            with suppress(OSError):  # it writes the rest of its buffer, for which a full disk has no room
+            with suppress(OSError):  # flushes its buffer, which fails on a full disk
                 self._file.close()
             self._file = None
         self._path.unlink(missing_ok=True)
 
 
 class LocalObjectStore:
-    """Implements jobs.objects.ObjectStore on a folder. Several processes may share it.
-
-    keep_free_bytes: where fewer are free on its disk, nothing new is written: Redis, on the same disk, ends without.
-    """
+    """Implements jobs.objects.ObjectStore on a folder. Several processes may share it."""
 
     def __init__(self, root: Path, keep_free_bytes: int = 0) -> None:
+        """keep_free_bytes: below this much free space nothing is written: a full disk would stop Redis."""
         self._keep_free_bytes = keep_free_bytes
         self._files, self._types, self._new = root / "files", root / "types", root / "new"
         with _os_errors_named(str(root)):
@@ -104,13 +104,13 @@ class LocalObjectStore:
     def keep_space_free(self) -> None:
         """Raises OSError (ENOSPC)."""
         if self._keep_free_bytes and shutil.disk_usage(self._new).free < self._keep_free_bytes:
-            raise OSError(errno.ENOSPC, "The rest of the disk is kept free")
+            raise OSError(errno.ENOSPC, "The rest of the disk is reserved")
 
     def new_path(self) -> Path:
         return self._new / secrets.token_hex(16)
 
     def publish(self, path: Path, key: str, content_type: str) -> ObjectInfo:
-        """Move a finished file to its key; the type is there first, so that no object is ever seen without one."""
+        """Move a finished file to its key. The type is stored first, so that no object is seen without one."""
         size_bytes = path.stat().st_size
         type_path = self.new_path()
         try:
@@ -121,7 +121,7 @@ class LocalObjectStore:
             type_path.unlink(missing_ok=True)
             if not (self._files / key).exists():
                 with suppress(ObjectStoreError):
-                    self.delete(key)  # its type, and the folders made for either
+                    self.delete(key)  # its type, and the folders created for either
             raise
         return ObjectInfo(size_bytes, content_type)
 
@@ -148,7 +148,7 @@ class LocalObjectStore:
         return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Opens at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
+        """Opens the file at once: ObjectNotFoundError is raised here, not at the first chunk."""
         with _os_errors_named(key):
             source = (self._files / checked_key(key)).open("rb")
             source.seek(start)
@@ -162,7 +162,7 @@ class LocalObjectStore:
             return ObjectInfo(path.stat().st_size, (self._types / key).read_text("utf-8"))
 
     def copy(self, source: str, target: str) -> ObjectInfo:
-        """A second name for the same bytes (files are never changed in place), or a copy where links are refused."""
+        """A hard link (files are never changed in place), or a copy if the file system refuses links."""
         checked_key(target)
         info, path = self.info(source), self.new_path()
         with _os_errors_named(source):
@@ -173,7 +173,7 @@ class LocalObjectStore:
                     shutil.copyfile(self._files / source, path)
                 return self.publish(path, target, info.content_type)
             finally:
-                path.unlink(missing_ok=True)  # renaming onto a link to the same bytes leaves the old name
+                path.unlink(missing_ok=True)  # renaming onto a link to the same file leaves the old name
 
     def delete(self, key: str) -> None:
         checked_key(key)
@@ -214,13 +214,13 @@ class LocalObjectStore:
 
 
 def _move(path: Path, target: Path) -> None:
-    """Rename into a folder that another process may be removing as empty at this moment."""
+    """Rename into a folder that another process may be removing as empty at the same time."""
     for _ in range(100):
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileNotFoundError):
             path.replace(target)
             return
-    raise ObjectStoreError(f"{target.parent} vanishes again and again")
+    raise ObjectStoreError(f"{target.parent} is removed repeatedly")
 
 
 def _remove_empty_folders(folder: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shapes of a job: what is asked (JobOptions, JobSpec), what is stored (Job), what callers see (JobView)."""
+"""Models of a job: what is requested (JobOptions, JobSpec), stored (Job), and shown to callers (JobView)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from jobs.api_keys import MAX_PRIORITY, USUAL_PRIORITY
+# Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
+USUAL_PRIORITY, MAX_PRIORITY = 1, 2
 
 
 class JobStatus(StrEnum):
@@ -28,24 +29,26 @@ DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
-def _meanings(**meanings: str) -> dict[str, Any]:
-    """What each word of an option does, for people. The name of the extension is Redocly's."""
+def _describe_values(**meanings: str) -> dict[str, Any]:
+    """Descriptions of the values of an option (extension of OpenAPI by Redocly)."""
     return {"x-enumDescriptions": meanings}
 
 
-class _Shape(BaseModel):
+class FrozenModel(BaseModel):
+    """Immutable; unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FacePoint(_Shape):
-    """The face nearest to a point of the upright picture at a time."""
+class FacePoint(FrozenModel):
+    """The face nearest to a point of the upright picture at a given time."""
 
     x: float = Field(ge=0, le=16384, description="Pixels from the left")
     y: float = Field(ge=0, le=16384, description="Pixels from the top")
     time_s: float = Field(0.0, ge=0, le=86400)
 
 
-class FaceBox(_Shape):
+class FaceBox(FrozenModel):
     """The face inside a box of the upright picture, in pixels."""
 
     left: float = Field(ge=0, le=16384)
@@ -54,8 +57,8 @@ class FaceBox(_Shape):
     bottom: float = Field(ge=0, le=16384)
 
 
-class Crop(_Shape):
-    """Margins to leave out when looking for the face, as fractions of the picture. The output keeps the whole frame."""
+class Crop(FrozenModel):
+    """Margins to ignore when detecting the face, as fractions of the picture. The output keeps the whole frame."""
 
     left: float = Field(0.0, ge=0, lt=1)
     top: float = Field(0.0, ge=0, lt=1)
@@ -63,8 +66,8 @@ class Crop(_Shape):
     bottom: float = Field(0.0, ge=0, lt=1)
 
 
-class Pads(_Shape):
-    """Growth of the face box, in pixels."""
+class Pads(FrozenModel):
+    """Padding of the face box, in pixels."""
 
     top: int = Field(0, ge=-500, le=500)
     bottom: int = Field(20, ge=-500, le=500)
@@ -72,120 +75,125 @@ class Pads(_Shape):
     right: int = Field(0, ge=-500, le=500)
 
 
-class Output(_Shape):
+class Output(FrozenModel):
     """How the result is encoded."""
 
-    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better and larger")
-    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows, never up")
+    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better, and a larger file")
+    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows; never scales up")
     container: Literal["mp4", "mov", "mkv"] = "mp4"
-    fps: float | None = Field(None, ge=1, le=120, description="Output rate; absent: the container's average rate")
-    badge: bool = Field(False, description="Draw a note into a corner that says that the video is synthetic")
+    fps: float | None = Field(
+        None, ge=1, le=120, description="Output frame rate; absent: the average rate of the input"
+    )
+    badge: bool = Field(False, description="Draw a badge in a corner that labels the video as synthetic")
 
 
-class JobOptions(_Shape):
-    """What can be asked of a render."""
+class JobOptions(FrozenModel):
+    """Options of a render."""
 
     engine: Literal["auto", "videoretalking", "preview"] = Field(
         "auto",
         description="Which engine renders",
-        json_schema_extra=_meanings(
-            auto="The best one that the live workers offer",
-            videoretalking="The neural method; needs its checkpoints and a GPU",
-            preview="A landmark warp that runs anywhere: a stand-in, not the neural method",
+        json_schema_extra=_describe_values(
+            auto="The best engine that the live workers offer",
+            videoretalking="The neural method; needs checkpoints and a GPU",
+            preview="A landmark warp that runs on any CPU: a preview, not the neural method",
         ),
     )
     expression: (
         Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
     ) = Field(
         "neutral",
-        description="Expression template: neutral, smile, `image` (the picture sent as the file part `expression`), or "
+        description="Expression template: neutral, smile, `image` (a picture sent as the file part `expression`), or "
         "`upload:<id>` of an uploaded picture",
-        json_schema_extra=_meanings(
+        json_schema_extra=_describe_values(
             neutral="A calm face", smile="A smiling face", image="The expression of a picture that you send"
         ),
     )
     upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
         "original",
         description="Emotion of eyes and brows",
-        json_schema_extra=_meanings(
-            original="Left as they are", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
+        json_schema_extra=_describe_values(
+            original="Unchanged", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
         ),
     )
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
         "bounce",
-        description="What happens when video and speech differ in length",
-        json_schema_extra=_meanings(
-            cut_off="As long as the shorter of both",
+        description="How to handle video and speech of different lengths",
+        json_schema_extra=_describe_values(
+            cut_off="As long as the shorter of the two",
             loop="As long as the speech; the video starts over from its first picture",
             bounce="As long as the speech; the video runs forward, then backward, and so on",
-            silence="As long as the longer of both; speech is followed by silence, or the last picture holds",
+            silence="As long as the longer of the two; silence follows the speech, or the last picture is held",
             remap="As long as the speech; the video is stretched or compressed in time to fit",
         ),
     )
     face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
         Field(
             "largest",
-            description="Which face speaks",
-            json_schema_extra=_meanings(
+            description="Which face to animate",
+            json_schema_extra=_describe_values(
                 largest="The largest face",
                 left_most="The face farthest left",
                 right_most="The face farthest right",
                 top_most="The face farthest up",
                 bottom_most="The face farthest down",
-                centre="The face nearest the middle of the picture",
+                centre="The face nearest to the center of the picture",
             ),
         )
     )
     missing_face: Literal["pass_through", "fail"] = Field(
         "pass_through",
         description="Frames without a usable face",
-        json_schema_extra=_meanings(pass_through="Stay as they are", fail="Let the job fail, naming the frames"),
+        json_schema_extra=_describe_values(pass_through="Left unchanged", fail="The job fails and names the frames"),
     )
     crop: Crop = Field(default_factory=Crop)
     pads: Pads = Field(default_factory=Pads)
-    one_shot: bool = Field(False, description="Expression from the first frame only")
-    fps: float = Field(25.0, ge=1, le=120, description="Rate of a still-image face")
+    one_shot: bool = Field(False, description="Take the expression from the first frame only")
+    fps: float = Field(25.0, ge=1, le=120, description="Frame rate when the input is a still image")
     output: Output = Field(default_factory=Output)
     evaluate: list[Metric] | None = Field(
-        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are there; []: none"
+        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of everything random; the same seed gives the same result")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 
 
 class JobRequest(JobOptions):
-    """The `spec` of a submission: the options, and what is done with the job around the render."""
+    """The `spec` of a submission: render options, webhook, priority, deadline and metadata."""
 
     webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
-        None, description="http(s) address told about the job"
+        None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
         default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=5, description="Which events are delivered"
     )
     priority: int = Field(
-        USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="2 is served first; a key may be limited to less"
+        USUAL_PRIORITY,
+        ge=0,
+        le=MAX_PRIORITY,
+        description="2 is rendered first; a key may be limited to lower priorities",
     )
     expires_in_s: int | None = Field(
         None, ge=1, le=30 * 86400, description="Fail the job if it is still queued after this"
     )
     metadata: dict[str, Any] = Field(
         default_factory=dict,
-        description="Echoed in the job and its webhooks; at most 16 kB, 16 levels deep, 1000 names and values",
+        description="Returned with the job and its webhooks; at most 16 kB, 16 levels, 1000 names and values",
     )
 
 
-class InputRef(_Shape):
-    """Where an input is: an object we hold, or an address the worker fetches."""
+class InputRef(FrozenModel):
+    """Where an input is: an object in our store, or a URL that the worker fetches."""
 
     kind: Literal["object", "url"]
     key: str | None = None
     url: str | None = None
     size_bytes: int | None = None
     sha256: str | None = None
-    filename: str | None = Field(None, description="The caller's name for it: data, never a path")
+    filename: str | None = Field(None, description="Name given by the caller: data, never used as a path")
 
 
-class JobSpec(_Shape):
-    """Everything that was asked, fixed at submission."""
+class JobSpec(FrozenModel):
+    """The whole request, fixed at submission."""
 
     video: InputRef
     audio: InputRef
@@ -193,13 +201,13 @@ class JobSpec(_Shape):
     request: JobRequest
 
 
-class ErrorInfo(_Shape):
+class ErrorInfo(FrozenModel):
     code: str = Field(description="Stable code, see GET /errors")
     message: str = Field(description="What happened, in a sentence")
     retryable: bool = False
 
 
-class ResultInfo(_Shape):
+class ResultInfo(FrozenModel):
     """The published file, as stored."""
 
     key: str
@@ -213,8 +221,8 @@ class ResultInfo(_Shape):
     frames: int
 
 
-class MetricResult(_Shape):
-    """One number about the result; value null comes with a reason."""
+class MetricResult(FrozenModel):
+    """One metric of the result; if value is null, reason says why."""
 
     name: str
     value: float | None
@@ -224,27 +232,27 @@ class MetricResult(_Shape):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class SyncCurve(_Shape):
-    """SyncNet's mean distance at the shifts -s .. s. offset_frames: where the smallest lies."""
-
-    distances: list[float | None]
-    offset_frames: int
+class SyncCurve(FrozenModel):
+    distances: list[float | None] = Field(description="SyncNet's mean distance at the shifts -s .. s frames")
+    offset_frames: int = Field(description="Shift with the smallest distance")
 
 
-class EvaluationCurves(_Shape):
-    """What stands behind the numbers, one value a frame of the result, null where unknown; empty: not measured."""
+class EvaluationCurves(FrozenModel):
+    """Curves behind the metrics: one value per frame of the result, null if unknown; an empty list was not measured."""
 
     fps: float
-    mouth_opening: list[float | None] = Field(default_factory=list, description="Inner-lip gap, share of the face size")
-    speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
-    ssim: list[float | None] = Field(default_factory=list, description="Similarity to the input")
-    window_distance: list[float | None] = Field(
-        default_factory=list, description="SyncNet's distance of the window that begins at the frame"
+    mouth_opening: list[float | None] = Field(
+        default_factory=list, description="Inner-lip gap as a share of the face size"
     )
-    sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance over the shift, by protocol")
+    speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
+    ssim: list[float | None] = Field(default_factory=list, description="Structural similarity to the input")
+    window_distance: list[float | None] = Field(
+        default_factory=list, description="SyncNet's distance of the window that starts at the frame"
+    )
+    sync: dict[str, SyncCurve] = Field(default_factory=dict, description="Distance by shift, for each protocol")
 
 
-class RenderNote(_Shape):
+class RenderNote(FrozenModel):
     """One thing to know about a result."""
 
     code: str = Field(description="Stable name of the kind; the table is in docs/inputs.md")
@@ -254,8 +262,8 @@ class RenderNote(_Shape):
     )
 
 
-class RenderInfo(_Shape):
-    """What the engine reported, JSON-safe."""
+class RenderInfo(FrozenModel):
+    """What the engine reported."""
 
     engine: str
     engine_version: str
@@ -267,12 +275,12 @@ class RenderInfo(_Shape):
     notes: list[RenderNote] = Field(default_factory=list)
     face_cache: Literal["hit", "partial", "miss", "off"] = Field(
         "off",
-        description="Whether an earlier job of the same key on the same video had done the work on it; "
-        "off: no cache is kept",
+        description="Whether the face analysis of an earlier job of the same key on the same video was reused; "
+        "off: caching is disabled",
     )
 
 
-class DeliveryAttempt(_Shape):
+class DeliveryAttempt(FrozenModel):
     at: datetime
     status_code: int | None = None
     error: str | None = None
@@ -282,8 +290,8 @@ class DeliveryAttempt(_Shape):
 DeliveryState = Literal["pending", "delivered", "given_up"]
 
 
-class JobSnapshot(_Shape):
-    """What an event tells of a job that went on since: the fields that change while a job lives."""
+class JobSnapshot(FrozenModel):
+    """The fields of a job that change while it is live, as they were at an event."""
 
     status: JobStatus
     stage: str | None
@@ -295,8 +303,8 @@ class JobSnapshot(_Shape):
     delete_at: datetime | None
 
 
-class Delivery(_Shape):
-    """One webhook event of a job. `id` is the webhook-id header, the same over all its attempts."""
+class Delivery(FrozenModel):
+    """One webhook event of a job. `id` is the webhook-id header, the same for all attempts."""
 
     id: str
     job_id: str
@@ -305,9 +313,9 @@ class Delivery(_Shape):
     created_at: datetime
     next_attempt_at: datetime | None = None
     attempts: list[DeliveryAttempt] = Field(default_factory=list)
-    tries: int = Field(0, description="Attempts since it was made or asked for again")
-    holder: str = Field("", description="Token of the process that sends it now")
-    snapshot: JobSnapshot | None = Field(None, description="The job at the event; null: made by an earlier version")
+    tries: int = Field(0, description="Attempts since the event or the last redelivery request")
+    holder: str = Field("", description="Token of the process that is sending it")
+    snapshot: JobSnapshot | None = Field(None, description="The job at the event; null: created by an earlier version")
 
     def job_then(self, job: Job) -> Job:
         """The job as it was at the event."""
@@ -318,19 +326,19 @@ class Delivery(_Shape):
         return job.model_copy(update=then | ended)
 
 
-class Job(_Shape):
-    """The stored truth about a job. Changed only through JobStore's transitions."""
+class Job(FrozenModel):
+    """A job as stored. Changed only by the transitions of jobs/store/jobs.py."""
 
     id: str
     spec: JobSpec
     owner: str = Field("", description="Id of the API key that submitted it; empty: keys were not required")
     request_id: str = Field("", description="Of the submission")
-    traceparent: str = Field("", description="Trace context of the submission (W3C), where traces are on")
+    traceparent: str = Field("", description="Trace context of the submission (W3C), if tracing is enabled")
     status: JobStatus = JobStatus.QUEUED
     stage: str | None = None
     progress: float = Field(0.0, ge=0, le=1)
     attempt: int = 0
-    fence: int = Field(0, description="Of its newest lease; grows with every claim, counted as an attempt or not")
+    fence: int = Field(0, description="Of its newest lease; increases with every claim, counted as an attempt or not")
     max_attempts: int = 3
     cancel_requested: bool = False
     worker: str | None = None
@@ -345,12 +353,12 @@ class Job(_Shape):
     render: RenderInfo | None = None
 
 
-# What callers see
+# Shown to callers
 
 
-class ResultView(_Shape):
-    url: str = Field(description="Download link; expires")
-    expires_at: datetime | None = Field(None, description="null: the link lives as long as the job")
+class ResultView(FrozenModel):
+    url: str = Field(description="Download link")
+    expires_at: datetime | None = Field(None, description="null: valid as long as the job exists")
     content_type: str
     size_bytes: int
     sha256: str
@@ -361,7 +369,7 @@ class ResultView(_Shape):
     frames: int
 
 
-class DeliveryView(_Shape):
+class DeliveryView(FrozenModel):
     id: str
     event: WebhookEvent
     state: DeliveryState
@@ -374,26 +382,28 @@ class DeliveryView(_Shape):
         return cls(**{name: getattr(delivery, name) for name in cls.model_fields})
 
 
-class WebhookView(_Shape):
+class WebhookView(FrozenModel):
     url: str
     events: list[WebhookEvent]
     deliveries: list[DeliveryView]
 
 
-class JobView(_Shape):
-    """A job as callers see it: the body of `GET /jobs/{id}` and the `data` of every webhook."""
+class JobView(FrozenModel):
+    """A job as shown to callers: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
     id: str
     status: JobStatus
     stage: str | None = Field(
-        description="Running stage: fetch, analyze, synthesize, evaluate, publish",
+        description="Current stage: fetch, analyze, synthesize, evaluate, publish",
         examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
     )
     progress: float = Field(description="0..1")
     queue_position: int | None = Field(description="1 is next; null when not queued")
-    eta_s: float | None = Field(description="Estimate of the seconds left; null when nothing is known yet")
+    eta_s: float | None = Field(description="Estimated seconds to completion; null if unknown")
     engine_requested: str
-    engine: str | None = Field(description="The engine that ran; `preview` results are previews, not the neural method")
+    engine: str | None = Field(
+        description="The engine that ran; results of `preview` are previews, not the neural method"
+    )
     device: str | None
     attempts: int
     max_attempts: int
@@ -413,8 +423,8 @@ class JobView(_Shape):
     webhook: WebhookView | None
 
 
-class JobEvent(_Shape):
-    """One line of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
+class JobEvent(FrozenModel):
+    """One entry of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
 
     id: str
     event: Literal[
@@ -427,38 +437,38 @@ class JobEvent(_Shape):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class EngineInfo(_Shape):
-    """An engine as a worker offers it."""
+class EngineInfo(FrozenModel):
+    """An engine that a worker offers."""
 
     name: str
     version: str
     device: str
     description: str
     unsupported_options: dict[str, list[str]] = Field(
-        description="Option -> values it refuses; []: any but the default"
+        description="Option -> values that it refuses; []: all except the default"
     )
     synthetic_weights: bool = False
 
 
-class GpuMemory(_Shape):
-    """Of one device, all processes on it together."""
+class GpuMemory(FrozenModel):
+    """Memory of one device, used by all processes together."""
 
     device: str
     used_bytes: int
     total_bytes: int
 
 
-class WorkerInfo(_Shape):
+class WorkerInfo(FrozenModel):
     """A live render worker."""
 
     id: str
     engines: list[EngineInfo]
     unavailable: dict[str, str] = Field(
-        default_factory=dict, description="Engines it does not offer, each with the reason"
+        default_factory=dict, description="Engines that it does not offer, with the reason"
     )
-    metrics: list[str] = Field(default_factory=list, description="Metrics this worker can compute")
+    metrics: list[str] = Field(default_factory=list, description="Metrics that this worker can compute")
     versions: dict[str, str] = Field(default_factory=dict)
     started_at: datetime
-    busy_with: str | None = Field(None, description="Job id in work")
-    polled_at: datetime | None = Field(None, description="When its parent last asked the broker for a message")
+    busy_with: str | None = Field(None, description="Id of the job in progress")
+    polled_at: datetime | None = Field(None, description="When its parent process last polled the broker")
     gpu_memory: list[GpuMemory] = Field(default_factory=list)

@@ -1,17 +1,52 @@
-"""Names that more than one process must agree on: queues, tasks, object keys. Keys come from ids, never from users."""
+"""Names that all processes agree on: ids, queues and tasks of the broker, keys of the object store.
+
+Object keys are made from ids, never from text of callers.
+"""
 
 from __future__ import annotations
+
+import re
+import secrets
 
 RENDER_QUEUE = "retalking.render"
 RENDER_TASK = "retalking.render_job"
 SEGMENTS_TASK = "retalking.render_segments"
 
-# Celery's Redis transport serves 0 first and keeps one list a step; job priority 2 is the most urgent.
+# Celery's Redis transport serves 0 first and keeps one list per step; job priority 2 is the most urgent.
 PRIORITY_STEPS = [0, 3, 6]
 BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
-# What renders keep of a video for the next speech on it; belongs to no job, and goes by age and size.
+# Face analysis of a video, cached for the next speech on it; belongs to no job, evicted by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
+
+# Ids have 128 random bits, so that they cannot be guessed.
+_JOB = re.compile(r"job_[0-9a-f]{32}")
+_UPLOAD = re.compile(r"up_[0-9a-f]{32}")
+_DELIVERY = re.compile(r"whd_[0-9a-f]{32}")
+
+
+def new_job_id() -> str:
+    return f"job_{secrets.token_hex(16)}"
+
+
+def new_upload_id() -> str:
+    return f"up_{secrets.token_hex(16)}"
+
+
+def new_delivery_id() -> str:
+    return f"whd_{secrets.token_hex(16)}"
+
+
+def is_job_id(text: str) -> bool:
+    return _JOB.fullmatch(text) is not None
+
+
+def is_upload_id(text: str) -> bool:
+    return _UPLOAD.fullmatch(text) is not None
+
+
+def is_delivery_id(text: str) -> bool:
+    return _DELIVERY.fullmatch(text) is not None
 
 
 def upload_key(upload_id: str) -> str:
@@ -20,7 +55,7 @@ def upload_key(upload_id: str) -> str:
 
 
 def job_prefix(job_id: str) -> str:
-    """Everything a job owns lies under this prefix; deleting the prefix deletes the job's files."""
+    """Prefix of all files of a job; deleting the prefix deletes them."""
     return f"jobs/{job_id}/"
 
 
@@ -30,18 +65,18 @@ def input_key(job_id: str, part: str) -> str:
 
 
 def result_key(job_id: str, fence: int, container: str) -> str:
-    """One key a lease, so that a late writer that lost its lease never touches the published file. Not one an attempt:
-    an attempt that is handed back uncounted gives its number to the next one. A fence never comes again."""
+    """One key per lease, so that a late writer that lost its lease never overwrites the published file. Not one per
+    attempt: an attempt that is released uncounted passes its number on. A fence is never reused."""
     return f"{job_prefix(job_id)}result/lease-{fence}.{container}"
 
 
 def curves_key(result: str) -> str:
-    """The curves behind the evaluation, beside the result of the same lease. result: its key."""
+    """Curves of the evaluation, next to the result of the same lease. result: its key."""
     return f"{result.rpartition('.')[0]}.curves.json"
 
 
 def segments_prefix(job_id: str) -> str:
-    """What the workers of a split job hand each other; deleted when the job is over."""
+    """Files that the workers of a split job exchange; deleted when the job is over."""
     return f"{job_prefix(job_id)}segments/"
 
 
@@ -51,10 +86,10 @@ def scene_key(job_id: str, fence: int) -> str:
 
 
 def shared_video_key(job_id: str, fence: int) -> str:
-    """The video of a job that named an address: helpers must see the very bytes that were analyzed."""
+    """The video of a job that named a URL: helpers must use exactly the bytes that were analyzed."""
     return f"{segments_prefix(job_id)}video-{fence}"
 
 
 def segment_key(job_id: str, number: int, fence: int) -> str:
-    """One key a lease, so that a late writer never touches a segment that another worker made again."""
+    """One key per lease, so that a late writer never overwrites a segment that another worker rendered again."""
     return f"{segments_prefix(job_id)}{number}-{fence}.mp4"

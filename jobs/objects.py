@@ -1,11 +1,20 @@
-"""The contract of the object store: bytes under keys. Two implementations (local folder, S3), one suite of tests."""
+"""Interface of the object store (bytes under keys), which jobs/local_objects.py and jobs/s3_objects.py implement, and
+the keys that both accept."""
 
 from __future__ import annotations
 
+import re
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
+
+MAX_KEY_CHARS = 512
+# No segment starts with a dot: no `..`, no hidden file. No backslash, colon, control or non-ASCII character.
+_SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_PREFIX = re.compile(rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?")
 
 
 class ObjectNotFoundError(LookupError):
@@ -13,15 +22,19 @@ class ObjectNotFoundError(LookupError):
 
 
 class ObjectStoreError(Exception):
-    """The store can not be reached, refused, or broke off. Passing faults were already retried."""
+    """The store is unreachable, refused, or broke off. Transient faults were already retried."""
 
 
 class ObjectStoreFullError(ObjectStoreError):
-    """The store has no room for what was written. Reading and deleting go on, and writing does when room returns."""
+    """The store is full. Reading and deleting still work."""
 
 
 class ObjectTooLargeError(ObjectStoreError):
-    """The object is over the size that the caller allows."""
+    """The object exceeds the size that the caller allows."""
+
+
+class InvalidKeyError(ValueError):
+    """Not a valid object key: a bug, or an attack, because keys are made from ids (jobs/names.py)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class ObjectInfo:
 
 class ObjectWriter(Protocol):
     """Streams one object in constant memory. Nothing is visible under the key before commit(); leaving the `with`
-    block without commit() leaves no trace."""
+    block without commit() discards it."""
 
     def write(self, chunk: bytes) -> None: ...
 
@@ -51,13 +64,13 @@ class ObjectStore(Protocol):
     def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to `path`, whole or not at all.
 
-        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError where `path` can
-        not be written.
+        Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError if `path` cannot be
+        written.
         """
         ...
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Bytes start..end (end exclusive, None: to the end) in chunks."""
+        """Bytes start..end (end exclusive; None: to the end) in chunks. Raises ObjectNotFoundError at the call."""
         ...
 
     def info(self, key: str) -> ObjectInfo:
@@ -67,7 +80,7 @@ class ObjectStore(Protocol):
     def copy(self, source: str, target: str) -> ObjectInfo: ...
 
     def delete(self, key: str) -> None:
-        """Deleting what is not there is not an error."""
+        """Deleting an object that does not exist is not an error."""
         ...
 
     def delete_prefix(self, prefix: str) -> int:
@@ -77,13 +90,40 @@ class ObjectStore(Protocol):
     def list_keys(self, prefix: str) -> Iterator[str]: ...
 
     def presign_get(self, key: str, expires_s: int, download_name: str) -> str | None:
-        """A link that serves the object without us; None when this store has none (the API then streams it)."""
+        """A link that serves the object directly; None if this store has no such links (the API then streams it)."""
         ...
 
     def presign_put(self, key: str, expires_s: int) -> str | None:
-        """A link that takes a PUT; None when this store has none (the API then offers a signed one of its own)."""
+        """A link that accepts a PUT; None if this store has no such links (the API then signs one of its own)."""
         ...
 
     def check(self) -> None:
-        """Raises ObjectStoreError when objects could not be written now (for /readyz)."""
+        """Raises ObjectStoreError if objects cannot be written (for /readyz)."""
         ...
+
+
+def checked_key(key: str) -> str:
+    if len(key) > MAX_KEY_CHARS or not _KEY.fullmatch(key):
+        raise InvalidKeyError(f"{key[:80]!r} is not an object key")
+    return key
+
+
+def checked_prefix(prefix: str) -> str:
+    """A prefix for listing; '' lists everything."""
+    if len(prefix) > MAX_KEY_CHARS or not _PREFIX.fullmatch(prefix):
+        raise InvalidKeyError(f"{prefix[:80]!r} is not a prefix of object keys")
+    return prefix
+
+
+def checked_folder(prefix: str) -> str:
+    """A prefix for deleting: ends with a slash, so that jobs/1 never includes jobs/12, and is not empty."""
+    if not prefix.endswith("/"):
+        raise InvalidKeyError(f"{prefix[:80]!r} is not a folder of keys; it must end with a slash")
+    return checked_prefix(prefix)
+
+
+def attachment_header(download_name: str) -> str:
+    """Content-Disposition of a file name (RFC 6266): an ASCII form, and the exact name if that differs."""
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", download_name) or "download"
+    exact = "" if plain == download_name else f"; filename*=UTF-8''{urllib.parse.quote(download_name, safe='')}"
+    return f'attachment; filename="{plain}"{exact}'

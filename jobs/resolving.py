@@ -1,8 +1,8 @@
-"""Looking up the host names that callers give, with a deadline, and so that one caller's names hold up nobody else's.
+"""DNS lookups of host names that callers submit, with a deadline, and fair among callers.
 
-`getaddrinfo` can neither be bounded nor canceled: a name whose servers never answer holds its thread for as long as the
-resolver of the system is patient (5 to 40 s). So each lookup has a daemon thread of its own, at most `slots` at a time
-and `per_owner` for one owner; what waits for a thread waits in its owner's line, and owners take turns.
+`getaddrinfo` can neither be bounded nor canceled: a name whose servers never answer blocks its thread until the system
+resolver times out (5 to 40 s). So each lookup has a daemon thread of its own, at most `slots` at a time and `per_owner`
+for one owner; further lookups wait in a queue per owner, and owners take turns.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 LOOKUP_S = 5.0
 SLOTS = 32
 PER_OWNER = 4
-# Waiting lookups of one owner; a submission has three at most, one after the other.
-LINE_LIMIT = 256
+# Queued lookups of one owner; a submission has at most three, one after the other.
+QUEUE_LIMIT = 256
 
 Rows = list[Any]
 
@@ -31,14 +31,14 @@ class LookupTimeoutError(Exception):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Lookup:
     host: str
     port: int
     future: Future[Rows]
 
 
 class Resolver:
-    """lookup: as socket.getaddrinfo; None: that. Thread-safe. Raises OSError and UnicodeError as the lookup does."""
+    """Thread-safe. lookup: replaces socket.getaddrinfo, whose OSError and UnicodeError are passed on."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Resolver:
         self._deadline_s = deadline_s
         self._lookup = lookup
         self._lock = threading.Lock()
-        self._lines: dict[str, deque[_Asked]] = {}
+        self._queues: dict[str, deque[_Lookup]] = {}
         self._busy: Counter[str] = Counter()
 
     def resolve(self, host: str, port: int, owner: str, limit_s: float | None = None) -> Rows:
-        """Blocks for min(limit_s, the deadline) at most. Raises LookupTimeoutError."""
+        """Blocks for at most min(limit_s, the deadline). Raises LookupTimeoutError."""
         future = self._ask(host, port, owner)
         try:
             return future.result(self._deadline_s if limit_s is None else max(0.0, min(limit_s, self._deadline_s)))
@@ -67,7 +67,7 @@ class Resolver:
             future.cancel()
 
     async def resolve_async(self, host: str, port: int, owner: str) -> Rows:
-        """The same without holding a thread of the caller's."""
+        """resolve() without blocking a thread of the caller."""
         future = self._ask(host, port, owner)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._deadline_s)
@@ -75,51 +75,51 @@ class Resolver:
             raise LookupTimeoutError(host) from None
 
     def busy(self, owner: str) -> int:
-        """Lookups under way for an owner, given up or not."""
+        """Running lookups of an owner, including those whose caller gave up."""
         with self._lock:
             return self._busy.get(owner, 0)
 
     def _ask(self, host: str, port: int, owner: str) -> Future[Rows]:
-        asked = _Asked(host, port, Future())
+        lookup = _Lookup(host, port, Future())
         with self._lock:
-            line = self._lines.setdefault(owner, deque())
-            if len(line) >= LINE_LIMIT:
+            queue = self._queues.setdefault(owner, deque())
+            if len(queue) >= QUEUE_LIMIT:
                 raise LookupTimeoutError(host)
-            line.append(asked)
+            queue.append(lookup)
             self._start_waiting()
-        return asked.future
+        return lookup.future
 
     def _start_waiting(self) -> None:
-        """Give free slots to the first in each line, owners in turn. The lock is held."""
+        """Start the first lookup of each queue while slots are free, owners in turn. The lock is held."""
         started = True
         while started:
             started = False
-            for owner in list(self._lines):
+            for owner in list(self._queues):
                 if sum(self._busy.values()) >= self._slots:
                     return
-                asked = self._next_of(owner)
-                if asked is not None:
+                lookup = self._next_of(owner)
+                if lookup is not None:
                     self._busy[owner] += 1
-                    threading.Thread(target=self._run, args=(owner, asked), name="lookup", daemon=True).start()
+                    threading.Thread(target=self._run, args=(owner, lookup), name="lookup", daemon=True).start()
                     started = True
 
-    def _next_of(self, owner: str) -> _Asked | None:
-        """The owner's line moves behind those of the others. What nobody waits for any more is dropped."""
-        line = self._lines.pop(owner)
-        while line and line[0].future.cancelled():
-            line.popleft()
-        asked = line.popleft() if line and self._busy.get(owner, 0) < self._per_owner else None
-        if line:
-            self._lines[owner] = line
-        return asked
+    def _next_of(self, owner: str) -> _Lookup | None:
+        """Moves the owner's queue behind the others. Lookups whose caller gave up are dropped."""
+        queue = self._queues.pop(owner)
+        while queue and queue[0].future.cancelled():
+            queue.popleft()
+        lookup = queue.popleft() if queue and self._busy.get(owner, 0) < self._per_owner else None
+        if queue:
+            self._queues[owner] = queue
+        return lookup
 
-    def _run(self, owner: str, asked: _Asked) -> None:
+    def _run(self, owner: str, lookup: _Lookup) -> None:
         try:
-            if asked.future.set_running_or_notify_cancel():
-                lookup = self._lookup or socket.getaddrinfo
-                asked.future.set_result(lookup(asked.host, asked.port, type=socket.SOCK_STREAM))
+            if lookup.future.set_running_or_notify_cancel():
+                resolve = self._lookup or socket.getaddrinfo
+                lookup.future.set_result(resolve(lookup.host, lookup.port, type=socket.SOCK_STREAM))
         except BaseException as fault:
-            asked.future.set_exception(fault)
+            lookup.future.set_exception(fault)
         finally:
             with self._lock:
                 self._busy[owner] -= 1

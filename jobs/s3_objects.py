@@ -1,4 +1,4 @@
-"""Objects in an S3-compatible bucket."""
+"""Object store in an S3-compatible bucket."""
 
 from __future__ import annotations
 
@@ -8,31 +8,38 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from jobs.object_keys import attachment_header, checked_folder, checked_key, checked_prefix
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStoreError,
     ObjectStoreFullError,
     ObjectTooLargeError,
+    attachment_header,
+    checked_folder,
+    checked_key,
+    checked_prefix,
 )
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _log = logging.getLogger(__name__)
 
 # S3 takes parts from 5 MiB and 10,000 of them: 8 MiB parts reach 78 GiB in 8 MiB of memory
 PART_BYTES = 8 << 20
-# A body that breaks off is asked for again from where it stopped; botocore retries only up to the first byte
+# An interrupted body is resumed where it stopped; botocore retries only before the first byte
 READ_ATTEMPTS = 4
 _NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
-# S3 itself is never full, so each implementation has a word of its own: MinIO's disk and quota, Ceph's quota, others.
-# Answers without a code are known by their status.
+# S3 itself is never full, so each implementation has its own code: MinIO's disk and quota, Ceph's quota, others.
+# Answers without a code are identified by their status.
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage", "507"}
 _INSUFFICIENT_STORAGE = 507
 
@@ -50,19 +57,19 @@ def _s3_errors_named(key: str) -> Iterator[None]:
             raise ObjectStoreFullError(f"{key}: the object store is full ({code or status})") from error
         raise ObjectStoreError(f"{key}: the object store refused with {code or 'no code'}") from error
     except BotoCoreError as error:
-        raise ObjectStoreError(f"{key}: the object store can not be reached ({type(error).__name__})") from error
+        raise ObjectStoreError(f"{key}: the object store is unreachable ({type(error).__name__})") from error
 
 
 class S3ObjectWriter:
-    """Holds one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
+    """Buffers one part. A small object is one PUT, a larger one a multipart upload, aborted unless committed."""
 
-    def __init__(self, client: Any, bucket: str, key: str, content_type: str) -> None:
-        self._client, self._target = client, {"Bucket": bucket, "Key": key}
+    def __init__(self, client: S3Client, bucket: str, key: str, content_type: str) -> None:
+        self._client, self._bucket, self._key = client, bucket, key
         self._content_type = content_type
         self._buffer = bytearray()
         self._size_bytes = 0
         self._upload_id: str | None = None
-        self._parts: list[dict[str, Any]] = []
+        self._parts: list[CompletedPartTypeDef] = []
         self._is_open = True
 
     def write(self, chunk: bytes) -> None:
@@ -78,13 +85,19 @@ class S3ObjectWriter:
                 self._send_part()
 
     def _send_part(self) -> None:
-        with _s3_errors_named(self._target["Key"]):
+        with _s3_errors_named(self._key):
             if self._upload_id is None:
-                reply = self._client.create_multipart_upload(**self._target, ContentType=self._content_type)
-                self._upload_id = reply["UploadId"]
+                upload = self._client.create_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, ContentType=self._content_type
+                )
+                self._upload_id = upload["UploadId"]
             number = len(self._parts) + 1
             reply = self._client.upload_part(
-                **self._target, UploadId=self._upload_id, PartNumber=number, Body=bytes(self._buffer)
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=bytes(self._buffer),
             )
             self._parts.append({"PartNumber": number, "ETag": reply["ETag"]})
             self._buffer.clear()
@@ -92,14 +105,16 @@ class S3ObjectWriter:
     def commit(self) -> ObjectInfo:
         if not self._is_open:
             raise ValueError("The writer is closed")
-        with _s3_errors_named(self._target["Key"]):
+        with _s3_errors_named(self._key):
             if self._upload_id is None:
-                self._client.put_object(**self._target, Body=bytes(self._buffer), ContentType=self._content_type)
+                self._client.put_object(
+                    Bucket=self._bucket, Key=self._key, Body=bytes(self._buffer), ContentType=self._content_type
+                )
             else:
                 if self._buffer:
                     self._send_part()
                 self._client.complete_multipart_upload(
-                    **self._target, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
                 )
                 self._upload_id = None
         self._is_open = False
@@ -114,18 +129,14 @@ class S3ObjectWriter:
         if self._upload_id is not None:
             upload_id, self._upload_id = self._upload_id, None
             try:
-                self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=upload_id)
             except (ClientError, BotoCoreError) as error:
-                # Nothing is visible either way, and the exception that brought us here matters more
-                _log.warning("%s: parts of an aborted upload are left: %s", self._target["Key"], type(error).__name__)
+                # Nothing is visible either way, and the exception that led here matters more
+                _log.warning("%s: parts of an aborted upload are left: %s", self._key, type(error).__name__)
 
 
 class S3ObjectStore:
-    """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one a process.
-
-    endpoint '': AWS. public_endpoint: put into presigned links where callers see another address than we do.
-    access_key_id '': the standard AWS credential chain.
-    """
+    """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one per process."""
 
     def __init__(
         self,
@@ -137,6 +148,8 @@ class S3ObjectStore:
         access_key_id: str = "",
         secret_access_key: str = "",
     ) -> None:
+        """endpoint: empty: AWS. public_endpoint: for presigned links, if callers reach the store at another address.
+        access_key_id: empty: the standard AWS credential chain."""
         session = boto3.session.Session(
             aws_access_key_id=access_key_id or None,
             aws_secret_access_key=secret_access_key or None,
@@ -149,7 +162,7 @@ class S3ObjectStore:
             connect_timeout=5,
             read_timeout=30,
             max_pool_connections=32,
-            # Newer default checksums are trailers that many S3-compatible stores do not know
+            # The newer default checksums are trailers that many S3-compatible stores do not support
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -158,9 +171,6 @@ class S3ObjectStore:
         self._signer = (
             session.client("s3", endpoint_url=public_endpoint, config=config) if public_endpoint else self._client
         )
-
-    def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": checked_key(key)}
 
     def writer(self, key: str, content_type: str = "application/octet-stream") -> S3ObjectWriter:
         return S3ObjectWriter(self._client, self._bucket, checked_key(key), content_type)
@@ -181,26 +191,28 @@ class S3ObjectStore:
                 for chunk in self.read(key, 0, info.size_bytes, 1 << 20):
                     target.write(chunk)
                 if target.tell() != info.size_bytes:
-                    raise ObjectStoreError(f"{key}: {target.tell()} of {info.size_bytes} bytes came")
+                    raise ObjectStoreError(f"{key}: received {target.tell()} of {info.size_bytes} bytes")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
-        """Asks for the object at once, so that ObjectNotFoundError comes from the call and not from the first chunk."""
+        """Requests the object at once: ObjectNotFoundError is raised here, not at the first chunk."""
         with _s3_errors_named(key):
-            head = self._client.head_object(**self._at(key))
+            head = self._client.head_object(Bucket=self._bucket, Key=checked_key(key))
             end = head["ContentLength"] if end is None else min(end, head["ContentLength"])
         return self._stream(key, head["ETag"], start, end, chunk_bytes)
 
     def _stream(self, key: str, etag: str, start: int, end: int, chunk_bytes: int) -> Iterator[bytes]:
-        """Bytes start..end of exactly this version of the object, resumed when the connection breaks."""
+        """Bytes start..end of exactly this version of the object, resumed if the connection breaks."""
         attempts_left = READ_ATTEMPTS
         while start < end:
             attempts_left -= 1
             with _s3_errors_named(key):
-                reply = self._client.get_object(**self._at(key), Range=f"bytes={start}-{end - 1}", IfMatch=etag)
+                reply = self._client.get_object(
+                    Bucket=self._bucket, Key=checked_key(key), Range=f"bytes={start}-{end - 1}", IfMatch=etag
+                )
                 try:
                     for chunk in reply["Body"].iter_chunks(chunk_bytes):
                         start += len(chunk)
@@ -213,24 +225,26 @@ class S3ObjectStore:
 
     def info(self, key: str) -> ObjectInfo:
         with _s3_errors_named(key):
-            head = self._client.head_object(**self._at(key))
+            head = self._client.head_object(Bucket=self._bucket, Key=checked_key(key))
         return ObjectInfo(head["ContentLength"], head.get("ContentType", "application/octet-stream"))
 
     def copy(self, source: str, target: str) -> ObjectInfo:
-        """Inside the store. One request takes up to 5 GiB; above 4 GiB boto3 copies in parts."""
+        """Copies inside the store. One request copies up to 5 GiB; above 4 GiB boto3 copies in parts."""
         whole = TransferConfig(multipart_threshold=4 << 30, use_threads=False)
         with _s3_errors_named(source):
-            self._client.copy(self._at(source), self._bucket, checked_key(target), Config=whole)
+            self._client.copy(
+                {"Bucket": self._bucket, "Key": checked_key(source)}, self._bucket, checked_key(target), Config=whole
+            )
         return self.info(target)
 
     def delete(self, key: str) -> None:
         with _s3_errors_named(key):
-            self._client.delete_object(**self._at(key))
+            self._client.delete_object(Bucket=self._bucket, Key=checked_key(key))
 
     def delete_prefix(self, prefix: str) -> int:
         checked_folder(prefix)
         deleted = 0
-        # Always the first page: what it named is gone in the next round, and no listing runs while it is changed
+        # Always list the first page: its keys are gone in the next round, and no listing runs during deletion
         while page := next(self._pages(prefix), None):
             with _s3_errors_named(prefix):
                 reply = self._client.delete_objects(
@@ -243,12 +257,12 @@ class S3ObjectStore:
         return deleted
 
     def _abort_uploads(self, prefix: str) -> None:
-        """Parts that a process which died has sent: no listing shows them, but they are stored, and paid for."""
+        """Parts of unfinished uploads of a process that died: no listing shows them, but they are stored and billed."""
         with _s3_errors_named(prefix):
             try:
                 reply = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=prefix)
             except ClientError as error:
-                # rclone says so where there was never one in the bucket; small stores may not know the request
+                # rclone replies this if the bucket never had any; small stores may not support the request
                 if error.response["Error"]["Code"] in {"NoSuchUpload", "NotImplemented"}:
                     return
                 raise
@@ -272,13 +286,15 @@ class S3ObjectStore:
             "ResponseContentType": mimetypes.guess_type(download_name)[0] or "application/octet-stream",
         }
         return self._signer.generate_presigned_url(
-            "get_object", Params={**self._at(key), **answer}, ExpiresIn=expires_s
+            "get_object", Params={"Bucket": self._bucket, "Key": checked_key(key), **answer}, ExpiresIn=expires_s
         )
 
     def presign_put(self, key: str, expires_s: int) -> str | None:
-        return self._signer.generate_presigned_url("put_object", Params=self._at(key), ExpiresIn=expires_s)
+        return self._signer.generate_presigned_url(
+            "put_object", Params={"Bucket": self._bucket, "Key": checked_key(key)}, ExpiresIn=expires_s
+        )
 
     def check(self) -> None:
-        """Writes one small object, always the same: a bucket that can be read may still refuse to be written."""
+        """Writes one small object, always the same: a readable bucket may still refuse writes."""
         with _s3_errors_named("The bucket"):
             self._client.put_object(Bucket=self._bucket, Key="health/probe", Body=b"probe")

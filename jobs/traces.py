@@ -1,7 +1,8 @@
-"""OpenTelemetry traces over API, queue and workers: off unless an endpoint is set.
+"""OpenTelemetry traces across API, queue and workers; disabled unless an endpoint is set.
 
-The trace context of a submission is kept with its job, not in the message: messages are sent again, by others, and each
-attempt and delivery belongs to the request that asked for it. Spans carry ids and codes, never addresses or metadata.
+The trace context of a submission is stored with its job, not in the message: other processes may send the message
+again, and each attempt and delivery belongs to the submitting request. Spans carry ids and codes, never URLs or
+metadata.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ SpanKind = Literal["internal", "server", "client", "producer", "consumer"]
 
 
 class TracesUnavailableError(Exception):
-    """An endpoint for traces is set, and the packages that send them are not installed."""
+    """An endpoint for traces is set, but the packages that send them are not installed."""
 
 
 class _Traces:
-    """What start_traces made; None while traces are off. One a process: spans are found from anywhere in it."""
+    """State of the process. tracer: None while tracing is disabled."""
 
     tracer: Tracer | None = None
 
@@ -33,8 +34,8 @@ _stage: ContextVar[list[Span] | None] = ContextVar("stage", default=None)
 
 
 def start_traces(settings: Settings, service: str) -> None:
-    """service: `api`, `render-worker` or `webhook-worker`. In a process that forks: call it in the child, since the
-    thread that sends does not outlive the fork. What is left is sent at exit."""
+    """service: `api`, `render-worker` or `webhook-worker`. A process that forks must call it in the child: the exporter
+    has a thread, which does not survive the fork. Remaining spans are sent at exit."""
     if not settings.traces_endpoint:
         return
     try:
@@ -44,7 +45,7 @@ def start_traces(settings: Settings, service: str) -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise TracesUnavailableError(
-            f"RETALKING_TRACES_ENDPOINT is set, and {error.name} is missing: pip install 'retalking[traces]'"
+            f"RETALKING_TRACES_ENDPOINT is set, but {error.name} is missing: pip install 'retalking[traces]'"
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": f"retalking-{service}"}))
     exporter = OTLPSpanExporter(endpoint=f"{settings.traces_endpoint.rstrip('/')}/v1/traces", timeout=5)
@@ -56,7 +57,7 @@ def start_traces(settings: Settings, service: str) -> None:
 def span(
     name: str, *, kind: SpanKind = "internal", parent: str = "", **attributes: str | int | float
 ) -> Iterator[Span | None]:
-    """A span around the block; None while traces are off. parent: a `traceparent`; empty: the span around this one."""
+    """A span around the block; None while tracing is disabled. parent: a `traceparent`; empty: the current span."""
     tracer = _Traces.tracer
     if tracer is None:
         yield None
@@ -71,7 +72,7 @@ def span(
 
 
 def current_traceparent() -> str:
-    """Of the span around, in the W3C form; empty while traces are off."""
+    """W3C trace context of the current span; empty while tracing is disabled."""
     if _Traces.tracer is None:
         return ""
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -83,7 +84,7 @@ def current_traceparent() -> str:
 
 @contextmanager
 def staged() -> Iterator[None]:
-    """Inside the block each enter_stage() makes a span that lasts until the next one, or the end of the block."""
+    """Inside the block, each enter_stage() starts a span that lasts until the next one or the end of the block."""
     open_stages: list[Span] = []
     token = _stage.set(open_stages)
     try:

@@ -1,4 +1,4 @@
-"""From the stored Job to what callers see: the body of `GET /jobs/{id}` and the data of every webhook."""
+"""Conversion of a stored Job to what callers see: the body of `GET /jobs/{id}` and the data of every webhook."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.links import link_query
 from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
-from jobs.store import JobNotFoundError, JobStore, Outlook
+from jobs.signing import link_query
+from jobs.store import JobNotFoundError, JobStore, QueueEstimate
 
-# Below this, what was measured is start-up and not the render's own speed
+# Below this, the elapsed time is start-up rather than rendering
 MIN_PROGRESS_FOR_RATE = 0.05
 
 
@@ -26,20 +26,20 @@ def view_job(
     holder: str | None = None,
     at: datetime | None = None,
 ) -> JobView:
-    """Addresses of inputs are left out: they may carry credentials of the caller's own stores.
+    """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
-    at: the moment that `job` is of; None: now. link_key: signs links to results where the API serves them itself and
-    wants a key otherwise. holder: id of the API key that such links end with; None: the job's owner.
+    at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
+    holder: id of the API key whose revocation ends such links; None: the job's owner.
     """
     request = job.spec.request
-    outlook = store.outlook(job.id) if job.status is JobStatus.QUEUED else None
+    estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
     return JobView(
         id=job.id,
         status=job.status,
         stage=job.stage,
         progress=job.progress,
-        queue_position=outlook.position if outlook else None,
-        eta_s=_eta_s(job, outlook, store, at or datetime.now(UTC)),
+        queue_position=estimate.position if estimate else None,
+        eta_s=_eta_s(job, estimate, store, at or datetime.now(UTC)),
         engine_requested=request.engine,
         engine=job.render.engine if job.render else None,
         device=job.render.device if job.render else None,
@@ -62,25 +62,25 @@ def view_job(
     )
 
 
-def _eta_s(job: Job, outlook: Outlook | None, store: JobStore, at: datetime) -> float | None:
-    """Seconds to the end of the job. Queued: whole rounds of the workers that are up. Running: at its own rate so far,
-    and before there is one, what is left of a usual run."""
+def _eta_s(job: Job, estimate: QueueEstimate | None, store: JobStore, at: datetime) -> float | None:
+    """Seconds to the end of the job. Queued: whole rounds of the live workers. Running: at its own rate so far; before
+    there is one, the rest of a mean run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
         elapsed_s = max(0.0, (at - job.started_at).total_seconds())
         if job.progress >= MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
-        mean_s = store.mean_run_s()
+        mean_s = store.jobs.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)
-    if outlook is None or outlook.position is None or outlook.mean_run_s is None:
+    if estimate is None or estimate.position is None or estimate.mean_run_s is None:
         return None
-    return round(outlook.mean_run_s * math.ceil(outlook.position / max(1, outlook.workers)), 1)
+    return round(estimate.mean_run_s * math.ceil(estimate.position / max(1, estimate.workers)), 1)
 
 
 def _result(
     job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str
 ) -> ResultView | None:
-    """A presigned link where the object store has such. Else the API's own address: signed where calls need a key,
-    because players and receivers of webhooks have none; plain, living as long as the job, where they do not."""
+    """A presigned link if the object store has them, else a URL of the API. The URL is signed if the API requires keys,
+    because players and receivers of webhooks have none; otherwise it is valid as long as the job exists."""
     if job.result is None:
         return None
     name = f"{job.id}.{job.result.key.rpartition('.')[2]}"
@@ -101,8 +101,8 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
     if request.webhook_url is None:
         return None
     try:
-        deliveries = store.deliveries(job.id)
-    except JobNotFoundError:  # deleted while we looked
+        deliveries = store.webhooks.deliveries(job.id)
+    except JobNotFoundError:  # deleted meanwhile
         deliveries = []
     return WebhookView(
         url=masked_url(request.webhook_url),
@@ -112,8 +112,8 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
 
 
 def masked_url(url: str) -> str:
-    """The address without what may be secret in it: user info, fragment, and the values of the query.
-    All of it is masked where it can not be taken apart: an older version may have accepted what is refused today."""
+    """The URL without what may be secret: user info, fragment, and query values. A URL that cannot be parsed is masked
+    completely: an earlier version may have accepted what is refused today."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:

@@ -10,21 +10,22 @@
 """
 
 from retalking_client.async_client import AsyncClient
+from retalking_client.calls import VERSION as __version__
 from retalking_client.client import Client
-from retalking_client.connection import VERSION as __version__
 from retalking_client.errors import (
-    ApiError,
     DownloadDamagedError,
     EventsLostError,
-    FieldFault,
     RetalkingClientError,
     ServiceUnreachableError,
     UnexpectedAnswerError,
     WaitTimeoutError,
     WebhookInvalidError,
 )
+from retalking_client.events import Progress
 from retalking_client.models import (
+    ApiError,
     Evaluation,
+    FieldFault,
     Job,
     JobEvent,
     Metric,
@@ -35,8 +36,7 @@ from retalking_client.models import (
     WebhookSecret,
 )
 from retalking_client.options import SubmitOptions
-from retalking_client.retrying import RetryPolicy
-from retalking_client.waiting import Progress
+from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The client for asyncio: `Client` with `await`; what both decide stands in the modules beside."""
+"""The asyncio client. It only does the I/O; the logic it shares with `Client` is in the other modules."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from typing import Any, Self, Unpack
 import httpx
 
 from retalking_client import calls
-from retalking_client.calls import Call, opened_request, redirected_request
+from retalking_client.calls import MOST_REDIRECTS, Call, connect_to, opened_request, redirected_request
 from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
-from retalking_client.connection import MOST_REDIRECTS, connect_to
 from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError
-from retalking_client.event_stream import SILENCE_S, EventCursor, EventParser
+from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
 from retalking_client.options import MediaInput, SubmitOptions
-from retalking_client.parsing import id_of, parse_answer
-from retalking_client.retrying import Attempts, RetryPolicy
-from retalking_client.waiting import ProgressHook, Watch
+from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
 class AsyncClient:
-    """Talks to one service. An async context manager. Files are read and written in small pieces on the loop itself.
+    """Talks to one service. An async context manager. Files are read and written in small chunks on the event loop.
 
-    url, api_key: from RETALKING_URL and RETALKING_API_KEY where not given. retry: how calls are made again. timeout_s:
-    how long the service may be silent. Every method may raise ServiceUnreachableError, UnexpectedAnswerError and the
-    ApiError of what the service refused.
+    url, api_key: by default from RETALKING_URL and RETALKING_API_KEY. retry: how failed calls are retried. timeout_s:
+    longest silence of the service. Every method may raise ServiceUnreachableError, UnexpectedAnswerError and the
+    ApiError of a refusal.
     """
 
     def __init__(
@@ -66,9 +63,9 @@ class AsyncClient:
         idempotency_key: str | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Job:
-        """Hand in a face and a speech track; returns the queued job. A lost answer never makes a second job: the call
-        is repeated under one key (yours, or one made for it). Raises FileNotFoundError where a path leads nowhere."""
-        return parse_answer(Job, await self._send(calls.submit_call(video, audio, options, idempotency_key)))
+        """Submit a face and a speech track; returns the queued job. A lost response never makes a second job, because
+        retries share an idempotency key (yours, or a generated one). Raises FileNotFoundError for a missing file."""
+        return parse_response(Job, await self._send(calls.submit_call(video, audio, options, idempotency_key)))
 
     async def run(
         self,
@@ -80,28 +77,28 @@ class AsyncClient:
         on_progress: ProgressHook | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Job:
-        """Submit, wait, download: the whole way. Raises the exception of the job's code when it fails."""
+        """Submit, wait and download. Raises the exception of the job's code if it fails."""
         job = await self.submit(video, audio, **options)
         job = (await self.wait(job, timeout_s=timeout_s, on_progress=on_progress)).raise_for_status()
         await self.download(job, target)
         return job
 
     async def upload(self, path: str | os.PathLike[str]) -> Upload:
-        """Put a large file ahead of its jobs, straight to the object store where there is one."""
+        """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
-        upload = parse_answer(Upload, await self._send(Call("POST", "/uploads")))
+        upload = parse_response(Upload, await self._send(Call("POST", "/uploads")))
         await self._send(calls.put_call(upload.url, file))
         return upload
 
     async def get(self, job: Job | str) -> Job:
-        """The job as it stands now."""
-        return parse_answer(Job, await self._send(calls.job_call(id_of(job))))
+        """The current state of a job."""
+        return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
     async def jobs(self, *, status: Status | None = None, page_size: int = 20) -> AsyncIterator[Job]:
-        """Every job, newest first; pages are fetched as they are needed."""
+        """All jobs, newest first; pages are fetched as needed."""
         cursor = None
         while True:
-            page = parse_answer(JobPage, await self._send(calls.list_call(status, page_size, cursor)))
+            page = parse_response(JobPage, await self._send(calls.list_call(status, page_size, cursor)))
             for job in page.jobs:
                 yield job
             if page.next_cursor is None:
@@ -109,8 +106,8 @@ class AsyncClient:
             cursor = page.next_cursor
 
     async def events(self, job: Job | str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
-        """The history of a job from its beginning (or after an event's id), then live, up to the event that ends it.
-        A connection that breaks is taken up after the last event. Raises EventsLostError where it keeps breaking."""
+        """Events of a job from its beginning (or after an event id), then live, until the job ends. A broken connection
+        resumes after the last event. Raises EventsLostError if it keeps breaking."""
         async for event in self._listen(EventCursor(id_of(job), after)):
             if event is not None:
                 yield event
@@ -118,20 +115,20 @@ class AsyncClient:
     async def wait(
         self, job: Job | str, *, timeout_s: float | None = None, on_progress: ProgressHook | None = None
     ) -> Job:
-        """The job once it is over, however it ended (`raise_for_status` tells). It listens to the events; where streams
-        are cut or held back on the way, it polls instead. Raises WaitTimeoutError; the job goes on then."""
+        """Wait until the job ends, in any status (see `raise_for_status`). Follows the events; if a proxy cuts or
+        buffers the stream, polls instead. Raises WaitTimeoutError; the job continues in that case."""
         job_id = id_of(job)
         watch = Watch(job_id, timeout_s, on_progress)
         if not watch.is_near_end:
             with suppress(EventsLostError):
                 async with aclosing(self._listen(EventCursor(job_id))) as events:
                     async for event in events:
-                        watch.tell_event(event)
+                        watch.report_event(event)
                         if watch.is_near_end:
                             break
         while True:
             found = await self.get(job_id)
-            watch.tell_job(found)
+            watch.report_job(found)
             if found.is_over:
                 return found
             await asyncio.sleep(watch.poll_pause_s())
@@ -139,18 +136,17 @@ class AsyncClient:
     async def download(
         self, job: Job | str, target: str | os.PathLike[str] | None = None, *, on_bytes: BytesHook | None = None
     ) -> Path:
-        """The result as a file: at `target`, in the folder `target`, or as `JOB.mp4` here. It appears whole and checked
-        (size, SHA-256) or not at all; what a broken connection left is gone on from, also by a later call.
+        """Download the result to the file or folder `target`, by default to `JOB.mp4` in the current folder. The file
+        appears complete and verified (size, SHA-256) or not at all; a later call resumes an interrupted download.
 
-        on_bytes: called with the bytes that are there and those there will be. Raises ResultNotReadyError,
-        DownloadDamagedError.
+        on_bytes: called with received and total bytes. Raises ResultNotReadyError, DownloadDamagedError.
         """
         found = job if isinstance(job, Job) and job.result else await self.get(job)
         if found.result is None:
             raise ResultNotReadyError(f"{found.id} is {found.status}; it has no result.")
         part = PartialFile(found.id, found.result, target_of(found, target))
         attempts = Attempts(self._policy, calls.result_call(found.id, 0))
-        while not part.is_whole:
+        while not part.is_complete:
             before = part.size
             try:
                 async with self._stream(calls.result_call(found.id, part.size)) as answer:
@@ -159,45 +155,44 @@ class AsyncClient:
                             file.write(piece)
                             if on_bytes is not None:
                                 on_bytes(file.tell(), found.result.size_bytes)
-                if not part.is_whole:
+                if not part.is_complete:
                     break
             except httpx.TransportError as error:
                 if part.size > before:
-                    attempts.went_on()
+                    attempts.reset()
                 await asyncio.sleep(attempts.after_error(error))
         return await asyncio.to_thread(part.finish)
 
     async def evaluation(self, job: Job | str) -> Evaluation:
-        """The numbers about the result. Raises EvaluationNotReadyError."""
-        return parse_answer(Evaluation, await self._send(calls.job_call(id_of(job), "/evaluation")))
+        """The metrics of the result. Raises EvaluationNotReadyError."""
+        return parse_response(Evaluation, await self._send(calls.job_call(id_of(job), "/evaluation")))
 
     async def cancel(self, job: Job | str) -> Job:
-        """Ask for the end of a job: a queued one is canceled at once, a running one stops within a batch of frames. One
-        that is over stays as it is."""
-        return parse_answer(Job, await self._send(calls.cancel_call(id_of(job))))
+        """Cancel a job: a queued one at once, a running one within a batch of frames. A finished one is unchanged."""
+        return parse_response(Job, await self._send(calls.cancel_call(id_of(job))))
 
     async def delete(self, job: Job | str) -> None:
-        """Remove a job that is over, with its files. Raises JobNotFinishedError for a live one: cancel it first."""
+        """Delete a finished job with its files. Raises JobNotFinishedError for a live one: cancel it first."""
         found = await self.get(job)
         if not found.is_over:
             raise JobNotFinishedError(f"{found.id} is {found.status}; cancel it before you delete it.")
         await self._send(calls.delete_call(found.id))
 
     async def redeliver(self, job: Job | str) -> Job:
-        """Tell the webhook once more: the job's last event, and all that were given up."""
-        return parse_answer(Job, await self._send(calls.redeliver_call(id_of(job))))
+        """Redeliver the last event of the job, and all events that were given up."""
+        return parse_response(Job, await self._send(calls.redeliver_call(id_of(job))))
 
     async def webhook_secret(self) -> WebhookSecret:
-        """What signs the webhooks of this key's jobs. Raises WebhookSecretSharedError where keys are not required."""
-        return parse_answer(WebhookSecret, await self._send(calls.webhook_secret_call()))
+        """The secret that signs the webhooks of this key. Raises WebhookSecretSharedError if keys are not required."""
+        return parse_response(WebhookSecret, await self._send(calls.webhook_secret_call()))
 
     async def rotate_webhook_secret(self, *, overlap_s: int = 86400) -> WebhookSecret:
-        """A new secret. The one until now signs beside it for overlap_s; 0: it leaked, and ends now."""
-        return parse_answer(WebhookSecret, await self._send(calls.rotate_webhook_secret_call(overlap_s)))
+        """Replace the secret. The previous one keeps signing for overlap_s; use 0 for a leaked secret."""
+        return parse_response(WebhookSecret, await self._send(calls.rotate_webhook_secret_call(overlap_s)))
 
     async def offer(self) -> dict[str, Any]:
-        """What the live workers can do now: engines, options with their meaning, limits (`GET /engines`)."""
-        return parse_answer(dict, await self._send(Call("GET", "/engines")))
+        """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
+        return parse_response(dict, await self._send(Call("GET", "/engines")))
 
     async def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)
@@ -215,7 +210,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _stream(self, call: Call, **more: Any) -> AsyncIterator[httpx.Response]:
-        """An answer whose body is yet to be read. What the service refuses now is asked for again, like any call."""
+        """A response with an unread body. Retried like any call if the service refuses it."""
         attempts = Attempts(self._policy, call)
         while True:
             answer = await self._open(call, **more)
@@ -239,10 +234,10 @@ class AsyncClient:
             request = redirected_request(self._http, answer, self._connection.headers)
             answer = await self._http.send(request, stream=True)
         await answer.aclose()
-        raise UnexpectedAnswerError(f"{self.url}{call.path} redirects in circles.", answer.status_code)
+        raise UnexpectedAnswerError(f"{self.url}{call.path} has too many redirects.", answer.status_code)
 
     async def _listen(self, cursor: EventCursor) -> AsyncGenerator[JobEvent | None]:
-        """Events, and None for every sign of life in between."""
+        """Events, and None for each heartbeat in between."""
         timeout = httpx.Timeout(10.0, read=SILENCE_S)
         while not cursor.is_over:
             try:
@@ -252,7 +247,7 @@ class AsyncClient:
                         for data in parser.feed(chunk):
                             yield cursor.take(data)
             except httpx.TransportError as error:
-                await asyncio.sleep(cursor.broke(error))
+                await asyncio.sleep(cursor.stream_failed(error))
             else:
                 if not cursor.is_over:
-                    await asyncio.sleep(cursor.broke(None))
+                    await asyncio.sleep(cursor.stream_failed(None))

@@ -1,4 +1,4 @@
-"""The calls of the HTTP interface as data: what is sent where, and whether it may be sent twice."""
+"""The calls of the HTTP interface as data, and the connection that they go through."""
 
 from __future__ import annotations
 
@@ -15,19 +15,72 @@ from urllib.parse import quote
 
 import httpx
 
-from retalking_client.connection import is_same_place
+from retalking_client.errors import ServiceUnreachableError
 from retalking_client.models import Status, Upload
 from retalking_client.options import MediaInput, SubmitOptions
 
-_PIECE_BYTES = 1 << 18
+DEFAULT_URL = "http://127.0.0.1:8000"
+VERSION = "0.1.0"
+MOST_REDIRECTS = 5
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Address and credentials of the service.
+
+    url: without a trailing slash. timeout_s: longest silence during a call; a download may take any time as long as
+    bytes keep coming.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 60.0
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """Writing may take longer, because the service may store an upload slowly."""
+        return httpx.Timeout(self.timeout_s, connect=min(10.0, self.timeout_s), write=self.timeout_s * 5)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Sent to the service itself, never to links of an object store."""
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return {"User-Agent": f"retalking-client/{VERSION}"} | key
+
+    @property
+    def trust_env(self) -> bool:
+        """False for loopback addresses: proxies of the environment do not apply to the local machine."""
+        return httpx.URL(self.url).host not in _LOOPBACK
+
+
+def connect_to(url: str | None, api_key: str | None, timeout_s: float) -> Connection:
+    """Defaults come from RETALKING_URL and RETALKING_API_KEY. Raises ServiceUnreachableError for an invalid address."""
+    address = (url or os.environ.get("RETALKING_URL") or DEFAULT_URL).rstrip("/")
+    try:
+        parsed = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ServiceUnreachableError(f"{address} is not a valid address: {error}.") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ServiceUnreachableError(f"{address} is not an http(s) address.")
+    return Connection(address, api_key or os.environ.get("RETALKING_API_KEY") or None, timeout_s)
+
+
+def is_same_place(one: httpx.URL, other: httpx.URL) -> bool:
+    """True if scheme, host and port are equal. Redirects elsewhere do not get the API key."""
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
 class Call:
-    """path: relative to the service, or an absolute link that must not see our key.
+    """An HTTP call.
 
-    files: form parts beside the JSON part `spec`. content: a file that is the whole body. is_repeatable: sending it
-    twice does what sending it once does. deletes: not being there any more is success.
+    path: relative to the service, or an absolute link, which does not get the API key. files: form parts beside the
+    JSON part `spec`. content: a file that is the whole body. is_repeatable: the call is idempotent. deletes: a target
+    that is gone counts as success.
     """
 
     method: str
@@ -48,7 +101,7 @@ class Call:
 def submit_call(
     video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
 ) -> Call:
-    """POST /jobs. Without a key one is made, so that a repetition after a lost answer finds the job it made.
+    """POST /jobs. Without a key one is generated, so that a retry after a lost response finds the job it made.
 
     Raises FileNotFoundError.
     """
@@ -76,11 +129,11 @@ def job_call(job_id: str, rest: str = "") -> Call:
 
 
 def list_call(status: Status | None, page_size: int, cursor: str | None) -> Call:
-    """Raises ValueError for a status that there is not."""
+    """Raises ValueError for an unknown status."""
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
-    asked = {"status": status, "limit": str(page_size), "cursor": cursor}
-    return Call("GET", "/jobs", params={name: value for name, value in asked.items() if value is not None})
+    params = {"status": status, "limit": str(page_size), "cursor": cursor}
+    return Call("GET", "/jobs", params={name: value for name, value in params.items() if value is not None})
 
 
 def events_call(job_id: str, after: str | None) -> Call:
@@ -89,7 +142,7 @@ def events_call(job_id: str, after: str | None) -> Call:
 
 
 def result_call(job_id: str, start: int) -> Call:
-    """The result from a byte on, never compressed on the way: an offset counts bytes of the file."""
+    """The result from byte `start` on, never compressed, because the offset counts bytes of the file."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     return Call("GET", f"{job_path(job_id)}/result", headers=headers)
 
@@ -103,7 +156,7 @@ def delete_call(job_id: str) -> Call:
 
 
 def redeliver_call(job_id: str) -> Call:
-    """Not repeated once it may have been heard: every call sends the events once more."""
+    """Not retried once it may have arrived: every call redelivers the events."""
     return Call("POST", f"{job_path(job_id)}/webhook/redeliver", is_repeatable=False)
 
 
@@ -112,7 +165,7 @@ def webhook_secret_call() -> Call:
 
 
 def rotate_webhook_secret_call(overlap_s: int) -> Call:
-    """Not repeated once it may have been heard: every call makes another secret."""
+    """Not retried once it may have arrived: every call makes another secret."""
     params = {"overlap_s": str(overlap_s)}
     return Call("POST", "/webhooks/secret/rotate", params=params, is_repeatable=False)
 
@@ -130,7 +183,7 @@ def is_link(text: str) -> bool:
 
 
 def existing_file(given: str | os.PathLike[str]) -> Path:
-    """Raises FileNotFoundError: before anything is sent, and not after half of the other file."""
+    """Raises FileNotFoundError, before anything is sent."""
     path = Path(given).expanduser()
     if not path.is_file():
         raise FileNotFoundError(2, "There is no such file", str(given))
@@ -141,7 +194,7 @@ def existing_file(given: str | os.PathLike[str]) -> Path:
 def opened_request(
     http: httpx.Client | httpx.AsyncClient, call: Call, base_url: str, own_headers: Mapping[str, str], **more: Any
 ) -> Iterator[httpx.Request]:
-    """The request of a call, with its files open while this lasts: every try reads them from the beginning."""
+    """The request of a call, with its files open in the context: every attempt reads them from the beginning."""
     headers = dict(call.headers) | (dict(own_headers) if call.is_own else {})
     url = f"{base_url}{call.path}" if call.is_own else call.path
     with ExitStack() as opened:
@@ -151,7 +204,7 @@ def opened_request(
             body["files"] = parts | {name: _file_part(path, opened) for name, path in call.files.items()}
         elif call.content is not None:
             file = opened.enter_context(call.content.open("rb"))
-            body["content"] = _async_pieces(file) if isinstance(http, httpx.AsyncClient) else _pieces(file)
+            body["content"] = _async_chunks(file) if isinstance(http, httpx.AsyncClient) else _chunks(file)
             headers["Content-Length"] = str(call.content.stat().st_size)
         elif call.json is not None:
             body["json"] = call.json
@@ -161,26 +214,26 @@ def opened_request(
 def redirected_request(
     http: httpx.Client | httpx.AsyncClient, answer: httpx.Response, own_headers: Mapping[str, str]
 ) -> httpx.Request:
-    """The request that a redirect of a GET asks for. Our key goes along only to the same place: a presigned link of an
-    object store must not see it."""
-    asked = answer.request
-    target = asked.url.join(answer.headers["Location"])
-    headers = dict(asked.headers)
+    """The request to the target of a redirect of a GET. Only the same origin gets the API key, not a presigned link of
+    an object store."""
+    original = answer.request
+    target = original.url.join(answer.headers["Location"])
+    headers = dict(original.headers)
     headers.pop("host", None)
-    if not is_same_place(asked.url, target):
+    if not is_same_place(original.url, target):
         for name in own_headers:
             headers.pop(name.lower(), None)
-    return http.build_request("GET", target, headers=headers, extensions=asked.extensions)
+    return http.build_request("GET", target, headers=headers, extensions=original.extensions)
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        yield piece
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
 
 
-async def _async_pieces(file: BinaryIO) -> AsyncIterator[bytes]:
-    for piece in _pieces(file):
-        yield piece
+async def _async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    for chunk in _chunks(file):
+        yield chunk
 
 
 def _file_part(path: Path, opened: ExitStack) -> tuple[str, Any, str]:

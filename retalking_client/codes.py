@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from retalking_client.errors import ApiError
+from retalking_client.models import ApiError
 
 
 class UnauthorizedError(ApiError):
-    """An API key is needed."""
+    """An API key is required."""
 
     code = "unauthorized"
-    advice = "Send `Authorization: Bearer rtk_...` with a key that is not revoked; `retalking keys create` makes one."
+    advice = "Send `Authorization: Bearer rtk_...` with a valid key; `retalking keys create` creates one."
 
 
 class ForbiddenError(ApiError):
@@ -20,64 +20,62 @@ class ForbiddenError(ApiError):
 
 
 class PriorityNotAllowedError(ApiError):
-    """The key may not ask for this priority."""
+    """The key does not allow this priority."""
 
     code = "priority_not_allowed"
-    advice = "Ask for the priority that the message names, or use a key made with a higher `--max-priority`."
+    advice = "Request the priority that the message names, or use a key created with a higher `--max-priority`."
 
 
 class RateLimitedError(ApiError):
     """The key made too many requests."""
 
     code = "rate_limited"
-    advice = "Wait as long as `Retry-After` says; poll less."
+    advice = "Wait as long as `Retry-After` says, and poll less often."
 
 
 class QuotaExceededError(ApiError):
-    """The key has too many live jobs."""
+    """The key has too many unfinished jobs."""
 
     code = "quota_exceeded"
-    advice = "Wait until some of its jobs are over, or cancel them."
+    advice = "Wait until some of its jobs have finished, or cancel them."
 
 
 class HostNotAllowedError(ApiError):
-    """The service does not answer under this name."""
+    """The service does not accept this host name."""
 
     code = "host_not_allowed"
     advice = (
-        "Call it by the address it was started with; the operator adds names with RETALKING_PUBLIC_HOSTS, or asks for "
-        "keys."
+        "Use the address that the service was started with. The operator can add names with RETALKING_PUBLIC_HOSTS, or "
+        "require API keys."
     )
 
 
 class CrossSiteRefusedError(ApiError):
-    """A page of another site asked."""
+    """Cross-site request."""
 
     code = "cross_site_refused"
-    advice = (
-        "Call the service from its own console or from a program; for pages of other sites the operator asks for keys."
-    )
+    advice = "Call the service from its own console or a program. Other sites are allowed only where keys are required."
 
 
 class TooManyOpenError(ApiError):
     """Too many requests of this kind are open."""
 
     code = "too_many_open"
-    advice = "Wait until some of them have ended, or close them."
+    advice = "Wait until some of them end, or close them."
 
 
 class StorageQuotaExceededError(ApiError):
-    """The key stores as many bytes as it may."""
+    """The storage quota of the key is used up."""
 
     code = "storage_quota_exceeded"
-    advice = "Delete jobs that are over, or wait until their files and uploads expire."
+    advice = "Delete finished jobs, or wait until files and uploads expire."
 
 
 class InvalidRequestError(ApiError):
     """The request is not valid."""
 
     code = "invalid_request"
-    advice = "Correct the fields that `errors` names."
+    advice = "Correct the fields listed in `errors`."
 
 
 class MalformedJsonError(ApiError):
@@ -91,7 +89,7 @@ class MalformedFormError(ApiError):
     """The body is not a multipart form."""
 
     code = "malformed_form"
-    advice = "Send multipart/form-data with a boundary, and close every part."
+    advice = "Send multipart/form-data with a boundary, and terminate every part."
 
 
 class UnsupportedMediaTypeError(ApiError):
@@ -102,38 +100,38 @@ class UnsupportedMediaTypeError(ApiError):
 
 
 class BodyTooLargeError(ApiError):
-    """The body is over the limit."""
+    """The body is too large."""
 
     code = "body_too_large"
     advice = "Send a smaller file, or less metadata; the limits are in `GET /engines`."
 
 
 class RequestTimeoutError(ApiError):
-    """The body stopped arriving."""
+    """The body arrived too slowly."""
 
     code = "request_timeout"
-    advice = "Send it again without long pauses, or put large files to a link from `POST /uploads`."
+    advice = "Send it again without long pauses, or upload large files to a link from `POST /uploads`."
 
 
 class InvalidOptionError(ApiError):
-    """An option has a value that is not allowed."""
+    """An option has an invalid value."""
 
     code = "invalid_option"
     advice = "Use one of the values that the message names."
 
 
 class ValueOutOfBoundsError(ApiError):
-    """A value is over a limit."""
+    """A value exceeds a limit."""
 
     code = "value_out_of_bounds"
-    advice = "Shorten or flatten the value that `errors` names; its message states the limit."
+    advice = "Shorten or flatten the value listed in `errors`; the message states the limit."
 
 
 class UnsupportedOptionError(ApiError):
-    """The engine can not honour an option."""
+    """The engine does not support an option."""
 
     code = "unsupported_option"
-    advice = "Leave the option out, or ask for the engine that the message names."
+    advice = "Omit the option, or request the engine that the message names."
 
 
 class EngineUnavailableError(ApiError):
@@ -144,10 +142,10 @@ class EngineUnavailableError(ApiError):
 
 
 class IdempotencyConflictError(ApiError):
-    """The Idempotency-Key was used for another request."""
+    """The Idempotency-Key was used for a different request."""
 
     code = "idempotency_conflict"
-    advice = "Use a fresh key for a different request."
+    advice = "Use a new key for a different request."
 
 
 class JobNotFoundError(ApiError):
@@ -161,35 +159,35 @@ class UploadNotFoundError(ApiError):
     """No such upload."""
 
     code = "upload_not_found"
-    advice = "Check the id, and that the file was put to the link before it expired."
+    advice = "Check the id, and that the file was uploaded before the link expired."
 
 
 class UploadCompleteError(ApiError):
-    """The upload already holds its file."""
+    """The upload already has its file."""
 
     code = "upload_complete"
-    advice = "Submit jobs with its id, or get a fresh link from `POST /uploads` for another file."
+    advice = "Submit jobs with its id, or request a new link from `POST /uploads` for another file."
 
 
 class ContentRangeNotSupportedError(ApiError):
-    """The upload can not be sent in parts."""
+    """Partial uploads are not supported."""
 
     code = "content_range_not_supported"
     advice = "Send the whole file in one PUT without Content-Range."
 
 
 class RecordUnreadableError(ApiError):
-    """The record of the job can not be read."""
+    """The record of the job cannot be read."""
 
     code = "record_unreadable"
-    advice = "Submit the job again; an operator finds the record with `retalking doctor`."
+    advice = "Submit the job again. An operator can find the record with `retalking doctor`."
 
 
 class RecordNotFoundError(ApiError):
     """No such record in quarantine."""
 
     code = "record_not_found"
-    advice = "Check kind and id against `GET /quarantine`."
+    advice = "Compare kind and id with `GET /quarantine`."
 
 
 class ResultNotReadyError(ApiError):
@@ -217,15 +215,15 @@ class KeyNotFoundError(ApiError):
     """No such API key."""
 
     code = "key_not_found"
-    advice = "Check the id; `retalking keys list` shows all."
+    advice = "Check the id; `retalking keys list` lists all keys."
 
 
 class WebhookSecretSharedError(ApiError):
-    """The service has one webhook secret."""
+    """The service has a single webhook secret."""
 
     code = "webhook_secret_shared"
     advice = (
-        "Ask the operator for RETALKING_WEBHOOK_SECRET; each key has a secret of its own only where keys are required."
+        "Ask the operator for RETALKING_WEBHOOK_SECRET. Each key has its own secret only if the service requires keys."
     )
 
 
@@ -237,56 +235,56 @@ class WebhookNotConfiguredError(ApiError):
 
 
 class JobNotFinishedError(ApiError):
-    """The job is not over yet."""
+    """The job has not finished."""
 
     code = "job_not_finished"
-    advice = "Wait until the job is over."
+    advice = "Wait until the job has finished."
 
 
 class LinkInvalidError(ApiError):
     """The link is not valid."""
 
     code = "link_invalid"
-    advice = "Ask for a fresh link; links expire and can not be altered."
+    advice = "Request a new link: links expire, and must not be modified."
 
 
 class RangeNotSatisfiableError(ApiError):
     """The range lies outside the file."""
 
     code = "range_not_satisfiable"
-    advice = "Ask for a range inside the size that Content-Range names."
+    advice = "Request a range within the size that Content-Range states."
 
 
 class NotFoundError(ApiError):
-    """No such address."""
+    """No such endpoint."""
 
     code = "not_found"
-    advice = "See /docs for the addresses there are."
+    advice = "See /docs for all endpoints."
 
 
 class MethodNotAllowedError(ApiError):
-    """The address does not know this method."""
+    """The endpoint does not support this method."""
 
     code = "method_not_allowed"
-    advice = "Use one of the methods in the Allow header."
+    advice = "Use a method listed in the Allow header."
 
 
 class UrlNotAllowedError(ApiError):
-    """The address may not be reached from here."""
+    """The service may not connect to this URL."""
 
     code = "url_not_allowed"
-    advice = "Use a public http(s) address; private ranges are refused."
+    advice = "Use a public http(s) URL; private addresses are refused."
 
 
 class HostUnresolvedError(ApiError):
     """The host name was not resolved in time."""
 
     code = "host_unresolved"
-    advice = "Check that the name servers of the host answer, and send the request again."
+    advice = "Check that the name servers of the host answer, then send the request again."
 
 
 class ServiceUnavailableError(ApiError):
-    """A part of the service can not be reached."""
+    """A part of the service is unreachable."""
 
     code = "service_unavailable"
     advice = "Try again later."
@@ -300,7 +298,7 @@ class FileEmptyError(ApiError):
 
 
 class ContainerUnsupportedError(ApiError):
-    """The file is not in a container that is accepted."""
+    """The container format is not accepted."""
 
     code = "container_unsupported"
     advice = (
@@ -310,42 +308,42 @@ class ContainerUnsupportedError(ApiError):
 
 
 class MediaUnreadableError(ApiError):
-    """The file is damaged or cut short."""
+    """The file is damaged or truncated."""
 
     code = "media_unreadable"
-    advice = "Check that it plays, and send it again whole."
+    advice = "Check that it plays, then send the complete file."
 
 
 class CodecUnsupportedError(ApiError):
-    """The codec can not be decoded."""
+    """The codec is not supported."""
 
     code = "codec_unsupported"
     advice = "Re-encode the file, e.g. to H.264 and AAC."
 
 
 class VideoStreamMissingError(ApiError):
-    """The video file holds no picture stream."""
+    """The video file has no video stream."""
 
     code = "video_stream_missing"
     advice = "Send a file with a video stream, or a still image."
 
 
 class AudioStreamMissingError(ApiError):
-    """The speech file holds no audio stream."""
+    """The speech file has no audio stream."""
 
     code = "audio_stream_missing"
     advice = "Send a file with an audio stream."
 
 
 class AudioEmptyError(ApiError):
-    """The speech holds no sound samples."""
+    """The speech has no audio samples."""
 
     code = "audio_empty"
     advice = "Send speech of at least 20 ms."
 
 
 class AudioInvalidError(ApiError):
-    """The speech holds values that are not numbers."""
+    """The speech contains samples that are not numbers."""
 
     code = "audio_invalid"
     advice = "Export the speech again from its source."
@@ -355,18 +353,18 @@ class MediaTooLongError(ApiError):
     """The file is longer than allowed."""
 
     code = "media_too_long"
-    advice = "Cut it, or raise the limit of the deployment."
+    advice = "Shorten it. The operator can raise the limit."
 
 
 class PictureTooLargeError(ApiError):
     """The picture has more pixels than allowed."""
 
     code = "picture_too_large"
-    advice = "Scale it down."
+    advice = "Scale the picture down."
 
 
 class StreamsTooManyError(ApiError):
-    """The file holds too many streams."""
+    """The file has too many streams."""
 
     code = "streams_too_many"
     advice = "Send a file with one video and one audio stream."
@@ -383,53 +381,53 @@ class FaceMissingError(ApiError):
     """Some frames show no face."""
 
     code = "face_missing"
-    advice = "Use missing_face=pass_through, or cut the ranges that the message names."
+    advice = "Use missing_face=pass_through, or cut out the ranges that the message names."
 
 
 class InputUnreachableError(ApiError):
-    """The input could not be fetched from its address."""
+    """The input could not be fetched from its URL."""
 
     code = "input_unreachable"
-    advice = "Check that the address answers with the file."
+    advice = "Check that the URL returns the file."
 
 
 class InputTooSlowError(ApiError):
-    """The input comes too slowly from its address."""
+    """The input arrives too slowly from its URL."""
 
     code = "input_too_slow"
-    advice = "Put the file to a link from `POST /uploads`, or serve it from a faster address."
+    advice = "Upload the file to a link from `POST /uploads`, or serve it from a faster server."
 
 
 class DeadlineExceededError(ApiError):
-    """The job waited in the queue past its deadline."""
+    """The job was still queued at its deadline."""
 
     code = "deadline_exceeded"
     advice = "Submit again, with a longer expires_in_s."
 
 
 class WorkerLostError(ApiError):
-    """The job's worker died too many times."""
+    """The job's worker died too often."""
 
     code = "worker_lost"
-    advice = "Submit again; if it repeats, the input kills the worker: report it."
+    advice = "Submit again. If it happens again, the input crashes the worker: report it."
 
 
 class RenderTimeoutError(ApiError):
-    """The render ran past its time limit."""
+    """The render exceeded its time limit."""
 
     code = "render_timeout"
     advice = "Send a shorter clip."
 
 
 class EngineFaultError(ApiError):
-    """The engine produced an unusable picture."""
+    """The engine produced an invalid picture."""
 
     code = "engine_fault"
     advice = "Report the job id."
 
 
 class OutOfMemoryError(ApiError):
-    """The machine has too little memory for this job."""
+    """Not enough memory for this job."""
 
     code = "out_of_memory"
     advice = "Send a smaller or shorter clip."
@@ -439,28 +437,28 @@ class ProvenanceFailedError(ApiError):
     """The result could not be signed."""
 
     code = "provenance_failed"
-    advice = "Tell the operator: RETALKING_C2PA_CERT and RETALKING_C2PA_KEY of the worker are to be checked."
+    advice = "Ask the operator to check RETALKING_C2PA_CERT and RETALKING_C2PA_KEY of the worker."
 
 
 class StorageFailedError(ApiError):
-    """The object store did not take or give a file."""
+    """The object store failed to read or write a file."""
 
     code = "storage_failed"
     advice = "Try again later."
 
 
 class ThreadsExhaustedError(ApiError):
-    """The machine can start no more threads."""
+    """The machine cannot start more threads."""
 
     code = "threads_exhausted"
-    advice = "Try again later; the operator raises the limit on processes (`pids`), or the memory."
+    advice = "Try again later. The operator can raise the process limit (`pids`) or the memory."
 
 
 class StorageFullError(ApiError):
-    """The service has no room for new files now."""
+    """The storage of the service is full."""
 
     code = "storage_full"
-    advice = "Try again later; the operator frees or adds space. Jobs that were accepted go on."
+    advice = "Try again later. The operator must free or add space; accepted jobs continue."
 
 
 class DiskFullError(ApiError):
@@ -474,39 +472,39 @@ class CanceledError(ApiError):
     """The job was canceled."""
 
     code = "canceled"
-    advice = "Submit it again if it is still wanted."
+    advice = "Submit it again if you still need it."
 
 
 class InternalError(ApiError):
-    """Something broke that should not."""
+    """Internal error."""
 
     code = "internal_error"
-    advice = "Report the request id or job id."
+    advice = "Report the request id or the job id."
 
 
 class WeightsMissingError(ApiError):
-    """A weight file is not there."""
+    """A weight file is missing."""
 
     code = "weights_missing"
     advice = "Run `retalking weights fetch`."
 
 
 class WeightsTruncatedError(ApiError):
-    """A weight file is cut short."""
+    """A weight file is truncated."""
 
     code = "weights_truncated"
     advice = "Run `retalking weights fetch` again."
 
 
 class WeightsUnsafeError(ApiError):
-    """A weight file holds code."""
+    """A weight file contains code."""
 
     code = "weights_unsafe"
-    advice = "Do not use it; fetch it from its publisher."
+    advice = "Do not use it; download it from its publisher."
 
 
 class WeightsWrongFileError(ApiError):
-    """A file is not the weights its name says."""
+    """A weight file has the wrong content."""
 
     code = "weights_wrong_file"
     advice = "Fetch it again."
@@ -516,14 +514,14 @@ class WeightsKeyMismatchError(ApiError):
     """Tensors are missing or unknown."""
 
     code = "weights_key_mismatch"
-    advice = "Fetch the version the table names."
+    advice = "Fetch the version that docs/weights.md lists."
 
 
 class WeightsShapeMismatchError(ApiError):
-    """Tensors have another shape."""
+    """Tensors have the wrong shape."""
 
     code = "weights_shape_mismatch"
-    advice = "Fetch the version the table names."
+    advice = "Fetch the version that docs/weights.md lists."
 
 
 class WeightsDigestMismatchError(ApiError):
@@ -534,96 +532,14 @@ class WeightsDigestMismatchError(ApiError):
 
 
 class WeightsUnreachableError(ApiError):
-    """A weight file can not be fetched."""
+    """A weight file cannot be downloaded."""
 
     code = "weights_unreachable"
     advice = "Set RETALKING_WEIGHTS_URL."
 
 
 class WeightsInvalidError(ApiError):
-    """A weight file can not be used."""
+    """A weight file is unusable."""
 
     code = "weights_invalid"
     advice = "Run `retalking weights verify`."
-
-
-_CLASSES: tuple[type[ApiError], ...] = (
-    UnauthorizedError,
-    ForbiddenError,
-    PriorityNotAllowedError,
-    RateLimitedError,
-    QuotaExceededError,
-    HostNotAllowedError,
-    CrossSiteRefusedError,
-    TooManyOpenError,
-    StorageQuotaExceededError,
-    InvalidRequestError,
-    MalformedJsonError,
-    MalformedFormError,
-    UnsupportedMediaTypeError,
-    BodyTooLargeError,
-    RequestTimeoutError,
-    InvalidOptionError,
-    ValueOutOfBoundsError,
-    UnsupportedOptionError,
-    EngineUnavailableError,
-    IdempotencyConflictError,
-    JobNotFoundError,
-    UploadNotFoundError,
-    UploadCompleteError,
-    ContentRangeNotSupportedError,
-    RecordUnreadableError,
-    RecordNotFoundError,
-    ResultNotReadyError,
-    EvaluationNotReadyError,
-    DeliveryNotFoundError,
-    KeyNotFoundError,
-    WebhookSecretSharedError,
-    WebhookNotConfiguredError,
-    JobNotFinishedError,
-    LinkInvalidError,
-    RangeNotSatisfiableError,
-    NotFoundError,
-    MethodNotAllowedError,
-    UrlNotAllowedError,
-    HostUnresolvedError,
-    ServiceUnavailableError,
-    FileEmptyError,
-    ContainerUnsupportedError,
-    MediaUnreadableError,
-    CodecUnsupportedError,
-    VideoStreamMissingError,
-    AudioStreamMissingError,
-    AudioEmptyError,
-    AudioInvalidError,
-    MediaTooLongError,
-    PictureTooLargeError,
-    StreamsTooManyError,
-    FaceNotFoundError,
-    FaceMissingError,
-    InputUnreachableError,
-    InputTooSlowError,
-    DeadlineExceededError,
-    WorkerLostError,
-    RenderTimeoutError,
-    EngineFaultError,
-    OutOfMemoryError,
-    ProvenanceFailedError,
-    StorageFailedError,
-    ThreadsExhaustedError,
-    StorageFullError,
-    DiskFullError,
-    CanceledError,
-    InternalError,
-    WeightsMissingError,
-    WeightsTruncatedError,
-    WeightsUnsafeError,
-    WeightsWrongFileError,
-    WeightsKeyMismatchError,
-    WeightsShapeMismatchError,
-    WeightsDigestMismatchError,
-    WeightsUnreachableError,
-    WeightsInvalidError,
-)
-
-ERROR_CLASSES: dict[str, type[ApiError]] = {kind.code: kind for kind in _CLASSES}

@@ -1,4 +1,4 @@
-"""A result on its way to a file: kept under another name until it is whole and right, taken up again where it broke."""
+"""Downloads to a file that appears only when it is complete and verified, and that resume after an interruption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BytesHook = Callable[[int, int], None]
 
 
 class PartialFile:
-    """What has arrived so far, in `.NAME.JOB.part` beside the target. A later run finds it and goes on from there."""
+    """A partial download in `.NAME.JOB.part` beside the target. A later run resumes it."""
 
     def __init__(self, job_id: str, result: Result, target: Path) -> None:
         self._result, self._target = result, target
@@ -31,11 +31,11 @@ class PartialFile:
         return self._path.stat().st_size if self._path.exists() else 0
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self._path.exists() and self.size == self._result.size_bytes
 
     def open_for(self, answer: httpx.Response) -> BinaryIO:
-        """Goes on where the answer begins: at the end of what is there, or (no range was honoured) at the start."""
+        """Open the file at the offset where the response begins: its end, or 0 if the server ignored the range."""
         start = _start_of(answer)
         file = self._path.open("r+b" if self._path.exists() else "w+b")
         file.seek(start)

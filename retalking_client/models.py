@@ -1,23 +1,74 @@
-"""What the service answers. Fields that a newer service adds are kept: `model_dump` gives them back."""
+"""Typed responses of the service, and its errors. Fields of a newer service are kept: `model_dump` returns them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retalking_client.problems import error_of_job
+from retalking_client.errors import RetalkingClientError
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 OVER: frozenset[str] = frozenset({"succeeded", "failed", "canceled"})
+_CLASS_OF_CODE: dict[str, type[ApiError]] = {}
 
 
-class _Answer(BaseModel):
+@dataclass(frozen=True)
+class FieldFault:
+    """One thing to correct. pointer: JSON Pointer into the body, or the name of a parameter, header or part."""
+
+    location: str
+    pointer: str
+    message: str
+
+
+class ApiError(RetalkingClientError):
+    """The service refused a call, or a job failed. Each public code has a subclass in `retalking_client.codes`.
+
+    status: HTTP status of the refusal; None for a failed job. retryable: the same call may succeed later.
+    request_id: quote it in bug reports. faults: every field to correct. job: the failed job.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        advice: str | None = None,
+        status: int | None = None,
+        retryable: bool = False,
+        request_id: str | None = None,
+        faults: Sequence[FieldFault] = (),
+        job: Job | None = None,
+    ) -> None:
+        super().__init__(message)
+        # The service may know better than this version of the client.
+        self.code = code or type(self).code
+        self.advice = advice or type(self).advice
+        self.status = status
+        self.retryable = retryable
+        self.request_id = request_id
+        self.faults = tuple(faults)
+        self.job = job
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _CLASS_OF_CODE.setdefault(cls.code, cls)
+
+    @staticmethod
+    def class_of(code: str) -> type[ApiError]:
+        """The subclass of a code; ApiError itself for codes newer than this client."""
+        return _CLASS_OF_CODE.get(code, ApiError)
+
+
+class _Response(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class JobError(_Answer):
+class JobError(_Response):
     """Why a job failed. code: stable, see `GET /errors`."""
 
     code: str
@@ -25,8 +76,8 @@ class JobError(_Answer):
     retryable: bool = False
 
 
-class Result(_Answer):
-    """The finished video. url: expires at `expires_at`; None: it lives as long as the job."""
+class Result(_Response):
+    """The finished video. expires_at: when `url` expires; None: when the job is deleted."""
 
     url: str
     expires_at: datetime | None = None
@@ -40,8 +91,8 @@ class Result(_Answer):
     frames: int
 
 
-class Metric(_Answer):
-    """A number about the result; value None comes with a reason."""
+class Metric(_Response):
+    """A metric of the result. reason: why `value` is None."""
 
     name: str
     value: float | None
@@ -51,7 +102,7 @@ class Metric(_Answer):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class RenderNote(_Answer):
+class RenderNote(_Response):
     """One thing to know about a result. code: stable, listed in docs/inputs.md. ranges_s: start and end in seconds of
     the result; empty: the whole result."""
 
@@ -60,8 +111,8 @@ class RenderNote(_Answer):
     ranges_s: list[tuple[float, float]] = Field(default_factory=list)
 
 
-class Render(_Answer):
-    """What the engine reported. synthetic_weights: made with generated checkpoints; means nothing."""
+class Render(_Response):
+    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless."""
 
     engine: str
     engine_version: str
@@ -73,8 +124,8 @@ class Render(_Answer):
     notes: list[RenderNote] = Field(default_factory=list)
 
 
-class DeliveryAttempt(_Answer):
-    """One try at telling a webhook address."""
+class DeliveryAttempt(_Response):
+    """One delivery attempt of a webhook."""
 
     at: datetime
     status_code: int | None = None
@@ -82,8 +133,8 @@ class DeliveryAttempt(_Answer):
     duration_ms: int = 0
 
 
-class Delivery(_Answer):
-    """One webhook event of a job. id: the header `webhook-id`, the same over all attempts."""
+class Delivery(_Response):
+    """One webhook event of a job. id: header `webhook-id`, the same for all attempts."""
 
     id: str
     event: str
@@ -93,16 +144,16 @@ class Delivery(_Answer):
     attempts: list[DeliveryAttempt] = Field(default_factory=list)
 
 
-class Webhook(_Answer):
-    """Where a job is told to, and how that went. The address is shown without its secrets."""
+class Webhook(_Response):
+    """The webhook of a job and its deliveries. url: without secrets."""
 
     url: str
     events: list[str]
     deliveries: list[Delivery]
 
 
-class Job(_Answer):
-    """A job as it stood when it was asked for. progress: 0..1. eta_s: estimate of the seconds left."""
+class Job(_Response):
+    """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left."""
 
     id: str
     status: Status
@@ -135,14 +186,16 @@ class Job(_Answer):
         return self.status in OVER
 
     def raise_for_status(self) -> Job:
-        """Itself, unless the job failed or was canceled: then the exception of its code (`FaceNotFoundError`, ...)."""
+        """The job itself; raises the exception of its code (`FaceNotFoundError`, ...) if it failed or was canceled."""
         if self.status in ("failed", "canceled"):
-            raise error_of_job(self)
+            error = self.error or JobError(code=self.status, message=f"The job is {self.status}.")
+            message = f"{error.message} (job {self.id})"
+            raise ApiError.class_of(error.code)(message, code=error.code, retryable=error.retryable, job=self)
         return self
 
 
-class JobEvent(_Answer):
-    """One line of a job's history. id: pass it as `after` to go on from there."""
+class JobEvent(_Response):
+    """One event of a job. id: pass it as `after` to resume from there."""
 
     id: str
     event: str
@@ -153,8 +206,8 @@ class JobEvent(_Answer):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class Evaluation(_Answer):
-    """The numbers about a result."""
+class Evaluation(_Response):
+    """The metrics of a result."""
 
     job_id: str
     engine: str | None = None
@@ -162,8 +215,8 @@ class Evaluation(_Answer):
     metrics: list[Metric]
 
 
-class Upload(_Answer):
-    """A file that lies with the service, for any number of jobs until `expires_at`."""
+class Upload(_Response):
+    """An uploaded file, which any number of jobs can use until `expires_at`."""
 
     id: str
     url: str
@@ -171,8 +224,8 @@ class Upload(_Answer):
     max_bytes: int
 
 
-class WebhookEvent(_Answer):
-    """What arrives at a webhook address, once its signature was checked."""
+class WebhookEvent(_Response):
+    """A webhook event whose signature was verified."""
 
     type: str
     timestamp: datetime
@@ -180,8 +233,8 @@ class WebhookEvent(_Answer):
     data: Job
 
 
-class WebhookSecret(_Answer):
-    """What signs the webhooks of a key's jobs. Both secrets sign until `previous_until`."""
+class WebhookSecret(_Response):
+    """The secret that signs the webhooks of a key's jobs. Both secrets sign until `previous_until`."""
 
     key_id: str
     secret: str = Field(repr=False)
@@ -195,6 +248,6 @@ class WebhookSecret(_Answer):
         return [self.secret] + ([self.previous_secret] if self.previous_secret else [])
 
 
-class JobPage(_Answer):
+class JobPage(_Response):
     jobs: list[Job]
     next_cursor: str | None = None

@@ -1,4 +1,4 @@
-"""Checking that a webhook was sent by the service (Standard Webhooks), before anything in it is believed."""
+"""Verification of webhook signatures (Standard Webhooks)."""
 
 from __future__ import annotations
 

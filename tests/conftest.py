@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
-from jobs.redis_store import RedisJobStore
+from jobs.store import JobStore
 from tests.services import DATABASES, S3Endpoint, start_s3
 
 
@@ -29,9 +29,9 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def job_store(redis_client: redis.Redis) -> RedisJobStore:
+def job_store(redis_client: redis.Redis) -> JobStore:
     """An empty job store of its own for each test."""
-    return RedisJobStore(redis_client, prefix=f"{{test-{secrets.token_hex(6)}}}:")
+    return JobStore(redis_client, prefix=f"{{test-{secrets.token_hex(6)}}}:")
 
 
 @pytest.fixture(scope="session")

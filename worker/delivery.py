@@ -1,7 +1,7 @@
-"""Delivering one webhook event: sign, post, and write down how it went. The schedule of retries lives in the job store.
+"""Delivery of one webhook event: sign, post, record the outcome. The job store keeps the schedule of retries.
 
-Signed as Standard Webhooks (https://www.standardwebhooks.com): `webhook-id` is the delivery's id and stays the same
-over its attempts, `webhook-timestamp` is the moment of the attempt.
+Signed as Standard Webhooks (https://www.standardwebhooks.com): `webhook-id` is the delivery's id, the same in
+all its attempts; `webhook-timestamp` is the time of the attempt.
 """
 
 from __future__ import annotations
@@ -20,45 +20,48 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
-from jobs.journal import about
-from jobs.keyring import WebhookSecrets
+from jobs.logging_config import log_context
 from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets
 from jobs.store import JobNotFoundError, JobStore
 from jobs.traces import span
 from worker.egress import Egress, UnreachableError
 
 log = logging.getLogger(__name__)
 
-# Read so that the receiver can finish speaking; never kept.
+# Read so that the receiver can finish its response; never kept.
 MAX_ANSWER_BYTES = 4096
 GONE = 410
 OVERLOADED = (429, 503)
-# What a receiver may ask for by Retry-After.
+# Longest Retry-After that is honored.
 LONGEST_PAUSE_S = 86400.0
-# Each pause is made longer at random by up to this share, so that a receiver that comes back is not met by all at once.
+# Each pause is extended at random by up to this share, so that a recovered receiver does not get all events at once.
 JITTER = 0.1
 
 
 @dataclass(frozen=True)
 class Answer:
-    """retry_after_s: what the receiver asked for."""
+    """Response of a receiver."""
 
     status: int
     retry_after_s: float | None = None
+    """Its Retry-After header, in seconds."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of a delivery: `delivered`, `given_up`, or `pending` with a pause; and how its receiver did."""
+    """Outcome of one attempt."""
 
     state: DeliveryState
+    """`delivered`, `given_up`, or `pending` with a pause."""
     retry_in_s: float | None = None
     receiver_did: Literal["answered", "failed", ""] = ""
+    """For the circuit breaker of the receiver."""
 
 
 class WebhookDeliverer:
-    """Sends deliveries that the store handed out. view: makes the public shape of a job as of a moment."""
+    """Sends deliveries that the store assigned to this process. view: public form of a job at a point in time."""
 
     def __init__(
         self, store: JobStore, settings: Settings, secrets: WebhookSecrets, view: Callable[[Job, datetime], JobView]
@@ -69,18 +72,23 @@ class WebhookDeliverer:
         self._view = view
 
     def deliver(self, delivery: Delivery) -> Delivery | None:
-        """One attempt at a delivery that is held. Every request is recorded, whatever it ended with. None: its job was
-        deleted meanwhile. Raises RedisError; the delivery is due again when its hold ends."""
+        """Make one attempt, and record its outcome. Returns None when the job was deleted meanwhile.
+
+        Raises RedisError; the delivery is due again when its hold expires.
+        """
         try:
-            job = self._store.get(delivery.job_id)
+            job = self._store.jobs.get(delivery.job_id)
         except JobNotFoundError:
             return None
         named = {"job": job.id, "delivery": delivery.id, "event": delivery.event}
-        with about(request=job.request_id), span("deliver webhook", kind="client", parent=job.traceparent, **named):
+        with (
+            log_context(request=job.request_id),
+            span("deliver webhook", kind="client", parent=job.traceparent, **named),
+        ):
             attempt, verdict = self._attempt(delivery, job)
             log.info("webhook %s", verdict.state, extra=named | {"status": attempt.status_code})
         try:
-            return self._store.record_attempt(
+            return self._store.webhooks.record_attempt(
                 delivery.id,
                 attempt,
                 state=verdict.state,
@@ -102,13 +110,13 @@ class WebhookDeliverer:
         except UnreachableError as fault:
             error = f"The address could not be reached: {fault}."
             verdict = self._again(delivery, None, "failed")
-        except ServiceError as refusal:  # an address that is not allowed: it was public when the job came in
+        except ServiceError as refusal:  # the address is no longer allowed: it was public at submission
             error = refusal.message
             verdict = Verdict("given_up")
         except RedisError:  # no request was made
             raise
         except Exception as fault:
-            log.exception("a webhook could not be sent", extra={"delivery": delivery.id})
+            log.exception("webhook not sent", extra={"delivery": delivery.id})
             error = f"The request could not be made ({type(fault).__name__})."
             verdict = self._again(delivery, None, "failed")
         else:
@@ -119,7 +127,7 @@ class WebhookDeliverer:
         return DeliveryAttempt(at=at, status_code=status, error=error, duration_ms=duration_ms), verdict
 
     def _post(self, url: str, owner: str, body: str, headers: Mapping[str, str]) -> Answer:
-        """The status decides; a body that drips or breaks off after it changes nothing."""
+        """Send the request. The status decides; a body that is slow or breaks off changes nothing."""
         timeout_s = self._settings.webhook_timeout_s
         egress = Egress(tuple(self._settings.allow_private_hosts), idle_s=timeout_s, total_s=timeout_s, owner=owner)
         received: Answer | None = None
@@ -144,11 +152,11 @@ class WebhookDeliverer:
             return Verdict("given_up", None, "answered")
         if answer.status in OVERLOADED:
             return self._again(delivery, answer.retry_after_s, "failed")
-        # Refusing this event says that the receiver is there; breaking on it says that it may not be
+        # A 4xx shows that the receiver works, a 5xx that it may not.
         return self._again(delivery, None, "failed" if answer.status >= 500 else "answered")
 
     def _again(self, delivery: Delivery, asked_s: float | None, receiver_did: Literal["answered", "failed"]) -> Verdict:
-        """The next pause of the schedule, or what the receiver asked for where that is longer."""
+        """Retry after the next pause of the schedule, or after what the receiver requested if that is longer."""
         pauses_s = self._settings.webhook_retries_s
         if delivery.tries >= len(pauses_s):
             return Verdict("given_up", None, receiver_did)
@@ -157,14 +165,14 @@ class WebhookDeliverer:
 
 
 def retry_window_s(settings: Settings) -> float:
-    """The longest time in which all attempts at an event are made: each pause at its longest, each request too. A
-    receiver that asks for more by Retry-After has an attempt less."""
+    """Upper bound of the time for all attempts at an event: each pause and each request at its longest. A receiver that
+    requests more by Retry-After gets fewer attempts."""
     pauses_s = settings.webhook_retries_s
     return sum(pauses_s) * (1 + JITTER) + (len(pauses_s) + 1) * settings.webhook_timeout_s + 3600.0
 
 
 def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
-    """`timestamp` is when the event happened, and `data` the job as it was then. `owner` is the id of the API key."""
+    """JSON of an event: `timestamp` is when it happened, `data` the job at that time, `owner` the id of the API key."""
     happened = delivery.created_at.astimezone(UTC).isoformat()
     data = view.model_dump(mode="json")
     event = {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": data}
@@ -172,8 +180,7 @@ def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
 
 
 def signed_headers(secrets: Sequence[str], delivery_id: str, at: datetime, body: str) -> dict[str, str]:
-    """One signature for each secret. at: in UTC; the library takes the clock reading and overwrites whatever zone it
-    had."""
+    """Headers with one signature for each secret. at: in UTC; the library ignores the time zone."""
     return {
         "Content-Type": "application/json",
         "webhook-id": delivery_id,
@@ -189,11 +196,10 @@ def describe_status(status: int) -> str:
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, in either of its forms (RFC 9110, 10.2.3), 0 to LONGEST_PAUSE_S; None for
-    nonsense."""
+    """Seconds of a Retry-After header (RFC 9110, section 10.2.3), 0 to LONGEST_PAUSE_S; None if invalid."""
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
-        # More digits than any sensible number has: not worth parsing
+        # Bounded: parsing a huge number is slow.
         return min(LONGEST_PAUSE_S, float(text[:400]))
     try:
         moment = parsedate_to_datetime(text)

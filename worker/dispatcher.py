@@ -71,14 +71,14 @@ class WebhookDispatcher:
                     self._look.wait(POLL_S)
 
     def _adopt(self) -> bool:
-        while count := self._store.adopt_deliveries():
+        while count := self._store.webhooks.adopt():
             log.info("deliveries of an earlier version taken over", extra={"count": count})
         return True
 
     def _send_due(self) -> int:
         """Returns how many were taken."""
         free = self._rules.slots - len(self._sending_now())
-        taken = self._store.take_deliveries(free, self._rules) if free > 0 else []
+        taken = self._store.webhooks.take(free, self._rules) if free > 0 else []
         for delivery in taken:
             sending = self._pool.submit(self._send, delivery)
             with self._lock:

@@ -66,7 +66,7 @@ class Egress:
             return resolve_checked(host, port, self.allow, self.owner, ends_at - time.monotonic())
 
         backend = GuardedBackend(resolve, min(self.idle_s, self.total_s))
-        fields = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"} | dict(headers or {})
+        fields = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"), *(headers or {}).items()]
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
             check_url(url, self.allow, self.owner, self.total_s)

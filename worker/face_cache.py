@@ -1,10 +1,10 @@
-"""The face cache of a service: entries in the object store, one render a key by a lock in the job store.
+"""The face cache of a service: entries in the object store, and a lock per key in the job store.
 
-A key begins with the job's owner (the id of an API key; nothing where keys are not required), so that no owner learns
-from a `hit` what another has sent, and the entries of one owner can be deleted alone.
+A key begins with the job's owner (the id of an API key; empty if keys are not required), so that no owner learns from a
+`hit` what another has sent, and the entries of one owner can be deleted alone.
 
-Under face-cache/<key>/: manifest.json names what the entry holds, <generation>/ holds it, `used` says when it was last
-written or read. A cache is a convenience: whatever of it fails is logged, and the render computes.
+Under face-cache/<key>/: manifest.json lists the files of the entry, <generation>/ holds them, `used` is the time of the
+last read or write. Any failure of the cache is logged, and the render computes what it needs.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ from worker.scratch import attempt_folder
 log = logging.getLogger(__name__)
 
 WAIT_S = 1.0
-# A render that died frees its key after this; one that lives renews it three times as often.
+# The lock of a dead render expires after this; a live one renews it three times as often.
 LOCK_S = 30.0
 
 
 @dataclass(frozen=True)
 class CacheLimits:
-    """max_bytes: of all entries. ttl_s: an entry unused so long goes."""
+    """Limits of the whole cache."""
 
     max_bytes: int
+    """Of all entries together."""
     ttl_s: float
+    """An entry unused for this long is deleted."""
 
 
 class StoredFaceCache:
@@ -73,7 +75,7 @@ class StoredFaceCache:
                     time.sleep(WAIT_S)
                     if self._entries.is_there(key):
                         break
-                # It may have appeared between the look above and the lock.
+                # It may have appeared between the read above and the lock.
                 yield StoredEntry(self._entries, key, folder, self._entries.read(key, folder))
 
 
@@ -91,13 +93,13 @@ class StoredEntry:
 
 
 class KeyLock:
-    """A lock in the job store, renewed by a thread while it is held. A store that is away lets everybody pass: twice
-    computed is better than not at all."""
+    """A lock in the job store, renewed by a thread while it is held. If the store is unreachable, every caller gets it:
+    computing twice is better than failing."""
 
     def __init__(self, store: JobStore, key: str, ttl_s: float) -> None:
         self._store, self._name, self._ttl_s = store, lock_name(key), ttl_s
         self._owner = secrets.token_hex(8)
-        self._over = threading.Event()
+        self._released = threading.Event()
         self._renewer: threading.Thread | None = None
 
     def __enter__(self) -> KeyLock:
@@ -105,28 +107,28 @@ class KeyLock:
 
     def __exit__(self, *_: object) -> None:
         if self._renewer is not None:
-            self._over.set()
+            self._released.set()
             self._renewer.join()
-            with suppress(RedisError):  # then it lapses
-                self._store.release_lock(self._name, self._owner)
+            with suppress(RedisError):  # then it expires
+                self._store.locks.release(self._name, self._owner)
 
     def try_acquire(self) -> bool:
-        if not self._ask():
+        if not self._acquire():
             return False
         renewer = threading.Thread(target=self._renew, name=self._name, daemon=True)
-        renewer.start()  # may be refused: then there is nothing to join, and the lock lapses
+        renewer.start()  # may be refused: then there is nothing to join, and the lock expires
         self._renewer = renewer
         return True
 
     def _renew(self) -> None:
-        while not self._over.wait(self._ttl_s / 3):
-            self._ask()
+        while not self._released.wait(self._ttl_s / 3):
+            self._acquire()
 
-    def _ask(self) -> bool:
+    def _acquire(self) -> bool:
         try:
-            return self._store.acquire_lock(self._name, self._owner, self._ttl_s)
+            return self._store.locks.acquire(self._name, self._owner, self._ttl_s)
         except RedisError as fault:
-            log.warning("the lock of a cache entry is not known: %s", type(fault).__name__)
+            log.warning("lock of a cache entry not acquired: %s", type(fault).__name__)
             return True
 
 
@@ -146,7 +148,7 @@ class StoredEntries:
         return True
 
     def read(self, key: str, folder: Path) -> bool:
-        """Fetch the entry into `folder`; False, and an empty folder, where there is none that is whole."""
+        """Fetch the entry into `folder`. False, and an empty folder, if there is no complete entry."""
         try:
             manifest = self._manifest(key)
             for name, file in manifest.files.items():
@@ -154,9 +156,9 @@ class StoredEntries:
             manifest.check(folder)
         except (ObjectNotFoundError, ObjectStoreError, DamagedEntryError, OSError) as fault:
             empty_folder(folder)
-            # Not there: the everyday miss, or an entry that went while it was read.
+            # Not found: a usual miss, or an entry that was deleted while it was read.
             if not isinstance(fault, ObjectNotFoundError):
-                log.warning("a cache entry is not used: %s", fault, extra={"key": key})
+                log.warning("cache entry not used: %s", fault, extra={"key": key})
             return False
         self._mark_used(key)
         return True
@@ -165,10 +167,10 @@ class StoredEntries:
         """Publish the files of `folder`; see `CacheEntry.keep`."""
         manifest = Manifest.of(folder)
         if manifest.size_bytes > self.limits.max_bytes:
-            log.info("an entry is larger than the whole cache: not kept", extra={"count": manifest.size_bytes})
+            log.info("cache entry not kept: larger than the whole cache", extra={"count": manifest.size_bytes})
             return
         try:
-            self._mark_used(key)  # first: what is half written and unmarked is swept
+            self._mark_used(key)  # first: an incomplete entry without the mark would be swept
             for name in manifest.files:
                 self.objects.put_file(
                     file_key(key, manifest.generation, name), folder / name, "application/octet-stream"
@@ -178,11 +180,13 @@ class StoredEntries:
                 writer.commit()
             self._delete_others(key, manifest.generation)
         except (ObjectStoreError, OSError) as fault:
-            log.warning("a cache entry was not kept: %s", fault, extra={"key": key})
+            log.warning("cache entry not kept: %s", fault, extra={"key": key})
 
     def sweep(self, former_owners: Collection[str] = ()) -> list[str]:
-        """Delete what is past its time, over the size, or of an owner that is no more. Returns the keys that went; an
-        entry that cannot be deleted is left to the next sweep. Raises ObjectStoreError where nothing can be listed."""
+        """Delete expired entries, those over the size limit, and those of former owners. Returns the deleted keys.
+
+        An entry that cannot be deleted is left to the next sweep. Raises ObjectStoreError if nothing can be listed.
+        """
         keys = sorted({name.removeprefix(FACE_CACHE_PREFIX).split("/")[0] for name in self._names("")})
         keys = [key for key in keys if is_key(key)]
         going = [key for key in keys if scope_of(key) in former_owners]
@@ -192,11 +196,11 @@ class StoredEntries:
 
     def _delete(self, key: str) -> bool:
         try:
-            # The manifest first: from here on the entry is not there, whatever happens.
+            # The manifest first: without it there is no entry, whatever fails next.
             self.objects.delete(manifest_key(key))
             self.objects.delete_prefix(f"{FACE_CACHE_PREFIX}{key}/")
         except (ObjectStoreError, OSError) as fault:
-            log.error("a cache entry was not deleted: %s", fault, extra={"key": key})
+            log.error("cache entry not deleted: %s", fault, extra={"key": key})
             return False
         return True
 
@@ -209,10 +213,10 @@ class StoredEntries:
                 writer.write(str(self.clock()).encode())
                 writer.commit()
         except ObjectStoreError as fault:
-            log.warning("the use of a cache entry was not noted: %s", fault, extra={"key": key})
+            log.warning("use of a cache entry not recorded: %s", fault, extra={"key": key})
 
     def _use(self, key: str) -> EntryUse:
-        """What has no sign of use counts as old; what has no manifest (yet) takes no space."""
+        """Without a time of use an entry counts as old; without a manifest (yet) as empty."""
         used_s, size_bytes = 0.0, 0
         with suppress(ObjectNotFoundError, DamagedEntryError, ValueError):
             used_s = float(b"".join(self.objects.read(used_key(key))))

@@ -12,7 +12,7 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, JobSpec
 from jobs.objects import ObjectStore, ObjectTooLargeError
 from worker.egress import Egress, TooSlowError, UnreachableError
-from worker.patience import insist
+from worker.retry import retry_storage
 
 MAX_REDIRECTS = 3
 IDLE_S = 30.0
@@ -82,7 +82,7 @@ class Fetcher:
 
     def _fetch_object(self, key: str, name: str, path: Path) -> None:
         try:
-            insist(lambda: self.objects.fetch(key, path, self.max_bytes), self.storage_pauses_s, self.wait)
+            retry_storage(lambda: self.objects.fetch(key, path, self.max_bytes), self.storage_pauses_s, self.wait)
         except ObjectTooLargeError:
             raise self._too_large(name) from None
 

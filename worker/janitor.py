@@ -1,9 +1,9 @@
-"""Rounds that put right what a crash left behind: unsent messages, lost leases, passed deadlines, old files.
+"""Periodic sweep: unsent messages, lost leases, passed deadlines, retention, orphaned files.
 
-Any number of janitors may run; a lock in the store lets one of them work. Every step stands alone: one that fails is
-logged, and the others still run. Every item stands alone as well: one whose files cannot be deleted is counted, logged,
-and retried with a growing backoff, so that it neither stops the others nor stays at the head of their line. A step
-takes new items for STEP_S at most; the rest waits for the next round.
+Any number of janitors may run; a lock in the store lets one of them work. Steps are independent: one that fails is
+logged, and the others still run. So are items: one whose files cannot be deleted is counted, logged, and retried with
+exponential backoff, so that it does not block the others. A step starts new items for STEP_S at most; the rest waits
+for the next round.
 """
 
 from __future__ import annotations
@@ -14,37 +14,36 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.ids import is_job_id
-from jobs.messages import MessageNotSentError, waiting_renders
-from jobs.models import Job
-from jobs.names import curves_key, job_prefix, result_key, segments_prefix, upload_key
+from jobs.messages import MessageNotSentError, send_render, waiting_renders
+from jobs.models import Job, JobStatus
+from jobs.names import curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
-from jobs.store import JanitorLine, JobNotFoundError, JobStore
+from jobs.store import JanitorQueue, JobNotFoundError, JobStore
 from worker.delivery import retry_window_s
 from worker.face_cache import CacheLimits, StoredEntries
-from worker.notices import send_job
 
 log = logging.getLogger(__name__)
 
 LOCK = "janitor"
-# The one who made a job sends its message at once; this long is left to it.
+# The API sends a job's message itself within this time.
 UNSENT_S = 2.0
-# A message sent this long ago, and missing from the broker, has died with a reader or with the broker's memory. One
-# that was just taken out is with a worker that is about to claim its job.
+# A message sent this long ago, and missing from the broker, was lost with its reader or with the broker's memory. One
+# that was just taken is with a worker that is about to claim its job.
 STRANDED_S = 15.0
-# What lies under a presigned link is looked at so often until the link has ended.
+# How often a presigned upload is measured until its link expires.
 MEASURE_EVERY_S = 10.0
-# How long a step goes on taking items.
+# How long a step starts new items.
 STEP_S = 5.0
 # Pauses after an item failed: the first, doubling up to the longest.
 POSTPONE_FIRST_S = 30.0
 POSTPONE_LONGEST_S = 3600.0
-# The face cache is listed whole each time.
+# Each sweep lists the whole face cache.
 SWEEP_CACHE_EVERY_S = 60.0
 
 
@@ -59,19 +58,19 @@ class Janitor:
         self._owner = secrets.token_hex(8)
         self._cache = StoredEntries(objects, CacheLimits(settings.face_cache_bytes, settings.face_cache_ttl_s))
         self._sweep_cache_at = 0.0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join(timeout=10.0)
         self._do("unlock", lambda: self._keep_lock(0.001))
 
     def round(self) -> None:
-        """Raises nothing; a round that another janitor holds does nothing."""
+        """All steps once, unless another janitor holds the lock. Raises nothing."""
         for step in (
             self.requeue_lost,
             self.fail_past_deadline,
@@ -91,144 +90,150 @@ class Janitor:
             self._do(step.__name__, step)
 
     def requeue_lost(self) -> None:
-        """The worker may have died between publishing and telling, so what its attempt published goes too. One that
-        still lives, and publishes later, removes its result by itself."""
-        lost = self._store.requeue_lost()
+        """A worker may die between publishing and reporting, so what its attempt published is deleted. One that is
+        still alive, and publishes later, deletes its result itself."""
+        lost = self._store.jobs.requeue_lost()
         for job in lost:
-            log.warning("lease ran out: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
-        self._send(lost)  # what is not sent now is in the outbox
+            log.warning("lease expired: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
+        self._send(lost)  # what is not sent now stays in the outbox
         for job in lost:
             for key in _lost_objects(job):
-                self._do("delete the lost result", lambda key=key: self._objects.delete(key))
+                self._do("delete the lost result", partial(self._objects.delete, key))
 
     def fail_past_deadline(self) -> None:
-        for job in self._store.fail_past_deadline(self._settings.retention_s):
+        for job in self._store.jobs.fail_past_deadline(self._settings.retention_s):
             log.info("failed: past its deadline", extra={"job": job.id})
 
     def send_unsent(self) -> None:
-        self._send(self._store.unsent(UNSENT_S))
+        self._send(self._store.jobs.unsent(UNSENT_S))
 
     def send_stranded(self) -> None:
-        """Only as many as the broker lacks, and only while a worker is idle. A long line is no reason to send it all
-        again: between two jobs, or where a worker hangs, a worker counts as idle while its line is long."""
-        if all(worker.busy_with for worker in self._store.workers()):
+        """Only as many as the broker lacks, and only while a worker is idle. A long queue alone is no reason to send
+        messages again: between two jobs, or when it hangs, a worker counts as idle while its queue is long."""
+        if all(worker.busy_with for worker in self._store.workers.live()):
             return
-        # The broker first: a job that is claimed in between then counts as one less that waits
+        # The broker first: a job that is claimed in between then counts as one less that waits.
         in_broker = waiting_renders(self._app)
-        for priority, count in self._store.queue_depths().items():
+        for priority, count in self._store.jobs.queue_depths().items():
             lacking = count - in_broker[priority]
             if lacking > 0:
                 self._send_lacking(priority, lacking)
 
     def _send_lacking(self, priority: int, lacking: int) -> None:
-        """lacking: how many more jobs wait than messages. Those of the outbox have none yet, and need no second."""
-        lacking -= len(self._store.unsent(0.0))
-        self._send(self._store.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
+        """lacking: how many more jobs than messages wait. Jobs in the outbox have no message yet."""
+        lacking -= len(self._store.jobs.unsent(0.0))
+        self._send(self._store.jobs.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
 
     def give_up_deliveries(self) -> None:
-        """Events whose receiver was away for the whole schedule; they stay listed, and can be asked for again."""
-        for delivery_id in self._store.expire_deliveries(retry_window_s(self._settings)):
-            log.warning("webhook given up: its time is over", extra={"delivery": delivery_id})
+        """Events whose receiver did not answer for the whole schedule; they stay listed, and can be redelivered."""
+        for delivery_id in self._store.webhooks.expire(retry_window_s(self._settings)):
+            log.warning("webhook given up: retry window over", extra={"delivery": delivery_id})
 
     def delete_segments(self) -> None:
-        """Of split jobs that are over. A helper that still writes finds its segment lost, and deletes it by itself."""
-        self._each("split_files", self._store.ended_splits(), self._delete_segments_of)
+        """Of ended split jobs. A helper that is still writing finds its lease lost, and deletes its segment itself."""
+        self._each("split_files", self._store.segments.ended(), self._delete_segments_of)
 
     def _delete_segments_of(self, job_id: str) -> None:
         count = self._objects.delete_prefix(segments_prefix(job_id))
-        self._store.drop_split(job_id)
+        self._store.segments.drop(job_id)
         log.info("segment files deleted", extra={"job": job_id, "count": count})
 
     def delete_jobs(self) -> None:
-        self._each("delete_at", self._store.due_for_deletion(), self._delete_job)
+        self._each("delete_at", self._store.jobs.due_for_deletion(), self._delete_job)
 
     def _delete_job(self, job_id: str) -> None:
-        """Files first: a record without files is cleaned up in the next round, files without a record never."""
+        """Files first: a record without files is deleted in the next round, files without a record never."""
         count = self._objects.delete_prefix(job_prefix(job_id))
         try:
-            self._store.delete(job_id)
-        except JobNotFoundError:  # its caller was faster
+            self._store.jobs.delete(job_id)
+        except JobNotFoundError:  # the caller deleted it meanwhile
             return
         log.info("deleted after its retention", extra={"job": job_id, "count": count})
 
     def delete_quarantined(self) -> None:
-        """A job that could not be read has no end to count from: its retention begins when it was found."""
-        for record in self._store.quarantined(older_than_s=self._settings.retention_s):
+        """An unreadable job has no known end: its retention starts when it was found."""
+        for record in self._store.quarantine.records(older_than_s=self._settings.retention_s):
             if record.kind == "job" and is_job_id(record.id):
                 self._objects.delete_prefix(job_prefix(record.id))
-            self._store.drop_quarantined(record.kind, record.id)
+            self._store.quarantine.drop(record.kind, record.id)
             log.info("unreadable %s deleted after its retention", record.kind, extra={"step": record.id})
 
     def measure_uploads(self) -> None:
-        """Of files put to presigned links, which never pass the service; one that is too large goes at once."""
-        for upload_id in self._store.unmeasured_uploads():
-            size_bytes = self._put_bytes(upload_key(upload_id))
+        """Of files put to presigned links, which bypass the service; one over the limit is deleted at once."""
+        for upload_id in self._store.uploads.unmeasured():
+            size_bytes = self._size_of(upload_key(upload_id))
             if size_bytes is not None and size_bytes > self._settings.max_upload_bytes:
                 log.warning("an upload over the limit is deleted", extra={"count": size_bytes})
                 self._objects.delete(upload_key(upload_id))
                 size_bytes = None
-            self._store.measure_upload(upload_id, size_bytes, MEASURE_EVERY_S)
+            self._store.uploads.measure(upload_id, size_bytes, MEASURE_EVERY_S)
 
-    def _put_bytes(self, key: str) -> int | None:
+    def _size_of(self, key: str) -> int | None:
         try:
             return self._objects.info(key).size_bytes
         except ObjectNotFoundError:
             return None
 
     def delete_uploads(self) -> None:
-        self._each("uploads", self._store.expired_uploads(), self._delete_upload)
+        self._each("uploads", self._store.uploads.expired(), self._delete_upload)
 
     def _delete_upload(self, upload_id: str) -> None:
         self._objects.delete(upload_key(upload_id))
-        self._store.drop_upload(upload_id)
+        self._store.uploads.drop(upload_id)
 
     def delete_orphans(self) -> None:
-        """Files that arrived for a job that was never stored: the API died, or could not reach the bucket."""
-        self._each("arrivals", self._store.expired_arrivals(), self._delete_orphan)
+        """Files of a job that was never stored, because the API died or could not reach the bucket."""
+        self._each("arrivals", self._store.uploads.expired_arrivals(), self._delete_orphan)
 
     def _delete_orphan(self, job_id: str) -> None:
         count = self._objects.delete_prefix(job_prefix(job_id))
-        self._store.drop_arrival(job_id)
+        self._store.uploads.drop_arrival(job_id)
         log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
     def sweep_face_cache(self) -> None:
-        """The entries of a revoked key go with it."""
+        """Also deletes the entries of revoked keys."""
         if time.monotonic() < self._sweep_cache_at:
             return
         self._sweep_cache_at = time.monotonic() + SWEEP_CACHE_EVERY_S
-        revoked = {key.id for key in self._store.list_keys() if key.revoked_at is not None}
+        revoked = {key.id for key in self._store.keys.all() if key.revoked_at is not None}
         for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
 
-    def _each(self, line: JanitorLine, items: Iterable[str], action: Callable[[str], None]) -> None:
-        """The action on each item of a line of the store. One that fails is due again later."""
-        until = time.monotonic() + STEP_S
+    def _each(self, line: JanitorQueue, items: Iterable[str], action: Callable[[str], None]) -> None:
+        """Run the action on each item of a line of the store. One that fails is due again later."""
+        deadline = time.monotonic() + STEP_S
         for item in items:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return
             try:
                 action(item)
             except RedisError:  # of all items, not of this one
                 raise
             except Exception as fault:
-                pause_s = self._store.postpone(line, item, first_s=POSTPONE_FIRST_S, longest_s=POSTPONE_LONGEST_S)
+                pause_s = self._store.janitor_failures.postpone(
+                    line, item, first_s=POSTPONE_FIRST_S, longest_s=POSTPONE_LONGEST_S
+                )
                 log.error(
-                    "janitor: an item failed, again in %s s: %s",
+                    "janitor: an item failed, retrying in %s s: %s",
                     pause_s,
                     type(fault).__name__,
                     exc_info=None if isinstance(fault, ObjectStoreError) else fault,
                     extra={"step": f"{line}:{item}"},
                 )
             else:
-                self._store.item_done(line, item)
+                self._store.janitor_failures.clear(line, item)
 
     def _send(self, jobs: Iterable[Job], why: str = "") -> None:
-        """An unreachable broker fails for all of them, slowly, so the first such failure ends it."""
+        """Send the messages of queued jobs. An unreachable broker fails slowly, and for all, so the first failure ends
+        it."""
         for job in jobs:
+            if job.status is not JobStatus.QUEUED:
+                continue
             try:
-                send_job(self._app, self._store, job)
+                send_render(self._app, job)
+                self._store.jobs.mark_message_sent(job.id)
             except (MessageNotSentError, RedisError) as fault:
-                log.warning("messages wait for the next round: %s", type(fault).__name__)
+                log.warning("messages not sent, retrying in the next round: %s", type(fault).__name__)
                 return
             except Exception as fault:
                 log.error("janitor: %s", type(fault).__name__, exc_info=fault, extra={"job": job.id})
@@ -237,9 +242,9 @@ class Janitor:
                     log.warning(why, extra={"job": job.id})
 
     def _keep_lock(self, ttl_s: float | None = None) -> bool:
-        """Taken anew for each step: a slow round keeps it, and a dead janitor is soon replaced."""
+        """Acquired again before each step: a slow round keeps it, and a dead janitor is soon replaced."""
         lock_s = max(10.0, 3 * self._settings.janitor_interval_s) if ttl_s is None else ttl_s
-        return self._store.acquire_lock(LOCK, self._owner, lock_s)
+        return self._store.locks.acquire(LOCK, self._owner, lock_s)
 
     def _do(self, name: str, step: Callable[[], object]) -> object:
         try:
@@ -248,14 +253,14 @@ class Janitor:
             log.error("janitor: %s", type(fault).__name__, exc_info=fault, extra={"step": name})
             return None
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         log.info("janitor started at %s", datetime.now(UTC).isoformat(timespec="seconds"))
-        while not self._over.is_set():
+        while not self._stopped.is_set():
             self.round()
-            self._over.wait(self._settings.janitor_interval_s)
+            self._stopped.wait(self._settings.janitor_interval_s)
 
 
 def _lost_objects(job: Job) -> tuple[str, str]:
-    """Keys of what the attempt that lost its lease would have published."""
+    """Keys under which the attempt that lost its lease publishes."""
     result = result_key(job.id, job.fence, job.spec.request.output.container)
     return result, curves_key(result)

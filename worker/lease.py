@@ -1,13 +1,12 @@
-"""Holding on to a job while it is worked on: renewing the lease, telling progress, and learning when to stop.
+"""Keeping a lease while its job or segment is worked on: renewal, progress reports, and the reasons to stop.
 
 A thread renews the lease every third of its length, because a fetch or a slow first frame may take longer than a lease
-without any progress. It stops renewing when a render told no progress for `stall_s`: a hung one would otherwise be kept
-alive for ever. From then on every check() raises LeaseLostError; the store gives the job to another worker. If the
-render does not come back to a check within a further lease, the process ends itself, and Celery starts a fresh one.
-So it is with the evaluation. Fetching and publishing tell too little to be judged so; their own timeouts and Celery's
-limit bound them.
+without any progress. It stops when a render or an evaluation reports no progress for `stall_s`: a hung one would
+otherwise keep the job forever. From then on every check() raises LeaseLostError, and the store gives the job to another
+worker. If the render does not reach a check within a further lease, the process kills itself, and Celery starts a new
+one. Fetching and publishing report too little for that; their own timeouts and Celery's limit bound them.
 
-A store that can not be reached takes nothing away: the lease counts as lost when the store says so.
+An unreachable store takes nothing away: the lease is lost when the store says so.
 """
 
 from __future__ import annotations
@@ -23,25 +22,28 @@ from typing import Any, Protocol, Self
 
 from redis.exceptions import RedisError
 
-from jobs.segments import SegmentLease
-from jobs.store import Lease, LeaseLostError
+from jobs.store import Lease, LeaseLostError, SegmentLease
 from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
-from worker.shutdown import HandBackError, ShutdownNotice
+from worker.supervision import ShutdownNotice
 
 log = logging.getLogger(__name__)
 
-# Enough for a bar that moves; Redis and the webhooks of progress are spared.
+# Enough for a moving progress bar; spares Redis and the webhooks of progress.
 REPORT_EVERY_S = 0.5
 
 
-def end_process() -> None:
-    """SIGKILL: whatever the main thread hangs in (a CUDA call, a decoder) may ignore anything softer."""
+class ShutdownRequestedError(Exception):
+    """The worker is shutting down: the job is released, and the attempt does not count."""
+
+
+def kill_process() -> None:
+    """SIGKILL: what the main thread hangs in (a CUDA call, a decoder) may ignore any other signal."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class LeaseBook(Protocol):
-    """Where a lease is renewed: the job store for jobs, `worker.segments.SegmentBook` for segments."""
+class LeaseBackend(Protocol):
+    """Renews leases: the job store for jobs, `worker.segments.SegmentLeaseBackend` for segments."""
 
     def report(self, lease: Any, *, stage: str, progress: float, lease_s: float) -> bool: ...
 
@@ -49,119 +51,120 @@ class LeaseBook(Protocol):
 
 
 class LeaseKeeper:
-    """One job's lease (or one segment's), for the length of a `with` block.
+    """Keeps one job's (or one segment's) lease for the length of a `with` block.
 
-    beat() is called by whoever works (any thread): it counts as progress when what it tells is new.
+    beat() may be called from any thread.
     """
 
     def __init__(
         self,
-        store: LeaseBook,
+        backend: LeaseBackend,
         lease: Lease | SegmentLease,
         *,
         lease_s: float,
         stall_s: float,
         notice: ShutdownNotice,
-        on_stuck: Callable[[], None] = end_process,
+        on_stuck: Callable[[], None] = kill_process,
     ) -> None:
-        self._store = store
+        self._backend = backend
         self.lease = lease
         self._lease_s = lease_s
         self._stall_s = stall_s
         self._notice = notice
         self._on_stuck = on_stuck
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._lost = False
         self._cancel = False
-        self._seen: object = None
-        self._moved_at = time.monotonic()
+        self._last_beat: object = None
+        self._progress_at = time.monotonic()
         self._is_watched = False
-        self._told_at = 0.0
-        self._told_stage = ""
+        self._reported_at = 0.0
+        self._reported_stage = ""
         self._quiet_until = 0.0
-        self._thread = threading.Thread(target=self._renew_until_over, name=f"lease-{lease.job_id}", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_stopped, name=f"lease-{lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join(timeout=self._lease_s)
 
     @contextmanager
     def expecting_progress(self) -> Iterator[None]:
-        """Inside the block, silence for `stall_s` costs the lease."""
-        self._moved_at, self._is_watched = time.monotonic(), True
+        """Inside the block, no progress for `stall_s` costs the lease."""
+        self._progress_at, self._is_watched = time.monotonic(), True
         try:
             yield
         finally:
             self._is_watched = False
 
-    def excuse(self) -> None:
-        """The work stands still for a good reason, which somebody else watches."""
-        self._moved_at = time.monotonic()
+    def count_as_progress(self) -> None:
+        """Waiting for another worker, whose own lease bounds it, is not a stall."""
+        self._progress_at = time.monotonic()
 
     def beat(self, stage: str, fraction: float, detail: object = None) -> None:
-        """Tell where the job stands (fraction 0..1 of the whole job), then check().
+        """Report progress (fraction 0..1 of the whole job), then check().
 
-        Told at most twice a second, and at every new stage. detail: whatever else shows that work goes on.
+        Sent at most twice a second, and at every new stage. A call whose arguments differ from those before counts as
+        progress; detail: anything else that shows it, such as a frame or byte count.
         """
         now = time.monotonic()
-        if (stage, fraction, detail) != self._seen:
-            self._seen, self._moved_at = (stage, fraction, detail), now
-        is_news = stage != self._told_stage or now - self._told_at >= REPORT_EVERY_S
-        if is_news and now >= self._quiet_until:
-            if stage != self._told_stage:
+        if (stage, fraction, detail) != self._last_beat:
+            self._last_beat, self._progress_at = (stage, fraction, detail), now
+        is_due = stage != self._reported_stage or now - self._reported_at >= REPORT_EVERY_S
+        if is_due and now >= self._quiet_until:
+            if stage != self._reported_stage:
                 enter_stage(stage)
-            self._told_stage, self._told_at = stage, now
-            self._ask(
-                lambda: self._store.report(
+            self._reported_stage, self._reported_at = stage, now
+            self._call(
+                lambda: self._backend.report(
                     self.lease, stage=stage, progress=min(max(fraction, 0.0), 1.0), lease_s=self._lease_s
                 )
             )
         self.check()
 
     def check(self) -> None:
-        """Raises LeaseLostError, RenderCanceled or HandBackError when the work is to stop."""
+        """Raises LeaseLostError, RenderCanceled or ShutdownRequestedError when the work must stop."""
         if self._lost:
             raise LeaseLostError(self.lease.job_id)
         if self._cancel:
             raise RenderCanceled("The job was canceled.")
         if self._notice.is_due:
-            raise HandBackError(self.lease.job_id)
+            raise ShutdownRequestedError(self.lease.job_id)
 
     def wait(self, seconds: float) -> None:
-        """Sleep, checking as often as progress is told."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        """Sleep, with a check() every REPORT_EVERY_S."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             self.check()
             time.sleep(min(left, REPORT_EVERY_S))
 
-    def _renew_until_over(self) -> None:
+    def _renew_until_stopped(self) -> None:
         pause = self._lease_s / 3
-        while not self._over.wait(min(pause, self._stall_s / 3)):
-            idle_s = time.monotonic() - self._moved_at if self._is_watched else 0.0
+        while not self._stopped.wait(min(pause, self._stall_s / 3)):
+            idle_s = time.monotonic() - self._progress_at if self._is_watched else 0.0
             if idle_s > self._stall_s + self._lease_s:
-                log.critical("the render does not come back: this process ends", extra=self._tags | {"seconds": idle_s})
+                log.critical("render hangs: killing this process", extra=self._tags | {"seconds": idle_s})
                 self._on_stuck()
                 return
             if idle_s > self._stall_s and not self._lost:
-                log.error("no progress: the lease is let go", extra=self._tags | {"seconds": round(idle_s, 1)})
+                log.error("no progress: lease abandoned", extra=self._tags | {"seconds": round(idle_s, 1)})
                 self._lost = True
             if not self._lost:
-                self._ask(lambda: self._store.renew(self.lease, self._lease_s))
+                self._call(lambda: self._backend.renew(self.lease, self._lease_s))
 
-    def _ask(self, call: Callable[[], bool]) -> None:
-        """One call to the store; its answer, a loss or a fault is kept for the next check()."""
+    def _call(self, call: Callable[[], bool]) -> None:
+        """One call to the store; a cancel request or a lost lease is kept for the next check()."""
         try:
             self._cancel = call() or self._cancel
         except LeaseLostError:
             self._lost = True
         except RedisError as fault:
-            # Each call waits for seconds before it gives up; the render must not wait with every batch.
+            # Each call waits for seconds before it gives up; the render must not wait in every batch.
             self._quiet_until = time.monotonic() + self._lease_s / 3
-            log.warning("the job store did not answer: %s", type(fault).__name__, extra=self._tags)
+            log.warning("job store unreachable: %s", type(fault).__name__, extra=self._tags)
 
     @property
     def _tags(self) -> dict[str, object]:

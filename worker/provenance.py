@@ -1,5 +1,4 @@
-"""Signing results where the deployment has a certificate. Configured and impossible is a failed job, never an unsigned
-result."""
+"""Signing of results, if the deployment has a certificate. If signing fails the job fails: no result stays unsigned."""
 
 from __future__ import annotations
 
@@ -32,10 +31,11 @@ _MIMES = {
 
 @dataclass(frozen=True)
 class ResultSigner:
-    """For one job. mime: of its result."""
+    """Signs the result of one job."""
 
     credentials: Credentials
     mime: str
+    """Media type of the result."""
     badge: bool
 
     def sign(self, file: Path, video: Path, speech: Path, report: RenderReport) -> Path:
@@ -57,27 +57,28 @@ class ResultSigner:
 
 
 def open_signer(settings: Settings, options: JobOptions) -> ResultSigner | None:
-    """Called before the render, so that none is spent on what can not be signed. None: no certificate is configured.
+    """Called before the render, so that no render is wasted on a result that cannot be signed. None: no certificate is
+    configured.
 
-    Raises ProvenanceError, OptionUnsupportedError for a container that can not carry a signature.
+    Raises ProvenanceError, and OptionUnsupportedError for a container that cannot carry a signature.
     """
     cert, key = settings.c2pa_cert, settings.c2pa_key
     if cert is None and key is None:
         return None
     if cert is None or key is None:
         missing = "RETALKING_C2PA_KEY" if cert else "RETALKING_C2PA_CERT"
-        raise ProvenanceError(f"The worker is to sign its results, but {missing} is not set.")
+        raise ProvenanceError(f"The worker must sign its results, but {missing} is not set.")
     try:
         from retalking_core.provenance.signing import mime_of_result
     except ImportError as error:
         raise ProvenanceError(
-            "The worker is to sign its results, but the extra `provenance` is not installed."
+            "The worker must sign its results, but the extra `provenance` is not installed."
         ) from error
     return ResultSigner(load_credentials(cert, key), mime_of_result(options.output.container), options.output.badge)
 
 
 def _input(path: Path) -> InputFile:
-    """The kind is read from the bytes: names prove nothing."""
+    """The kind is read from the content: names prove nothing."""
     with path.open("rb") as file:
         kind = sniff_kind(file.read(HEAD_BYTES))
     return InputFile(path, _MIMES.get(kind.name, "application/octet-stream"))

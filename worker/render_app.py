@@ -1,4 +1,4 @@
-"""The render worker as a Celery application: a parent that only passes messages on, children that hold the models.
+"""The render worker as a Celery application: a parent that passes messages on, children that hold the models.
 
 Start one for each device, without `--concurrency`: `RETALKING_GPU_SLOTS` says how many children share the device. The
 parent imports no engine and makes no CUDA call: a CUDA context does not survive a fork. Engines are loaded in
@@ -23,64 +23,57 @@ from celery import Celery, signals
 from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
-from jobs.broker import watch_polls
-from jobs.journal import about, write_journal
-from jobs.messages import make_celery
+from jobs.logging_config import configure_logging, log_context
+from jobs.messages import make_celery, watch_polls
 from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.deaths import DeathNotice
 from worker.engines import LoadEngines, engine_info, unavailable_engines
-from worker.memory import data_bytes, limit_memory
-from worker.polling import PollStamp
-from worker.quiet import keep_quiet
-from worker.shutdown import ShutdownNotice
+from worker.memory import data_bytes, gpu_memory, limit_memory
+from worker.supervision import ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
 
 if TYPE_CHECKING:
-    from worker.presence import Presence
-    from worker.runner import RunContext
+    from worker.context import RunContext
 
 log = logging.getLogger(__name__)
 
-# What the child has to come to rest after the soft limit, before the parent kills it.
+# Time for the child to stop after the soft limit, before the parent kills it.
 HARD_LIMIT_MARGIN_S = 30.0
 
 
 class RenderProcess:
-    """What one child holds, from its start to its end."""
+    """State of one child process, from its start to its end."""
 
     def __init__(self, settings: Settings, load_engines: LoadEngines, notice: ShutdownNotice, polls: PollStamp) -> None:
         self._settings = settings
         self._load_engines = load_engines
         self._notice = notice
         self._polls = polls
-        self._family = uuid.uuid4().hex[:8]
+        self._suffix = uuid.uuid4().hex[:8]
         self.context: RunContext | None = None
-        self.presence: Presence | None = None
+        self.heartbeat: Heartbeat | None = None
 
     def worker_id(self, pid: int) -> str:
-        """Of the child with this process id: the parent knows its name without asking it."""
-        return f"{socket.gethostname()}-{pid}-{self._family}"
+        """Name of the child with this process id; the parent can compute it too."""
+        return f"{socket.gethostname()}-{pid}-{self._suffix}"
 
     def open(self, app: Celery) -> None:
-        """Load and warm up the engines, then sign on. Everything heavy is imported here, after the fork."""
+        """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork."""
         from retalking_core.evaluation.models import EvaluationModels
         from retalking_core.media.limits import MediaLimits
-        from worker.gpu_memory import gpu_memory
-        from worker.metrics import metric_names
-        from worker.notices import call_helpers
-        from worker.presence import Presence
-        from worker.runner import RunContext
+        from worker.context import RunContext
         from worker.scratch import scratch_root, sweep_orphans
+        from worker.splitting import call_helpers
+        from worker.translation import metric_names
 
         settings = self._settings
         start_traces(settings, "render-worker")
         limit_memory(settings.worker_memory_bytes)
-        swept = sweep_orphans(scratch_root(settings.work_dir))
-        if swept:
-            log.warning("temporary folders of dead attempts removed", extra={"count": swept})
+        removed = sweep_orphans(scratch_root(settings.work_dir))
+        if removed:
+            log.warning("temporary folders of dead attempts removed", extra={"count": removed})
         engines = self._load_engines(settings)
         if not engines:
             raise RuntimeError("no engine can run here")
@@ -88,11 +81,10 @@ class RenderProcess:
             engine.warm_up()
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
-        cards = [engine_info(engine.capabilities) for engine in engines.values()]
-        self.presence = Presence(
+        self.heartbeat = Heartbeat(
             store,
             worker_id,
-            cards,
+            [engine_info(engine.capabilities) for engine in engines.values()],
             metric_names(),
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,
@@ -108,29 +100,29 @@ class RenderProcess:
             worker_id=worker_id,
             notice=self._notice,
             models=EvaluationModels(settings.models_dir),
-            ask_for_help=partial(call_helpers, app),
+            call_helpers=partial(call_helpers, app),
         )
-        self.presence.start()
+        self.heartbeat.start()
         log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
 
     @contextmanager
     def _traced(self, job_id: str, context: RunContext) -> Iterator[None]:
-        """The attempt as a span of its submission's trace, and its lines under the submission's request id."""
+        """The attempt as a span of its submission's trace; its log lines carry the submission's request id."""
         try:
-            job = context.store.get(job_id)
+            job = context.store.jobs.get(job_id)
         except JobNotFoundError:  # deleted: the claim finds nothing either
             yield
             return
         with (
-            about(job=job_id, request=job.request_id),
+            log_context(job=job_id, request=job.request_id),
             span("render", kind="consumer", parent=job.traceparent, job=job_id, worker=context.worker_id),
             staged(),
         ):
             yield
 
     def close(self) -> None:
-        if self.presence is not None:
-            self.presence.stop()
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
 
     def run(self, job_id: str) -> None:
         from worker.runner import run_job
@@ -138,38 +130,38 @@ class RenderProcess:
         self._work(job_id, run_job)
 
     def help(self, job_id: str) -> None:
-        from worker.helping import help_job
+        from worker.segments import help_job
 
         self._work(job_id, help_job)
 
     def _work(self, job_id: str, work: Callable[[str, RunContext], None]) -> None:
-        if self.context is None or self.presence is None or self._notice.is_given:
-            raise Reject("the worker is going down", requeue=True)
-        with self.presence.working_on(job_id):
+        if self.context is None or self.heartbeat is None or self._notice.is_given:
+            raise Reject("worker shutting down", requeue=True)
+        with self.heartbeat.working_on(job_id):
             try:
                 with self._traced(job_id, self.context):
                     work(job_id, self.context)
             except RedisError as fault:
-                raise Reject(f"the job store is away: {type(fault).__name__}", requeue=True) from fault
+                raise Reject(f"job store unreachable: {type(fault).__name__}", requeue=True) from fault
             except MemoryError:
-                # While a failure was handled. Told to Celery's parent, it would be raised there once more.
-                self._end_process("out of memory in the handling of a failure")
+                # While a failure was handled. Reported to Celery's parent, it would be raised there once more.
+                self._replace_process("out of memory in the handling of a failure")
             finally:
-                self._polls.mark()  # the parent asked for nothing meanwhile, and is asked of anew from here on
-        if self.context.memory.is_spent():
-            self._end_process("out of memory")
+                self._polls.mark()  # the parent did not poll while its child was busy
+        if self.context.memory.must_replace():
+            self._replace_process("out of memory")
 
-    def _end_process(self, reason: str) -> NoReturn:
-        """Celery forks another one. Inside the task, so that the parent, which still counts this process as busy, has
-        given it no other message; with the exit code of a process that has served its time, which Celery does not count
-        among the deaths that end a worker."""
-        log.warning("this process is replaced: %s", reason, extra={"process_bytes": data_bytes()})
+    def _replace_process(self, reason: str) -> NoReturn:
+        """Exit; Celery forks another child. Inside the task, so that the parent, which still counts this process as
+        busy, has given it no other message; with the exit code of a recycled process, which Celery does not count among
+        the crashes that end a worker."""
+        log.warning("process is replaced: %s", reason, extra={"process_bytes": data_bytes()})
         self.close()
         os._exit(EX_RECYCLE)
 
 
 def build(settings: Settings, load_engines: LoadEngines) -> Celery:
-    """The application of a render worker. Call it once a process, in the entry module that `celery -A` names."""
+    """The application of a render worker. Call it once per process, in the entry module that `celery -A` names."""
     app = make_celery(settings)
     app.conf.update(
         task_default_queue=RENDER_QUEUE,
@@ -178,15 +170,14 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         worker_pool="prefork",
         worker_concurrency=settings.gpu_slots,
     )
-    keep_quiet(app)
-    # As `-Q` would: both queues are known, for sending, and only one is consumed.
+    disable_gossip(app)
+    # Like `-Q`: both queues are known, for sending, and only one is consumed.
     app.amqp.queues.select([RENDER_QUEUE])
     notice, polls = ShutdownNotice(), PollStamp()
     watch_polls(polls.mark)
     process = RenderProcess(settings, load_engines, notice, polls)
-
-    deaths = DeathNotice(settings, process.worker_id)
-    app.Task.Request = deaths.request_class()
+    # celery-types knows only the name of a class.
+    app.Task.Request = ChildDeathWatch(settings, process.worker_id).request_class()  # type: ignore[assignment]
 
     @app.task(name=RENDER_TASK, acks_late=True, ignore_result=True)
     def render_job(job_id: str) -> None:
@@ -201,11 +192,11 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
 
 
 def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settings: Settings) -> None:
-    """Hang the process's life on Celery's signals. weak=False: nothing else holds these functions."""
+    """Bind the process to Celery's signals. weak=False: nothing else refers to these functions."""
 
     @signals.setup_logging.connect(weak=False)
     def on_logging(**_: object) -> None:
-        write_journal(settings.log_format)
+        configure_logging(settings.log_format)
 
     @signals.worker_shutting_down.connect(weak=False)
     def on_shutting_down(**_: object) -> None:
@@ -216,8 +207,8 @@ def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settin
         try:
             process.open(app)
         except Exception:
-            # Celery logs what a receiver raises and goes on; a child without engines must not take jobs.
-            log.critical("the engines could not be loaded: the worker ends", exc_info=True)
+            # Celery logs what a receiver raises and continues; a child without engines must not take jobs.
+            log.critical("engines not loaded: the worker exits", exc_info=True)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(os.getppid(), signal.SIGTERM)
             raise SystemExit(1) from None

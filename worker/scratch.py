@@ -1,4 +1,4 @@
-"""The temporary folder of one attempt. It is gone when the attempt is over, however it ended."""
+"""The temporary folder of one attempt, deleted when the attempt ends."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _GATE = ".retalking-attempts.lock"
 
 
 def scratch_root(work_dir: Path | None) -> Path:
-    """Where attempts put their folders; made if it is not there.
+    """Folder of all attempts' folders; created if missing.
 
-    Raises PermissionError where the folder in the system's temporary space belongs to somebody else.
+    Raises PermissionError if the folder in the system's temporary space belongs to another user.
     """
     root = work_dir or Path(tempfile.gettempdir(), f"retalking-{os.getuid()}")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -31,10 +31,10 @@ def scratch_root(work_dir: Path | None) -> Path:
 
 @contextmanager
 def attempt_folder(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
-    """A fresh private folder, removed at the end.
+    """A new private folder, deleted at the end of the block.
 
-    The folder is held by a file lock for as long as the process lives. A lock, unlike a process id, is right across
-    containers that share a disk, and the kernel drops it on SIGKILL too.
+    A file lock marks the folder as in use while the process lives. Unlike a process id, a lock works across containers
+    that share a disk, and the kernel releases it on SIGKILL too.
     """
     with _gate(root):
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{job_id}-{attempt}-", dir=root))
@@ -46,12 +46,12 @@ def attempt_folder(root: Path, job_id: str, attempt: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(hold)
         if folder.exists():
-            log.error("the temporary folder could not be removed", extra={"job": job_id, "attempt": attempt})
+            log.error("temporary folder not deleted", extra={"job": job_id, "attempt": attempt})
 
 
 def sweep_orphans(root: Path) -> int:
-    """Remove the folders of attempts whose process is dead. Returns how many there were."""
-    swept = 0
+    """Delete the folders of attempts whose process is dead. Returns how many."""
+    removed = 0
     with _gate(root):
         for folder in root.glob(f"{_PREFIX}*"):
             hold = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -61,15 +61,15 @@ def sweep_orphans(root: Path) -> int:
                 continue
             else:
                 shutil.rmtree(folder, ignore_errors=True)
-                swept += 1
+                removed += 1
             finally:
                 os.close(hold)
-    return swept
+    return removed
 
 
 @contextmanager
 def _gate(root: Path) -> Iterator[None]:
-    """Making a folder and locking it are two steps; no sweep may come between them."""
+    """Creating a folder and locking it are two steps; no sweep may run between them."""
     descriptor = os.open(root / _GATE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

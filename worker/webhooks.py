@@ -10,11 +10,11 @@ import signal
 import threading
 from types import FrameType
 
-from jobs.journal import write_journal
-from jobs.keyring import WebhookSecrets, link_secret
+from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.signing import WebhookSecrets, link_secret
 from jobs.traces import start_traces
 from jobs.view import view_job
 from worker.delivery import WebhookDeliverer
@@ -31,15 +31,15 @@ def open_dispatcher(settings: Settings) -> tuple[WebhookDispatcher, Janitor]:
     deliverer = WebhookDeliverer(
         store,
         settings,
-        WebhookSecrets(settings, store.webhook_secret_state),
-        lambda job, at: view_job(job, store, objects, settings, link_key, at),
+        WebhookSecrets(settings, store.webhooks.secret_state),
+        lambda job, at: view_job(job, store, objects, settings, link_key, at=at),
     )
     return WebhookDispatcher(store, deliverer, settings), Janitor(make_celery(settings), store, objects, settings)
 
 
 def main() -> None:
     settings = Settings()
-    write_journal(settings.log_format)
+    configure_logging(settings.log_format)
     start_traces(settings, "webhook-worker")
     is_over = threading.Event()
 

@@ -1,6 +1,10 @@
-// Calls to the service. Every refusal becomes a Problem that says what happened and what to do.
+// @ts-check
+// Calls to the service. Every refusal becomes a Problem with what happened and what to do.
+/** @import { ErrorRow, Evaluation, Job, JobList, MediaLinks, Offer, OpenApi, ProblemDocument } from "#types" */
+/** @import { Keyring } from "./keyring.js" */
 
 export class Problem extends Error {
+  /** @param {ProblemDocument} document @param {number} status */
   constructor(document, status) {
     super(document.detail || document.title || `The service answered ${status}.`);
     this.status = status;
@@ -11,6 +15,7 @@ export class Problem extends Error {
     this.errors = document.errors || [];
   }
 
+  /** @param {Response} response */
   static async of(response) {
     const document = await response.json().catch(() => ({}));
     return new Problem(document, response.status);
@@ -18,9 +23,9 @@ export class Problem extends Error {
 
   static unreachable() {
     const document = {
-      title: "The service does not answer",
-      detail: "The connection broke, or nothing listens there.",
-      advice: "Check that it runs, then try again.",
+      title: "The service does not respond",
+      detail: "The connection failed, or the service is not running.",
+      advice: "Check that it is running, then try again.",
     };
     return new Problem(document, 0);
   }
@@ -31,16 +36,21 @@ export class Problem extends Error {
 }
 
 export class Api {
+  /** @param {Keyring} keyring */
   constructor(keyring) {
     this.keyring = keyring;
   }
 
-  // Relative to the page, so that the console also works below a path of a proxy.
+  /** Relative to the page, so that the console also works below a path of a proxy. @param {string} path */
   static address(path) {
     return new URL(path.replace(/^\//, ""), document.baseURI).href;
   }
 
-  // A Response with a good status. Throws Problem; AbortError when the signal fires.
+  /**
+   * A successful Response. Throws Problem, or AbortError when the signal fires.
+   * @param {string} path
+   * @param {Omit<RequestInit, "headers"> & { headers?: Record<string, string> }} [request]
+   */
   async call(path, { headers = {}, ...options } = {}) {
     for (;;) {
       const key = this.keyring.key;
@@ -54,23 +64,83 @@ export class Api {
     }
   }
 
-  // True when there is a key now that the refused call did not have.
+  /**
+   * True if there is a key now that the refused call did not have.
+   * @param {Problem} problem
+   * @param {string | null} refused
+   */
   async askForKey(problem, refused) {
     if (this.keyring.key !== refused) return true;
     return Boolean(await this.keyring.ask(`${problem.message} ${problem.advice}`.trim()));
   }
 
+  /** @param {string} path @param {RequestInit & { headers?: Record<string, string> }} [options] */
   async json(path, options) {
     const response = await this.call(path, options);
     return response.status === 204 ? null : response.json();
   }
 
-  offer = () => this.json("engines");
-  document = () => this.json("openapi.json");
+  offer = () => /** @type {Promise<Offer>} */ (this.json("engines"));
+  errorCodes = () => /** @type {Promise<ErrorRow[]>} */ (this.json("errors"));
+  document = () => /** @type {Promise<OpenApi>} */ (this.json("openapi.json"));
+  /** @param {string} id @param {{ signal?: AbortSignal }} [options] @returns {Promise<Job>} */
   job = (id, options) => this.json(`jobs/${id}`, options);
+  /** @param {Record<string, string>} query @param {{ signal: AbortSignal }} options @returns {Promise<JobList>} */
   jobs = (query, options) => this.json(`jobs?${new URLSearchParams(query)}`, options);
+  /** @param {string} id */
   remove = (id) => this.json(`jobs/${id}`, { method: "DELETE" });
+  /** @param {string} id @returns {Promise<Job>} */
   redeliver = (id) => this.json(`jobs/${id}/webhook/redeliver`, { method: "POST" });
+  /** @param {string} id @returns {Promise<Evaluation>} */
   evaluation = (id) => this.json(`jobs/${id}/evaluation`);
+  /** @param {string} id @returns {Promise<MediaLinks>} */
   media = (id) => this.json(`jobs/${id}/media`);
+
+  /**
+   * Submits a form. A retry with the same idempotency key never makes a second job. Uses XMLHttpRequest, because fetch
+   * does not report upload progress. onProgress: called with sent and total bytes. Throws Problem or AbortError.
+   * @param {FormData} form
+   * @param {{ idempotencyKey: string, onProgress: (sent: number, total: number) => void, signal: AbortSignal }} options
+   * @returns {Promise<Job>}
+   */
+  async submit(form, { idempotencyKey, onProgress, signal }) {
+    for (;;) {
+      const key = this.keyring.key;
+      const headers = { "Idempotency-Key": idempotencyKey, ...this.keyring.headers };
+      const { status, document } = await send(form, headers, onProgress, signal);
+      if (status === 202) return document;
+      const problem = status ? new Problem(document, status) : Problem.unreachable();
+      if (!problem.isAboutKey || !(await this.askForKey(problem, key))) throw problem;
+    }
+  }
+}
+
+/**
+ * @param {FormData} form
+ * @param {Record<string, string>} headers
+ * @param {(sent: number, total: number) => void} onProgress
+ * @param {AbortSignal} signal
+ * @returns {Promise<{ status: number, document: any }>}
+ */
+function send(form, headers, onProgress, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", Api.address("jobs"));
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => onProgress(event.loaded, event.total);
+    request.onload = () => resolve({ status: request.status, document: parse(request.responseText) });
+    request.onerror = () => resolve({ status: 0, document: {} });
+    request.onabort = () => reject(new DOMException("The upload was stopped", "AbortError"));
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(form);
+  });
+}
+
+/** @param {string} text */
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
 }

@@ -1,4 +1,7 @@
-// The numbers about a result, each with its meaning, and the curves behind them.
+// @ts-check
+// The metrics of a result, each with its meaning, and their curves.
+/** @import { Curves, Evaluation, FinishedJob, Metric, MetricInfo, Offer } from "#types" */
+/** @import { Comparison } from "./comparison.js" */
 
 import { h } from "./elements.js";
 import { clock, number, seconds, title } from "./format.js";
@@ -6,7 +9,10 @@ import { gauge, shareBars, shiftPlot, timePlot } from "./plots.js";
 
 const BETTER = { higher: "higher is better", lower: "lower is better", neutral: "nearer 0 is better" };
 
-// evaluation: GET /jobs/{id}/evaluation. offer: GET /engines, which says what each metric means.
+/**
+ * @param {HTMLElement} place
+ * @param {{ job: FinishedJob, evaluation: Evaluation, offer: Offer, comparison: Comparison }} context
+ */
 export function showEvaluation(place, { job, evaluation, offer, comparison }) {
   const measured = evaluation.metrics.filter((metric) => metric.value !== null);
   const unknown = evaluation.metrics.filter((metric) => metric.value === null);
@@ -14,27 +20,33 @@ export function showEvaluation(place, { job, evaluation, offer, comparison }) {
   place.replaceChildren(h("section", { class: "card", "aria-labelledby": "evaluation-title" },
     h("h2", { id: "evaluation-title" }, "Evaluation"),
     evaluation.synthetic_weights
-      && h("p", { class: "notice warn" }, "Made with weights that were made up for tests: the numbers mean nothing."),
-    evaluation.metrics.length === 0 && h("p", { class: "fine" }, "No evaluation was asked for."),
+      && h("p", { class: "notice warn" }, "Made with synthetic weights, for tests: the numbers are meaningless."),
+    evaluation.metrics.length === 0 && h("p", { class: "fine" }, "No evaluation was requested."),
     h("ul", { class: "metrics" }, measured.map((metric) => metricCard(metric, offer.metric_table[metric.name]))),
     unknown.length > 0 && h("div", { class: "unmeasured" },
       h("h3", {}, "Not measured"),
-      h("dl", { class: "facts" }, unknown.flatMap((metric) => [h("dt", {}, title(metric.name)), h("dd", {}, metric.reason)]))),
+      h("dl", { class: "facts" },
+        unknown.flatMap((metric) => [h("dt", {}, title(metric.name)), h("dd", {}, metric.reason)]))),
     plots.length > 0 && h("div", { class: "plots" }, plots)));
 }
 
+/** @param {Metric} metric @param {MetricInfo} [info] */
 function metricCard(metric, info) {
-  const bounded = info && info.lowest !== null && info.highest !== null;
+  const value = metric.value ?? 0;
+  const { lowest: low = null, highest: high = null } = info ?? {};
+  const bounds = low !== null && high !== null ? { low, high } : null;
+  const range = bounds && `, from ${number(bounds.low)} to ${number(bounds.high)}`;
   return h("li", { class: "metric", "data-metric": metric.name },
     h("h3", {}, title(metric.name)),
-    h("p", { class: "metric-value" }, number(metric.value), metric.unit && h("span", { class: "unit" }, ` ${metric.unit}`)),
-    bounded && gauge(metric.value, info.lowest, info.highest),
-    h("p", { class: "fine" }, BETTER[metric.better], bounded ? `, from ${number(info.lowest)} to ${number(info.highest)}` : ""),
+    h("p", { class: "metric-value" }, number(value), metric.unit && h("span", { class: "unit" }, ` ${metric.unit}`)),
+    bounds && gauge(value, bounds.low, bounds.high),
+    h("p", { class: "fine" }, BETTER[metric.better], range),
     info && h("p", { class: "metric-help" }, info.description),
     h("details", { class: "fine" }, h("summary", {}, "How it is measured"),
-      info && h("p", {}, info.source), details(metric.detail)));
+      info && h("p", {}, info.source), details(metric.detail ?? {})));
 }
 
+/** @param {Record<string, unknown>} detail */
 function details(detail) {
   const rows = Object.entries(detail);
   if (!rows.length) return null;
@@ -42,6 +54,7 @@ function details(detail) {
     [h("dt", {}, title(name)), h("dd", {}, typeof value === "number" ? number(value) : String(value))]));
 }
 
+/** @param {FinishedJob} job @param {Curves | null} curves @param {Comparison} comparison */
 function drawPlots(job, curves, comparison) {
   const timed = curves ? timedPlots(curves, job.result.duration_s, comparison.seek) : [];
   for (const plot of timed) comparison.onTime(plot.setTime);
@@ -57,35 +70,46 @@ function drawPlots(job, curves, comparison) {
     heading: "Where the time went", help: "Seconds that each stage of the render took.",
     rows: times.map(([name, value]) => ({ name: title(name), value, text: seconds(value) })),
   });
-  return [...timed.map((plot) => plot.element), ...shifts, bars].filter(Boolean);
+  return [...timed.map((plot) => plot.element), ...shifts, ...(bars ? [bars] : [])];
 }
 
+/** @param {Curves} curves @param {number} durationS @param {(timeS: number) => void} onSeek */
 function timedPlots(curves, durationS, onSeek) {
   const base = { fps: curves.fps, durationS, onSeek };
   const plots = [];
-  if (curves.mouth_opening.length && curves.speech_level.length) {
-    const top = Math.max(1e-9, ...curves.mouth_opening.map((value) => value ?? 0));
+  const { mouth_opening: mouth = [], speech_level: speech = [], ssim = [], window_distance: distance = [] } = curves;
+  if (mouth.length && speech.length) {
+    const top = Math.max(1e-9, ...mouth.map((value) => value ?? 0));
+    const opening = mouth.map((value) => (value === null ? null : value / top));
     plots.push(timePlot({ ...base,
       heading: "Mouth and speech", range: [0, 1],
       help: "How wide the mouth is open (share of its widest) against how loud the speech is. "
         + "They should rise and fall together. Click to go there.",
       summary: `Mouth opening and loudness of the speech over ${clock(durationS)}`,
-      series: [{ name: "loudness of the speech", values: curves.speech_level, tone: 2, isArea: true },
-        { name: "mouth opening", values: curves.mouth_opening.map((value) => value === null ? null : value / top), tone: 1 }] }));
+      series: [{ name: "loudness of the speech", values: speech, tone: 2, isArea: true },
+        { name: "mouth opening", values: opening, tone: 1 }] }));
   }
   // A still picture has one frame to compare with: no curve.
-  if (curves.ssim.length > 1) plots.push(frameCurve(base, curves.ssim, "Similarity to the input (SSIM)", "worst",
-    "Of each frame to the input's frame of the same number. Dips show where most was changed."));
-  if (curves.window_distance.length > 1) plots.push(frameCurve(base, curves.window_distance, "SyncNet distance", "best",
-    "Of lips and sound in the fifth of a second that begins there. Lower is better."));
+  if (ssim.length > 1) plots.push(frameCurve(base, ssim, "Similarity to the input (SSIM)", "worst",
+    "Of each frame to the same frame of the input. Dips show the largest changes."));
+  if (distance.length > 1) plots.push(frameCurve(base, distance, "SyncNet distance", "best",
+    "Of lips and sound in the 0.2 s that begin there. Lower is better."));
   return plots;
 }
 
+/**
+ * @param {{ fps: number, durationS: number, onSeek: (timeS: number) => void }} base
+ * @param {(number | null)[]} values
+ * @param {string} heading
+ * @param {string} nameOfLowest
+ * @param {string} help
+ */
 function frameCurve(base, values, heading, nameOfLowest, help) {
   const known = values.filter((value) => value !== null);
   const [lowest, highest] = [Math.min(...known), Math.max(...known)];
   const at = clock(values.indexOf(lowest) / base.fps);
-  return timePlot({ ...base, heading, help: `${help} Click to go there.`, range: [lowest, Math.max(highest, lowest + 1e-6)],
+  return timePlot({ ...base, heading, help: `${help} Click to go there.`,
+    range: [lowest, Math.max(highest, lowest + 1e-6)],
     summary: `${heading} over time, from ${number(lowest)} to ${number(highest)}; the ${nameOfLowest} moment is ${at}`,
     series: [{ name: heading, values, tone: 1 }] });
 }

@@ -1,21 +1,28 @@
-// Server-sent events through fetch, because EventSource can send no key.
+// @ts-check
+// Server-sent events through fetch, because EventSource cannot send a key.
+/** @import { JobEvent, JobStatus } from "#types" */
+/** @import { Api } from "./api.js" */
 
 import { Problem } from "./api.js";
 
 const RETRY_MS = 2000;
 const RETRY_LONGEST_MS = 15000;
 
-// Text of the stream in, { id, event, data } out. The rules are those of the HTML standard, section 9.2.
+/** @typedef {{ id: string, event: string, data: string }} Message */
+
+// Turns the text of a stream into messages, by the rules of the HTML standard, section 9.2.
 export class EventParser {
   #rest = "";
-  #fields = { id: "", event: "", data: [] };
+  #fields = { id: "", event: "", data: /** @type {string[]} */ ([]) };
 
+  /** @param {string} text @returns {Message[]} */
   push(text) {
     const lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
-    this.#rest = lines.pop();
-    return lines.map((line) => this.#line(line)).filter(Boolean);
+    this.#rest = lines.pop() ?? "";
+    return lines.map((line) => this.#line(line)).filter((message) => message !== null);
   }
 
+  /** @param {string} line */
   #line(line) {
     if (line === "") return this.#dispatch();
     const colon = line.indexOf(":");
@@ -34,8 +41,14 @@ export class EventParser {
   }
 }
 
-// Every event of a job from its beginning, until it is over. A connection that breaks goes on after the last event
-// seen. onConnection(true | false) tells which it is now.
+/**
+ * Every event of a job from its beginning until it ends. A broken connection resumes after the last event.
+ * onConnection: called with true or false when the connection is established or lost.
+ * @param {Api} api
+ * @param {string} id
+ * @param {{ signal: AbortSignal, onConnection?: (isConnected: boolean) => void }} options
+ * @returns {AsyncGenerator<JobEvent>}
+ */
 export async function* followJob(api, id, { signal, onConnection = () => {} }) {
   let last = null;
   for (let failures = 0; ; ) {
@@ -61,9 +74,12 @@ export async function* followJob(api, id, { signal, onConnection = () => {} }) {
   }
 }
 
+/** @param {JobStatus} status */
 export const isOver = (status) => ["succeeded", "failed", "canceled"].includes(status);
 
+/** @param {Response} response */
 async function* messages(response) {
+  if (!response.body) return;
   const parser = new EventParser();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   try {
@@ -77,6 +93,7 @@ async function* messages(response) {
   }
 }
 
+/** @param {number} ms @param {AbortSignal} [signal] @returns {Promise<void>} */
 export function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);

@@ -1,4 +1,7 @@
-// One job: what happens now, what came out, and what was told to whom.
+// @ts-check
+// One job: progress, result, evaluation, webhook deliveries and details.
+/** @import { FinishedJob, Job, JobEvent, Note, PageContext } from "#types" */
+/** @import { JobView } from "./webhook_log.js" */
 
 import { badge } from "./job_list.js";
 import { buildComparison } from "./comparison.js";
@@ -13,22 +16,35 @@ import { showWebhook } from "./webhook_log.js";
 
 const QUEUE_REFRESH_MS = 2000;
 
-export async function showJobPage(root, { api, signal, id, go }) {
+/**
+ * drawnFor: the status that the sections show. readAt: when the job was last read, in ms.
+ * @typedef {PageContext & JobView & ReturnType<typeof buildSections> & { drawnFor: string | null, readAt: number,
+ *   progress: ReturnType<typeof buildProgress> }} Page
+ */
+
+/** @param {string} id @param {HTMLElement} root @param {PageContext} context */
+export async function showJobPage(id, root, { api, signal, go }) {
   const [job, document] = await Promise.all([api.job(id, { signal }), api.document()]);
   if (signal.aborted) return;
   const stages = document.components.schemas.JobView.properties.stage.examples ?? [];
-  const page = { api, signal, id, go, job, drawnFor: null, progress: buildProgress(stages), ...buildSections(id) };
+  const state = { job, drawnFor: null, readAt: 0, progress: buildProgress(stages) };
+  /** @type {Page} */
+  const page = { api, signal, id, go, ...state, ...buildSections(id) };
   page.remove.addEventListener("click", () => remove(page));
   root.replaceChildren(page.element);
   draw(page);
   await Promise.all([follow(page), watchQueue(page)]);
 }
 
+/** @param {string} id */
 function buildSections(id) {
   const status = h("span", { class: "job-status" });
   const remove = h("button", { type: "button", class: "danger quiet" });
-  const names = ["problem", "live", "outcome", "evaluation", "webhook", "about"];
-  const sections = Object.fromEntries(names.map((name) => [name, h("div", { class: `section ${name}` })]));
+  const section = (/** @type {string} */ name) => h("div", { class: `section ${name}` });
+  const sections = {
+    problem: section("problem"), live: section("live"), outcome: section("outcome"),
+    evaluation: section("evaluation"), webhook: section("webhook"), about: section("about"),
+  };
   const element = h("article", { class: "job" },
     h("header", { class: "job-head" },
       h("h1", {}, "Job ", h("code", { class: "job-id" }, id)),
@@ -37,9 +53,9 @@ function buildSections(id) {
   return { element, status, remove, ...sections };
 }
 
-// Events tell of every step at once; the job itself knows what they do not: queue position and ETA.
+/** Events report every step at once; queue position and ETA are only in the job itself. @param {Page} page */
 async function follow(page) {
-  const onConnection = (isOn) => page.progress.showConnection(isOn);
+  const onConnection = (/** @type {boolean} */ isConnected) => page.progress.showConnection(isConnected);
   try {
     for await (const event of followJob(page.api, page.id, { signal: page.signal, onConnection })) {
       page.progress.addEvent(event);
@@ -47,7 +63,7 @@ async function follow(page) {
         page.job = { ...page.job, status: event.status, stage: event.stage, progress: event.progress };
         draw(page);
       }
-      if (event.event !== "job.progress" || performance.now() - (page.readAt ?? 0) > 1000) await reread(page);
+      if (event.event !== "job.progress" || performance.now() - page.readAt > 1000) await reread(page);
     }
     await reread(page);
   } catch (fault) {
@@ -55,9 +71,14 @@ async function follow(page) {
   }
 }
 
-// Events come from the beginning of the job: those that the job has left behind are history.
+/**
+ * Events are replayed from the beginning of the job: older ones must not turn it back.
+ * @param {JobEvent} event
+ * @param {Job} job
+ */
 const isNews = (event, job) => event.event === "job.progress" && !isOver(job.status) && event.progress >= job.progress;
 
+/** @param {Page} page */
 async function watchQueue(page) {
   while (!page.signal.aborted && !isOver(page.job.status)) {
     await pause(QUEUE_REFRESH_MS, page.signal);
@@ -65,6 +86,7 @@ async function watchQueue(page) {
   }
 }
 
+/** @param {Page} page */
 async function reread(page) {
   page.readAt = performance.now();
   page.job = await page.api.job(page.id, { signal: page.signal }).catch((fault) => {
@@ -74,35 +96,39 @@ async function reread(page) {
   if (!page.signal.aborted) draw(page);
 }
 
+/** @param {Page} page */
 function draw(page) {
   const { job } = page;
   page.status.replaceChildren(badge(job.status));
   page.remove.textContent = isOver(job.status) ? "Delete" : job.cancel_requested ? "Canceling …" : "Cancel";
   page.remove.disabled = job.cancel_requested && !isOver(job.status);
   page.progress.show(job);
-  showWebhook(page.webhook, page, draw);
+  showWebhook(page.webhook, page, () => draw(page));
   if (page.drawnFor === job.status) return;
   const before = page.drawnFor;
   page.drawnFor = job.status;
   page.live.replaceChildren(page.progress.element);
   page.about.replaceChildren(factsOf(job));
   if (before && isOver(job.status)) announce(`The job ${job.status}.`);
-  // What an event told first has no result yet: the job is read again right after.
+  // If the end is known from an event, the result is not: the job is read again right after.
   if (isOver(job.status) && (job.result || job.error || job.status === "canceled")) drawOutcome(page);
   else page.drawnFor = isOver(job.status) ? null : job.status;
 }
 
+/** @param {Page} page */
 async function drawOutcome(page) {
   const { api, job } = page;
   try {
     if (job.error) {
-      const codes = await api.json("errors");
-      page.outcome.replaceChildren(failureBox(job.error, codes.find((row) => row.code === job.error.code)));
+      const { error } = job;
+      const codes = await api.errorCodes();
+      page.outcome.replaceChildren(failureBox(error, codes.find((row) => row.code === error.code)));
     }
-    if (!job.result) return;
+    if (!isFinished(job)) return;
     const [media, evaluation, offer] = await Promise.all([api.media(job.id), api.evaluation(job.id), api.offer()]);
     if (page.signal.aborted) return;
     const comparison = buildComparison(job, media, () => api.media(job.id), page.signal);
+    if (!comparison) return;
     page.outcome.replaceChildren(resultNote(job), comparison.element);
     showEvaluation(page.evaluation, { job, evaluation, offer, comparison });
   } catch (fault) {
@@ -110,12 +136,18 @@ async function drawOutcome(page) {
   }
 }
 
+/** @param {Job} job @returns {job is FinishedJob} */
+const isFinished = (job) => job.result !== null;
+
+/** @param {Job} job */
 function resultNote(job) {
   const preview = job.engine === "preview" && " This is a preview: a landmark warp, not the neural method.";
-  const synthetic = job.render.synthetic_weights && " Its weights were made up for tests: the result means nothing.";
+  const synthetic = job.render?.synthetic_weights
+    && " Its weights are synthetic, for tests: the result is meaningless.";
   return h("p", { class: "lead" }, `Made by the engine ${job.engine} on ${job.device}.`, preview, synthetic);
 }
 
+/** @param {Page} page */
 async function remove(page) {
   try {
     const wasOver = isOver(page.job.status);
@@ -127,30 +159,34 @@ async function remove(page) {
   }
 }
 
+/** @param {Job} job */
 function factsOf(job) {
   const { result, options } = job;
   const rows = [
     ["Created", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)],
-    ["Deleted with its files", moment(job.delete_at)], ["Has to start before", moment(job.deadline_at)],
+    ["Deleted with its files", moment(job.delete_at)], ["Must start before", moment(job.deadline_at)],
     ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
     ["Result", result && describeFile(result)],
-    ["Face seen", job.render && `on ${number(job.render.face_coverage * 100)} % of the frames`],
-    ["Notes", job.render?.notes.map(describeNote).join(" ")],
+    ["Face found", job.render && `in ${number(job.render.face_coverage * 100)} % of the frames`],
+    ["Notes", job.render?.notes?.map(describeNote).join(" ")],
     ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],
-    ...Object.entries(options).filter(([, value]) => value !== null).map(([name, value]) => [title(name), say(value)]),
+    ...Object.entries(options).map(([name, value]) => [title(name), value === null ? "" : asText(value)]),
   ];
   const known = rows.filter(([, text]) => text).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]);
   return h("details", { class: "fold card" },
     h("summary", {}, h("span", { class: "fold-title" }, "Details and options")), h("dl", { class: "facts" }, known));
 }
 
-function describeNote({ sentence, ranges_s: ranges }) {
+/** @param {Note} note */
+function describeNote({ sentence, ranges_s: ranges = [] }) {
   const listed = ranges.map(([start, end]) => `${start.toFixed(2)}–${end.toFixed(2)} s`).join(", ");
   return listed ? `${sentence} (${listed})` : sentence;
 }
 
+/** @param {NonNullable<Job["result"]>} result */
 function describeFile({ width, height, fps, duration_s: durationS, size_bytes: size }) {
   return `${width} × ${height}, ${number(fps)} fps, ${seconds(durationS)}, ${bytes(size)}`;
 }
 
-const say = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+/** @param {unknown} value */
+const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));

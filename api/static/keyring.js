@@ -1,32 +1,40 @@
-// The API key: kept in this tab, asked for when the service wants one.
+// @ts-check
+// The API key: kept in this tab, requested when the service requires one.
 
-const PLACE = "retalking-key";
+import { byId } from "./elements.js";
+
+const STORAGE_KEY = "retalking-key";
 
 export class Keyring {
-  #dialog = document.getElementById("key-dialog");
-  #field = document.getElementById("key-value");
-  #button = document.getElementById("key");
+  #dialog = /** @type {HTMLDialogElement} */ (byId("key-dialog"));
+  #field = /** @type {HTMLInputElement} */ (byId("key-value"));
+  #button = byId("key");
+  /** @type {Promise<string | null> | null} */
   #asking = null;
 
   constructor() {
-    this.#button.addEventListener("click", () => this.ask("Sent with every call, where this service asks for one."));
-    document.getElementById("key-forget").addEventListener("click", () => {
-      sessionStorage.removeItem(PLACE);
+    this.#button.addEventListener("click", () => this.ask("Sent with every call, if this service requires one."));
+    byId("key-forget").addEventListener("click", () => {
+      sessionStorage.removeItem(STORAGE_KEY);
       this.#dialog.close("forgotten");
     });
-    document.getElementById("key-cancel").addEventListener("click", () => this.#dialog.close("canceled"));
+    byId("key-cancel").addEventListener("click", () => this.#dialog.close("canceled"));
     this.#show();
   }
 
   get key() {
-    return sessionStorage.getItem(PLACE);
+    return sessionStorage.getItem(STORAGE_KEY);
   }
 
+  /** @returns {Record<string, string>} */
   get headers() {
     return this.key ? { Authorization: `Bearer ${this.key}` } : {};
   }
 
-  // The key that was entered, or null. Calls that come while the dialog is open wait for the same answer.
+  /**
+   * The key that was entered, or null. Calls made while the dialog is open share its answer.
+   * @param {string} reason
+   */
   ask(reason) {
     this.#asking ??= this.#open(reason).finally(() => {
       this.#asking = null;
@@ -35,8 +43,9 @@ export class Keyring {
     return this.#asking;
   }
 
+  /** @param {string} reason @returns {Promise<string | null>} */
   #open(reason) {
-    document.getElementById("key-reason").textContent = reason;
+    byId("key-reason").textContent = reason;
     this.#field.value = "";
     this.#dialog.returnValue = "";
     this.#dialog.showModal();
@@ -46,12 +55,12 @@ export class Keyring {
     });
   }
 
-  // Header values are visible ASCII: anything else, as a pasted line break, is no part of a key.
+  // Header values are visible ASCII; anything else, such as a pasted line break, cannot be part of a key.
   #take() {
     const entered = this.#field.value.replace(/[^\x21-\x7e]/g, "");
     this.#field.value = "";
     if (["canceled", "forgotten"].includes(this.#dialog.returnValue) || !entered) return null;
-    sessionStorage.setItem(PLACE, entered);
+    sessionStorage.setItem(STORAGE_KEY, entered);
     return entered;
   }
 

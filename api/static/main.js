@@ -1,7 +1,9 @@
-// The entry: builds what all pages share, and shows the page that the address names.
+// @ts-check
+// Entry point: builds what all pages share, and shows the page of the current address.
+/** @import { PageContext } from "#types" */
 
 import { Api, Problem } from "./api.js";
-import { h } from "./elements.js";
+import { byId, h } from "./elements.js";
 import { pause } from "./events.js";
 import { showJobList } from "./job_list.js";
 import { showJobPage } from "./job_page.js";
@@ -11,16 +13,23 @@ import { problemBox } from "./notices.js";
 import { startTheme } from "./theme.js";
 
 const SERVICE_REFRESH_MS = 15000;
-const main = document.getElementById("main");
+const main = byId("main");
 const api = new Api(new Keyring());
 let leaving = new AbortController();
 
-// #/ new job, #/jobs?status=&cursor= list, #/jobs/<id> one job
+/**
+ * The page of an address: #/ new job, #/jobs?status=&cursor= list, #/jobs/<id> one job.
+ * @param {string} hash
+ * @returns {{ nav: string, name: string, show: (root: HTMLElement, context: PageContext) => Promise<void> }}
+ */
 function pageOf(hash) {
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
   const [view, id] = path.split("/");
-  if (view === "jobs" && id) return { show: showJobPage, nav: "jobs", name: "Job", id: decodeURIComponent(id) };
-  if (view === "jobs") return { show: showJobList, nav: "jobs", name: "Jobs", query: new URLSearchParams(query) };
+  if (view === "jobs" && id) {
+    const show = showJobPage.bind(null, decodeURIComponent(id));
+    return { show, nav: "jobs", name: "Job" };
+  }
+  if (view === "jobs") return { show: showJobList.bind(null, new URLSearchParams(query)), nav: "jobs", name: "Jobs" };
   return { show: showNewJob, nav: "new", name: "New job" };
 }
 
@@ -28,9 +37,9 @@ async function route(moveFocus = true) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const { show, nav, name, ...address } = pageOf(location.hash);
+  const { show, nav, name } = pageOf(location.hash);
   document.title = `${name} · Retalking`;
-  for (const link of document.querySelectorAll("[data-view]")) {
+  for (const link of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-view]"))) {
     if (link.dataset.view === nav) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -40,7 +49,7 @@ async function route(moveFocus = true) {
     scrollTo(0, 0);
   }
   try {
-    await show(main, { api, signal, go, ...address });
+    await show(main, { api, signal, go });
   } catch (fault) {
     if (signal.aborted) return;
     if (!(fault instanceof Problem)) console.error(fault);
@@ -49,35 +58,38 @@ async function route(moveFocus = true) {
   }
 }
 
+/** @param {string} hash */
 function go(hash) {
   if (location.hash === hash) route();
   else location.hash = hash;
 }
 
-// Who works now. A service that wants a key is asked only after the person was: see Api.call.
+// Shows whether the service is ready. `/readyz` needs no key.
 async function watchService() {
-  const line = document.getElementById("service");
+  const line = byId("service");
   for (;;) {
     if (!document.hidden) await showService(line);
     await pause(SERVICE_REFRESH_MS);
   }
 }
 
+/** @param {HTMLElement} line */
 async function showService(line) {
   const response = await fetch(Api.address("readyz")).catch(() => null);
-  const missing = response === null || response.ok ? [] : (await Problem.of(response)).errors.map((error) => error.pointer);
+  const problem = response === null || response.ok ? null : await Problem.of(response);
+  const missing = problem?.errors.map((error) => error.pointer) ?? [];
   line.dataset.state = response === null ? "away" : response.ok ? "ready" : "unready";
   line.textContent = response === null ? "No connection"
     : response.ok ? "Ready" : missing.includes("workers") ? "No worker" : "Not ready";
 }
 
-document.getElementById("skip").addEventListener("click", (event) => {
+byId("skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
 addEventListener("hashchange", () => route());
-// A file dropped beside its place must not replace the page and all that was entered.
+// A file dropped beside its zone must not replace the page and everything entered.
 for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-startTheme(document.getElementById("theme"));
+startTheme(byId("theme"));
 watchService();
 route(false);

@@ -1,5 +1,8 @@
-// The page where a job is made.
+// @ts-check
+// The page for a new job.
+/** @import { Offer, OpenApi, PageContext, Source } from "#types" */
 
+import { Problem } from "./api.js";
 import { announce, h } from "./elements.js";
 import { offerFacePicker } from "./face_picker.js";
 import { InvalidField } from "./fields.js";
@@ -7,15 +10,20 @@ import { bytes, percent } from "./format.js";
 import { problemBox } from "./notices.js";
 import { buildOptions } from "./options_form.js";
 import { buildSource } from "./source_input.js";
-import { submitJob } from "./submission.js";
 
-const WANTED = { video: "Choose a video or a picture of a face.", audio: "Choose or record the speech." };
+/** @typedef {"video" | "audio"} Slot */
+/** @typedef {PageContext & { offer: Offer } & ReturnType<typeof buildParts>} Draft */
 
+const SLOTS = /** @type {const} */ (["video", "audio"]);
+const MISSING = { video: "Choose a video or a picture of a face.", audio: "Choose or record the speech." };
+
+/** @param {HTMLElement} root @param {PageContext} context */
 export async function showNewJob(root, { api, signal, go }) {
   const [offer, document] = await Promise.all([api.offer(), api.document()]);
   if (signal.aborted) return;
   const draft = { offer, api, signal, go, ...buildParts(offer, document) };
-  const form = h("form", { class: "new-job", novalidate: true, onsubmit: (event) => { event.preventDefault(); submit(draft); } },
+  const onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); submit(draft); };
+  const form = h("form", { class: "new-job", novalidate: true, onsubmit },
     h("div", { class: "sources" }, draft.video.element, draft.audio.element),
     h("section", { class: "card", "aria-labelledby": "options-title" },
       h("h2", { id: "options-title" }, "Options"), engineNote(offer), draft.options.element),
@@ -23,10 +31,11 @@ export async function showNewJob(root, { api, signal, go }) {
     h("div", { class: "submit-bar" }, draft.button, draft.sending));
   root.replaceChildren(
     h("h1", {}, "New job"),
-    h("p", { class: "lead" }, "A face that talks and a speech track in; the same face saying the speech out."),
+    h("p", { class: "lead" }, "Turns a video of a face and a speech track into a video of that face speaking."),
     form);
 }
 
+/** @param {Offer} offer @param {OpenApi} document */
 function buildParts(offer, document) {
   const limits = offer.limits;
   const video = buildSource({
@@ -35,7 +44,7 @@ function buildParts(offer, document) {
   });
   const audio = buildSource({
     slot: "audio", heading: "Speech", accept: "audio/*,video/*,.mkv,.flac,.ogg", canRecord: true,
-    hint: `What is to be said: ${limits.accepted_files.audio}`, maxBytes: limits.max_upload_bytes,
+    hint: `The speech: ${limits.accepted_files.audio}`, maxBytes: limits.max_upload_bytes,
   });
   const options = buildOptions(offer, document);
   offerFacePicker(options.fields.face, video);
@@ -47,23 +56,25 @@ function buildParts(offer, document) {
     sending: h("div", { class: "sending", hidden: true }, bar, text, stop),
     button: h("button", { class: "primary large" }, "Make the video"),
     problem: h("div", { class: "problem" }),
-    draftKey: newKey(),
+    idempotencyKey: newKey(),
     sent: "",
   };
 }
 
+/** @param {Offer} offer */
 function engineNote(offer) {
   if (!offer.workers) {
-    return h("p", { class: "notice warn" }, "No worker is live: a job is accepted and waits until one is.");
+    return h("p", { class: "notice warn" }, "No worker is live: jobs are accepted and wait for one.");
   }
   const lines = offer.engines.map((engine) => h("li", {},
     h("strong", {}, engine.name), ` on ${engine.device}: ${engine.description}`,
-    engine.synthetic_weights && " Its weights were made up for tests: its results mean nothing."));
+    engine.synthetic_weights && " Its weights are synthetic, for tests: its results are meaningless."));
   const missing = Object.entries(offer.unavailable).map(([name, reason]) =>
     h("li", {}, h("strong", {}, name), ` is not offered: ${reason}`));
   return h("ul", { class: "engines" }, lines, missing);
 }
 
+/** @param {Draft} draft */
 async function submit(draft) {
   draft.problem.replaceChildren();
   const form = readForm(draft);
@@ -73,26 +84,28 @@ async function submit(draft) {
   draft.signal.addEventListener("abort", () => stopper.abort(), { once: true });
   toggleSending(draft, true);
   try {
-    const job = await submitJob(draft.api, form, { draftKey: draft.draftKey, signal: stopper.signal, onProgress: tell(draft) });
+    const { idempotencyKey } = draft;
+    const onProgress = (/** @type {number} */ sent, /** @type {number} */ total) => showSent(draft, sent, total);
+    const job = await draft.api.submit(form, { idempotencyKey, signal: stopper.signal, onProgress });
     draft.go(`#/jobs/${job.id}`);
   } catch (fault) {
     toggleSending(draft, false);
-    if (fault.name === "AbortError") announce("The upload was stopped.");
+    if (stopper.signal.aborted) announce("The upload was stopped.");
     else showRefusal(draft, fault);
   }
 }
 
-// The form to send, or null when something is missing; the person is led to it.
+/** The form to send, or null if something is missing, which is then shown and focused. @param {Draft} draft */
 function readForm(draft) {
-  const sources = { video: draft.video.read(), audio: draft.audio.read() };
-  for (const [slot, message] of Object.entries(WANTED)) draft[slot].showError(sources[slot] ? "" : message);
-  const missing = Object.keys(sources).find((slot) => !sources[slot]);
-  if (missing) {
-    draft[missing].focus();
+  const [video, audio] = [draft.video.read(), draft.audio.read()];
+  draft.video.showError(video ? "" : MISSING.video);
+  draft.audio.showError(audio ? "" : MISSING.audio);
+  if (!video || !audio) {
+    (video ? draft.audio : draft.video).focus();
     return null;
   }
   try {
-    return toForm(draft, sources);
+    return toForm(draft, { video, audio });
   } catch (fault) {
     if (!(fault instanceof InvalidField)) throw fault;
     draft.options.showErrors([{ pointer: `#/${fault.field.shape.path.replaceAll(".", "/")}`, message: fault.message }]);
@@ -100,23 +113,32 @@ function readForm(draft) {
   }
 }
 
+/** @param {Draft} draft @param {Record<Slot, Source>} sources */
 function toForm(draft, sources) {
   const { spec, expression } = draft.options.read();
   const form = new FormData();
-  for (const [slot, source] of Object.entries(sources)) {
-    if (source.url) spec[`${slot}_url`] = source.url;
+  for (const slot of SLOTS) {
+    const { url } = sources[slot];
+    if (url) spec[`${slot}_url`] = url;
   }
   form.append("spec", new Blob([JSON.stringify(spec)], { type: "application/json" }));
-  for (const [slot, source] of Object.entries(sources)) if (source.file) form.append(slot, source.file);
+  for (const slot of SLOTS) {
+    const { file } = sources[slot];
+    if (file) form.append(slot, file);
+  }
   if (expression) form.append("expression", expression);
   const files = [sources.video.file, sources.audio.file, expression];
   renewKey(draft, JSON.stringify([spec, files.map((file) => file && [file.name, file.size, file.lastModified])]));
   return form;
 }
 
-// A repetition of the same request keeps its key, so that it never makes a second job; another request gets another.
+/**
+ * A retry of the same request keeps its key, so that it never makes a second job.
+ * @param {Draft} draft
+ * @param {string} content
+ */
 function renewKey(draft, content) {
-  if (draft.sent && draft.sent !== content) draft.draftKey = newKey();
+  if (draft.sent && draft.sent !== content) draft.idempotencyKey = newKey();
   draft.sent = content;
 }
 
@@ -125,15 +147,15 @@ function newKey() {
   return `console-${Array.from(words, (word) => word.toString(36)).join("-")}`;
 }
 
-function tell(draft) {
-  return (sent, total) => {
-    draft.bar.value = total ? sent / total : 0;
-    draft.text.textContent = sent < total
-      ? `${bytes(sent)} of ${bytes(total)}, ${percent(sent / total)}`
-      : "Sent. The service checks the files …";
-  };
+/** @param {Draft} draft @param {number} sent @param {number} total */
+function showSent(draft, sent, total) {
+  draft.bar.value = total ? sent / total : 0;
+  draft.text.textContent = sent < total
+    ? `${bytes(sent)} of ${bytes(total)}, ${percent(sent / total)}`
+    : "Sent. The service checks the files …";
 }
 
+/** @param {Draft} draft @param {boolean} isSending */
 function toggleSending(draft, isSending) {
   draft.sending.hidden = !isSending;
   draft.button.disabled = isSending;
@@ -142,13 +164,18 @@ function toggleSending(draft, isSending) {
   if (isSending) announce("Sending the files");
 }
 
-function showRefusal(draft, problem) {
-  draft.problem.replaceChildren(problemBox(problem));
-  const slots = { "`video`": draft.video, "`audio`": draft.audio };
-  const slot = Object.keys(slots).find((name) => problem.message.includes(`The ${name} file`));
-  const named = problem.errors?.map((error) => ({ ...error, slot: /^#\/(video|audio)/.exec(error.pointer)?.[1] })) ?? [];
-  if (slot) slots[slot].showError(problem.message);
-  for (const error of named.filter((each) => each.slot)) draft[error.slot].showError(error.message);
-  draft.options.showErrors(named.filter((each) => !each.slot));
+/** @param {Draft} draft @param {unknown} fault */
+function showRefusal(draft, fault) {
+  draft.problem.replaceChildren(problemBox(fault));
+  if (fault instanceof Problem) {
+    for (const slot of SLOTS) {
+      if (fault.message.includes(`The \`${slot}\` file`)) draft[slot].showError(fault.message);
+    }
+    draft.options.showErrors(fault.errors.filter(({ pointer, message }) => {
+      const slot = SLOTS.find((each) => pointer.startsWith(`#/${each}`));
+      if (slot) draft[slot].showError(message);
+      return !slot;
+    }));
+  }
   draft.problem.scrollIntoView({ block: "nearest" });
 }

@@ -1,63 +1,81 @@
-// From the JSON Schema of an option to what a form needs to know about it.
-//
-// A shape: { name, path, label, help, default, nullable, kind } and, by kind,
-//   choice   choices: [{ value, meaning }], variants: [shape of kind group] for objects that may stand in its place
-//   switch
-//   number   min, max, integer
-//   list     choices
-//   group    members: [shape]
-//   text, json
+// @ts-check
+// From the JSON Schema of an option to a Shape, which says what a form needs to know about it.
+/** @import { GroupShape, Offer, Schema, Shape } from "#types" */
 
 import { title } from "./format.js";
 
+/**
+ * @param {string} name
+ * @param {Schema} schema
+ * @param {any} fallback the default
+ * @returns {Shape}
+ */
 export function describeOption(name, schema, fallback, path = name) {
-  const arms = (schema.anyOf ?? [schema]).filter((arm) => arm.type !== "null");
+  const variants = (schema.anyOf ?? [schema]).filter((variant) => variant.type !== "null");
   const base = {
     name,
     path,
     label: title(name),
     help: schema.description ?? "",
     default: fallback,
-    nullable: arms.length < (schema.anyOf?.length ?? 1),
+    nullable: variants.length < (schema.anyOf?.length ?? 1),
   };
-  const words = arms.find((arm) => arm.enum);
-  if (words) {
-    const meanings = schema["x-enumDescriptions"] ?? words["x-enumDescriptions"] ?? {};
-    const variants = arms.filter((arm) => arm.type === "object").map((arm) => variantOf(arm, path));
-    return { ...base, kind: "choice", choices: choicesOf(words.enum, meanings), variants };
+  const words = variants.find((variant) => variant.enum);
+  if (!words) return { ...base, ...describeType(variants[0], fallback, path) };
+  const meanings = schema["x-enumDescriptions"] ?? words["x-enumDescriptions"] ?? {};
+  const objects = variants.filter(({ type }) => type === "object").map((variant) => describeObject(variant, path));
+  return { ...base, kind: "choice", choices: describeChoices(words.enum ?? [], meanings), variants: objects };
+}
+
+/** @param {Schema} schema @param {any} fallback @param {string} path */
+function describeType(schema, fallback, path) {
+  const { type } = schema;
+  if (type === "boolean") return { kind: /** @type {const} */ ("switch") };
+  if (type === "integer" || type === "number") {
+    const min = schema.minimum ?? schema.exclusiveMinimum;
+    const max = schema.maximum ?? schema.exclusiveMaximum;
+    return { kind: /** @type {const} */ ("number"), min, max, integer: type === "integer" };
   }
-  return { ...base, ...describeType(arms[0], fallback, path) };
-}
-
-function describeType(arm, fallback, path) {
-  if (arm.type === "boolean") return { kind: "switch" };
-  if (arm.type === "integer" || arm.type === "number") {
-    const max = arm.maximum ?? arm.exclusiveMaximum;
-    return { kind: "number", min: arm.minimum ?? arm.exclusiveMinimum, max, integer: arm.type === "integer" };
+  if (type === "array") {
+    return { kind: /** @type {const} */ ("list"), choices: describeChoices(schema.items?.enum ?? [], {}) };
   }
-  if (arm.type === "array") return { kind: "list", choices: choicesOf(arm.items.enum ?? [], {}) };
-  if (arm.properties) return { kind: "group", members: membersOf(arm, fallback, path) };
-  return { kind: arm.type === "object" ? "json" : "text" };
+  if (schema.properties) {
+    return { kind: /** @type {const} */ ("group"), members: describeMembers(schema, fallback, path) };
+  }
+  return { kind: type === "object" ? /** @type {const} */ ("json") : /** @type {const} */ ("text") };
 }
 
-// An object that may be given instead of a word, as a face by its place. Named after its schema: FacePoint -> Point.
-function variantOf(arm, path) {
-  const label = arm.title.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
-  return { kind: "group", name: arm.title, path, label, help: arm.description ?? "", members: membersOf(arm, {}, path) };
+/**
+ * An object that may replace a word, such as a face by its place. Named after its schema: FacePoint -> Point.
+ * @param {Schema} schema
+ * @param {string} path
+ * @returns {GroupShape}
+ */
+function describeObject(schema, path) {
+  const name = schema.title ?? "";
+  const label = name.replace(/([a-z])([A-Z])/g, "$1 $2").toLowerCase();
+  const members = describeMembers(schema, {}, path);
+  return { kind: "group", name, path, label, help: schema.description ?? "", members };
 }
 
-function membersOf(arm, fallback, path) {
-  return Object.entries(arm.properties).map(([name, schema]) => {
+/** @param {Schema} object @param {any} fallback @param {string} path @returns {Shape[]} */
+function describeMembers(object, fallback, path) {
+  return Object.entries(object.properties ?? {}).map(([name, schema]) => {
     const given = fallback?.[name] ?? schema.default ?? null;
-    const required = arm.required?.includes(name) ?? false;
+    const required = object.required?.includes(name) ?? false;
     return { ...describeOption(name, schema, given, `${path}.${name}`), required };
   });
 }
 
-const choicesOf = (values, meanings) => values.map((value) => ({ value, meaning: meanings[value] ?? "" }));
+/** @param {string[]} values @param {Record<string, string>} meanings */
+const describeChoices = (values, meanings) => values.map((value) => ({ value, meaning: meanings[value] ?? "" }));
 
-// What the engines that would run refuse: path -> refused values, [] for any but the default. Engines of several
-// workers may differ: what one of them honours is not refused.
+/**
+ * The values that the engine which would run does not support: path -> refused values, [] for all but the default.
+ * Workers may differ: a value that one of them supports is not refused.
+ * @param {Offer} offer
+ * @param {string} engine
+ */
 export function refusals(offer, engine) {
   const name = engine === "auto" ? offer.auto_engine : engine;
   const [first, ...others] = offer.engines.filter((each) => each.name === name).map((each) => each.unsupported_options);

@@ -1,26 +1,37 @@
+// @ts-check
 // All options of a job as a form, built from what the service says about them.
+/** @import { Field, FieldError, GroupShape, ListShape, Offer, OpenApi, Schema, Shape } from "#types" */
 
 import { buildField } from "./fields.js";
 import { h } from "./elements.js";
 import { describeOption, refusals } from "./option_shapes.js";
 
-// What most jobs choose stands open; the rest, also what this page has never heard of, is one click away.
+// Options that most jobs set are always visible; all others, including ones unknown to this page, are one click away.
 const FIRST = ["engine", "length_mode", "expression", "upper_face", "face"];
 const DELIVERY = ["webhook_url", "webhook_events", "priority", "expires_in_s", "metadata"];
 
-// offer: GET /engines. document: the OpenAPI document, for what is asked around the render.
+/** @typedef {ReturnType<typeof pictureField>} Picture */
+/** @typedef {{ element: HTMLElement, fields: Record<string, Field>, picture: Picture }} Form */
+/** @typedef {Pick<FieldError, "pointer" | "message">} Refusal */
+
+/**
+ * @param {Offer} offer
+ * @param {OpenApi} document describes the fields that are not options of the render
+ */
 export function buildOptions(offer, document) {
   const schemas = document.components.schemas;
-  const option = (name) => describeOption(name, offer.options[name].values, offer.options[name].default);
+  /** @type {Record<string, Field>} */
   const fields = {};
-  const make = (shape) => (fields[shape.name] = buildField(withMetrics(shape, offer)));
+  const make = (/** @type {Shape} */ shape) => (fields[shape.name] = buildField(withMetrics(shape, offer)));
 
-  const described = Object.keys(offer.options).map((name) => ({ ...option(name), help: offer.options[name].description }));
-  const first = FIRST.map((name) => described.find((shape) => shape.name === name)).filter(Boolean).map(make);
+  const described = Object.entries(offer.options).map(([name, option]) => ({
+    ...describeOption(name, option.values, option.default), help: option.description,
+  }));
+  const first = FIRST.flatMap((name) => described.filter((shape) => shape.name === name)).map(make);
   const rest = described.filter((shape) => !FIRST.includes(shape.name)).map(make);
-  const asked = schemas.JobSpec.properties;
-  const delivery = DELIVERY.filter((name) => name in asked)
-    .map((name) => make({ ...describeOption(name, asked[name], asked[name].default ?? defaultOf(name, schemas)) }));
+  const properties = schemas.JobSpec.properties;
+  const delivery = DELIVERY.filter((name) => name in properties).map((name) => make(
+    describeOption(name, properties[name], properties[name].default ?? defaultOf(name, schemas))));
 
   const picture = pictureField(schemas.JobForm.properties.expression, fields.expression);
   const element = h("div", { class: "options" },
@@ -28,49 +39,70 @@ export function buildOptions(offer, document) {
     fold("More options", "Quality, size, crop, evaluation", rest),
     fold("Delivery", "Webhook, priority, deadline, your own data", delivery));
   const form = { element, fields, picture };
-  honour(form, offer);
-  fields.engine.control.addEventListener("change", () => honour(form, offer));
-  return { ...form, read: () => readAll(form), showErrors: (errors) => showErrors(form, errors) };
+  markRefusals(form, offer);
+  fields.engine.control.addEventListener("change", () => markRefusals(form, offer));
+  const show = (/** @type {Refusal[]} */ errors) => showErrors(form, errors);
+  return { ...form, read: () => readAll(form), showErrors: show };
 }
 
+/** @param {string} heading @param {string} summary @param {Field[]} fields */
 function fold(heading, summary, fields) {
   return h("details", { class: "fold" },
     h("summary", {}, h("span", { class: "fold-title" }, heading), h("span", { class: "fine" }, summary)),
     h("div", { class: "option-grid" }, fields.map((field) => field.element)));
 }
 
-// The metrics are no list in the schema: which there are depends on the workers.
+/**
+ * The schema does not list the metrics, because they depend on the workers.
+ * @param {Shape} shape
+ * @param {Offer} offer
+ * @returns {Shape}
+ */
 function withMetrics(shape, offer) {
   if (shape.name !== "evaluate") return shape;
   const choices = offer.metrics.map((name) => ({ value: name, meaning: offer.metric_table[name]?.description ?? "" }));
   const modes = [
-    { value: "all", meaning: "Every metric whose checkpoints are there" },
-    { value: "none", meaning: "No numbers; the job is done sooner" },
+    { value: "all", meaning: "Every metric whose checkpoints are available" },
+    { value: "none", meaning: "No metrics; the job finishes sooner" },
   ];
-  const members = [{ ...shape, kind: "list", label: "Metrics", name: "list", path: "evaluate", help: "", default: [], choices }];
-  const chosen = { kind: "group", name: "chosen", path: "evaluate", label: "chosen", help: "", members };
-  return { ...shape, kind: "choice", default: "all", choices: modes, variants: choices.length ? [chosen] : [], isMetrics: true };
+  const base = { path: "evaluate", help: "" };
+  /** @type {ListShape} */
+  const list = { ...base, kind: "list", name: "list", label: "Metrics", default: [], choices };
+  /** @type {GroupShape} */
+  const chosen = { ...base, kind: "group", name: "chosen", label: "chosen", members: [list] };
+  const variants = choices.length ? [chosen] : [];
+  return { ...shape, kind: "choice", default: "all", choices: modes, variants, isMetrics: true };
 }
 
+/** @param {string} name @param {OpenApi["components"]["schemas"]} schemas */
 const defaultOf = (name, schemas) => schemas.JobView.properties[name]?.default ?? (name === "webhook_events"
   ? ["job.succeeded", "job.failed", "job.canceled"] : null);
 
-// The picture behind `expression: image`, shown while that is chosen.
+/**
+ * The picture of `expression: image`, visible while that is selected.
+ * @param {Schema | undefined} schema
+ * @param {Field} expression
+ */
 function pictureField(schema, expression) {
   const control = h("input", { type: "file", id: "expression-file", accept: "image/png,image/jpeg,image/webp" });
   const element = h("div", { class: "field", hidden: true },
     h("label", { for: "expression-file" }, "Picture of the expression"), control,
     h("p", { class: "help" }, "PNG, JPEG or WebP with one face"));
-  const takesFile = schema?.anyOf?.some((arm) => arm.format === "binary");
+  const takesFile = schema?.anyOf?.some((variant) => variant.format === "binary");
   const show = () => { element.hidden = !(takesFile && expression.control.value === "image"); };
   expression.control.addEventListener("change", show);
-  return { element, control, get file() { return element.hidden ? null : control.files[0] ?? null; } };
+  return { element, control, get file() { return element.hidden ? null : control.files?.[0] ?? null; } };
 }
 
-// Show what the engine that would run can not honour, and which engines nobody offers.
-function honour({ fields }, offer) {
-  const missing = fields.engine.shape.choices.map(({ value }) => value)
-    .filter((name) => name !== "auto" && !offer.engines.some((engine) => engine.name === name));
+/**
+ * Marks what the engine that would run does not support, and the engines that no worker offers.
+ * @param {Form} form
+ * @param {Offer} offer
+ */
+function markRefusals({ fields }, offer) {
+  const { shape } = fields.engine;
+  const names = shape.kind === "choice" ? shape.choices.map(({ value }) => value) : [];
+  const missing = names.filter((name) => name !== "auto" && !offer.engines.some((engine) => engine.name === name));
   const reasons = Object.fromEntries(missing.map((name) => [name, "not offered now"]));
   fields.engine.refuse(offer.workers ? missing : [], "", reasons);
   const { engine, options } = refusals(offer, fields.engine.control.value);
@@ -79,37 +111,53 @@ function honour({ fields }, offer) {
   }
 }
 
+/** @param {Record<string, Field>} fields */
 function leaves(fields) {
   return Object.values(fields).flatMap((field) => (field.fields ? [field, ...field.fields] : [field]));
 }
 
-// The `spec` of the job: only what differs from the defaults. Throws InvalidField.
+/** The `spec` of the job, with only what differs from the defaults. Throws InvalidField. @param {Form} form */
 function readAll({ fields, picture }) {
+  /** @type {Record<string, unknown>} */
   const spec = {};
   for (const [name, field] of Object.entries(fields)) {
-    const value = field.shape.isMetrics ? readMetrics(field) : field.read();
+    const isMetrics = field.shape.kind === "choice" && field.shape.isMetrics;
+    const value = isMetrics ? readMetrics(field) : field.read();
     if (value !== undefined) spec[name] = value;
   }
   if (picture.file) delete spec.expression;
   return { spec, expression: picture.file };
 }
 
+/** @param {Field} field @returns {string[] | undefined} */
 function readMetrics(field) {
   const chosen = field.read();
   return chosen === "none" ? [] : chosen === undefined ? undefined : chosen.list ?? [];
 }
 
-// Put each refusal where its field is. True when there was a place for one; the first gets the focus.
+/**
+ * Shows each error at its field, and focuses the first. True if any had a field.
+ * @param {Form} form
+ * @param {Refusal[]} errors
+ */
 function showErrors({ fields }, errors) {
-  const places = errors.map((error) => [findField(fields, error.pointer), error]).filter(([field]) => field);
-  for (const [field, error] of places) {
-    field.showError(error.message);
-    for (let node = field.control.closest("details"); node; node = node.parentElement.closest("details")) node.open = true;
+  const places = errors.flatMap(({ pointer, message }) => {
+    const field = findField(fields, pointer);
+    return field ? [{ field, message }] : [];
+  });
+  for (const { field, message } of places) {
+    field.showError(message);
+    let node = field.control.closest("details");
+    while (node) {
+      node.open = true;
+      node = node.parentElement?.closest("details") ?? null;
+    }
   }
-  places[0]?.[0].control.focus();
+  places[0]?.field.control.focus();
   return places.length > 0;
 }
 
+/** @param {Record<string, Field>} fields @param {string} pointer */
 function findField(fields, pointer) {
   const path = pointer.replace(/^#\//, "").replaceAll("/", ".");
   const all = leaves(fields);

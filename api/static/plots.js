@@ -1,4 +1,6 @@
-// Curves as SVG, drawn anew at every width so that their letters keep their size.
+// @ts-check
+// Curves as SVG, redrawn at every width so that their text keeps its size.
+/** @import { Axes, PlotText, Scale, Series, Values } from "#types" */
 
 import { h, svg } from "./elements.js";
 import { clock, number } from "./format.js";
@@ -6,12 +8,17 @@ import { clock, number } from "./format.js";
 const HEIGHT = 150;
 const MARGIN = { left: 42, right: 10, top: 10, bottom: 24 };
 
-// Values per frame over the time of the result. series: [{ name, values (null: unknown), tone, isArea }].
-// range: [lowest, highest] of the axis. onSeek(s): a click on the plot. Gives { element, setTime(s) }.
+/**
+ * Values per frame over the time of the result.
+ * @param {PlotText & { series: Series[], fps: number, durationS: number, range: [number, number],
+ *   onSeek: (timeS: number) => void }} plot range: lowest and highest value of the axis. onSeek: called on a click.
+ */
 export function timePlot({ heading, help, summary, series, fps, durationS, range, onSeek }) {
   const head = svg("line", { class: "playhead", y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom });
-  const wholeSeconds = (value) => clock(value).replace(/\.\d+$/, "");
+  const wholeSeconds = (/** @type {number} */ value) => clock(value).replace(/\.\d+$/, "");
+  /** @type {Axes} */
   const scale = { domain: [0, durationS], range, xText: wholeSeconds, xSteps: timeSteps(durationS) };
+  /** @type {Scale | null} */
   let place = null;
   const plot = figure({ heading, help, summary, series, scale }, (canvas, x, y) => {
     place = x;
@@ -22,20 +29,25 @@ export function timePlot({ heading, help, summary, series, fps, durationS, range
     const share = (event.offsetX - MARGIN.left) / (plot.surface.clientWidth - MARGIN.left - MARGIN.right);
     onSeek(Math.max(0, Math.min(1, share)) * durationS);
   });
-  const setTime = (time) => {
+  const setTime = (/** @type {number} */ time) => {
     if (!place) return;
-    head.setAttribute("x1", place(time));
-    head.setAttribute("x2", place(time));
+    head.setAttribute("x1", String(place(time)));
+    head.setAttribute("x2", String(place(time)));
   };
   return { element: plot.element, setTime };
 }
 
-// Values over shifts -s .. s, the smallest marked.
+/**
+ * Values over the shifts -s .. s, with the smallest marked.
+ * @param {PlotText & { values: Values, lowestAt: number }} plot lowestAt: shift of the smallest value
+ */
 export function shiftPlot({ heading, help, summary, values, lowestAt }) {
   const reach = (values.length - 1) / 2;
   const known = values.filter((value) => value !== null);
+  /** @type {[number, number]} */
   const range = [Math.min(...known), Math.max(...known)];
   const steps = [-reach, -reach / 2, 0, reach / 2, reach].map(Math.round);
+  /** @type {Axes} */
   const scale = { domain: [-reach, reach], range, xText: String, xSteps: steps };
   const series = [{ name: "distance", values, tone: 1 }];
   return figure({ heading, help, summary, series, scale }, (canvas, x, y) => {
@@ -45,7 +57,10 @@ export function shiftPlot({ heading, help, summary, values, lowestAt }) {
   }).element;
 }
 
-// Named shares of a whole, one line each.
+/**
+ * Named values as bars, one per line.
+ * @param {{ heading: string, help: string, rows: { name: string, value: number, text: string }[] }} bars
+ */
 export function shareBars({ heading, help, rows }) {
   const whole = Math.max(...rows.map(({ value }) => value), 1e-9);
   const lines = rows.map(({ name, value, text }) => h("li", {}, h("span", { class: "bar-name" }, name),
@@ -57,7 +72,12 @@ export function shareBars({ heading, help, rows }) {
     h("ul", { class: "bars" }, lines));
 }
 
-// Where a value lies between the lowest and the highest that can be.
+/**
+ * Position of a value between its lowest and highest possible value.
+ * @param {number} value
+ * @param {number} lowest
+ * @param {number} highest
+ */
 export function gauge(value, lowest, highest) {
   const share = Math.max(0, Math.min(1, (value - lowest) / (highest - lowest)));
   const zero = lowest < 0 && highest > 0 ? (-lowest / (highest - lowest)) * 100 : 0;
@@ -67,6 +87,10 @@ export function gauge(value, lowest, highest) {
     svg("rect", { class: "bar-fill", x: from, width: Math.max(0.8, to - from), height: 6 }));
 }
 
+/**
+ * @param {PlotText & { series: Series[], scale: Axes }} plot
+ * @param {(canvas: SVGGElement, x: Scale, y: Scale) => void} draw
+ */
 function figure({ heading, help, summary, series, scale }, draw) {
   const surface = svg("svg", { class: "surface", role: "img", "aria-label": summary, height: HEIGHT });
   const legend = series.length > 1 && h("ul", { class: "legend" }, series.map(({ name, tone }) =>
@@ -85,11 +109,14 @@ function figure({ heading, help, summary, series, scale }, draw) {
   return { element, surface };
 }
 
+/** @param {number} width @param {Axes} axes */
 function axes(width, { domain, range }) {
+  /** @param {[number, number]} domain @param {number} start @param {number} end @returns {Scale} */
   const line = ([from, to], start, end) => (value) => start + ((value - from) / (to - from || 1)) * (end - start);
   return [line(domain, MARGIN.left, width - MARGIN.right), line(range, HEIGHT - MARGIN.bottom, MARGIN.top)];
 }
 
+/** @param {number} width @param {Scale} x @param {Scale} y @param {Axes} axes */
 function grid(width, x, y, { range, xText, xSteps }) {
   const levels = [range[0], (range[0] + range[1]) / 2, range[1]];
   return svg("g", { class: "grid" },
@@ -100,12 +127,13 @@ function grid(width, x, y, { range, xText, xSteps }) {
     xSteps.map((step) => svg("text", { x: x(step), y: HEIGHT - 6, "text-anchor": "middle" }, xText(step))));
 }
 
+/** @param {number} durationS */
 function timeSteps(durationS) {
   const step = [0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300].find((each) => durationS / each <= 6) ?? 600;
   return Array.from({ length: Math.floor(durationS / step) + 1 }, (_, index) => index * step);
 }
 
-// A path with gaps where nothing is known.
+/** A path with gaps where values are unknown. @param {Series} series @param {Scale} x @param {Scale} y */
 function curve({ values, tone, isArea }, x, y) {
   let path = "";
   let isOpen = false;
@@ -120,16 +148,29 @@ function curve({ values, tone, isArea }, x, y) {
   return svg("path", { class: `area tone-${tone}`, d: closed });
 }
 
-// The lowest and the highest of each stretch: a long curve keeps its peaks and stays quick to draw.
+/** @param {Values} values @param {number} index @returns {[number, number | null]} */
+const point = (values, index) => [index, values[index]];
+
+/**
+ * Index and value of the lowest and highest value of each stretch: a long curve keeps its peaks and draws quickly.
+ * @param {Values} values
+ * @returns {Iterable<[number, number | null]>}
+ */
 function thinned(values, most = 1600) {
   const size = Math.ceil((2 * values.length) / most);
   if (size <= 2) return values.entries();
+  /** @type {[number, number | null][]} */
   const points = [];
   for (let start = 0; start < values.length; start += size) {
-    const stretch = values.slice(start, start + size).map((value, offset) => [start + offset, value]);
-    const known = stretch.filter(([, value]) => value !== null).sort((one, other) => one[1] - other[1]);
-    if (!known.length) points.push([start, null]);
-    else points.push(...[known[0], known.at(-1)].sort((one, other) => one[0] - other[0]));
+    let [lowest, highest] = [-1, -1];
+    for (let index = start; index < Math.min(start + size, values.length); index += 1) {
+      const value = values[index];
+      if (value === null) continue;
+      if (lowest < 0 || value < (values[lowest] ?? 0)) lowest = index;
+      if (highest < 0 || value > (values[highest] ?? 0)) highest = index;
+    }
+    if (lowest < 0) points.push([start, null]);
+    else points.push(...[lowest, highest].sort((a, b) => a - b).map((index) => point(values, index)));
   }
   return points;
 }

@@ -1,54 +1,69 @@
-// Speech from the microphone, as a file that goes the way of a chosen one.
+// @ts-check
+// Records speech from the microphone as a file, which is then handled like a chosen one.
 
 import { announce, h } from "./elements.js";
 import { clock } from "./format.js";
 
-// What browsers record (Chromium and Firefox WebM, Safari MP4); the first that this one can.
-const KINDS = [["audio/webm;codecs=opus", "webm"], ["audio/mp4", "m4a"], ["audio/ogg;codecs=opus", "ogg"]];
+// Types that browsers record (Chromium and Firefox WebM, Safari MP4); the first supported one is used.
+const TYPES = [["audio/webm;codecs=opus", "webm"], ["audio/mp4", "m4a"], ["audio/ogg;codecs=opus", "ogg"]];
 
+/** @param {(file: File) => void} take */
 export function buildRecorder(take) {
-  const kind = KINDS.find(([type]) => globalThis.MediaRecorder?.isTypeSupported(type));
-  // A page that did not come over HTTPS or from this machine gets no microphone.
-  if (!kind || !navigator.mediaDevices) return h("p", { class: "fine" }, "Recording needs HTTPS and a browser that can record.");
+  const type = TYPES.find(([name]) => globalThis.MediaRecorder?.isTypeSupported(name));
+  // Browsers offer the microphone only over HTTPS and on localhost.
+  if (!type || !navigator.mediaDevices) {
+    return h("p", { class: "fine" }, "Recording needs HTTPS and a browser that can record.");
+  }
   const button = h("button", { type: "button", class: "record" }, "Record");
   const time = h("output", { class: "record-time", "aria-hidden": "true" });
   const level = h("meter", { class: "level", min: 0, max: 1, hidden: true, "aria-label": "Loudness" });
   const error = h("p", { class: "error", role: "alert", hidden: true });
+  /** @type {Awaited<ReturnType<typeof record>> | null} */
   let session = null;
-  const show = (isOn) => {
+  const show = (/** @type {boolean} */ isOn) => {
     button.textContent = isOn ? "Stop" : "Record";
     button.classList.toggle("on", isOn);
     level.hidden = !isOn;
     announce(isOn ? "Recording" : "Recording stopped");
   };
+  const onTick = (/** @type {number} */ elapsedS, /** @type {number} */ loudness) => {
+    time.textContent = clock(elapsedS);
+    level.value = loudness;
+  };
   button.addEventListener("click", async () => {
-    if (session) return session.stop();
+    if (session) {
+      session.stop();
+      return;
+    }
     error.hidden = true;
     try {
-      session = await record(kind, (elapsedS, loudness) => { time.textContent = clock(elapsedS); level.value = loudness; });
+      session = await record(type, onTick);
     } catch (fault) {
       error.textContent = explain(fault);
       error.hidden = false;
-      return undefined;
+      return;
     }
     show(true);
     const file = await session.done;
     session = null;
     show(false);
     time.textContent = "";
-    return take(file);
+    take(file);
   });
   return h("div", { class: "recorder" }, button, time, level, error);
 }
 
-async function record([type, suffix], tell) {
+/** @param {string[]} type @param {(elapsedS: number, loudness: number) => void} onTick */
+async function record([type, suffix], onTick) {
   const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   const recorder = new MediaRecorder(stream, { mimeType: type });
   const meter = new LevelMeter(stream);
+  /** @type {Blob[]} */
   const chunks = [];
   const began = performance.now();
-  const timer = setInterval(() => tell((performance.now() - began) / 1000, meter.read()), 100);
+  const timer = setInterval(() => onTick((performance.now() - began) / 1000, meter.read()), 100);
   recorder.ondataavailable = (event) => chunks.push(event.data);
+  /** @type {Promise<File>} */
   const done = new Promise((resolve) => {
     recorder.onstop = () => {
       clearInterval(timer);
@@ -66,6 +81,7 @@ class LevelMeter {
   #analyzer = this.#context.createAnalyser();
   #samples = new Float32Array(this.#analyzer.fftSize);
 
+  /** @param {MediaStream} stream */
   constructor(stream) {
     this.#context.createMediaStreamSource(stream).connect(this.#analyzer);
   }
@@ -82,8 +98,12 @@ class LevelMeter {
   }
 }
 
+/** @param {unknown} fault */
 function explain(fault) {
-  if (fault.name === "NotAllowedError") return "The browser did not allow the microphone. Allow it for this page and try again.";
-  if (fault.name === "NotFoundError") return "There is no microphone.";
-  return `The microphone can not be used: ${fault.message}`;
+  const { name, message } = fault instanceof Error ? fault : new Error(String(fault));
+  if (name === "NotAllowedError") {
+    return "The browser denied access to the microphone. Allow it for this page and try again.";
+  }
+  if (name === "NotFoundError") return "There is no microphone.";
+  return `The microphone cannot be used: ${message}`;
 }

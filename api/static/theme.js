@@ -1,38 +1,42 @@
-// Light, dark, or as the system says. Only how it looks depends on it, so a browser that keeps nothing is fine.
+// @ts-check
+// Light, dark, or the system's choice. A browser that stores nothing only forgets the choice.
 
 import { announce } from "./elements.js";
 
-const PLACE = "retalking-theme";
-const NAMES = ["system", "light", "dark"];
+const STORAGE_KEY = "retalking-theme";
+const LABELS = { system: "◐ Auto", light: "☀ Light", dark: "☾ Dark" };
+const THEMES = /** @type {(keyof typeof LABELS)[]} */ (Object.keys(LABELS));
 
+/** @param {HTMLElement} button */
 export function startTheme(button) {
-  let theme = NAMES.includes(stored()) ? stored() : "system";
+  let theme = THEMES.find((each) => each === stored()) ?? "system";
   const show = () => {
     document.documentElement.dataset.theme = theme;
-    button.textContent = { system: "◐ Auto", light: "☀ Light", dark: "☾ Dark" }[theme];
-    button.setAttribute("aria-label", `Colours: ${theme}. Change`);
+    button.textContent = LABELS[theme];
+    button.setAttribute("aria-label", `Colors: ${theme}. Change`);
   };
   button.addEventListener("click", () => {
-    theme = NAMES[(NAMES.indexOf(theme) + 1) % NAMES.length];
+    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
     store(theme);
     show();
-    announce(`Colours: ${theme}`);
+    announce(`Colors: ${theme}`);
   });
   show();
 }
 
 function stored() {
   try {
-    return localStorage.getItem(PLACE);
+    return localStorage.getItem(STORAGE_KEY);
   } catch {
     return null;
   }
 }
 
+/** @param {string} theme */
 function store(theme) {
   try {
-    localStorage.setItem(PLACE, theme);
+    localStorage.setItem(STORAGE_KEY, theme);
   } catch (fault) {
-    console.info("The browser keeps no settings:", fault.name);
+    console.info("The browser stores no settings:", fault);
   }
 }

@@ -23,8 +23,7 @@ from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import write_demo_speech
+from cli.demo_input import write_demo_speech, write_portrait
 from deploy.trial.podman import HERE, PROJECT, ROOT, Podman, TrialError
 
 API = "http://127.0.0.1:8000"

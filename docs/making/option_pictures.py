@@ -17,8 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import write_demo_speech
+from cli.demo_input import write_demo_speech, write_portrait
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode, OutputOptions, RenderOptions

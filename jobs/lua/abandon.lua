@@ -1,4 +1,4 @@
--- The process of this worker is dead: what it held of the job, the job itself or segments of it, is due now.
+-- The process of this worker died: its leases on the job, or on segments of it, expire now.
 local id, worker = unpack(ARGV)
 local held = 0
 if get(id, 'status') == 'running' and get(id, 'worker') == worker then

@@ -1,4 +1,4 @@
--- Deliveries that a version without lines for receivers left behind: into the line of their owner, due as they were.
+-- Deliveries of a version that had no queues per receiver: into the queue of their owner, due as before.
 local limit = tonumber(ARGV[2])
 local adopted = 0
 for _, id in ipairs(redis.call('ZRANGE', key('webhooks_due'), 0, -1)) do

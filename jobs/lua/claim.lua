@@ -7,7 +7,7 @@ if status == 'running' and get(id, 'claim_token') == token then
 end
 if status ~= 'queued' then return {'none'} end
 
--- The deadline is about waiting: a job that was started once has met it.
+-- The deadline limits waiting: a job that was started once has met it.
 local is_first = not get(id, 'first_started_ms')
 local deadline = tonumber(get(id, 'deadline_ms') or '')
 if is_first and deadline and deadline <= NOW then
@@ -22,7 +22,7 @@ move(id, 'running')
 set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '', 'progress', '0', 'told_percent', 0)
 redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)
 record_event(id, 'job.started', {attempt = attempt})
--- Receivers hear of the first start only: later attempts are the service's own business.
+-- Receivers are notified of the first start only: later attempts are internal.
 if is_first then
   set(id, 'first_started_ms', NOW)
   observe('wait:' .. get(id, 'priority'), math.max(0, NOW - tonumber(get(id, 'created_ms'))))

@@ -1,4 +1,4 @@
--- Lease a segment whose time has come: never begun (score 0), given back, or of a lease that ran out.
+-- Lease a due segment: never begun (score 0), released, or with an expired lease.
 local id, worker, lease_ms, token, owner_fence = unpack(ARGV)
 local split, due = key('split', id), key('segments', id)
 local status, newest, cancel = unpack(redis.call('HMGET', key('job', id), 'status', 'fence', 'cancel_requested'))
@@ -10,7 +10,7 @@ local number = redis.call('HGET', split, 'token:' .. token)
 if not number then
   for _, each in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', NOW)) do
     local begun = tonumber(redis.call('HGET', split, 'begun:' .. each) or '0')
-    -- A helper leaves alone what another one lost: the owner's own attempts are counted and end.
+    -- Segments that a helper lost are left to the owner, whose attempts are counted and limited.
     if owner_fence ~= '' or begun == 0 then
       if not number or tonumber(each) < tonumber(number) then number = each end
     end

@@ -1,4 +1,4 @@
--- A queued job: record, listing, line, outbox and deadline in one step.
+-- A queued job: record, indexes, queue, outbox and deadline in one step.
 local id, spec, max_attempts, priority, expires_ms, webhook_events = unpack(ARGV, 1, 6)
 local idempotency, fingerprint, ttl_ms = unpack(ARGV, 7, 9)
 local owner, most_live, request_id, traceparent, arrived, webhook_receiver = unpack(ARGV, 10, 15)
@@ -16,10 +16,10 @@ if idempotency ~= '' then
   end
 end
 
--- Else the janitor may be deleting the files of this very job
+-- Otherwise the janitor may be deleting the files of this job
 if arrived == '1' and not is_awaited('arrivals', id) then return {'late'} end
 
--- Counted here, so that of many submissions at once no more get in than the quota has room for
+-- Checked here, so that concurrent submissions cannot exceed the quota
 if owner ~= '' and redis.call('SCARD', key('live', owner)) >= tonumber(most_live) then return {'quota'} end
 
 local seq = redis.call('INCR', key('seq'))

@@ -1,9 +1,9 @@
--- Forget a job that is over, with its events and deliveries.
+-- Delete a job that is over, with its events and deliveries.
 local id = ARGV[1]
 local status, owner = get(id, 'status'), owner_of(id)
 redis.call('HDEL', key('janitor_failures'), 'delete_at:' .. id)
 if not status then
-  redis.call('ZREM', key('delete_at'), id) -- nothing is left that could fall due again
+  redis.call('ZREM', key('delete_at'), id) -- nothing is left to delete
   return {'missing'}
 end
 if not is_over(status) then return {'state', 'the job is ' .. status .. '; only a job that is over can be deleted'} end

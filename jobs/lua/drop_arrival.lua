@@ -1,4 +1,4 @@
--- Nothing of this arrival is left, or a job has taken it over, with what it holds.
+-- The files of this arrival are deleted, or a job has taken them over with their bytes.
 local id = ARGV[1]
 redis.call('ZREM', key('arrivals'), id)
 if not get(id, 'status') then hold(id, 0) end

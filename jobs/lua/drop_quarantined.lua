@@ -1,4 +1,4 @@
--- Forget a record in quarantine, and what hangs on it.
+-- Delete a record in quarantine and everything attached to it.
 local id, kind = unpack(ARGV)
 local member = kind .. ':' .. id
 if redis.call('ZREM', key('quarantine'), member) == 0 then return {'missing'} end

@@ -1,4 +1,4 @@
--- Forget an upload whose file is gone.
+-- Forget an upload whose file is deleted.
 local id = ARGV[1]
 redis.call('ZREM', key('uploads'), id)
 redis.call('ZREM', key('unmeasured'), id)

@@ -1,4 +1,4 @@
--- The janitor found a delivery whose time is over, e.g. because its receiver was never tried again.
+-- Give up a delivery that has been pending too long, e.g. because its receiver is not tried.
 local id, window_ms = unpack(ARGV)
 if redis.call('TYPE', key('delivery', id)).ok ~= 'hash' then
   redis.call('ZREM', key('deliveries', 'pending'), id)
@@ -7,7 +7,7 @@ end
 local state, receiver, opened, held_until =
   unpack(redis.call('HMGET', key('delivery', id), 'state', 'receiver', 'opened_ms', 'held_until'))
 if not (receiver and tonumber(opened) and tonumber(held_until)) then
-  redis.call('ZREM', key('deliveries', 'pending'), id) -- not readable: at the head of the list it would hold up the rest
+  redis.call('ZREM', key('deliveries', 'pending'), id) -- unreadable: at the head of the list it would block the rest
   withdraw_delivery(id)
   return {'none'}
 end

@@ -1,4 +1,4 @@
--- The janitor found a lease that ran out; it is looked at again here, since the worker may have renewed it.
+-- The janitor found an expired lease; checked again here, since the worker may have renewed it.
 local id, retention_ms, delivery_id, lost_error = unpack(ARGV)
 local expiry = tonumber(redis.call('ZSCORE', key('leases'), id) or '')
 if not expiry or expiry > NOW then return {'none'} end

@@ -10,7 +10,7 @@ if verb == 'succeed' then
   if get(id, 'cancel_requested') == '1' then return {'state', 'a cancel was asked for before the job succeeded'} end
   local run_ms = NOW - tonumber(get(id, 'started_ms'))
   local mean = tonumber(redis.call('GET', key('mean_run_ms')) or '')
-  -- Exponential mean over about the last five runs: follows a change of load, is not thrown by one odd clip
+  -- Exponential mean over about the last five runs: follows a change of load, robust against single outliers
   redis.call('SET', key('mean_run_ms'), string.format('%.0f', mean and (0.8 * mean + 0.2 * run_ms) or run_ms))
   end_stage(id)
   observe('run', math.max(0, run_ms))

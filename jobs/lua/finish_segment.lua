@@ -1,4 +1,4 @@
--- A segment is rendered and its pictures are stored.
+-- A segment is rendered and its file is stored.
 local id, number, fence, outcome = unpack(ARGV)
 local split = key('split', id)
 if redis.call('HGET', split, 'done:' .. number) == outcome then return {'ok'} end

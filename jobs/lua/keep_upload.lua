@@ -1,5 +1,5 @@
--- Somebody uses this upload: it lives at least so long from now. One whose time is over stays over, because the
--- janitor may be deleting its file. owner: '*' for whoever it belongs to.
+-- Extend the lifetime of an upload in use. An expired one stays expired, because the janitor may be deleting its file.
+-- owner: '*' for any owner.
 local id, owner, least_ms = unpack(ARGV)
 if not is_awaited('uploads', id) then return {'none'} end
 local whose = redis.call('HGET', key('upload_owners'), id) or ''

@@ -1,4 +1,4 @@
--- The broker took the message. `sent` remembers when, for jobs whose message died with its reader.
+-- The broker accepted the message. `sent` stores when, to find jobs whose message was lost.
 local id = ARGV[1]
 redis.call('ZREM', key('outbox'), id)
 if get(id, 'status') == 'queued' then redis.call('ZADD', key('sent'), NOW, id) end

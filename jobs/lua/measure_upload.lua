@@ -1,5 +1,5 @@
--- The janitor looked at what was put to a presigned link. bytes: '' where nothing was yet. Looked at again until the
--- link has ended: it can be used more than once.
+-- The janitor measured the file that was put to a presigned link. bytes: '' if there is none. Repeated until the link
+-- has expired, because it can be used more than once.
 local id, bytes, again_ms = unpack(ARGV)
 local ends = tonumber(redis.call('HGET', key('link_ends'), id) or '0')
 if bytes ~= '' and redis.call('ZSCORE', key('uploads'), id) then

@@ -1,9 +1,9 @@
--- The owner of a job cuts it into segments; what an earlier attempt had cut is forgotten.
+-- The owner of a job splits it into segments; a split of an earlier attempt is forgotten.
 local id, fence, worker, plan, segments = unpack(ARGV)
 if lease_state(id, fence, worker, '') ~= 'held' then return {'lost'} end
--- The same plan is this very call, repeated after a lost reply.
+-- The same plan: this call is repeated after a lost reply.
 if redis.call('HGET', key('split', id), 'plan') == plan then return {'ok'} end
--- The fence alone goes on: a helper that is still at work on the forgotten split must hold no segment of this one.
+-- Only the fence continues: a helper that still works on the former split must hold no segment of this one.
 local newest = redis.call('HGET', key('split', id), 'fence') or '0'
 redis.call('DEL', key('split', id), key('segments', id))
 redis.call('HSET', key('split', id), 'plan', plan, 'fence', newest)

@@ -1,4 +1,4 @@
--- What the janitor could not do is due again later: after first_ms, then doubling up to longest_ms. Counts the failures.
+-- An item that the janitor failed on is due again after first_ms, doubled at each failure up to longest_ms.
 local line, item, first_ms, longest_ms = unpack(ARGV)
 if not redis.call('ZSCORE', key(line), item) then return {'none'} end
 local failures = redis.call('HINCRBY', key('janitor_failures'), line .. ':' .. item, 1)

@@ -1,5 +1,5 @@
--- Shared by every script. KEYS[1] is the key prefix; its hash tag keeps all keys in one cluster slot.
--- Replies are lists whose first item says the outcome; redis_base.py turns it into a value or an error.
+-- Shared by all scripts. KEYS[1] is the key prefix; its hash tag keeps all keys in one cluster slot.
+-- Replies are lists whose first item is the outcome; jobs/store/base.py turns it into a value or an error.
 -- A field that holds '' means "none".
 local P = KEYS[1]
 local clock = redis.call('TIME')
@@ -19,10 +19,10 @@ local function get(id, field) return redis.call('HGET', key('job', id), field) e
 
 local function set(id, ...) redis.call('HSET', key('job', id), ...) end
 
--- What /metrics tells of jobs is counted here, in the step in which it happens: exact over all processes, nothing to lose.
+-- Counters for /metrics, incremented in the step in which the event happens: exact over all processes.
 local function count(name, by) redis.call('HINCRBY', key('counters'), name, by or 1) end
 
--- A duration into a histogram; the API adds the buckets up. Bounds in seconds, as jobs/redis_counters.py has them.
+-- A duration into a histogram; the API adds the buckets up. Bounds in seconds, as in jobs/store/operations.py.
 local BOUNDS_S = {0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600}
 local function observe(name, ms)
   count(name .. '|sum_ms', ms)
@@ -158,7 +158,7 @@ end
 -- What an event tells of a job that still changes. Result, error and numbers come with the end, and stay.
 local SNAPSHOT = {'status', 'stage', 'progress', 'attempt', 'cancel_requested', 'started_ms', 'finished_ms', 'delete_ms'}
 
--- The delivery is made in the same step as the transition, so that no crash can come between them.
+-- The delivery is created in the same step as the transition, so that no crash can separate them.
 local function deliver(id, event, delivery_id)
   local wanted, receiver = unpack(redis.call('HMGET', key('job', id), 'webhook_events', 'webhook_receiver'))
   if delivery_id == '' or not wanted or not string.find(wanted, ' ' .. event .. ' ', 1, true) then return end

@@ -1,5 +1,5 @@
--- Set aside a record that could not be read. A job leaves every line it stands in, so that nobody meets it again; other
--- kinds only get noted, since their readers pass over them. Replies whether it is news, and the owner as far as known.
+-- Set aside an unreadable record. A job leaves all queues and indexes, so that no reader finds it again; other kinds are
+-- only noted, since their readers skip them. Replies whether it is new in quarantine, and the owner if known.
 local id, kind, reason = unpack(ARGV)
 local member = kind .. ':' .. id
 local owner = ''

@@ -1,18 +1,18 @@
--- Append to a delivery's log, set what happens next, and note how its receiver did. A repeated call finds its own line
--- at the end of the log. receiver_did: answered, failed, or '' where that says nothing about it.
+-- Append to a delivery's log, set its next state, and update the health of its receiver. A repeated call finds its own
+-- entry at the end of the log. receiver_did: answered, failed, or '' if the attempt says nothing about the receiver.
 local id, attempt, state, retry_ms, holder, receiver_did, breaker_ms = unpack(ARGV)
 local FAILURES_TO_OPEN, LONGEST_FACTOR, MEMORY_MS = 3, 10, 7 * 86400000
 local delivery, log = key('delivery', id), key('attempts', id)
 local receiver, holding, was = unpack(redis.call('HMGET', delivery, 'receiver', 'holder', 'state'))
 if not was then return {'missing'} end
 
--- The circuit breaker: open after consecutive failures, for longer each time; after that one probe at a time passes.
+-- Circuit breaker: opens after consecutive failures, longer each time; then one probe at a time is sent.
 local function note_receiver()
   local health = key('webhook_receiver', receiver)
   if receiver_did == 'answered' then
     redis.call('HSET', health, 'failures', 0, 'open_until', 0, 'answered', 1)
   elseif tonumber(redis.call('HGET', health, 'open_until') or '0') <= NOW then
-    -- What was under way when it opened does not count again
+    -- Requests in flight when it opened do not count again
     local failures = redis.call('HINCRBY', health, 'failures', 1)
     if failures >= FAILURES_TO_OPEN then
       local factor = math.min(LONGEST_FACTOR, 2 ^ (failures - FAILURES_TO_OPEN))
@@ -29,7 +29,7 @@ if redis.call('LINDEX', log, -1) ~= attempt then
   redis.call('HINCRBY', delivery, 'tries', 1)
   count('webhook:' .. state)
   if receiver_did ~= '' then note_receiver() end
-  -- A caller whose hold lapsed does not decide for the one who holds it now, unless the event has arrived
+  -- A sender whose hold expired has no effect on the present holder, unless the event arrived
   if holder == holding or holder == '' or state == 'delivered' then
     end_hold(id, receiver)
     if state == 'pending' then

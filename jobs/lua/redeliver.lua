@@ -1,5 +1,5 @@
--- Make deliveries due again under the same ids, with all attempts ahead; one in flight keeps its hold. only: the id of one
--- delivery in any state; '': the terminal one of the job, and any given up.
+-- Make deliveries due again under the same ids, with a fresh set of attempts; one in flight keeps its hold. only: the id
+-- of one delivery in any state; '': the terminal one of the job, and any given up.
 local id, only = unpack(ARGV)
 if not get(id, 'status') then return {'missing'} end
 local rows = {}
@@ -10,7 +10,7 @@ for _, delivery_id in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, 
   local is_wanted = delivery_id == only or (only == '' and (state == 'given_up' or is_over(string.sub(event, 5))))
   if is_wanted then
     open_delivery(delivery_id, receiver, math.max(NOW, tonumber(held_until)))
-    -- Asked for by hand: the receiver is looked at now, whatever was known about it
+    -- Requested by the caller: try the receiver now, even if its circuit breaker is open
     redis.call('HSET', key('webhook_receiver', receiver), 'open_until', 0)
     redis.call('PEXPIRE', key('webhook_receiver', receiver), 7 * 86400000)
     rows[#rows + 1] =

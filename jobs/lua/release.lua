@@ -1,4 +1,4 @@
--- A worker hands its job back, with or without counting the attempt.
+-- A worker returns its job to the queue, with or without counting the attempt.
 local id, fence, worker, counts, retention_ms, delivery_id, lost_error = unpack(ARGV)
 local state = lease_state(id, fence, worker, 'release')
 if state == 'repeated' then return reply_job(id) end

@@ -1,4 +1,4 @@
--- Renew the lease; with a stage, tell progress. Events are thinned to 1 % steps, webhooks to 10 % steps.
+-- Renew the lease; with a stage, store the progress. Events are thinned to 1 % steps, webhooks to 10 % steps.
 local id, fence, worker, lease_ms, stage, progress, delivery_id = unpack(ARGV)
 if lease_state(id, fence, worker, '') ~= 'held' then return {'lost'} end
 redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)

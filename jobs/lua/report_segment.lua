@@ -1,4 +1,4 @@
--- Renew a segment's lease; with a progress, tell it.
+-- Renew a segment's lease; with a progress, store it.
 local id, number, fence, lease_ms, progress = unpack(ARGV)
 if not holds_segment(id, number, fence) then return {'lost'} end
 redis.call('ZADD', key('segments', id), NOW + tonumber(lease_ms), number)

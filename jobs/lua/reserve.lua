@@ -1,5 +1,5 @@
--- Bytes that an arrival or an upload takes from now on, unless its owner or all owners together would hold too many.
--- What shrinks always fits. line: the arrival must still be one (see renew_arrival.lua); '' for an upload.
+-- Set the bytes that an arrival or an upload holds, unless its owner or all owners together would exceed their quota.
+-- Shrinking always succeeds. line: the arrival must not have expired (see renew_arrival.lua); '' for an upload.
 local id, bytes, owner, each, total, line = unpack(ARGV)
 if line ~= '' and not is_awaited(line, id) then return {'none'} end
 local grow = tonumber(bytes) - held_by(id)

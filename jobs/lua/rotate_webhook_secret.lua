@@ -1,5 +1,5 @@
--- The next version of an owner's webhook secret; the one until now goes on signing beside it for overlap_ms. The token
--- makes a repeated call (lost reply) find its own rotation.
+-- Next version of an owner's webhook secret; the previous one signs as well for overlap_ms. The token makes a repeated
+-- call (lost reply) find its own rotation.
 local owner, token, overlap_ms = unpack(ARGV)
 local record = key('webhook_secret', owner)
 local version, rotated_by = unpack(redis.call('HMGET', record, 'version', 'rotated_by'))

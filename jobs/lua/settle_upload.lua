@@ -1,4 +1,4 @@
--- What an arrival holds becomes the upload's, in place of what that held before.
+-- The bytes of an arrival become those of the upload, replacing what it held before.
 local id, arrival, bytes, least_ms = unpack(ARGV)
 if not is_awaited('uploads', id) then return {'none'} end
 local ends = redis.call('ZSCORE', key('uploads'), id)

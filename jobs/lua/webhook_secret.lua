@@ -1,4 +1,4 @@
--- Which versions of an owner's webhook secret sign now: the current one, and the one before while receivers change over.
+-- Versions of an owner's webhook secret that sign now: the current one, and the previous one during a rotation.
 local owner = ARGV[1]
 local version, previous, previous_until =
   unpack(redis.call('HMGET', key('webhook_secret', owner), 'version', 'previous', 'previous_until'))

@@ -1,4 +1,4 @@
-"""`retalking jobs`: what there is, and one job in full."""
+"""Commands about jobs that were submitted: list, show, wait, events, download, cancel, delete, redeliver."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from retalking_client import Job
+from retalking_client import Client, Job
+from retalking_client.cli.common import (
+    DEFAULT_URL,
+    AsJson,
+    JobId,
+    JobIds,
+    ServiceUrl,
+    describe_note,
+    open_client,
+    print_json,
+    print_metrics,
+)
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.output import describe_note, print_json, print_metrics
-from retalking_client.cli.service import DEFAULT_URL, AsJson, JobId, ServiceUrl, open_client
+from retalking_client.cli.progress import follow
 
 app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Without a command: list.")
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 StatusOption = Annotated[Status | None, typer.Option("--status", "-s", help="Only jobs in this status")]
-LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="At most so many")]
+LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="Show at most this many")]
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", help="key=value: only jobs that were submitted with it")
 ]
-_COLOURS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
+_COLORS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
 
 
 @app.callback()
@@ -69,7 +81,7 @@ def list_jobs(
 
 @app.command()
 def show(job: JobId, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
-    """Show one job: where it stands, what was asked, what came out, how its webhook went."""
+    """Show one job: status, options, result and webhook deliveries."""
     with open_client(url) as client:
         found = client.get(job)
     if as_json:
@@ -109,7 +121,7 @@ def _table(found: Sequence[Job]) -> Table:
     for job in found:
         waits = f"place {job.queue_position}" if job.queue_position else ""
         stage = job.stage or (job.error.code if job.error else waits)
-        status = f"[{_COLOURS[job.status]}]{job.status}[/]"
+        status = f"[{_COLORS[job.status]}]{job.status}[/]"
         engine = job.engine or job.engine_requested
         table.add_row(job.id, status, stage, f"{job.progress:.0%}", engine, describe_age(job.created_at))
     return table
@@ -154,3 +166,103 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
         for delivery in job.webhook.deliveries:
             tries = len(delivery.attempts)
             yield "", f"{delivery.event}: {delivery.state} after {tries} attempt{'s' * (tries != 1)}"
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
+# Text, not a path: a path forgets the slash that makes `new/` a folder.
+Out = Annotated[str | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
+ResultOut = Annotated[str | None, typer.Option("--out", "-o", help="Fetch the result to here (implies waiting)")]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0, help="Stop waiting after this many seconds")]
+
+
+def wait(
+    job: JobId,
+    out: ResultOut = None,
+    timeout_s: Timeout = None,
+    url: ServiceUrl = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a job to its end. Exits with 1 when the job failed or was canceled."""
+    console = Console(stderr=True)
+    with Client(url) as client:
+        finish(client, follow(client, job, console, timeout_s), out, as_json, console)
+
+
+def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Console) -> None:
+    """Print and fetch the result of a job that ended; raises if it did not succeed."""
+    if as_json:
+        print_json(job)
+    job.raise_for_status()
+    if out is not None:
+        path = fetch(client, job, out, console)
+        console.print(f"Result: {path}", highlight=False, soft_wrap=True, markup=False)
+    if not as_json:
+        typer.echo(f"{job.id}  {job.status}  {client.url}/jobs/{job.id}")
+        if job.evaluation:
+            print_metrics(Console(), [metric.model_dump() for metric in job.evaluation])
+
+
+def events(
+    job: JobId,
+    after: Annotated[str | None, typer.Option(help="Id of an event: start with the one after it")] = None,
+    url: ServiceUrl = DEFAULT_URL,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+) -> None:
+    """Print the events of a job from its beginning, live until it ends."""
+    with Client(url) as client:
+        for event in client.events(job, after=after):
+            stage = f"{event.stage or ''} {event.progress:.0%}".strip()
+            line = f"{event.at:%Y-%m-%d %H:%M:%S}  {event.event:<14} {stage}"
+            typer.echo(event.model_dump_json() if as_json else line)
+
+
+def download(job: JobId, out: Out = None, url: ServiceUrl = DEFAULT_URL, quiet: Quiet = False) -> None:
+    """Download the result of a job. Resumes an interrupted download; the file appears complete or not at all."""
+    with Client(url) as client:
+        typer.echo(fetch(client, client.get(job), out, Console(stderr=True, quiet=quiet)))
+
+
+def fetch(client: Client, job: Job, out: str | None, console: Console) -> Path:
+    """Download with a progress bar on a terminal."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    shown = console.is_terminal and not console.quiet
+    with Progress(TextColumn("download"), *columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task("download")
+        return client.download(job, out, on_bytes=lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def cancel(jobs: JobIds, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Cancel jobs. A finished job stays unchanged."""
+    with open_client(url) as client:
+        for name in jobs:
+            job = client.cancel(name)
+            if as_json:
+                print_json(job)
+            else:
+                note = "stops within a batch of frames" if not job.is_over else job.status
+                typer.echo(f"{job.id}  {note}")
+
+
+def delete(
+    jobs: JobIds,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
+    url: ServiceUrl = DEFAULT_URL,
+) -> None:
+    """Delete finished jobs with their files, permanently."""
+    if not yes:
+        typer.confirm(f"Delete {len(jobs)} job{'s' * (len(jobs) > 1)} with inputs and results?", abort=True, err=True)
+    with open_client(url) as client:
+        for name in jobs:
+            client.delete(name)
+            typer.echo(f"{name}  deleted")
+
+
+def redeliver(job: JobId, url: ServiceUrl = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """Redeliver the webhook of a finished job."""
+    with open_client(url) as client:
+        found = client.redeliver(job)
+    if as_json:
+        print_json(found)
+        return
+    for delivery in found.webhook.deliveries if found.webhook else ():
+        typer.echo(f"{delivery.id}  {delivery.event}  {delivery.state}")

@@ -15,10 +15,10 @@ import typer
 
 from retalking_client import RetalkingClientError, __version__
 from retalking_client.cli import jobs
+from retalking_client.cli.common import command_error
 from retalking_client.cli.failures import EXIT_FAILED, CommandError
 from retalking_client.cli.inspect_command import inspect
-from retalking_client.cli.job_actions import cancel, delete, download, events, redeliver, wait
-from retalking_client.cli.service import command_error
+from retalking_client.cli.jobs import cancel, delete, download, events, redeliver, wait
 from retalking_client.cli.submit import submit
 
 

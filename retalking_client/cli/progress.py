@@ -19,7 +19,7 @@ _PLAIN_STEP = 0.1
 
 
 class ProgressDisplay(Protocol):
-    """Shows where a render stands. fraction: 0..1."""
+    """Shows the progress of a render. fraction: 0..1."""
 
     def show(self, stage: str, fraction: float) -> None: ...
 
@@ -38,15 +38,15 @@ def follow(client: Client, job: Job | str, console: Console, timeout_s: float | 
         except KeyboardInterrupt:
             display.close()
             name = job if isinstance(job, str) else job.id
-            console.print(f"The job goes on. See its end: retalking wait {name}", highlight=False, soft_wrap=True)
+            console.print(f"The job continues. Follow it: retalking wait {name}", highlight=False, soft_wrap=True)
             raise typer.Exit(130) from None
 
 
 def watch(client: Client, job: Job | str, display: ProgressDisplay, timeout_s: float | None = None) -> Job:
     """Drive a display from a job, to its end."""
 
-    def show(told: JobProgress) -> None:
-        display.show(told.stage or told.status, told.fraction)
+    def show(progress: JobProgress) -> None:
+        display.show(progress.stage or progress.status, progress.fraction)
 
     return client.wait(job, timeout_s=timeout_s, on_progress=show)
 

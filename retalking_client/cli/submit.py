@@ -1,4 +1,4 @@
-"""`retalking submit`: hand a job to a running service, and wait for it when asked to."""
+"""`retalking submit`: submit a job to a running service, and optionally wait for it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import typer
 from rich.console import Console
 
 from retalking_client import Client, Job, SubmitOptions, Upload
+from retalking_client.cli.common import (
+    DEFAULT_URL,
+    AsJson,
+    ServiceUrl,
+    open_client,
+    print_json,
+    read_pairs,
+    validate_options,
+)
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.job_actions import ResultOut, Timeout, finish
-from retalking_client.cli.option_pairs import read_pairs, validate_options
-from retalking_client.cli.output import print_json
+from retalking_client.cli.jobs import ResultOut, Timeout, finish
 from retalking_client.cli.progress import follow
-from retalking_client.cli.service import DEFAULT_URL, AsJson, ServiceUrl, open_client
 
 _LARGE_BYTES = 64 << 20
 """Beyond this a file goes ahead of its job, straight to the object store, and does not pass through the API's form."""
@@ -33,7 +39,7 @@ def submit(
     expression: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="A picture whose expression the face takes on")
     ] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Address to be told about the job")] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Address that receives the events of the job")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key never makes a second job  [default: one for this call]")
     ] = None,

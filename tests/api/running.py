@@ -63,14 +63,14 @@ class RunningApi:
 
     def finish(self, job_id: str, content: bytes = b"0123456789" * 1000) -> Job:
         """What a worker does with a job, less the render."""
-        lease = self.store.claim(job_id, "worker-of-the-test", 30)
+        lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
-        self.store.report(lease, stage="synthesize", progress=0.5, lease_s=30)
+        self.store.jobs.report(lease, stage="synthesize", progress=0.5, lease_s=30)
         key = result_key(job_id, lease.fence, "mp4")
         with self.objects.writer(key, "video/mp4") as writer:
             writer.write(content)
             writer.commit()
-        return self.store.succeed(
+        return self.store.jobs.succeed(
             lease,
             result=result_info(key, len(content)),
             render=render_info(),
@@ -79,9 +79,9 @@ class RunningApi:
         )
 
     def fail(self, job_id: str) -> Job:
-        lease = self.store.claim(job_id, "worker-of-the-test", 30)
+        lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
-        return self.store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=3600)
+        return self.store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=3600)
 
     @contextmanager
     def live_worker(self, *engines: EngineInfo, metrics: tuple[str, ...] = ("face_coverage",)) -> Iterator[None]:
@@ -93,11 +93,11 @@ class RunningApi:
             versions={"retalking": "0"},
             started_at=datetime.now(UTC),
         )
-        self.store.report_worker(worker, 120)
+        self.store.workers.report(worker, 120)
         try:
             yield
         finally:
-            self.store.forget_worker(worker.id)
+            self.store.workers.forget(worker.id)
 
 
 @contextmanager

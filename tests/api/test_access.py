@@ -1,9 +1,11 @@
-"""Keys: who gets in, what each may do, and that one key's things do not exist for another."""
+"""API keys: authentication, scopes, limits, and isolation between keys."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,9 +15,8 @@ import pytest
 
 from api.access import LINK_SCHEME, SCHEME
 from cli.keys import make_key
-from jobs.api_keys import Scope, key_id_of
-from jobs.keyring import link_secret
-from jobs.links import sign_link
+from jobs.signing import link_secret, sign_link
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import MP4, PREVIEW, RunningApi, check_problem, input_files, run_api
 from tests.services import own_database
 
@@ -34,7 +35,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @dataclass(frozen=True)
 class User:
-    """Somebody with a key."""
+    """A caller with a key."""
 
     api: RunningApi
     key: str
@@ -146,11 +147,11 @@ def test_scopes(locked: RunningApi) -> None:
 
 
 def test_keys_that_do_not_open(locked: RunningApi) -> None:
-    """All get one answer: which of them is unknown, wrong or revoked is not told."""
+    """Unknown, wrong and revoked keys get the same response."""
     good = user(locked)
     ended = user(locked)
     assert ended.ask("GET", "/jobs").status_code == 200
-    locked.store.revoke_key(str(key_id_of(ended.key)))
+    locked.store.keys.revoke(str(key_id_of(ended.key)))
     wrong_secret = good.key[:-4] + ("0000" if good.key[-4:] != "0000" else "1111")
     unknown = f"rtk_{'0' * 16}_{'0' * 64}"
     said = set()
@@ -184,7 +185,7 @@ def test_the_quota_of_live_jobs(locked: RunningApi) -> None:
     first, _ = busy.new_job(), busy.new_job(headers={"Idempotency-Key": "second"})
     refused = busy.ask("POST", "/jobs", files=input_files())
     problem = check_problem(refused, 429, "quota_exceeded")
-    assert "2 jobs" in problem["detail"]
+    assert "2 unfinished jobs" in problem["detail"]
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["ratelimit-policy"] == '"live-jobs";q=2'
     again = busy.ask("POST", "/jobs", files=input_files(), headers={"Idempotency-Key": "second"})
@@ -199,7 +200,7 @@ def test_the_quota_of_live_jobs(locked: RunningApi) -> None:
     assert len(jobs) == 3, "what was refused left no job"
 
 
-def test_result_links_need_no_key_and_can_not_be_altered(locked: RunningApi) -> None:
+def test_result_links_need_no_key_and_cannot_be_altered(locked: RunningApi) -> None:
     owner = user(locked)
     job_id, other_id = owner.new_job(), owner.new_job()
     content = b"a result" * 100
@@ -254,13 +255,40 @@ def test_links_end_with_their_key(locked: RunningApi) -> None:
         answer = locked.client.get(f"/jobs/{job_id}/result", params=changed)
         check_problem(answer, 403, "link_invalid")
 
-    locked.store.revoke_key(str(key_id_of(owner.key)))
+    locked.store.keys.revoke(str(key_id_of(owner.key)))
     for link in owners:
         check_problem(httpx.get(link), 403, "link_invalid")
     check_problem(httpx.put(puts[0], content=MP4), 403, "link_invalid")
     for link in (*others, *admins):
         assert httpx.get(link).status_code == 200
     assert httpx.put(puts[1], content=MP4).status_code == 200
+
+
+def test_revoking_a_key_ends_its_event_streams(locked: RunningApi) -> None:
+    """Only its own: another key's stream of the same job continues until the job ends."""
+    owner, admin = user(locked), user(locked, Scope.ADMIN, Scope.READ)
+    job_id = owner.new_job()
+    opened = {owner.key: threading.Event(), admin.key: threading.Event()}
+
+    def follow(who: User) -> list[str]:
+        headers = {"Authorization": f"Bearer {who.key}"}
+        events = []
+        with httpx.stream("GET", f"{locked.url}/jobs/{job_id}/events", headers=headers, timeout=60) as response:
+            for line in response.iter_lines():
+                if line.startswith("event: "):
+                    events.append(line.removeprefix("event: "))
+                    opened[who.key].set()
+        return events
+
+    with ThreadPoolExecutor() as pool:
+        streams = {who.key: pool.submit(follow, who) for who in (owner, admin)}
+        assert all(each.wait(30) for each in opened.values())
+        locked.store.keys.revoke(str(key_id_of(owner.key)))
+        wait([streams[owner.key]], timeout=30)
+        locked.finish(job_id)
+    assert streams[owner.key].result() == ["job.queued"]
+    assert streams[admin.key].result()[-1] == "job.succeeded"
+    check_problem(owner.ask("GET", f"/jobs/{job_id}/events"), 401, "unauthorized")
 
 
 def test_a_link_of_the_time_before_keys_opens_nothing(locked: RunningApi) -> None:
@@ -282,7 +310,7 @@ def test_a_key_has_a_highest_priority(locked: RunningApi, limits: dict[str, int]
             continue
         answer = who.ask("POST", "/jobs", files=input_files(), data={"priority": priority})
         problem = check_problem(answer, 403, "priority_not_allowed")
-        assert f"{highest} at most" in problem["detail"]
+        assert f"at most {highest}," in problem["detail"]
         assert problem["errors"][0]["pointer"] == "#/priority"
         assert locked.input_keys() == before
 
@@ -298,7 +326,7 @@ def test_secrets_stay_out_of_the_log_the_metrics_and_the_answers(locked: Running
     for text in (*said, locked.log.read_text()):
         for key in (owner.key, admin.key):
             assert key.split("_")[2] not in text
-            assert locked.store.find_key(str(key_id_of(key))).digest not in text
+            assert locked.store.keys.find(str(key_id_of(key))).digest not in text
     assert link.partition("signature=")[2] not in locked.log.read_text()
 
 

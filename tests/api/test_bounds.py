@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.bounds import MAX_INTEGER, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
+from api.limits import MAX_INTEGER, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from tests.api.running import MP4, WAV, RunningApi, check_problem, input_files
 
 
@@ -81,10 +81,10 @@ def test_file_names(api: RunningApi, name: str, said: str) -> None:
 def test_a_name_of_any_script_is_kept(api: RunningApi) -> None:
     files = {"video": ("видео 😀.mp4", MP4), "audio": ("a.wav", WAV)}
     job_id = api.client.post("/jobs", files=files).json()["id"]
-    assert api.store.get(job_id).spec.video.filename == "видео 😀.mp4"
+    assert api.store.jobs.get(job_id).spec.video.filename == "видео 😀.mp4"
 
 
-def test_the_limits_are_told(api: RunningApi) -> None:
+def test_the_limits_are_listed(api: RunningApi) -> None:
     limits = api.client.get("/engines").json()["limits"]
     assert limits["max_metadata_depth"] == MAX_METADATA_DEPTH
     assert limits["max_metadata_values"] == MAX_METADATA_VALUES
@@ -97,6 +97,6 @@ def test_headers_that_are_kept(api: RunningApi) -> None:
     answer = api.client.post(
         "/jobs", files=input_files(), headers={"X-Request-Id": "r" * 129, "traceparent": "t" * 5000}
     )
-    job = api.store.get(answer.json()["id"])
+    job = api.store.jobs.get(answer.json()["id"])
     assert job.request_id == answer.headers["x-request-id"] != "r" * 129
     assert job.traceparent == ""

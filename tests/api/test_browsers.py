@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, input_files, run_api
 from tests.services import own_database
 

@@ -86,7 +86,7 @@ def test_a_deleted_job_ends_its_streams(api: RunningApi) -> None:
     assert events[0]["event"] == "job.queued"
 
 
-def test_two_hundred_listeners_starve_nobody(api: RunningApi) -> None:
+def test_two_hundred_listeners_starve_no_other_request(api: RunningApi) -> None:
     job_id = api.new_job()
 
     async def listen(client: httpx.AsyncClient) -> list[str]:

@@ -1,4 +1,4 @@
-"""What strangers can make the API hold: memory and connections are bounded before any key is read."""
+"""Memory and connections are bounded before any key is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from api.wire import MAX_HEAD_BYTES
+from api.server import MAX_HEAD_BYTES
 from bench import front_door
 from bench.front_door import FrontDoor
 from tests.api.running import RunningApi, run_api
@@ -52,7 +52,7 @@ def test_memory_stays_flat(locked: RunningApi, attack: object) -> None:
 
 
 def test_a_head_that_is_too_long_is_refused(locked: RunningApi) -> None:
-    """While it could still go on for ever."""
+    """Refused while it could still grow without end."""
     with connect(locked) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 2 * MAX_HEAD_BYTES)
         assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
@@ -62,8 +62,8 @@ def test_heads_of_a_usual_size_pass(locked: RunningApi) -> None:
     assert locked.client.get("/healthz", headers={"x": "y" * 16_000}).status_code == 200
 
 
-def test_idle_connections_keep_nobody_out(locked: RunningApi) -> None:
-    """Twice as many as there may be: the oldest go, and a caller who has something to ask is answered."""
+def test_idle_connections_do_not_keep_new_ones_out(locked: RunningApi) -> None:
+    """Twice the limit: the oldest are closed, and a caller with a request gets a response."""
     idle = []
     try:
         for number in range(2 * MAX_CONNECTIONS):

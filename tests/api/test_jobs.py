@@ -57,7 +57,7 @@ def test_cancel_never_deletes(api: RunningApi) -> None:
     assert api.client.get(f"/jobs/{other}").status_code == 200
 
 
-def test_a_failed_job_tells_its_code(api: RunningApi) -> None:
+def test_a_failed_job_has_its_code(api: RunningApi) -> None:
     job_id = api.new_job()
     api.fail(job_id)
     body = api.client.get(f"/jobs/{job_id}").json()
@@ -75,7 +75,7 @@ def test_pages_go_through_all_jobs_newest_first(tight_api: RunningApi) -> None:
         seen += [job["id"] for job in page["jobs"]]
         path = page["links"]["next"]
     assert seen[:5] == made[::-1]
-    assert len(seen) == len(set(seen)) == sum(tight_api.store.count_by_status().values())
+    assert len(seen) == len(set(seen)) == sum(tight_api.store.jobs.count_by_status().values())
 
 
 def test_the_list_by_status(api: RunningApi) -> None:
@@ -107,12 +107,12 @@ def test_delete_cancels_a_waiting_job_then_deletes_it(api: RunningApi) -> None:
 
 def test_delete_asks_a_running_job_to_stop(api: RunningApi) -> None:
     job_id = api.new_job()
-    lease = api.store.claim(job_id, "worker-of-the-test", 30)
+    lease = api.store.jobs.claim(job_id, "worker-of-the-test", 30)
     assert lease is not None
     answer = api.client.delete(f"/jobs/{job_id}")
     assert (answer.status_code, answer.json()["status"], answer.json()["cancel_requested"]) == (202, "running", True)
-    assert api.store.report(lease, stage="synthesize", progress=0.1, lease_s=30)
-    assert api.store.cancel(lease, retention_s=60).status is JobStatus.CANCELED
+    assert api.store.jobs.report(lease, stage="synthesize", progress=0.1, lease_s=30)
+    assert api.store.jobs.cancel(lease, retention_s=60).status is JobStatus.CANCELED
 
 
 class TestRedelivery:
@@ -123,8 +123,8 @@ class TestRedelivery:
         tight_api.fail(job_id)
         before = tight_api.client.get(f"/jobs/{job_id}").json()["webhook"]["deliveries"]
         refused = DeliveryAttempt(at=datetime.now(UTC), status_code=410)
-        tight_api.store.record_attempt(before[0]["id"], refused, state="given_up", retry_in_s=None)
-        assert before[0]["id"] not in tight_api.store.due_deliveries()
+        tight_api.store.webhooks.record_attempt(before[0]["id"], refused, state="given_up", retry_in_s=None)
+        assert before[0]["id"] not in tight_api.store.webhooks.due()
         answer = tight_api.client.post(f"/jobs/{job_id}/webhook/redeliver")
         assert answer.status_code == 202
         after = answer.json()["webhook"]["deliveries"]
@@ -132,7 +132,7 @@ class TestRedelivery:
         assert after[0]["event"] == "job.failed"
         assert after[0]["state"] == "pending"
         assert "secret" not in answer.text
-        assert before[0]["id"] in tight_api.store.due_deliveries(), "the dispatcher takes what is due"
+        assert before[0]["id"] in tight_api.store.webhooks.due(), "the dispatcher takes what is due"
 
     def test_a_job_without_a_webhook(self, api: RunningApi) -> None:
         answer = api.client.post(f"/jobs/{api.new_job()}/webhook/redeliver")
@@ -142,7 +142,7 @@ class TestRedelivery:
         job_id = tight_api.new_job(webhook_url="http://127.0.0.1:9/hook")
         check_problem(tight_api.client.post(f"/jobs/{job_id}/webhook/redeliver"), 409, "job_not_finished")
 
-    def test_a_job_that_ended_with_an_event_nobody_asked_for(self, tight_api: RunningApi) -> None:
+    def test_a_job_that_ended_with_an_event_not_subscribed_to(self, tight_api: RunningApi) -> None:
         job_id = tight_api.new_job(webhook_url="http://127.0.0.1:9/hook", webhook_events='["job.started"]')
         tight_api.client.delete(f"/jobs/{job_id}")
         check_problem(tight_api.client.post(f"/jobs/{job_id}/webhook/redeliver"), 409, "webhook_not_configured")

@@ -7,9 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from jobs.keyring import link_secret
-from jobs.links import sign_link
 from jobs.names import curves_key
+from jobs.signing import link_secret, sign_link
 from tests.api.running import MP4, WAV, RunningApi, check_problem
 
 CONTENT = bytes(range(256)) * 40
@@ -91,7 +90,7 @@ def test_the_object_store_serves_where_it_can(s3_api: RunningApi) -> None:
 
 def test_the_evaluation_brings_its_curves(api: RunningApi, job_id: str) -> None:
     assert api.client.get(f"/jobs/{job_id}/evaluation").json()["curves"] is None
-    result = api.store.get(job_id).result
+    result = api.store.jobs.get(job_id).result
     assert result is not None
     with api.objects.writer(curves_key(result.key)) as writer:
         writer.write(b'{"fps": 25.0, "ssim": [0.5, null], "sync": {"frame": {"distances": [1.0], "offset_frames": 0}}}')

@@ -1,4 +1,4 @@
-"""Requests that stay open: as many as one key may have, as many as all may have, and no slower than they may be."""
+"""Requests that stay open: limits per key, in total, and of slowness."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
+import psutil
 import pytest
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
+from jobs.store.keys import Scope
 from tests.api.running import MP4, RunningApi, check_problem, input_files, run_api
 from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
 from tests.services import own_database, wait_until
 
 EACH, TOTAL = 3, 5
+DOWNLOAD_BYTES = 50_000_000
 
 
 @pytest.fixture(scope="module")
 def narrow(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    """Few places of every kind, with keys."""
+    """Low limits of every kind, with keys."""
     kinds = {
         "SUBMISSIONS_OPEN": TOTAL,
         "SUBMISSIONS_OPEN_PER_KEY": EACH,
@@ -37,7 +39,7 @@ def narrow(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def slow(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    env = {"UPLOAD_IDLE_S": "1", "UPLOAD_MIN_BYTES_PER_S": "100000"}
+    env = {"UPLOAD_IDLE_S": "1", "UPLOAD_MIN_BYTES_PER_S": "100000", "UNREAD_RESPONSE_S": "1"}
     with run_api(tmp_path_factory.mktemp("slow"), own_database(redis_url), **env) as running:
         yield running
 
@@ -49,7 +51,7 @@ def new_key(api: RunningApi) -> dict[str, str]:
 
 @contextmanager
 def half_sent(api: RunningApi, headers: dict[str, str]) -> Iterator[socket.socket]:
-    """A submission of which the beginning has arrived, and that holds its place: the server asks for the body then."""
+    """A submission that is partly received and so occupies a slot: the server has requested the body by then."""
     with open_socket(api) as connection:
         lines = [f"{name}: {value}" for name, value in headers.items()]
         form = "Content-Type: multipart/form-data; boundary=x"
@@ -102,7 +104,7 @@ def test_event_streams_of_one_key_and_of_all(narrow: RunningApi) -> None:
 
 
 def test_downloads_of_one_key(narrow: RunningApi) -> None:
-    """By key and by signed link, of which any number of people may have one. Nobody reads the open ones."""
+    """By key and by signed link, which can be shared. The open downloads are not read."""
     mine, others = new_key(narrow), new_key(narrow)
     job_id = submit(narrow, mine).json()["id"]
     narrow.finish(job_id, bytes(30_000_000))
@@ -129,7 +131,7 @@ def test_downloads_of_one_key(narrow: RunningApi) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs", "upload"])
 def test_a_body_that_drips_is_given_up(slow: RunningApi, path: str) -> None:
-    """A byte at a time is never silence."""
+    """One byte at a time is never idle."""
     method, lines = "POST", ["Content-Type: multipart/form-data; boundary=x"]
     begin = b"--x\r\n" + HEAD.format("video", "a.mp4").encode() + MP4
     if path == "upload":
@@ -154,7 +156,7 @@ def test_a_body_that_drips_is_given_up(slow: RunningApi, path: str) -> None:
 
 
 def test_a_body_of_the_pace_passes(slow: RunningApi) -> None:
-    """For longer than silence may last."""
+    """For longer than a body may be idle."""
     link = slow.client.post("/uploads").json()["url"]
 
     def steady() -> Iterator[bytes]:
@@ -164,3 +166,50 @@ def test_a_body_of_the_pace_passes(slow: RunningApi) -> None:
             yield bytes(100_000)
 
     assert httpx.put(link, content=steady(), timeout=30).status_code == 200
+
+
+@contextmanager
+def open_download(api: RunningApi) -> Iterator[socket.socket]:
+    """A download of 50 MB that has begun, more than the kernel buffers, with none of its body read."""
+    job_id = api.new_job()
+    api.finish(job_id, bytes(DOWNLOAD_BYTES))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", httpx.URL(api.url).port))
+        connection.sendall(f"GET /jobs/{job_id}/result HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        yield connection
+
+
+def is_connected(api: RunningApi, port: int) -> bool:
+    return any(each.raddr and each.raddr.port == port for each in psutil.Process(api.process.pid).net_connections())
+
+
+def read_all(connection: socket.socket) -> int:
+    """Bytes until the service closes the connection."""
+    size = 0
+    while data := connection.recv(1 << 20):
+        size += len(data)
+        if size > DOWNLOAD_BYTES:
+            break
+    return size
+
+
+def test_a_caller_who_does_not_read_the_response_is_disconnected(slow: RunningApi) -> None:
+    with open_download(slow) as connection:
+        port = connection.getsockname()[1]
+        assert is_connected(slow, port)
+        wait_until(lambda: not is_connected(slow, port), what="the service closes the connection")
+        assert read_all(connection) < DOWNLOAD_BYTES, "the rest of the response is dropped"
+    assert slow.client.get("/healthz").status_code == 200
+
+
+def test_a_caller_who_reads_slowly_gets_the_whole_response(slow: RunningApi) -> None:
+    """For longer than a response may stay unread."""
+    with open_download(slow) as connection:
+        ends_at, size = time.monotonic() + 3, 0
+        while time.monotonic() < ends_at:
+            size += len(connection.recv(1 << 20))
+            time.sleep(0.05)
+        assert size + read_all(connection) > DOWNLOAD_BYTES

@@ -1,4 +1,4 @@
-"""What browsers are told about every answer, and that the pages work under it."""
+"""Security headers of every response, and pages that work under them."""
 
 from __future__ import annotations
 

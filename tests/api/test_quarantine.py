@@ -1,4 +1,4 @@
-"""Records that can not be read, as callers, scrapers and an admin meet them."""
+"""Unreadable records, as seen by callers, scrapers and an admin."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.api_keys import Scope
-from jobs.ids import new_job_id
+from jobs.names import new_job_id
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, run_api
 from tests.api.test_access import User, user
 from tests.services import own_database
@@ -23,7 +23,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def spoil(api: RunningApi, job_id: str) -> None:
     """As a `metadata` nested 199 deep did that older versions accepted."""
-    client: Any = api.store._client  # type: ignore[attr-defined]
+    client: Any = api.store.redis.client  # type: ignore[attr-defined]
     deep = '{"a":' * 199 + "1" + "}" * 199
     name = f"{{retalking}}:job:{job_id}"
     spec = client.hget(name, "spec")
@@ -37,7 +37,7 @@ def listed(who: User) -> list[str]:
     return [job["id"] for job in answer.json()["jobs"]]
 
 
-def test_a_broken_record_costs_nobody_else(locked: RunningApi) -> None:
+def test_an_unreadable_record_affects_no_other_key(locked: RunningApi) -> None:
     owner, other, admin = user(locked), user(locked), user(locked, Scope.ADMIN)
     broken, mine, theirs = owner.new_job(), owner.new_job(), other.new_job()
     spoil(locked, broken)
@@ -86,7 +86,7 @@ def test_its_owner_may_delete_it(locked: RunningApi) -> None:
 
 def test_broken_keys_and_workers(locked: RunningApi) -> None:
     owner, lost, admin = user(locked), user(locked), user(locked, Scope.ADMIN)
-    client: Any = locked.store._client  # type: ignore[attr-defined]
+    client: Any = locked.store.redis.client  # type: ignore[attr-defined]
     key_id = lost.key.split("_")[1]
     client.set(f"{{retalking}}:api_key:{key_id}", "{")
     client.set("{retalking}:worker:w", "{")

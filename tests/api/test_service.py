@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
 from jobs.models import GpuMemory, JobOptions, WorkerInfo
 from jobs.names import input_key
@@ -54,7 +54,7 @@ def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
     cards = {name: WorkerInfo(id=name, engines=[PREVIEW], started_at=silent) for name in ("one", "two")}
 
     def report(name: str, **condition: object) -> int:
-        api.store.report_worker(cards[name].model_copy(update=condition), 60)
+        api.store.workers.report(cards[name].model_copy(update=condition), 60)
         return api.client.get("/readyz").status_code
 
     try:
@@ -62,13 +62,13 @@ def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
         problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
         (error,) = problem["errors"]
         assert error["pointer"] == "workers"
-        assert "none has asked for a job for 30 s" in error["message"]
+        assert "none has polled for jobs for 30 s" in error["message"]
         assert report("one", polled_at=silent, busy_with="job_1") == 200, "it renders"
         assert report("one", polled_at=silent) == 503
         assert report("two", polled_at=now) == 200, "one that asks is enough"
     finally:
         for name in cards:
-            api.store.forget_worker(name)
+            api.store.workers.forget(name)
 
 
 def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
@@ -76,11 +76,11 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     api.fail(api.new_job())
     memory = GpuMemory(device="cuda:0", used_bytes=5_000, total_bytes=80_000)
     card = WorkerInfo(id="w", engines=[PREVIEW], started_at=datetime.now(UTC), gpu_memory=[memory])
-    api.store.report_worker(card, 60)
+    api.store.workers.report(card, 60)
     try:
         text = api.client.get("/metrics").text
     finally:
-        api.store.forget_worker("w")
+        api.store.workers.forget("w")
     samples = {
         (sample.name, *sorted(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -163,8 +163,8 @@ def test_request_ids(api: RunningApi) -> None:
     assert api.client.get("/nope", headers={"X-Request-Id": "mine-2"}).json()["request_id"] == "mine-2"
 
 
-def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> None:
-    """A type in the objects folder that is no text stands for every fault that has no name."""
+def test_an_unexpected_error_reveals_only_its_request_id(api: RunningApi) -> None:
+    """A stored content type that is not text stands for any unexpected fault."""
     job_id = api.new_job()
     damaged = api.settings.data_dir / "objects" / "types" / input_key(job_id, "video")
     damaged.write_bytes(b"damaged \xff")
@@ -173,7 +173,7 @@ def test_what_nobody_foresaw_is_told_by_its_request_id_only(api: RunningApi) -> 
     assert problem["request_id"] == "look-for-me"
     assert "damaged" not in answer.text
     log = api.log.read_text()
-    assert "Request look-for-me broke" in log
+    assert "Request look-for-me failed" in log
     assert "Traceback" in log
 
 
@@ -223,7 +223,7 @@ def test_upload_signatures_stay_out_of_the_log(api: RunningApi) -> None:
 
 
 def test_answers_on_a_kept_connection_are_sent_at_once(api: RunningApi) -> None:
-    """As the images start the API, on a port; `tests/cli/test_stack_parts.py` does the same with `--fd`."""
+    """As the images start the API, on a port; `tests/cli/test_stack_processes.py` does the same with `--fd`."""
     address = api.client.base_url
     connection = http.client.HTTPConnection(address.host, address.port, timeout=60)
     with closing(connection):
@@ -264,4 +264,4 @@ def test_without_an_object_store(redis_url: str, tmp_path: Path) -> None:
         check_problem(api.submit(), 503, "service_unavailable")
         problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
         assert {error["pointer"] for error in problem["errors"]} == {"objects", "workers"}
-        assert not api.store.list_jobs(status=None, cursor=None, limit=10).jobs
+        assert not api.store.jobs.page(status=None, cursor=None, limit=10).jobs

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from cli.keys import make_key
-from jobs.api_keys import Scope, key_id_of
 from jobs.names import upload_key
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import MP4, WAV, RunningApi, check_problem, input_files, run_api
 from tests.api.test_streaming import open_socket, read_answer, send_head
 from tests.services import S3Endpoint, own_database
@@ -63,7 +63,7 @@ class User:
 
     @property
     def stored(self) -> int:
-        return self.api.store.stored_bytes(self.owner)
+        return self.api.store.uploads.stored_bytes(self.owner)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_uploads_count(locked: RunningApi, chunked: bool) -> None:
     check_problem(user.ask("POST", "/jobs", json=body), 429, "storage_quota_exceeded")
     assert user.ask("GET", "/jobs").json()["jobs"] == []
     locked.objects.delete(upload_key(first.json()["id"]))
-    locked.store.drop_upload(first.json()["id"])
+    locked.store.uploads.drop(first.json()["id"])
 
 
 def test_all_keys_together(locked: RunningApi, user: User) -> None:
@@ -202,7 +202,7 @@ def test_a_body_without_a_length_ends_at_the_floor(small: RunningApi) -> None:
         check_problem(httpx.put(link, content=endless(), timeout=60), 507, "storage_full")
     disk = inside(small)
     assert not list((disk / "objects" / "new").iterdir())
-    assert small.store.stored_bytes() < MB
+    assert small.store.uploads.stored_bytes() < MB
 
 
 def test_a_length_that_would_pass_the_floor_is_refused_before_the_body(small: RunningApi) -> None:

@@ -27,15 +27,15 @@ def test_files_are_stored_and_the_job_waits(api: RunningApi) -> None:
     assert body["options"]["evaluate"] == []
     assert (body["metadata"], body["priority"]) == ({"order": 7}, 2)
     assert b"".join(api.objects.read(input_key(body["id"], "video"))) == MP4
-    spec = api.store.get(body["id"]).spec
+    spec = api.store.jobs.get(body["id"]).spec
     assert spec.video.sha256 == hashlib.sha256(MP4).hexdigest()
     assert (spec.audio.size_bytes, spec.audio.filename) == (len(WAV), "speech.wav")
 
 
 def test_the_message_is_sent(api: RunningApi) -> None:
     job_id = api.new_job()
-    assert job_id not in {job.id for job in api.store.unsent(0)}
-    raw = api.store._client  # the broker's lists, seen from the same server
+    assert job_id not in {job.id for job in api.store.jobs.unsent(0)}
+    raw = api.store.redis.client  # the broker's lists, seen from the same server
     queued = [text for key in raw.keys("retalking.render*") for text in raw.lrange(key, 0, -1)]
     bodies = [base64.b64decode(json.loads(text)["body"]).decode() for text in queued]
     assert sum(job_id in body for body in bodies) == 1
@@ -43,12 +43,12 @@ def test_the_message_is_sent(api: RunningApi) -> None:
 
 def test_a_broker_that_refuses_is_no_error_for_the_caller(api: RunningApi) -> None:
     """The list of priority 0 (job priority 2) is made a string: the push fails, the outbox keeps the job."""
-    raw, line = api.store._client, "retalking.render"
+    raw, line = api.store.redis.client, "retalking.render"
     raw.delete(line)
     raw.set(line, "in the way")
     try:
         job_id = api.new_job(priority="2")
-        assert job_id in {job.id for job in api.store.unsent(0)}
+        assert job_id in {job.id for job in api.store.jobs.unsent(0)}
     finally:
         raw.delete(line)
 
@@ -84,7 +84,7 @@ def test_form_fields_become_options(api: RunningApi, fields: dict[str, Any], opt
 def test_a_job_by_reference(tight_api: RunningApi) -> None:
     body = tight_api.client.post("/jobs", json={**BY_REFERENCE, "engine": "preview"}).json()
     assert body["engine_requested"] == "preview"
-    spec = tight_api.store.get(body["id"]).spec
+    spec = tight_api.store.jobs.get(body["id"]).spec
     assert (spec.video.kind, spec.video.url) == ("url", BY_REFERENCE["video_url"])
     assert BY_REFERENCE["video_url"] not in json.dumps(body)
 
@@ -93,7 +93,7 @@ def test_one_input_as_file_the_other_by_address(tight_api: RunningApi) -> None:
     files = {"video": input_files()["video"]}
     answer = tight_api.client.post("/jobs", files=files, data={"audio_url": BY_REFERENCE["audio_url"]})
     assert answer.status_code == 202, answer.text
-    spec = tight_api.store.get(answer.json()["id"]).spec
+    spec = tight_api.store.jobs.get(answer.json()["id"]).spec
     assert (spec.video.kind, spec.audio.kind) == ("object", "url")
 
 
@@ -102,7 +102,7 @@ def test_a_picture_as_face_speech_from_a_video_and_an_expression_picture(api: Ru
     answer = api.client.post("/jobs", files=files)
     assert answer.status_code == 202, answer.text
     assert answer.json()["options"]["expression"] == "image"
-    spec = api.store.get(answer.json()["id"]).spec
+    spec = api.store.jobs.get(answer.json()["id"]).spec
     assert spec.expression_image is not None
     assert spec.expression_image.sha256 == hashlib.sha256(PNG).hexdigest()
 
@@ -116,7 +116,7 @@ def test_an_empty_file_input_of_a_browser_counts_as_not_sent(api: RunningApi) ->
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = api.client.post("/jobs", content=content + b"--x--\r\n", headers=headers)
     assert answer.status_code == 202, answer.text
-    assert api.store.get(answer.json()["id"]).spec.expression_image is None
+    assert api.store.jobs.get(answer.json()["id"]).spec.expression_image is None
 
 
 FILE_REFUSALS = {
@@ -141,7 +141,7 @@ FILE_REFUSALS = {
 
 
 @pytest.mark.parametrize("name", FILE_REFUSALS)
-def test_files_that_can_not_be_used(api: RunningApi, name: str) -> None:
+def test_unusable_files(api: RunningApi, name: str) -> None:
     files, code, word = FILE_REFUSALS[name]
     before = api.input_keys()
     problem = check_problem(api.client.post("/jobs", files=files), 422, code)
@@ -170,7 +170,7 @@ FIELD_REFUSALS = {
 
 
 @pytest.mark.parametrize("name", FIELD_REFUSALS)
-def test_fields_that_can_not_be_honoured(api: RunningApi, name: str) -> None:
+def test_invalid_fields(api: RunningApi, name: str) -> None:
     fields, code, pointer = FIELD_REFUSALS[name]
     before = api.input_keys()
     answer = api.client.post("/jobs", files=input_files(), data=fields)
@@ -307,7 +307,7 @@ class TestIdempotency:
             "message": problem["errors"][0]["message"],
         }
 
-    def test_a_filename_is_no_part_of_what_was_asked(self, api: RunningApi) -> None:
+    def test_a_filename_is_not_part_of_the_fingerprint(self, api: RunningApi) -> None:
         headers = {"Idempotency-Key": "order-9"}
         first = api.client.post("/jobs", files=input_files(), headers=headers)
         renamed = {slot: ("other.bin", row[1], row[2]) for slot, row in input_files().items()}
@@ -320,7 +320,7 @@ class TestEngines:
     def test_without_a_worker_everything_is_accepted(self, api: RunningApi) -> None:
         assert api.submit(engine="videoretalking", upper_face="angry").status_code == 202
 
-    def test_a_named_engine_that_nobody_offers(self, api: RunningApi) -> None:
+    def test_a_named_engine_that_no_worker_offers(self, api: RunningApi) -> None:
         with api.live_worker(PREVIEW):
             before = api.input_keys()
             problem = check_problem(api.submit(engine="videoretalking"), 409, "engine_unavailable")
@@ -351,9 +351,9 @@ class TestEngines:
         with api.live_worker(PREVIEW, NEURAL):
             assert api.submit(upper_face="angry").status_code == 202
             problem = check_problem(api.submit(engine="preview", upper_face="angry"), 422, "unsupported_option")
-        assert "ask for engine videoretalking" in problem["detail"]
+        assert "request the engine videoretalking" in problem["detail"]
 
-    def test_metrics_that_nobody_computes(self, api: RunningApi) -> None:
+    def test_metrics_that_no_worker_computes(self, api: RunningApi) -> None:
         with api.live_worker(PREVIEW, metrics=("sharpness",)):
             assert api.submit(evaluate='["sharpness"]').status_code == 202
             problem = check_problem(api.submit(evaluate='["beauty"]'), 422, "invalid_option")

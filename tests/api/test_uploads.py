@@ -14,9 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from jobs.ids import new_upload_id
 from jobs.messages import make_celery
-from jobs.names import input_key, upload_key
+from jobs.names import input_key, new_upload_id, upload_key
 from tests.api.running import MP4, PNG, WAV, RunningApi, check_problem, run_api
 from tests.api.test_streaming import HEAD, open_socket, read_answer, send_head
 from tests.services import own_database, wait_until
@@ -83,8 +82,7 @@ def test_links_that_were_altered(api: RunningApi, change: str) -> None:
 
 def test_a_link_that_expired(api: RunningApi) -> None:
     """Signed with the service's own key, so that only its age is wrong."""
-    from jobs.keyring import link_secret
-    from jobs.links import sign_link
+    from jobs.signing import link_secret, sign_link
 
     upload_id, expires = api.client.post("/uploads").json()["id"], int(time.time()) - 1
     signature = sign_link(link_secret(api.settings), "PUT", f"uploads/{upload_id}", expires)
@@ -94,7 +92,7 @@ def test_a_link_that_expired(api: RunningApi) -> None:
 
 def test_an_upload_that_was_forgotten(api: RunningApi) -> None:
     link = api.client.post("/uploads").json()
-    api.store.drop_upload(link["id"])
+    api.store.uploads.drop(link["id"])
     check_problem(httpx.put(link["url"], content=MP4), 404, "upload_not_found")
 
 
@@ -178,14 +176,15 @@ class TestS3:
             check_problem(s3_api.client.post("/jobs", json=body), 422, code)
 
 
-class TestSlowCallers:
-    """Uploads and submissions that outlive their time."""
+@pytest.fixture(scope="module")
+def hasty(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Uploads expire after a minute, the shortest allowed time."""
+    with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
+        yield running
 
-    @pytest.fixture(scope="class")
-    def hasty(self, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-        """Uploads live a minute here, the shortest there is."""
-        with run_api(tmp_path_factory.mktemp("hasty"), own_database(redis_url), UPLOAD_TTL_S="60") as running:
-            yield running
+
+class TestSlowCallers:
+    """Uploads and submissions slower than the lifetime of uploads."""
 
     def test_a_put_that_ends_after_its_upload_expired_leaves_no_file(self, hasty: RunningApi) -> None:
         link = hasty.client.post("/uploads").json()
@@ -193,18 +192,18 @@ class TestSlowCallers:
         with open_socket(hasty) as connection:
             send_head(connection, path, f"Content-Length: {len(MP4)}", method="PUT")
             connection.sendall(MP4[:-1])
-            wait_until(lambda: hasty.store.stored_bytes() > 0, what="the upload is being received")
-            hasty.store.add_upload(link["id"], datetime.now(UTC) - timedelta(seconds=1))
+            wait_until(lambda: hasty.store.uploads.stored_bytes() > 0, what="the upload is being received")
+            hasty.store.uploads.add(link["id"], datetime.now(UTC) - timedelta(seconds=1))
             run_janitor(hasty)
             connection.sendall(MP4[-1:])
             status, problem = read_answer(connection)
         assert (status, problem["code"]) == (404, "upload_not_found")
         assert list(hasty.objects.list_keys("uploads/")) == []
-        assert hasty.store.stored_bytes() == 0
+        assert hasty.store.uploads.stored_bytes() == 0
 
     def test_an_upload_that_was_just_put_can_be_used(self, hasty: RunningApi) -> None:
         link = hasty.client.post("/uploads").json()
-        hasty.store.add_upload(link["id"], datetime.now(UTC) + timedelta(seconds=2))
+        hasty.store.uploads.add(link["id"], datetime.now(UTC) + timedelta(seconds=2))
         assert httpx.put(link["url"], content=MP4).status_code == 200
         time.sleep(2.1)
         run_janitor(hasty)
@@ -212,7 +211,7 @@ class TestSlowCallers:
         assert hasty.client.post("/jobs", json=body).status_code == 202
 
     def test_a_submission_slower_than_uploads_live_keeps_its_files(self, hasty: RunningApi) -> None:
-        """The first file lies there for longer than the lifetime before the second one is whole."""
+        """The first file is stored for longer than the lifetime of uploads before the second one is complete."""
         with half_submission(hasty) as (connection, coming):
             rest = memoryview(coming)
             ends_at = time.monotonic() + hasty.settings.upload_ttl_s + 5
@@ -231,7 +230,7 @@ class TestSlowCallers:
         """The renewal failed for too long, and the janitor took the files away."""
         with half_submission(hasty) as (connection, rest):
             (staged,) = {key.split("/")[1] for key in hasty.input_keys() if is_no_job(hasty, key.split("/")[1])}
-            hasty.store.add_arrival(staged, 0.0)
+            hasty.store.uploads.add_arrival(staged, 0.0)
             run_janitor(hasty)
             connection.sendall(rest)
             status, problem = read_answer(connection)
@@ -244,7 +243,7 @@ def is_no_job(api: RunningApi, job_id: str) -> bool:
 
 
 def run_janitor(api: RunningApi) -> None:
-    """The steps that take away what nobody took."""
+    """Run the steps that remove expired uploads and abandoned arrivals."""
     janitor = Janitor(make_celery(api.settings), api.store, api.objects, api.settings)
     janitor.delete_uploads()
     janitor.delete_orphans()

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks import Webhook
 
-from jobs.api_keys import Scope
-from jobs.ids import new_delivery_id
-from jobs.keyring import WebhookSecrets
 from jobs.models import DeliveryAttempt
+from jobs.names import new_delivery_id
+from jobs.signing import WebhookSecrets
+from jobs.store.keys import Scope
 from tests.api.running import RunningApi, check_problem, run_api
 from tests.api.test_access import User, user
 from tests.services import own_database, wait_until
@@ -35,9 +35,9 @@ def given_up_event(api: RunningApi, who: User) -> tuple[str, str]:
     """Ids of a job and of its delivery, which a receiver refused for good."""
     job_id = who.new_job(data={"webhook_url": "http://127.0.0.1:9/hook"})
     api.fail(job_id)
-    (delivery,) = api.store.deliveries(job_id)
+    (delivery,) = api.store.webhooks.deliveries(job_id)
     attempt = DeliveryAttempt(at=datetime.now(UTC), status_code=410, error="gone")
-    api.store.record_attempt(delivery.id, attempt, state="given_up", retry_in_s=None)
+    api.store.webhooks.record_attempt(delivery.id, attempt, state="given_up", retry_in_s=None)
     return job_id, delivery.id
 
 
@@ -81,7 +81,7 @@ def test_a_key_reads_and_rotates_its_own_secret(locked: RunningApi) -> None:
     mine = answer.json()
     assert (mine["key_id"], mine["version"], mine["previous_secret"]) == (key_id(one), 1, None)
     Webhook(mine["secret"])
-    secrets = WebhookSecrets(locked.settings, locked.store.webhook_secret_state)
+    secrets = WebhookSecrets(locked.settings, locked.store.webhooks.secret_state)
     assert [mine["secret"]] == secrets.of(key_id(one))
     assert other.ask("GET", "/webhooks/secret").json()["secret"] != mine["secret"]
 
@@ -99,16 +99,16 @@ def test_a_key_reads_and_rotates_its_own_secret(locked: RunningApi) -> None:
     check_problem(admin.ask("GET", f"/webhooks/secret?key_id={'0' * 16}"), 404, "key_not_found")
     check_problem(user(locked, Scope.READ).ask("POST", "/webhooks/secret/rotate"), 403, "forbidden")
     assert mine["secret"] not in locked.log.read_text()
-    records = locked.store._client.hgetall(locked.store._key("webhook_secret", key_id(one)))
+    records = locked.store.redis.client.hgetall(locked.store.redis.key("webhook_secret", key_id(one)))
     assert set(records) == {"version", "previous", "previous_until", "rotated_by"}, "nothing secret is stored"
 
 
-def test_without_keys_the_secret_of_the_service_is_not_told(api: RunningApi) -> None:
+def test_without_keys_the_secret_of_the_service_is_not_revealed(api: RunningApi) -> None:
     for method, path in (("GET", "/webhooks/secret"), ("POST", "/webhooks/secret/rotate")):
         check_problem(api.client.request(method, path), 409, "webhook_secret_shared")
 
 
-def test_names_that_never_resolve_hold_up_nobody_else(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_unresolvable_names_delay_no_other_caller(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Sixty submissions at once with such names, more than the API has threads; the name server is real and silent."""
     folder = tmp_path_factory.mktemp("silent")
     # Nothing else that bounds a key's submissions comes first

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained, unlocked
 from checks.import_cycles import find_cycles
 from checks.secret_scan import find_secrets
-from jobs.api_keys import new_key_text
+from jobs.store.keys import new_key_text
 
 PLANTED = {
     "api key of ours": new_key_text(),

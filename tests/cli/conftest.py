@@ -16,8 +16,7 @@ from subprocess import CompletedProcess
 import psutil
 import pytest
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import write_demo_speech
+from cli.demo_input import write_demo_speech, write_portrait
 from cli.main import main
 from tests.services import wait_until
 

@@ -12,7 +12,7 @@ def document(**walls_s: float) -> dict:
     return {"runs": [{"case": {"name": name}, "wall_s": wall_s} for name, wall_s in walls_s.items()]}
 
 
-def test_help_names_every_case() -> None:
+def test_help_lists_every_case() -> None:
     result = CliRunner().invoke(app, ["bench", "--help"])
     assert result.exit_code == 0
     text = " ".join(result.output.split())
@@ -24,7 +24,7 @@ def test_a_missing_speech_track_is_wrong_usage() -> None:
     assert result.exit_code == 2
 
 
-def test_the_guard_names_what_became_slower() -> None:
+def test_the_guard_lists_what_became_slower() -> None:
     now = document(one=2.0, two=2.0 * SLOWER_BY + 0.1, new=9.0)
     assert slower_cases(now, document(one=2.0, two=2.0, gone=1.0)) == ["two: 2.30 s, was 2.00 s"]
     assert slower_cases(now, now) == []

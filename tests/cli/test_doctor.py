@@ -1,8 +1,9 @@
-"""`retalking doctor` on services that are well, and on those that are not."""
+"""`retalking doctor` on healthy services, on broken ones, and without a service."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 import pytest
 import redis
 
+from cli.doctor import NEED_REDIS, check_clock
 from cli.keys import make_key
-from cli.redis_server import EmbeddedRedis
-from jobs.api_keys import Scope
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import open_store
 from jobs.settings import Settings
+from jobs.store.keys import Scope
 from tests.api.running import PREVIEW
 from tests.cli.conftest import Ended
 from tests.jobs.making import add_job, worker_info
 from tests.services import S3Endpoint, free_port, own_database
 
 Call = Callable[..., Ended]
+NOT_REACHABLE = [("warning", "not reachable without Redis")]
 Set = Callable[..., None]
 
 
@@ -40,24 +43,24 @@ def look(call: Call, code: int) -> dict[str, list[dict[str, Any]]]:
     findings: dict[str, list[dict[str, Any]]] = {}
     for row in json.loads(ended.out):
         findings.setdefault(row["subject"], []).append(row)
-        assert row["remedy"] or row["state"] != "bad", row
+        assert row["remedy"] or row["state"] != "error", row
     return findings
 
 
-def test_a_service_that_is_well(call: Call, configure: Set, redis_url: str, s3: S3Endpoint) -> None:
-    url, s3 = own_database(redis_url), s3.with_bucket("doctor-well")
+def test_a_healthy_service(call: Call, configure: Set, redis_url: str, s3: S3Endpoint) -> None:
+    url, s3 = own_database(redis_url), s3.with_bucket("doctor-ok")
     store = open_store(Settings(_env_file=None, redis_url=url))
-    store.report_worker(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
+    store.workers.report(worker_info("w").model_copy(update={"engines": [PREVIEW]}), 60)
     make_key(store, "someone", frozenset({Scope.READ}))
     s3_settings = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
     secret = "whsec_" + "A" * 44
     configure(REDIS_URL=url, REQUIRE_KEYS="true", LINK_SECRET="x" * 32, WEBHOOK_SECRET=secret, **s3_settings)
     findings = look(call, 0)
     for subject in ("redis", "redis persistence", "redis eviction", "clock", "objects", "presigned links", "keys"):
-        assert [row["state"] for row in findings[subject]] == ["well"], findings[subject]
+        assert [row["state"] for row in findings[subject]] == ["ok"], findings[subject]
     assert findings["objects"][0]["found"] == "can write, read, list, copy, delete"
     assert findings["workers"][0]["found"] == "1 live, offering preview"
-    assert findings["weights"][0]["state"] == "note"
+    assert findings["weights"][0]["state"] == "warning"
     assert not s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="health/").get("Contents")
     shown = call("doctor").out
     assert "redis persistence" in shown
@@ -65,19 +68,19 @@ def test_a_service_that_is_well(call: Call, configure: Set, redis_url: str, s3: 
         assert hidden not in shown
 
 
-def test_a_redis_that_forgets(call: Call, configure: Set, tmp_path: Path) -> None:
+def test_a_redis_that_loses_data(call: Call, configure: Set, tmp_path: Path) -> None:
     with EmbeddedRedis(tmp_path / "redis") as server, redis.Redis.from_url(server.url) as client:
         configure(REDIS_URL=server.url)
         client.config_set("appendfsync", "everysec")
-        assert look(call, 1)["redis persistence"][0]["state"] == "note"
+        assert look(call, 1)["redis persistence"][0]["state"] == "warning"
         client.config_set("appendonly", "no")
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("maxmemory", "3mb")
         findings = look(call, 1)
         assert findings["redis"][0]["found"].startswith("Valkey 9.")
-        assert findings["redis persistence"][0]["state"] == "bad"
+        assert findings["redis persistence"][0]["state"] == "error"
         assert "appendonly yes" in findings["redis persistence"][0]["remedy"]
-        assert findings["redis eviction"][0]["state"] == "bad"
+        assert findings["redis eviction"][0]["state"] == "error"
         assert "allkeys-lru" in findings["redis eviction"][0]["found"]
 
 
@@ -94,28 +97,28 @@ def test_what_is_missing_is_named(call: Call, configure: Set, redis_url: str, tm
         S3_SECRET_ACCESS_KEY="very-hidden",
     )
     findings = look(call, 1)
-    bad = {subject for subject, rows in findings.items() if any(row["state"] == "bad" for row in rows)}
-    assert bad >= {"keys", "workers", "link secret", "objects", "weights"}
+    errors = {subject for subject, rows in findings.items() if any(row["state"] == "error" for row in rows)}
+    assert errors >= {"keys", "workers", "link secret", "objects", "weights"}
     assert "retalking keys create" in findings["keys"][0]["remedy"]
-    assert "can not write" in findings["objects"][0]["found"]
+    assert "cannot write" in findings["objects"][0]["found"]
     assert "very-hidden" not in json.dumps(findings)
 
     store = open_store(Settings(_env_file=None, redis_url=url))
     silent = datetime.now(UTC) - timedelta(minutes=5)
-    store.report_worker(worker_info("w").model_copy(update={"polled_at": silent}), 60)
-    assert "asks for no jobs" in look(call, 1)["workers"][0]["found"]
+    store.workers.report(worker_info("w").model_copy(update={"polled_at": silent}), 60)
+    assert "does not poll for jobs" in look(call, 1)["workers"][0]["found"]
 
 
 def test_records_in_quarantine_are_listed(call: Call, configure: Set, redis_url: str) -> None:
     url = own_database(redis_url)
     configure(REDIS_URL=url)
-    assert look(call, 1)["records"][0]["state"] == "well"
+    assert look(call, 1)["records"][0]["state"] == "ok"
     store = open_store(Settings(_env_file=None, redis_url=url))
     job = add_job(store, metadata={"secret": "of the caller"})
-    store._client.hset(f"{{retalking}}:job:{job.id}", "spec", "{")
-    assert store.unsent(0.0) == []
+    store.redis.client.hset(f"{{retalking}}:job:{job.id}", "spec", "{")
+    assert store.jobs.unsent(0.0) == []
     (finding,) = look(call, 1)["records"]
-    assert finding["state"] == "note"
+    assert finding["state"] == "warning"
     assert finding["found"] == f"1 in quarantine: job {job.id} (JobSpec: json_invalid)"
     assert "DELETE /quarantine" in finding["remedy"]
 
@@ -124,15 +127,36 @@ def test_no_redis_at_all(call: Call, configure: Set) -> None:
     configure(REDIS_URL=f"redis://:hidden@127.0.0.1:{free_port()}/0")
     findings = look(call, 1)
     assert findings["redis"][0]["found"] == "does not answer (ConnectionError)"
-    assert findings["objects"][0]["state"] == "well", "the rest is looked at all the same"
+    for subject in NEED_REDIS:
+        assert [(row["state"], row["found"]) for row in findings[subject]] == NOT_REACHABLE
+    assert findings["objects"][0]["state"] == "ok", "the other checks run all the same"
     assert "hidden" not in json.dumps(findings)
 
 
-@pytest.mark.parametrize(("hours", "state"), [(0, "well"), (1, "bad")])
-def test_the_clock(redis_url: str, monkeypatch: pytest.MonkeyPatch, hours: int, state: str) -> None:
-    from cli import diagnosis
+def test_without_a_service_it_names_what_it_could_not_reach(call: Call, tmp_path: Path) -> None:
+    findings = look(call, 1)
+    assert findings["redis"][0]["found"].startswith("not reachable: RETALKING_REDIS_URL is not set, and no `retalking")
+    assert "retalking up" in findings["redis"][0]["remedy"]
+    for subject in NEED_REDIS:
+        assert [(row["state"], row["found"]) for row in findings[subject]] == NOT_REACHABLE
+    assert findings["objects"][0]["found"] == "not reachable: there is no data folder data"
+    for subject in ("link secret", "webhook secret", "disk", "weights", "cuda"):
+        assert findings[subject], "needs no service"
+    assert list(tmp_path.iterdir()) == [], "looking leaves nothing behind"
 
-    now = diagnosis.time.time
-    monkeypatch.setattr(diagnosis.time, "time", lambda: now() + 3600 * hours)
+
+def test_the_objects_of_a_stopped_service_are_checked(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    ended = call("doctor", "--json", "--data", str(tmp_path / "kept"))
+    assert ended.code == 1, ended.err
+    findings = {row["subject"]: row for row in json.loads(ended.out)}
+    assert str(tmp_path / "kept") in findings["redis"]["found"]
+    assert findings["objects"]["found"] == "can write, read, list, copy, delete"
+
+
+@pytest.mark.parametrize(("hours", "state"), [(0, "ok"), (1, "error")])
+def test_the_clock(redis_url: str, monkeypatch: pytest.MonkeyPatch, hours: int, state: str) -> None:
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
     with redis.Redis.from_url(redis_url) as client:
-        assert diagnosis.look_at_clock(client).state == state
+        assert check_clock(client).state == state

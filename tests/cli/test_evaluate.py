@@ -71,7 +71,7 @@ def check_self_contained(html: str) -> None:
         (["--dataset", ".", "--model", "preview"], "holds no videos"),
     ],
 )
-def test_wrong_usage_is_said(call: Call, clip: Path, arguments: list[str], words: str) -> None:
+def test_wrong_usage_is_reported(call: Call, clip: Path, arguments: list[str], words: str) -> None:
     ended = call("evaluate", *(str(clip) if argument == "CLIP" else argument for argument in arguments))
     assert ended.code == 2
     assert words in ended.err
@@ -96,7 +96,7 @@ def test_the_neural_engine_is_not_replaced_silently(call: Call, tmp_path: Path) 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """One portrait, two tracks, and a film of nobody."""
+    """One portrait, two tracks, and a video without a face."""
     folder = tmp_path / "set"
     for part in ("video", "audio"):
         (folder / part).mkdir(parents=True)
@@ -106,7 +106,7 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_data_set_is_rendered_scored_and_taken_up_again(call: Call, dataset: Path, tmp_path: Path) -> None:
+def test_a_data_set_is_rendered_scored_and_resumed(call: Call, dataset: Path, tmp_path: Path) -> None:
     make_video(dataset / "video" / "nobody.mp4", frames=20)
     command = ("evaluate", "--model", "video_retalking", "--engine", "preview", "--dataset", str(dataset))
     asked = ("--metrics", "ssim,mouth_speech_lag,csim", "--out", str(tmp_path / "out"))

@@ -15,7 +15,7 @@ Call = Callable[..., Ended]
 TAGS = {"title": "Retalking", "comment": "Synthetic media: lip-sync by Retalking, engine videoretalking."}
 
 
-def test_a_certificate_of_ones_own_signs_and_is_inspected(call: Call, tmp_path: Path) -> None:
+def test_a_test_certificate_signs_and_is_inspected(call: Call, tmp_path: Path) -> None:
     made = call("provenance", "make-test-certificate", "certificate")
     assert made.code == 0, made.err
     lines = dict(line.split("=", 1) for line in made.out.splitlines())

@@ -39,7 +39,7 @@ def test_create_list_revoke(on_redis: Call) -> None:
     _, key_id, secret = key.split("_")
     listed = on_redis("keys", "list").out
     (row,) = [line for line in listed.splitlines() if key_id in line]
-    assert row.split()[:5] == [key_id, "studio", "read", "usual", "7"]
+    assert row.split()[:5] == [key_id, "studio", "read", "default", "7"]
     assert secret not in listed
     assert on_redis("keys", "revoke", key_id).out == f"{key_id}  studio  revoked\n"
     (row,) = [line for line in on_redis("keys", "list").out.splitlines() if key_id in line]
@@ -70,7 +70,7 @@ def test_no_service_is_named(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_an_open_door_is_refused(call: Call, tmp_path: Path, host: str) -> None:
+def test_a_public_address_without_keys_is_refused(call: Call, tmp_path: Path, host: str) -> None:
     ended = call("up", "--host", host, "--port", "0", "--data", str(tmp_path / "data"))
     assert ended.code == 2
     assert ended.err.startswith("error: keys_required: ")

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from cli.dataset import Pairing
-from cli.dataset_renders import result_names
-from cli.stage_bars import open_stages
+from cli.dataset import Pairing, result_names
+from cli.rendering import open_stages
 from retalking_core.progress import Progress
 from tests.cli.conftest import Ended, media_seconds
 from tests.media.clips import make_png
@@ -20,7 +19,7 @@ from tests.media.clips import make_png
 Call = Callable[..., Ended]
 
 
-def test_a_video_is_rendered_here(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+def test_a_video_is_rendered_locally(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
     done = call("run", str(portrait), str(short_speech), "-o", "made/out.mov")
     assert done.code == 0, done.err
     assert done.out == "made/out.mov\n"
@@ -53,7 +52,7 @@ def test_options_are_checked_first(call: Call, portrait: Path, short_speech: Pat
     assert "error: engine_unavailable: " in missing.err
 
 
-def test_wrong_calls_are_named(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+def test_wrong_usage_is_named(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
     (tmp_path / "set").mkdir()
     files = [str(portrait), str(short_speech)]
     for arguments in (
@@ -99,7 +98,7 @@ def test_every_pairing_of_a_data_set(call: Call, tmp_path: Path, portrait: Path,
     assert "already rendered" not in other.err
 
 
-def test_equal_names_do_not_meet() -> None:
+def test_equal_names_are_numbered() -> None:
     pairs = [Pairing("x", Path(f"{folder}/a.mp4"), Path(f"{folder}/b.wav")) for folder in "pqr"]
     assert result_names(pairs, "mov") == ["a__b.mov", "a__b__2.mov", "a__b__3.mov"]
 

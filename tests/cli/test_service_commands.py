@@ -79,7 +79,7 @@ def test_waiting_brings_the_result(ask: Call, api: RunningApi, tmp_path: Path) -
     def work() -> None:
         def newest() -> str | None:
             return next(
-                (job.id for job in api.store.list_jobs(status=None, cursor=None, limit=1).jobs if job.id not in before),
+                (job.id for job in api.store.jobs.page(status=None, cursor=None, limit=1).jobs if job.id not in before),
                 None,
             )
 
@@ -124,7 +124,7 @@ def test_jobs_are_listed_and_filtered(ask: Call, api: RunningApi) -> None:
 def test_refusals_have_exit_codes(ask: Call, api: RunningApi) -> None:
     unreachable = ask("jobs", "--url", "http://127.0.0.1:9")
     assert unreachable.code == 3
-    assert unreachable.err.startswith("error: service_unreachable: http://127.0.0.1:9 does not answer")
+    assert unreachable.err.startswith("error: service_unreachable: http://127.0.0.1:9 does not respond")
     assert len(unreachable.err.splitlines()) == 1
     assert ask("jobs", "--url", "nonsense").code == 3
     missing = ask("submit", "no.mp4", "speech.wav")
@@ -147,7 +147,8 @@ def test_giving_up_and_deleting_only_when_sure(ask: Call) -> None:
     job_id = submitted(ask)
     late = ask("wait", job_id, "--timeout", "0.3")
     assert late.code == 1
-    assert late.err.splitlines()[-1].startswith(f"error: wait_timeout: {job_id} is not over after 0.3 s; it goes on.")
+    message = f"error: wait_timeout: {job_id} did not finish within 0.3 s; it continues."
+    assert late.err.splitlines()[-1].startswith(message)
     assert ask("delete", job_id).code != 0, "nobody there to say yes"
     assert ask("jobs", "show", job_id).code == 0
 

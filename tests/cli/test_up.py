@@ -99,18 +99,18 @@ def test_what_is_taken_is_refused_and_what_dies_comes_back(start_up: Start, tmp_
     port = url.rpartition(":")[2]
     same_port = run_command("up", "--port", port, "--data", str(tmp_path / "other"), cwd=tmp_path)
     assert same_port.returncode == 3
-    assert same_port.stderr.startswith(f"error: port_in_use: Can not listen on 127.0.0.1 port {port}")
+    assert same_port.stderr.startswith(f"error: port_in_use: Cannot listen on 127.0.0.1 port {port}")
     assert len(same_port.stderr.splitlines()) == 1
 
     api = next(process for process in up.family() if "api.server" in process.cmdline())
     api.kill()
-    wait_until(lambda: "API started again" in (data / "logs" / "up.log").read_text(), 20, 0.1, "the API comes back")
+    wait_until(lambda: "API restarted" in (data / "logs" / "up.log").read_text(), 20, 0.1, "the API comes back")
     assert httpx.get(f"{url}/healthz", timeout=20).status_code == 200, "callers wait in line meanwhile"
-    assert "API was ended by SIGKILL; starting it again in 1 s" in (data / "logs" / "up.log").read_text()
+    assert "API was killed by SIGKILL; restarting in 1 s" in (data / "logs" / "up.log").read_text()
 
     redis = next(process for process in up.family() if process.cmdline()[0].endswith("valkey-server"))
     redis.kill()
-    wait_until(lambda: "Redis had died and was started" in (data / "logs" / "up.log").read_text(), 20, 0.1, "Redis")
+    wait_until(lambda: "Redis died and was restarted" in (data / "logs" / "up.log").read_text(), 20, 0.1, "Redis")
     wait_until(lambda: httpx.get(f"{url}/readyz", timeout=20).status_code == 200, 40, 0.2, "the stack is well again")
 
     family = up.family()
@@ -125,7 +125,7 @@ def test_a_part_that_can_not_start_is_named_with_its_log(tmp_path: Path) -> None
     done = run_command("up", "--port", "0", "--data", str(data), cwd=tmp_path, RETALKING_LINK_SECRET="short")
     assert done.returncode == 3
     # Whichever part reads it first.
-    assert re.search(r"error: start_failed: The (API|webhook worker|render worker) ended with code", done.stderr)
+    assert re.search(r"error: start_failed: The (API|webhook worker|render worker) exited with code", done.stderr)
     assert "RETALKING_LINK_SECRET has fewer than 16 characters" in done.stderr
     left = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(data)]
     assert not left

@@ -1,5 +1,5 @@
-"""What stands between a client and a service and breaks: every request goes to the real service, and what comes back is
-lost, cut or held up as the next `Fault` says."""
+"""A proxy that breaks connections: requests go to the real service, responses are lost, cut or delayed as the next
+`Fault` says."""
 
 from __future__ import annotations
 

@@ -83,12 +83,12 @@ def speech(tmp_path: Path) -> Path:
 
 def finish(api: RunningApi, job_id: str, content: bytes) -> None:
     """What a worker does with a job, less the render."""
-    lease = api.store.claim(job_id, "worker-of-the-test", 30)
+    lease = api.store.jobs.claim(job_id, "worker-of-the-test", 30)
     assert lease is not None
-    api.store.report(lease, stage="synthesize", progress=0.5, lease_s=30)
+    api.store.jobs.report(lease, stage="synthesize", progress=0.5, lease_s=30)
     key = result_key(job_id, lease.fence, "mp4")
     with api.objects.writer(key, "video/mp4") as writer:
         writer.write(content)
         writer.commit()
     result = result_info(key, len(content)).model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
-    api.store.succeed(lease, result=result, render=render_info(), evaluation=[], retention_s=3600)
+    api.store.jobs.succeed(lease, result=result, render=render_info(), evaluation=[], retention_s=3600)

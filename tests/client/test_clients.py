@@ -12,15 +12,14 @@ import pytest
 
 import retalking_client
 from cli.keys import make_key
-from jobs.api_keys import Scope
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobView, Output
+from jobs.store.keys import Scope
 from retalking_client import (
     ApiError,
     EventsLostError,
     Job,
     Progress,
-    RetalkingClientError,
     ServiceUnreachableError,
     SubmitOptions,
     UnexpectedAnswerError,
@@ -87,7 +86,7 @@ def test_an_upload_serves_jobs(client: Any, proxy: BreakingProxy, api: RunningAp
         client.submit("http://127.0.0.1/face.mp4", speech)
 
 
-def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
+def test_waiting_reports_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
     job = client.submit(face, speech)
     worker = threading.Timer(0.3, finish, (api, job.id, VIDEO))
     worker.start()
@@ -110,7 +109,7 @@ def test_waiting_tells_every_step(client: Any, api: RunningApi, face: Path, spee
 def test_a_broken_stream_is_taken_up_after_the_last_event(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
+    monkeypatch.setattr("retalking_client.events.PAUSE_S", 0.01)
     job = client.submit(face, speech)
     finish(api, job.id, VIDEO)
     whole = [event.id for event in client.events(job)]
@@ -124,8 +123,8 @@ def test_a_broken_stream_is_taken_up_after_the_last_event(
 def test_where_streams_are_cut_waiting_polls(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retalking_client.event_stream.PAUSE_S", 0.01)
-    monkeypatch.setattr("retalking_client.waiting.POLL_FIRST_S", 0.05)
+    monkeypatch.setattr("retalking_client.events.PAUSE_S", 0.01)
+    monkeypatch.setattr("retalking_client.events.POLL_FIRST_S", 0.05)
     proxy.will(Fault("GET", "/events", cut_after=0, times=100))
     job = client.submit(face, speech)
     with pytest.raises(EventsLostError, match="keeps ending early"):
@@ -139,14 +138,14 @@ def test_where_streams_are_cut_waiting_polls(
 def test_waiting_has_an_end(client: Any, face: Path, speech: Path) -> None:
     job = client.submit(face, speech)
     began_s = time.monotonic()
-    with pytest.raises(WaitTimeoutError, match="it goes on") as late:
+    with pytest.raises(WaitTimeoutError, match="it continues") as late:
         client.wait(job, timeout_s=0.5)
     assert 0.4 < time.monotonic() - began_s < 5
     assert late.value.job_id == job.id
     assert client.cancel(job).status == "canceled"
 
 
-def test_a_download_goes_on_where_it_broke(
+def test_a_broken_download_resumes(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
 ) -> None:
     job = client.submit(face, speech)
@@ -164,7 +163,7 @@ def test_a_download_goes_on_where_it_broke(
     assert len(starts) == 3
 
 
-def test_a_later_call_goes_on_with_what_an_earlier_one_left(
+def test_a_later_call_resumes_an_earlier_download(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path, tmp_path: Path
 ) -> None:
     job = client.submit(face, speech)
@@ -245,7 +244,7 @@ def test_pages_are_walked(client: Any, proxy: BreakingProxy, face: Path, speech:
 def test_a_service_that_is_not_there_is_named(face: Path, speech: Path) -> None:
     with Client("http://127.0.0.1:9", retry=QUICK) as client, pytest.raises(ServiceUnreachableError) as nobody:
         client.submit(face, speech)
-    assert nobody.value.message.startswith("http://127.0.0.1:9 does not answer")
+    assert nobody.value.message.startswith("http://127.0.0.1:9 does not respond")
     for address in ("ftp://example.org", "http://", "http://[::1", "nonsense"):
         with pytest.raises(ServiceUnreachableError):
             Client(address)
@@ -293,11 +292,12 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_client_knows_what_the_service_knows() -> None:
-    assert set(codes.ERROR_CLASSES) == set(ERROR_CODES)
+    assert all(ApiError.class_of(code).code == code for code in ERROR_CODES)
+    assert {kind.code for kind in vars(codes).values() if isinstance(kind, type)} - {ApiError.code} == set(ERROR_CODES)
     assert set(get_type_hints(SubmitOptions)) == set(JobRequest.model_fields)
     assert set(get_type_hints(OutputOptions)) == set(Output.model_fields)
     assert set(Job.model_fields) == set(JobView.model_fields)
-    assert all(issubclass(kind, RetalkingClientError) for kind in codes.ERROR_CLASSES.values())
+    assert ApiError.class_of("from_the_future") is ApiError
 
 
 def test_both_clients_offer_the_same() -> None:

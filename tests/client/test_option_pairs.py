@@ -6,8 +6,8 @@ import pytest
 
 from jobs.models import JobRequest
 from retalking_client import SubmitOptions
+from retalking_client.cli.common import read_pairs, validate_options
 from retalking_client.cli.failures import CommandError
-from retalking_client.cli.option_pairs import read_pairs, validate_options
 
 
 def test_pairs_become_a_spec() -> None:
@@ -27,7 +27,7 @@ def test_what_is_no_pair_is_refused(pair: str) -> None:
         read_pairs([pair])
 
 
-def test_a_name_can_not_be_a_value_and_a_group() -> None:
+def test_a_name_cannot_be_a_value_and_a_group() -> None:
     with pytest.raises(CommandError, match="cannot both be set"):
         read_pairs(["output=3", "output.crf=3"])
 

@@ -19,9 +19,8 @@ from standardwebhooks import Webhook
 from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
 from retalking_client.calls import submit_call
 from retalking_client.downloading import target_of
-from retalking_client.event_stream import EventCursor, EventParser
-from retalking_client.problems import error_of_answer
-from retalking_client.retrying import Attempts, retry_after_s
+from retalking_client.events import EventCursor, EventParser
+from retalking_client.responses import Attempts, error_of_response, retry_after_s
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 JOB = {"id": "job_1", "status": "succeeded", "created_at": "2026-01-01T00:00:00Z"}
@@ -70,7 +69,7 @@ def test_retry_after_in_both_forms() -> None:
 
 def test_an_answer_of_something_else_shows_no_signature() -> None:
     request = httpx.Request("GET", "http://store/file?X-Signature=secret")
-    error = error_of_answer(httpx.Response(502, content=b"<h1>Bad gateway</h1>", request=request))
+    error = error_of_response(httpx.Response(502, content=b"<h1>Bad gateway</h1>", request=request))
     assert isinstance(error, UnexpectedAnswerError)
     assert error.message == "http://store/file answered 502."
 
@@ -134,15 +133,16 @@ def test_a_webhook_verifies_with_one_of_several_secrets() -> None:
         verify_webhook(body, headers, [])
 
 
-def test_the_page_names_what_there_is() -> None:
+def test_the_page_lists_the_methods() -> None:
     """Methods and their arguments in the table of docs/client.md; its Python compiles."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(\w+)\(([^)]*)\)`", page[page.index("| method |") : page.index("### What it does")])
+    table = page[page.index("| method |") : page.index("### On an unreliable network")]
+    named = re.findall(r"`(\w+)\(([^)]*)\)`", table)
     assert len(named) >= 12
     for name, arguments in named:
         known = inspect.signature(getattr(Client, name)).parameters
-        asked = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
-        assert set(asked) <= set(known), name
+        listed = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
+        assert set(listed) <= set(known), name
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:

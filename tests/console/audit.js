@@ -1,15 +1,17 @@
-// Gives what is wrong with the page as it stands, one sentence each. WCAG 2.2: 1.1.1, 1.3.1, 1.4.3, 1.4.11, 2.4.6, 4.1.2.
+// Returns the accessibility faults of the current page, one sentence each.
+// WCAG 2.2: 1.1.1, 1.3.1, 1.4.3, 1.4.11, 2.4.6, 4.1.2.
 () => {
   const faults = [];
-  const isShown = (element) => element.checkVisibility({ visibilityProperty: true }) && element.getClientRects().length > 0;
+  const isShown = (element) => element.checkVisibility({ visibilityProperty: true })
+    && element.getClientRects().length > 0;
   const tell = (element, what) => faults.push(`${what}: ${element.outerHTML.slice(0, 120)}`);
 
-  // Colours as Chromium computes them, painted on one pixel: whatever the notation, the result is sRGB.
+  // Colors as Chromium computes them, painted on one pixel: the result is sRGB in any notation.
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   canvas.canvas.width = canvas.canvas.height = 1;
-  const paint = (...colours) => {
+  const paint = (...colors) => {
     canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const luminance = (rgb) => rgb.map((level) => level / 255)
@@ -30,7 +32,8 @@
     const element = node.parentElement;
     if (!node.data.trim() || !isShown(element) || element.closest(".unseen, noscript, :disabled")) continue;
     const style = getComputedStyle(element);
-    const isLarge = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+    const sizePx = parseFloat(style.fontSize);
+    const isLarge = sizePx >= 24 || (sizePx >= 18.66 && style.fontWeight >= 700);
     const ink = element.namespaceURI.endsWith("svg") ? style.fill : style.color;
     const behind = backgrounds(element);
     const ratio = contrast(paint(...behind, ink), paint(...behind));
@@ -49,7 +52,8 @@
   for (const element of document.querySelectorAll(`${controls}, img, video, audio, [role=img], dialog[open]`)) {
     if (isShown(element) && !nameOf(element)) tell(element, "no name");
   }
-  for (const element of document.querySelectorAll("input:not([type=checkbox], [type=range], [type=file]), select, textarea")) {
+  const fields = "input:not([type=checkbox], [type=range], [type=file]), select, textarea";
+  for (const element of document.querySelectorAll(fields)) {
     if (!isShown(element) || element.disabled) continue;
     const behind = backgrounds(element.parentElement);
     const ratio = contrast(paint(...behind, getComputedStyle(element).borderTopColor), paint(...behind));
@@ -62,14 +66,17 @@
     }
   }
   const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
-  for (const id of new Set(ids.filter((each, index) => ids.indexOf(each) !== index))) faults.push(`id used twice: ${id}`);
+  const twice = ids.filter((each, index) => ids.indexOf(each) !== index);
+  for (const id of new Set(twice)) faults.push(`id used twice: ${id}`);
   if (document.querySelectorAll("h1").length !== 1) faults.push("there is not one h1");
   const headings = [...document.querySelectorAll("main :is(h1, h2, h3, h4)")].filter(isShown);
   const levels = headings.map((each) => Number(each.tagName[1]));
   levels.forEach((level, index) => {
     if (level > (levels[index - 1] ?? 0) + 1) faults.push(`h${level} after h${levels[index - 1]}`);
   });
-  for (const element of document.querySelectorAll("[tabindex]")) if (element.tabIndex > 0) tell(element, "forced focus order");
+  for (const element of document.querySelectorAll("[tabindex]")) {
+    if (element.tabIndex > 0) tell(element, "forced focus order");
+  }
   if (!document.documentElement.lang) faults.push("no language");
   return faults;
 }

@@ -1,4 +1,4 @@
-"""A real Chromium, and a page that notes whatever a person would call broken."""
+"""A real Chromium, and a page that records everything that is broken."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Watched:
             self.page.wait_for_timeout(50)
 
     def audit(self) -> list[str]:
-        """What this page, as it stands now, does to people who see badly, see nothing, or use no pointer."""
+        """Accessibility faults of the page in its current state."""
         return self.page.evaluate((Path(__file__).parent / "audit.js").read_text("utf-8"))
 
     def is_wider_than_its_window(self) -> bool:
@@ -90,7 +90,7 @@ def open_page(
     **options: Any,
 ) -> Iterator[Watched]:
     """routes: who answers in the service's place, by the end of the address. others: hosts beside it. options: of the
-    browser context, as viewport and colour scheme. Ends with a look at what went wrong."""
+    browser context, as viewport and color scheme. Ends with a look at what went wrong."""
     context: BrowserContext = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     context.set_default_timeout(PATIENCE_MS)
     watched = Watched(context.new_page())

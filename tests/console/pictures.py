@@ -12,8 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from cli.demo_input import write_portrait
-from cli.demo_speech import write_demo_speech
+from cli.demo_input import write_demo_speech, write_portrait
 from tests.console.browser import find_chromium, open_browser, open_page
 from tests.console.stack import ROOT, run_stack
 from tests.console.test_main_job import RENDER_MS, RESULT, choose_inputs, job_id_of

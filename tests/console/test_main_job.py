@@ -65,7 +65,7 @@ def test_the_main_job(browser: Browser, stack: RunningStack, face: Path, speech:
 def ask_for(page: Page, webhook_url: str) -> None:
     expect(page.locator("select[name=upper_face]")).to_be_disabled()
     expect(page.locator(".field", has=page.locator("select[name=upper_face]"))).to_contain_text(
-        "preview can not honour"
+        "preview does not support"
     )
     page.get_by_text("More options").click()
     page.locator("select[name=evaluate]").select_option("chosen")
@@ -81,14 +81,14 @@ def check_progress(watched: Watched) -> None:
     seen = watched.call("window.seen")
     shares = seen["shares"]
     assert shares == sorted(shares)
-    assert len([share for share in shares if 0 < share < 1]) >= 3, "progress is told while it happens"
+    assert len([share for share in shares if 0 < share < 1]) >= 3, "progress is live"
     assert "Synthesize" in seen["stages"]
     assert any(sentence.startswith("Synthesize, ") for sentence in seen["sentences"])
     assert seen["sentences"][-1].startswith("Succeeded after ")
 
 
 def check_players(watched: Watched, job: dict[str, Any]) -> None:
-    """The result plays, and as long as it should; the input, a still picture here, stands beside it."""
+    """The result plays for its whole length, beside the input, which is a still image here."""
     page = watched.page
     watched.wait(f"document.querySelector('{RESULT}').readyState === 4")
     state = watched.call(f"(({{duration, videoWidth}}) => [duration, videoWidth])(document.querySelector('{RESULT}'))")

@@ -69,7 +69,7 @@ def test_a_number_out_of_its_range_is_not_even_sent(
         expect(page.locator(".field", has=page.locator("input[name='output.crf']"))).to_contain_text("51")
 
 
-def test_what_the_engine_can_not_honour_is_shown(browser: Browser, live: RunningApi) -> None:
+def test_unsupported_options_are_marked(browser: Browser, live: RunningApi) -> None:
     """Its offer: no `smile`, no `image`, and `upper_face` at its default only."""
     with open_page(browser, live.url) as watched:
         page = watched.page

@@ -151,7 +151,7 @@ def test_another_site_shows_no_result_without_a_signed_link(attack: Attack, tmp_
 
 
 def test_a_name_that_was_bent_to_this_machine_opens_nothing(attack: Attack) -> None:
-    """For the browser, page and service are one site then: only the name tells."""
+    """The browser sees page and service as one site: only the host name differs."""
     job_id = attack.api.new_job()
     rebound = attack.target.replace("127.0.0.1", "rebound.test")
     assert attack.page.goto(f"{rebound}/").status == 403
@@ -169,7 +169,7 @@ def test_a_name_that_was_bent_to_this_machine_opens_nothing(attack: Attack) -> N
 
 
 def test_a_followed_link_opens_a_file(attack: Attack) -> None:
-    """From a mail or a chat in the browser: a page of its own, which the other site can not look into."""
+    """From a mail or a chat in the browser: a page of its own, which the other site cannot read."""
     script = """(url) => document.body.append(
       Object.assign(document.createElement("a"), {href: url, id: "followed", text: "a result"})
     )"""

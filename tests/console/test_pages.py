@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from cli.keys import make_key
-from jobs.api_keys import Scope
+from jobs.store.keys import Scope
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode
 from tests.api.running import RunningApi, input_files, run_api
@@ -36,7 +36,7 @@ def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def test_a_key_is_asked_for_and_opens_everything(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
+def test_a_key_is_requested_and_grants_access(browser: Browser, locked: RunningApi, tmp_path: Path) -> None:
     """Also the players, which can send none."""
     key = make_key(locked.store, "someone", frozenset({Scope.SUBMIT, Scope.READ}))
     headers = {"Authorization": f"Bearer {key}"}
@@ -74,7 +74,7 @@ def test_a_refused_key_leaves_a_way_on(browser: Browser, live: RunningApi) -> No
 
 
 def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningApi) -> None:
-    """Queue position, then the events: the first connection ends early, the second goes on after the last one seen."""
+    """Queue position, then the events: the first connection ends early, the second resumes after the last event."""
     first, second = live.new_job(), live.new_job()
     headers: list[str | None] = []
 
@@ -83,7 +83,7 @@ def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningAp
         if len(headers) > 1:
             route.continue_()
             return
-        event = live.store.events(second, after=None)[0]
+        event = live.store.jobs.events(second, after=None)[0]
         body = f"id: {event.id}\r\nevent: {event.event}\r\ndata: {event.model_dump_json()}\r\n\r\n: still there\r\n"
         route.fulfill(status=200, content_type="text/event-stream", body=body)
 
@@ -95,7 +95,7 @@ def test_the_line_and_a_connection_that_breaks(browser: Browser, live: RunningAp
         expect(page.locator(".progress-text")).to_contain_text("number 1 in the line")
         watched.wait("document.querySelector('.connection').textContent === ''")
         assert headers[0] is None
-        assert headers[1] == live.store.events(second, after=None)[0].id
+        assert headers[1] == live.store.jobs.events(second, after=None)[0].id
         page.get_by_role("button", name="Cancel", exact=True).click()
         expect(page.locator(".job-status")).to_have_text("canceled")
         expect(page.locator(".history li")).to_have_count(2)
@@ -149,7 +149,7 @@ def test_the_list_is_filtered_and_turned(browser: Browser, live: RunningApi) -> 
 def test_looks_on_a_phone_and_in_both_schemes(
     browser: Browser, live: RunningApi, files: tuple[Path, Path], scheme: str
 ) -> None:
-    """No page is wider than a phone, every control has a name, every text stands out."""
+    """No page is wider than a phone, every control has a name, every text has enough contrast."""
     waiting, over = live.new_job(), live.new_job()
     live.finish(over)
     with open_page(browser, live.url, viewport=PHONE, color_scheme=scheme) as watched:
@@ -165,7 +165,7 @@ def test_looks_on_a_phone_and_in_both_schemes(
             page.locator(place).wait_for()
             check_looks(watched, address)
         # The clip of this job is no video: the page says so and keeps its own counsel.
-        expect(page.get_by_text("The browser can not play this result")).to_be_visible()
+        expect(page.get_by_text("The browser cannot play this result")).to_be_visible()
     for job_id in (waiting, over):
         live.client.delete(f"/jobs/{job_id}")
 
@@ -179,7 +179,7 @@ def test_the_theme_button_overrides_the_system(browser: Browser, live: RunningAp
     with open_page(browser, live.url, color_scheme="light") as watched:
         paper = "getComputedStyle(document.body).backgroundColor"
         light = watched.call(paper)
-        button = watched.page.get_by_role("button", name="Colours")
+        button = watched.page.get_by_role("button", name="Colors")
         button.click()
         assert watched.call(paper) == light
         button.click()
@@ -267,7 +267,7 @@ def test_players_open_what_the_object_store_presigns(
 
 
 def test_a_page_that_stays_open_gets_new_links(browser: Browser, live: RunningApi, tmp_path: Path) -> None:
-    """The first links name nothing any more; the next ones are fetched by themselves, and the player goes on."""
+    """The first links have expired; new ones are fetched automatically, and the player continues."""
     clip = make_video(tmp_path / "clip.mp4", frames=25, speech_s=1.0).read_bytes()
     job_id = live.client.post("/jobs", files=input_files(clip)).json()["id"]
     live.finish(job_id, clip)

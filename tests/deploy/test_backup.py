@@ -10,11 +10,11 @@ import threading
 from pathlib import Path
 
 from cli.keys import make_key
-from cli.redis_server import EmbeddedRedis
-from jobs.api_keys import Scope, key_id_of
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.models import JobStatus
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
+from jobs.store.keys import Scope, key_id_of
 from tests.jobs.making import HOOK, add_job, claim, result_of, start_job, succeed
 from tests.services import wait_until
 
@@ -60,20 +60,20 @@ def test_what_was_there_is_there_again(tmp_path: Path) -> None:
         with EmbeddedRedis(restored / "redis") as redis:
             settings = settings_of(restored, redis)
             store, objects = open_store(settings), open_objects(settings)
-            jobs = store.list_jobs(status=None, cursor=None, limit=10).jobs
+            jobs = store.jobs.page(status=None, cursor=None, limit=10).jobs
             assert {job.id for job in jobs} == {*waiting, done.id, in_work}
-            assert store.queue_position(waiting[1]) == 1
-            assert store.get(done.id).result == done.result
+            assert store.jobs.queue_position(waiting[1]) == 1
+            assert store.jobs.get(done.id).result == done.result
             assert b"".join(objects.read(done.result.key)) == b"a result"
-            assert store.find_key(str(key_id_of(key))).matches(key)
-            assert store.due_deliveries()
+            assert store.keys.find(str(key_id_of(key))).matches(key)
+            assert store.webhooks.due()
             assert redis._client().config_get("appendonly")["appendonly"] == "yes"
     assert (restored / "secrets" / "link_secret").read_text() == "s" * 64
     with EmbeddedRedis(restored / "redis") as redis:
         store = open_store(settings_of(restored, redis))
-        assert [job.id for job in store.requeue_lost()] == [in_work]
+        assert [job.id for job in store.jobs.requeue_lost()] == [in_work]
         assert claim(store, waiting[1]).attempt == 1
-        assert store.get(in_work).status is JobStatus.QUEUED
+        assert store.jobs.get(in_work).status is JobStatus.QUEUED
 
 
 def test_a_backup_while_the_file_is_rewritten_is_made_again(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from api.metrics import StoreCollector
-from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from jobs.store import JobStore
 from tests.jobs.making import add_job, claim
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,10 +154,10 @@ def test_budgets_and_policies_meet_their_pods() -> None:
         assert {port["port"] for port in service["spec"]["ports"]} == ports
 
 
-def test_workers_scale_on_a_number_that_the_api_serves(job_store: RedisJobStore) -> None:
+def test_workers_scale_on_a_number_that_the_api_serves(job_store: JobStore) -> None:
     waiting, running, over = (add_job(job_store).id for _ in range(3))
     claim(job_store, running)
-    job_store.request_cancel(over, retention_s=60)
+    job_store.jobs.request_cancel(over, retention_s=60)
     (scaled,) = of_kind("ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
     families = {family.name: family for family in StoreCollector(job_store).collect()}

@@ -7,8 +7,8 @@ import signal
 
 from fastapi import FastAPI
 
-import api.acceptance
 import api.server
+import api.submission
 
 
 def _die(*_: object) -> None:
@@ -16,7 +16,7 @@ def _die(*_: object) -> None:
 
 
 def app() -> FastAPI:
-    api.acceptance.send_render = _die
+    api.submission.send_render = _die
     return api.server.app()
 
 

@@ -51,12 +51,12 @@ def _states(service: Service, ids: list[str]) -> str:
 
 
 def _is_told(service: Service, job_id: str) -> bool:
-    return all(delivery.state != "pending" for delivery in service.store.deliveries(job_id))
+    return all(delivery.state != "pending" for delivery in service.store.webhooks.deliveries(job_id))
 
 
 def check_history(service: Service, job: Job) -> None:
     """One terminal event, and it is the last."""
-    names = [event.event for event in service.store.events(job.id, after=None)]
+    names = [event.event for event in service.store.jobs.events(job.id, after=None)]
     assert [name for name in names if name in TERMINAL] == [f"job.{job.status}"], names
     assert names[0] == "job.queued"
     assert names[-1] == f"job.{job.status}"
@@ -94,7 +94,7 @@ def keys_of(job: Job) -> set[str]:
 
 
 def check_webhook(service: Service, job: Job, state: str) -> None:
-    deliveries = [each for each in service.store.deliveries(job.id) if each.event in TERMINAL]
+    deliveries = [each for each in service.store.webhooks.deliveries(job.id) if each.event in TERMINAL]
     assert [(each.event, each.state) for each in deliveries] == [(f"job.{job.status}", state)]
     told = [each for each in service.hooks.about(job.id) if each.event in TERMINAL]
     assert told, f"{job.id}: no terminal webhook"

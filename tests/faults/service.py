@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.models import Job
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
@@ -131,7 +131,7 @@ class Service:
         except httpx.TransportError:
             return False
         alive = {child for worker in self.workers if worker for child in worker.children}
-        signed_on = {pid_of(card.id) for card in self.store.workers()}
+        signed_on = {pid_of(card.id) for card in self.store.workers.live()}
         return up and len(alive & signed_on) == len(self.workers)
 
     def stop(self) -> None:
@@ -167,7 +167,7 @@ class Service:
         return [self.submit(work_ms) for work_ms in works_ms]
 
     def get(self, job_id: str) -> Job:
-        return self.store.get(job_id)
+        return self.store.jobs.get(job_id)
 
     def wait_running(self, job_id: str, stage: str = "synthesize", timeout_s: float = 30.0) -> Job:
         wait_until(lambda: self.get(job_id).stage == stage, timeout_s, 0.01, f"{job_id} in stage {stage}")

@@ -34,7 +34,7 @@ class SmallService:
     data: Path
 
     def get(self, job_id: str) -> Job:
-        return open_store(self.settings).get(job_id)
+        return open_store(self.settings).jobs.get(job_id)
 
     def stored(self) -> list[str]:
         """Every file of the object store, finished or not, with its type."""

@@ -103,8 +103,8 @@ def test_the_api_is_killed_during_an_upload(service: Service) -> None:
         service.api.kill()
     (staged,) = {key.split("/")[1] for key in set(service.objects.list_keys("jobs/")) - before}
     service.mend()
-    assert service.store.expired_arrivals() == []
-    service.store.add_arrival(staged, 0.0)  # A day has passed
+    assert service.store.uploads.expired_arrivals() == []
+    service.store.uploads.add_arrival(staged, 0.0)  # A day has passed
     wait_until(lambda: set(service.objects.list_keys("jobs/")) == before, 20, 0.1, "the staged file is removed")
 
 
@@ -148,7 +148,7 @@ def test_one_message_three_times_at_once(service: Service) -> None:
         for thread in threads:
             thread.join()
     for job in check_outcomes(service, jobs):
-        starts = [event for event in service.store.events(job.id, after=None) if event.event == "job.started"]
+        starts = [event for event in service.store.jobs.events(job.id, after=None) if event.event == "job.started"]
         assert (job.attempt, len(starts)) == (1, 1)
 
 
@@ -184,4 +184,4 @@ def test_a_late_writer_that_has_already_published(service: Service) -> None:
 
 
 def _busy(service: Service, job_id: str) -> str:
-    return " ".join(card.id for card in service.store.workers() if card.busy_with == job_id)
+    return " ".join(card.id for card in service.store.workers.live() if card.busy_with == job_id)

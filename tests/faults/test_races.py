@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jobs.models import JobStatus
-from jobs.redis_store import RedisJobStore
-from jobs.store import WrongStateError
+from jobs.store import JobStore, WrongStateError
 from tests.faults.outcome import TERMINAL, check_outcomes
 from tests.faults.service import Service
 from tests.jobs.making import EVERY_EVENT, HOOK, RETENTION_S, start_job, succeed
@@ -19,7 +18,7 @@ from tests.jobs.making import EVERY_EVENT, HOOK, RETENTION_S, start_job, succeed
 pytestmark = pytest.mark.faults
 
 
-def test_a_cancel_races_with_completion_a_thousand_times(job_store: RedisJobStore) -> None:
+def test_a_cancel_races_with_completion_a_thousand_times(job_store: JobStore) -> None:
     """In the store, where the race is decided: both calls start at one moment, on connections of their own."""
     outcomes: Counter[JobStatus] = Counter()
     start = threading.Barrier(2)
@@ -32,17 +31,17 @@ def test_a_cancel_races_with_completion_a_thousand_times(job_store: RedisJobStor
                 try:
                     succeed(job_store, lease)
                 except WrongStateError:
-                    job_store.cancel(lease, retention_s=RETENTION_S)
+                    job_store.jobs.cancel(lease, retention_s=RETENTION_S)
 
             def cancel(job_id: str = lease.job_id) -> None:
                 start.wait()
-                job_store.request_cancel(job_id, retention_s=RETENTION_S)
+                job_store.jobs.request_cancel(job_id, retention_s=RETENTION_S)
 
             for done in [pool.submit(finish), pool.submit(cancel)]:
                 done.result(30)
-            job = job_store.get(lease.job_id)
-            told = [delivery.event for delivery in job_store.deliveries(job.id) if delivery.event in TERMINAL]
-            events = [event.event for event in job_store.events(job.id, after=None) if event.event in TERMINAL]
+            job = job_store.jobs.get(lease.job_id)
+            told = [delivery.event for delivery in job_store.webhooks.deliveries(job.id) if delivery.event in TERMINAL]
+            events = [event.event for event in job_store.jobs.events(job.id, after=None) if event.event in TERMINAL]
             assert told == events == [f"job.{job.status}"]
             assert (job.result is None) == (job.status is JobStatus.CANCELED)
             outcomes[job.status] += 1
@@ -58,7 +57,7 @@ def test_a_cancel_races_with_completion_in_the_whole_service(service: Service) -
         job_id = service.submit(choose.choice([0, 0, 60]))
         jobs.append(job_id)
         _wait_a_moment(service, job_id, choose.choice(["analyze", "synthesize", "publish"]))
-        service.store.request_cancel(job_id, retention_s=RETENTION_S)
+        service.store.jobs.request_cancel(job_id, retention_s=RETENTION_S)
     check_outcomes(service, jobs, may_be_canceled=True, timeout_s=120)
 
 

@@ -97,7 +97,7 @@ def test_a_submission_whose_second_file_fails_leaves_no_first_one(service: Servi
     with service.proxy.fault(r"^(PUT .*/input/audio|POST|DELETE|GET)", refuse=True):
         assert service.post().status_code == 503
     (left,) = {key.split("/")[1] for key in set(service.objects.list_keys("jobs/")) - before}
-    service.store.add_arrival(left, 0.0)  # A day has passed
+    service.store.uploads.add_arrival(left, 0.0)  # A day has passed
     deadline = time.monotonic() + 20
     while set(service.objects.list_keys("jobs/")) != before:
         assert time.monotonic() < deadline, "the janitor did not find the file"

@@ -25,7 +25,7 @@ def _back_to_normal(service: Service):
 
 
 def _delivery(service: Service, job_id: str) -> Delivery:
-    (delivery,) = service.store.deliveries(job_id)
+    (delivery,) = service.store.webhooks.deliveries(job_id)
     return delivery
 
 
@@ -95,12 +95,12 @@ def test_the_receiver_asks_for_nonsense(service: Service, asked: str) -> None:
     service.hooks.plan = lambda _, before: Answer(503, {"Retry-After": asked}) if before == 0 else Answer()
     job_id = service.submit()
     deadline = time.monotonic() + 30
-    while not any(each.attempts for each in service.store.deliveries(job_id)):
+    while not any(each.attempts for each in service.store.webhooks.deliveries(job_id)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert _delivery(service, job_id).attempts[0].status_code == 503
     if asked.startswith("9"):  # a day is the longest that it gets
-        service.store.redeliver(job_id, _delivery(service, job_id).id)
+        service.store.webhooks.redeliver(job_id, _delivery(service, job_id).id)
     check_outcomes(service, [job_id])
 
 
@@ -115,7 +115,7 @@ def test_the_webhook_worker_is_killed_while_it_delivers(service: Service) -> Non
         time.sleep(0.01)
     service.webhooks.kill()
     service.mend()
-    (delivery,) = service.store.deliveries(job_id)
+    (delivery,) = service.store.webhooks.deliveries(job_id)
     assert delivery.state == "pending"
     check_outcomes(service, [job_id], timeout_s=90)
     assert len(service.hooks.about(job_id)) == 2

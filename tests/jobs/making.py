@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.ids import new_job_id
 from jobs.models import (
     InputRef,
     Job,
@@ -16,8 +15,8 @@ from jobs.models import (
     ResultInfo,
     WorkerInfo,
 )
-from jobs.redis_store import RedisJobStore
-from jobs.store import Lease
+from jobs.names import new_job_id
+from jobs.store import JobStore, Lease
 
 RETENTION_S = 3600
 HOOK = "https://hooks.example.com/in"
@@ -29,16 +28,16 @@ def spec_of(**request: Any) -> JobSpec:
     return JobSpec(video=source, audio=source, request=JobRequest(**request))
 
 
-def add_job(store: RedisJobStore, *, max_attempts: int = 3, **request: Any) -> Job:
-    return store.create(new_job_id(), spec_of(**request), max_attempts=max_attempts).job
+def add_job(store: JobStore, *, max_attempts: int = 3, **request: Any) -> Job:
+    return store.jobs.create(new_job_id(), spec_of(**request), max_attempts=max_attempts).job
 
 
-def start_job(store: RedisJobStore, *, lease_s: float = 30.0, **request: Any) -> Lease:
+def start_job(store: JobStore, *, lease_s: float = 30.0, **request: Any) -> Lease:
     return claim(store, add_job(store, **request).id, lease_s=lease_s)
 
 
-def claim(store: RedisJobStore, job_id: str, worker_id: str = "w1", lease_s: float = 30.0) -> Lease:
-    lease = store.claim(job_id, worker_id, lease_s)
+def claim(store: JobStore, job_id: str, worker_id: str = "w1", lease_s: float = 30.0) -> Lease:
+    lease = store.jobs.claim(job_id, worker_id, lease_s)
     assert lease is not None
     return lease
 
@@ -68,8 +67,10 @@ RENDER = RenderInfo(
 EVALUATION = [MetricResult(name="sharpness", value=0.5), MetricResult(name="lse_d", value=None, reason="no model")]
 
 
-def succeed(store: RedisJobStore, lease: Lease, retention_s: int = RETENTION_S) -> Job:
-    return store.succeed(lease, result=result_of(lease), render=RENDER, evaluation=EVALUATION, retention_s=retention_s)
+def succeed(store: JobStore, lease: Lease, retention_s: int = RETENTION_S) -> Job:
+    return store.jobs.succeed(
+        lease, result=result_of(lease), render=RENDER, evaluation=EVALUATION, retention_s=retention_s
+    )
 
 
 def worker_info(worker_id: str) -> WorkerInfo:

@@ -1,4 +1,4 @@
-"""Connections that break while they are used: reading goes on where it stopped, calls to Redis are repeated."""
+"""Connections that break in use: downloads are resumed, calls to Redis are repeated."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.objects import ObjectStoreError
 from jobs.opening import connect_redis
-from jobs.redis_store import RedisJobStore
+from jobs.store import JobStore
 from tests.jobs.making import add_job, claim, succeed
 from tests.jobs.test_objects import open_s3
 from tests.services import S3Endpoint, free_port
@@ -23,7 +23,7 @@ SIZE = 3 << 20
 
 
 class CuttingProxy:
-    """Passes TCP on to a port; from each of the first `cuts` large answers it lets `limit_bytes` through, then cuts."""
+    """TCP proxy that cuts each of the first `cuts` large answers after `limit_bytes`."""
 
     def __init__(self, target_port: int, cuts: int, limit_bytes: int = 1 << 20) -> None:
         self._target_port, self.cuts_left, self._limit = target_port, cuts, limit_bytes
@@ -77,9 +77,7 @@ def through(s3: S3Endpoint, proxy: CuttingProxy):
     return open_s3(s3, endpoint=f"http://127.0.0.1:{proxy.port}")
 
 
-def test_a_download_that_breaks_goes_on_where_it_stopped(
-    s3: S3Endpoint, data: tuple[str, bytes], tmp_path: Path
-) -> None:
+def test_an_interrupted_download_is_resumed(s3: S3Endpoint, data: tuple[str, bytes], tmp_path: Path) -> None:
     key, content = data
     proxy = CuttingProxy(int(s3.endpoint.rpartition(":")[2]), cuts=2)
     try:
@@ -90,7 +88,7 @@ def test_a_download_that_breaks_goes_on_where_it_stopped(
     assert (tmp_path / "out").read_bytes() == content
 
 
-def test_a_download_that_breaks_for_ever_is_named_and_leaves_nothing(
+def test_a_download_that_keeps_breaking_fails_and_leaves_no_file(
     s3: S3Endpoint, data: tuple[str, bytes], tmp_path: Path
 ) -> None:
     proxy = CuttingProxy(int(s3.endpoint.rpartition(":")[2]), cuts=1000, limit_bytes=100_000)
@@ -102,11 +100,11 @@ def test_a_download_that_breaks_for_ever_is_named_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_transition_in_the_middle_of_a_redis_restart_is_done_once(tmp_path: Path) -> None:
+def test_a_transition_during_a_redis_restart_is_applied_once(tmp_path: Path) -> None:
     port = free_port()
     server = EmbeddedRedis(tmp_path, port=port)
     try:
-        store = RedisJobStore(connect_redis(server.url))
+        store = JobStore(connect_redis(server.url))
         job = add_job(store)
         lease = claim(store, job.id)
         server._process.kill()
@@ -127,7 +125,7 @@ def test_a_transition_in_the_middle_of_a_redis_restart_is_done_once(tmp_path: Pa
         (server,) = restarted
         assert done.status == "succeeded"
         assert 0.5 < waited_s < 5
-        names = [event.event for event in store.events(job.id, after=None)]
+        names = [event.event for event in store.jobs.events(job.id, after=None)]
         assert names == ["job.queued", "job.started", "job.succeeded"]
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""The implementations have what the protocols promise, and settings open the right ones."""
+"""Implementations match the protocols of the object store, and settings select the right one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ import pytest
 from jobs.local_objects import LocalObjectStore, LocalObjectWriter
 from jobs.objects import ObjectStore, ObjectWriter
 from jobs.opening import open_objects, open_store
-from jobs.redis_store import RedisJobStore
 from jobs.s3_objects import S3ObjectStore, S3ObjectWriter
 from jobs.settings import Settings
-from jobs.store import JobStore
 from tests.services import S3Endpoint
 
 
 @pytest.mark.parametrize(
     ("protocol", "implementation"),
     [
-        (JobStore, RedisJobStore),
         (ObjectStore, LocalObjectStore),
         (ObjectStore, S3ObjectStore),
         (ObjectWriter, LocalObjectWriter),
@@ -43,7 +40,7 @@ def test_settings_open_the_stores(redis_url: str, s3: S3Endpoint, tmp_path: Path
     local = Settings(_env_file=None, redis_url=redis_url, data_dir=tmp_path, retention_s=77)
     store = open_store(local)
     store.ping()
-    assert store._retention_ms == 77_000
+    assert store.jobs.retention_s == 77
     assert isinstance(open_objects(local), LocalObjectStore)
     assert (tmp_path / "objects" / "files").is_dir()
     for name, value in s3.env().items():
@@ -56,7 +53,7 @@ def test_settings_open_the_stores(redis_url: str, s3: S3Endpoint, tmp_path: Path
 def test_the_package_needs_no_server_framework_and_no_media() -> None:
     code = (
         "import sys, importlib, pkgutil, jobs\n"
-        "for module in pkgutil.iter_modules(jobs.__path__): importlib.import_module('jobs.' + module.name)\n"
+        "for module in pkgutil.walk_packages(jobs.__path__, 'jobs.'): importlib.import_module(module.name)\n"
         "found = {'fastapi', 'starlette', 'torch', 'numpy', 'cv2', 'av', 'httpx'} & set(sys.modules)\n"
         "assert not found, found\n"
     )

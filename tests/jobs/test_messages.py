@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.redis_server import EmbeddedRedis
+from cli.stack.redis_server import EmbeddedRedis
 from jobs.messages import MessageNotSentError, make_celery, send_render, visibility_timeout_s
 from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.opening import connect_redis
-from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
+from jobs.store import JobStore
 from tests.jobs.making import add_job
 from tests.services import free_port, wait_until
 
@@ -29,7 +29,7 @@ PROBE_KEY = "probe:ran"
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[EmbeddedRedis]:
-    """A server of its own: queue names are the same for everyone."""
+    """A separate server, because queue names are global."""
     with EmbeddedRedis(tmp_path / "redis") as server:
         yield server
 
@@ -40,7 +40,7 @@ def settings_of(url: str, **values: object) -> Settings:
 
 def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
     client = connect_redis(broker.url)
-    store, celery = RedisJobStore(client), make_celery(settings_of(broker.url))
+    store, celery = JobStore(client), make_celery(settings_of(broker.url))
     jobs = [add_job(store, priority=priority, metadata={"secret": "stays here"}) for priority in (0, 1, 2)]
     for job in jobs:
         send_render(celery, job)
@@ -54,7 +54,7 @@ def test_messages_are_a_task_name_and_an_id(broker: EmbeddedRedis) -> None:
         assert "stays here" not in raw
 
 
-def test_a_broker_that_is_away_is_named_soon(job_store: RedisJobStore) -> None:
+def test_an_unreachable_broker_is_reported_quickly(job_store: JobStore) -> None:
     celery = make_celery(settings_of(f"redis://127.0.0.1:{free_port()}/0"))
     begun = time.monotonic()
     with pytest.raises(MessageNotSentError):
@@ -62,14 +62,14 @@ def test_a_broker_that_is_away_is_named_soon(job_store: RedisJobStore) -> None:
     assert time.monotonic() - begun < 10
 
 
-def test_no_message_is_handed_out_again_while_it_may_be_in_work() -> None:
+def test_the_visibility_timeout_exceeds_the_longest_render() -> None:
     settings = settings_of("redis://h/0", render_limit_s=10_000)
     assert visibility_timeout_s(settings) > 10_000 * 1.2
     options = make_celery(settings).conf.broker_transport_options
     assert options["visibility_timeout"] == visibility_timeout_s(settings)
 
 
-def test_making_an_application_neither_connects_nor_becomes_the_default() -> None:
+def test_make_celery_neither_connects_nor_becomes_the_default() -> None:
     from celery import current_app
 
     made = make_celery(settings_of("redis://host.invalid/0"))
@@ -86,7 +86,7 @@ def test_making_an_application_neither_connects_nor_becomes_the_default() -> Non
         ("rediss://h/0?ssl_cert_reqs=none", None),
     ],
 )
-def test_tls_checks_certificates_unless_told_otherwise(url: str, expected: dict | None) -> None:
+def test_tls_verifies_certificates_by_default(url: str, expected: dict | None) -> None:
     assert make_celery(settings_of(url)).conf.broker_use_ssl == expected
 
 
@@ -97,7 +97,7 @@ def test_a_worker_works_again_after_the_broker_was_restarted(tmp_path: Path) -> 
     server = EmbeddedRedis(data, port=port)
     client = redis.Redis.from_url(server.url, decode_responses=True)
     celery = make_celery(settings_of(server.url))
-    store = RedisJobStore(connect_redis(server.url))
+    store = JobStore(connect_redis(server.url))
     environment = os.environ | {"RETALKING_REDIS_URL": server.url, "RETALKING_PROBE_KEY": PROBE_KEY}
     with log.open("wb") as output:
         worker = subprocess.Popen(

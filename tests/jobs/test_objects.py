@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from jobs.local_objects import LocalObjectStore
-from jobs.object_keys import InvalidKeyError
 from jobs.objects import (
+    InvalidKeyError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectStore,
@@ -54,7 +54,7 @@ def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def folder() -> str:
-    """A key prefix of this test alone: the bucket is shared."""
+    """A key prefix per test: the bucket is shared."""
     return f"t{secrets.token_hex(6)}/"
 
 
@@ -68,7 +68,7 @@ def read(objects: ObjectStore, key: str, *bounds: int) -> bytes:
     return b"".join(objects.read(key, *bounds))
 
 
-def test_what_is_written_is_read(objects: ObjectStore, folder: str) -> None:
+def test_written_bytes_are_read_back(objects: ObjectStore, folder: str) -> None:
     info = put(objects, folder + "a", b"hello world")
     assert info == objects.info(folder + "a") == ObjectInfo(11, "video/mp4")
     assert read(objects, folder + "a") == b"hello world"
@@ -79,14 +79,14 @@ def test_what_is_written_is_read(objects: ObjectStore, folder: str) -> None:
     assert [len(chunk) for chunk in objects.read(folder + "a", chunk_bytes=4)] == [4, 4, 3]
 
 
-def test_an_empty_object_is_an_object(objects: ObjectStore, folder: str) -> None:
+def test_an_empty_object_exists(objects: ObjectStore, folder: str) -> None:
     assert put(objects, folder + "empty", b"").size_bytes == 0
     assert objects.info(folder + "empty").size_bytes == 0
     assert read(objects, folder + "empty") == b""
 
 
 @pytest.mark.parametrize("size", [PART_BYTES, 2 * PART_BYTES + 12345])
-def test_large_objects_come_back_whole(objects: ObjectStore, folder: str, tmp_path: Path, size: int) -> None:
+def test_large_objects_are_read_back_completely(objects: ObjectStore, folder: str, tmp_path: Path, size: int) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
     source.write_bytes(secrets.token_bytes(size))
     assert objects.put_file(folder + "big", source, "video/mp4").size_bytes == size
@@ -120,7 +120,7 @@ def test_writing_needs_constant_memory(objects: ObjectStore, folder: str) -> Non
 
 
 @pytest.mark.parametrize("size", [100, PART_BYTES + 100])
-def test_nothing_is_seen_before_commit_nor_after_leaving_without(objects: ObjectStore, folder: str, size: int) -> None:
+def test_uncommitted_writes_are_invisible_and_discarded(objects: ObjectStore, folder: str, size: int) -> None:
     with objects.writer(folder + "a") as writer:
         writer.write(b"x" * size)
         with pytest.raises(ObjectNotFoundError):
@@ -135,13 +135,13 @@ def test_nothing_is_seen_before_commit_nor_after_leaving_without(objects: Object
     assert list(objects.list_keys(folder)) == []
 
 
-def test_an_object_is_replaced_whole(objects: ObjectStore, folder: str) -> None:
+def test_an_object_is_replaced_atomically(objects: ObjectStore, folder: str) -> None:
     put(objects, folder + "a", b"first, and longer")
     put(objects, folder + "a", b"second")
     assert read(objects, folder + "a") == b"second"
 
 
-def test_what_is_not_there_is_named(objects: ObjectStore, folder: str, tmp_path: Path) -> None:
+def test_missing_objects_raise_not_found(objects: ObjectStore, folder: str, tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFoundError):
         objects.info(folder + "nothing")
     with pytest.raises(ObjectNotFoundError):
@@ -155,7 +155,7 @@ def test_what_is_not_there_is_named(objects: ObjectStore, folder: str, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_fetch_refuses_what_is_too_large(objects: ObjectStore, folder: str, tmp_path: Path) -> None:
+def test_fetch_refuses_objects_that_are_too_large(objects: ObjectStore, folder: str, tmp_path: Path) -> None:
     put(objects, folder + "a", b"x" * 101)
     with pytest.raises(ObjectTooLargeError, match="101 bytes; 100 are allowed"):
         objects.fetch(folder + "a", tmp_path / "out", max_bytes=100)
@@ -206,13 +206,13 @@ def test_hostile_keys_are_refused_everywhere(objects: ObjectStore, tmp_path: Pat
             use()
 
 
-def test_the_whole_store_can_not_be_deleted_at_once(objects: ObjectStore) -> None:
+def test_the_whole_store_cannot_be_deleted_at_once(objects: ObjectStore) -> None:
     for prefix in ("", "/", "jobs", "../"):
         with pytest.raises(InvalidKeyError):
             objects.delete_prefix(prefix)
 
 
-def test_check_passes_where_one_can_write(objects: ObjectStore) -> None:
+def test_check_passes_for_a_writable_store(objects: ObjectStore) -> None:
     objects.check()
 
 
@@ -238,7 +238,7 @@ def test_presigned_links_serve_without_us(s3: S3Endpoint, folder: str) -> None:
     assert read(objects, folder + "up") == b"uploaded"
 
 
-def test_presigned_links_name_their_end_and_can_not_be_altered(s3: S3Endpoint, folder: str) -> None:
+def test_presigned_links_expire_and_cannot_be_altered(s3: S3Endpoint, folder: str) -> None:
     objects = open_s3(s3)
     for name in ("mine", "other"):
         put(objects, folder + name, b"0123456789")
@@ -276,14 +276,14 @@ def test_presigned_links_carry_the_public_address(s3: S3Endpoint) -> None:
     assert objects.presign_put("a/b", 60).startswith(f"https://files.example.com/{s3.bucket}/a/b?")
 
 
-def test_the_folder_has_no_links_of_its_own(tmp_path: Path) -> None:
+def test_the_folder_has_no_presigned_links(tmp_path: Path) -> None:
     objects = LocalObjectStore(tmp_path)
     assert objects.presign_get("a", 60, "a.mp4") is None
     assert objects.presign_put("a", 60) is None
 
 
 def test_deleting_a_folder_aborts_its_unfinished_uploads(s3: S3Endpoint) -> None:
-    """A process died in the middle of a large file: its parts lie there under no name."""
+    """A process died during a large upload: its parts are stored, but not listed."""
     objects, client = open_s3(s3), s3.client()
     ids = {}
     for key in ("jobs/dead/input/video", "jobs/alive/input/video"):
@@ -298,7 +298,7 @@ def test_deleting_a_folder_aborts_its_unfinished_uploads(s3: S3Endpoint) -> None
     objects.delete_prefix("jobs/alive/")
 
 
-def test_a_dead_or_refusing_bucket_is_named(s3: S3Endpoint, tmp_path: Path) -> None:
+def test_an_unreachable_or_refusing_bucket_is_reported(s3: S3Endpoint, tmp_path: Path) -> None:
     for objects in (
         open_s3(s3, endpoint=f"http://127.0.0.1:{free_port()}"),
         open_s3(s3, secret_access_key="wrong"),
@@ -309,7 +309,7 @@ def test_a_dead_or_refusing_bucket_is_named(s3: S3Endpoint, tmp_path: Path) -> N
             put(objects, "a/b", b"x")
 
 
-def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "objects").write_text("a file in the way")
     with pytest.raises((ObjectStoreError, ObjectNotFoundError)):
         LocalObjectStore(tmp_path / "objects")
@@ -330,8 +330,8 @@ def test_leftovers_of_dead_writers_are_removed(tmp_path: Path) -> None:
     ("status", "code"),
     [(507, "XMinioStorageFull"), (507, ""), (403, "QuotaExceeded"), (400, "XMinioAdminBucketQuotaExceeded")],
 )
-def test_a_bucket_without_room_is_named(tmp_path: Path, status: int, code: str) -> None:
-    """In whichever of the ways that servers of the protocol have for it: S3 itself defines none."""
+def test_a_full_bucket_is_reported(tmp_path: Path, status: int, code: str) -> None:
+    """Servers report it in different ways: S3 itself defines none."""
 
     class Full(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:

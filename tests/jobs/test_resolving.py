@@ -1,4 +1,4 @@
-"""Names that never resolve hold up their owner alone. The name server is real: it takes questions and never answers."""
+"""Names that never resolve delay their owner alone. The name server is real: it receives queries and never answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from jobs import egress
 from jobs.egress import HostTimeoutError, check_url, check_url_async
-from jobs.resolving import LINE_LIMIT, LookupTimeoutError, Resolver
+from jobs.resolving import QUEUE_LIMIT, LookupTimeoutError, Resolver
 from tests.services import silent_name_server, wait_until
 
 PUBLIC = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80))]
@@ -22,7 +22,7 @@ PUBLIC = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80))]
 
 @pytest.fixture
 def lookup() -> Iterator[Any]:
-    """As getaddrinfo: `*.silent.example` asks the silent server and is patient for 10 s, other names resolve."""
+    """Like getaddrinfo: `*.silent.example` queries the silent server and times out after 10 s, other names resolve."""
     with silent_name_server() as ask:
 
         def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
@@ -53,9 +53,9 @@ def test_the_callers_limit_is_shorter_than_the_deadline(lookup: Any) -> None:
         resolver.resolve("n.silent.example", 80, "one", limit_s=0.1)
 
 
-def test_an_owners_line_is_bounded(lookup: Any) -> None:
+def test_the_queue_of_an_owner_is_bounded(lookup: Any) -> None:
     resolver = Resolver(slots=1, per_owner=1, deadline_s=20.0, lookup=lookup)
-    for number in range(LINE_LIMIT + 1):
+    for number in range(QUEUE_LIMIT + 1):
         resolver._ask(f"n{number}.silent.example", 80, "hostile")
     with pytest.raises(LookupTimeoutError):
         resolver.resolve("one-more.silent.example", 80, "hostile")
@@ -90,8 +90,8 @@ def test_a_failed_lookup_frees_its_slot() -> None:
     wait_until(lambda: resolver.busy("one") == 0)
 
 
-def test_the_guard_names_it(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In both of its forms; an address that needs no lookup passes meanwhile."""
+def test_the_guard_reports_it(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync and async; an IP address that needs no lookup passes meanwhile."""
     monkeypatch.setattr(egress, "RESOLVER", Resolver(slots=2, per_owner=2, deadline_s=0.2, lookup=lookup))
     for _ in range(3):
         with pytest.raises(HostTimeoutError) as refused:
@@ -102,7 +102,7 @@ def test_the_guard_names_it(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(check_url_async("http://93.184.216.34/", [], "hostile"))
 
 
-def test_without_owners_a_domain_stands_for_one(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_owners_each_domain_has_a_queue(lookup: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "RESOLVER", Resolver(slots=4, per_owner=2, deadline_s=0.3, lookup=lookup))
     for number in range(4):
         with pytest.raises(HostTimeoutError):

@@ -1,4 +1,4 @@
-"""What callers see of a job."""
+"""Jobs as shown to callers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import DeliveryAttempt, InputRef, JobRequest, JobSpec, JobView
-from jobs.redis_store import RedisJobStore
+from jobs.names import new_job_id
 from jobs.settings import Settings
 from jobs.store import JobStore
 from jobs.view import masked_url, view_job
@@ -30,10 +29,10 @@ def objects(tmp_path: Path) -> LocalObjectStore:
 
 
 def seen(store: JobStore, job_id: str, objects: object, settings: Settings) -> JobView:
-    return view_job(store.get(job_id), store, objects, settings)
+    return view_job(store.jobs.get(job_id), store, objects, settings)
 
 
-def test_a_queued_job(job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings) -> None:
+def test_a_queued_job(job_store: JobStore, objects: LocalObjectStore, settings: Settings) -> None:
     add_job(job_store, priority=2)
     job = add_job(job_store, engine="preview", upper_face="sad", metadata={"a": 1})
     view = seen(job_store, job.id, objects, settings)
@@ -44,34 +43,34 @@ def test_a_queued_job(job_store: RedisJobStore, objects: LocalObjectStore, setti
 
 
 def test_the_estimate_of_a_queued_job_counts_rounds_of_workers(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
+    job_store: JobStore, objects: LocalObjectStore, settings: Settings
 ) -> None:
     lease = start_job(job_store)
     time.sleep(0.2)
     succeed(job_store, lease)
-    mean_s = job_store.mean_run_s()
+    mean_s = job_store.jobs.mean_run_s()
     ids = [add_job(job_store).id for _ in range(4)]
     assert seen(job_store, ids[3], objects, settings).eta_s == pytest.approx(4 * mean_s, abs=0.06)
     for name in ("w1", "w2"):
-        job_store.report_worker(worker_info(name), 30)
+        job_store.workers.report(worker_info(name), 30)
     assert seen(job_store, ids[3], objects, settings).eta_s == pytest.approx(2 * mean_s, abs=0.06)
     assert seen(job_store, ids[0], objects, settings).eta_s == pytest.approx(mean_s, abs=0.06)
 
 
 def test_the_estimate_of_a_running_job_follows_its_own_rate(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
+    job_store: JobStore, objects: LocalObjectStore, settings: Settings
 ) -> None:
     lease = start_job(job_store)
     assert seen(job_store, lease.job_id, objects, settings).eta_s is None
     time.sleep(0.4)
-    job_store.report(lease, stage="synthesize", progress=0.25, lease_s=30)
+    job_store.jobs.report(lease, stage="synthesize", progress=0.25, lease_s=30)
     view = seen(job_store, lease.job_id, objects, settings)
     assert 1.2 <= view.eta_s < 3.0
     assert (view.stage, view.progress, view.queue_position) == ("synthesize", 0.25, None)
 
 
 def test_a_result_from_the_folder_is_streamed_by_the_api(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
+    job_store: JobStore, objects: LocalObjectStore, settings: Settings
 ) -> None:
     job = succeed(job_store, start_job(job_store))
     view = view_job(job, job_store, objects, settings)
@@ -82,7 +81,7 @@ def test_a_result_from_the_folder_is_streamed_by_the_api(
 
 
 def test_a_result_from_the_bucket_is_a_link_that_expires(
-    job_store: RedisJobStore, s3: S3Endpoint, settings: Settings
+    job_store: JobStore, s3: S3Endpoint, settings: Settings
 ) -> None:
     job = succeed(job_store, start_job(job_store))
     view = view_job(job, job_store, open_s3(s3), settings)
@@ -91,14 +90,12 @@ def test_a_result_from_the_bucket_is_a_link_that_expires(
     assert 100 < (view.result.expires_at - job.finished_at).total_seconds() < 140
 
 
-def test_addresses_of_inputs_and_their_credentials_are_not_shown(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
-) -> None:
+def test_urls_of_inputs_are_not_shown(job_store: JobStore, objects: LocalObjectStore, settings: Settings) -> None:
     source = InputRef(
         kind="url", url="https://bucket.example.com/a.mp4?signature=topsecret", filename="private-name.mp4"
     )
     request = JobRequest(webhook_url="https://hooks.example.com/in?token=topsecret&x=")
-    job = job_store.create(new_job_id(), JobSpec(video=source, audio=source, request=request), max_attempts=3).job
+    job = job_store.jobs.create(new_job_id(), JobSpec(video=source, audio=source, request=request), max_attempts=3).job
     text = seen(job_store, job.id, objects, settings).model_dump_json()
     assert "topsecret" not in text
     assert "bucket.example.com" not in text
@@ -107,30 +104,28 @@ def test_addresses_of_inputs_and_their_credentials_are_not_shown(
 
 
 def test_the_delivery_log_is_part_of_the_job(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
+    job_store: JobStore, objects: LocalObjectStore, settings: Settings
 ) -> None:
     lease = start_job(job_store, webhook_url="https://hooks.example.com/in")
     job = succeed(job_store, lease)
-    (delivery_id,) = job_store.due_deliveries()
+    (delivery_id,) = job_store.webhooks.due()
     attempt = DeliveryAttempt(at=job.finished_at, status_code=204, duration_ms=31)
-    job_store.record_attempt(delivery_id, attempt, state="delivered", retry_in_s=None)
+    job_store.webhooks.record_attempt(delivery_id, attempt, state="delivered", retry_in_s=None)
     (row,) = view_job(job, job_store, objects, settings).webhook.deliveries
     assert (row.id, row.event, row.state, row.attempts) == (delivery_id, "job.succeeded", "delivered", [attempt])
 
 
 def test_a_job_deleted_while_it_is_shown_is_still_shown(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
+    job_store: JobStore, objects: LocalObjectStore, settings: Settings
 ) -> None:
     job = succeed(job_store, start_job(job_store, webhook_url="https://hooks.example.com/in"))
-    job_store.delete(job.id)
+    job_store.jobs.delete(job.id)
     assert view_job(job, job_store, objects, settings).webhook.deliveries == []
 
 
-def test_a_claimed_job_shows_its_attempt(
-    job_store: RedisJobStore, objects: LocalObjectStore, settings: Settings
-) -> None:
+def test_a_claimed_job_shows_its_attempt(job_store: JobStore, objects: LocalObjectStore, settings: Settings) -> None:
     job = add_job(job_store, max_attempts=5)
-    job_store.release(claim(job_store, job.id), count_attempt=True)
+    job_store.jobs.release(claim(job_store, job.id), count_attempt=True)
     claim(job_store, job.id)
     view = seen(job_store, job.id, objects, settings)
     assert (view.attempts, view.max_attempts, view.cancel_requested) == (2, 5, False)

@@ -35,7 +35,7 @@ def test_synthesize_then_verify(tmp_path: Path) -> None:
     assert "SYNTHETIC" in written.output
     verified = run("verify", "ganimation", "--dir", tmp_path)
     assert verified.exit_code == 0, verified.output
-    assert "right, SYNTHETIC" in verified.output
+    assert "valid, SYNTHETIC" in verified.output
 
 
 def test_synthesize_never_overwrites(tmp_path: Path) -> None:

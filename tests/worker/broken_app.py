@@ -1,4 +1,4 @@
-"""Entry of a render worker whose engines can not be loaded."""
+"""Entry of a render worker whose engines fail to load."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
 from jobs.objects import ObjectStore
-from jobs.redis_store import RedisJobStore
+from jobs.store import JobStore
 from retalking_core.face_cache import FaceCache, LocalFaceCache
 from worker.face_cache import CacheLimits, StoredFaceCache
 
@@ -38,7 +38,7 @@ def local_bench(tmp_path: Path) -> Bench:
     return Bench(opened(), opened, tmp_path / "cache" / "open", entries, None, lambda cache: cache.sweep())
 
 
-def stored_bench(tmp_path: Path, objects: ObjectStore, store: RedisJobStore) -> Bench:
+def stored_bench(tmp_path: Path, objects: ObjectStore, store: JobStore) -> Bench:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
 

@@ -1,4 +1,4 @@
-"""A service without its API: Redis, objects, and worker processes as they are started in earnest."""
+"""A service without its API: Redis, object store, and worker processes as deployed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from jobs.ids import new_job_id
 from jobs.messages import make_celery, send_render
 from jobs.models import InputRef, Job, JobRequest, JobSpec
-from jobs.names import input_key, job_prefix
+from jobs.names import input_key, job_prefix, new_job_id
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
@@ -58,12 +57,12 @@ class Stack:
             self.objects.put_file(input_key(job_id, part), path, "application/octet-stream")
             refs[part] = InputRef(kind="object", key=input_key(job_id, part), filename=path.name)
         request = JobRequest(**({"evaluate": []} | asked))
-        self.store.create(job_id, JobSpec(**refs, request=request), max_attempts=max_attempts)
+        self.store.jobs.create(job_id, JobSpec(**refs, request=request), max_attempts=max_attempts)
         return job_id
 
     def send(self, job_id: str) -> None:
-        send_render(self.celery, self.store.get(job_id))
-        self.store.mark_message_sent(job_id)
+        send_render(self.celery, self.store.jobs.get(job_id))
+        self.store.jobs.mark_message_sent(job_id)
 
     def submit(self, **asked: Any) -> str:
         job_id = self.create(**asked)
@@ -72,22 +71,22 @@ class Stack:
 
     def finish(self, job_id: str, timeout_s: float = 30.0) -> Job:
         """The job once it is over. The janitor's rounds that a test needs are played by `tend`."""
-        wait_until(lambda: self.store.get(job_id).status.is_over, timeout_s, what=f"{self.store.get(job_id)}")
-        return self.store.get(job_id)
+        wait_until(lambda: self.store.jobs.get(job_id).status.is_over, timeout_s, what=f"{self.store.jobs.get(job_id)}")
+        return self.store.jobs.get(job_id)
 
     def wait_for(self, job_id: str, condition: Callable[[Job], object], timeout_s: float = 20.0) -> Job:
-        wait_until(lambda: condition(self.store.get(job_id)), timeout_s, what=str(self.store.get(job_id)))
-        return self.store.get(job_id)
+        wait_until(lambda: condition(self.store.jobs.get(job_id)), timeout_s, what=str(self.store.jobs.get(job_id)))
+        return self.store.jobs.get(job_id)
 
     def tend(self, job_id: str, timeout_s: float = 30.0) -> Job:
         """Requeue lost leases, and send, until the job is over."""
         deadline = time.monotonic() + timeout_s
-        while not (job := self.store.get(job_id)).status.is_over:
+        while not (job := self.store.jobs.get(job_id)).status.is_over:
             assert time.monotonic() < deadline, job
-            for lost in self.store.requeue_lost():
+            for lost in self.store.jobs.requeue_lost():
                 if not lost.status.is_over:
                     self.send(lost.id)
-            for unsent in self.store.unsent(0.0):
+            for unsent in self.store.jobs.unsent(0.0):
                 self.send(unsent.id)
             time.sleep(0.05)
         return job
@@ -191,11 +190,11 @@ def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory, clips: Clips
 @contextmanager
 def running(app: str, stack: Stack, log: Path, **changes: str) -> Iterator[WorkerProcess]:
     """A render worker, ready to take jobs."""
-    before = {worker.id for worker in stack.store.workers()}
+    before = {worker.id for worker in stack.store.workers.live()}
     process = WorkerProcess(app, stack, log, **changes)
     try:
         wait_until(
-            lambda: {worker.id for worker in stack.store.workers()} - before or not process.is_alive(),
+            lambda: {worker.id for worker in stack.store.workers.live()} - before or not process.is_alive(),
             60,
             what="a ready render worker",
         )

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as it is told and remembers what it was sent."""
+"""A real HTTP server on loopback with scripted responses that records its requests."""
 
 from __future__ import annotations
 

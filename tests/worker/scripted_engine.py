@@ -1,4 +1,4 @@
-"""A real engine with a script: it makes a playable file, and on the way does what `seed` tells it to.
+"""A real engine with a script: it writes a playable file, and meanwhile does what `seed` selects.
 
 The seed is the only option that means nothing else to a copy, so one worker process serves every behaviour.
 """

@@ -16,13 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from jobs.ids import new_job_id
-from jobs.keyring import WebhookSecrets, webhook_secret
 from jobs.local_objects import LocalObjectStore
 from jobs.models import Delivery, ErrorInfo, InputRef, JobRequest, JobSpec, JobView
-from jobs.redis_store import RedisJobStore
+from jobs.names import new_job_id
 from jobs.settings import Settings
-from jobs.store import Origin, ReceiverRules
+from jobs.signing import WebhookSecrets, webhook_secret
+from jobs.store import JobStore, Origin, ReceiverRules
 from jobs.view import view_job
 from tests.worker.receiver import Call, Receiver, Reply, receiving
 from worker.delivery import LONGEST_PAUSE_S, WebhookDeliverer, retry_after_s
@@ -52,20 +51,20 @@ def settings(tmp_path: Path) -> Settings:
 class Sender:
     """Takes due deliveries from the store and sends them, one after the other."""
 
-    def __init__(self, store: RedisJobStore, settings: Settings, tmp_path: Path) -> None:
+    def __init__(self, store: JobStore, settings: Settings, tmp_path: Path) -> None:
         self._store = store
         objects = LocalObjectStore(tmp_path / "objects")
-        self.secrets = WebhookSecrets(settings, store.webhook_secret_state)
+        self.secrets = WebhookSecrets(settings, store.webhooks.secret_state)
         self._deliverer = WebhookDeliverer(
             store,
             settings,
             self.secrets,
-            lambda job, at: view_job(job, store, objects, settings, None, at),
+            lambda job, at: view_job(job, store, objects, settings, at=at),
         )
 
     def deliver(self, delivery_id: str) -> Delivery | None:
         """None: it could not be taken, or its job is gone."""
-        taken = self._store.take_deliveries(1, ReceiverRules(4, 30.0))
+        taken = self._store.webhooks.take(1, ReceiverRules(4, 30.0))
         if not taken:
             return None
         assert [each.id for each in taken] == [delivery_id]
@@ -73,12 +72,12 @@ class Sender:
 
 
 @pytest.fixture
-def courier(job_store: RedisJobStore, settings: Settings, tmp_path: Path) -> Sender:
+def sender(job_store: JobStore, settings: Settings, tmp_path: Path) -> Sender:
     return Sender(job_store, settings, tmp_path)
 
 
 @pytest.fixture
-def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delivery]:
+def failed(job_store: JobStore, receiver: Receiver) -> Callable[..., Delivery]:
     """A job that failed, with its delivery due."""
 
     def make(url: str | None = None, owner: str = "", **asked: Any) -> Delivery:
@@ -86,23 +85,23 @@ def failed(job_store: RedisJobStore, receiver: Receiver) -> Callable[..., Delive
         ref = InputRef(kind="url", url="http://inputs.example/?token=secret")
         request = JobRequest(webhook_url=url or f"{receiver.url}/hook?key=hush", **asked)
         spec = JobSpec(video=ref, audio=ref, request=request)
-        job_store.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
-        lease = job_store.claim(job_id, "w", 30)
+        job_store.jobs.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
+        lease = job_store.jobs.claim(job_id, "w", 30)
         assert lease is not None
-        job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
-        return job_store.deliveries(job_id)[-1]
+        job_store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
+        return job_store.webhooks.deliveries(job_id)[-1]
 
     return make
 
 
-def make_due(store: RedisJobStore, delivery: Delivery) -> None:
-    """The pause is over: what the clock does in earnest."""
-    receiver = store._client.hget(store._key("delivery", delivery.id), "receiver")
+def make_due(store: JobStore, delivery: Delivery) -> None:
+    """End the pause, as the clock does in production."""
+    receiver = store.redis.client.hget(store.redis.key("delivery", delivery.id), "receiver")
     owner = receiver.partition("@")[0]
-    store._client.zadd(store._key("webhooks_due"), {delivery.id: 0})
-    store._client.zadd(store._key("webhook_queue", receiver), {delivery.id: 0})
-    store._client.zadd(store._key("webhook_receivers", owner), {receiver: 0})
-    store._client.zadd(store._key("webhook_owners"), {owner: 0})
+    store.redis.client.zadd(store.redis.key("webhooks_due"), {delivery.id: 0})
+    store.redis.client.zadd(store.redis.key("webhook_queue", receiver), {delivery.id: 0})
+    store.redis.client.zadd(store.redis.key("webhook_receivers", owner), {receiver: 0})
+    store.redis.client.zadd(store.redis.key("webhook_owners"), {owner: 0})
 
 
 def verify(settings: Settings, call: Call) -> dict[str, Any]:
@@ -110,10 +109,10 @@ def verify(settings: Settings, call: Call) -> dict[str, Any]:
 
 
 def test_a_delivery_carries_the_job_signed(
-    courier: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
+    sender: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed(metadata={"order": "ö-7"})
-    done = courier.deliver(delivery.id)
+    done = sender.deliver(delivery.id)
     assert done is not None
     assert (done.state, [attempt.status_code for attempt in done.attempts]) == ("delivered", [200])
     (call,) = receiver.calls
@@ -133,21 +132,21 @@ def test_a_delivery_carries_the_job_signed(
 
 
 def test_a_changed_body_does_not_verify(
-    courier: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
+    sender: Sender, settings: Settings, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
-    courier.deliver(failed().id)
+    sender.deliver(failed().id)
     (call,) = receiver.calls
     with pytest.raises(WebhookVerificationError):
         verify(settings, Call(call.method, call.path, call.headers, call.body.replace(b"failed", b"passed")))
 
 
-def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+def test_a_failed_event_is_retried_under_the_same_id_until_it_is_given_up(
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(500)]
     delivery = failed()
     for number, pause_s in ((1, 100), (2, 200)):
-        done = courier.deliver(delivery.id)
+        done = sender.deliver(delivery.id)
         assert done is not None
         assert (done.state, len(done.attempts)) == ("pending", number)
         assert done.next_attempt_at is not None
@@ -155,33 +154,33 @@ def test_what_fails_is_tried_again_under_the_same_id_until_it_is_given_up(
         assert timedelta(seconds=pause_s - 1) <= paused <= timedelta(seconds=1.1 * pause_s + 2)
         assert done.attempts[-1].error == "The address answered with status 500."
         make_due(job_store, delivery)
-    done = courier.deliver(delivery.id)
+    done = sender.deliver(delivery.id)
     assert done is not None
     assert (done.state, len(done.attempts), done.next_attempt_at) == ("given_up", 3, None)
-    assert courier.deliver(delivery.id) is None
+    assert sender.deliver(delivery.id) is None
     assert {call.headers["webhook-id"] for call in receiver.calls} == {delivery.id}
 
     receiver.replies = [Reply(204)]
-    job_store.redeliver(delivery.job_id)
-    done = courier.deliver(delivery.id)
+    job_store.webhooks.redeliver(delivery.job_id)
+    done = sender.deliver(delivery.id)
     assert done is not None
     assert (done.state, len(done.attempts)) == ("delivered", 4)
     assert receiver.calls[-1].headers["webhook-id"] == delivery.id
 
 
-def test_a_delivered_event_can_be_sent_once_more(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+def test_a_delivered_event_can_be_redelivered(
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    courier.deliver(delivery.id)
-    (again,) = job_store.redeliver(delivery.job_id)
-    courier.deliver(again.id)
+    sender.deliver(delivery.id)
+    (again,) = job_store.webhooks.redeliver(delivery.job_id)
+    sender.deliver(again.id)
     assert [call.headers["webhook-id"] for call in receiver.calls] == [delivery.id] * 2
 
 
-def test_gone_gives_up_at_once(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
+def test_gone_gives_up_at_once(sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     receiver.replies = [Reply(410)]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert (done.state, len(done.attempts)) == ("given_up", 1)
 
@@ -203,7 +202,7 @@ def test_gone_gives_up_at_once(courier: Sender, receiver: Receiver, failed: Call
     ],
 )
 def test_an_overloaded_receiver_sets_the_pause_within_the_cap(
-    courier: Sender,
+    sender: Sender,
     receiver: Receiver,
     failed: Callable[..., Delivery],
     status: int,
@@ -214,16 +213,16 @@ def test_an_overloaded_receiver_sets_the_pause_within_the_cap(
     # The date form of the header is made here: written at collection it would be over when a long run gets to it.
     asked = asked.replace("<date>", format_datetime(datetime.now(UTC) + timedelta(seconds=400)))
     receiver.replies = [Reply(status, {"Retry-After": asked})]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert done.next_attempt_at is not None
     pause_s = (done.next_attempt_at - done.attempts[-1].at).total_seconds()
     assert least_s <= pause_s <= most_s
 
 
-def test_a_redirect_is_not_followed(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
+def test_a_redirect_is_not_followed(sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     receiver.replies = [Reply(308, {"Location": f"{receiver.url}/elsewhere"})]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert done.state == "pending"
     assert "redirect" in str(done.attempts[-1].error)
@@ -231,62 +230,60 @@ def test_a_redirect_is_not_followed(courier: Sender, receiver: Receiver, failed:
 
 
 def test_a_private_address_is_refused_where_the_socket_is_opened(
-    courier: Sender, failed: Callable[..., Delivery]
+    sender: Sender, failed: Callable[..., Delivery]
 ) -> None:
     """It was public when the job came in; the job store holds it, so only the connection can refuse it."""
-    done = courier.deliver(failed(url="http://[::1]:1/").id)
+    done = sender.deliver(failed(url="http://[::1]:1/").id)
     assert done is not None
     assert done.state == "given_up"
     assert done.attempts[-1].status_code is None
     assert "not public" in str(done.attempts[-1].error)
 
 
-def test_a_receiver_that_does_not_answer_is_tried_again(
-    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
+def test_a_receiver_that_does_not_answer_is_retried(
+    sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(200, before_status=lambda: time.sleep(1.5))]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert (done.state, done.attempts[-1].status_code) == ("pending", None)
     assert "in time" in str(done.attempts[-1].error)
     assert done.attempts[-1].duration_ms < 2500
 
 
-def test_an_answer_that_drips_is_an_answer(
-    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
+def test_a_slow_response_body_counts_as_an_answer(
+    sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(200, chunks=(b"x",) * 40, before_chunk=lambda: time.sleep(0.1))]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert done.state == "delivered"
     assert done.attempts[-1].duration_ms < 2500
 
 
-def test_a_flood_in_the_answer_is_not_read(
-    courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]
-) -> None:
+def test_a_large_response_body_is_not_read(sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
     receiver.replies = [Reply(200, {"Content-Length": ""}, chunks=(b"x" * 65536,) * 2000)]
-    done = courier.deliver(failed().id)
+    done = sender.deliver(failed().id)
     assert done is not None
     assert done.state == "delivered"
     assert done.attempts[-1].duration_ms < 1000
 
 
-def test_two_couriers_do_not_deliver_one_event_twice(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+def test_two_deliverers_do_not_deliver_one_event_twice(
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    assert [each.id for each in job_store.take_deliveries(9, ReceiverRules(9, 30))] == [delivery.id]
-    assert courier.deliver(delivery.id) is None
+    assert [each.id for each in job_store.webhooks.take(9, ReceiverRules(9, 30))] == [delivery.id]
+    assert sender.deliver(delivery.id) is None
     assert receiver.calls == []
 
 
 def test_an_event_of_a_deleted_job_is_dropped(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     delivery = failed()
-    job_store.delete(delivery.job_id)
-    assert courier.deliver(delivery.id) is None
+    job_store.jobs.delete(delivery.job_id)
+    assert sender.deliver(delivery.id) is None
     assert receiver.calls == []
 
 
@@ -297,8 +294,8 @@ def test_retry_after_has_two_forms(value: str | None, seconds: float | None) -> 
     assert retry_after_s(value) == seconds
 
 
-def test_the_body_is_compact_json_in_utf8(courier: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
-    courier.deliver(failed().id)
+def test_the_body_is_compact_json_in_utf8(sender: Sender, receiver: Receiver, failed: Callable[..., Delivery]) -> None:
+    sender.deliver(failed().id)
     body = receiver.calls[0].body.decode()
     assert json.loads(body)
     assert not re.search(r'": |, "', body.partition('"message"')[0])
@@ -316,9 +313,9 @@ def test_a_retry_after_of_any_bytes_never_raises_and_is_bounded(value: str) -> N
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("surprise"), ValueError("bad"), OSError(5, "io"), MemoryError()])
-def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
-    courier: Sender,
-    job_store: RedisJobStore,
+def test_every_failed_request_counts_as_an_attempt_and_attempts_end(
+    sender: Sender,
+    job_store: JobStore,
     failed: Callable[..., Delivery],
     monkeypatch: pytest.MonkeyPatch,
     fault: Exception,
@@ -329,7 +326,7 @@ def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
     monkeypatch.setattr(Egress, "exchange", fail)
     delivery = failed()
     for number in (1, 2, 3):
-        done = courier.deliver(delivery.id)
+        done = sender.deliver(delivery.id)
         assert done is not None
         assert len(done.attempts) == number
         assert type(fault).__name__ in str(done.attempts[-1].error)
@@ -339,33 +336,35 @@ def test_a_request_that_fails_in_any_way_is_an_attempt_and_attempts_end(
     assert done.state == "given_up"
 
 
-def test_a_redelivered_event_has_the_whole_schedule_ahead(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery]
+def test_a_redelivered_event_starts_the_schedule_again(
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery]
 ) -> None:
     receiver.replies = [Reply(410), Reply(500)]
     delivery = failed()
-    assert courier.deliver(delivery.id).state == "given_up"
-    job_store.redeliver(delivery.job_id, delivery.id)
+    assert sender.deliver(delivery.id).state == "given_up"
+    job_store.webhooks.redeliver(delivery.job_id, delivery.id)
     for number, state in ((2, "pending"), (3, "pending"), (4, "given_up")):
-        done = courier.deliver(delivery.id)
+        done = sender.deliver(delivery.id)
         assert (len(done.attempts), done.state) == (number, state)
         if state == "pending":
             make_due(job_store, delivery)
-            job_store._client.delete(*job_store._client.scan_iter(job_store._key("webhook_receiver", "*")))
+            job_store.redis.client.delete(
+                *job_store.redis.client.scan_iter(job_store.redis.key("webhook_receiver", "*"))
+            )
 
 
-def test_a_late_event_tells_the_state_of_its_time(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, settings: Settings
+def test_a_late_event_has_the_job_as_of_its_time(
+    sender: Sender, job_store: JobStore, receiver: Receiver, settings: Settings
 ) -> None:
     job_id = new_job_id()
     ref = InputRef(kind="url", url="http://inputs.example/")
     request = JobRequest(webhook_url=f"{receiver.url}/hook", webhook_events=["job.started", "job.progress"])
-    job_store.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
-    lease = job_store.claim(job_id, "w", 30)
-    job_store.report(lease, stage="synthesize", progress=0.25, lease_s=30)
-    job_store.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
-    for delivery in job_store.deliveries(job_id):
-        assert courier.deliver(delivery.id).state == "delivered"
+    job_store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
+    lease = job_store.jobs.claim(job_id, "w", 30)
+    job_store.jobs.report(lease, stage="synthesize", progress=0.25, lease_s=30)
+    job_store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
+    for delivery in job_store.webhooks.deliveries(job_id):
+        assert sender.deliver(delivery.id).state == "delivered"
     started, progress = (verify(settings, call)["data"] for call in receiver.calls)
     assert (started["status"], started["progress"], started["error"]) == ("running", 0.0, None)
     assert (progress["status"], progress["stage"], progress["progress"]) == ("running", "synthesize", 0.25)
@@ -374,12 +373,12 @@ def test_a_late_event_tells_the_state_of_its_time(
 
 
 def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
-    courier: Sender, job_store: RedisJobStore, receiver: Receiver, failed: Callable[..., Delivery], settings: Settings
+    sender: Sender, job_store: JobStore, receiver: Receiver, failed: Callable[..., Delivery], settings: Settings
 ) -> None:
     one, other = "a" * 16, "b" * 16
 
     def sent(owner: str) -> Call:
-        courier.deliver(failed(owner=owner).id)
+        sender.deliver(failed(owner=owner).id)
         return receiver.calls[-1]
 
     def verifies(call: Call, secret: str) -> bool:
@@ -388,22 +387,22 @@ def test_each_key_signs_with_its_own_secret_and_with_two_while_it_rotates(
         except WebhookVerificationError:
             return False
 
-    (secret,) = courier.secrets.of(one)
+    (secret,) = sender.secrets.of(one)
     call = sent(one)
     assert json.loads(call.body)["owner"] == one
     assert verifies(call, secret)
     assert not verifies(call, webhook_secret(settings))
     assert not verifies(sent(other), secret)
 
-    job_store.rotate_webhook_secret(one, 3600)
-    fresh, until_now = courier.secrets.of(one)
+    job_store.webhooks.rotate_secret(one, 3600)
+    fresh, until_now = sender.secrets.of(one)
     assert until_now == secret != fresh
     call = sent(one)
     assert len(call.headers["webhook-signature"].split()) == 2
     assert verifies(call, secret)
     assert verifies(call, fresh)
 
-    job_store.rotate_webhook_secret(one, 0)
+    job_store.webhooks.rotate_secret(one, 0)
     call = sent(one)
     assert len(call.headers["webhook-signature"].split()) == 1
     assert not verifies(call, secret)

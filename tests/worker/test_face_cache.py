@@ -16,8 +16,8 @@ import pytest
 
 from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
-from jobs.redis_store import RedisJobStore
 from jobs.s3_objects import S3ObjectStore
+from jobs.store import JobStore
 from retalking_core import face_cache as core_cache
 from retalking_core.face_cache import EntryUse, FaceCache, surplus
 from tests.services import S3Endpoint
@@ -35,7 +35,7 @@ def bucket(s3: S3Endpoint) -> S3ObjectStore:
 
 @pytest.fixture(params=["folder", "objects", "bucket"])
 def bench(
-    request: pytest.FixtureRequest, tmp_path: Path, job_store: RedisJobStore, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> Bench:
     for module in (core_cache, face_cache):
         monkeypatch.setattr(module, "WAIT_S", 0.05)
@@ -52,7 +52,7 @@ def bench(
 with_files = pytest.mark.parametrize("bench", ["folder", "objects"], indirect=True)
 
 
-def test_what_is_kept_is_found_by_another(bench: Bench) -> None:
+def test_a_kept_entry_is_found_by_another_cache(bench: Bench) -> None:
     name = key()
     assert look(bench.cache, name) is None
     keep(bench.cache, name, track=b"points", faces=bytes(70_000))
@@ -60,7 +60,7 @@ def test_what_is_kept_is_found_by_another(bench: Bench) -> None:
     assert look(bench.cache, key()) is None
 
 
-def test_what_is_not_kept_is_not_there(bench: Bench) -> None:
+def test_an_entry_that_is_not_kept_is_missing(bench: Bench) -> None:
     name = key()
     with bench.cache.open(name, no_wait) as entry:
         (entry.folder / "track").write_bytes(b"points")
@@ -78,7 +78,7 @@ def test_a_new_version_replaces_the_whole_entry(bench: Bench) -> None:
         assert len([path for path in bench.root.rglob("*") if path.is_file()]) == 2
 
 
-def test_the_folder_is_private_and_goes_with_the_block(bench: Bench) -> None:
+def test_the_folder_is_private_and_deleted_with_the_block(bench: Bench) -> None:
     name = key()
     keep(bench.cache, name, track=b"points")
     seen: list[Path] = []
@@ -102,7 +102,7 @@ def test_only_hex_is_a_key(bench: Bench, name: str) -> None:
         pass
 
 
-def test_of_renders_at_the_same_moment_one_computes(bench: Bench) -> None:
+def test_of_concurrent_renders_one_computes(bench: Bench) -> None:
     name, computed, results = key(), [], []
     start = threading.Barrier(4)
 
@@ -144,7 +144,7 @@ def test_the_entry_ends_the_wait_before_the_other_is_done(bench: Bench) -> None:
     assert len(waits) >= 2
 
 
-def test_one_that_gives_up_lets_the_next_compute(bench: Bench) -> None:
+def test_after_a_failed_render_the_next_one_computes(bench: Bench) -> None:
     name = key()
     first = bench.cache.open(name, no_wait)
     first.__enter__()
@@ -248,7 +248,7 @@ def test_an_entry_over_the_whole_size_is_not_kept(bench: Bench) -> None:
     assert look(small, name) is None
 
 
-def test_the_least_recently_used_goes_first(bench: Bench) -> None:
+def test_the_least_recently_used_entry_is_deleted_first(bench: Bench) -> None:
     names = [key() for _ in range(3)]
     cache = bench.opened(max_bytes=1500)
     for name in names[:2]:
@@ -261,7 +261,7 @@ def test_the_least_recently_used_goes_first(bench: Bench) -> None:
     assert [look(cache, name) is not None for name in names] == [True, False, True]
 
 
-def test_what_is_not_used_in_time_goes(bench: Bench) -> None:
+def test_an_expired_entry_is_deleted(bench: Bench) -> None:
     name = key()
     keep(bench.cache, name, faces=b"faces")
     assert bench.sweep(bench.cache) == []
@@ -270,7 +270,7 @@ def test_what_is_not_used_in_time_goes(bench: Bench) -> None:
     assert look(bench.cache, name) is None
 
 
-def test_surplus_is_old_or_does_not_fit() -> None:
+def test_surplus_entries_are_expired_or_over_the_size() -> None:
     entries = [EntryUse("a", 100, 40), EntryUse("b", 90, 50), EntryUse("c", 80, 30), EntryUse("d", 10, 1)]
     assert [entry.key for entry in surplus(entries, 95, 50, now_s=100)] == ["c", "d"]
     assert [entry.key for entry in surplus(entries, 1000, 50, now_s=100)] == ["d"]

@@ -1,4 +1,4 @@
-"""Who shares the face cache: jobs of one API key; nobody learns from a hit what another key has sent."""
+"""Jobs of one API key share the face cache; a hit reveals nothing about other keys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.api_keys import ApiKey
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import FACE_CACHE_PREFIX, input_key
-from jobs.redis_store import RedisJobStore
+from jobs.names import FACE_CACHE_PREFIX, input_key, new_job_id
 from jobs.settings import Settings
-from jobs.store import Origin
+from jobs.store import JobStore, Origin
+from jobs.store.keys import ApiKey
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -25,10 +23,11 @@ from retalking_core.media.limits import MediaLimits
 from tests.engines.stand_ins import StandIns
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import make_sound, write_wav
+from worker.context import RunContext
 from worker.face_cache import CacheLimits, StoredFaceCache
 from worker.janitor import Janitor
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 ALICE, BOB = 16 * "a", 16 * "b"
 
@@ -40,7 +39,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
+def context(job_store: JobStore, tmp_path: Path) -> RunContext:
     settings = Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work")
     objects, limits = LocalObjectStore(tmp_path / "objects"), CacheLimits(1 << 30, 3600.0)
     tracker = DlibFaceTracker()
@@ -69,9 +68,9 @@ def outcome_for(context: RunContext, video: Path, tmp_path: Path) -> Callable[[s
             context.objects.put_file(input_key(job_id, part), path, "application/octet-stream")
             refs[part] = InputRef(kind="object", key=input_key(job_id, part))
         spec = JobSpec(**refs, request=JobRequest(evaluate=[]))
-        context.store.create(job_id, spec, max_attempts=1, origin=Origin(owner=owner, live_jobs=9))
+        context.store.jobs.create(job_id, spec, max_attempts=1, origin=Origin(owner=owner, live_jobs=9))
         run_job(job_id, context)
-        job = context.store.get(job_id)
+        job = context.store.jobs.get(job_id)
         assert job.status is JobStatus.SUCCEEDED, job.error
         assert job.render is not None
         return job.render.face_cache
@@ -83,18 +82,18 @@ def test_the_second_key_with_the_same_video_sees_a_miss(outcome_for: Callable[[s
     assert [outcome_for(owner) for owner in (ALICE, BOB, ALICE, BOB)] == ["miss", "miss", "hit", "hit"]
 
 
-def test_without_keys_everybody_shares(outcome_for: Callable[[str], str]) -> None:
+def test_without_keys_all_jobs_share_entries(outcome_for: Callable[[str], str]) -> None:
     assert [outcome_for(owner) for owner in ("", "", ALICE, "")] == ["miss", "hit", "miss", "hit"]
 
 
-def test_the_entries_of_a_revoked_key_go_with_it(context: RunContext, outcome_for: Callable[[str], str]) -> None:
+def test_the_entries_of_a_revoked_key_are_deleted(context: RunContext, outcome_for: Callable[[str], str]) -> None:
     for owner in (ALICE, BOB, ""):
         outcome_for(owner)
     for owner in (ALICE, BOB):
-        context.store.add_key(
+        context.store.keys.add(
             ApiKey(id=owner, name=owner, digest=secrets.token_hex(32), scopes=frozenset(), created_at=datetime.now(UTC))
         )
-    context.store.revoke_key(ALICE)
+    context.store.keys.revoke(ALICE)
     Janitor(make_celery(context.settings), context.store, context.objects, context.settings).sweep_face_cache()
     entries = {name.split("/")[1] for name in context.objects.list_keys(FACE_CACHE_PREFIX)}
     assert sorted(entry[:-64] for entry in entries) == ["", BOB]

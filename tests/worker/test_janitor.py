@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
-from jobs.ids import new_upload_id
 from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, curves_key, result_key, upload_key
+from jobs.names import RENDER_QUEUE, curves_key, new_upload_id, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
-from tests.worker.test_runner import Interposed
+from tests.worker.test_runner import Interposed, interposed_jobs
 from worker import janitor as rounds
 from worker.face_cache import CacheLimits, StoredEntries
 from worker.janitor import Janitor
@@ -57,13 +56,13 @@ def _next(messages: Any) -> Any:
 
 
 def claim(stack: Stack, job_id: str, lease_s: float = 30.0) -> Any:
-    lease = stack.store.claim(job_id, "w", lease_s)
+    lease = stack.store.jobs.claim(job_id, "w", lease_s)
     assert lease is not None
     return lease
 
 
 def fail(stack: Stack, job_id: str, retention_s: int = 0) -> None:
-    stack.store.fail(claim(stack, job_id), ErrorInfo(code="face_not_found", message="-"), retention_s=retention_s)
+    stack.store.jobs.fail(claim(stack, job_id), ErrorInfo(code="face_not_found", message="-"), retention_s=retention_s)
 
 
 def test_a_message_that_was_never_sent_is_sent(
@@ -81,7 +80,7 @@ def test_a_message_that_was_never_sent_is_sent(
 
 
 def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor) -> None:
-    """The worker died between publishing and telling: nobody will ever name that object."""
+    """The worker died between publishing and reporting: no record will ever name that object."""
     job_id = stack.create(output={"container": "mkv"})
     lease = claim(stack, job_id, lease_s=0.001)
     key = result_key(job_id, lease.fence, "mkv")
@@ -89,11 +88,11 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
         stack.objects.put_file(written, stack.clips.video, "video/x-matroska")
     time.sleep(0.01)
     janitor.round()
-    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     assert stack.files_of(job_id) == ["input/audio", "input/video"]
 
 
-def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
+def test_a_lost_lease_requeues_the_job_and_then_fails_it(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]]
 ) -> None:
     job_id = stack.create(max_attempts=2)
@@ -102,12 +101,12 @@ def test_a_lost_lease_goes_back_to_the_line_and_then_fails(
         time.sleep(0.02)
         janitor.round()
         assert queued(RENDER_QUEUE) == ([job_id] if attempt == 1 else [])
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.FAILED, "worker_lost")
 
 
-def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idle(
+def test_a_message_lost_with_its_reader_is_sent_again_while_a_worker_is_idle(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
@@ -115,10 +114,10 @@ def test_a_message_that_died_with_its_reader_is_sent_again_while_a_worker_is_idl
     assert queued(RENDER_QUEUE) == [job_id]
     busy = WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC), busy_with="job_x")
     janitor.round()
-    stack.store.report_worker(busy, 30)
+    stack.store.workers.report(busy, 30)
     janitor.round()
     assert queued(RENDER_QUEUE) == []
-    stack.store.report_worker(busy.model_copy(update={"busy_with": None}), 30)
+    stack.store.workers.report(busy.model_copy(update={"busy_with": None}), 30)
     janitor.round()
     assert queued(RENDER_QUEUE) == [job_id]
 
@@ -128,7 +127,7 @@ def test_only_messages_that_the_broker_lacks_are_sent_again(
 ) -> None:
     """A worker that hangs, or is between two jobs, is idle by its card while the line is long."""
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
-    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    stack.store.workers.report(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
     jobs = [stack.submit() for _ in range(20)]
     for _ in range(5):
         janitor.round()
@@ -142,11 +141,11 @@ def test_only_messages_that_the_broker_lacks_are_sent_again(
     assert messages[-2:] == lost == jobs[:2]
 
 
-def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
+def test_a_job_of_another_priority_does_not_hide_a_lost_message(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "STRANDED_S", 0.0)
-    stack.store.report_worker(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
+    stack.store.workers.report(WorkerInfo(id="w", engines=[], started_at=datetime.now(UTC)), 30)
     lost = stack.submit(priority=2)
     assert queued(RENDER_QUEUE) == [lost]
     low = [stack.submit(priority=0) for _ in range(3)]
@@ -157,25 +156,25 @@ def test_a_job_of_another_priority_does_not_stand_in_for_a_lost_message(
 def test_a_passed_deadline_fails_the_job(stack: Stack, janitor: Janitor) -> None:
     job_id = stack.create(expires_in_s=1)
     janitor.round()
-    assert stack.store.get(job_id).status is JobStatus.QUEUED
+    assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     time.sleep(1.05)
     janitor.round()
-    error = stack.store.get(job_id).error
+    error = stack.store.jobs.get(job_id).error
     assert error is not None
     assert error.code == "deadline_exceeded"
 
 
-def test_a_job_past_its_retention_goes_with_its_files(stack: Stack, janitor: Janitor) -> None:
+def test_a_job_past_its_retention_is_deleted_with_its_files(stack: Stack, janitor: Janitor) -> None:
     kept, old = stack.create(), stack.create()
     fail(stack, kept, retention_s=600)
     fail(stack, old)
     janitor.round()
     assert stack.files_of(old) == []
     assert len(stack.files_of(kept)) == 2
-    assert [job.id for job in stack.store.list_jobs(status=None, cursor=None, limit=10).jobs] == [kept]
+    assert [job.id for job in stack.store.jobs.page(status=None, cursor=None, limit=10).jobs] == [kept]
 
 
-def test_files_that_can_not_be_deleted_keep_their_record(
+def test_files_that_cannot_be_deleted_keep_their_record(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = stack.create()
@@ -186,49 +185,49 @@ def test_files_that_can_not_be_deleted_keep_their_record(
 
     monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
     Janitor(stack.celery, stack.store, Interposed(stack.objects, delete_prefix=refuse), stack.settings).round()
-    assert stack.store.get(job_id).status is JobStatus.FAILED
+    assert stack.store.jobs.get(job_id).status is JobStatus.FAILED
     time.sleep(0.01)
     janitor.delete_jobs()
-    assert stack.store.due_for_deletion() == []
+    assert stack.store.jobs.due_for_deletion() == []
     assert stack.files_of(job_id) == []
 
 
-def test_an_upload_that_no_job_took_goes(stack: Stack, janitor: Janitor) -> None:
+def test_an_unused_upload_is_deleted(stack: Stack, janitor: Janitor) -> None:
     old, fresh = new_upload_id(), new_upload_id()
     for upload_id, age_s in ((old, 1), (fresh, -60)):
         stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
-        stack.store.add_upload(upload_id, datetime.now(UTC) - timedelta(seconds=age_s))
+        stack.store.uploads.add(upload_id, datetime.now(UTC) - timedelta(seconds=age_s))
     janitor.round()
     assert list(stack.objects.list_keys("uploads/")) == [upload_key(fresh)]
-    assert not stack.store.upload_exists(old)
-    assert stack.store.upload_exists(fresh)
+    assert not stack.store.uploads.exists(old)
+    assert stack.store.uploads.exists(fresh)
 
 
-def test_an_event_whose_time_is_over_is_given_up_and_stays_listed(
+def test_an_event_past_its_retry_window_is_given_up_and_stays_listed(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its receiver was not tried any more, so no attempt ended it."""
     job_id = stack.create(webhook_url="http://hooks.example/")
     fail(stack, job_id, retention_s=600)
     janitor.round()
-    assert [each.state for each in stack.store.deliveries(job_id)] == ["pending"]
+    assert [each.state for each in stack.store.webhooks.deliveries(job_id)] == ["pending"]
     monkeypatch.setattr(rounds, "retry_window_s", lambda _: 0.0)
     janitor.round()
-    (delivery,) = stack.store.deliveries(job_id)
+    (delivery,) = stack.store.webhooks.deliveries(job_id)
     assert (delivery.state, delivery.next_attempt_at) == ("given_up", None)
-    assert stack.store.due_deliveries() == []
-    listed = stack.store.undelivered(state="given_up", cursor=None, limit=10).deliveries
+    assert stack.store.webhooks.due() == []
+    listed = stack.store.webhooks.undelivered(state="given_up", cursor=None, limit=10).deliveries
     assert [each.id for each in listed] == [delivery.id]
 
 
 @pytest.mark.parametrize("line", ["delete_at", "arrivals", "uploads", "split_files"])
-def test_an_item_that_can_not_be_deleted_holds_up_no_other(
+def test_an_item_that_cannot_be_deleted_blocks_no_other(
     stack: Stack, line: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More of them than a round looks at: they must not stay at the head of the line either."""
     store, now = stack.store, datetime.now(UTC)
     names = [f"bad-{number:03}" for number in range(105)] + ["good"]
-    client, key = store._client, store._key
+    client, key = store.redis.client, store.redis.key
     for age_s, name in enumerate(reversed(names)):
         client.zadd(key(line), {name: int((now.timestamp() - 1000 - age_s) * 1000)})
     deleted: list[str] = []
@@ -244,41 +243,41 @@ def test_an_item_that_can_not_be_deleted_holds_up_no_other(
     janitor.round()
     janitor.round()
     assert any("good" in name for name in deleted)
-    failing = store.failing_items(200)
-    assert len(failing) == store.failing_count() == 105
+    failing = store.janitor_failures.items(200)
+    assert len(failing) == store.janitor_failures.count() == 105
     assert failing[f"{line}:bad-007"] == 1, "it waits before it is tried again"
-    assert store.tally().counts["janitor_failed"] == {line: 105}
+    assert store.counters.tally().counts["janitor_failed"] == {line: 105}
     assert "an item failed" in caplog.text
 
     monkeypatch.setattr(rounds, "POSTPONE_FIRST_S", 0.0)
     client.zadd(key(line), {"bad-007": 0})
     janitor.round()
-    assert store.failing_items(200)[f"{line}:bad-007"] == 2
+    assert store.janitor_failures.items(200)[f"{line}:bad-007"] == 2
     client.zadd(key(line), {"bad-007": 0})
     janitor._objects = stack.objects
     janitor.round()
-    assert f"{line}:bad-007" not in store.failing_items(200)
+    assert f"{line}:bad-007" not in store.janitor_failures.items(200)
 
 
-def test_a_broker_that_is_away_does_not_hold_up_the_round(
+def test_an_unreachable_broker_does_not_block_the_round(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message takes two seconds to fail: one of them is enough to know."""
     sent: list[str] = []
 
-    def refuse(_app: Any, _store: Any, job: Any) -> None:
+    def refuse(_app: Any, job: Any) -> None:
         sent.append(job.id)
         raise MessageNotSentError("away")
 
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    monkeypatch.setattr(rounds, "send_job", refuse)
+    monkeypatch.setattr(rounds, "send_render", refuse)
     for _ in range(5):
         stack.create()
     janitor.send_unsent()
     assert len(sent) == 1
 
 
-def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
+def test_a_failed_step_does_not_stop_the_others(
     stack: Stack, janitor: Janitor, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse() -> list[Any]:
@@ -286,7 +285,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
 
     job_id = stack.create()
     fail(stack, job_id)
-    Janitor(stack.celery, Interposed(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
+    Janitor(stack.celery, interposed_jobs(stack.store, requeue_lost=refuse), stack.objects, stack.settings).round()
     assert stack.files_of(job_id) == []
     assert "RuntimeError" in caplog.text
 
@@ -294,7 +293,7 @@ def test_a_step_that_fails_does_not_keep_the_others_from_their_work(
 def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: Janitor) -> None:
     job_id = stack.create()
     fail(stack, job_id)
-    assert stack.store.acquire_lock(rounds.LOCK, "somebody else", 0.5)
+    assert stack.store.locks.acquire(rounds.LOCK, "somebody else", 0.5)
     janitor.start()
     time.sleep(0.3)
     assert len(stack.files_of(job_id)) == 2
@@ -304,7 +303,7 @@ def test_one_janitor_works_at_a_time_and_its_thread_ends(stack: Stack, janitor: 
     assert time.monotonic() - began < 1
 
 
-def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_face_cache_is_swept_periodically(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, fresh = 64 * "a", 64 * "b"
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -326,12 +325,12 @@ def test_the_face_cache_is_swept_now_and_then(stack: Stack, tmp_path: Path, monk
     assert not list(stack.objects.list_keys(f"face-cache/{old}/"))
 
 
-def test_a_record_that_can_not_be_read_holds_up_nobody(
+def test_an_unreadable_record_blocks_no_other(
     stack: Stack, janitor: Janitor, queued: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every line that a round looks at, before a good one; the files go after the retention."""
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    client: Any = stack.store._client  # type: ignore[attr-defined]
+    client: Any = stack.store.redis.client  # type: ignore[attr-defined]
     broken, good = [], []
     for jobs in (broken, good):
         jobs.append(stack.create())
@@ -344,10 +343,12 @@ def test_a_record_that_can_not_be_read_holds_up_nobody(
     janitor.round()
     assert set(queued(RENDER_QUEUE)) == set(good[:2])
     with pytest.raises(JobNotFoundError):
-        stack.store.get(good[2])
-    assert {record.id for record in stack.store.quarantined()} == set(broken[:2]), "the third was over, and is deleted"
+        stack.store.jobs.get(good[2])
+    assert {record.id for record in stack.store.quarantine.records()} == set(broken[:2]), (
+        "the third was over, and is deleted"
+    )
     assert all(stack.files_of(job_id) for job_id in broken[:2])
     janitor._settings = stack.settings.model_copy(update={"retention_s": 0})
     janitor.round()
-    assert stack.store.quarantine_size() == 0
+    assert stack.store.quarantine.size() == 0
     assert not any(stack.files_of(job_id) for job_id in broken)

@@ -12,15 +12,15 @@ from jobs.names import curves_key
 from retalking_core.evaluation.metrics import available_metrics
 from tests.media.clips import make_png, make_wav
 from tests.worker.conftest import Stack, running
-from worker.metrics import metric_names
+from worker.translation import metric_names
 
 
-def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
+def test_a_portrait_is_rendered(stack: Stack, tmp_path: Path) -> None:
     data = pytest.importorskip("skimage.data", reason="the astronaut portrait comes with scikit-image")
     face = make_png(tmp_path / "face.png", data.astronaut()[:256, 100:356].copy())
     speech = make_wav(tmp_path / "speech.wav", seconds=1.2)
     with running("worker.gpu", stack, tmp_path / "worker.log"):
-        (card,) = stack.store.workers()
+        (card,) = stack.store.workers.live()
         assert "preview" in [engine.name for engine in card.engines]
         assert card.metrics == metric_names()
         job = stack.finish(stack.submit(video=face, audio=speech, evaluate=None, fps=20), timeout_s=90)
@@ -45,5 +45,5 @@ def test_a_portrait_speaks(stack: Stack, tmp_path: Path) -> None:
     assert [len(curve) for curve in (curves.mouth_opening, curves.speech_level, curves.ssim)] == [24, 24, 1]
     assert any(value for value in curves.mouth_opening)
     assert curves.sync == {}  # nothing stands in for SyncNet where its checkpoint is not there
-    stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
+    stages = [event.stage for event in stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"]
     assert list(dict.fromkeys(stages)) == ["fetch", "analyze", "synthesize", "evaluate", "publish"]

@@ -13,20 +13,20 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import input_key, job_prefix
-from jobs.redis_store import RedisJobStore
+from jobs.names import input_key, job_prefix, new_job_id
 from jobs.settings import Settings
+from jobs.store import JobStore
 from retalking_client.provenance import read_provenance
 from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.context import RunContext
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 Work = Callable[..., Job]
 
@@ -42,7 +42,7 @@ def objects(tmp_path: Path) -> LocalObjectStore:
 
 
 @pytest.fixture
-def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_path: Path) -> Work:
+def work(job_store: JobStore, objects: LocalObjectStore, clips: Clips, tmp_path: Path) -> Work:
     """A job from its submission to its end, in this process. settings: those of the worker."""
 
     def run(settings: dict[str, Any], **asked: Any) -> Job:
@@ -65,9 +65,9 @@ def work(job_store: RedisJobStore, objects: LocalObjectStore, clips: Clips, tmp_
             objects.put_file(input_key(job_id, part), path, "application/octet-stream")
             refs[part] = InputRef(kind="object", key=input_key(job_id, part), filename="holiday with Anna.mp4")
         request = JobRequest(**({"evaluate": []} | asked))
-        job_store.create(job_id, JobSpec(**refs, request=request), max_attempts=3)
+        job_store.jobs.create(job_id, JobSpec(**refs, request=request), max_attempts=3)
         run_job(job_id, context)
-        return job_store.get(job_id)
+        return job_store.jobs.get(job_id)
 
     return run
 
@@ -101,7 +101,7 @@ def test_without_a_certificate_nothing_is_signed(work: Work, objects: LocalObjec
 
 
 @pytest.mark.parametrize("fault", ["no key", "no file", "not a key", "half"])
-def test_a_signer_that_fails_fails_the_job_before_the_render(
+def test_a_failing_signer_fails_the_job_before_the_render(
     work: Work, objects: LocalObjectStore, certificate: TrialCertificate, tmp_path: Path, fault: str
 ) -> None:
     settings = {"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}
@@ -122,7 +122,7 @@ def test_a_signer_that_fails_fails_the_job_before_the_render(
     assert not (tmp_path / "marks" / "folder").exists(), "the engine was not asked"
 
 
-def test_a_result_that_can_not_be_signed_is_not_shipped(work: Work, objects: LocalObjectStore, tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_signed_is_not_published(work: Work, objects: LocalObjectStore, tmp_path: Path) -> None:
     """A certificate for a web server: in order by itself, and no signer of media. The library sees it when it signs."""
     key = ec.generate_private_key(ec.SECP256R1())
     name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www.example.org")]), datetime.now(UTC)
@@ -149,14 +149,14 @@ def test_a_result_that_can_not_be_signed_is_not_shipped(work: Work, objects: Loc
     assert files_of(objects, job) == []
 
 
-def test_mkv_is_refused_where_results_are_signed(work: Work, certificate: TrialCertificate) -> None:
+def test_mkv_is_refused_if_results_are_signed(work: Work, certificate: TrialCertificate) -> None:
     job = work({"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}, output={"container": "mkv"})
     assert job.error is not None
     assert job.error.code == "unsupported_option"
     assert "mp4 or mov" in job.error.message
 
 
-def test_a_failing_render_is_told_before_its_signature(work: Work, certificate: TrialCertificate) -> None:
+def test_a_failing_render_is_reported_before_its_signature(work: Work, certificate: TrialCertificate) -> None:
     job = work({"c2pa_cert": certificate.chain, "c2pa_key": certificate.key}, seed=Act.NO_FACE)
     assert job.error is not None
     assert job.error.code == "face_not_found"

@@ -1,4 +1,4 @@
-"""What ends a render that does not end by itself, and what a worker that is told to stop does with its job."""
+"""Limits of a render that does not end by itself, and shutdown of a worker with a running job."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def worker(stack: Stack, tmp_path: Path) -> Iterator[WorkerProcess]:
         yield process
 
 
-def test_the_time_limit_fails_the_job_and_deafness_costs_the_process_not_the_worker(
-    stack: Stack, tmp_path: Path
-) -> None:
+def test_the_time_limit_fails_the_job_and_a_hung_process_does_not_end_the_worker(stack: Stack, tmp_path: Path) -> None:
     with running("tests.worker.impatient_app", stack, tmp_path / "worker.log") as worker:
         child = worker.child
         assert _failure(stack, Act.SLOW) == "render_timeout"
@@ -40,7 +38,7 @@ def test_the_time_limit_fails_the_job_and_deafness_costs_the_process_not_the_wor
 
         # No sign of life: the lease is let go after stall_s, and the process ends itself a lease later.
         assert _failure(stack, Act.HANG) == "worker_lost"
-        wait_until(lambda: worker.says("the render does not come back"), timeout=15)
+        wait_until(lambda: worker.says("render hangs"), timeout=15)
         assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
         assert worker.child != child
 
@@ -64,12 +62,12 @@ def test_sigterm_lets_a_short_job_finish(stack: Stack, worker: WorkerProcess) ->
     stack.wait_for(job_id, lambda job: job.status is not JobStatus.QUEUED)
     worker.terminate()
     assert worker.wait() == 0
-    assert stack.store.get(job_id).status is JobStatus.SUCCEEDED
-    assert stack.store.workers() == []
+    assert stack.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
+    assert stack.store.workers.live() == []
 
 
 @pytest.mark.parametrize("to_the_whole_group", [False, True])
-def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerProcess, to_the_whole_group: bool) -> None:
+def test_sigterm_releases_a_long_job_uncounted(stack: Stack, worker: WorkerProcess, to_the_whole_group: bool) -> None:
     """docker stops the first process only; systemd signals every process of the service."""
     job_id = stack.submit(seed=Act.SLOW)
     stack.wait_for(job_id, lambda job: job.stage == "synthesize")
@@ -80,32 +78,32 @@ def test_sigterm_hands_a_long_job_back_uncounted(stack: Stack, worker: WorkerPro
         worker.terminate()
     worker.wait()
     assert time.monotonic() - began < 8
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     assert stack.attempt_folders() == []
-    assert stack.store.workers() == []
-    stack.store.request_cancel(job_id, retention_s=60)
+    assert stack.store.workers.live() == []
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 
-def test_a_cold_shutdown_hands_the_job_back_too(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_cold_shutdown_releases_the_job_too(stack: Stack, worker: WorkerProcess) -> None:
     """SIGQUIT, as a second Ctrl-C sends it: no grace, but no lost attempt and no left-over file either."""
     job_id = stack.submit(seed=Act.SLOW)
     stack.wait_for(job_id, lambda job: job.stage == "synthesize")
     os.kill(worker.pid, signal.SIGQUIT)
     worker.wait()
-    job = stack.store.get(job_id)
+    job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
     assert stack.attempt_folders() == []
-    stack.store.request_cancel(job_id, retention_s=60)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 
-def test_a_worker_whose_engines_do_not_load_takes_no_job_and_ends(stack: Stack, tmp_path: Path) -> None:
+def test_a_worker_whose_engines_do_not_load_takes_no_job_and_exits(stack: Stack, tmp_path: Path) -> None:
     job_id = stack.submit()
     worker = WorkerProcess("tests.worker.broken_app", stack, tmp_path / "worker.log")
     try:
         worker.wait(40)
-        assert worker.says("the engines could not be loaded")
-        assert stack.store.get(job_id).status is JobStatus.QUEUED
+        assert worker.says("engines not loaded")
+        assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
     finally:
         worker.stop()
-    stack.store.request_cancel(job_id, retention_s=60)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)

@@ -43,35 +43,37 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
     assert job.render is not None
     assert job.render.engine == "preview"
     assert stack.attempt_folders() == []
-    stages = [event.stage for event in stack.store.events(job.id, after=None) if event.event == "job.progress"]
+    stages = [event.stage for event in stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"]
     assert stages[0] == "fetch"
     assert stages[-1] == "publish"
 
 
-def test_the_worker_tells_what_it_offers_and_what_it_does(stack: Stack, worker: WorkerProcess) -> None:
-    (card,) = stack.store.workers()
+def test_the_worker_reports_its_engines_and_its_job(stack: Stack, worker: WorkerProcess) -> None:
+    (card,) = stack.store.workers.live()
     assert [engine.name for engine in card.engines] == ["preview"]
     assert card.versions["celery"].startswith("5.7")
     assert card.busy_with is None
     job_id = stack.submit(seed=Act.SLOW)
-    wait_until(lambda: stack.store.workers()[0].busy_with == job_id)
-    stack.store.request_cancel(job_id, retention_s=60)
+    wait_until(lambda: stack.store.workers.live()[0].busy_with == job_id)
+    stack.store.jobs.request_cancel(job_id, retention_s=60)
     stack.finish(job_id)
-    wait_until(lambda: stack.store.workers()[0].busy_with is None)
+    wait_until(lambda: stack.store.workers.live()[0].busy_with is None)
 
 
-def test_a_parent_that_asks_for_no_work_is_seen(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_parent_that_does_not_poll_is_reported(stack: Stack, worker: WorkerProcess) -> None:
     """Its child lives and reports all the while."""
-    wait_until(lambda: stack.store.workers()[0].polled_at, what="the first question")
-    asked = stack.store.workers()[0].polled_at
-    wait_until(lambda: stack.store.workers()[0].polled_at > asked, 10, what="the next one is reported")
+    wait_until(lambda: stack.store.workers.live()[0].polled_at, what="the first question")
+    asked = stack.store.workers.live()[0].polled_at
+    wait_until(lambda: stack.store.workers.live()[0].polled_at > asked, 10, what="the next one is reported")
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         limit = timedelta(seconds=stack.settings.worker_ttl_s)
-        wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at > limit, 15, what="silence is seen")
+        wait_until(
+            lambda: datetime.now(UTC) - stack.store.workers.live()[0].polled_at > limit, 15, what="silence is seen"
+        )
     finally:
         os.kill(worker.pid, signal.SIGCONT)
-    wait_until(lambda: datetime.now(UTC) - stack.store.workers()[0].polled_at < limit, 15, what="it asks again")
+    wait_until(lambda: datetime.now(UTC) - stack.store.workers.live()[0].polled_at < limit, 15, what="it asks again")
 
 
 def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerProcess) -> None:
@@ -80,7 +82,7 @@ def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerPr
     folder = Path((stack.marks / "folder").read_text())
     assert folder in stack.attempt_folders()
     (stack.marks / "left").unlink(missing_ok=True)
-    asked = stack.store.request_cancel(job_id, retention_s=60)
+    asked = stack.store.jobs.request_cancel(job_id, retention_s=60)
     assert asked.cancel_requested
     # Told at most every half second, then one batch of 50 ms; the rest is room for a loaded machine.
     wait_until((stack.marks / "left").exists, timeout=2.0)
@@ -98,7 +100,7 @@ def test_a_cancel_stops_the_render_within_a_batch(stack: Stack, worker: WorkerPr
         (Act.DISK_FULL, "disk_full"),
     ],
 )
-def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
+def test_an_engine_error_has_a_code_and_reveals_no_secret(
     stack: Stack, worker: WorkerProcess, act: Act, code: str
 ) -> None:
     child = worker.child
@@ -115,7 +117,7 @@ def test_what_an_engine_raises_has_a_code_and_tells_no_secret(
 def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
     stack: Stack, worker: WorkerProcess
 ) -> None:
-    """The others wait in the line, and come in, while one process ends and the next one starts."""
+    """The other jobs wait in the queue, and run, while one process ends and the next one starts."""
     child = worker.child
     glutton = stack.submit(seed=Act.NO_MEMORY)
     others = [stack.submit() for _ in range(3)]
@@ -126,11 +128,11 @@ def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
     for other in map(stack.finish, others):
         assert (other.status, other.attempt) == (JobStatus.SUCCEEDED, 1), other.error
     assert worker.child != child
-    assert worker.says("this process is replaced")
+    assert worker.says("process is replaced")
     assert stack.attempt_folders() == []
 
 
-def test_a_video_that_takes_all_memory_harms_no_job_after_it(redis_url: str, tmp_path: Path) -> None:
+def test_a_video_that_takes_all_memory_does_not_affect_later_jobs(redis_url: str, tmp_path: Path) -> None:
     """The real engine at a limit of 1.25 GiB: a clean job takes less than 1, this video more than 2, by a margin that
     depends on the interpreter. What runs out is a decoder or an encoder, in code that is not Python's."""
     clips = Clips(tmp_path / "face.mp4", tmp_path / "speech.wav")
@@ -187,7 +189,7 @@ def test_bad_media_has_a_code_and_leaves_the_worker_alive(
     assert stack.attempt_folders() == []
 
 
-def test_a_named_engine_that_is_not_here_is_refused(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_named_engine_that_is_not_loaded_is_refused(stack: Stack, worker: WorkerProcess) -> None:
     job = stack.finish(stack.submit(engine="videoretalking"))
     assert job.error is not None
     assert job.error.code == "engine_unavailable"
@@ -207,15 +209,17 @@ def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: Worke
     assert worker.says("temporary folders of dead attempts removed")
 
 
-def test_the_parent_of_a_killed_child_lets_its_lease_go(redis_url: str, tmp_path: Path, clips: Clips) -> None:
+def test_the_parent_of_a_killed_child_ends_its_lease(redis_url: str, tmp_path: Path, clips: Clips) -> None:
     """A third of the lease is a generous deadline: nobody renews it, and nobody waits for its end."""
     stack = make_stack(redis_url, tmp_path, clips, RETALKING_LEASE_S="30", RETALKING_WORKER_TTL_S="30")
     with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
         job_id = stack.submit(seed=Act.BRIEF)
         dead = stack.wait_for(job_id, lambda job: job.stage == "synthesize").worker
         os.kill(process.child, signal.SIGKILL)
-        wait_until(lambda: [job.id for job in stack.store.requeue_lost()] == [job_id], 10, what="the lease is over")
-        assert dead not in [card.id for card in stack.store.workers()]
+        wait_until(
+            lambda: [job.id for job in stack.store.jobs.requeue_lost()] == [job_id], 10, what="the lease is over"
+        )
+        assert dead not in [card.id for card in stack.store.workers.live()]
         job = stack.tend(job_id)
         assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
 
@@ -227,15 +231,15 @@ def test_a_job_that_kills_its_worker_every_time_ends_and_the_next_one_runs(stack
     assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
 
 
-def test_a_second_message_for_a_job_that_runs_or_is_over_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_second_message_for_a_running_or_ended_job_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
     job_id = stack.submit()
     job = stack.finish(job_id)
     stack.celery.send_task("retalking.render_job", args=[job_id], queue="retalking.render")
     wait_until(lambda: any(line.get("job") == job_id and "nothing to do" in line["message"] for line in worker.lines))
-    assert stack.store.get(job_id) == job
+    assert stack.store.jobs.get(job_id) == job
 
 
-def test_a_message_for_a_job_that_is_gone_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
+def test_a_message_for_a_deleted_job_does_nothing(stack: Stack, worker: WorkerProcess) -> None:
     gone = "job_" + "0" * 32
     stack.celery.send_task("retalking.render_job", args=[gone], queue="retalking.render")
     wait_until(lambda: any(line.get("job") == gone for line in worker.lines))
@@ -257,13 +261,13 @@ def test_lost_connections_to_redis_cost_nothing(stack: Stack, worker: WorkerProc
 def test_two_slots_work_on_two_jobs_at_a_time(redis_url: str, tmp_path: Path, clips: Clips) -> None:
     stack = make_stack(redis_url, tmp_path, clips, RETALKING_GPU_SLOTS="2")
     with running(SCRIPTED, stack, tmp_path / "worker.log") as process:
-        wait_until(lambda: len(stack.store.workers()) == 2, what="both slots are ready")
+        wait_until(lambda: len(stack.store.workers.live()) == 2, what="both slots are ready")
         slow = [stack.submit(seed=Act.SLOW) for _ in range(2)]
         for job_id in slow:
             stack.wait_for(job_id, lambda job: job.stage == "synthesize")
-        assert {card.busy_with for card in stack.store.workers()} == set(slow)
+        assert {card.busy_with for card in stack.store.workers.live()} == set(slow)
         for job_id in slow:
-            stack.store.request_cancel(job_id, retention_s=60)
+            stack.store.jobs.request_cancel(job_id, retention_s=60)
         assert [stack.finish(job_id).status for job_id in slow] == [JobStatus.CANCELED] * 2
         # A killed slot costs its own job one attempt, and the other slot nothing.
         steady, crashing = stack.submit(seed=Act.BRIEF), stack.submit(seed=Act.CRASH_ONCE)

@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from jobs.ids import new_job_id
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import curves_key, input_key, job_prefix
+from jobs.names import curves_key, input_key, job_prefix, new_job_id
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
-from jobs.redis_store import RedisJobStore
 from jobs.settings import Settings
 from jobs.store import JobStore, LeaseLostError
 from retalking_core.evaluation.measurement import Measurement
@@ -30,14 +28,15 @@ from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import runner
-from worker.runner import RunContext, run_job
-from worker.shutdown import ShutdownNotice
+from worker.context import RunContext
+from worker.runner import run_job
+from worker.supervision import ShutdownNotice
 
 
 class Interposed:
     """Anything, with some of its methods replaced."""
 
-    def __init__(self, inner: object, **methods: Callable[..., Any]) -> None:
+    def __init__(self, inner: object, **methods: Any) -> None:
         self._inner = inner
         self._methods = methods
 
@@ -45,8 +44,13 @@ class Interposed:
         return self._methods.get(name) or getattr(self._inner, name)
 
 
+def interposed_jobs(store: JobStore, **methods: Callable[..., Any]) -> Any:
+    """The store, with some methods of `store.jobs` replaced."""
+    return Interposed(store, jobs=Interposed(store.jobs, **methods))
+
+
 @pytest.fixture
-def context(job_store: RedisJobStore, tmp_path: Path) -> RunContext:
+def context(job_store: JobStore, tmp_path: Path) -> RunContext:
     settings = Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", lease_s=1.5, stall_s=60)
     engine = ScriptedEngine(tmp_path / "marks")
     engine.warm_up()
@@ -72,7 +76,7 @@ def submit(context: RunContext, clips: Clips) -> Callable[..., str]:
             context.objects.put_file(input_key(job_id, part), path, "application/octet-stream")
             refs[part] = InputRef(kind="object", key=input_key(job_id, part))
         request = JobRequest(**({"evaluate": []} | asked))
-        context.store.create(job_id, JobSpec(**refs, request=request), max_attempts=max_attempts)
+        context.store.jobs.create(job_id, JobSpec(**refs, request=request), max_attempts=max_attempts)
         return job_id
 
     return create
@@ -85,15 +89,15 @@ def results(context: RunContext, job_id: str) -> list[str]:
 def lose_lease(store: JobStore, job_id: str) -> None:
     """Wait until the lease ran out, and let the janitor and another worker have the job."""
     until = time.monotonic() + 5
-    while job_id not in [job.id for job in store.requeue_lost()]:
+    while job_id not in [job.id for job in store.jobs.requeue_lost()]:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert store.claim(job_id, "w2", 30.0) is not None
+    assert store.jobs.claim(job_id, "w2", 30.0) is not None
 
 
 def without_renewal(context: RunContext) -> RunContext:
     """A worker whose clock stood still: the store hears nothing of it after the claim."""
-    mute = Interposed(context.store, renew=lambda *_: False, report=lambda *_, **__: False)
+    mute = interposed_jobs(context.store, renew=lambda *_: False, report=lambda *_, **__: False)
     return replace(context, store=mute)
 
 
@@ -110,27 +114,27 @@ def test_a_worker_that_lost_its_lease_publishes_nothing_and_removes_its_object(
 
     slow = replace(without_renewal(context), objects=Interposed(context.objects, put_file=put_late))
     run_job(job_id, slow)
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.worker, job.result) == (JobStatus.RUNNING, "w2", None)
     assert results(context, job_id) == []
 
 
 def test_a_lost_lease_stops_the_render(context: RunContext, submit: Callable[..., str], tmp_path: Path) -> None:
-    """The thread that renews is the one to find out; the engine is stopped at its next word."""
+    """The renewing thread finds out; the engine stops at its next progress report."""
     job_id = submit(seed=Act.SLOW)
 
     def renew(*_: object) -> bool:
         raise LeaseLostError(job_id)
 
     began = time.monotonic()
-    run_job(job_id, replace(context, store=Interposed(context.store, renew=renew)))
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, renew=renew)))
     assert time.monotonic() - began < 5
     assert (tmp_path / "marks" / "left").exists()
-    assert context.store.get(job_id).status is JobStatus.RUNNING
+    assert context.store.jobs.get(job_id).status is JobStatus.RUNNING
     assert list((tmp_path / "work").glob("retalking-attempt-*")) == []
 
 
-def test_a_store_of_objects_that_is_away_for_a_moment_does_not_cost_the_render(
+def test_a_short_outage_of_the_object_store_does_not_cost_the_render(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit()
@@ -143,11 +147,11 @@ def test_a_store_of_objects_that_is_away_for_a_moment_does_not_cost_the_render(
         return context.objects.put_file(key, path, content_type)
 
     run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
 
 
-def test_a_store_of_objects_that_stays_away_costs_attempts_and_then_the_job(
+def test_a_long_outage_of_the_object_store_costs_attempts_and_then_the_job(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit(max_attempts=2)
@@ -157,10 +161,10 @@ def test_a_store_of_objects_that_stays_away_costs_attempts_and_then_the_job(
 
     away = replace(context, objects=Interposed(context.objects, put_file=put))
     run_job(job_id, away)
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 1)
     run_job(job_id, away)
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert job.error is not None
     assert (job.status, job.attempt, job.error.code) == (JobStatus.FAILED, 2, "storage_failed")
     assert job.error.retryable
@@ -171,7 +175,7 @@ def test_an_input_that_vanished_fails_the_job(context: RunContext, submit: Calla
     job_id = submit()
     context.objects.delete(input_key(job_id, "audio"))
     run_job(job_id, context)
-    error = context.store.get(job_id).error
+    error = context.store.jobs.get(job_id).error
     assert error is not None
     assert error.code == "storage_failed"
     assert "no longer" in error.message
@@ -182,18 +186,16 @@ def test_a_cancel_that_comes_while_publishing_wins(context: RunContext, submit: 
 
     def put(key: str, path: Path, content_type: str) -> ObjectInfo:
         info = context.objects.put_file(key, path, content_type)
-        context.store.request_cancel(job_id, retention_s=60)
+        context.store.jobs.request_cancel(job_id, retention_s=60)
         return info
 
     run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.result) == (JobStatus.CANCELED, None)
     assert results(context, job_id) == []
 
 
-def test_an_answer_that_got_lost_does_not_cost_the_published_result(
-    context: RunContext, submit: Callable[..., str]
-) -> None:
+def test_a_lost_answer_does_not_cost_the_published_result(context: RunContext, submit: Callable[..., str]) -> None:
     """succeed() was done, the connection broke before the reply, and the repetition found the job over."""
     job_id = submit()
     calls: list[object] = []
@@ -201,18 +203,18 @@ def test_an_answer_that_got_lost_does_not_cost_the_published_result(
     def succeed(*args: Any, **named: Any) -> object:
         calls.append(args)
         if len(calls) == 1:
-            context.store.succeed(*args, **named)
+            context.store.jobs.succeed(*args, **named)
             raise RedisConnectionError("broke off")
         raise LeaseLostError(job_id)
 
-    run_job(job_id, replace(context, store=Interposed(context.store, succeed=succeed)))
-    job = context.store.get(job_id)
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, succeed=succeed)))
+    job = context.store.jobs.get(job_id)
     assert job.status is JobStatus.SUCCEEDED
     assert job.result is not None
     assert results(context, job_id) == [job.result.key]
 
 
-def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
+def test_progress_never_falls_and_a_short_outage_of_redis_is_tolerated(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit(seed=Act.BRIEF)
@@ -222,24 +224,24 @@ def test_progress_never_falls_and_a_short_outage_of_redis_goes_by(
         seen.append(progress)
         if len(seen) == 4:
             raise RedisConnectionError("away")
-        return context.store.report(lease, stage=stage, progress=progress, lease_s=lease_s)
+        return context.store.jobs.report(lease, stage=stage, progress=progress, lease_s=lease_s)
 
-    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
-    assert context.store.get(job_id).status is JobStatus.SUCCEEDED
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, report=report)))
+    assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
     assert seen == sorted(seen)
     # Three seconds of progress every 50 ms, told at most twice a second, and once a stage.
     assert 6 <= len(seen) <= 14
 
 
-def test_a_shutdown_hands_the_job_back_and_does_not_count(context: RunContext, submit: Callable[..., str]) -> None:
+def test_a_shutdown_releases_the_job_uncounted(context: RunContext, submit: Callable[..., str]) -> None:
     job_id = submit(seed=Act.SLOW)
     context.notice.give(0.3)
     run_job(job_id, context)
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
 
 
-def test_the_late_delete_of_an_attempt_that_was_handed_back_spares_the_next_one(
+def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     """Handed back uncounted, an attempt gives its number to the next one, which publishes and succeeds before the first
@@ -263,13 +265,13 @@ def test_the_late_delete_of_an_attempt_that_was_handed_back_spares_the_next_one(
 
     objects = Interposed(context.objects, put_file=put, delete=delete_late)
     run_job(job_id, replace(context, objects=objects, notice=going_down))
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.worker, job.attempt, len(deleted)) == (JobStatus.SUCCEEDED, "w2", 1, 2)
     assert job.result is not None
     assert sorted(results(context, job_id)) == sorted([job.result.key, curves_key(job.result.key)])
 
 
-def test_curves_go_with_a_result_that_was_not_taken(context: RunContext, submit: Callable[..., str]) -> None:
+def test_curves_are_deleted_with_a_withdrawn_result(context: RunContext, submit: Callable[..., str]) -> None:
     job_id = submit(evaluate=["ssim"], max_attempts=1)
 
     def put(key: str, path: Path, content_type: str) -> ObjectInfo:
@@ -278,7 +280,7 @@ def test_curves_go_with_a_result_that_was_not_taken(context: RunContext, submit:
         return context.objects.put_file(key, path, content_type)
 
     run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
-    assert context.store.get(job_id).status is JobStatus.FAILED
+    assert context.store.jobs.get(job_id).status is JobStatus.FAILED
     assert results(context, job_id) == []
 
 
@@ -289,13 +291,13 @@ def test_the_result_goes_to_s3(context: RunContext, submit: Callable[..., str], 
     for part, path in (("video", clips.video), ("audio", clips.audio)):
         objects.put_file(input_key(job_id, part), path, "application/octet-stream")
     run_job(job_id, replace(context, objects=objects))
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert job.status is JobStatus.SUCCEEDED, job.error
     assert job.result is not None
     assert objects.info(job.result.key).size_bytes == job.result.size_bytes
 
 
-def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
+def test_an_input_that_is_unreachable_for_a_moment_costs_no_attempt(
     context: RunContext, submit: Callable[..., str]
 ) -> None:
     job_id = submit()
@@ -308,11 +310,11 @@ def test_an_input_that_can_not_be_had_for_a_moment_costs_no_attempt(
         return context.objects.fetch(key, path, max_bytes)
 
     run_job(job_id, replace(context, objects=Interposed(context.objects, fetch=fetch)))
-    job = context.store.get(job_id)
+    job = context.store.jobs.get(job_id)
     assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
 
 
-def test_a_demuxer_that_hangs_in_the_first_look_loses_the_lease(
+def test_a_demuxer_that_hangs_while_probing_loses_the_lease(
     context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the render as well as in it, silence for stall_s is the end; the process would be ended a lease later."""
@@ -320,9 +322,9 @@ def test_a_demuxer_that_hangs_in_the_first_look_loses_the_lease(
     job_id = submit()
     monkeypatch.setattr(runner, "probe_video", lambda *_: time.sleep(1.2))
     run_job(job_id, hurried)
-    assert context.store.get(job_id).status is JobStatus.RUNNING
+    assert context.store.jobs.get(job_id).status is JobStatus.RUNNING
     time.sleep(1.5)
-    assert [job.id for job in context.store.requeue_lost()] == [job_id]
+    assert [job.id for job in context.store.jobs.requeue_lost()] == [job_id]
 
 
 def test_a_cancel_stops_the_evaluation(
@@ -340,12 +342,12 @@ def test_a_cancel_stops_the_evaluation(
         return stage == "evaluate" and progress == pytest.approx(0.9)
 
     monkeypatch.setattr(runner, "measure", endless)
-    run_job(job_id, replace(context, store=Interposed(context.store, report=report)))
-    assert context.store.get(job_id).status is JobStatus.CANCELED
+    run_job(job_id, replace(context, store=interposed_jobs(context.store, report=report)))
+    assert context.store.jobs.get(job_id).status is JobStatus.CANCELED
 
 
 def test_a_machine_without_threads(context: RunContext, submit: Callable[..., str]) -> None:
-    """No address space holds such a stack, so the kernel refuses each thread. The job goes back to the line; at its
+    """No address space holds such a stack, so the kernel refuses each thread. The job is requeued; at its
     last attempt it fails by name."""
     job_id, last_id = submit(), submit(max_attempts=1)
     usual = threading.stack_size(1 << 46)
@@ -354,9 +356,9 @@ def test_a_machine_without_threads(context: RunContext, submit: Callable[..., st
             run_job(each, context)
     finally:
         threading.stack_size(usual)
-    assert context.store.get(job_id).status is JobStatus.QUEUED
-    failed = context.store.get(last_id)
+    assert context.store.jobs.get(job_id).status is JobStatus.QUEUED
+    failed = context.store.jobs.get(last_id)
     assert failed.error is not None
     assert (failed.error.code, failed.error.retryable) == ("threads_exhausted", True)
     run_job(job_id, context)
-    assert context.store.get(job_id).status is JobStatus.SUCCEEDED
+    assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED

@@ -21,7 +21,7 @@ with attempt_folder(Path(sys.argv[1]), "job_x", 1) as folder:
 """
 
 
-def test_the_folder_goes_with_its_block_however_that_ends(tmp_path: Path) -> None:
+def test_the_folder_is_deleted_however_its_block_ends(tmp_path: Path) -> None:
     seen: list[Path] = []
 
     def end_inside() -> None:
@@ -37,7 +37,7 @@ def test_the_folder_goes_with_its_block_however_that_ends(tmp_path: Path) -> Non
     assert not seen[0].exists()
 
 
-def test_a_sweep_takes_the_folders_of_the_dead_only(tmp_path: Path) -> None:
+def test_a_sweep_deletes_the_folders_of_dead_processes_only(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     theirs = Path(holder.stdout.readline().strip())

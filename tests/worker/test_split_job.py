@@ -1,4 +1,4 @@
-"""Long jobs rendered by several worker processes, as they are started in earnest."""
+"""Split jobs, rendered by several worker processes as deployed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
 from worker.janitor import Janitor
 
-SHARING = "tests.worker.segmented_app"
+SEGMENTED = "tests.worker.segmented_app"
 FPS = 25
 
 
-def make_shared_stack(redis_url: str, folder: Path, seconds: float, **settings: str) -> Stack:
+def make_split_stack(redis_url: str, folder: Path, seconds: float, **settings: str) -> Stack:
     clips = Clips(
         make_video(folder / "face.mp4", frames=30, size=(64, 48)),
         make_wav(folder / "speech.wav", seconds, rate_hz=8000),
@@ -32,33 +32,33 @@ def make_shared_stack(redis_url: str, folder: Path, seconds: float, **settings: 
 
 
 @pytest.fixture(scope="module")
-def shared(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+def split_stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """Jobs of 30 s: 750 frames, four segments."""
-    return make_shared_stack(redis_url, tmp_path_factory.mktemp("shared"), 30.0)
+    return make_split_stack(redis_url, tmp_path_factory.mktemp("split_stack"), 30.0)
 
 
 @pytest.fixture(scope="module")
-def first(shared: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
-    with running(SHARING, shared, tmp_path_factory.mktemp("log") / "first.log") as process:
+def first(split_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    with running(SEGMENTED, split_stack, tmp_path_factory.mktemp("log") / "first.log") as process:
         yield process
 
 
 @pytest.fixture(scope="module")
-def whole(shared: Stack, first: WorkerProcess) -> Job:
+def whole(split_stack: Stack, first: WorkerProcess) -> Job:
     """What one worker alone makes of the clip."""
-    return shared.finish(shared.submit(), timeout_s=60)
+    return split_stack.finish(split_stack.submit(), timeout_s=60)
 
 
 @pytest.fixture(scope="module")
-def second(shared: Stack, whole: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+def second(split_stack: Stack, whole: Job, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     """Started after `whole`, which must be alone."""
-    with running(SHARING, shared, tmp_path_factory.mktemp("log") / "second.log") as process:
+    with running(SEGMENTED, split_stack, tmp_path_factory.mktemp("log") / "second.log") as process:
         yield process
 
 
 @pytest.fixture(autouse=True)
-def no_marks(shared: Stack) -> None:
-    for mark in shared.marks.glob("*"):
+def no_marks(split_stack: Stack) -> None:
+    for mark in split_stack.marks.glob("*"):
         mark.unlink()
 
 
@@ -92,102 +92,106 @@ def assert_same_media(stack: Stack, job: Job, other: Job) -> None:
 
 def holders(stack: Stack, job_id: str) -> dict[str, int]:
     """Segment in work, by the process id of its worker."""
-    fields = stack.store._client.hgetall(stack.store._key("split", job_id))
+    fields = stack.store.redis.client.hgetall(stack.store.redis.key("split", job_id))
     return {
         fields[f"worker:{name[5:]}"].rsplit("-", 2)[1]: int(name[5:]) for name in fields if name.startswith("held:")
     }
 
 
-def test_a_worker_that_is_alone_does_not_split(shared: Stack, whole: Job) -> None:
+def test_a_single_worker_does_not_split(split_stack: Stack, whole: Job) -> None:
     assert whole.status is JobStatus.SUCCEEDED, whole.error
     assert whole.render is not None
     assert whole.render.notes == []
-    assert segment_files(shared, whole.id) == []
+    assert segment_files(split_stack, whole.id) == []
 
 
-def test_a_split_job_gives_the_same_pictures_and_sound(shared: Stack, whole: Job, second: WorkerProcess) -> None:
-    job = shared.finish(shared.submit(seed=4), timeout_s=60)
+def test_a_split_job_gives_the_same_frames_and_sound(split_stack: Stack, whole: Job, second: WorkerProcess) -> None:
+    job = split_stack.finish(split_stack.submit(seed=4), timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
     assert job.render is not None
     assert job.render.notes[0].code == "split_render"
     assert "4 segments by 2 workers" in job.render.notes[0].sentence
     assert job.render.stage_times_s == {"analyze": 0.5, "draw": 4.0}
-    assert marks(shared) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
-    assert_same_media(shared, job, whole)
-    told = [event.progress for event in shared.store.events(job.id, after=None) if event.event == "job.progress"]
+    assert marks(split_stack) == ["analyze", "join", "segment-0", "segment-1", "segment-2", "segment-3"]
+    assert_same_media(split_stack, job, whole)
+    told = [
+        event.progress for event in split_stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"
+    ]
     assert told == sorted(told)
     assert len({round(each, 1) for each in told}) > 4
-    assert [event.event for event in shared.store.events(job.id, after=None)].count("job.succeeded") == 1
-    assert segment_files(shared, job.id) != []
-    sweep(shared)
-    assert segment_files(shared, job.id) == []
-    assert shared.objects.info(job.result.key).size_bytes == job.result.size_bytes
-    assert shared.attempt_folders() == []
+    assert [event.event for event in split_stack.store.jobs.events(job.id, after=None)].count("job.succeeded") == 1
+    assert segment_files(split_stack, job.id) != []
+    sweep(split_stack)
+    assert segment_files(split_stack, job.id) == []
+    assert split_stack.objects.info(job.result.key).size_bytes == job.result.size_bytes
+    assert split_stack.attempt_folders() == []
 
 
-def test_a_short_job_is_not_split(shared: Stack, second: WorkerProcess, tmp_path: Path) -> None:
-    job = shared.finish(shared.submit(audio=make_wav(tmp_path / "short.wav", 4.0)), timeout_s=30)
+def test_a_short_job_is_not_split(split_stack: Stack, second: WorkerProcess, tmp_path: Path) -> None:
+    job = split_stack.finish(split_stack.submit(audio=make_wav(tmp_path / "short.wav", 4.0)), timeout_s=30)
     assert job.status is JobStatus.SUCCEEDED, job.error
-    assert marks(shared) == ["whole"]
+    assert marks(split_stack) == ["whole"]
 
 
-def test_a_cancel_stops_every_worker(shared: Stack, second: WorkerProcess) -> None:
-    job_id = shared.submit(seed=30)
-    wait_until(lambda: len(holders(shared, job_id)) == 2, 20, what="two workers on it")
-    shared.store.request_cancel(job_id, retention_s=60)
-    job = shared.finish(job_id, timeout_s=15)
+def test_a_cancel_stops_every_worker(split_stack: Stack, second: WorkerProcess) -> None:
+    job_id = split_stack.submit(seed=30)
+    wait_until(lambda: len(holders(split_stack, job_id)) == 2, 20, what="two workers on it")
+    split_stack.store.jobs.request_cancel(job_id, retention_s=60)
+    job = split_stack.finish(job_id, timeout_s=15)
     assert job.status is JobStatus.CANCELED
-    wait_until(lambda: not any(worker.busy_with for worker in shared.store.workers()), 5, what="idle workers")
-    assert shared.store.split_state(job_id) is None
-    sweep(shared)
-    assert segment_files(shared, job_id) == []
-    wait_until(lambda: shared.attempt_folders() == [], 5)
+    wait_until(lambda: not any(worker.busy_with for worker in split_stack.store.workers.live()), 5, what="idle workers")
+    assert split_stack.store.segments.state(job_id) is None
+    sweep(split_stack)
+    assert segment_files(split_stack, job_id) == []
+    wait_until(lambda: split_stack.attempt_folders() == [], 5)
 
 
 @pytest.mark.faults
 def test_a_killed_helper_costs_its_segment_alone(
-    shared: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
+    split_stack: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
 ) -> None:
-    job_id = shared.submit(seed=10)
-    wait_until(lambda: len(holders(shared, job_id)) == 2, 20, what="two workers on it")
-    wait_until(lambda: {"segment-0", "segment-1"} <= set(marks(shared)), 10, what="both are drawing")
-    owner = shared.store.get(job_id).worker
-    (pid, lost), *_ = [(pid, number) for pid, number in holders(shared, job_id).items() if f"-{pid}-" not in owner]
+    job_id = split_stack.submit(seed=10)
+    wait_until(lambda: len(holders(split_stack, job_id)) == 2, 20, what="two workers on it")
+    wait_until(lambda: {"segment-0", "segment-1"} <= set(marks(split_stack)), 10, what="both are drawing")
+    owner = split_stack.store.jobs.get(job_id).worker
+    (pid, lost), *_ = [(pid, number) for pid, number in holders(split_stack, job_id).items() if f"-{pid}-" not in owner]
     os.kill(int(pid), signal.SIGKILL)
-    job = shared.finish(job_id, timeout_s=60)
+    job = split_stack.finish(job_id, timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1), job.error
-    begun = marks(shared)
+    begun = marks(split_stack)
     assert begun.count(f"segment-{lost}") == 2
     assert len(begun) == 7  # analyze, join, four segments, one of them twice
-    assert_same_media(shared, job, whole)
+    assert_same_media(split_stack, job, whole)
 
 
 @pytest.mark.faults
 def test_a_killed_owner_costs_no_finished_segment_and_no_analysis(
-    shared: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
+    split_stack: Stack, whole: Job, first: WorkerProcess, second: WorkerProcess
 ) -> None:
-    wait_until(lambda: len(shared.store.workers()) == 2, 30, what="both workers are back")
-    job_id = shared.submit(seed=10)
-    wait_until(lambda: (state := shared.store.split_state(job_id)) and len(state.done) >= 2, 30, what="two are done")
-    done = [f"segment-{number}" for number in shared.store.split_state(job_id).done]
-    os.kill(int(shared.store.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
-    job = shared.tend(job_id, timeout_s=60)
+    wait_until(lambda: len(split_stack.store.workers.live()) == 2, 30, what="both workers are back")
+    job_id = split_stack.submit(seed=10)
+    wait_until(
+        lambda: (state := split_stack.store.segments.state(job_id)) and len(state.done) >= 2, 30, what="two are done"
+    )
+    done = [f"segment-{number}" for number in split_stack.store.segments.state(job_id).done]
+    os.kill(int(split_stack.store.jobs.get(job_id).worker.rsplit("-", 2)[1]), signal.SIGKILL)
+    job = split_stack.tend(job_id, timeout_s=60)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
-    begun = marks(shared)
+    begun = marks(split_stack)
     assert begun.count("analyze") == 1
     assert [begun.count(name) for name in done] == [1] * len(done)
-    assert_same_media(shared, job, whole)
+    assert_same_media(split_stack, job, whole)
 
 
 @pytest.mark.faults_long
 def test_four_workers_take_less_than_0_35_of_the_time_of_one(redis_url: str, tmp_path: Path) -> None:
     """Two minutes, 3,000 frames of 30 ms each. 13 segments over 4 workers: 0.28 at best."""
-    stack = make_shared_stack(redis_url, tmp_path, 120.0)
+    stack = make_split_stack(redis_url, tmp_path, 120.0)
     with ExitStack() as workers:
-        workers.enter_context(running(SHARING, stack, tmp_path / "worker-0.log"))
+        workers.enter_context(running(SEGMENTED, stack, tmp_path / "worker-0.log"))
         alone = stack.finish(stack.submit(seed=30), timeout_s=180)
         for number in (1, 2, 3):
-            workers.enter_context(running(SHARING, stack, tmp_path / f"worker-{number}.log"))
+            workers.enter_context(running(SEGMENTED, stack, tmp_path / f"worker-{number}.log"))
         together = stack.finish(stack.submit(seed=30), timeout_s=120)
     alone_s, together_s = ((job.finished_at - job.started_at).total_seconds() for job in (alone, together))
     print(f"one worker {alone_s:.1f} s, four {together_s:.1f} s: {together_s / alone_s:.3f}")

@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from jobs.local_objects import LocalObjectStore
 from jobs.names import FACE_CACHE_PREFIX
 from jobs.objects import ObjectStoreError
-from jobs.redis_store import RedisJobStore
+from jobs.store import JobStore
 from tests.services import wait_until
 from tests.worker.cache_bench import DAY_S, keep, key, look, no_wait
 from worker.face_cache import CacheLimits, StoredEntries, StoredFaceCache, file_key, manifest_key
@@ -54,8 +54,8 @@ def test_a_sweep_leaves_an_entry_that_is_being_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("calls", [("put_file",), ("writer",), ("list_keys", "delete")])
-def test_a_store_that_does_not_take_costs_nothing(
-    tmp_path: Path, job_store: RedisJobStore, caplog: pytest.LogCaptureFixture, calls: tuple[str, ...]
+def test_a_store_that_refuses_writes_costs_nothing(
+    tmp_path: Path, job_store: JobStore, caplog: pytest.LogCaptureFixture, calls: tuple[str, ...]
 ) -> None:
     objects = Refusing(LocalObjectStore(tmp_path / "objects"), ObjectStoreError("away"), *calls)
     cache = StoredFaceCache(job_store, objects, CacheLimits(1 << 20, DAY_S), tmp_path)
@@ -66,7 +66,7 @@ def test_a_store_that_does_not_take_costs_nothing(
 
 
 @pytest.mark.parametrize("calls", [("read",), ("info",), ("fetch",)])
-def test_a_store_that_does_not_give_is_a_miss(tmp_path: Path, job_store: RedisJobStore, calls: tuple[str, ...]) -> None:
+def test_a_store_that_refuses_reads_is_a_miss(tmp_path: Path, job_store: JobStore, calls: tuple[str, ...]) -> None:
     objects = LocalObjectStore(tmp_path / "objects")
     name, limits = key(), CacheLimits(1 << 20, DAY_S)
     keep(StoredFaceCache(job_store, objects, limits, tmp_path), name, faces=b"faces")
@@ -74,13 +74,15 @@ def test_a_store_that_does_not_give_is_a_miss(tmp_path: Path, job_store: RedisJo
     assert (look(away, name) is None) == (calls != ("info",))
 
 
-def test_without_its_locks_everybody_computes(tmp_path: Path, job_store: RedisJobStore) -> None:
-    store = Refusing(job_store, RedisConnectionError("away"), "acquire_lock")
+def test_without_locks_every_render_computes(
+    tmp_path: Path, job_store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_store, "locks", Refusing(job_store.locks, RedisConnectionError("away"), "acquire"))
     objects, limits = LocalObjectStore(tmp_path / "objects"), CacheLimits(1 << 20, DAY_S)
     name = key()
     with (
-        StoredFaceCache(store, objects, limits, tmp_path).open(name, no_wait) as one,
-        StoredFaceCache(store, objects, limits, tmp_path).open(name, no_wait) as two,
+        StoredFaceCache(job_store, objects, limits, tmp_path).open(name, no_wait) as one,
+        StoredFaceCache(job_store, objects, limits, tmp_path).open(name, no_wait) as two,
     ):
         assert not one.found
         assert not two.found
@@ -89,18 +91,18 @@ def test_without_its_locks_everybody_computes(tmp_path: Path, job_store: RedisJo
     assert look(StoredFaceCache(job_store, objects, limits, tmp_path), name) == {"faces": b"faces"}
 
 
-def test_a_long_render_keeps_its_lock(tmp_path: Path, job_store: RedisJobStore) -> None:
+def test_a_long_render_keeps_its_lock(tmp_path: Path, job_store: JobStore) -> None:
     objects, limits = LocalObjectStore(tmp_path / "objects"), CacheLimits(1 << 20, DAY_S)
     name = key()
     with StoredFaceCache(job_store, objects, limits, tmp_path, lock_s=0.3).open(name, no_wait):
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            assert not job_store.acquire_lock(f"face-cache-{name}", "somebody", 0.001)
+            assert not job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001)
             time.sleep(0.05)
-    wait_until(lambda: job_store.acquire_lock(f"face-cache-{name}", "somebody", 0.001), 2)
+    wait_until(lambda: job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001), 2)
 
 
-def test_foreign_objects_under_the_prefix_are_let_be(tmp_path: Path) -> None:
+def test_foreign_objects_under_the_prefix_are_kept(tmp_path: Path) -> None:
     objects = LocalObjectStore(tmp_path / "objects")
     with objects.writer(f"{FACE_CACHE_PREFIX}README") as writer:
         writer.write(b"not ours")

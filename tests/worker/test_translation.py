@@ -15,7 +15,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.journal import JsonLines
+from jobs.logging_config import JsonFormatter
 from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
@@ -26,6 +26,7 @@ from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
+from retalking_core.media.result_file import writing
 from retalking_core.networks import inference
 from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
@@ -35,7 +36,7 @@ from retalking_core.weights.errors import WeightsError
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
-from worker import metrics as numbers
+from worker import translation as numbers
 from worker.engines import (
     choose_engine,
     chosen_tracker,
@@ -45,9 +46,8 @@ from worker.engines import (
     neural_obstacle,
     unavailable_engines,
 )
-from worker.faults import describe_fault
-from worker.options import render_options
-from worker.shutdown import HandBackError
+from worker.lease import ShutdownRequestedError
+from worker.translation import describe_fault, is_transient, render_options
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -185,6 +185,17 @@ def test_every_fault_has_a_code_and_a_clean_sentence(fault: Exception, code: str
     assert "/" not in error.message
 
 
+def test_threads_that_run_out_while_writing_are_retried(tmp_path: Path) -> None:
+    """FFmpeg reports EAGAIN if it cannot start a thread; the result writer and the object store wrap it."""
+    with pytest.raises(core.RetalkingError) as caught, writing():
+        raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    stored = ObjectStoreError("x")
+    stored.__cause__ = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    for fault in (caught.value, stored):
+        assert describe_fault(fault).code == "threads_exhausted"
+        assert is_transient(fault)
+
+
 def test_a_full_disk_inside_another_error_is_found() -> None:
     fault = ObjectStoreError("x")
     fault.__cause__ = OSError(errno.ENOSPC, "x")
@@ -257,7 +268,7 @@ def test_metrics_come_in_the_order_asked_and_unknown_ones_have_a_reason(
     assert [value.name for value in everything] == available_metrics(None)
 
 
-def test_an_evaluation_that_breaks_does_not_cost_the_render(
+def test_a_failed_evaluation_does_not_cost_the_render(
     rendered: tuple[Path, RenderReport], clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -274,7 +285,9 @@ def test_an_evaluation_that_breaks_does_not_cost_the_render(
     assert rendered[1].fps == Fraction(25)
 
 
-@pytest.mark.parametrize("stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), HandBackError("job_1")])
+@pytest.mark.parametrize(
+    "stop", [core.RenderCanceled("enough"), LeaseLostError("job_1"), ShutdownRequestedError("job_1")]
+)
 def test_what_stops_a_job_stops_its_evaluation(
     rendered: tuple[Path, RenderReport], clips: Clips, stop: Exception
 ) -> None:
@@ -294,7 +307,7 @@ def test_a_log_line_is_one_line_of_json() -> None:
         raise ValueError("here")
     except ValueError as fault:
         record.exc_info = (type(fault), fault, fault.__traceback__)
-    text = JsonLines().format(record)
+    text = JsonFormatter().format(record)
     assert "\n" not in text
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from standardwebhooks import Webhook
 
-from jobs.keyring import webhook_secret
 from jobs.models import JobStatus
+from jobs.signing import is_signed, link_secret, webhook_secret
+from tests.jobs.making import start_job, succeed
 from tests.services import wait_until
-from tests.worker.conftest import ROOT, Stack, WorkerProcess, running
+from tests.worker.conftest import ROOT, Clips, Stack, WorkerProcess, make_stack, running
 from tests.worker.receiver import Receiver, Reply, receiving
 from tests.worker.scripted_engine import Act
 
@@ -42,8 +45,8 @@ def test_events_are_delivered_in_order_and_a_failing_one_is_retried(
     receiver.replies = [Reply(500), Reply(200)]
     job_id = stack.submit(webhook_url=f"{receiver.url}/hook?key=hush", webhook_events=["job.started", "job.succeeded"])
     assert stack.finish(job_id).status is JobStatus.SUCCEEDED
-    wait_until(lambda: all(each.state == "delivered" for each in stack.store.deliveries(job_id)), timeout=20)
-    started, succeeded = stack.store.deliveries(job_id)
+    wait_until(lambda: all(each.state == "delivered" for each in stack.store.webhooks.deliveries(job_id)), timeout=20)
+    started, succeeded = stack.store.webhooks.deliveries(job_id)
     assert (started.event, [attempt.status_code for attempt in started.attempts]) in (
         ("job.started", [500, 200]),
         ("job.started", [200]),
@@ -60,13 +63,32 @@ def test_events_are_delivered_in_order_and_a_failing_one_is_retried(
     assert "whsec" not in logs
 
 
-def test_the_janitor_in_it_brings_a_dead_workers_job_to_its_end(
+def test_its_janitor_requeues_the_job_of_a_dead_worker(
     stack: Stack, workers: tuple[WorkerProcess, WorkerProcess]
 ) -> None:
     """Nobody plays the janitor here: lease, requeue and second attempt go by themselves."""
     job_id = stack.submit(seed=Act.CRASH_ONCE)
     job = stack.finish(job_id, timeout_s=40)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
+
+
+def test_the_result_link_of_an_event_is_signed_for_the_owner_of_the_job(
+    redis_url: str, tmp_path: Path, clips: Clips, receiver: Receiver
+) -> None:
+    stack = make_stack(redis_url, tmp_path, clips, RETALKING_REQUIRE_KEYS="true")
+    lease = start_job(stack.store, webhook_url=f"{receiver.url}/hook", webhook_events=["job.succeeded"])
+    succeed(stack.store, lease)
+    worker = WorkerProcess("worker.webhooks", stack, tmp_path / "log")
+    try:
+        wait_until(lambda: receiver.calls, timeout=30)
+    finally:
+        worker.stop()
+    event = Webhook(webhook_secret(stack.settings)).verify(receiver.calls[0].body, receiver.calls[0].headers)
+    link = urlsplit(event["data"]["result"]["url"])
+    query = dict(parse_qsl(link.query))
+    assert "key" not in query, "the job has no owner"
+    key, expires = link_secret(stack.settings), int(query["expires"])
+    assert is_signed(key, "GET", link.path.lstrip("/"), expires, query["signature"], time.time())
 
 
 def test_it_needs_no_media_library() -> None:

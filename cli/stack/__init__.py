@@ -1,0 +1,1 @@
+"""The embedded stack: Redis, workers and API as supervised processes on one machine."""

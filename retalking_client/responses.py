@@ -1,0 +1,151 @@
+"""From a response to its typed form or to the exception of its code, and whether the call is retried."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from retalking_client.calls import Call
+from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
+from retalking_client.models import ApiError, FieldFault, Job
+
+# Nothing was sent, so even a call that must not be repeated can be retried.
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# The service, or a proxy before it, did not accept the call.
+_NOT_TAKEN = frozenset({429, 503})
+_PASSING = _NOT_TAKEN | {408, 502, 504}
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How failed calls are retried.
+
+    Pauses double from first_pause_s up to longest_pause_s, with jitter of up to a half. A `Retry-After` of the service
+    takes precedence; beyond longest_wait_s the error is raised instead.
+
+    retries: calls after the first one.
+    """
+
+    retries: int = 4
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 20.0
+    longest_wait_s: float = 120.0
+
+
+class Attempts:
+    """The attempts of one call: each failure gives the pause before the next attempt, or raises."""
+
+    def __init__(self, policy: RetryPolicy, call: Call) -> None:
+        self._policy, self._call = policy, call
+        self._failures = 0
+        self.is_in_doubt = False
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds. Raises ServiceUnreachableError."""
+        self.is_in_doubt = self.is_in_doubt or not isinstance(error, _NEVER_SENT)
+        unreachable = ServiceUnreachableError(f"{_origin(error)} does not respond ({describe(error)}).")
+        if not self._call.is_repeatable and not isinstance(error, _NEVER_SENT):
+            raise unreachable from error
+        return self._next_pause_s(unreachable, None)
+
+    def after_refusal(self, answer: httpx.Response) -> float:
+        """Seconds. Raises the ApiError of the answer, or UnexpectedAnswerError. answer: read to its end."""
+        failure = error_of_response(answer)
+        if answer.status_code not in (_PASSING if self._call.is_repeatable else _NOT_TAKEN):
+            raise failure
+        return self._next_pause_s(failure, retry_after_s(answer))
+
+    def is_settled(self, answer: httpx.Response) -> bool:
+        """True if the call is done: it succeeded, or it deletes something that is gone and an earlier attempt without a
+        response may have deleted it."""
+        return answer.is_success or (self._call.deletes and answer.status_code == 404 and self.is_in_doubt)
+
+    def reset(self) -> None:
+        """Forget earlier failures, because data arrived."""
+        self._failures = 0
+
+    def _next_pause_s(self, failure: RetalkingClientError, requested_s: float | None) -> float:
+        policy = self._policy
+        if self._failures >= policy.retries or (requested_s or 0.0) > policy.longest_wait_s:
+            raise failure
+        grown_s = min(policy.longest_pause_s, policy.first_pause_s * 2**self._failures)
+        self._failures += 1
+        return requested_s if requested_s is not None else grown_s * random.uniform(0.5, 1.0)
+
+
+def retry_after_s(answer: httpx.Response) -> float | None:
+    """Retry-After in seconds from now, from either of its forms (RFC 9110, 10.2.3); None if absent or invalid."""
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def describe(error: Exception) -> str:
+    """The error in a few words, even if the exception has no message."""
+    return str(error) or type(error).__name__
+
+
+def _origin(error: httpx.TransportError) -> str:
+    try:
+        url = error.request.url
+    except RuntimeError:
+        return "The service"
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
+Shape = TypeVar("Shape")
+
+
+def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
+    """Raises UnexpectedAnswerError if something other than this service responded."""
+    try:
+        return TypeAdapter(shape).validate_json(answer.content)
+    except ValidationError as error:
+        url = answer.request.url.copy_with(query=None)
+        raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
+
+
+def id_of(job: Job | str | Any) -> str:
+    """Raises TypeError."""
+    if isinstance(job, Job):
+        return job.id
+    if isinstance(job, str) and job:
+        return job
+    raise TypeError(f"pass the id of a job or a Job, not {job!r}")
+
+
+def error_of_response(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:
+    """answer: read to its end, with a status that is no success."""
+    try:
+        problem = answer.json()
+        return _error_of_problem(problem, answer.status_code)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        url = answer.request.url.copy_with(query=None)  # a presigned link keeps its signature in the query
+        return UnexpectedAnswerError(f"{url} answered {answer.status_code}.", answer.status_code)
+
+
+def _error_of_problem(problem: dict[str, Any], status: int) -> ApiError:
+    code = str(problem["code"])
+    kind = ApiError.class_of(code)
+    return kind(
+        str(problem.get("detail") or problem["title"]),
+        code=code,
+        advice=problem.get("advice"),
+        status=status,
+        retryable=bool(problem.get("retryable", False)),
+        request_id=problem.get("request_id"),
+        faults=[
+            FieldFault(str(fault.get("location", "body")), str(fault["pointer"]), str(fault["message"]))
+            for fault in problem.get("errors") or ()
+        ],
+    )

@@ -1,0 +1,129 @@
+"""Supervision, with real processes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cli.stack.processes import (
+    Child,
+    ChildSpec,
+    StackAddress,
+    api_spec,
+    child_environment,
+    describe_exit,
+    listening_socket,
+)
+from jobs.settings import Settings
+from tests.services import accepted_socket, own_database, wait_until
+
+Make = Callable[..., Child]
+
+
+@pytest.fixture
+def make_child(tmp_path: Path) -> Iterator[Make]:
+    made: list[Child] = []
+
+    def make(code: str, grace_s: float = 5.0) -> Child:
+        spec = ChildSpec("sample", (sys.executable, "-c", code), tmp_path / "sample.log", grace_s)
+        made.append(Child(spec, os.environ, tmp_path))
+        return made[-1]
+
+    yield make
+    for child in made:
+        child.ask_to_stop()
+        child.finish()
+
+
+def wait_for(child: Child, text: str) -> None:
+    wait_until(lambda: text in child.spec.log.read_text(), 10, what=f"{text!r} in the log")
+
+
+def test_a_child_that_dies_is_started_again_after_growing_pauses(
+    make_child: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.stack.processes._FIRST_PAUSE_S", 0.05)
+    child = make_child("print('here', flush=True); raise SystemExit(4)")
+    child.start()
+    news: list[str] = []
+    while len(news) < 6:
+        if sentence := child.tend():
+            news.append(sentence)
+    assert [line.startswith("sample exited with code 4; restarting in") for line in news[::2]] == [True] * 3
+    assert [line.startswith("sample restarted (process ") for line in news[1::2]] == [True] * 3
+    wait_until(lambda: child.spec.log.read_text().count("here") == 4, 10, what="four starts")
+    pauses = [child._pause_s]
+    assert pauses[0] == pytest.approx(0.4), "0.05 s doubled at each of three deaths"
+
+
+def test_the_end_is_asked_for_first(make_child: Make) -> None:
+    child = make_child(
+        "import signal, time\n"
+        "def leave(*_): print('leaving', flush=True); raise SystemExit(0)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    child.start()
+    wait_for(child, "ready")
+    child.ask_to_stop()
+    assert child.finish() is None
+    assert child.exit_code == 0
+    assert child.log_tail().splitlines() == ["  ready", "  leaving"]
+
+
+def test_what_does_not_listen_is_killed_with_its_own_children(make_child: Make) -> None:
+    child = make_child(
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('ready', flush=True); time.sleep(60)",
+        grace_s=0.5,
+    )
+    child.start()
+    wait_for(child, "ready")
+    family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    assert len(family) == 2
+    child.ask_to_stop()
+    assert child.finish() == "sample did not exit within 0 s and was killed"
+    assert not psutil.wait_procs(family, timeout=5)[1]
+
+
+def test_json_logs_are_shown_as_plain_text(make_child: Make, tmp_path: Path) -> None:
+    (tmp_path / "sample.log").write_text(
+        '{"level": "critical", "message": "no engine", "traceback": "Traceback\\n  File\\nImportError: no cv2"}\n'
+        "\n[1, 2]\nplain\n"
+    )
+    tail = make_child("").log_tail(3)
+    assert tail.splitlines() == ["  critical: no engine (ImportError: no cv2)", "  [1, 2]", "  plain"]
+
+
+def test_exits_are_described() -> None:
+    assert describe_exit(3) == "exited with code 3"
+    assert describe_exit(-9) == "was killed by SIGKILL"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_on_a_kept_connection_are_sent_at_once(redis_url: str, tmp_path: Path, host: str) -> None:
+    (tmp_path / "logs").mkdir()
+    with listening_socket(StackAddress(host, 0)) as listener:
+        address = StackAddress(host, listener.getsockname()[1])
+        environment = child_environment(Settings(_env_file=None), tmp_path, own_database(redis_url), address)
+        api = Child(api_spec(tmp_path, listener.fileno()), environment, tmp_path)
+        api.start()
+        connection = http.client.HTTPConnection(host, address.port, timeout=60)
+        try:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+            with accepted_socket(api.pid, connection.sock) as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        finally:
+            connection.close()
+            api.ask_to_stop()
+            api.finish()
