@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
@@ -21,8 +22,6 @@ class SoakEngine(TimedEngine):
     def warm_up(self) -> None:
         self._preview.warm_up()
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         render = self._preview.render if options.seed == REAL else super().render
-        return render(video, audio, result, options, progress)
+        return render(clip, result, options, progress)

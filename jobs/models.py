@@ -26,6 +26,7 @@ class JobStatus(StrEnum):
 
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
+AudioTrackChoice = Annotated[int, Field(ge=1, le=64)] | Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}$")]
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -154,6 +155,11 @@ class JobOptions(FrozenModel):
     evaluate: list[Metric] | None = Field(
         None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )
+    audio_track: AudioTrackChoice | None = Field(
+        None,
+        description="Sound track of the speech file: its number among the sound tracks, from 1, or its language as the "
+        "file states it; absent: the one that players play",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 
 
@@ -262,6 +268,17 @@ class RenderNote(FrozenModel):
     )
 
 
+class AudioTrackInfo(FrozenModel):
+    """The sound track that became the speech."""
+
+    number: int = Field(description="Among the sound tracks of the file, from 1")
+    count: int = Field(description="How many sound tracks the file has")
+    language: str | None = Field(None, description="As the file states it")
+    codec: str
+    rate_hz: int
+    channels: int
+
+
 class RenderInfo(FrozenModel):
     """What the engine reported."""
 
@@ -278,6 +295,7 @@ class RenderInfo(FrozenModel):
         description="Whether the face analysis of an earlier job of the same key on the same video was reused; "
         "off: caching is disabled",
     )
+    audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
 
 
 class DeliveryAttempt(FrozenModel):

@@ -53,8 +53,9 @@ class RenderOptions:
 
     crop: left, top, right, bottom margins to cut before looking for a face, as fractions 0..1 of the upright frame (the
     output keeps the full frame). pads: top, bottom, left, right growth of the face box in pixels. fps: rate of a still
-    image. expression: `neutral`, `smile` or the path of an image. face_cache_scope: lower-case hex (or nothing) that
-    the keys of the face cache begin with; renders of different scopes see nothing of each other's entries.
+    image. expression: `neutral`, `smile` or the path of an image. audio_track: of the speech file, by number from 1 or
+    by language; None: the track that players play. face_cache_scope: lower-case hex (or nothing) that the keys of the
+    face cache begin with; renders of different scopes see nothing of each other's entries.
     """
 
     expression: str = "neutral"
@@ -69,4 +70,5 @@ class RenderOptions:
     output: OutputOptions = field(default_factory=OutputOptions)
     seed: int = 0
     compat: Compat = "none"
+    audio_track: int | str | None = None
     face_cache_scope: str = ""

@@ -35,10 +35,9 @@ def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str
     Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
     """
     from retalking_core.engines.preview.engine import PreviewEngine
-    from retalking_core.media.limits import MediaLimits
     from retalking_core.weights.errors import WeightsError
 
-    limits = MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
+    limits = media_limits(settings)
     engines: dict[str, Engine] = {"preview": PreviewEngine(limits=limits)}
     if neural_obstacle(settings) is not None:
         return engines
@@ -95,6 +94,13 @@ def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> di
     if "videoretalking" in engines:
         return {}
     return {"videoretalking": neural_obstacle(settings) or "Its weights could not be loaded; see the worker's log."}
+
+
+def media_limits(settings: Settings) -> MediaLimits:
+    """What one job may bring, as the deployment sets it."""
+    from retalking_core.media.limits import MediaLimits
+
+    return MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
 
 
 def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | None) -> Engine:

@@ -14,8 +14,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 
 from retalking_core.errors import OutOfMemoryError, RetalkingError
-from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio
+from retalking_core.media.speech import Speech
 from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.types import Timeline
 
@@ -42,10 +41,9 @@ class ResultFile:
         assert self._container is not None
         return self._container
 
-    def add_speech(self, speech: Path, timeline: Timeline, limits: MediaLimits) -> None:
-        """Raises the errors of `probe_audio`."""
+    def add_speech(self, speech: Speech, timeline: Timeline) -> None:
         with self._building():
-            self._speech = SpeechTrack(self.container, speech, probe_audio(speech, limits), timeline, limits)
+            self._speech = SpeechTrack(self.container, speech.sound, timeline)
 
     def begin(self) -> None:
         """Opens the file now, so that a bad folder or codec is known before work, and starts to encode the speech."""
