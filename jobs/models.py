@@ -26,7 +26,6 @@ class JobStatus(StrEnum):
 
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
-AudioTrackChoice = Annotated[int, Field(ge=1, le=64)] | Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}$")]
 Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
 
 
@@ -155,8 +154,10 @@ class JobOptions(FrozenModel):
     evaluate: list[Metric] | None = Field(
         None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )
-    audio_track: AudioTrackChoice | None = Field(
+    audio_track: str | None = Field(
         None,
+        pattern="^([1-9][0-9]?|[A-Za-z]{2,3})$",
+        coerce_numbers_to_str=True,
         description="Sound track of the speech file: its number among the sound tracks, from 1, or its language as the "
         "file states it; absent: the one that players play",
     )

@@ -70,5 +70,5 @@ class RenderOptions:
     output: OutputOptions = field(default_factory=OutputOptions)
     seed: int = 0
     compat: Compat = "none"
-    audio_track: int | str | None = None
+    audio_track: str | None = None
     face_cache_scope: str = ""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import OutputContainer
@@ -52,7 +53,7 @@ class ResultFile:
         if self._speech is not None:
             self._speech.begin()
 
-    def mux(self, packets: Iterable[Packet], sound_until: Fraction | None) -> None:
+    def mux(self, packets: Iterable[Packet[Any]], sound_until: Fraction | None) -> None:
         """Video packets, then the sound up to that time (None: the rest): both advance together, so that the muxer
         never holds more than a second of either."""
         with writing():

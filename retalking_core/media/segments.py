@@ -103,6 +103,7 @@ def join_segments(
         for part, segment in zip(parts, segments, strict=True):
             for packet in _packets(part, segment, timeline.fps, header):
                 place(packet, stream, segment.start)
+                assert packet.dts is not None  # `place` counts from it
                 file.mux([packet], (packet.dts + 1) / timeline.fps)
             progress(Progress("synthesize", segment.stop / segments[-1].stop, segment.stop, segments[-1].stop))
         file.mux([], None)
@@ -123,7 +124,7 @@ def _opened(part: Path) -> Iterator[InputContainer]:
         raise EngineFaultError("A segment of the result could not be read back.") from error
 
 
-def _packets(part: Path, segment: range, fps: Fraction, header: bytes | None) -> Iterator[Packet]:
+def _packets(part: Path, segment: range, fps: Fraction, header: bytes | None) -> Iterator[Packet[av.VideoStream]]:
     """Packets of a segment with their times in pictures from its beginning. Raises EngineFaultError."""
     count = 0
     with _opened(part) as media:

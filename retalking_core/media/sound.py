@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from retalking_core.errors import (
     AudioEmptyError,
@@ -87,7 +87,7 @@ class SoundRecord:
 
 
 def decode_sound(
-    path: Path, limits: MediaLimits, wanted: int | str | None = None, record: SoundRecord | None = None
+    path: Path, limits: MediaLimits, wanted: str | None = None, record: SoundRecord | None = None
 ) -> Iterator[AudioFrame]:
     """Decoded frames of one format, layout and rate, in order, with silence where the file has none; time 0 is the
     start of the file's first picture or sound, whichever is earlier (ISO 14496-12, 8.6.6; RFC 9559, 10.2).
@@ -106,7 +106,7 @@ def decode_sound(
                 try:
                     frames = packet.decode()
                 except DAMAGED_PACKET:
-                    clock.add_damaged(Fraction(packet.duration or 0) * stream.time_base)
+                    clock.add_damaged((packet.duration or 0) * _tick(stream))
                     continue
                 for frame in map(_checked, frames):
                     found = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -122,7 +122,7 @@ def decode_sound(
         raise empty_speech()
 
 
-def choose_track(media: MediaFile, wanted: int | str | None = None) -> tuple[AudioStream, AudioTrack]:
+def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStream, AudioTrack]:
     """The sound that players play: the first decodable track marked as default (track_enabled of ISO 14496-12, 8.3.2;
     FlagDefault of RFC 9559, 5.1.4.1.5), else the first decodable one.
 
@@ -169,7 +169,7 @@ def packet_duration_s(path: Path, limits: MediaLimits) -> float:
         packets = (packet for packet in media.container.demux(stream) if packet.size and not packet.is_discard)
         counted = sum(packet.duration or 0 for packet in packets)
         ticks = min(counted, stream.duration) if counted and stream.duration else counted or stream.duration or 0
-        return float(ticks * stream.time_base)
+        return float(ticks * _tick(stream))
 
 
 def empty_speech() -> AudioEmptyError:
@@ -194,7 +194,7 @@ class _FileClock:
         now = Fraction(self._written, rate)
         behind, self._lost_s = self._lost_s, Fraction(0)
         if self._is_stamped and frame.pts is not None:
-            behind = Fraction(frame.pts) * frame.time_base - self._origin - now
+            behind = frame.pts * _tick(frame) - self._origin - now
         if behind < -_FALL_BACK_S:
             self._origin += behind
             behind = Fraction(0)
@@ -246,7 +246,7 @@ def _origin(media: MediaFile) -> Fraction:
     container = media.container
     films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     starts = [
-        Fraction(stream.start_time) * stream.time_base
+        stream.start_time * _tick(stream)
         for stream in (*films, *container.streams.audio)
         if stream.start_time is not None
     ]
@@ -255,9 +255,15 @@ def _origin(media: MediaFile) -> Fraction:
     return min(starts, default=Fraction(0))
 
 
-def _is_wanted(number: int, stream: AudioStream, wanted: int | str | None) -> bool:
-    if wanted is None or isinstance(wanted, int):
-        return wanted in (None, number)
+def _tick(timed: Stream | AudioFrame) -> Fraction:
+    """Seconds of one tick of its time stamps."""
+    assert timed.time_base is not None  # every stream of an open container has one
+    return timed.time_base
+
+
+def _is_wanted(number: int, stream: AudioStream, wanted: str | None) -> bool:
+    if wanted is None or wanted.isdigit():
+        return wanted in (None, str(number))
     return (_language(stream) or "").lower().startswith(wanted.lower())
 
 

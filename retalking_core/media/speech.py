@@ -95,7 +95,7 @@ class Speech:
         self.sound.close()
 
 
-def read_speech(path: Path, limits: MediaLimits, audio_track: int | str | None = None) -> Speech:
+def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None) -> Speech:
     """Decode the speech of a sound or video file, once and to the end.
 
     The result's sound keeps level and channels; more than two are mixed to stereo with the coefficients of ITU-R
@@ -116,13 +116,13 @@ def read_speech(path: Path, limits: MediaLimits, audio_track: int | str | None =
                 source_s += frame.samples / frame.sample_rate
                 frame.pts = None
                 for piece in played.resample(frame):
-                    store.write(piece.to_ndarray())
-                pieces.extend(piece.to_ndarray() for piece in heard.resample(frame))
+                    store.write(_samples(piece))
+                pieces.extend(map(_samples, heard.resample(frame)))
             if store is None:
                 raise empty_speech()
             for piece in played.resample(None):
-                store.write(piece.to_ndarray())
-            pieces.extend(piece.to_ndarray() for piece in heard.resample(None))
+                store.write(_samples(piece))
+            pieces.extend(map(_samples, heard.resample(None)))
         if store.channels == 2 and record.track is not None and record.track.channels > 2:
             store.gain = min(1.0, 1.0 / max(store.peak, 1e-9))
         waveform, notes = _heard(pieces, int(np.ceil(round(source_s * ANALYSIS_RATE_HZ, 3))))
@@ -240,12 +240,19 @@ def block_levels_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
 def _block_power(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     block = round(_BLOCK_S * ANALYSIS_RATE_HZ)
     padded = np.pad(samples, (0, -len(samples) % block))
-    return np.square(padded.reshape(-1, block)).mean(axis=1, dtype=np.float64)
+    power: NDArray[np.float64] = np.square(padded.reshape(-1, block)).mean(axis=1, dtype=np.float64)
+    return power
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    """f32 [channels, n] of a frame in planar float."""
+    return frame.to_ndarray().astype(np.float32, copy=False)
 
 
 def _last(graph: Graph, last: AudioFrame | None) -> AudioFrame | None:
     while True:
         try:
-            last = graph.pull()
+            pulled = graph.pull()
+            last = pulled if isinstance(pulled, AudioFrame) else last
         except (av.error.BlockingIOError, av.error.EOFError):
             return last

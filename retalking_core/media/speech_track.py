@@ -46,8 +46,8 @@ class SpeechTrack:
             # (23 ms at most) sound and pictures still agree within one picture.
             self._total = max(BLOCK, self._total // BLOCK * BLOCK)
         self._spoken = min(self._total, round(timeline.speech_s * self._rate_hz))
-        self._ahead: ReadAhead[tuple[int, list[Packet]]] | None = None
-        self._blocks: Iterator[tuple[int, list[Packet]]] = iter(())
+        self._ahead: ReadAhead[tuple[int, list[Packet[AudioStream]]]] | None = None
+        self._blocks: Iterator[tuple[int, list[Packet[AudioStream]]]] = iter(())
         self._given = 0
 
     def begin(self) -> None:
@@ -55,7 +55,7 @@ class SpeechTrack:
         self._ahead = ReadAhead(self._encoded_blocks(), _AHEAD_BLOCKS)
         self._blocks = iter(self._ahead)
 
-    def packets_until(self, time_s: Fraction | None) -> Iterator[Packet]:
+    def packets_until(self, time_s: Fraction | None) -> Iterator[Packet[AudioStream]]:
         """Encoded packets for all samples up to a time; None: the rest, flushed."""
         while time_s is None or self._given < time_s * self._rate_hz:
             end, packets = next(self._blocks, (None, []))
@@ -68,7 +68,7 @@ class SpeechTrack:
         if self._ahead is not None:
             self._ahead.close()
 
-    def _encoded_blocks(self) -> Iterator[tuple[int, list[Packet]]]:
+    def _encoded_blocks(self) -> Iterator[tuple[int, list[Packet[AudioStream]]]]:
         """Number of samples so far, and the packets that they have filled."""
         taken = 0
         for block in self._sample_blocks():

@@ -55,7 +55,7 @@ class Situation:
     heard: Heard | None = None
     seen: Seen | None = None
     refused: type[InputError] | None = None
-    options: dict[str, int | str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
 
 def utterance(seconds: float, rate_hz: int = 16_000, seed: int = 0, level: float = 0.2) -> Samples:
@@ -317,7 +317,7 @@ SITUATIONS: list[Situation] = [
         "track 1 by number",
         lambda d: write_file(d / "number.mkv", _tracks(_AT_48, _NOISE, 2)),
         Heard(SPOKEN, ["audio_track_chosen"]),
-        options={"audio_track": 1},
+        options={"audio_track": "1"},
     ),
     Situation(
         "track by language",

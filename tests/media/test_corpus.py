@@ -92,6 +92,6 @@ def test_steady_noise_is_not_taken_for_quiet_speech() -> None:
 def test_a_missing_track_is_named_with_those_there_are(tmp_path: Path) -> None:
     (situation,) = (each for each in SITUATIONS if each.name == "track by language")
     path = situation.build(tmp_path)
-    for wanted in (3, "de"):
+    for wanted in ("3", "de"):
         with pytest.raises(AudioTrackMissingError, match=r"1 \(eng\), 2 \(fre|fra\)"):
             read_speech(path, LIMITS, wanted)
