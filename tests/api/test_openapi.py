@@ -29,6 +29,7 @@ JOB_ONLY = {
     "video_stream_missing",
     "audio_stream_missing",
     "audio_empty",
+    "audio_track_missing",
     "audio_invalid",
     "media_too_long",
     "picture_too_large",
