@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +63,7 @@ class PictureDecoder:
         with reading("video"):
             self._container.seek(stamp, stream=self._stream, backward=True)
 
-    def pictures(self) -> Iterator[VideoFrame]:
+    def pictures(self) -> Generator[VideoFrame, None, None]:
         """Ends with the stream. A packet that does not decode is passed over: its picture is missing from the run."""
         with reading("video"):
             for packet in self._container.demux(self._stream):
