@@ -207,7 +207,7 @@ def test_what_fails_while_memory_is_full_is_not_the_fault_of_the_input(fault: Ex
 
 
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
-    """What the writer of results raises when FFmpeg can not write: found with a real full disk (tests/faults)."""
+    """What the writer of results raises when FFmpeg cannot write: found with a real full disk (tests/faults)."""
     fault = core.RetalkingError("The result could not be written; is the disk full?")
     fault.__cause__ = OSError(28, "No space left on device")
     assert describe_fault(fault).code == "disk_full"
