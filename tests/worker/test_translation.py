@@ -59,7 +59,10 @@ def test_every_option_arrives() -> None:
         fps=30,
         output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
         seed=7,
+        audio_track="2",
     )
+    missing = set(JobOptions.model_fields) - asked.model_fields_set
+    assert missing == {"engine", "evaluate"}, "a new option needs a value here that is not its default"
     assert render_options(asked, None) == RenderOptions(
         expression="smile",
         upper_face="angry",
@@ -72,6 +75,7 @@ def test_every_option_arrives() -> None:
         fps=30,
         output=OutputOptions(20, 480, "mkv", 24, True),
         seed=7,
+        audio_track="2",
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
     assert render_options(box, Path("/x/expression")).face == FaceBox(1, 2, 3, 4)
