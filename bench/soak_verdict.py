@@ -41,7 +41,7 @@ DRAIN_S = 120.0
 SWEEP_S = UPLOAD_TTL_S + 45.0
 # What the janitor logs while Redis or the S3 endpoint is down.
 EXPECTED_FAULTS = frozenset({"ConnectionError", "TimeoutError", "BusyLoadingError", "ObjectStoreError"})
-_JANITOR_FAULT = re.compile(r'"message": "janitor: (?:an item failed, again in \S+ s: )?(\w+)')
+_JANITOR_FAULT = re.compile(r'"message": "janitor: (?:an item failed, retrying in \S+ s: )?(\w+)')
 
 # What a killed process explains, and for how many seconds after it serves again. A webhook worker or render process
 # that dies explains no failed call. 503: clients of Redis retry for 5 s before they give up.
