@@ -90,7 +90,7 @@ class EvaluationModels:
         from retalking_core.weights.table import WEIGHT_FILES
 
         entry = WEIGHT_FILES[name]
-        return any((self.folder / file).is_file() for file in (entry.file, *entry.aliases))
+        return any((self.folder / file).is_file() for file in entry.names)
 
     def get(self, name: str) -> InferenceNetwork:
         """Raises MetricUnavailableError, naming the file and what to do."""

@@ -16,6 +16,14 @@ from retalking_core.weights.table import WEIGHT_FILES, read_lock
 from tests.networks.mirror import serve, to_bytes
 
 
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetching falls back to publishers and mirrors: a proxy that refuses connections stands before them."""
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("retalking_core.weights.fetching.time.sleep", lambda _seconds: None)
+
+
 def run(*arguments: str | Path, **environment: str) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200", **environment})
 
@@ -60,7 +68,7 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
         url = mirror.url if scheme == "http" else "s3://bucket/weights"
         keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
         result = run(
-            "fetch", "ganimation", "--dir", tmp_path, RETALKING_WEIGHTS_URL=url, AWS_ENDPOINT_URL=endpoint, **keys
+            "fetch", "ganimation", "--yes", "--dir", tmp_path, RETALKING_WEIGHTS_URL=url, AWS_ENDPOINT_URL=endpoint, **keys
         )
         assert result.exit_code == 0, result.output
         assert (tmp_path / "30_net_gen.pth").read_bytes() == mirror.body
@@ -72,7 +80,7 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
 
 def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9/weights"  # the discard port: refused at once
-    result = run("fetch", "dnet", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
+    result = run("fetch", "dnet", "--yes", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
     assert result.exit_code == 1
     assert "weights_unreachable" in result.output
     assert "RETALKING_WEIGHTS_URL" in result.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin
@@ -64,12 +65,28 @@ def load(environment: EngineEnvironment) -> Engine:
         batch_size=environment.inference_batch if has_cuda else None,
         limits=environment.limits,
         tracker=_face_tracker(environment, networks),
-        templates=environment.models_dir / "expression.mat",
+        templates=_expression_templates(environment.models_dir),
         synthetic_weights=any(synthetic_seed(file) is not None for file in files),
         cache=environment.face_cache,
     )
     engine.warm_up()
     return engine
+
+
+def _expression_templates(models_dir: Path) -> Path | None:
+    """The original's expression templates, checked like any weight file; None without them.
+
+    Raises a WeightsError for a file that is damaged, of another shape, or not the locked one."""
+    from retalking_core.weights.checkpoint import check_content, check_digest
+    from retalking_core.weights.table import WEIGHT_FILES, read_lock
+
+    entry = WEIGHT_FILES["expression"]
+    path = models_dir / entry.file
+    if not path.is_file():
+        return None
+    check_digest(path, entry, read_lock(models_dir).get(path.name))
+    check_content(path, entry)
+    return path
 
 
 def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
