@@ -68,7 +68,14 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
         url = mirror.url if scheme == "http" else "s3://bucket/weights"
         keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
         result = run(
-            "fetch", "ganimation", "--yes", "--dir", tmp_path, RETALKING_WEIGHTS_URL=url, AWS_ENDPOINT_URL=endpoint, **keys
+            "fetch",
+            "ganimation",
+            "--yes",
+            "--dir",
+            tmp_path,
+            RETALKING_WEIGHTS_URL=url,
+            AWS_ENDPOINT_URL=endpoint,
+            **keys,
         )
         assert result.exit_code == 0, result.output
         assert (tmp_path / "30_net_gen.pth").read_bytes() == mirror.body
