@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -262,6 +263,10 @@ def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool
             folder = tmp_path / str(line)
             folder.mkdir()
             server.body, server.tag = bodies[0], '"one"'
+            if server_changes:  # a third version was begun before
+                (folder / f"{FILE}.part").write_bytes(legacy_bytes(3)[:3000])
+                state = {"url": f"{server.url}/{FILE}", "version": '"zero"', "total": len(bodies[0])}
+                (folder / f"{FILE}.part.json").write_text(json.dumps(state))
             child = os.fork()
             if not child:
                 _fetch_and_die(folder, server.url, modules, line)

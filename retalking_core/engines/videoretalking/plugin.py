@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def obstacle(environment: EngineEnvironment) -> str | None:
-    """Reads no weights."""
-    if find_spec("torch") is None:
-        return "torch is not installed on the worker: install the extra `gpu`."
+    """Everything that is missing, in one text. Reads no weights."""
     from retalking_core.errors import WeightsMissingError
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
+    found = []
+    has_torch = find_spec("torch") is not None
+    if not has_torch:
+        found.append("torch is not installed on the worker: install the extra `gpu`.")
     missing = []
     for name in ENGINE_WEIGHTS:
         try:
@@ -32,13 +34,19 @@ def obstacle(environment: EngineEnvironment) -> str | None:
         except WeightsMissingError:
             missing.append(WEIGHT_FILES[name].file)
     if missing:
-        return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
+        found.append(f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`.")
+    if has_torch and environment.chosen != "videoretalking" and not _has_cuda():
+        # Measured: 10 to 75 s a frame on two cores.
+        found.append(
+            "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
+        )
+    return " ".join(found) or None
+
+
+def _has_cuda() -> bool:
     import torch  # not sooner: it takes longer than all the rest of a worker's start
 
-    if not torch.cuda.is_available() and environment.chosen != "videoretalking":
-        # Measured: 10 to 75 s a frame on two cores.
-        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
-    return None
+    return torch.cuda.is_available()
 
 
 def load(environment: EngineEnvironment) -> Engine:
