@@ -198,6 +198,32 @@ def synthesize(
     screen().print("These weights are SYNTHETIC: results made with them are marked so.")
 
 
+@app.command()
+def convert(
+    archive: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="E.g. 2DFAN4-cd938726ad.zip")],
+    name: Annotated[str, typer.Option(help="Name of the file to write, as `list` shows it.")] = "fan2d",
+    folder: Folder = DEFAULT_FOLDER,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept-digest", metavar="SHA256", help="Accept an archive with this digest, knowingly."),
+    ] = None,
+) -> None:
+    """Convert a TorchScript archive into the plain checkpoint that is used here. Its code is not run."""
+    need_torch()
+    from retalking_core.weights.torchscript import convert as write
+
+    (entry,) = chosen([name])
+    if (folder / entry.file).exists():
+        screen().print(f"[red]refused[/red] already exists: {entry.file}", soft_wrap=True)
+        raise typer.Exit(1)
+    try:
+        path = write(archive, folder, entry, frozenset(digest.lower() for digest in accept or ()))
+    except WeightsError as error:
+        screen().print(f"[red]{error.code}[/red] {error.message}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    screen().print(f"wrote {path.name}")
+
+
 def need_torch() -> None:
     """Exit if torch is missing. Imported only when a command needs it: it is slow, and the preview engine does not
     need it."""

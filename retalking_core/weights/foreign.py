@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from _compat_pickle import IMPORT_MAPPING
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -44,10 +44,11 @@ class _ComparesAsDict(type):
 
 
 class Placeholder(metaclass=_ComparesAsDict):
-    """Stands for an object of a foreign class: swallows arguments, state and items."""
+    """Stands for an object of a foreign class: swallows arguments and items, and only keeps its state."""
 
     name = ""
     """Full name of the global that the file asked for."""
+    state: object = None
 
     def __new__(cls, *_args: object) -> Placeholder:
         return super().__new__(cls)
@@ -55,8 +56,8 @@ class Placeholder(metaclass=_ComparesAsDict):
     def __init__(self, *_args: object) -> None:
         pass
 
-    def __setstate__(self, _state: object) -> None:
-        pass
+    def __setstate__(self, state: object) -> None:
+        self.state = state
 
     def __setitem__(self, _key: object, _value: object) -> None:
         pass
@@ -65,10 +66,14 @@ class Placeholder(metaclass=_ComparesAsDict):
 _ALLOWED_GLOBALS = threading.Lock()  # torch keeps one list of them for the process
 
 
-def load_with_placeholders(path: Path, mmap: bool) -> object:
+def load_with_placeholders(path: Path, mmap: bool, known: Iterable[str] = ()) -> object:
     """Content of a checkpoint on the CPU. Raises WeightsUnsafeError, with a message without the file's name, for a
-    global that is code; otherwise what `torch.load` raises."""
-    foreign: dict[str, Callable[..., Placeholder]] = {}
+    global that is code; otherwise what `torch.load` raises.
+
+    known: names to replace from the start, however many; all others are found one by one.
+    """
+    foreign: dict[str, Callable[..., Placeholder]] = {name: _placeholder(name) for name in known}
+    most = len(foreign) + MAX_FOREIGN
     while True:
         try:
             with _ALLOWED_GLOBALS, torch.serialization.safe_globals([(inert, name) for name, inert in foreign.items()]):
@@ -77,11 +82,15 @@ def load_with_placeholders(path: Path, mmap: bool) -> object:
             name = _refused_global(str(error))
             if name is None or name in foreign:
                 raise
-            if _is_code(name, str(error)) or len(foreign) >= MAX_FOREIGN:
+            if _is_code(name, str(error)) or len(foreign) >= most:
                 raise WeightsUnsafeError(
                     f"loading it would mean trusting {name}, which is more than tensors and plain containers"
                 ) from None
-            foreign[name] = type("Placeholder", (Placeholder,), {"name": name})
+            foreign[name] = _placeholder(name)
+
+
+def _placeholder(name: str) -> type[Placeholder]:
+    return type("Placeholder", (Placeholder,), {"name": name})
 
 
 def _refused_global(message: str) -> str | None:

@@ -29,12 +29,14 @@ from retalking_core.weights.table import (
     LockedFile,
     Manifest,
     Pin,
+    TensorSpec,
     WeightFile,
     digest_of,
     load_manifest,
     read_lock,
 )
 from retalking_core.weights.templates import read_templates
+from retalking_core.weights.torchscript import convert
 
 LENIENT = ("dnet", "lnet", "enet", "ganimation")
 
@@ -405,3 +407,70 @@ def test_a_truncated_matlab_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises((errors.WeightsTruncatedError, errors.WeightsWrongFileError)):
             read_templates(path)
+
+
+# TorchScript
+
+
+class Block(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class Nested(torch.nn.Module):
+    """Enough blocks that a traced one has more classes than a checkpoint may have foreign globals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Sequential(Block()) for _ in range(40)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum((block(x) for block in self.blocks), torch.zeros(()))
+
+
+@pytest.fixture
+def torchscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A traced archive, and its network's state; the table's manifest is that of this network."""
+    module = Nested().eval()
+    path = tmp_path / "fan.zip"
+    with pytest.warns(DeprecationWarning, match="torch.jit"):
+        torch.jit.save(torch.jit.trace(module, torch.zeros(1, 1, 8, 8)), path)
+    state = dict(module.state_dict())
+    manifest = {key: TensorSpec(str(v.dtype)[6:], tuple(v.shape), ()) for key, v in state.items()}
+    monkeypatch.setattr(table, "load_manifest", lambda _network: manifest)
+    return path, state
+
+
+def test_a_torchscript_archive_is_converted_without_running_it(
+    torchscript: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, state = torchscript
+    entry = WEIGHT_FILES["fan2d"]
+    with pytest.raises(errors.WeightsDigestMismatchError, match=f"--accept-digest {digest_of(archive)}"):
+        convert(archive, tmp_path / "models", entry)
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("the archive was run")
+
+    for name in ("load", "jit_module_from_flatbuffer"):
+        monkeypatch.setattr(torch.jit, name, fail)
+    path = convert(archive, tmp_path / "models", entry, frozenset([digest_of(archive)]))
+    read = read_checkpoint(path, entry).tensors
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[key], state[key]) for key in state)
+    report = verify_file(path.parent, entry)
+    assert (report.problem, report.locked) == (None, "match")
+    assert read_lock(path.parent)[path.name].source == "converted from fan.zip"
+    assert {file.name for file in path.parent.iterdir()} == {entry.file, table.LOCK_NAME}
+
+
+def test_what_is_no_torchscript_archive_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "fan.zip"
+    source.write_bytes(b"PK nothing")
+    with pytest.raises(errors.WeightsWrongFileError, match="TorchScript"):
+        convert(source, tmp_path, WEIGHT_FILES["fan2d"], frozenset([digest_of(source)]))
+    assert list(tmp_path.iterdir()) == [source]
