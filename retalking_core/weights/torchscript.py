@@ -1,7 +1,7 @@
 """Converts a TorchScript archive into a plain checkpoint, without running its code.
 
-The `data.pkl` of the archive describes the module tree as objects of classes that the archive defines. It is read like any
-checkpoint, with a placeholder for each of these classes; the code beside it is left out before torch sees the file.
+The `data.pkl` of the archive describes the module tree as objects of classes that the archive defines. It is read like
+any checkpoint, with a placeholder for each of these classes; the code is left out before torch sees the file.
 """
 
 from __future__ import annotations
