@@ -6,11 +6,13 @@ import csv
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -42,9 +44,19 @@ from retalking_core.vocabulary.options import JobOptions
 from worker.engines import media_limits
 from worker.translation import measurement_of, render_options
 
-# Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
-Render = Callable[[Pairing, str, Path], list[dict[str, Any]]]
-NOTES = "notes.json"
+# Pairing, its digest and the file to write, to what the render said about its result.
+Render = Callable[[Pairing, str, Path], "RenderRecord"]
+NOTES, MOUTH_TARGET = "notes.json", "mouth_target.json"
+
+
+@dataclass(frozen=True)
+class RenderRecord:
+    """What evaluation needs to know of a render."""
+
+    notes: list[dict[str, Any]]
+    """code, sentence, ranges_s."""
+    mouth_target: NDArray[np.float32] | None = None
+    """f32 [M], see `RenderReport`; None where the engine states none, or a service rendered."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,14 @@ def _one_clip(
     folder.mkdir(parents=True, exist_ok=True)
     result, stored = folder / "result.mp4", folder / "scores.json"
     if not result.is_file():
-        _write_text(folder / NOTES, json.dumps(render(pairing, digest, result)))
-        for stale in (stored, folder / "inception.npz"):
+        for stale in (stored, folder / "inception.npz", folder / MOUTH_TARGET):
             stale.unlink(missing_ok=True)
+        record = render(pairing, digest, folder / "unfinished" / "result.mp4")
+        _write_text(folder / NOTES, json.dumps(record.notes))
+        if record.mouth_target is not None:
+            _write_text(folder / MOUTH_TARGET, json.dumps(record.mouth_target.astype(float).tolist()))
+        os.replace(folder / "unfinished" / "result.mp4", result)  # last: a clip with a result is complete
+        (folder / "unfinished").rmdir()
     scores = _stored_scores(stored, plan.metrics, models)
     if scores is None:
         scores = score(_measurement(pairing, result, models, limits), plan.metrics)
@@ -139,7 +156,11 @@ def _fid(scored: Sequence[ScoredClip], models: EvaluationModels, limits: MediaLi
 def _measurement(pairing: Pairing, result: Path, models: EvaluationModels, limits: MediaLimits) -> Measurement:
     options = JobOptions()
     with plan_clip(pairing.video, pairing.audio, render_options(options, None), limits) as clip:
-        return measurement_of(result, clip, None, options, limits, models)
+        measurement = measurement_of(result, clip, None, options, limits, models)
+    target = result.with_name(MOUTH_TARGET)
+    if not target.is_file():
+        return measurement
+    return replace(measurement, stored_mouth_target=np.array(json.loads(target.read_text()), np.float32))
 
 
 def _stored_scores(file: Path, requested: Sequence[str], models: EvaluationModels) -> ClipScores | None:
@@ -169,9 +190,9 @@ def _local_renderer(engine: str, settings: Settings, console: Console) -> Render
     request = RenderRequest(JobOptions(engine=engine))
     renderer = open_renderer(request, settings, console, "Try --engine preview, or --jobs URL.")
 
-    def render(pairing: Pairing, _digest: str, result: Path) -> list[dict[str, Any]]:
+    def render(pairing: Pairing, _digest: str, result: Path) -> RenderRecord:
         report = renderer.render(pairing.video, pairing.audio, result, request.options()).report
-        return [asdict(note) for note in report.notes]
+        return RenderRecord([asdict(note) for note in report.notes], report.mouth_target)
 
     return render
 
@@ -179,13 +200,13 @@ def _local_renderer(engine: str, settings: Settings, console: Console) -> Render
 def _remote_renderer(url: str, engine: str, console: Console) -> Render:
     """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again."""
 
-    def render(pairing: Pairing, digest: str, result: Path) -> list[dict[str, Any]]:
+    def render(pairing: Pairing, digest: str, result: Path) -> RenderRecord:
         with Client(url) as client:
             key = f"evaluate-{digest}"
             job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine, evaluate=[])
             job = follow(client, job, console).raise_for_status()
             client.download(job, result)
-            return [note.model_dump(mode="json") for note in (job.render.notes if job.render else ())]
+            return RenderRecord([note.model_dump(mode="json") for note in (job.render.notes if job.render else ())])
 
     return render
 

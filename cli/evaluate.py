@@ -35,7 +35,11 @@ def evaluate(
         str | None, typer.Option(help="Render and score a data set with this model, e.g. video_retalking")
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the data set (docs/evaluation.md)")
+        str | None,
+        typer.Option(
+            metavar="FOLDER|NAME",
+            help="Folder of the data set, or its name under RETALKING_DATASETS_DIR (docs/evaluation.md)",
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Instead of --model: the name of any engine")] = None,
     jobs: Annotated[str | None, typer.Option(metavar="URL", help="Render on this service instead of here")] = None,
@@ -60,8 +64,28 @@ def evaluate(
         from cli.dataset_evaluation import DatasetRun, run_dataset
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
-    plan = DatasetRun(dataset, chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))
+    plan = DatasetRun(dataset_folder(dataset), chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))
     run_dataset(plan, as_json, Console(stderr=True))
+
+
+def dataset_folder(name: str) -> Path:
+    """The folder that --dataset gives, or the data set of that name. Raises CommandError if there is none."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    from jobs.settings import Settings
+
+    datasets = Settings().datasets_dir.expanduser()
+    if folder.is_absolute() or ".." in folder.parts or not (named := datasets / name).is_dir():
+        known = sorted(path.name for path in datasets.iterdir() if path.is_dir()) if datasets.is_dir() else []
+        there = f"it holds {', '.join(known)}" if known else "it holds none"
+        raise CommandError(
+            "dataset_not_found",
+            f"There is no folder {name}, and no data set of that name in {datasets} ({there}). "
+            "Set RETALKING_DATASETS_DIR to the folder that holds your data sets.",
+            EXIT_USAGE,
+        )
+    return named
 
 
 def chosen_engine(model: str | None, engine: str | None) -> str:

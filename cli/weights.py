@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from retalking_core.errors import WeightsError
-from retalking_core.weights.table import WEIGHT_FILES, WeightFile
+from retalking_core.weights.table import NETWORK_FILES, WEIGHT_FILES, LockedFile, WeightFile
 
 if TYPE_CHECKING:
     from retalking_core.weights.fetching import Source
@@ -34,11 +34,12 @@ app = typer.Typer(no_args_is_help=True, help="List, fetch, verify and synthesize
 Folder = Annotated[Path, typer.Option("--dir", envvar="RETALKING_MODELS_DIR", help="Folder of the weight files.")]
 Names = Annotated[list[str] | None, typer.Argument(help="Names as `list` shows them; all of them when left out.")]
 DEFAULT_FOLDER = Path("models")
+EXTRA_SHOWN = 5
 
 
 def screen() -> Console:
     """As wide as the terminal is now; in a pipe, wide enough that no cell is cut."""
-    return Console() if sys.stdout.isatty() else Console(width=240)
+    return Console() if sys.stdout.isatty() else Console(width=320)
 
 
 def chosen(names: list[str] | None) -> list[WeightFile]:
@@ -51,11 +52,26 @@ def chosen(names: list[str] | None) -> list[WeightFile]:
 @app.command("list")
 def list_files(folder: Folder = DEFAULT_FOLDER) -> None:
     """Show every weight file: what it is for, its license, and whether it is in the folder."""
-    table = Table("name", "file", "used for", "published by", "license", "here")
+    from retalking_core.weights.table import read_lock
+
+    table = Table("name", "file", "used for", "published by", "license", "digest", "here")
+    lock = read_lock(folder)
     for entry in WEIGHT_FILES.values():
-        here = any((folder / name).is_file() for name in (entry.file, *entry.aliases))
-        table.add_row(entry.name, entry.file, entry.used_for, entry.publisher, entry.licence, "yes" if here else "no")
+        here = next((name for name in entry.names if (folder / name).is_file()), None)
+        trust = _trust(entry, here or entry.file, lock)
+        table.add_row(
+            entry.name, entry.file, entry.used_for, entry.publisher, entry.licence, trust, "yes" if here else "no"
+        )
     screen().print(table)
+
+
+def _trust(entry: WeightFile, name: str, lock: Mapping[str, LockedFile]) -> str:
+    """What a file's digest is compared with."""
+    if name in lock and lock[name].accepted:
+        return "accepted by you"
+    if pin := entry.pins.get(name):
+        return f"pinned ({pin.sources} source{'s' if pin.sources > 1 else ''})"
+    return "locked since the first fetch" if name in lock else "unknown: trusted on first use"
 
 
 @app.command()
@@ -63,29 +79,72 @@ def fetch(
     names: Names = None,
     folder: Folder = DEFAULT_FOLDER,
     url: Annotated[
-        str | None, typer.Option(envvar="RETALKING_WEIGHTS_URL", help="Mirror: an http(s):// or s3:// base.")
+        str | None,
+        typer.Option(
+            envvar="RETALKING_WEIGHTS_URL",
+            help="Mirrors, separated by spaces: http(s):// or s3:// bases, or hf:OWNER/REPOSITORY[/FOLDER].",
+        ),
     ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept-digest", metavar="SHA256", help="Accept a file with this digest, knowingly."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licenses without being asked.")] = False,
 ) -> None:
     """Fetch weight files, resuming partial downloads; each is verified before it gets its name."""
     need_torch()
     from retalking_core.weights.fetching import Fetcher
 
-    fetcher = Fetcher(folder, base_url=url, openers={"s3": open_s3})
+    entries = chosen(names)
+    digests = frozenset(digest.lower() for digest in accept or ())
+    if wrong := [digest for digest in digests if len(digest) != 64 or set(digest) - set("0123456789abcdef")]:
+        raise typer.BadParameter(f"not a SHA-256 digest of 64 hexadecimal digits: {', '.join(wrong)}")
+    accept_licenses([entry for entry in entries if not any((folder / name).is_file() for name in entry.names)], yes)
     failed = 0
     with progress_bars() as bars:
-        for entry in chosen(names):
-            task = bars.add_task(entry.file, total=entry.size_bytes)
 
-            def show(done: int, total: int | None, task: TaskID = task) -> None:
+        def tell(address: str, error: WeightsError) -> None:
+            bars.console.print(f"{error.code} {error.message}; next address", soft_wrap=True, markup=False)
+
+        fetcher = Fetcher(folder, (url or "").split(), {"s3": open_s3}, accept=digests, on_failure=tell)
+        everything = bars.add_task("all files", total=None)
+        tasks = {entry.name: bars.add_task(entry.file, total=entry.size_bytes, start=False) for entry in entries}
+
+        def sum_up() -> None:
+            files = [task for task in bars.tasks if task.id != everything]
+            known = [task.total for task in files if task.total is not None]
+            total = sum(known) if len(known) == len(files) else None
+            bars.update(everything, completed=sum(task.completed for task in files), total=total)
+
+        for entry in entries:
+            bars.start_task(tasks[entry.name])
+
+            def show(done: int, total: int | None, task: TaskID = tasks[entry.name]) -> None:
                 bars.update(task, completed=done, total=total)
+                sum_up()
 
             try:
                 size = fetcher.fetch(entry, show).stat().st_size
-                bars.update(task, completed=size, total=size)
+                show(size, size)
             except WeightsError as error:
                 failed += 1
                 bars.console.print(f"[red]{error.code}[/red] {error.message}", soft_wrap=True)
     raise typer.Exit(1 if failed else 0)
+
+
+def accept_licenses(entries: list[WeightFile], yes: bool) -> None:
+    """Show the licenses of the files to fetch and ask once. Exits without an answer."""
+    if not entries:
+        return
+    for entry in entries:
+        screen().print(f"{entry.file}: {entry.licence} ({entry.publisher})", soft_wrap=True, markup=False)
+    screen().print("What they mean for you: docs/licences.md. Read the publishers' terms.")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        screen().print("[red]refused[/red] pass --yes to accept these licenses without a terminal", soft_wrap=True)
+        raise typer.Exit(2)
+    typer.confirm("Fetch these files under these licenses?", abort=True)
 
 
 @app.command()
@@ -96,17 +155,27 @@ def verify(names: Names = None, folder: Folder = DEFAULT_FOLDER) -> None:
 
     table = Table("name", "file", "tensors", "sha256", "lock", "verdict")
     problems: list[WeightsError] = []
+    ignored: list[str] = []
     for entry in chosen(names):
         report = verify_file(folder, entry)
         verdict = report.problem.code if report.problem else "valid" if report.seed is None else "valid, SYNTHETIC"
         digest = (report.sha256 or "")[:12]
         table.add_row(entry.name, entry.file, str(report.tensors or ""), digest, report.locked, verdict)
+        if report.ignored:
+            ignored.append(f"{entry.file}: {_shown(report.ignored)}")
         if report.problem is not None:
             problems.append(report.problem)
     screen().print(table)
+    for line in ignored:
+        screen().print(line, soft_wrap=True, markup=False)
     for problem in problems:
         screen().print(f"[red]{problem.code}[/red] {problem.message}", soft_wrap=True)
     raise typer.Exit(1 if problems else 0)
+
+
+def _shown(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - EXTRA_SHOWN} more" if len(keys) > EXTRA_SHOWN else ""
+    return f"{len(keys)} extra keys ignored ({', '.join(keys[:EXTRA_SHOWN])}{more})"
 
 
 @app.command()
@@ -119,7 +188,7 @@ def synthesize(
     need_torch()
     from retalking_core.weights.synthesis import synthesize as write
 
-    entries = chosen(only)
+    entries = [entry for entry in chosen(only) if entry.name in NETWORK_FILES]
     existing = [entry.file for entry in entries if (folder / entry.file).exists()]
     if existing:
         # Never overwrite a trained file: it may have taken hours to fetch.
@@ -127,6 +196,32 @@ def synthesize(
         raise typer.Exit(1)
     write(folder, seed, [entry.name for entry in entries], lambda path: screen().print(f"wrote {path.name}"))
     screen().print("These weights are SYNTHETIC: results made with them are marked so.")
+
+
+@app.command()
+def convert(
+    archive: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="E.g. 2DFAN4-cd938726ad.zip")],
+    name: Annotated[str, typer.Option(help="Name of the file to write, as `list` shows it.")] = "fan2d",
+    folder: Folder = DEFAULT_FOLDER,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept-digest", metavar="SHA256", help="Accept an archive with this digest, knowingly."),
+    ] = None,
+) -> None:
+    """Convert a TorchScript archive into the plain checkpoint that is used here. Its code is not run."""
+    need_torch()
+    from retalking_core.weights.torchscript import convert as write
+
+    (entry,) = chosen([name])
+    if (folder / entry.file).exists():
+        screen().print(f"[red]refused[/red] already exists: {entry.file}", soft_wrap=True)
+        raise typer.Exit(1)
+    try:
+        path = write(archive, folder, entry, frozenset(digest.lower() for digest in accept or ()))
+    except WeightsError as error:
+        screen().print(f"[red]{error.code}[/red] {error.message}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    screen().print(f"wrote {path.name}")
 
 
 def need_torch() -> None:

@@ -339,7 +339,12 @@ _TABLE = [
     ErrorCode(
         "weights_shape_mismatch", 503, "Tensors have the wrong shape", "Fetch the version that docs/weights.md lists."
     ),
-    ErrorCode("weights_digest_mismatch", 503, "A weight file changed", "Fetch it again, or remove its lock entry."),
+    ErrorCode(
+        "weights_digest_mismatch",
+        503,
+        "A weight file has another digest",
+        "Fetch it again, or accept its digest (docs/weights.md).",
+    ),
     ErrorCode("weights_unreachable", 503, "A weight file cannot be downloaded", "Set RETALKING_WEIGHTS_URL.", True),
     ErrorCode("weights_invalid", 503, "A weight file is unusable", "Run `retalking weights verify`."),
 ]

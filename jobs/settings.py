@@ -166,6 +166,9 @@ class Settings(BaseSettings):
     # Worker
     engine: str = Field("auto", description="Engine for jobs with engine `auto`: auto, or the name of one")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
+    datasets_dir: Path = Field(
+        Path("dataset"), description="Data sets that `retalking evaluate --dataset NAME` finds by name"
+    )
     tracker: Literal["auto", "dlib", "neural"] = Field(
         "auto",
         description="Face tracker of the neural engine: dlib, neural (S3FD and 2DFAN4), or auto: neural if its trained "

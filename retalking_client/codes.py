@@ -532,10 +532,10 @@ class WeightsShapeMismatchError(ApiError):
 
 
 class WeightsDigestMismatchError(ApiError):
-    """A weight file changed."""
+    """A weight file has another digest."""
 
     code = "weights_digest_mismatch"
-    advice = "Fetch it again, or remove its lock entry."
+    advice = "Fetch it again, or accept its digest (docs/weights.md)."
 
 
 class WeightsUnreachableError(ApiError):

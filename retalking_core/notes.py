@@ -14,6 +14,8 @@ Range = tuple[float, float]
 # Every code that a render can report. Codes are never renamed or reused; docs/inputs.md shows this table.
 NOTE_CODES: dict[str, str] = {
     "synthetic_weights": "generated checkpoints that were never trained: not a usable result",
+    "expression_template": "the expression is a template of `expression.mat`, as in the original",
+    "expression_zero": "`expression.mat` is not in the weights folder, so `neutral` is the zero expression of the 3DMM",
     "compat_original": "drawn with the arithmetic of the original, its defects included",
     "half_precision_exceeded": "a network ran in float32, because its numbers left the range of half precision",
     "face_parts_not_found": "frames kept as they were, because no face parts were found in them",

@@ -28,7 +28,8 @@ class EvaluatedClip:
     speech: what the lips follow, or the file that it is in. reference: the video that the result was made from.
     source_index: i64 [M], the reference frame that each result frame was made from; None: the one of the same number.
     progress: called while the evaluation runs; an exception that it raises ends the evaluation. has_badge:
-    `output.badge` was requested, so the badge is no error of the picture.
+    `output.badge` was requested, so the badge is no error of the picture. stored_mouth_target: f32 [M], the report's
+    `mouth_target` where an earlier process rendered and kept no report.
     """
 
     result: Path
@@ -40,10 +41,16 @@ class EvaluatedClip:
     models: EvaluationModels | None = None
     progress: ProgressHook = ignore_progress
     has_badge: bool = False
+    stored_mouth_target: NDArray[np.float32] | None = None
 
     @cached_property
     def reporter(self) -> ProgressReporter:
         return ProgressReporter(self.progress)
+
+    @property
+    def mouth_target(self) -> NDArray[np.float32] | None:
+        """What the engine aimed at, see `RenderReport`; None if it stated nothing."""
+        return self.stored_mouth_target if self.report is None else self.report.mouth_target
 
     @cached_property
     def video(self) -> FrameSource:
@@ -90,7 +97,7 @@ class EvaluationModels:
         from retalking_core.weights.table import WEIGHT_FILES
 
         entry = WEIGHT_FILES[name]
-        return any((self.folder / file).is_file() for file in (entry.file, *entry.aliases))
+        return any((self.folder / file).is_file() for file in entry.names)
 
     def get(self, name: str) -> InferenceNetwork:
         """Raises MetricUnavailableError, naming the file and what to do."""

@@ -113,9 +113,10 @@ def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
 
 
 def _target_sync(measurement: Measurement) -> MouthSync | str:
-    if measurement.report is None or measurement.report.mouth_target is None:
+    target = measurement.mouth_target
+    if target is None:
         return "the engine states no mouth target"
-    return measure_sync(measurement.mouth_opening, measurement.report.mouth_target)
+    return measure_sync(measurement.mouth_opening, target)
 
 
 def _speech_sync(measurement: Measurement) -> MouthSync | str:

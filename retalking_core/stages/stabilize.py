@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.io import loadmat
 from torch import Tensor
 
 from retalking_core.device import upload
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.landmarks import STANDARD_FIVE, fit_orthographic, five_points_3dmm
 from retalking_core.imaging import resampling_matrix
+from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.templates import read_templates
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.
@@ -118,10 +119,6 @@ def semantic_windows(
     return windows
 
 
-TEMPLATE_FILE = "expression.mat"
-TEMPLATE_KEYS = {"neutral": "expression_center", "smile": "expression_mouth"}
-
-
 class StabilizedFace(NamedTuple):
     """What DNet gives: `fake_image` [B, 3, 256, 256], RGB about -1..1, is the face."""
 
@@ -156,18 +153,18 @@ def load_template(word: str, file: Path | None) -> NDArray[np.float32]:
     """The 64 expression numbers of `neutral` or `smile`.
 
     file: the original's MATLAB file. Without it `neutral` is the mean face of the 3DMM, whose expression is zero by
-    definition. Raises: OptionUnsupportedError for `smile` without the file.
+    definition; the original's `neutral` is another one. Raises: OptionUnsupportedError for `smile` without the file; a
+    WeightsError for a file that is damaged or of another shape.
     """
-    if file is None or not file.is_file():
-        if word == "neutral":
-            return np.zeros(EXPRESSION_ROWS, np.float32)
-        raise OptionUnsupportedError(
-            f"The expression `{word}` needs {TEMPLATE_FILE}, which is not in the weights folder; use `neutral` or send "
-            "a picture of the expression.",
-            option="expression",
-        )
-    row = np.atleast_2d(loadmat(file)[TEMPLATE_KEYS[word]])[0]
-    return row[:EXPRESSION_ROWS].astype(np.float32)
+    if file is not None and file.is_file():
+        return read_templates(file)[word]
+    if word == "neutral":
+        return np.zeros(EXPRESSION_ROWS, np.float32)
+    raise OptionUnsupportedError(
+        f"The expression `{word}` needs {WEIGHT_FILES['expression'].file}, which is not in the weights folder; run "
+        "`retalking weights fetch expression`, use `neutral`, or send a picture of the expression.",
+        option="expression",
+    )
 
 
 def expression_of(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,14 +1,15 @@
 """Reads a checkpoint safely and checks it against its manifest, strictly.
 
-No code from a file ever runs: `weights_only=True`, and a file that needs more is refused with the reason."""
+No code from a file ever runs: `weights_only=True`, and objects of other packages become placeholders (`foreign.py`).
+"""
 
 from __future__ import annotations
 
 import pickle
-import re
 import struct
+import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from retalking_core.errors import (
+    WeightsDigestMismatchError,
     WeightsError,
     WeightsKeyMismatchError,
     WeightsMissingError,
@@ -25,16 +27,20 @@ from retalking_core.errors import (
     WeightsUnsafeError,
     WeightsWrongFileError,
 )
+from retalking_core.weights.foreign import Placeholder, load_with_placeholders
 from retalking_core.weights.table import (
+    LOCK_NAME,
+    NETWORK_FILES,
     WEIGHT_FILES,
+    LockedFile,
     Manifest,
     WeightFile,
-    check_digest,
     digest_of,
     find_file,
     load_manifest,
     read_lock,
 )
+from retalking_core.weights.templates import read_templates
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"
@@ -42,14 +48,26 @@ LISTED = 5  # keys named in a message; `details` holds them all
 SYNTHETIC_RECORD = "retalking-synthetic-seed"
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """tensors: of the bare network, by manifest key, on the CPU. ignored: keys that the file holds beyond these."""
+
+    tensors: dict[str, Tensor]
+    ignored: tuple[str, ...] = ()
+
+
 def read_state_dict(path: Path, entry: WeightFile) -> dict[str, Tensor]:
     """The bare network's tensors of a file, on the CPU (a zip archive's are views of the mapped file), checked."""
-    state = _unwrap(_read_safely(path, entry), entry)
-    check_state_dict(state, entry)
+    return read_checkpoint(path, entry).tensors
+
+
+def read_checkpoint(path: Path, entry: WeightFile) -> Checkpoint:
+    """Like `read_state_dict`, with the names of what was left out. Raises a `WeightsError`."""
+    checkpoint = check_state_dict(_unwrap(_read_safely(path, entry), entry), entry)
     for key, spec in entry.manifest().items():
-        if key not in state:  # only a counter can be absent here
-            state[key] = torch.zeros(spec.shape, dtype=torch.int64)
-    return state
+        if key not in checkpoint.tensors:  # only a counter can be absent here
+            checkpoint.tensors[key] = torch.zeros(spec.shape, dtype=torch.int64)
+    return checkpoint
 
 
 def synthetic_seed(path: Path) -> int | None:
@@ -65,12 +83,16 @@ def _read_safely(path: Path, entry: WeightFile) -> object:
     name = entry.file
     archive = _check_envelope(path, name)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError as error:
-        raise WeightsUnsafeError(f"{name} is refused: {_unsafe_reason(str(error))}", file=name) from None
+        return load_with_placeholders(path, mmap=archive)
+    except WeightsUnsafeError as error:
+        raise WeightsUnsafeError(f"{name} is refused: {error.message}", file=name) from None
+    except pickle.UnpicklingError:
+        reason = "it holds more than tensors and plain containers"
+        raise WeightsUnsafeError(f"{name} is refused: {reason}", file=name) from None
+    except (AttributeError, TypeError, AssertionError, RecursionError):
+        # What the unpickler of torch raises where a pickle calls an allowed function with wrong arguments.
+        raise WeightsUnsafeError(f"{name} is refused: its pickle is malformed", file=name) from None
     except (EOFError, struct.error, IndexError, KeyError, RuntimeError, ValueError, OSError) as error:
-        if "TorchScript" in str(error):
-            raise WeightsUnsafeError(f"{name} is refused: it is a TorchScript archive, which holds code") from None
         if "magic number" in str(error):
             raise WeightsWrongFileError(f"{name} is a pickle, but not a torch checkpoint", file=name) from None
         raise WeightsTruncatedError(f"{name} ends too early or is damaged", file=name) from error
@@ -91,56 +113,73 @@ def _check_envelope(path: Path, name: str) -> bool:
         return True
     if magic[:1] != PICKLE_MAGIC:
         raise WeightsWrongFileError(f"{name} is not a torch checkpoint", file=name)
+    if tarfile.is_tarfile(path):  # torch's oldest format, which its loader unpacks to disk
+        raise WeightsUnsafeError(f"{name} is refused: it is a tar archive", file=name)
     return False
 
 
-def _unsafe_reason(message: str) -> str:
-    if found := re.search(r"GLOBAL (\S+)", message):
-        return f"loading it would mean trusting {found[1]}, which is more than tensors and plain containers"
-    return "it holds more than tensors and plain containers"
-
-
-def _unwrap(content: object, entry: WeightFile) -> dict[str, Tensor]:
+def _unwrap(content: object, entry: WeightFile) -> dict[str, object]:
     """Takes the state dict out of the file's nesting and brings its keys to those of the bare network."""
     if not isinstance(content, Mapping):
         raise WeightsWrongFileError(f"{entry.file} holds no state dict", file=entry.file)
     nested = next((content if not n else content[n] for n in entry.layout.nesting if not n or n in content), None)
+    if isinstance(nested, Placeholder):
+        raise _needs_foreign(entry, nested)
     if not isinstance(nested, Mapping):
         there = ", ".join(sorted(map(str, content))[:LISTED])
         wanted = " or ".join(repr(n) for n in entry.layout.nesting)
         raise WeightsWrongFileError(f"{entry.file} has no entry {wanted}; it has: {there}", file=entry.file)
-    if not all(isinstance(value, Tensor) for value in nested.values()):
-        raise WeightsWrongFileError(f"{entry.file} holds other things than tensors where its weights should be")
-    renamed = ((entry.layout.bare_key(str(key)), value) for key, value in nested.items())
-    return {key: value for key, value in renamed if key is not None}
+    state: dict[str, object] = {}
+    for key, value in nested.items():
+        bare = entry.layout.bare_key(str(key))
+        if bare in state:
+            raise WeightsKeyMismatchError(f"{entry.file} holds {bare} twice", file=entry.file, unexpected=[str(key)])
+        state[bare] = value
+    return state
 
 
-def check_state_dict(state: Mapping[str, Tensor], entry: WeightFile) -> None:
-    """Every key, shape and kind of number against the manifest; only batch counters, which evaluation never reads and
-    files older than 2018 lack, may be absent."""
+def check_state_dict(state: Mapping[str, object], entry: WeightFile) -> Checkpoint:
+    """Every key, shape and kind of number against the manifest. Only batch counters, which evaluation never reads and
+    files older than 2018 lack, may be absent.
+
+    This is the one place that decides about extra keys. They are ignored in the files that the original loads with
+    `strict=False`, where nobody could notice them, and fatal elsewhere. A missing or misshapen tensor is always fatal.
+    """
     manifest = entry.manifest()
-    common = manifest.keys() & state.keys()
-    if 2 * len(common) < len(manifest):
+    tensors = {key: value for key, value in state.items() if key in manifest and isinstance(value, Tensor)}
+    foreign = next((value for value in state.values() if isinstance(value, Placeholder)), None)
+    if 2 * len(tensors) < len(manifest):
+        if foreign is not None:
+            raise _needs_foreign(entry, foreign)
+        resemblance = _resemblance(state)
         raise WeightsWrongFileError(
-            f"{entry.file} is not the checkpoint of {entry.network}{_resemblance(state)}", file=entry.file
+            f"{entry.file} is not the checkpoint of {entry.network}{resemblance}", file=entry.file
         )
-    missing = [key for key in manifest if key not in state and not key.endswith(COUNTER)]
-    unexpected = [key for key in state if key not in manifest]
-    if missing or unexpected:
+    missing = [key for key in manifest if key not in tensors and not key.endswith(COUNTER)]
+    extra = [key for key in state if key not in tensors]
+    if foreign is not None and (missing or entry.layout.extra_keys == "refuse"):
+        raise _needs_foreign(entry, foreign)
+    if missing or (extra and entry.layout.extra_keys == "refuse"):
         raise WeightsKeyMismatchError(
             f"{entry.file} does not fit {entry.network}: {_listing('missing', missing)}; "
-            f"{_listing('unexpected', unexpected)}",
+            f"{_listing('unexpected', extra)}",
             file=entry.file,
             missing=missing,
-            unexpected=unexpected,
+            unexpected=extra,
         )
-    wrong = [line for key in common if (line := _tensor_problem(key, state[key], manifest))]
+    wrong = sorted(line for key, tensor in tensors.items() if (line := _tensor_problem(key, tensor, manifest)))
     if wrong:
         raise WeightsShapeMismatchError(
-            f"{entry.file} does not fit {entry.network}: {_listing('wrong', sorted(wrong))}",
-            file=entry.file,
-            tensors=sorted(wrong),
+            f"{entry.file} does not fit {entry.network}: {_listing('wrong', wrong)}", file=entry.file, tensors=wrong
         )
+    return Checkpoint(tensors, tuple(extra))
+
+
+def _needs_foreign(entry: WeightFile, foreign: Placeholder) -> WeightsUnsafeError:
+    return WeightsUnsafeError(
+        f"{entry.file} is refused: its weights need {foreign.name}, which is more than tensors and plain containers",
+        file=entry.file,
+    )
 
 
 def _tensor_problem(key: str, tensor: Tensor, manifest: Manifest) -> str | None:
@@ -152,14 +191,14 @@ def _tensor_problem(key: str, tensor: Tensor, manifest: Manifest) -> str | None:
     return None
 
 
-def _listing(word: str, keys: list[str]) -> str:
+def _listing(word: str, keys: Sequence[str]) -> str:
     more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
     return f"{len(keys)} {word}" + (f" ({', '.join(keys[:LISTED])}{more})" if keys else "")
 
 
-def _resemblance(state: Mapping[str, Tensor]) -> str:
+def _resemblance(state: Mapping[str, object]) -> str:
     """Names the network whose keys the file does hold, if it is one of ours."""
-    for other in WEIGHT_FILES.values():
+    for other in (WEIGHT_FILES[name] for name in NETWORK_FILES):
         if (keys := load_manifest(other.network).keys()) and keys <= state.keys():
             return f"; its keys are those of {other.network}"
     return ""
@@ -170,7 +209,8 @@ LockState = Literal["match", "mismatch", "unlocked"]
 
 @dataclass(frozen=True)
 class FileReport:
-    """locked: whether the lock file knows the digest. tensors: how many fit. problem: None for a file that is right."""
+    """locked: whether the lock file knows the digest. tensors: how many fit. ignored: extra keys, which are not read.
+    problem: None for a file that is right."""
 
     entry: WeightFile
     present: bool
@@ -178,6 +218,7 @@ class FileReport:
     locked: LockState = "unlocked"
     seed: int | None = None
     tensors: int = 0
+    ignored: tuple[str, ...] = ()
     problem: WeightsError | None = None
 
 
@@ -192,12 +233,47 @@ def verify_file(folder: Path, entry: WeightFile) -> FileReport:
     state: LockState = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
     try:
         check_members(path, entry)
-        tensors = len(read_state_dict(path, entry))
+        tensors, ignored = check_content(path, entry)
         seed = synthetic_seed(path)
-        check_digest(path, locked)
+        check_digest(path, entry, locked)
     except WeightsError as error:
         return FileReport(entry, True, digest, state, problem=error)
-    return FileReport(entry, True, digest, state, seed, tensors)
+    return FileReport(entry, True, digest, state, seed, tensors, ignored)
+
+
+def check_content(path: Path, entry: WeightFile) -> tuple[int, tuple[str, ...]]:
+    """How many tensors (or templates) fit, and the extra keys. Raises a `WeightsError`."""
+    if entry.kind == "templates":
+        return len(read_templates(path, entry.file)), ()
+    checkpoint = read_checkpoint(path, entry)
+    return len(checkpoint.tensors), checkpoint.ignored
+
+
+def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name: str | None = None) -> None:
+    """Against the folder's lock and the table's pin. Raises weights_digest_mismatch.
+
+    name: that the file will have, where it has another one yet. A generated file need not meet the pin: it is reported
+    as synthetic wherever it is used.
+    """
+    name = name or path.name
+    pin = entry.pins.get(name)
+    if pin is None and locked is None:
+        return
+    digest = digest_of(path)
+    if locked is not None and digest != locked.sha256:
+        raise WeightsDigestMismatchError(
+            f"{name} has SHA-256 {digest}, but {LOCK_NAME} recorded {locked.sha256} (from {locked.source}). Remove the "
+            "file and fetch it again, or remove its entry if the change was wanted",
+            file=name,
+        )
+    if pin is None or digest == pin.sha256 or (locked and locked.accepted) or synthetic_seed(path) is not None:
+        return
+    sources = "one public source" if pin.sources == 1 else f"{pin.sources} public sources"
+    raise WeightsDigestMismatchError(
+        f"{name} has SHA-256 {digest}, but the published file has {pin.sha256} ({sources}). If you trust this file, "
+        f"run `retalking weights fetch {entry.name} --accept-digest {digest}`",
+        file=name,
+    )
 
 
 def check_members(path: Path, entry: WeightFile) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,15 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
 from retalking_core.errors import (
-    WeightsDigestMismatchError,
     WeightsError,
     WeightsMissingError,
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
-from retalking_core.weights.checkpoint import check_members, read_state_dict
+from retalking_core.weights.checkpoint import check_content, check_digest, check_members
 from retalking_core.weights.table import (
-    LOCK_NAME,
     LockedFile,
     WeightFile,
-    check_digest,
     digest_of,
     find_file,
     read_lock,
@@ -42,6 +40,7 @@ CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 GUARD_NAME = "weights.fetch.lock"
 PERMANENT = (400, 401, 403, 404, 405, 410)
+RANGE_REFUSED = 416
 Progress = Callable[[int, int | None], None]
 
 _ANOTHER_WAY = "Set RETALKING_WEIGHTS_URL to a mirror, or put the file into the weights folder"
@@ -80,11 +79,17 @@ def open_http(url: str, start: int, version: str | None) -> Iterator[Source]:
         response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
+        if error.code == RANGE_REFUSED and start:  # the partial file is longer than what the source has now
+            with open_http(url, 0, None) as afresh:
+                yield afresh
+            return
         if error.code in PERMANENT:
             raise SourceGoneError(f"HTTP {error.code}") from None
         raise OSError(f"HTTP {error.code}") from None
     except (ValueError, http.client.InvalidURL):  # of the mirror, or of a Location header on the way
         raise SourceGoneError("it leads to something that is not a well-formed address") from None
+    except http.client.HTTPException as error:
+        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
     with response:
         given = response.headers.get("Content-Range", "") if response.status == 206 else ""
         first = int(given.removeprefix("bytes ").split("-")[0]) if given else 0
@@ -105,69 +110,90 @@ def _read(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """base_url: a mirror that holds the files under their own names; without it each file's own address is used.
-    openers: by scheme. Waits 1, 2, 4 … s between attempts; an attempt that brought bytes starts the count anew."""
+    """Waits 1, 2, 4 … s between attempts at one address; an attempt that got farther than all before starts the count
+    anew. Each file comes from the first address that serves the right one (`addresses`)."""
 
     folder: Path
-    base_url: str | None = None
+    mirrors: Sequence[str] = ()
+    """In order; each a flat folder of files (a base address) or `hf:OWNER/REPOSITORY[@REVISION][/FOLDER]`."""
     openers: Mapping[str, Opener] | None = None
+    """By scheme, besides http and https."""
     attempts: int = 5
     sleep: Callable[[float], None] = time.sleep
+    accept: frozenset[str] = frozenset()
+    """SHA-256 digests of files to accept in place of those that the table or the lock states."""
+    on_failure: Callable[[str, WeightsError], None] = lambda address, error: None
+    """Called for each address that failed when another one follows."""
 
     def fetch(self, entry: WeightFile, progress: Progress = lambda done, total: None) -> Path:
-        """The file in its place, fetched if it is not there yet. Raises a `WeightsError`."""
+        """The file in its place, fetched if it is not there yet, and recorded in the lock. Raises a `WeightsError`."""
         if (there := self._present(entry)) is not None:
             return there
-        path, url = self.folder / entry.file, self.url_of(entry)
+        addresses = self.addresses(entry)
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{entry.file}.part"
+        failures: list[WeightsError] = []
         with _only_one(self.folder):
-            if not path.exists():  # the one before us may have brought it
-                self._download(url, entry, partial, progress)
-                self._accept(partial, entry, url)
-        return path
+            if (there := self._present(entry)) is not None:  # the one before us may have brought it
+                return there
+            for position, (name, url) in enumerate(addresses, 1):
+                partial = self.folder / f"{name}.part"
+                try:
+                    self._download(url, entry, partial, progress)
+                    return self._accept(partial, entry, name, url)
+                except WeightsError as error:
+                    failures.append(error)
+                    if position < len(addresses):
+                        self.on_failure(_without_secrets(url), error)
+        raise _joined(failures, entry)
 
     def _present(self, entry: WeightFile) -> Path | None:
-        """The file if it is already there, checked."""
+        """The file if it is already there, checked and recorded."""
         try:
             path = find_file(self.folder, entry)
         except WeightsMissingError:
             return None
-        check_digest(path, read_lock(self.folder).get(path.name))
-        read_state_dict(path, entry)
+        locked = read_lock(self.folder).get(path.name)
+        checked = self._checked(path, entry, path.name, locked.source if locked else "found in the weights folder")
+        if checked != locked:
+            record(self.folder, path.name, checked)
+        _state_of(self.folder / f"{path.name}.part").unlink(missing_ok=True)
         return path
 
-    def url_of(self, entry: WeightFile) -> str:
-        if self.base_url:
-            return f"{self.base_url.rstrip('/')}/{quote(entry.file)}"
+    def addresses(self, entry: WeightFile) -> list[tuple[str, str]]:
+        """(file name, URL) in the order of trial: mirrors of the user, the publisher, known mirrors.
+
+        Known mirrors are other people's copies, so they serve only files whose digest is known.
+        """
+        found = [(name, file_url(base, name)) for base in self.mirrors for name in entry.names]
         if entry.url:
-            return entry.url
+            found.append((entry.file, entry.url))
+        found += [(name, file_url(base, name)) for base in entry.mirrors for name in entry.pins]
+        if found:
+            return found
         raise WeightsUnreachableError(
-            f"no address is known for {entry.file} (published by {entry.publisher}): set RETALKING_WEIGHTS_URL to a "
-            "mirror, or put the file into the weights folder",
-            file=entry.file,
+            f"no address is known for {entry.file} (published by {entry.publisher}). {_ANOTHER_WAY}", file=entry.file
         )
 
     def _download(self, url: str, entry: WeightFile, partial: Path, progress: Progress) -> None:
         opener = self._opener(url, entry)
-        failures, reason = 0, ""
+        failures, farthest, reason = 0, _size(partial), ""
         while failures < self.attempts:
-            before = _size(partial)
             try:
                 if _transfer(opener, url, partial, progress):
                     return
                 reason = "the connection ended early"
             except SourceGoneError as error:
                 raise WeightsUnreachableError(
-                    f"{entry.file} is unavailable at its source: {error}. {_ANOTHER_WAY}"
+                    f"{entry.file} is unavailable at its source: {error}. {_ANOTHER_WAY}", file=entry.file
                 ) from None
             except OSError as error:
                 reason = str(error)
-            failures = 1 if _size(partial) > before else failures + 1
+            failures = 1 if _size(partial) > farthest else failures + 1
+            farthest = max(farthest, _size(partial))
             if failures < self.attempts:
                 self.sleep(min(2.0 ** (failures - 1), 30.0))
         raise WeightsUnreachableError(
-            f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}. {_ANOTHER_WAY}"
+            f"{entry.file} could not be fetched in {self.attempts} attempts: {reason}. {_ANOTHER_WAY}", file=entry.file
         )
 
     def _opener(self, url: str, entry: WeightFile) -> Opener:
@@ -177,25 +203,53 @@ class Fetcher:
             raise WeightsUnreachableError(f"{entry.file}: no way to fetch from {scheme or 'a plain path'}: addresses")
         return known[scheme]
 
-    def _accept(self, partial: Path, entry: WeightFile, url: str) -> None:
+    def _accept(self, partial: Path, entry: WeightFile, name: str, url: str) -> Path:
         """Checks the finished download and gives it its name. What fails is removed, to start afresh next time."""
-        locked = read_lock(self.folder).get(entry.file)
-        size, digest = _size(partial), digest_of(partial)
         try:
-            if url == entry.url and entry.size_bytes not in (None, size):
-                raise WeightsTruncatedError(f"{entry.file} has {size} bytes, not {entry.size_bytes}", file=entry.file)
-            if locked is not None and locked.sha256 != digest:
-                raise WeightsDigestMismatchError(
-                    f"the source's {entry.file} is not the file that {LOCK_NAME} recorded", file=entry.file
-                )
-            check_members(partial, entry)
-            read_state_dict(partial, entry)
+            checked = self._checked(partial, entry, name, _without_secrets(url))
         except WeightsError:
             _discard(partial)
             raise
-        partial.replace(self.folder / entry.file)
+        path = partial.replace(self.folder / name)
         _state_of(partial).unlink(missing_ok=True)
-        record(self.folder, entry.file, LockedFile(digest, size, _without_secrets(url)))
+        record(self.folder, name, checked)
+        return path
+
+    def _checked(self, path: Path, entry: WeightFile, name: str, source: str) -> LockedFile:
+        """What the lock is to say about a file that will be called `name`. Raises a `WeightsError`."""
+        locked, pin = read_lock(self.folder).get(name), entry.pins.get(name)
+        digest, size = digest_of(path), _size(path)
+        accepted = digest in self.accept
+        if not accepted:
+            if path.name != name and pin and pin.size_bytes and size < pin.size_bytes:
+                raise WeightsTruncatedError(f"{name} has {size} bytes, not {pin.size_bytes}", file=name)
+            check_digest(path, entry, locked, name)
+        check_members(path, entry)
+        check_content(path, entry)
+        if locked is not None and locked.sha256 == digest:
+            source, accepted = locked.source, accepted or locked.accepted
+        return LockedFile(digest, size, source, accepted)
+
+
+def file_url(base: str, name: str) -> str:
+    """Address of a file on a mirror. `HF_ENDPOINT` is honored as Hugging Face's own tools do."""
+    if not base.startswith("hf:"):
+        return f"{base.rstrip('/')}/{quote(name)}"
+    owner, _, rest = base.removeprefix("hf:").strip("/").partition("/")
+    repository, _, folder = rest.partition("/")
+    repository, _, revision = repository.partition("@")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    parts = [endpoint, owner, repository, "resolve", revision or "main", *filter(None, folder.split("/")), quote(name)]
+    return "/".join(parts)
+
+
+def _joined(failures: list[WeightsError], entry: WeightFile) -> WeightsError:
+    """One error for all addresses: a file that was refused says more than one that was not reached."""
+    if len(failures) == 1:
+        return failures[0]
+    telling = next((error for error in failures if not isinstance(error, WeightsUnreachableError)), failures[-1])
+    reasons = "; ".join(dict.fromkeys(error.message.removesuffix(f". {_ANOTHER_WAY}") for error in failures))
+    return type(telling)(f"{reasons}. {_ANOTHER_WAY}", **({"file": entry.file} | telling.details))
 
 
 def _without_secrets(url: str) -> str:
@@ -212,9 +266,13 @@ def _transfer(opener: Opener, url: str, partial: Path, progress: Progress) -> bo
     if start and start == known.get("total"):
         return True
     with opener(url, start, known["version"] if start else None) as source:
-        state.write_text(json.dumps({"url": url, "version": source.version, "total": source.total}))
+        if source.start and (source.start != start or source.version != known["version"]):
+            _discard(partial)  # bytes of two files must never meet
+            raise OSError("the file changed at its source between two ranges")
         with partial.open("r+b" if partial.exists() else "wb") as file:
             file.truncate(source.start)
+            # Only now: a note about the new version beside bytes of the old one would be resumed.
+            state.write_text(json.dumps({"url": url, "version": source.version, "total": source.total}))
             file.seek(source.start)
             done = source.start
             for chunk in source.chunks:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from retalking_core import networks
 from retalking_core.device import enable_expandable_segments
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
-from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
-from retalking_core.weights.table import WEIGHT_FILES, check_digest, digest_of, find_file, read_lock
+from retalking_core.weights.checkpoint import check_digest, read_state_dict, synthetic_seed
+from retalking_core.weights.table import WEIGHT_FILES, digest_of, find_file, read_lock
 
 
 class NetworkStore:
@@ -79,7 +79,7 @@ class NetworkStore:
     def _load(self, name: str, parts: Mapping[str, nn.Module]) -> nn.Module:
         entry = WEIGHT_FILES[name]
         path = find_file(self.folder, entry)
-        check_digest(path, read_lock(self.folder).get(path.name))
+        check_digest(path, entry, read_lock(self.folder).get(path.name))
         state = read_state_dict(path, entry)
         enable_expandable_segments(self.device)
         state = self._place(state)

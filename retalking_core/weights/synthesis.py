@@ -19,6 +19,7 @@ from torch import Tensor
 
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.table import (
+    NETWORK_FILES,
     WEIGHT_FILES,
     LockedFile,
     Manifest,
@@ -125,7 +126,7 @@ def write_checkpoint(folder: Path, entry: WeightFile, seed: int) -> Path:
 def synthesize(
     folder: Path,
     seed: int,
-    names: Iterable[str] = tuple(WEIGHT_FILES),
+    names: Iterable[str] = NETWORK_FILES,
     report: Callable[[Path], None] = lambda path: None,
 ) -> None:
     """A full set (about 2.6 GB) or the named files."""

@@ -1,8 +1,7 @@
-"""Weight files: publisher, license, checkpoint layout, required tensors; finding them, and their lock file.
+"""Weight files: publisher, license, digest, checkpoint layout, required tensors; finding them, and their lock file.
 
-`url` is the publisher's address; a mirror (`RETALKING_WEIGHTS_URL`) replaces it, and a file can be put into the folder
-by hand. Every file is checked strictly, key by key, before it is used. `size_bytes` is None where it is unknown.
-docs/weights.md shows the same table. Needs no torch.
+`url` is the publisher's address. Every file is checked strictly, key by key, before it is used. docs/weights.md shows
+the same table. Needs no torch.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from retalking_core.errors import WeightsDigestMismatchError, WeightsMissingError
+from retalking_core.errors import WeightsMissingError
 
 
 @dataclass(frozen=True)
@@ -48,44 +46,66 @@ def load_manifest(network: str) -> Manifest:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a checkpoint wraps the state dict of the bare network.
-
-    nesting: entries to look under, the first that is there counts; "" is the file's top level. prefix: `module.` is
-    removed from the start of a key, or wherever it stands. ignored: keys left out (regular expression). elsewhere:
-    prefix of the manifest's keys that another file provides.
-    """
+    """How a checkpoint wraps the state dict of the bare network."""
 
     nesting: tuple[str, ...] = ("",)
+    """Entries to look under; the first that exists counts. "" is the top level of the file."""
     prefix: Literal["none", "leading", "anywhere"] = "none"
-    ignored: str | None = None
+    """Whether `module.` is removed from the start of a key, or wherever it stands."""
+    extra_keys: Literal["refuse", "ignore"] = "refuse"
+    """`ignore`: keys beyond the manifest are listed and left out (docs/decisions/048-official-weight-files.md)."""
     elsewhere: str | None = None
+    """Prefix of the manifest's keys that another file provides."""
 
-    def bare_key(self, key: str) -> str | None:
-        """The key of the bare network, or None for one to leave out."""
+    def bare_key(self, key: str) -> str:
+        """The key of the bare network."""
         if self.prefix == "anywhere":
-            key = key.replace("module.", "")
-        elif self.prefix == "leading":
-            key = key.removeprefix("module.")
-        return None if self.ignored and re.search(self.ignored, key) else key
+            return key.replace("module.", "")
+        return key.removeprefix("module.") if self.prefix == "leading" else key
 
     def wrapped_key(self, key: str) -> str:
         return key if self.prefix == "none" else f"module.{key}"
 
 
 @dataclass(frozen=True)
+class Pin:
+    """Digest of a published file, as independent public sources state it."""
+
+    sha256: str
+    size_bytes: int | None
+    sources: int
+    """How many sources agree on the digest."""
+
+
+@dataclass(frozen=True)
 class WeightFile:
-    """One file. aliases: other names under which the same layout is published. licence: of the publisher's repository;
-    few state one for the weights themselves."""
+    """One file of the table."""
 
     name: str
     file: str
     used_for: str
     publisher: str
     licence: str
+    """Of the publisher's repository; few state one for the weights themselves."""
     layout: Layout = Layout()
     aliases: tuple[str, ...] = ()
+    """Other names under which the same layout is published."""
     url: str | None = None
-    size_bytes: int | None = None
+    pins: Mapping[str, Pin] = field(default_factory=dict)
+    """By file name. A file without one is trusted on first use, and then locked."""
+    mirrors: tuple[str, ...] = ()
+    """Known copies elsewhere, as in `RETALKING_WEIGHTS_URL`."""
+    kind: Literal["network", "templates"] = "network"
+    """`templates`: a MATLAB file of expression coefficients (`weights.templates`)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.file, *self.aliases)
+
+    @property
+    def size_bytes(self) -> int | None:
+        pin = self.pins.get(self.file)
+        return pin.size_bytes if pin else None
 
     @property
     def network(self) -> str:
@@ -99,6 +119,9 @@ class WeightFile:
         return {key: spec for key, spec in manifest.items() if not key.startswith(self.layout.elsewhere)}
 
 
+# Holds all files of the method's release under their own names.
+_FULL_SET = "hf:camenduru/video-retalking"
+_LATENT_SYNC = "hf:ByteDance/LatentSync-1.5/auxiliary"
 _RELEASE = "https://github.com/vinthony/video-retalking/releases/download/v0.0.1/"
 _FACEXLIB = "https://github.com/xinntao/facexlib/releases/download/"
 _FACE_ALIGNMENT = "https://www.adrianbulat.com/downloads/python-fan/"
@@ -109,55 +132,66 @@ _ENTRIES = (
         "DNet.pt",
         "canonical expression and pose, 256",
         "VideoReTalking",
-        "Apache-2.0",
-        Layout(nesting=("net_G_ema",)),
+        "none stated for the weights; built on PIRender, CC BY-NC 4.0",
+        Layout(nesting=("net_G_ema",), extra_keys="ignore"),
         url=_RELEASE + "DNet.pt",
+        mirrors=(_FULL_SET,),
     ),
     WeightFile(
         "lnet",
         "LNet.pth",
         "lip synthesis, 96",
         "VideoReTalking",
-        "Apache-2.0",
-        Layout(nesting=("state_dict",), prefix="anywhere", ignored="low_res"),
+        "none stated for the weights; repository Apache-2.0",
+        Layout(nesting=("state_dict",), prefix="anywhere", extra_keys="ignore"),
         url=_RELEASE + "LNet.pth",
+        mirrors=(_FULL_SET,),
     ),
     WeightFile(
         "enet",
         "ENet.pth",
         "enhancing upsampler around LNet, 384",
         "VideoReTalking",
-        "Apache-2.0",
+        "none stated for the weights; repository Apache-2.0",
         # The file may hold a copy of LNet of its own, which the method ignores: the lip network is LNet.pth's.
-        Layout(nesting=("state_dict",), prefix="anywhere", ignored="low_res", elsewhere="low_res."),
+        Layout(nesting=("state_dict",), prefix="anywhere", extra_keys="ignore", elsewhere="low_res."),
         url=_RELEASE + "ENet.pth",
+        mirrors=(_FULL_SET,),
     ),
     WeightFile(
         "deep3d",
         "face3d_pretrain_epoch_20.pth",
         "3DMM coefficients",
         "Deep3DFaceRecon_pytorch",
-        "MIT; trained with the Basel Face Model, which is for research only",
+        "MIT; trained with the Basel Face Model 2009, which is for research only",
         Layout(nesting=("net_recon",)),
         url=_RELEASE + "face3d_pretrain_epoch_20.pth",
+        mirrors=(_FULL_SET,),
     ),
     WeightFile(
         "gpen512",
         "GPEN-BFR-512.pth",
         "restoration of the reference faces, 512",
         "GPEN",
-        "academic and non-commercial use only",
+        "none stated since 2026-03-10, which grants nothing; before: non-commercial only",
         url=_RELEASE + "GPEN-BFR-512.pth",
+        mirrors=("hf:akhaliq/GPEN-BFR-512", _FULL_SET),
+        pins={
+            "GPEN-BFR-512.pth": Pin(
+                "f1002c41add95b0decad69604d80455576f7187dd99ca16bd611bcfd44c10b51", 284_085_738, sources=2
+            ),
+        },
     ),
     WeightFile(
         "ganimation",
         "30_net_gen.pth",
         "upper-face expression, 128",
-        "GANimation",
-        "not stated for the weights",
-        # Older files carry running statistics of instance norms, which have no use in evaluation.
-        Layout(ignored=r"(running_mean|running_var|num_batches_tracked)$"),
+        "ganimation_replicate (donydchen)",
+        "MIT; none stated for the weights",
+        # Older files hold running statistics of instance norms, which evaluation does not read.
+        Layout(extra_keys="ignore"),
         url=_RELEASE + "30_net_gen.pth",
+        mirrors=(_FULL_SET,),
     ),
     WeightFile(
         "syncnet",
@@ -166,35 +200,61 @@ _ENTRIES = (
         "syncnet_python",
         "MIT",
         url="https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
+        mirrors=(_LATENT_SYNC,),
+        pins={
+            "syncnet_v2.model": Pin(
+                "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442", 54_573_114, sources=3
+            ),
+        },
     ),
     WeightFile(
         "gfpgan",
         "GFPGANv1.3.pth",
         "restoration of the mouth, 512",
         "GFPGAN",
-        "Apache-2.0",
+        "Apache-2.0 except the parts that its LICENSE lists",
         Layout(nesting=("params_ema", "params")),
-        size_bytes=348_632_874,
         url="https://github.com/TencentARC/GFPGAN/releases/download/v1.3.0/GFPGANv1.3.pth",
+        mirrors=(_FULL_SET,),
+        pins={
+            "GFPGANv1.3.pth": Pin(
+                "c953a88f2727c85c3d9ae72e2bd4846bbaf59fe6972ad94130e23e7017524a70", 348_632_874, sources=10
+            ),
+        },
     ),
     WeightFile(
         "parsenet",
         "ParseNet-latest.pth",
         "face parsing, 19 classes",
-        "GPEN; facexlib as parsing_parsenet.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
+        "PSFRGAN; GPEN; facexlib as parsing_parsenet.pth",
+        "from PSFRGAN, CC BY-NC-SA 4.0",
         aliases=("parsing_parsenet.pth",),
         url=_RELEASE + "ParseNet-latest.pth",
+        mirrors=(_FULL_SET,),
+        pins={
+            "parsing_parsenet.pth": Pin(
+                "3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2", 85_331_193, sources=10
+            ),
+        },
     ),
     WeightFile(
         "retinaface",
         "RetinaFace-R50.pth",
         "faces and five points",
         "GPEN; facexlib as detection_Resnet50_Final.pth",
-        "GPEN's: academic and non-commercial use only; facexlib's: Apache-2.0",
+        "MIT (biubug6/Pytorch_Retinaface)",
         Layout(nesting=("state_dict", ""), prefix="leading"),
         aliases=("detection_Resnet50_Final.pth",),
         url=_RELEASE + "RetinaFace-R50.pth",
+        mirrors=("hf:akhaliq/RetinaFace-R50", _FULL_SET),
+        pins={
+            "RetinaFace-R50.pth": Pin(
+                "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d", 109_497_761, sources=1
+            ),
+            "detection_Resnet50_Final.pth": Pin(
+                "6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d", 109_497_761, sources=10
+            ),
+        },
     ),
     WeightFile(
         "s3fd",
@@ -203,6 +263,12 @@ _ENTRIES = (
         "face-alignment",
         "BSD-3-Clause",
         url=_FACE_ALIGNMENT + "s3fd-619a316812.pth",
+        mirrors=(_LATENT_SYNC,),
+        pins={
+            "s3fd-619a316812.pth": Pin(
+                "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543", 89_843_225, sources=10
+            ),
+        },
     ),
     WeightFile(
         "fan2d",
@@ -211,14 +277,24 @@ _ENTRIES = (
         "face-alignment",
         "BSD-3-Clause",
         url=_FACE_ALIGNMENT + "2DFAN4-11f355bf06.pth.tar",
+        pins={
+            "2DFAN4-11f355bf06.pth.tar": Pin(
+                "11f355bf0693120222f5955ce3f9dc8fb5763ebb30a47d7906e509490d32e4aa", 95_641_761, sources=4
+            ),
+        },
     ),
     WeightFile(
         "arcface",
         "recognition_arcface_ir_se50.pth",
         "identity similarity score",
         "facexlib",
-        "Apache-2.0",
+        "MIT (TreB1eN/InsightFace_Pytorch)",
         url=_FACEXLIB + "v0.1.0/recognition_arcface_ir_se50.pth",
+        pins={
+            "recognition_arcface_ir_se50.pth": Pin(
+                "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28", 175_367_323, sources=6
+            ),
+        },
     ),
     WeightFile(
         "inception",
@@ -227,9 +303,25 @@ _ENTRIES = (
         "pytorch-fid, converted from TensorFlow's",
         "Apache-2.0",
         url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        pins={
+            "pt_inception-2015-12-05-6726825d.pth": Pin(
+                "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2", 95_628_359, sources=10
+            ),
+        },
+    ),
+    WeightFile(
+        "expression",
+        "expression.mat",
+        "expression templates `neutral` and `smile`",
+        "VideoReTalking",
+        "none stated for the file; repository Apache-2.0",
+        url=_RELEASE + "expression.mat",
+        mirrors=(_FULL_SET,),
+        kind="templates",
     ),
 )
 WEIGHT_FILES: Mapping[str, WeightFile] = {entry.name: entry for entry in _ENTRIES}
+NETWORK_FILES = tuple(entry.name for entry in _ENTRIES if entry.kind == "network")
 
 # What the videoretalking engine runs on; the others serve evaluation or a neural face tracker.
 ENGINE_WEIGHTS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet", "ganimation")
@@ -237,7 +329,7 @@ ENGINE_WEIGHTS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsen
 
 def find_file(folder: Path, entry: WeightFile) -> Path:
     """The entry's file in a folder, under its own name or an alias. Raises weights_missing."""
-    for name in (entry.file, *entry.aliases):
+    for name in entry.names:
         if (folder / name).is_file():
             return folder / name
     raise WeightsMissingError(f"{entry.file} is not in the weights folder", file=entry.file)
@@ -248,11 +340,12 @@ LOCK_NAME = "weights.lock.json"
 
 @dataclass(frozen=True)
 class LockedFile:
-    """source: the address it came from, or how it was made."""
-
     sha256: str
     size_bytes: int
     source: str
+    """The address it came from, or how it was made."""
+    accepted: bool = False
+    """Accepted knowingly (`--accept-digest`), although the table pins another digest."""
 
 
 def digest_of(path: Path) -> str:
@@ -274,13 +367,3 @@ def record(folder: Path, name: str, locked: LockedFile) -> None:
     partial = folder / f"{LOCK_NAME}.{os.getpid()}.part"
     partial.write_text(json.dumps(document, indent=1) + "\n")
     partial.replace(folder / LOCK_NAME)
-
-
-def check_digest(path: Path, locked: LockedFile | None) -> None:
-    """Raises if a lock entry exists and the file is another one."""
-    if locked is not None and digest_of(path) != locked.sha256:
-        raise WeightsDigestMismatchError(
-            f"{path.name} is not the file that {LOCK_NAME} recorded (from {locked.source}); remove it and "
-            "fetch it again, or remove its entry if the change was wanted",
-            file=path.name,
-        )

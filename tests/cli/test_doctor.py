@@ -145,6 +145,20 @@ def test_without_a_service_it_names_what_it_could_not_reach(call: Call, tmp_path
     assert list(tmp_path.iterdir()) == [], "looking leaves nothing behind"
 
 
+def test_one_line_says_whether_the_neural_engine_would_run(call: Call, tmp_path: Path, configure: Set) -> None:
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+
+    for name in ENGINE_WEIGHTS[1:]:
+        (tmp_path / WEIGHT_FILES[name].file).touch()
+    configure(MODELS_DIR=str(tmp_path))
+    (row,) = look(call, 1)["engine videoretalking"]
+    assert WEIGHT_FILES[ENGINE_WEIGHTS[0]].file in row["remedy"]
+    assert not any(WEIGHT_FILES[name].file in row["remedy"] for name in ENGINE_WEIGHTS[1:])
+    import torch
+
+    assert ("CUDA" in row["remedy"]) != torch.cuda.is_available(), "everything that is missing, not the first thing"
+
+
 def test_the_objects_of_a_stopped_service_are_checked(call: Call, tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     ended = call("doctor", "--json", "--data", str(tmp_path / "kept"))

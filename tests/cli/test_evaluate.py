@@ -143,6 +143,40 @@ def test_a_data_set_is_rendered_scored_and_resumed(call: Call, dataset: Path, tm
     assert "Frames were kept. (0.20-0.40 s)" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_data_set_is_found_by_name_and_the_mouth_target_is_carried_through(
+    call: Call, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The talkingface-toolkit's folder layout: model and data set name alone suffice."""
+    named = tmp_path / "dataset" / "video-retalking" / "val"
+    named.mkdir(parents=True)
+    (dataset / "video").rename(named / "face")
+    (dataset / "audio").rename(named / "audio")
+    (named / "audio" / "talk0.wav").unlink()
+    monkeypatch.setenv("RETALKING_DATASETS_DIR", str(tmp_path / "dataset"))
+    command = ("evaluate", "--model", "video_retalking", "--engine", "preview", "--dataset", "video-retalking")
+    command += ("--metrics", "mouth_target_correlation,mouth_target_lag", "--out", str(tmp_path / "out"), "--json")
+    for _ in ("rendered", "scored again by a later process"):
+        ended = call(*command)
+        assert ended.code == 0, ended.err
+        (clip,) = json.loads(ended.out)["clips"]
+        assert all(metric["value"] is not None for metric in clip["metrics"]), clip["metrics"]
+        for scores in (tmp_path / "out" / "clips").glob("*/scores.json"):
+            scores.unlink()
+
+
+@pytest.mark.parametrize("name", ["no-such-set", "../set", "/nowhere"])
+def test_an_unknown_data_set_is_named_with_those_that_exist(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "dataset" / "one").mkdir(parents=True)
+    (tmp_path / "set").mkdir()
+    monkeypatch.setenv("RETALKING_DATASETS_DIR", str(tmp_path / "dataset"))
+    ended = call("evaluate", "--model", "preview", "--dataset", name)
+    assert ended.code == 2
+    assert "it holds one" in ended.err
+    assert "RETALKING_DATASETS_DIR" in ended.err
+
+
 @pytest.mark.e2e
 def test_renders_can_be_sent_to_a_service(
     call: Call, start_up: Callable[..., Up], dataset: Path, tmp_path: Path

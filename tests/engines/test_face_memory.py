@@ -86,7 +86,7 @@ def test_half_precision_that_leaves_its_range_goes_on_in_float32(clip: Path, tmp
     speech = speech_of(tmp_path, "a")
     done = render_watched(Half(), clip, speech, tmp_path / "out.mp4", None, {"batch_size": 2})
     plain = render_watched(StandIns(), clip, speech, tmp_path / "out.mp4", None, {"batch_size": 2})
-    (note,) = done.report.notes
+    _zero, note = done.report.notes
     assert (note.code, "gfpgan" in note.sentence) == ("half_precision_exceeded", True)
     assert all(np.array_equal(a.y, b.y) for a, b in zip(done.frames, plain.frames, strict=True))
 

@@ -163,4 +163,7 @@ def test_smile_is_what_the_expression_file_says(render, one: Path, tmp_path: Pat
     templates = tmp_path / "expression.mat"
     done = render(one, 1, RenderOptions(expression="smile"), StandIns(dnet=dnet), templates=templates)
     assert done.report.frames == 1
+    assert [(note.code, note.sentence) for note in done.report.notes] == [
+        ("expression_template", "`smile` is expression_mouth of expression.mat.")
+    ]
     assert torch.equal(seen[0], torch.from_numpy(numbers[:64])[:, None].expand(64, seen[0].shape[1]))

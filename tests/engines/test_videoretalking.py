@@ -251,7 +251,8 @@ def test_a_face_without_parts_is_told(render, clip) -> None:
     nothing[:, 0] = 1
     done = render(StandIns(parsenet=lambda x: (nothing.expand(len(x), -1, -1, -1), x)), clip)
     assert all(done.same(k) for k in range(FRAMES))
-    (note,) = done.report.notes
+    zero, note = done.report.notes
+    assert zero.code == "expression_zero", "there is no expression.mat"
     assert note.code == "face_parts_not_found"
     assert note.ranges_s == ((0.0, pytest.approx(done.report.duration_s, abs=1e-3)),)
 

@@ -16,7 +16,7 @@ from retalking_core import errors
 from retalking_core.weights import checkpoint, synthesis, table
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
 from retalking_core.weights.synthesis import synthetic_state_dict, wrap_state_dict, write_checkpoint
-from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, find_file, load_manifest
+from retalking_core.weights.table import NETWORK_FILES, WEIGHT_FILES, Manifest, WeightFile, find_file, load_manifest
 
 SMALL = WEIGHT_FILES["ganimation"]  # a bare state dict, 34 MB
 NESTED = WEIGHT_FILES["dnet"]  # under one entry, 90 MB
@@ -45,7 +45,7 @@ def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "load_manifest", shrunken)
 
 
-@pytest.mark.parametrize("name", WEIGHT_FILES)
+@pytest.mark.parametrize("name", NETWORK_FILES)
 def test_official_layout_loads_bit_for_bit(name: str, quick_draws: None, small_shapes: None, tmp_path: Path) -> None:
     entry = WEIGHT_FILES[name]
     path = write_checkpoint(tmp_path, entry, seed=5)

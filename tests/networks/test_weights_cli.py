@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from cli.weights import app
@@ -14,6 +15,14 @@ from retalking_core.errors import WeightsError
 from retalking_core.weights.synthesis import synthetic_state_dict
 from retalking_core.weights.table import WEIGHT_FILES, read_lock
 from tests.networks.mirror import serve, to_bytes
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetching falls back to publishers and mirrors: a proxy that refuses connections stands before them."""
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr("retalking_core.weights.fetching.time.sleep", lambda _seconds: None)
 
 
 def run(*arguments: str | Path, **environment: str) -> Result:
@@ -60,7 +69,14 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
         url = mirror.url if scheme == "http" else "s3://bucket/weights"
         keys = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_DEFAULT_REGION": "us-east-1"}
         result = run(
-            "fetch", "ganimation", "--dir", tmp_path, RETALKING_WEIGHTS_URL=url, AWS_ENDPOINT_URL=endpoint, **keys
+            "fetch",
+            "ganimation",
+            "--yes",
+            "--dir",
+            tmp_path,
+            RETALKING_WEIGHTS_URL=url,
+            AWS_ENDPOINT_URL=endpoint,
+            **keys,
         )
         assert result.exit_code == 0, result.output
         assert (tmp_path / "30_net_gen.pth").read_bytes() == mirror.body
@@ -70,9 +86,45 @@ def test_fetch_from_a_mirror(scheme: str, tmp_path: Path) -> None:
     assert read_lock(tmp_path)["30_net_gen.pth"].source == f"{url}/30_net_gen.pth"
 
 
+def test_fetch_shows_the_licenses_and_needs_an_answer(tmp_path: Path) -> None:
+    with serve(to_bytes(synthetic_state_dict("ganimation", 1))) as mirror:
+        arguments = ("fetch", "ganimation", "--dir", tmp_path, "--url", mirror.url)
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert WEIGHT_FILES["ganimation"].licence in result.output
+        assert "pass --yes" in result.output
+        assert mirror.requests == []
+        assert run(*arguments, "--yes").exit_code == 0
+        assert run(*arguments).exit_code == 0, "nothing to fetch, nothing to accept"
+
+
+def test_list_says_what_each_digest_is_compared_with(tmp_path: Path) -> None:
+    with serve(to_bytes(synthetic_state_dict("ganimation", 1))) as mirror:
+        assert run("fetch", "ganimation", "--yes", "--dir", tmp_path, "--url", mirror.url).exit_code == 0
+    lines = {
+        line.split("│")[1].strip(): line for line in run("list", "--dir", tmp_path).output.splitlines() if "│" in line
+    }
+    assert "pinned (10 sources)" in lines["gfpgan"]
+    assert "trusted on first use" in lines["dnet"]
+    assert "locked since the first fetch" in lines["ganimation"]
+
+
+def test_verify_lists_extra_keys(tmp_path: Path) -> None:
+    state = synthetic_state_dict("ganimation", 1) | {f"noises.noise{i}": torch.zeros(1) for i in range(7)}
+    torch.save(state, tmp_path / "30_net_gen.pth")
+    result = run("verify", "ganimation", "--dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "30_net_gen.pth: 7 extra keys ignored (noises.noise0" in result.output
+    assert "and 2 more" in result.output
+
+
+def test_a_digest_to_accept_has_to_be_one(tmp_path: Path) -> None:
+    assert run("fetch", "dnet", "--yes", "--accept-digest", "abc", "--dir", tmp_path).exit_code == 2
+
+
 def test_fetch_says_what_it_could_not_get(tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9/weights"  # the discard port: refused at once
-    result = run("fetch", "dnet", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
+    result = run("fetch", "dnet", "--yes", "--dir", tmp_path, RETALKING_WEIGHTS_URL=nobody)
     assert result.exit_code == 1
     assert "weights_unreachable" in result.output
     assert "RETALKING_WEIGHTS_URL" in result.output

@@ -18,10 +18,10 @@ from retalking_client import options as client
 from retalking_client.models import Metric
 from retalking_core.evaluation.metrics import METRICS
 from retalking_core.options import RenderOptions
-from retalking_core.stages.stabilize import TEMPLATE_KEYS
 from retalking_core.vocabulary import containers, engines, options
 from retalking_core.vocabulary.metrics import METRIC_TABLE, Better
 from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.templates import TEMPLATE_KEYS
 from tests.api.running import ROOT
 
 

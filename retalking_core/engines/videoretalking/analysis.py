@@ -47,13 +47,13 @@ from retalking_core.stages.regions import (
     region_side,
 )
 from retalking_core.stages.stabilize import (
-    TEMPLATE_KEYS,
     expression_of,
     load_template,
     regress_coefficients,
     semantic_windows,
 )
 from retalking_core.types import ColorTags, FaceTrack, Frame, FrameSource, Timeline
+from retalking_core.weights.templates import TEMPLATE_KEYS
 
 # Two neighboring boxes that overlap less belong to different shots.
 SAME_SHOT_OVERLAP = 0.3

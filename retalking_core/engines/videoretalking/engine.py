@@ -8,7 +8,7 @@ not grow with the clip's length, except for the numbers of the first pass.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +42,7 @@ from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.stages.lips import fixed_noise
 from retalking_core.threads import EncoderThread
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
+from retalking_core.weights.templates import TEMPLATE_KEYS
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
@@ -78,7 +79,7 @@ class VideoRetalkingEngine:
         cache: FaceCache | None = None,
     ) -> None:
         self._networks = ValidatingNetworks(networks)
-        self._limits, self._cache = limits, cache
+        self._limits, self._cache, self._templates = limits, cache, templates
         self._tracker = tracker or DlibFaceTracker()
         self._batch_size = batch_size or (BATCH_CUDA if networks.device.type == "cuda" else BATCH_CPU)
         self._analysis = ClipAnalyzer(self._networks, self._tracker, limits, templates, self._batch_size)
@@ -234,6 +235,22 @@ class VideoRetalkingEngine:
             return OriginalRenderer(self._networks, scene, options)
         return FrameRenderer(self._networks, self._batch_size, scene, options, memory)
 
+    def _standing_notes(self, options: RenderOptions) -> Iterator[Note]:
+        """Notes that hold for every render of this engine with these options."""
+        if self.capabilities.synthetic_weights:
+            yield Note("synthetic_weights", UNTRAINED)
+        if options.expression not in TEMPLATE_KEYS:  # a picture of the caller's
+            return
+        if self._templates is None or not self._templates.is_file():
+            yield Note(
+                "expression_zero",
+                "expression.mat is not in the weights folder: `neutral` is the zero expression of the 3DMM, which "
+                "differs from the original's.",
+            )
+        else:
+            variable = TEMPLATE_KEYS[options.expression]
+            yield Note("expression_template", f"`{options.expression}` is {variable} of {self._templates.name}.")
+
     def _metadata(self) -> dict[str, str]:
         comment = f"{MADE_BY} {UNTRAINED}" if self.capabilities.synthetic_weights else MADE_BY
         return {"title": "Retalking", "comment": comment}
@@ -264,6 +281,6 @@ class VideoRetalkingEngine:
             faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
             stage_times_s=dict(times_s),
             synthetic_weights=self.capabilities.synthetic_weights,
-            notes=([Note("synthetic_weights", UNTRAINED)] if self.capabilities.synthetic_weights else []) + notes,
+            notes=[*self._standing_notes(options), *notes],
             face_cache=face_cache,
         )

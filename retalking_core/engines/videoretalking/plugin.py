@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin
@@ -18,12 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def obstacle(environment: EngineEnvironment) -> str | None:
-    """Reads no weights."""
-    if find_spec("torch") is None:
-        return "torch is not installed on the worker: install the extra `gpu`."
+    """Everything that is missing, in one text. Reads no weights."""
     from retalking_core.errors import WeightsMissingError
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
+    found = []
+    has_torch = find_spec("torch") is not None
+    if not has_torch:
+        found.append("torch is not installed on the worker: install the extra `gpu`.")
     missing = []
     for name in ENGINE_WEIGHTS:
         try:
@@ -31,13 +34,19 @@ def obstacle(environment: EngineEnvironment) -> str | None:
         except WeightsMissingError:
             missing.append(WEIGHT_FILES[name].file)
     if missing:
-        return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
+        found.append(f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`.")
+    if has_torch and environment.chosen != "videoretalking" and not _has_cuda():
+        # Measured: 10 to 75 s a frame on two cores.
+        found.append(
+            "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
+        )
+    return " ".join(found) or None
+
+
+def _has_cuda() -> bool:
     import torch  # not sooner: it takes longer than all the rest of a worker's start
 
-    if not torch.cuda.is_available() and environment.chosen != "videoretalking":
-        # Measured: 10 to 75 s a frame on two cores.
-        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
-    return None
+    return torch.cuda.is_available()
 
 
 def load(environment: EngineEnvironment) -> Engine:
@@ -64,12 +73,28 @@ def load(environment: EngineEnvironment) -> Engine:
         batch_size=environment.inference_batch if has_cuda else None,
         limits=environment.limits,
         tracker=_face_tracker(environment, networks),
-        templates=environment.models_dir / "expression.mat",
+        templates=_expression_templates(environment.models_dir),
         synthetic_weights=any(synthetic_seed(file) is not None for file in files),
         cache=environment.face_cache,
     )
     engine.warm_up()
     return engine
+
+
+def _expression_templates(models_dir: Path) -> Path | None:
+    """The original's expression templates, checked like any weight file; None without them.
+
+    Raises a WeightsError for a file that is damaged, of another shape, or not the locked one."""
+    from retalking_core.weights.checkpoint import check_content, check_digest
+    from retalking_core.weights.table import WEIGHT_FILES, read_lock
+
+    entry = WEIGHT_FILES["expression"]
+    path = models_dir / entry.file
+    if not path.is_file():
+        return None
+    check_digest(path, entry, read_lock(models_dir).get(path.name))
+    check_content(path, entry)
+    return path
 
 
 def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
