@@ -41,6 +41,7 @@ check: $(VENV)/.all check-console
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m checks.import_cycles
+	$(BIN)/python -m checks.test_only_modules
 	$(BIN)/python -m checks.secret_scan
 	$(BIN)/python -m checks.dependencies
 

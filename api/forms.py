@@ -14,15 +14,15 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from api.containers import Slot
 from api.dependencies import Dependencies
 from api.limits import body_chunks, check_filename, read_json, too_large
 from api.problems import FieldError
 from api.staging import StagedFile, StorageReservation, UploadStream
 from jobs.errors import ServiceError
 from jobs.names import input_key
+from retalking_core.vocabulary.containers import InputSlot
 
-SLOTS: tuple[Slot, ...] = get_args(Slot)
+SLOTS: tuple[InputSlot, ...] = get_args(InputSlot)
 # Fields whose value is an object or a list: JSON text, or (objects) dotted names such as `output.crf`.
 NESTED_FIELDS = frozenset({"face", "crop", "pads", "output", "metadata"})
 LIST_FIELDS = frozenset({"evaluate", "webhook_events"})
@@ -34,8 +34,8 @@ FRAMING_BYTES = 1 << 16
 class ReceivedForm:
     """files: staged files by slot. filenames: as sent, by slot. fields: values by field name, in the order sent."""
 
-    files: dict[Slot, StagedFile] = field(default_factory=dict)
-    filenames: dict[Slot, str] = field(default_factory=dict)
+    files: dict[InputSlot, StagedFile] = field(default_factory=dict)
+    filenames: dict[InputSlot, str] = field(default_factory=dict)
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -123,7 +123,7 @@ class _FormReceiver:
             await self._stream.abandon()
 
 
-def slot_of(part: PartStart) -> Slot | None:
+def slot_of(part: PartStart) -> InputSlot | None:
     """The slot of a file part. `expression` is also a plain field (`smile`)."""
     if part.name == "expression" and part.filename is None and part.content_type.startswith("text/"):
         return None

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
-from api.containers import HEAD_BYTES, Container, recognise
 from api.dependencies import Dependencies, WithDependencies
 from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
@@ -23,25 +22,14 @@ from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
 from jobs.signing import link_query
+from retalking_core.vocabulary.containers import HEAD_BYTES, KINDS, sniff
 
 router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
 MediaPart = Literal["video", "audio", "result"]
-_TYPES: dict[Container, str] = {
-    "mp4": "video/mp4",
-    "matroska": "video/webm",  # players know this type; WebM is a subset of Matroska
-    "avi": "video/x-msvideo",
-    "wav": "audio/wav",
-    "flac": "audio/flac",
-    "ogg": "audio/ogg",
-    "mp3": "audio/mpeg",
-    "png": "image/png",
-    "jpeg": "image/jpeg",
-    "webp": "image/webp",
-}
-_MEDIA = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _TYPES.values()}
+_MEDIA = {kind.playable_as: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
 MEDIA_RESPONSES = {
     status: entry | ({"content": _MEDIA} if "content" in entry else {})
     for status, entry in RESULT_RESPONSES.items()
@@ -57,7 +45,7 @@ class MediaLink(BaseModel):
 
 
 class MediaLinks(BaseModel):
-    """The playable files of a job. null: missing, or not stored because the input was given by its address."""
+    """The playable files of a job. null: missing, or its URL is not fetched yet."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -136,7 +124,7 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    return _input_file(parts, job, part, job.spec.video if part == "video" else job.spec.audio)
+    return _input_file(parts, job, part, job.inputs[part])
 
 
 def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:
@@ -148,8 +136,8 @@ def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> S
         head = b"".join(parts.objects.read(source.key, 0, min(size, HEAD_BYTES)))
     except ObjectNotFoundError:
         return None
-    container = recognise(head)
-    if container is None:
+    kind = sniff(head)
+    if kind is None:
         return None
     # Inputs of a job never change, so its id and the slot make a valid ETag.
-    return ServedFile(source.key, size, f'"{job.id}-{part}"', _TYPES[container], f"{job.id}-{part}.{container}")
+    return ServedFile(source.key, size, f'"{job.id}-{part}"', kind.playable_as, f"{job.id}-{part}.{kind.name}")

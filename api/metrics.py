@@ -79,8 +79,12 @@ class StoreCollector(Collector):
         for status, count in counts.items():
             jobs.add_metric([str(status)], count)
         # For autoscalers, which need one number without labels: render workers that have work to do
+        fetching = self._store.fetches.count()
+        fetches = GaugeMetricFamily("retalking_fetches", "Queued jobs whose inputs are still to be fetched")
+        fetches.add_metric([], fetching)
         demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
-        demand.add_metric([], sum(count for status, count in counts.items() if not status.is_over))
+        live_jobs = sum(count for status, count in counts.items() if not status.is_over)
+        demand.add_metric([], max(0, live_jobs - fetching))
         live = self._store.workers.live()
         workers = GaugeMetricFamily("retalking_workers", "Live render workers")
         workers.add_metric([], len(live))
@@ -96,7 +100,7 @@ class StoreCollector(Collector):
             webhooks.add_metric([state], getattr(backlog, state))
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
         stuck.add_metric([], self._store.janitor_failures.count())
-        gauges = [webhooks, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
+        gauges = [webhooks, fetches, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
         return [*gauges, *tally_families(self._store.counters.tally())]
 
 

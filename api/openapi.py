@@ -13,6 +13,7 @@ from api.middleware import REQUEST_ID_HEADER
 from api.problems import Problem
 from api.submission import JobSubmission
 from jobs.models import JobEvent
+from retalking_core.vocabulary.containers import ACCEPTED
 
 DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id
 back, the lip-synced video and its evaluation when the job is done. Poll the job, follow its events, or give it a
@@ -27,13 +28,9 @@ TAGS = [
     {"name": "operations", "description": "For probes and scrapers"},
 ]
 _REF = "#/components/schemas/"
-_PICTURE_TYPES = "image/png, image/jpeg, image/webp"
-_FILM_TYPES = "video/mp4, video/quicktime, video/x-matroska, video/webm, video/x-msvideo"
-_SOUND_TYPES = "audio/wav, audio/mpeg, audio/flac, audio/ogg, audio/mp4"
 _FILE_ENCODING = {
     "spec": {"contentType": "application/json"},
-    "video": {"contentType": f"{_FILM_TYPES}, {_PICTURE_TYPES}"},
-    "audio": {"contentType": f"{_SOUND_TYPES}, {_FILM_TYPES}"},
+    **{slot: {"contentType": ", ".join(kind.content_type for kind in ACCEPTED[slot])} for slot in ("video", "audio")},
 }
 _BINARY = {"type": "string", "format": "binary"}
 

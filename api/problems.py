@@ -22,6 +22,8 @@ logger = logging.getLogger("retalking.api")
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 5
+# Pydantic's types of error for a name that a model, or a dataclass, does not have.
+UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class FieldError(BaseModel):
@@ -121,7 +123,7 @@ def field_errors(errors: Sequence[Mapping[str, Any]], location: str = "body") ->
     """One FieldError per field, without the input; pydantic reports one error per member of a union."""
     messages: dict[str, list[str]] = {}
     for error in errors:
-        is_unknown_field = error["type"] == "extra_forbidden"
+        is_unknown_field = error["type"] in UNKNOWN_FIELD
         pointer = "#/" + "/".join(map(str, error["loc"])) if is_unknown_field else pointer_of(error["loc"])
         message = "There is no such field" if is_unknown_field else error["msg"]
         if message not in messages.setdefault(pointer, []):

@@ -21,13 +21,14 @@ from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultIn
 from jobs.names import curves_key
 from jobs.objects import ObjectNotFoundError
 from jobs.store.keys import Scope
+from retalking_core.vocabulary.containers import OUTPUTS
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 # For players and webhook receivers, which have no key: the signature in the link is the permission
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
-_FILE_TYPES = dict.fromkeys(("video/mp4", "video/quicktime", "video/x-matroska"), _VIDEO)
+_FILE_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO)
 _FILE_HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
     "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},

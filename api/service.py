@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field
 
-from api.containers import ACCEPTED_NAMES
 from api.dependencies import WithDependencies
 from api.engines import choose_engine
 from api.jobs import view_response
 from api.limits import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.problems import refusals
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.models import EngineInfo, JobOptions
+from retalking_core.vocabulary.containers import ACCEPTED_NAMES
+from retalking_core.vocabulary.engines import EngineInfo
+from retalking_core.vocabulary.metrics import METRIC_TABLE, Better
+from retalking_core.vocabulary.options import JobOptions
 
 logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["service"])
@@ -43,11 +43,11 @@ class MetricInfo(BaseModel):
 
     description: str
     unit: str
-    better: Literal["higher", "lower", "neutral"]
+    better: Better
     lowest: float | None
     highest: float | None
     source: str
-    checkpoints: list[str] = Field(description="Weight files it needs")
+    checkpoints: tuple[str, ...] = Field(description="Weight files it needs")
 
 
 class Limits(BaseModel):
@@ -132,12 +132,12 @@ def _auto_engine(configured: str, offered: set[str]) -> str | None:
         return None
 
 
-@cache
 def metric_table() -> dict[str, MetricInfo]:
-    """A copy of the table in `retalking_core.evaluation`, which needs numpy; made by docs/reference.py, held by a
-    test."""
-    document = (files("api") / "metric_table.json").read_text("utf-8")
-    return TypeAdapter(dict[str, MetricInfo]).validate_json(document)
+    """The vocabulary's table, without what only workers need."""
+    return {
+        name: MetricInfo(**{field: getattr(row, field) for field in MetricInfo.model_fields})
+        for name, row in METRIC_TABLE.items()
+    }
 
 
 def describe_options() -> dict[str, OptionInfo]:

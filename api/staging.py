@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -18,24 +18,20 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from api.containers import ACCEPTED, ACCEPTED_NAMES, ANYTHING, HEAD_BYTES, Container, Slot, describe, recognise
 from api.dependencies import Dependencies
 from api.limits import too_large
+from jobs.containers import check_container
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
+from jobs.opening import storage_refusal
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError
-from jobs.store.keys import ApiKey
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 
 logger = logging.getLogger("retalking.api")
 
 # Chunks of the wire (64 kB) are joined to blocks of this size before a thread writes them: 2 GB take 2,000 thread
 # switches instead of 32,000.
 FLUSH_BYTES = 1 << 20
-
-
-def byte_quota(parts: Dependencies, owner: str, key: ApiKey | None) -> ByteQuota:
-    own = key.stored_bytes if key is not None else None
-    return ByteQuota(owner, own or parts.settings.stored_bytes_per_key, parts.settings.stored_bytes)
 
 
 class StorageReservation:
@@ -79,10 +75,7 @@ def storage_refusals() -> Iterator[None]:
     try:
         yield
     except StorageQuotaError as refusal:
-        if refusal.is_owners:
-            message = "This key has reached its storage quota: uploads, inputs and results together."
-            raise ServiceError("storage_quota_exceeded", message) from None
-        raise ServiceError("storage_full", "The service has reached its storage quota.") from None
+        raise storage_refusal(is_owners=refusal.is_owners) from None
     except ArrivalLostError:
         raise arrival_lost() from None
 
@@ -135,7 +128,7 @@ class UploadStream:
     the key before commit(). slot: purpose of the file; None: any container that some slot accepts.
     """
 
-    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: Slot | None) -> None:
+    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: InputSlot | None) -> None:
         self._parts = parts
         self._reservation = reservation
         self._key = key
@@ -216,15 +209,3 @@ class UploadStream:
         context, self._context, self._writer = self._context, None, None
         if context is not None:
             context.__exit__(None, None, None)
-
-
-def check_container(head: bytes, slot: Slot | None) -> Container:
-    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it."""
-    found = recognise(head)
-    accepted: Collection[Container] = ACCEPTED[slot] if slot else ANYTHING
-    if found is not None and found in accepted:
-        return found
-    what = f"a {found} file" if found else describe(head)
-    wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
-    name = f"`{slot}` file" if slot else "file"
-    raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")

@@ -20,19 +20,20 @@ from pydantic import Field, StringConstraints, ValidationError
 from redis.exceptions import RedisError
 
 from api.access import Caller
-from api.containers import HEAD_BYTES, Slot
 from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.limits import check_metadata, read_body, read_json, too_large
-from api.problems import FieldError, describe_errors, field_errors, request_id_of
-from api.staging import StorageReservation, announced_bytes, arrival_lost, byte_quota, check_container, tracked_arrival
+from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
+from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
+from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
-from jobs.messages import MessageNotSentError, send_render
+from jobs.messages import MessageNotSentError, send_job
 from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
+from jobs.opening import byte_quota
 from jobs.store import (
     ArrivalLostError,
     Created,
@@ -45,6 +46,7 @@ from jobs.store import (
     RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
 
 # Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0
@@ -146,7 +148,7 @@ def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
 def _code_of(errors: list[Any]) -> str:
     """invalid_option if an existing option has a bad value; invalid_request for unknown fields and everything else."""
     is_option = [
-        error["type"] != "extra_forbidden" and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
+        error["type"] not in UNKNOWN_FIELD and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
         for error in errors
     ]
     return "invalid_option" if any(is_option) else "invalid_request"
@@ -170,7 +172,7 @@ def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
         )
 
 
-def _sources(slot: Slot, body: JobSubmission, form: ReceivedForm) -> list[str]:
+def _sources(slot: InputSlot, body: JobSubmission, form: ReceivedForm) -> list[str]:
     """How this input was given, for messages."""
     ways: Mapping[str, object] = {
         f"the file part `{slot}`": form.files.get(slot),
@@ -203,7 +205,7 @@ def _resolve(
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
-    def refer(slot: Slot, url: str | None, upload_id: str | None) -> InputRef:
+    def refer(slot: InputSlot, url: str | None, upload_id: str | None) -> InputRef:
         staged = form.files.get(slot)
         if staged is not None:
             return InputRef(
@@ -240,7 +242,7 @@ async def _check_address(name: str, address: str | None, parts: Dependencies, ca
 
 
 def _copy_upload(
-    parts: Dependencies, caller: Caller, slot: Slot, upload_id: str, reservation: StorageReservation
+    parts: Dependencies, caller: Caller, slot: InputSlot, upload_id: str, reservation: StorageReservation
 ) -> InputRef:
     source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
     try:
@@ -288,7 +290,7 @@ async def _accept(request: Request, parts: Dependencies, caller: Caller, key: st
     if key is None:  # with a key it may repeat a job that exists
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
-    reservation = StorageReservation(parts, job_id, byte_quota(parts, caller.owner, caller.key))
+    reservation = StorageReservation(parts, job_id, byte_quota(parts.settings, caller.owner, caller.key))
     try:
         async with tracked_arrival(parts, job_id):
             submission = await read_submission(request, parts, caller, reservation)
@@ -382,9 +384,11 @@ async def _remove_staged(parts: Dependencies, job_id: str) -> None:
 
 
 def _send(parts: Dependencies, job: Job) -> None:
-    """Wake a worker. The job is in the outbox already, so an unavailable broker delays it but loses nothing."""
+    """Wake a worker; if inputs are still to be fetched, the fetcher does so later. The job is in the outbox already, so
+    an unavailable broker delays it but loses nothing."""
+    if job.awaits_inputs:
+        return
     try:
-        send_render(parts.celery, job)
-        parts.store.jobs.mark_message_sent(job.id)
+        send_job(parts.celery, parts.store, job)
     except (MessageNotSentError, RedisError) as error:
         logger.warning("The message for %s stays in the outbox: %s", job.id, type(error).__name__)

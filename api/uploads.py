@@ -24,13 +24,13 @@ from api.staging import (
     StorageReservation,
     UploadStream,
     announced_bytes,
-    byte_quota,
     storage_refusals,
     tracked_arrival,
 )
 from jobs.errors import ServiceError
 from jobs.names import is_upload_id, new_job_id, new_upload_id, upload_key
 from jobs.objects import ObjectNotFoundError
+from jobs.opening import byte_quota
 from jobs.signing import link_query
 
 # An upload lives at least this long after its file arrived, so that the file becomes visible and a job can use it.
@@ -86,7 +86,7 @@ def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
     parts.store.uploads.add(upload_id, expires_at, caller.owner)
     if link is not None:  # the file bypasses this service, so the largest size is reserved until it is measured
-        quota = byte_quota(parts, caller.owner, caller.key)
+        quota = byte_quota(parts.settings, caller.owner, caller.key)
         try:
             with storage_refusals():
                 parts.store.uploads.expect(upload_id, link_ends_at, settings.max_upload_bytes, quota)
@@ -201,7 +201,7 @@ async def _receive(request: Request, parts: Dependencies, upload_id: str, owner:
 
 def _open_reservation(parts: Dependencies, owner: str) -> StorageReservation:
     key = parts.store.keys.find(owner) if owner else None
-    return StorageReservation(parts, new_job_id(), byte_quota(parts, owner, key))
+    return StorageReservation(parts, new_job_id(), byte_quota(parts.settings, owner, key))
 
 
 def _upload_expired() -> ServiceError:

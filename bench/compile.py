@@ -14,15 +14,15 @@ import time
 
 import torch
 
+from retalking_core import networks
 from retalking_core.engines.videoretalking.engine import warm_up_network
-from retalking_core.networks import catalogue
 from retalking_core.networks.inference import fast_variants, prepare
 
 
 def compile_one(name: str, batch: int) -> float:
     """Seconds from a bare network to its first result."""
     with torch.device("cuda"):
-        network = catalogue.build(name)
+        network = networks.build(name)
     began = time.perf_counter()
     warm_up_network(name, prepare(name, network, fast_variants(batch)[name]), torch.device("cuda"))
     torch.cuda.synchronize()

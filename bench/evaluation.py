@@ -18,9 +18,9 @@ from typing import TypeVar
 from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress

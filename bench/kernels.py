@@ -14,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from retalking_core.engines.videoretalking.engine import call_options, warm_up_network
-from retalking_core.networks.catalogue import INPUT_SHAPES
+from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.inference import InferenceNetwork, fast_variants
 from retalking_core.weights.store import NetworkStore
 

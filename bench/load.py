@@ -133,7 +133,7 @@ def fill_line(store: JobStore, length: int) -> list[str]:
     One job is over first, so that there is a mean run time, and every view works out an ETA.
     """
     succeed(store, start_job(store))
-    source = InputRef(kind="url", url="https://example.com/a.mp4")
+    source = InputRef(kind="object", key="jobs/1/input/video")
     ids = [new_job_id() for _ in range(length)]
 
     def fill(part: list[str]) -> None:

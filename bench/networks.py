@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retalking_core.networks.catalogue import NETWORKS
+from retalking_core.networks import NETWORKS
 from retalking_core.networks.inference import (
     CHANNELS_LAST_ALLOWED,
     FOLDABLE,

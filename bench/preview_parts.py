@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from retalking_core.engines.preview.analysis import prepare_scene, synthesize
+from retalking_core.engines.preview.engine import prepare_scene, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest

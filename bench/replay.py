@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.neural_models import FaceNetworks, NeuralFaceModels
-from retalking_core.faces.neural_tracker import BATCH, REACH, SHRINKS_TO, STRIDE
+from retalking_core.faces.neural_tracker import BATCH, REACH, SHRINKS_TO, STRIDE, FaceNetworks, NeuralFaceModels
 from retalking_core.faces.track import OnFrame, TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video

@@ -8,10 +8,12 @@ from worker.render_app import build
 
 
 def load(_: Settings) -> dict[str, Engine]:
-    """Imported in the child: the parent of a render worker loads no engine."""
-    from bench.soak_engine import SoakEngine
+    """Timed copies; hostile media ask for the preview engine, so that they reach real decoders. Imported in the child:
+    the parent of a render worker loads no engine."""
+    from retalking_core.engines.preview.engine import PreviewEngine
+    from tests.faults.timed_engine import TimedEngine
 
-    return {"preview": SoakEngine()}
+    return {"preview": TimedEngine(PreviewEngine())}
 
 
 app = build(Settings(), load)

@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.dataset import Pairing, find_pairings
-from cli.rendering import EngineName, RenderRequest, open_renderer
-from jobs.models import JobOptions
+from cli.rendering import RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
 from retalking_client.cli.common import describe_note
@@ -24,15 +23,22 @@ from retalking_client.cli.failures import CommandError
 from retalking_client.cli.progress import follow
 from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import MetricUnavailableError, RetalkingError
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
-from retalking_core.evaluation.models import EvaluationModels
-from retalking_core.evaluation.report.page import ClipSection, ReportPage, format_number, write_page
-from retalking_core.evaluation.report.pictures import make_strips, write_players
+from retalking_core.evaluation.report import (
+    ClipSection,
+    ReportPage,
+    format_number,
+    make_strips,
+    write_page,
+    write_players,
+)
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
+from retalking_core.vocabulary.options import JobOptions
 from worker.engines import media_limits
 from worker.translation import measurement_of, render_options
 
@@ -46,7 +52,7 @@ class DatasetRun:
     """What to evaluate."""
 
     dataset: Path
-    engine: EngineName
+    engine: str
     jobs: str | None
     """URL of the service that renders; None: render in this process."""
     out: Path
@@ -159,7 +165,7 @@ def _stored_notes(clip: ScoredClip) -> list[dict[str, Any]]:
     return notes
 
 
-def _local_renderer(engine: EngineName, settings: Settings, console: Console) -> Render:
+def _local_renderer(engine: str, settings: Settings, console: Console) -> Render:
     request = RenderRequest(JobOptions(engine=engine))
     renderer = open_renderer(request, settings, console, "Try --engine preview, or --jobs URL.")
 
@@ -170,7 +176,7 @@ def _local_renderer(engine: EngineName, settings: Settings, console: Console) ->
     return render
 
 
-def _remote_renderer(url: str, engine: EngineName, console: Console) -> Render:
+def _remote_renderer(url: str, engine: str, console: Console) -> Render:
     """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again."""
 
     def render(pairing: Pairing, digest: str, result: Path) -> list[dict[str, Any]]:

@@ -110,6 +110,7 @@ def run_checks(settings: Settings, *, is_running: bool = True) -> Iterator[Findi
         yield Finding("objects", "warning", f"not reachable: there is no data folder {settings.data_dir}")
     yield from check_secrets(settings)
     yield from check_disk(settings)
+    yield from check_engines(settings)
     yield check_weights(settings)
     yield check_cuda(settings)
 
@@ -355,9 +356,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def check_weights(settings: Settings) -> Finding:
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
+    from retalking_core.errors import WeightsMissingError
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
 
     missing = []
     for name in ENGINE_WEIGHTS:
@@ -370,6 +370,28 @@ def check_weights(settings: Settings) -> Finding:
     state: State = "error" if settings.engine == "videoretalking" else "warning"
     found = f"{len(missing)} of {len(ENGINE_WEIGHTS)} files are missing in {settings.models_dir}"
     return Finding("weights", state, found, "Run `retalking weights fetch`; without them only `preview` runs.")
+
+
+def check_engines(settings: Settings) -> Iterator[Finding]:
+    """Every engine that a worker with these settings and packages would look for."""
+    from retalking_core.engine_plugins import PluginError, find_plugins
+    from worker.engines import engine_environment, engine_obstacle
+
+    environment = engine_environment(settings)
+    for found in find_plugins():
+        subject = f"engine {found.name}"
+        state: State = "error" if settings.engine == found.name else "warning"
+        try:
+            obstacle = engine_obstacle(found, environment)
+        except PluginError as fault:
+            remedy = f"Uninstall {found.distribution}, or tell its authors; other engines work without it."
+            yield Finding(subject, "error", f"plug-in of {found.distribution} is broken: {fault}", remedy)
+        else:
+            yield (
+                Finding(subject, state, "cannot run here", obstacle)
+                if obstacle
+                else Finding(subject, "ok", f"{found.distribution}: can be loaded")
+            )
 
 
 def check_cuda(settings: Settings) -> Finding:

@@ -11,19 +11,14 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
-from cli.rendering import EngineName
 from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_core.vocabulary.engines import MODELS, PREFERENCE
+from retalking_core.vocabulary.metrics import METRIC_TABLE
 
 if TYPE_CHECKING:
     from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
-
-ENGINE_OF_MODEL: dict[str, EngineName] = {
-    "video_retalking": "videoretalking",
-    "videoretalking": "videoretalking",
-    "preview": "preview",
-}
 
 
 def evaluate(
@@ -42,7 +37,7 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of the data set (docs/evaluation.md)")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="The engine behind --model: videoretalking or preview")] = None,
+    engine: Annotated[str | None, typer.Option(help="Instead of --model: the name of any engine")] = None,
     jobs: Annotated[str | None, typer.Option(metavar="URL", help="Render on this service instead of here")] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the data set's results go; taken up again there")
@@ -69,40 +64,38 @@ def evaluate(
     run_dataset(plan, as_json, Console(stderr=True))
 
 
-def chosen_engine(model: str | None, engine: str | None) -> EngineName:
-    """Name of the engine. Raises CommandError for an unknown model or engine."""
+def chosen_engine(model: str | None, engine: str | None) -> str:
+    """Name of the engine: --engine, or the one behind --model. Raises CommandError for an unknown model."""
     name = engine or model
     if name is None:
         raise CommandError("invalid_option", "--dataset needs --model, e.g. --model video_retalking.", EXIT_USAGE)
-    for given in filter(None, (model, engine)):
-        if given not in ENGINE_OF_MODEL:
-            known = ", ".join(ENGINE_OF_MODEL)
-            raise CommandError("invalid_option", f"There is no model {given}; there are: {known}.", EXIT_USAGE)
-    return ENGINE_OF_MODEL[name]
+    if model and model not in (*MODELS, *PREFERENCE):
+        known = ", ".join((*MODELS, *PREFERENCE))
+        raise CommandError("invalid_option", f"There is no model {model}; there are: {known}.", EXIT_USAGE)
+    return MODELS.get(name, name)
 
 
 def chosen_metrics(names_text: str | None) -> list[str]:
     """Names in the given order, each once. Raises CommandError for an unknown one."""
-    try:
-        from retalking_core.evaluation.metrics import METRICS
-    except ImportError as error:
-        raise MissingExtraError("preview", error.name) from error
     if names_text is None:
-        return list(METRICS)
+        return list(METRIC_TABLE)
     names = list(dict.fromkeys(name.strip() for name in names_text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in METRIC_TABLE]
     if unknown or not names:
         what = f"There is no metric {', '.join(unknown)}" if unknown else "--metrics names none"
-        raise CommandError("invalid_option", f"{what}; there are: {', '.join(METRICS)}.", EXIT_USAGE)
+        raise CommandError("invalid_option", f"{what}; there are: {', '.join(METRIC_TABLE)}.", EXIT_USAGE)
     return names
 
 
 def _score_file(result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None) -> None:
     names = chosen_metrics(metrics)
-    from jobs.settings import Settings
-    from retalking_core.evaluation.clip_scores import score
-    from retalking_core.evaluation.measurement import Measurement
-    from retalking_core.evaluation.models import EvaluationModels
+    try:
+        from jobs.settings import Settings
+        from retalking_core.evaluation.clip import EvaluationModels
+        from retalking_core.evaluation.clip_scores import score
+        from retalking_core.evaluation.measurement import Measurement
+    except ImportError as error:
+        raise MissingExtraError("preview", error.name) from error
 
     models = EvaluationModels(Settings().models_dir)
     measurement = Measurement(result, result, reference=reference, models=models)
@@ -132,8 +125,7 @@ def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> Non
     import tempfile
 
     try:
-        from retalking_core.evaluation.report.page import ClipSection, ReportPage, write_page
-        from retalking_core.evaluation.report.pictures import make_strips, write_players
+        from retalking_core.evaluation.report import ClipSection, ReportPage, make_strips, write_page, write_players
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     page.parent.mkdir(parents=True, exist_ok=True)

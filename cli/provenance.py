@@ -27,7 +27,7 @@ def make_test_certificate(
 ) -> None:
     """Create an untrusted authority and signer, and print how to use them. Not for real results."""
     try:
-        from retalking_core.provenance.trial_certificate import make_trial_certificate
+        from retalking_core.provenance import make_trial_certificate
     except ImportError as error:
         raise MissingExtraError("provenance", error.name) from error
     try:

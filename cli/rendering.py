@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,15 +22,13 @@ from retalking_client.cli.failures import CommandError
 from retalking_client.cli.progress import PlainDisplay
 
 if TYPE_CHECKING:
-    from jobs.models import JobOptions
     from jobs.settings import Settings
     from retalking_core.engine import Engine
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
     from retalking_core.progress import Progress
     from retalking_core.types import RenderReport
-
-EngineName = Literal["videoretalking", "preview"]
+    from retalking_core.vocabulary.options import JobOptions
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ from rich.console import Console
 
 from cli.evaluate import chosen_engine
 from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times
-from jobs.models import JobOptions
 from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-
-CONTAINERS = ("mp4", "mov", "mkv")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from retalking_core.vocabulary.containers import OUTPUT_CONTAINERS, PICTURE_SUFFIXES
+from retalking_core.vocabulary.options import JobOptions
 
 
 class Compat(StrEnum):
@@ -36,7 +34,7 @@ def run(
         Path | None, typer.Option(exists=True, file_okay=False, help="Render every pairing of this folder instead")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model, e.g. video_retalking")] = None,
-    engine: Annotated[str | None, typer.Option(help="Engine: auto, videoretalking or preview  [default: auto]")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine: auto or the name of one  [default: auto]")] = None,
     expression: Annotated[
         str | None, typer.Option(help="neutral, smile, or a picture whose expression is used")
     ] = None,
@@ -108,7 +106,7 @@ def _checked_options(pairs: dict[str, Any], picture: Path | None) -> JobOptions:
 
 def _expression_picture(value: str | None) -> Path | None:
     """The file that --expression names; None if it is a word. Raises CommandError for a missing file."""
-    if value is None or Path(value).suffix.lower() not in PICTURES:
+    if value is None or Path(value).suffix.lower() not in PICTURE_SUFFIXES:
         return None
     if not Path(value).is_file():
         raise CommandError("file_not_found", f"There is no picture {value}.", EXIT_USAGE)
@@ -118,7 +116,7 @@ def _expression_picture(value: str | None) -> Path | None:
 def _with_container(values: dict[str, Any], out: Path) -> dict[str, Any]:
     """The suffix of the result sets its container, unless output.container is given."""
     suffix = out.suffix.lower().lstrip(".")
-    if suffix not in CONTAINERS:
+    if suffix not in OUTPUT_CONTAINERS:
         raise CommandError("invalid_option", f"The result must end in .mp4, .mov or .mkv, not {out}.", EXIT_USAGE)
     output = values.get("output", {})
     return values | {"output": {"container": suffix} | output} if isinstance(output, dict) else values

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from retalking_core.weights.errors import WeightsError
+from retalking_core.errors import WeightsError
 from retalking_core.weights.table import WEIGHT_FILES, WeightFile
 
 if TYPE_CHECKING:

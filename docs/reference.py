@@ -1,6 +1,5 @@
-"""Writes what is made from tables in the code: docs/configuration.md, docs/errors.md, api/metric_table.json and the
-exceptions of the Python client, with
-`make docs-reference`.
+"""Writes what is made from tables in the code: docs/configuration.md, docs/errors.md and the exceptions of the Python
+client, with `make docs-reference`.
 
 A test calls `pages()` and compares, so the two can not fall behind.
 """
@@ -17,12 +16,9 @@ from pydantic.fields import FieldInfo
 
 from jobs.errors import ERROR_CODES, ErrorCode
 from jobs.settings import Settings
-from retalking_core.evaluation.metric import Metric
-from retalking_core.evaluation.metrics import METRICS
 
 DOCS = Path(__file__).parent
 CLIENT_CODES = DOCS.parent / "retalking_client" / "codes.py"
-METRIC_TABLE = DOCS.parent / "api" / "metric_table.json"
 _NOTE = "<!-- Made by docs/reference.py from the code: change it there, then run `make docs-reference`. -->\n\n"
 
 _CONFIGURATION = """# Configuration
@@ -63,20 +59,6 @@ def pages() -> dict[Path, str]:
         DOCS / "configuration.md": "".join([_NOTE, _CONFIGURATION, *settings]),
         DOCS / "errors.md": "".join([_NOTE, _ERRORS, *errors]),
         CLIENT_CODES: _client_codes(),
-        METRIC_TABLE: json.dumps({name: _metric_row(row) for name, row in METRICS.items()}, indent=2) + "\n",
-    }
-
-
-def _metric_row(row: Metric) -> dict[str, Any]:
-    """As `api.service.MetricInfo`: the API explains metrics without importing what computes them."""
-    return {
-        "description": row.description,
-        "unit": row.unit,
-        "better": row.better,
-        "lowest": row.range[0],
-        "highest": row.range[1],
-        "source": row.source,
-        "checkpoints": list(row.checkpoints),
     }
 
 

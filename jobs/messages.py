@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport import redis as transport
 from kombu.transport import virtual
 
-from jobs.models import Job
+from jobs.models import Job, JobStatus
 from jobs.names import (
     BROKER_PRIORITY,
     PRIORITY_STEPS,
@@ -26,6 +26,7 @@ from jobs.names import (
     SEGMENTS_TASK,
 )
 from jobs.settings import Settings
+from jobs.store import JobStore
 from jobs.traces import span
 
 
@@ -137,6 +138,13 @@ def waiting_renders(celery: Celery) -> dict[int, int]:
 def ask_for_help(celery: Celery, job: Job) -> None:
     """Wake a render worker for the segments of a split job. Raises MessageNotSentError; the owner tries again."""
     _send(celery, SEGMENTS_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
+
+
+def send_job(celery: Celery, store: JobStore, job: Job) -> None:
+    """Send the message of a queued job and take the job out of the outbox. Raises MessageNotSentError, RedisError."""
+    if job.status is JobStatus.QUEUED:
+        send_render(celery, job)
+        store.jobs.mark_message_sent(job.id)
 
 
 def _send(celery: Celery, task: str, subject: str, *, queue: str, priority: int) -> None:

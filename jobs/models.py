@@ -1,4 +1,4 @@
-"""Models of a job: what is requested (JobOptions, JobSpec), stored (Job), and shown to callers (JobView)."""
+"""Models of a job: what is requested (JobRequest, JobSpec), stored (Job), and shown to callers (JobView)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from retalking_core.vocabulary.containers import InputSlot
+from retalking_core.vocabulary.engines import EngineInfo
+from retalking_core.vocabulary.metrics import Better
+from retalking_core.vocabulary.options import JobOptions
+from retalking_core.vocabulary.stages import JOB_STAGES
 
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
 USUAL_PRIORITY, MAX_PRIORITY = 1, 2
@@ -26,142 +32,12 @@ class JobStatus(StrEnum):
 
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
-Metric = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,40}$")]
-
-
-def _describe_values(**meanings: str) -> dict[str, Any]:
-    """Descriptions of the values of an option (extension of OpenAPI by Redocly)."""
-    return {"x-enumDescriptions": meanings}
 
 
 class FrozenModel(BaseModel):
     """Immutable; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FacePoint(FrozenModel):
-    """The face nearest to a point of the upright picture at a given time."""
-
-    x: float = Field(ge=0, le=16384, description="Pixels from the left")
-    y: float = Field(ge=0, le=16384, description="Pixels from the top")
-    time_s: float = Field(0.0, ge=0, le=86400)
-
-
-class FaceBox(FrozenModel):
-    """The face inside a box of the upright picture, in pixels."""
-
-    left: float = Field(ge=0, le=16384)
-    top: float = Field(ge=0, le=16384)
-    right: float = Field(ge=0, le=16384)
-    bottom: float = Field(ge=0, le=16384)
-
-
-class Crop(FrozenModel):
-    """Margins to ignore when detecting the face, as fractions of the picture. The output keeps the whole frame."""
-
-    left: float = Field(0.0, ge=0, lt=1)
-    top: float = Field(0.0, ge=0, lt=1)
-    right: float = Field(0.0, ge=0, lt=1)
-    bottom: float = Field(0.0, ge=0, lt=1)
-
-
-class Pads(FrozenModel):
-    """Padding of the face box, in pixels."""
-
-    top: int = Field(0, ge=-500, le=500)
-    bottom: int = Field(20, ge=-500, le=500)
-    left: int = Field(0, ge=-500, le=500)
-    right: int = Field(0, ge=-500, le=500)
-
-
-class Output(FrozenModel):
-    """How the result is encoded."""
-
-    crf: int = Field(18, ge=0, le=51, description="x264 quality; lower is better, and a larger file")
-    max_height: int | None = Field(None, ge=64, le=8192, description="Scale down to this many rows; never scales up")
-    container: Literal["mp4", "mov", "mkv"] = "mp4"
-    fps: float | None = Field(
-        None, ge=1, le=120, description="Output frame rate; absent: the average rate of the input"
-    )
-    badge: bool = Field(False, description="Draw a badge in a corner that labels the video as synthetic")
-
-
-class JobOptions(FrozenModel):
-    """Options of a render."""
-
-    engine: Literal["auto", "videoretalking", "preview"] = Field(
-        "auto",
-        description="Which engine renders",
-        json_schema_extra=_describe_values(
-            auto="The best engine that the live workers offer",
-            videoretalking="The neural method; needs checkpoints and a GPU",
-            preview="A landmark warp that runs on any CPU: a preview, not the neural method",
-        ),
-    )
-    expression: (
-        Literal["neutral", "smile", "image"] | Annotated[str, StringConstraints(pattern=r"^upload:up_[0-9a-f]{32}$")]
-    ) = Field(
-        "neutral",
-        description="Expression template: neutral, smile, `image` (a picture sent as the file part `expression`), or "
-        "`upload:<id>` of an uploaded picture",
-        json_schema_extra=_describe_values(
-            neutral="A calm face", smile="A smiling face", image="The expression of a picture that you send"
-        ),
-    )
-    upper_face: Literal["original", "surprise", "angry", "sad"] = Field(
-        "original",
-        description="Emotion of eyes and brows",
-        json_schema_extra=_describe_values(
-            original="Unchanged", surprise="Raised brows", angry="Lowered brows", sad="Brows drawn together"
-        ),
-    )
-    length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"] = Field(
-        "bounce",
-        description="How to handle video and speech of different lengths",
-        json_schema_extra=_describe_values(
-            cut_off="As long as the shorter of the two",
-            loop="As long as the speech; the video starts over from its first picture",
-            bounce="As long as the speech; the video runs forward, then backward, and so on",
-            silence="As long as the longer of the two; silence follows the speech, or the last picture is held",
-            remap="As long as the speech; the video is stretched or compressed in time to fit",
-        ),
-    )
-    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox = (
-        Field(
-            "largest",
-            description="Which face to animate",
-            json_schema_extra=_describe_values(
-                largest="The largest face",
-                left_most="The face farthest left",
-                right_most="The face farthest right",
-                top_most="The face farthest up",
-                bottom_most="The face farthest down",
-                centre="The face nearest to the center of the picture",
-            ),
-        )
-    )
-    missing_face: Literal["pass_through", "fail"] = Field(
-        "pass_through",
-        description="Frames without a usable face",
-        json_schema_extra=_describe_values(pass_through="Left unchanged", fail="The job fails and names the frames"),
-    )
-    crop: Crop = Field(default_factory=Crop)
-    pads: Pads = Field(default_factory=Pads)
-    one_shot: bool = Field(False, description="Take the expression from the first frame only")
-    fps: float = Field(25.0, ge=1, le=120, description="Frame rate when the input is a still image")
-    output: Output = Field(default_factory=Output)
-    evaluate: list[Metric] | None = Field(
-        None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
-    )
-    audio_track: str | None = Field(
-        None,
-        pattern="^([1-9][0-9]?|[A-Za-z]{2,3})$",
-        coerce_numbers_to_str=True,
-        description="Sound track of the speech file: its number among the sound tracks, from 1, or its language as the "
-        "file states it; absent: the one that players play",
-    )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 
 
 class JobRequest(JobOptions):
@@ -189,7 +65,7 @@ class JobRequest(JobOptions):
 
 
 class InputRef(FrozenModel):
-    """Where an input is: an object in our store, or a URL that the worker fetches."""
+    """Where an input is: an object in our store, or a URL that is fetched before the job can be claimed."""
 
     kind: Literal["object", "url"]
     key: str | None = None
@@ -234,7 +110,7 @@ class MetricResult(FrozenModel):
     name: str
     value: float | None
     unit: str = ""
-    better: Literal["higher", "lower", "neutral"] = "neutral"
+    better: Better = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
 
@@ -370,6 +246,20 @@ class Job(FrozenModel):
     result: ResultInfo | None = None
     evaluation: list[MetricResult] | None = None
     render: RenderInfo | None = None
+    awaits_inputs: bool = Field(False, description="Its inputs are still to be fetched; no worker can claim it")
+    fetched: dict[InputSlot, InputRef] = Field(
+        default_factory=dict, description="Fetched inputs by part: objects we hold"
+    )
+
+    @property
+    def inputs(self) -> dict[InputSlot, InputRef]:
+        """By part (`video`, `audio`, `expression`); objects, unless `awaits_inputs`."""
+        asked: dict[InputSlot, InputRef | None] = {
+            "video": self.spec.video,
+            "audio": self.spec.audio,
+            "expression": self.spec.expression_image,
+        }
+        return {part: ref for part, ref in asked.items() if ref is not None} | self.fetched
 
 
 # Shown to callers
@@ -412,12 +302,9 @@ class JobView(FrozenModel):
 
     id: str
     status: JobStatus
-    stage: str | None = Field(
-        description="Current stage: fetch, analyze, synthesize, evaluate, publish",
-        examples=["fetch", "analyze", "synthesize", "evaluate", "publish"],
-    )
+    stage: str | None = Field(description=f"Current stage: {', '.join(JOB_STAGES)}", examples=list(JOB_STAGES))
     progress: float = Field(description="0..1")
-    queue_position: int | None = Field(description="1 is next; null when not queued")
+    queue_position: int | None = Field(description="1 is next; null when not queued, or while inputs are fetched")
     eta_s: float | None = Field(description="Estimated seconds to completion; null if unknown")
     engine_requested: str
     engine: str | None = Field(
@@ -454,19 +341,6 @@ class JobEvent(FrozenModel):
     stage: str | None = None
     progress: float = 0.0
     detail: dict[str, Any] = Field(default_factory=dict)
-
-
-class EngineInfo(FrozenModel):
-    """An engine that a worker offers."""
-
-    name: str
-    version: str
-    device: str
-    description: str
-    unsupported_options: dict[str, list[str]] = Field(
-        description="Option -> values that it refuses; []: all except the default"
-    )
-    synthetic_weights: bool = False
 
 
 class GpuMemory(FrozenModel):

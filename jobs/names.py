@@ -18,6 +18,7 @@ BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 
 # Face analysis of a video, cached for the next speech on it; belongs to no job, evicted by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
+UPLOADS_PREFIX = "uploads/"
 
 # Ids have 128 random bits, so that they cannot be guessed.
 _JOB = re.compile(r"job_[0-9a-f]{32}")
@@ -51,7 +52,7 @@ def is_delivery_id(text: str) -> bool:
 
 def upload_key(upload_id: str) -> str:
     """An input that arrived before its job (`POST /uploads`)."""
-    return f"uploads/{upload_id}"
+    return f"{UPLOADS_PREFIX}{upload_id}"
 
 
 def job_prefix(job_id: str) -> str:
@@ -62,6 +63,11 @@ def job_prefix(job_id: str) -> str:
 def input_key(job_id: str, part: str) -> str:
     """part: `video`, `audio` or `expression`."""
     return f"{job_prefix(job_id)}input/{part}"
+
+
+def fetched_input_key(job_id: str, part: str, fence: int) -> str:
+    """An input that was given by URL. One key per fetch, so that a late writer never overwrites what is rendered."""
+    return f"{input_key(job_id, part)}-{fence}"
 
 
 def result_key(job_id: str, fence: int, container: str) -> str:
@@ -83,11 +89,6 @@ def segments_prefix(job_id: str) -> str:
 def scene_key(job_id: str, fence: int) -> str:
     """fence: of the job's lease under which the clip was analyzed."""
     return f"{segments_prefix(job_id)}scene-{fence}"
-
-
-def shared_video_key(job_id: str, fence: int) -> str:
-    """The video of a job that named a URL: helpers must use exactly the bytes that were analyzed."""
-    return f"{segments_prefix(job_id)}video-{fence}"
 
 
 def segment_key(job_id: str, number: int, fence: int) -> str:

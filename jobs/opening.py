@@ -1,4 +1,4 @@
-"""From settings to the job store and the object store, and the free space on their disks."""
+"""From settings to the job store and the object store, and how much may be stored: quotas and free space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from redis.retry import Retry
 from jobs.errors import ServiceError
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
-from jobs.store import JobStore
+from jobs.store import ByteQuota, JobStore
+from jobs.store.keys import ApiKey
 
 # Pause before Redis is asked again where its data is (it was starting, or does not allow the question).
 ASK_AGAIN_S = 60.0
@@ -82,6 +83,20 @@ class FreeSpace:
 def watched_space(settings: Settings, store: JobStore) -> FreeSpace:
     """Watches the disk of data_dir (local objects, embedded Redis) and that of any other Redis on this machine."""
     return FreeSpace([settings.data_dir], settings.min_free_bytes, store.data_folder)
+
+
+def byte_quota(settings: Settings, owner: str, key: ApiKey | None) -> ByteQuota:
+    """key: the owner's API key, None for jobs without one."""
+    own = key.stored_bytes if key is not None else None
+    return ByteQuota(owner, own or settings.stored_bytes_per_key, settings.stored_bytes)
+
+
+def storage_refusal(*, is_owners: bool) -> ServiceError:
+    """The public error for a StorageQuotaError."""
+    if is_owners:
+        message = "This key has reached its storage quota: uploads, inputs and results together."
+        return ServiceError("storage_quota_exceeded", message)
+    return ServiceError("storage_full", "The service has reached its storage quota.")
 
 
 def open_objects(settings: Settings) -> ObjectStore:

@@ -111,6 +111,13 @@ class Settings(BaseSettings):
     fetch_limit_s: float = Field(
         900.0, gt=0, description="Longest time for fetching all inputs of a job from URLs, including retries"
     )
+    fetch_slots: int = Field(
+        16,
+        ge=4,
+        le=256,
+        description="Jobs whose inputs a webhook worker fetches from URLs concurrently. Each takes up to 1 MB of "
+        "memory, 9 MB with S3",
+    )
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
 
@@ -157,7 +164,7 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    engine: str = Field("auto", description="Engine for jobs with engine `auto`: auto, preview or videoretalking")
+    engine: str = Field("auto", description="Engine for jobs with engine `auto`: auto, or the name of one")
     models_dir: Path = Field(Path("models"), description="Checkpoints of the neural engine")
     tracker: Literal["auto", "dlib", "neural"] = Field(
         "auto",

@@ -7,13 +7,14 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, Job, JobOptions, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
+from retalking_core.vocabulary.options import JobOptions
 
-# Below this, the elapsed time is start-up rather than rendering
+# Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
 MIN_PROGRESS_FOR_RATE = 0.05
 
 
@@ -67,7 +68,7 @@ def _eta_s(job: Job, estimate: QueueEstimate | None, store: JobStore, at: dateti
     there is one, the rest of a mean run."""
     if job.status is JobStatus.RUNNING and job.started_at is not None:
         elapsed_s = max(0.0, (at - job.started_at).total_seconds())
-        if job.progress >= MIN_PROGRESS_FOR_RATE:
+        if job.progress > MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
         mean_s = store.jobs.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)

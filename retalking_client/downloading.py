@@ -13,6 +13,7 @@ import httpx
 from retalking_client.errors import DownloadDamagedError
 from retalking_client.models import Job, Result
 
+SUFFIXES = {"video/mp4": "mp4", "video/quicktime": "mov", "video/x-matroska": "mkv"}
 BytesHook = Callable[[int, int], None]
 
 
@@ -56,8 +57,8 @@ class PartialFile:
 def target_of(job: Job, target: str | os.PathLike[str] | None) -> Path:
     """Where the result goes: the path given; a name of its own inside it, where it is a folder or ends as one (`out/`);
     `JOB.mp4` here, where none is given."""
-    suffix = {"video/quicktime": "mov", "video/x-matroska": "mkv"}.get(job.result.content_type if job.result else "")
-    name = f"{job.id}.{suffix or 'mp4'}"
+    suffix = SUFFIXES.get(job.result.content_type if job.result else "", "mp4")
+    name = f"{job.id}.{suffix}"
     if target is None:
         return Path(name)
     path = Path(target).expanduser()

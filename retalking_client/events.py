@@ -82,8 +82,8 @@ _NEAR_END_S = 20.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a job. stage: of a running job, else None. fraction: 0..1 of the whole job. queue_position and eta_s
-    are only known while polling."""
+    """Progress of a job. stage: of a running job, `fetch` also of a queued one, else None. fraction: 0..1 of the whole
+    job. queue_position and eta_s are only known while polling."""
 
     job_id: str
     status: str

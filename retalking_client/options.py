@@ -62,7 +62,7 @@ class OutputOptions(TypedDict, total=False):
 class SubmitOptions(TypedDict, total=False):
     """All optional. `GET /engines` lists meaning, range and default of each."""
 
-    engine: Literal["auto", "videoretalking", "preview"]
+    engine: str
     expression: MediaInput
     upper_face: Literal["original", "surprise", "angry", "sad"]
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"]

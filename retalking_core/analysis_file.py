@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -44,12 +45,13 @@ def load_analysis(path: Path, kind: type[Scene]) -> Scene:
                 with archive.open(f"{name}.npy") as entry:
                     return np.lib.format.read_array(entry, allow_pickle=False)
 
-            return _build(kind, "", values, array_of)
+            analysis: Scene = _build(kind, "", values, array_of)
+            return analysis
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise EngineFaultError("The analysis of the clip could not be read back.") from error
 
 
-def _flatten(scene: object, prefix: str, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+def _flatten(scene: Any, prefix: str, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
     for field in dataclasses.fields(scene):
         name, value = prefix + field.name, getattr(scene, field.name)
         if isinstance(value, np.ndarray):
@@ -66,7 +68,7 @@ def _flatten(scene: object, prefix: str, arrays: dict[str, np.ndarray], values: 
             raise TypeError(f"{name} is a {type(value).__name__}: a scene holds arrays and plain values only")
 
 
-def _build(kind: type[Scene], prefix: str, values: dict[str, Any], array_of: Any) -> Scene:
+def _build(kind: Any, prefix: str, values: dict[str, Any], array_of: Callable[[str], np.ndarray]) -> Any:
     hints = get_type_hints(kind)
     found = {}
     for field in dataclasses.fields(kind):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def upload(values: NDArray | Tensor, device: torch.device | str) -> Tensor:
+def upload(values: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
     """The values on the device, f64 as f32.
 
     From page-locked memory, so that the copy takes its turn behind the work already given to a GPU. A plain copy would
@@ -71,7 +72,7 @@ class DeviceClock:
         self.times_s[name] = self.times_s.get(name, 0.0) + seconds
 
 
-# Either says how the allocator is to behave; then it is the operator's choice.
+# Either configures the allocator; the operator's choice is kept.
 OPERATORS_CHOICE = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 

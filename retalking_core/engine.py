@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from retalking_core.clip_plan import ClipPlan, plan_clip
+from retalking_core.errors import OptionUnsupportedError
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
 from retalking_core.types import RenderReport
+from retalking_core.vocabulary.engines import EngineCapabilities
+from retalking_core.vocabulary.options import refused_options
 
-
-@dataclass(frozen=True)
-class EngineCapabilities:
-    """What an engine offers, published for `GET /engines`.
-
-    fingerprint: of what the engine computes with (weights, precision); two of one version and fingerprint draw the
-    same. unsupported_options: option name -> values it cannot honor (an empty tuple: any value but the default).
-    """
-
-    name: str
-    version: str
-    device: str
-    description: str
-    unsupported_options: dict[str, tuple[str, ...]]
-    synthetic_weights: bool = False
-    fingerprint: str = ""
+__all__ = [
+    "DrawingReport",
+    "Engine",
+    "EngineCapabilities",
+    "SegmentedEngine",
+    "refuse_unsupported",
+    "render_files",
+    "sum_of_times",
+]
 
 
 class Engine(Protocol):
@@ -90,9 +86,22 @@ class SegmentedEngine(Engine, Protocol):
         drawn: Sequence[DrawingReport],
         progress: ProgressHook,
     ) -> RenderReport:
-        """Write `result` from the segments' files, in order, and the speech. drawn: what analysis and segments told.
-        progress runs from 0 to 1 over the joining alone."""
+        """Write `result` from the segments' files, in order, and the speech. drawn: reports of analysis and
+        segments. progress runs from 0 to 1 over the joining alone."""
         ...
+
+
+def refuse_unsupported(options: RenderOptions, capabilities: EngineCapabilities) -> None:
+    """For an engine to call before it works. The original's arithmetic (`compat`) is the neural engine's alone.
+
+    Raises: OptionUnsupportedError, naming the first option that the capabilities exclude.
+    """
+    refused = refused_options(options, RenderOptions(), {**capabilities.unsupported_options, "compat": ()})
+    for option, value in refused.items():
+        raise OptionUnsupportedError(
+            f"The engine {capabilities.name} cannot honor {option}={value}; leave it out, or choose another engine.",
+            option=option,
+        )
 
 
 def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:

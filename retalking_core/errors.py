@@ -1,7 +1,7 @@
-"""Everything the library refuses or fails at, by name.
+"""Named errors of the library.
 
-Each class carries the stable public `code`; the table with status and advice stands in `jobs/errors.py` (a test holds
-the two together). Raise at the cause; the worker translates once.
+Each class carries the stable public `code`; the table with status and advice is in `jobs/errors.py` (a test compares
+the two). Raise at the cause; the worker translates once.
 """
 
 from __future__ import annotations
@@ -134,3 +134,57 @@ class MetricUnavailableError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class WeightsError(RetalkingError):
+    """Base of everything a weight file can be refused for."""
+
+    code = "weights_invalid"
+
+
+class WeightsMissingError(WeightsError):
+    """The file is not in the folder."""
+
+    code = "weights_missing"
+
+
+class WeightsTruncatedError(WeightsError):
+    """The file ends too early, or an archive member fails its checksum."""
+
+    code = "weights_truncated"
+
+
+class WeightsUnsafeError(WeightsError):
+    """Reading the file would mean running code that stands in it."""
+
+    code = "weights_unsafe"
+
+
+class WeightsWrongFileError(WeightsError):
+    """Not a checkpoint at all, or the checkpoint of another network."""
+
+    code = "weights_wrong_file"
+
+
+class WeightsKeyMismatchError(WeightsError):
+    """The right network, but tensors are missing or unknown; `details` lists `missing` and `unexpected`."""
+
+    code = "weights_key_mismatch"
+
+
+class WeightsShapeMismatchError(WeightsError):
+    """The right keys, but tensors of another shape or kind of number; `details["tensors"]` lists them."""
+
+    code = "weights_shape_mismatch"
+
+
+class WeightsDigestMismatchError(WeightsError):
+    """The file is not the one that the lock file recorded."""
+
+    code = "weights_digest_mismatch"
+
+
+class WeightsUnreachableError(WeightsError):
+    """Fetching failed permanently: no source is known, or it does not serve the file."""
+
+    code = "weights_unreachable"

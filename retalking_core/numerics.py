@@ -14,7 +14,7 @@ MOST_MULTIPLICATIONS = 1 << 18
 LEAST_ROWS = 32
 
 
-def tiled_matmul(one: NDArray, other: NDArray) -> NDArray:
+def tiled_matmul(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     """`one @ other`, [m, k] by [..., k, n], a tile at a time.
 
     OpenBLAS's threads wait for each other, and for the next product, by spin-waiting, on cores that decode and

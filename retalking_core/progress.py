@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from retalking_core.errors import RenderCanceled
+from retalking_core.vocabulary.stages import JobStage
 
 Item = TypeVar("Item")
-EVALUATE = "evaluate"
+EVALUATE: JobStage = "evaluate"
 REPORT_EVERY = 4
 
 
@@ -20,11 +21,11 @@ REPORT_EVERY = 4
 class Progress:
     """Where a render stands.
 
-    stage: name of the running stage (`analyze`, `synthesize`, `evaluate`, ...); fraction: 0..1 of the whole render,
+    stage: name of the running stage (an engine: `analyze`, then `synthesize`); fraction: 0..1 of the whole render,
     never falling; done, total: units inside the stage (frames), total 0 when unknown.
     """
 
-    stage: str
+    stage: JobStage
     fraction: float
     done: int = 0
     total: int = 0

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Queue, SimpleQueue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 
@@ -24,9 +24,9 @@ class ReadAhead(Generic[Item]):
 
     def __init__(self, items: Iterable[Item], depth: int = 4) -> None:
         # Room for an item is a token that goes back and forth: both queues wait without the interpreter's lock, and
-        # nobody has to wake up now and then to see whether to stop.
+        # no thread polls to see whether to stop.
         self._room: SimpleQueue[None] = SimpleQueue()
-        self._made: SimpleQueue[tuple[str, object]] = SimpleQueue()
+        self._made: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._stopped = False
         for _ in range(depth):
             self._room.put(None)
@@ -56,7 +56,7 @@ class ReadAhead(Generic[Item]):
         self._thread.join()
 
     def _produce(self, items: Iterable[Item]) -> None:
-        ending: tuple[str, object] = ("end", None)
+        ending: tuple[str, Any] = ("end", None)
         try:
             for item in items:
                 self._room.get()
@@ -106,7 +106,7 @@ class EncoderThread:
         self._frames.put(frame)
 
     def _work(self) -> None:
-        """Takes frames to the end, also after a failure: nobody must wait for room that never comes."""
+        """Takes frames to the end, also after a failure: `put` must not block forever."""
         while (frame := self._frames.get()) is not None:
             if self._failure is None and not self._dropping:
                 try:

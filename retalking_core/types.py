@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -96,6 +96,11 @@ class FrameSource(Protocol):
 
     info: VideoInfo
 
+    @property
+    def damaged(self) -> Set[int]:
+        """Numbers of the frames that did not decode so far; each is given as a repeat of the one before."""
+        ...
+
     def frames(self) -> Iterator[Frame]:
         """Every source frame once, in order."""
         ...
@@ -151,15 +156,10 @@ class FaceTrack:
         if self.boxes.shape != (n, 4) or self.landmarks.shape != (n, 68, 2):
             raise ValueError(f"face track shapes disagree: {self.boxes.shape} {self.landmarks.shape} {n}")
 
-    @property
-    def coverage(self) -> float:
-        """Share of frames with a usable face, 0..1."""
-        return float(self.visible.mean()) if len(self.visible) else 0.0
-
 
 @dataclass(frozen=True)
 class DecodedClip:
-    """A video file and its frames, which a render has decoded: who judges the result need not do it again."""
+    """A video file and its frames, which a render has decoded: the evaluation need not decode them again."""
 
     path: Path
     source: FrameSource

@@ -128,15 +128,15 @@ class S3Endpoint:
 class RcloneS3:
     """`rclone serve s3` on a folder: signatures are checked, presigned links, ranges and multipart uploads work.
 
-    s3: where it listens.
+    s3: where it listens. files: the folder that holds the buckets.
     """
 
     def __init__(self, binary: Path, folder: Path, bucket: str = "retalking-test") -> None:
-        files = folder / "files"
-        files.mkdir(parents=True)
+        self.files = folder / "files"
+        self.files.mkdir(parents=True)
         self._folder, self._port = folder, free_port()
         key_id, key = f"test{secrets.token_hex(4)}", secrets.token_hex(16)
-        self._command = [str(binary), "serve", "s3", str(files), "--addr", f"127.0.0.1:{self._port}"]
+        self._command = [str(binary), "serve", "s3", str(self.files), "--addr", f"127.0.0.1:{self._port}"]
         self._command += ["--auth-key", f"{key_id},{key}"]
         self._log = (folder / "rclone.log").open("wb")
         self._process = self._launch()

@@ -12,7 +12,7 @@ from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore, Lease
 from retalking_core.engine import Engine
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from worker.lease import LeaseKeeper
 from worker.memory import MemoryMeter

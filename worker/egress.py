@@ -11,7 +11,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +23,8 @@ from jobs.egress import HostTimeoutError, HostUnknownError, check_url, resolve_c
 
 USER_AGENT = "Retalking/1"
 RATE_WINDOW_S = 10.0
+# How often whoever waits for a silent peer is asked whether to go on.
+POLL_S = 1.0
 # A name and a port to checked addresses; what else a pair holds is of no interest here.
 Resolve = Callable[[str, int], Sequence[tuple[Any, str]]]
 
@@ -41,7 +43,8 @@ class Egress:
 
     allow: private hosts that may be reached. idle_s: longest silence, and longest time until the head of the answer is
     complete. total_s: longest exchange, the lookup of the name included. min_bytes_per_s: slowest body, averaged over
-    `rate_window_s`; 0: any. owner: on whose behalf names are looked up.
+    `rate_window_s`; 0: any. owner: on whose behalf names are looked up. poll: called while a peer is silent, every
+    POLL_S; it may raise.
     """
 
     allow: tuple[str, ...]
@@ -50,6 +53,7 @@ class Egress:
     min_bytes_per_s: int = 0
     rate_window_s: float = RATE_WINDOW_S
     owner: str = ""
+    poll: Callable[[], None] = lambda: None
 
     @contextmanager
     def exchange(
@@ -65,7 +69,7 @@ class Egress:
         def resolve(host: str, port: int) -> Sequence[tuple[Any, str]]:
             return resolve_checked(host, port, self.allow, self.owner, ends_at - time.monotonic())
 
-        backend = GuardedBackend(resolve, min(self.idle_s, self.total_s))
+        backend = GuardedBackend(resolve, min(self.idle_s, self.total_s), self.poll)
         fields = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"), *(headers or {}).items()]
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
@@ -119,14 +123,15 @@ class GuardedBackend(httpcore.NetworkBackend):
     """Connects only to addresses that `resolve` lets through.
 
     deadline: moment (time.monotonic) at which everything ends, at first `total_s` after it was made. pace: of what is
-    read; None: any. Both may be replaced while a connection is open.
+    read; None: any. Both may be replaced while a connection is open. poll: as in Egress.
     """
 
-    def __init__(self, resolve: Resolve, total_s: float) -> None:
+    def __init__(self, resolve: Resolve, total_s: float, poll: Callable[[], None] = lambda: None) -> None:
         self._resolve = resolve
         self._backend = httpcore.SyncBackend()
         self.deadline = time.monotonic() + total_s
         self.pace: Pace | None = None
+        self.poll = poll
 
     def connect_tcp(
         self,
@@ -161,10 +166,19 @@ class TimedStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         began = time.monotonic()
-        received = self._stream.read(max_bytes, remaining(self._limits.deadline, timeout, httpcore.ReadTimeout))
+        received = self._read(max_bytes, remaining(self._limits.deadline, timeout, httpcore.ReadTimeout))
         if self._limits.pace is not None:
             self._limits.pace.note(len(received), time.monotonic() - began)
         return received
+
+    def _read(self, max_bytes: int, limit_s: float) -> bytes:
+        """In short waits, so that a silent peer does not keep whoever waits from ending."""
+        ends_at = time.monotonic() + limit_s
+        while (left_s := ends_at - time.monotonic()) > POLL_S:
+            with suppress(httpcore.ReadTimeout):
+                return self._stream.read(max_bytes, POLL_S)
+            self._limits.poll()
+        return self._stream.read(max_bytes, max(left_s, 0.001))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, remaining(self._limits.deadline, timeout, httpcore.WriteTimeout))

@@ -1,52 +1,70 @@
-"""Which engines this worker holds, and which of them a job gets. The only place that names engine classes."""
+"""Which engines this worker holds, and which of them a job gets."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from jobs.errors import ServiceError
-from jobs.models import EngineInfo
 from jobs.settings import Settings
+from retalking_core.engine_plugins import EngineEnvironment, FoundPlugin, PluginError, find_plugins
+from retalking_core.errors import EngineUnavailableError, WeightsError
+from retalking_core.media.limits import MediaLimits
+from retalking_core.vocabulary.engines import AUTO, preferred_engine
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
-    from retalking_core.engine import Engine, EngineCapabilities
+    from retalking_core.engine import Engine
     from retalking_core.face_cache import FaceCache
-    from retalking_core.faces.track import FaceTracker
-    from retalking_core.media.limits import MediaLimits
-    from retalking_core.weights.store import NetworkStore
 
 log = logging.getLogger(__name__)
 
 LoadEngines = Callable[[Settings], "dict[str, Engine]"]
+# The one engine that needs no memory to speak of: a worker set to it loads no other.
+PREVIEW = "preview"
+# What keeps an engine away without being a fault of its program.
+EXPECTED = (PluginError, WeightsError, EngineUnavailableError)
 
-# Best first: what `auto` means where the deployment does not say.
-PREFERENCE = ("videoretalking", "preview")
+
+def media_limits(settings: Settings) -> MediaLimits:
+    """What one job may bring, as the deployment sets it."""
+    return MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
+
+
+def engine_environment(settings: Settings, cache: FaceCache | None = None) -> EngineEnvironment:
+    return EngineEnvironment(
+        models_dir=settings.models_dir,
+        compiled_dir=settings.data_dir / "compiled",
+        chosen=settings.engine,
+        limits=media_limits(settings),
+        face_cache=cache,
+        tracker=settings.tracker,
+        inference=settings.inference,
+        inference_batch=settings.inference_batch,
+    )
 
 
 def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str, Engine]:
-    """Every engine that can run here, by name. Called in the process that renders. The neural engine is loaded already,
-    since only loading shows whether its weights are right; the others warm up later. cache: where it keeps what it
-    learns of a video's face.
+    """Every engine that can run here, by name. Called in the process that renders. cache: where the neural engine keeps
+    what it learns of a video's face.
 
-    Raises a WeightsError where the deployment insists on the neural engine and its weights are not right.
+    An engine that cannot be loaded is logged and left out, unless RETALKING_ENGINE names it: then its error is raised.
     """
-    from retalking_core.engines.preview.engine import PreviewEngine
-    from retalking_core.weights.errors import WeightsError
-
-    limits = media_limits(settings)
-    engines: dict[str, Engine] = {"preview": PreviewEngine(limits=limits)}
-    if neural_obstacle(settings) is not None:
-        return engines
-    try:
-        engines["videoretalking"] = _load_neural(settings, limits, cache)
-    except WeightsError as error:
-        if settings.engine == "videoretalking":
-            raise
-        log.error("the neural engine stays away: %s", error.message, extra={"code": error.code})
+    environment = engine_environment(settings, cache)
+    engines: dict[str, Engine] = {}
+    failures: dict[str, Exception] = {}
+    for found in find_plugins():
+        try:
+            if engine_obstacle(found, environment) is None:
+                engines[found.name] = found.load(environment)
+        except Exception as error:
+            if found.is_ours and not isinstance(error, EXPECTED):
+                raise
+            failures.setdefault(found.name, error)
+            is_known = isinstance(error, EXPECTED)
+            log.error("engine unavailable: %s (%s): %s", found.name, found.distribution, error, exc_info=not is_known)
+    if settings.engine != AUTO and settings.engine in failures and settings.engine not in engines:
+        raise failures[settings.engine]
     return engines
 
 
@@ -63,116 +81,36 @@ def load_service_engines(settings: Settings) -> dict[str, Engine]:
     return load_engines(settings, StoredFaceCache(open_store(settings), open_objects(settings), limits, scratch))
 
 
-def neural_obstacle(settings: Settings) -> str | None:
-    """Why the neural engine can not run here, with the way out; None when nothing is in its way. Reads no weights."""
-    if settings.engine == "preview":
-        return "This worker is set to RETALKING_ENGINE=preview."
-    if find_spec("torch") is None:
-        return "torch is not installed on the worker: install the extra `gpu`."
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
-
-    missing = []
-    for name in ENGINE_WEIGHTS:
+def warm_up_engines(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, Engine]:
+    """The engines, ready for their first render. A plug-in that fails is logged and left out, as in `load_engines`."""
+    foreign = {found.name for found in find_plugins() if not found.is_ours}
+    ready = {}
+    for name, engine in engines.items():
         try:
-            find_file(settings.models_dir, WEIGHT_FILES[name])
-        except WeightsMissingError:
-            missing.append(WEIGHT_FILES[name].file)
-    if missing:
-        return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
-    import torch  # not sooner: it takes longer than all the rest of a worker's start
+            engine.warm_up()
+        except Exception:
+            if name not in foreign or name == settings.engine:
+                raise
+            log.exception("engine plug-in failed to warm up: %s", name)
+        else:
+            ready[name] = engine
+    return ready
 
-    if not torch.cuda.is_available() and settings.engine != "videoretalking":
-        # Measured: 10 to 75 s a frame on two cores.
-        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
-    return None
+
+def engine_obstacle(found: FoundPlugin, environment: EngineEnvironment) -> str | None:
+    """Why this engine cannot run here, with the way out; None where nothing is in its way. Reads no weights.
+
+    Raises PluginError for a broken plug-in.
+    """
+    if environment.chosen == PREVIEW != found.name:
+        return f"This worker is set to RETALKING_ENGINE={PREVIEW}."
+    return found.obstacle(environment)
 
 
 def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, str]:
-    """Name -> reason, for what callers may ask for and do not get here."""
-    if "videoretalking" in engines:
-        return {}
-    return {"videoretalking": neural_obstacle(settings) or "Its weights could not be loaded; see the worker's log."}
-
-
-def media_limits(settings: Settings) -> MediaLimits:
-    """What one job may bring, as the deployment sets it."""
-    from retalking_core.media.limits import MediaLimits
-
-    return MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
-
-
-def _load_neural(settings: Settings, limits: MediaLimits, cache: FaceCache | None) -> Engine:
-    import torch
-
-    from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
-    from retalking_core.networks.inference import fast_variants
-    from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.store import NetworkStore
-    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
-
-    files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
-    has_cuda = torch.cuda.is_available()
-    variants = fast_variants(settings.inference_batch) if computes_fast(settings, has_cuda) else {}
-    if variants:
-        # A start that finds it takes 40 s instead of 3 minutes.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir.resolve() / "compiled"))
-    networks = NetworkStore(settings.models_dir, "cuda" if has_cuda else "cpu", variants)
-    engine = VideoRetalkingEngine(
-        networks,
-        batch_size=settings.inference_batch if has_cuda else None,
-        limits=limits,
-        tracker=_face_tracker(settings, networks),
-        templates=settings.models_dir / "expression.mat",
-        synthetic_weights=any(synthetic_seed(file) is not None for file in files),
-        cache=cache,
-    )
-    engine.warm_up()
-    return engine
-
-
-def computes_fast(settings: Settings, has_cuda: bool) -> bool:
-    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
-    from retalking_core.networks.inference import missing_build_tools
-
-    if settings.inference == "fast" and not has_cuda:
-        raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
-    if settings.inference == "exact" or not has_cuda:
-        return False
-    obstacle = missing_build_tools()
-    if obstacle is not None and settings.inference == "fast":
-        raise RuntimeError(f"RETALKING_INFERENCE=fast compiles its networks. {obstacle}")
-    if obstacle is not None:
-        log.error("networks can not be compiled and run in float32, several times slower. %s", obstacle)
-    return obstacle is None
-
-
-def chosen_tracker(settings: Settings, has_cuda: bool) -> str:
-    """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
-    from retalking_core.weights.checkpoint import synthetic_seed
-    from retalking_core.weights.errors import WeightsMissingError
-    from retalking_core.weights.folder import find_file
-    from retalking_core.weights.table import WEIGHT_FILES
-
-    if settings.tracker != "auto":
-        return settings.tracker
-    try:
-        files = [find_file(settings.models_dir, WEIGHT_FILES[name]) for name in ("s3fd", "fan2d")]
-    except WeightsMissingError:
-        return "dlib"
-    return "neural" if has_cuda and all(synthetic_seed(file) is None for file in files) else "dlib"
-
-
-def _face_tracker(settings: Settings, networks: NetworkStore) -> FaceTracker:
-    """Raises: WeightsMissingError when `neural` is asked for by name, and its files are not there (at warm-up)."""
-    from retalking_core.faces.dlib_tracker import DlibFaceTracker
-    from retalking_core.faces.neural_tracker import NeuralFaceTracker
-
-    name = chosen_tracker(settings, networks.device.type == "cuda")
-    log.info("faces are followed by %s", name)
-    return NeuralFaceTracker(networks) if name == "neural" else DlibFaceTracker()
+    """Name -> reason, for the engines that callers may ask for and do not get here."""
+    environment = engine_environment(settings)
+    return {found.name: _reason(found, environment) for found in find_plugins() if found.name not in engines}
 
 
 def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine]) -> Engine:
@@ -180,24 +118,19 @@ def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine])
 
     Raises ServiceError(engine_unavailable).
     """
-    named = settings.engine if asked == "auto" else asked
-    name = next((each for each in PREFERENCE if each in engines), next(iter(engines))) if named == "auto" else named
-    if name not in engines:
-        here = ", ".join(sorted(engines))
-        reason = unavailable_engines(settings, engines).get(name, "")
-        raise ServiceError(
-            "engine_unavailable", f"This worker does not hold the engine {name}; it holds: {here}. {reason}".rstrip()
-        )
-    return engines[name]
-
-
-def engine_info(capabilities: EngineCapabilities) -> EngineInfo:
-    """The public face of an engine."""
-    return EngineInfo(
-        name=capabilities.name,
-        version=capabilities.version,
-        device=capabilities.device,
-        description=capabilities.description,
-        unsupported_options={name: list(values) for name, values in capabilities.unsupported_options.items()},
-        synthetic_weights=capabilities.synthetic_weights,
+    wanted = settings.engine if asked == AUTO else asked
+    name = preferred_engine(wanted, engines)
+    if name is not None:
+        return engines[name]
+    here = ", ".join(sorted(engines)) or "none"
+    reason = unavailable_engines(settings, engines).get(wanted, "")
+    raise ServiceError(
+        "engine_unavailable", f"This worker does not hold the engine {wanted}; it holds: {here}. {reason}".rstrip()
     )
+
+
+def _reason(found: FoundPlugin, environment: EngineEnvironment) -> str:
+    try:
+        return engine_obstacle(found, environment) or "It could not be loaded; see the worker's log."
+    except PluginError:
+        return "Its plug-in is broken; see the worker's log, or `retalking doctor`."

@@ -1,148 +1,356 @@
-"""Bringing a job's inputs into its temporary folder, from the object store or from an address."""
+"""Fetching the inputs that a job names by their addresses, before any render worker can claim it.
+
+A stranger's server may be slow for as long as the limits allow; here that costs a thread, and no GPU waits for it. The
+files go straight into the object store, under names of this fetch; the job joins the line when all of them are there.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from urllib.parse import urljoin
 
+from celery import Celery
+from redis.exceptions import RedisError
+
+from jobs.containers import check_container
 from jobs.errors import ServiceError
-from jobs.models import InputRef, JobSpec
-from jobs.objects import ObjectStore, ObjectTooLargeError
-from worker.egress import Egress, TooSlowError, UnreachableError
-from worker.retry import retry_storage
+from jobs.logging_config import log_context
+from jobs.messages import MessageNotSentError, send_job
+from jobs.models import ErrorInfo, InputRef, Job
+from jobs.names import fetched_input_key
+from jobs.objects import ObjectStore, ObjectStoreError, ObjectWriter
+from jobs.opening import FreeSpace, byte_quota, storage_refusal
+from jobs.settings import Settings
+from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostError, StorageQuotaError
+from jobs.traces import span
+from retalking_core.errors import RenderCanceled
+from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
+from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
+from worker.faults import describe_fault, is_transient, is_unexpected
+from worker.inputs import FETCHED, too_large
+from worker.lease import LeaseKeeper, ShutdownRequestedError
+from worker.retry import retry_redis
+from worker.supervision import ShutdownNotice
+
+log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 3
 IDLE_S = 30.0
 # Pauses before a second and a third try; a server that restarts is back by then.
 RETRY_PAUSES_S = (1.0, 4.0)
-
-Beat = Callable[[str, float, object], None]
+# Before a fetch that the object store or a lack of threads ended is begun anew; longer each time.
+RELEASE_PAUSE_S = 5.0
+# Of a file whose size is not announced, so many bytes more are reserved at a time.
+RESERVE_BYTES = 1 << 20
+_RECEIVERS_FAULTS = frozenset({"input_unreachable", "input_too_slow"})
 
 
 class _PassingError(Exception):
     """The address may answer in a moment."""
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Local files of one attempt. Their names are ours; the kind of a file is read from its bytes."""
+class FetchLeaseBackend:
+    """The store, as a LeaseKeeper sees it when the lease is a fetch."""
 
-    video: Path
-    audio: Path
-    expression_image: Path | None
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    def report(self, lease: Fetch, *, stage: str, progress: float, lease_s: float) -> bool:
+        return self._store.fetches.renew(lease, lease_s, stage=stage, progress=progress)
+
+    def renew(self, lease: Fetch, lease_s: float) -> bool:
+        return self._store.fetches.renew(lease, lease_s)
 
 
-@dataclass(frozen=True)
-class Fetcher:
-    """beat(stage, fraction of the fetch, detail) is called while bytes arrive; wait(seconds) between tries.
+class InputFetcher:
+    """Works on fetches that the store handed out. Thread-safe."""
 
-    egress: its `total_s` bounds all files of a job that come from addresses together, redirects and tries included: so
-    long a stranger's server can hold a worker.
-    """
+    def __init__(
+        self,
+        app: Celery,
+        store: JobStore,
+        objects: ObjectStore,
+        space: FreeSpace,
+        settings: Settings,
+        notice: ShutdownNotice,
+        *,
+        retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
+        rate_window_s: float = RATE_WINDOW_S,
+    ) -> None:
+        self._app = app
+        self._store = store
+        self._objects = objects
+        self._space = space
+        self._settings = settings
+        self._notice = notice
+        self._retry_pauses_s = retry_pauses_s
+        self._rate_window_s = rate_window_s
 
+    def fetch(self, fetch: Fetch) -> None:
+        """One fetch of all inputs of a job. Every end of it reaches the store, or the hold runs out."""
+        job = fetch.job
+        with (
+            log_context(job=job.id, request=job.request_id),
+            span("fetch", kind="client", parent=job.traceparent, job=job.id),
+        ):
+            try:
+                self._fetch(fetch)
+            except RedisError as fault:
+                log.error("the job store is away; the fetch is due again when its hold ends: %s", type(fault).__name__)
+            except (LeaseLostError, JobNotFoundError):
+                self._drop(fetch)
+
+    def _fetch(self, fetch: Fetch) -> None:
+        self._delete_files(fetch, range(1, fetch.fence))
+        if fetch.job.status.is_over:
+            raise LeaseLostError(fetch.job_id)
+        if fetch.attempt > fetch.job.max_attempts:
+            message = "The process that fetched the inputs died in every attempt that was allowed."
+            self._fail(fetch, describe_fault(ServiceError("worker_lost", message)))
+            return
+        keeper = LeaseKeeper(
+            FetchLeaseBackend(self._store),
+            fetch,
+            lease_s=self._settings.lease_s,
+            stall_s=self._settings.stall_s,
+            notice=self._notice,
+        )
+        try:
+            with keeper:
+                inputs = self._download(fetch, keeper)
+            job = retry_redis(lambda: self._store.fetches.finish(fetch, inputs))
+        except (LeaseLostError, RenderCanceled):
+            raise LeaseLostError(fetch.job_id) from None
+        except ShutdownRequestedError:
+            self._release(fetch, pause_s=0.0, count_attempt=False)
+        except RedisError:
+            raise
+        except Exception as fault:
+            self._give_up(fetch, fault)
+        else:
+            log.info("inputs fetched")
+            self._send(job)
+
+    def _download(self, fetch: Fetch, keeper: LeaseKeeper) -> dict[InputSlot, InputRef]:
+        settings = self._settings
+        egress = Egress(
+            tuple(settings.allow_private_hosts),
+            idle_s=IDLE_S,
+            total_s=settings.fetch_limit_s,
+            min_bytes_per_s=settings.fetch_min_bytes_per_s,
+            rate_window_s=self._rate_window_s,
+            owner=fetch.job.owner,
+        )
+        claim = FetchClaim(fetch, self._store, self._space, settings)
+        limits = (settings.max_upload_bytes, self._retry_pauses_s)
+        return Download(fetch, self._objects, egress, claim, keeper, *limits).run()
+
+    def _give_up(self, fetch: Fetch, fault: Exception) -> None:
+        """Due again after a passing fault while attempts are left; else failed, with a public reason."""
+        error = describe_fault(fault)
+        log.log(
+            logging.ERROR if is_unexpected(error) else logging.WARNING,
+            "fetch failed: %s",
+            error.code,
+            exc_info=fault if is_unexpected(error) else None,
+        )
+        if is_transient(fault) and fetch.attempt < fetch.job.max_attempts:
+            self._release(fetch, pause_s=RELEASE_PAUSE_S * fetch.attempt**2, count_attempt=True)
+        else:
+            self._fail(fetch, error)
+
+    def _fail(self, fetch: Fetch, error: ErrorInfo) -> None:
+        self._delete_files(fetch, [fetch.fence])
+        is_receivers = error.code in _RECEIVERS_FAULTS
+        retention_s = self._settings.retention_s
+        retry_redis(lambda: self._store.fetches.fail(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
+
+    def _release(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> None:
+        self._delete_files(fetch, [fetch.fence])
+        retry_redis(lambda: self._store.fetches.release(fetch, pause_s=pause_s, count_attempt=count_attempt))
+
+    def _drop(self, fetch: Fetch) -> None:
+        """The files first: from then on nothing leads to them."""
+        log.info("the job went on without this fetch")
+        if self._delete_files(fetch, [fetch.fence]):
+            retry_redis(lambda: self._store.fetches.drop(fetch))
+
+    def _send(self, job: Job) -> None:
+        try:
+            send_job(self._app, self._store, job)
+        except (MessageNotSentError, RedisError) as fault:
+            log.warning("the message waits in the outbox: %s", type(fault).__name__)
+
+    def _delete_files(self, fetch: Fetch, fences: Iterable[int]) -> bool:
+        """Of fetches that are over. False where the object store is away: they go with the job's other files, or when
+        the hold has ended."""
+        parts = [part for part, ref in fetch.job.inputs.items() if ref.kind == "url"]
+        try:
+            for fence in fences:
+                for part in parts:
+                    self._objects.delete(fetched_input_key(fetch.job_id, part, fence))
+        except ObjectStoreError as fault:
+            log.warning("files of a fetch could not be deleted yet: %s", type(fault).__name__)
+            return False
+        return True
+
+
+class FetchClaim:
+    """The bytes of one fetch in the object store: reserved before they are written, exact when they are there."""
+
+    def __init__(self, fetch: Fetch, store: JobStore, space: FreeSpace, settings: Settings) -> None:
+        self._fetch, self._store, self._space, self._settings = fetch, store, space, settings
+        self._quota: ByteQuota | None = None
+        self._reserved_bytes = 0
+
+    def need(self, size_bytes: int) -> None:
+        """So many bytes are about to be stored, of all files together. Raises storage_full, storage_quota_exceeded."""
+        self._space.check()
+        if size_bytes > self._reserved_bytes:
+            self._reserve(max(size_bytes, self._reserved_bytes + RESERVE_BYTES))
+
+    def settle(self, size_bytes: int) -> None:
+        """So many there are."""
+        if size_bytes != self._reserved_bytes:
+            self._reserve(size_bytes)
+
+    def _reserve(self, size_bytes: int) -> None:
+        quota = self._quota = self._quota or retry_redis(self._find_quota)
+        try:
+            retry_redis(lambda: self._store.fetches.reserve(self._fetch, size_bytes, quota))
+        except StorageQuotaError as refusal:
+            raise storage_refusal(is_owners=refusal.is_owners) from None
+        self._reserved_bytes = size_bytes
+
+    def _find_quota(self) -> ByteQuota:
+        owner = self._fetch.job.owner
+        return byte_quota(self._settings, owner, self._store.keys.find(owner) if owner else None)
+
+
+@dataclass
+class Download:
+    """All inputs of one job that are addresses, one after the other. `egress.total_s` bounds them together, redirects
+    and tries included."""
+
+    fetch: Fetch
     objects: ObjectStore
     egress: Egress
+    claim: FetchClaim
+    keeper: LeaseKeeper
     max_bytes: int
-    beat: Beat
-    wait: Callable[[float], None]
-    storage_pauses_s: tuple[float, ...] = ()
+    retry_pauses_s: Sequence[float]
 
-    def fetch_all(self, spec: JobSpec, folder: Path) -> Inputs:
-        """Raises ServiceError (input_unreachable, input_too_slow, url_not_allowed, body_too_large), ObjectStoreError,
-        ObjectNotFoundError."""
-        ends_at = time.monotonic() + self.egress.total_s
-        wanted = {"video": spec.video, "audio": spec.audio, "expression": spec.expression_image}
-        parts = {name: ref for name, ref in wanted.items() if ref is not None}
-        paths: dict[str, Path] = {}
-        for number, (name, ref) in enumerate(parts.items()):
-            self.beat("fetch", number / len(parts), name)
-            paths[name] = folder / name
-            self._fetch(ref, name, paths[name], ends_at)
-        self.beat("fetch", 1.0, None)
-        return Inputs(paths["video"], paths["audio"], paths.get("expression"))
+    def __post_init__(self) -> None:
+        self._ends_at = time.monotonic() + self.egress.total_s
+        self._stored_bytes = 0
+        self._fraction = 0.0
 
-    def _fetch(self, ref: InputRef, name: str, path: Path, ends_at: float) -> None:
-        if ref.kind == "object":
-            self._fetch_object(str(ref.key), name, path)
-            return
-        for pause_s in (*RETRY_PAUSES_S, None):
+    def run(self) -> dict[InputSlot, InputRef]:
+        """Raises ServiceError (input_unreachable, input_too_slow, url_not_allowed, body_too_large, file_empty,
+        container_unsupported, storage_full, storage_quota_exceeded), ObjectStoreError, and what the keeper raises."""
+        job, inputs = self.fetch.job, {}
+        for number, (part, ref) in enumerate(job.inputs.items()):
+            self._fraction = FETCHED * number / len(job.inputs)
+            self._beat(part)
+            if ref.kind == "url":
+                key = fetched_input_key(job.id, part, self.fetch.fence)
+                size_bytes = self._fetch(str(ref.url), part, key)
+                inputs[part] = InputRef(kind="object", key=key, size_bytes=size_bytes)
+        self._fraction = FETCHED
+        self._beat(None)
+        self.claim.settle(self._stored_bytes)
+        return inputs
+
+    def _fetch(self, url: str, part: InputSlot, key: str) -> int:
+        for pause_s in (*self.retry_pauses_s, None):
             try:
-                self._download(str(ref.url), name, path, ends_at)
+                size_bytes = self._download(url, part, key)
             except _PassingError as fault:
-                if time.monotonic() + (pause_s or 0.0) >= ends_at:
-                    raise self._too_late(name) from fault
+                if time.monotonic() + (pause_s or 0.0) >= self._ends_at:
+                    raise self._too_late(part) from fault
                 if pause_s is None:
-                    raise ServiceError("input_unreachable", f"The {name} could not be fetched: {fault}.") from fault
-                self.wait(pause_s)
+                    raise ServiceError("input_unreachable", f"The {part} could not be fetched: {fault}.") from fault
+                self.keeper.wait(pause_s)
             else:
-                return
+                self._stored_bytes += size_bytes
+                return size_bytes
+        raise AssertionError("the last try returns or raises")
 
-    def _fetch_object(self, key: str, name: str, path: Path) -> None:
-        try:
-            retry_storage(lambda: self.objects.fetch(key, path, self.max_bytes), self.storage_pauses_s, self.wait)
-        except ObjectTooLargeError:
-            raise self._too_large(name) from None
-
-    def _download(self, url: str, name: str, path: Path, ends_at: float) -> None:
-        """Follows at most MAX_REDIRECTS redirects; each address is checked like the first."""
+    def _download(self, url: str, part: InputSlot, key: str) -> int:
+        """Follows at most MAX_REDIRECTS redirects; each address is checked like the first. Returns the size in
+        bytes."""
         for _ in range(MAX_REDIRECTS + 1):
-            onward = self._request(url, name, path, ends_at)
-            if onward is None:
-                return
-            url = _redirected(url, onward, name)
-        raise ServiceError("input_unreachable", f"The {name} address redirects more than {MAX_REDIRECTS} times.")
+            outcome = self._request(url, part, key)
+            if isinstance(outcome, int):
+                return outcome
+            url = _redirected(url, outcome, part)
+        raise ServiceError("input_unreachable", f"The {part} address redirects more than {MAX_REDIRECTS} times.")
 
-    def _request(self, url: str, name: str, path: Path, ends_at: float) -> str | None:
-        """One GET. Returns where it redirects to, or None with the file written."""
-        left_s = ends_at - time.monotonic()
+    def _request(self, url: str, part: InputSlot, key: str) -> int | str:
+        """One GET. Returns where it redirects to, or the size of the stored file."""
+        left_s = self._ends_at - time.monotonic()
         if left_s <= 0:
-            raise self._too_late(name)
+            raise self._too_late(part)
         try:
-            with replace(self.egress, total_s=left_s).exchange("GET", url) as answer:
+            with replace(self.egress, total_s=left_s, poll=partial(self._beat, None)).exchange("GET", url) as answer:
                 fields = {key.lower(): value for key, value in answer.headers}
                 if answer.status in (301, 302, 303, 307, 308) and b"location" in fields:
                     return fields[b"location"].decode("latin-1")
-                self._check_answer(answer.status, fields.get(b"content-length", b""), name)
-                self._write_body(answer.iter_stream(), name, path)
-                return None
+                self._check_answer(answer.status, fields.get(b"content-length", b""), part)
+                with self.objects.writer(key) as writer:
+                    return self._write_body(answer.iter_stream(), part, writer)
         except TooSlowError as fault:
-            raise ServiceError("input_too_slow", f"The {name} comes too slowly from its address: {fault}.") from None
+            raise ServiceError("input_too_slow", f"The {part} comes too slowly from its address: {fault}.") from None
         except UnreachableError as fault:
             raise _PassingError(str(fault)) from fault
 
-    def _check_answer(self, status: int, length: bytes, name: str) -> None:
+    def _check_answer(self, status: int, length: bytes, part: str) -> None:
         if status == 429 or status >= 500:
             raise _PassingError(f"its address answered with status {status}")
         if status != 200:
-            raise ServiceError("input_unreachable", f"The {name} address answered with status {status}.")
-        if length.isdigit() and int(length) > self.max_bytes:
-            raise self._too_large(name)
+            raise ServiceError("input_unreachable", f"The {part} address answered with status {status}.")
+        announced = int(length) if length.isdigit() else 0
+        if announced > self.max_bytes:
+            raise too_large(part, self.max_bytes)
+        self.claim.need(self._stored_bytes + announced)
 
-    def _write_body(self, body: Iterable[bytes], name: str, path: Path) -> None:
-        size = 0
-        with path.open("wb") as out:
-            for chunk in body:
-                size += len(chunk)
-                if size > self.max_bytes:
-                    raise self._too_large(name)
-                out.write(chunk)
-                self.beat("fetch", 0.0, size)
+    def _write_body(self, body: Iterable[bytes], part: InputSlot, writer: ObjectWriter) -> int:
+        """The kind of the file is read from its first bytes, before more of it is stored."""
+        size, head, is_checked = 0, b"", False
+        for chunk in body:
+            size += len(chunk)
+            if size > self.max_bytes:
+                raise too_large(part, self.max_bytes)
+            if not is_checked:
+                head += chunk
+                is_checked = len(head) >= HEAD_BYTES and bool(check_container(head[:HEAD_BYTES], part))
+            self.claim.need(self._stored_bytes + size)
+            writer.write(chunk)
+            self._beat(size)
+        if not size:
+            raise ServiceError("file_empty", f"The {part} address answered with an empty file.")
+        if not is_checked:
+            check_container(head[:HEAD_BYTES], part)
+        writer.commit()
+        return size
 
-    def _too_late(self, name: str) -> ServiceError:
-        message = f"The {name} had not arrived when the {self.egress.total_s:g} s for the inputs' addresses were over."
+    def _beat(self, detail: object) -> None:
+        self.keeper.beat("fetch", self._fraction, detail)
+
+    def _too_late(self, part: str) -> ServiceError:
+        limit_s = self.egress.total_s
+        message = f"The {part} had not arrived when the {limit_s:g} s for the inputs' addresses were over."
         return ServiceError("input_too_slow", message)
 
-    def _too_large(self, name: str) -> ServiceError:
-        return ServiceError("body_too_large", f"The {name} file is larger than {self.max_bytes} bytes.")
 
-
-def _redirected(url: str, location: str, name: str) -> str:
+def _redirected(url: str, location: str, part: str) -> str:
     """The address that a Location header leads to. What stands in it is the other side's: it may be no address."""
     try:
         return urljoin(url, location)
     except ValueError:
-        message = f"The {name} address redirects to something that is not a well-formed address."
+        message = f"The {part} address redirects to something that is not a well-formed address."
         raise ServiceError("input_unreachable", message) from None

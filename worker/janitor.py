@@ -19,9 +19,9 @@ from functools import partial
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.messages import MessageNotSentError, send_render, waiting_renders
-from jobs.models import Job, JobStatus
-from jobs.names import curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
+from jobs.messages import MessageNotSentError, send_job, waiting_renders
+from jobs.models import Job
+from jobs.names import UPLOADS_PREFIX, curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorQueue, JobNotFoundError, JobStore
@@ -43,8 +43,8 @@ STEP_S = 5.0
 # Pauses after an item failed: the first, doubling up to the longest.
 POSTPONE_FIRST_S = 30.0
 POSTPONE_LONGEST_S = 3600.0
-# Each sweep lists the whole face cache.
-SWEEP_CACHE_EVERY_S = 60.0
+# The face cache and the uploads are listed whole each time.
+SWEEP_EVERY_S = 60.0
 
 
 class Janitor:
@@ -57,7 +57,7 @@ class Janitor:
         self._settings = settings
         self._owner = secrets.token_hex(8)
         self._cache = StoredEntries(objects, CacheLimits(settings.face_cache_bytes, settings.face_cache_ttl_s))
-        self._sweep_cache_at = 0.0
+        self._sweep_at: dict[str, float] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
 
@@ -83,6 +83,7 @@ class Janitor:
             self.measure_uploads,
             self.delete_uploads,
             self.delete_orphans,
+            self.sweep_uploads,
             self.sweep_face_cache,
         ):
             if not self._do("lock", self._keep_lock):
@@ -190,14 +191,28 @@ class Janitor:
         self._store.uploads.drop_arrival(job_id)
         log.info("files without a job deleted", extra={"job": job_id, "count": count})
 
+    def sweep_uploads(self) -> None:
+        """A PUT to a presigned link that ends after its upload has expired leaves a file without a record."""
+        if not self._is_time_to_sweep("uploads"):
+            return
+        for key in self._objects.list_keys(UPLOADS_PREFIX):
+            if not self._store.uploads.exists(key.removeprefix(UPLOADS_PREFIX)):
+                self._objects.delete(key)
+                log.info("file of an expired upload deleted", extra={"key": key})
+
     def sweep_face_cache(self) -> None:
         """Also deletes the entries of revoked keys."""
-        if time.monotonic() < self._sweep_cache_at:
+        if not self._is_time_to_sweep("face cache"):
             return
-        self._sweep_cache_at = time.monotonic() + SWEEP_CACHE_EVERY_S
         revoked = {key.id for key in self._store.keys.all() if key.revoked_at is not None}
         for key in self._cache.sweep(revoked):
             log.info("cache entry deleted", extra={"key": key})
+
+    def _is_time_to_sweep(self, what: str) -> bool:
+        if time.monotonic() < self._sweep_at.get(what, 0.0):
+            return False
+        self._sweep_at[what] = time.monotonic() + SWEEP_EVERY_S
+        return True
 
     def _each(self, line: JanitorQueue, items: Iterable[str], action: Callable[[str], None]) -> None:
         """Run the action on each item of a line of the store. One that fails is due again later."""
@@ -227,11 +242,8 @@ class Janitor:
         """Send the messages of queued jobs. An unreachable broker fails slowly, and for all, so the first failure ends
         it."""
         for job in jobs:
-            if job.status is not JobStatus.QUEUED:
-                continue
             try:
-                send_render(self._app, job)
-                self._store.jobs.mark_message_sent(job.id)
+                send_job(self._app, self._store, job)
             except (MessageNotSentError, RedisError) as fault:
                 log.warning("messages not sent, retrying in the next round: %s", type(fault).__name__)
                 return

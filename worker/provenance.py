@@ -5,28 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.models import JobOptions
 from jobs.settings import Settings
 from retalking_core.errors import ProvenanceError
-from retalking_core.media.container import HEAD_BYTES, sniff_kind
-from retalking_core.provenance.signing import Credentials, InputFile, ProvenanceClaim, load_credentials
+from retalking_core.media.container import sniff_kind
+from retalking_core.provenance import Credentials, InputFile, ProvenanceClaim, load_credentials
 from retalking_core.types import RenderReport
-
-_MIMES = {
-    "mp4": "video/mp4",
-    "mov": "video/quicktime",
-    "m4a": "audio/mp4",
-    "matroska": "video/x-matroska",
-    "webm": "video/webm",
-    "avi": "video/avi",
-    "wav": "audio/wav",
-    "mp3": "audio/mpeg",
-    "flac": "audio/flac",
-    "ogg": "audio/ogg",
-    "png": "image/png",
-    "jpeg": "image/jpeg",
-    "webp": "image/webp",
-}
+from retalking_core.vocabulary.containers import HEAD_BYTES
+from retalking_core.vocabulary.options import JobOptions
 
 
 @dataclass(frozen=True)
@@ -40,7 +25,7 @@ class ResultSigner:
 
     def sign(self, file: Path, video: Path, speech: Path, report: RenderReport) -> Path:
         """The signed copy, beside the file. Raises ProvenanceError."""
-        from retalking_core.provenance.signing import sign_file
+        from retalking_core.provenance import sign_file
 
         claim = ProvenanceClaim(
             engine=report.engine,
@@ -69,7 +54,7 @@ def open_signer(settings: Settings, options: JobOptions) -> ResultSigner | None:
         missing = "RETALKING_C2PA_KEY" if cert else "RETALKING_C2PA_CERT"
         raise ProvenanceError(f"The worker must sign its results, but {missing} is not set.")
     try:
-        from retalking_core.provenance.signing import mime_of_result
+        from retalking_core.provenance import mime_of_result
     except ImportError as error:
         raise ProvenanceError(
             "The worker must sign its results, but the extra `provenance` is not installed."
@@ -81,4 +66,4 @@ def _input(path: Path) -> InputFile:
     """The kind is read from the content: names prove nothing."""
     with path.open("rb") as file:
         kind = sniff_kind(file.read(HEAD_BYTES))
-    return InputFile(path, _MIMES.get(kind.name, "application/octet-stream"))
+    return InputFile(path, kind.content_type)

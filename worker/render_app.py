@@ -30,7 +30,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.engines import LoadEngines, engine_info, media_limits, unavailable_engines
+from worker.engines import LoadEngines, media_limits, unavailable_engines, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
 from worker.supervision import ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
 
@@ -61,7 +61,7 @@ class RenderProcess:
 
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork."""
-        from retalking_core.evaluation.models import EvaluationModels
+        from retalking_core.evaluation.clip import EvaluationModels
         from worker.context import RunContext
         from worker.scratch import scratch_root, sweep_orphans
         from worker.splitting import call_helpers
@@ -73,17 +73,15 @@ class RenderProcess:
         removed = sweep_orphans(scratch_root(settings.work_dir))
         if removed:
             log.warning("temporary folders of dead attempts removed", extra={"count": removed})
-        engines = self._load_engines(settings)
+        engines = warm_up_engines(settings, self._load_engines(settings))
         if not engines:
             raise RuntimeError("no engine can run here")
-        for engine in engines.values():
-            engine.warm_up()
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
         self.heartbeat = Heartbeat(
             store,
             worker_id,
-            [engine_info(engine.capabilities) for engine in engines.values()],
+            [engine.capabilities.public() for engine in engines.values()],
             metric_names(),
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,

@@ -1,4 +1,4 @@
-"""One attempt at one job, top to bottom: claim, fetch, probe, render, evaluate, publish, succeed."""
+"""One attempt at one job, top to bottom: claim, load inputs, probe, render, evaluate, publish, succeed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from retalking_core.errors import RenderCanceled
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
-from worker.egress import Egress
 from worker.engines import choose_engine
-from worker.fetch import IDLE_S, Fetcher, Inputs
+from worker.faults import describe_fault, is_transient, is_unexpected
+from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.provenance import open_signer
@@ -32,9 +32,6 @@ from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
 from worker.translation import (
-    describe_fault,
-    is_transient,
-    is_unexpected,
     measure,
     measurement_of,
     render_info,
@@ -46,7 +43,7 @@ from worker.translation import (
 log = logging.getLogger(__name__)
 
 # Where each stage ends, in the progress of the whole job.
-FETCHED, RENDERED, EVALUATED = 0.05, 0.85, 0.95
+RENDERED, EVALUATED = 0.85, 0.95
 
 
 def run_job(job_id: str, context: RunContext) -> None:
@@ -85,14 +82,14 @@ def run_job(job_id: str, context: RunContext) -> None:
 
 
 def _produce(attempt: Attempt) -> None:
-    """Fetch, render, evaluate, publish, and mark the job as succeeded."""
+    """Load inputs, render, evaluate, publish, and mark the job as succeeded."""
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
     job = retry_redis(lambda: context.store.jobs.get(lease.job_id))
     container = job.spec.request.output.container
     signer = open_signer(context.settings, job.spec.request)
     with ExitStack() as opened:
         folder = opened.enter_context(attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt))
-        inputs = _fetch(attempt, job, folder)
+        inputs = _load_inputs(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image, job.owner)
@@ -126,22 +123,16 @@ def _produce(attempt: Attempt) -> None:
     attempt.log(logging.INFO, "succeeded")
 
 
-def _fetch(attempt: Attempt, job: Job, folder: Path) -> Inputs:
-    settings, keeper = attempt.context.settings, attempt.keeper
-    fetcher = Fetcher(
+def _load_inputs(attempt: Attempt, job: Job, folder: Path) -> Inputs:
+    keeper = attempt.keeper
+    loader = InputLoader(
         objects=attempt.context.objects,
-        egress=Egress(
-            tuple(settings.allow_private_hosts),
-            idle_s=IDLE_S,
-            total_s=settings.fetch_limit_s,
-            min_bytes_per_s=settings.fetch_min_bytes_per_s,
-        ),
-        max_bytes=settings.max_upload_bytes,
+        max_bytes=attempt.context.settings.max_upload_bytes,
         beat=lambda stage, fraction, detail: keeper.beat(stage, FETCHED * fraction, detail),
         wait=keeper.wait,
-        storage_pauses_s=attempt.context.storage_pauses_s,
+        pauses_s=attempt.context.storage_pauses_s,
     )
-    return fetcher.fetch_all(job.spec, folder)
+    return loader.load(job, folder)
 
 
 def _report_render(keeper: LeaseKeeper, progress: Progress) -> None:

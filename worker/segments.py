@@ -25,12 +25,14 @@ from retalking_core.media.encoder import encoder_version
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
+from retalking_core.vocabulary.containers import OUTPUTS
 from worker.context import RunContext
+from worker.faults import describe_fault, is_unexpected
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
-from worker.translation import CONTENT_TYPES, describe_fault, is_unexpected, render_notes, render_options
+from worker.translation import render_notes, render_options
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def render_segment(
         drawn = clip.engine.render_segment(clip.analysis, clip.video, frames, file, clip.options, report)
     key = segment_key(lease.job_id, lease.number, lease.fence)
     put = context.objects.put_file
-    retry_storage(lambda: put(key, file, CONTENT_TYPES["mp4"]), context.storage_pauses_s, keeper.wait)
+    retry_storage(lambda: put(key, file, OUTPUTS["mp4"].content_type), context.storage_pauses_s, keeper.wait)
     file.unlink()
     outcome = SegmentOutcome(
         key=key, worker=context.worker_id, stage_times_s=drawn.stage_times_s, notes=render_notes(drawn.notes)

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from jobs.messages import MessageNotSentError, ask_for_help
 from jobs.models import Job, WorkerInfo
-from jobs.names import scene_key, shared_video_key
+from jobs.names import scene_key
 from jobs.store import LeaseLostError, SplitPlan, SplitState
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
@@ -105,19 +105,16 @@ class SplitRender:
             task.on_progress(progress)
 
         report = self._engine.analyze_clip(task.clip, self._analysis, task.options, report_progress)
-        fence, source = task.attempt.lease.fence, job.spec.video
         plan = SplitPlan(
             engine=self._engine.capabilities.name,
             renderer=renderer_of(self._engine),
             frames=frames,
             segments=len(plan_segments(frames)),
-            scene_key=scene_key(job.id, fence),
-            video_key=str(source.key) if source.kind == "object" else shared_video_key(job.id, fence),
+            scene_key=scene_key(job.id, task.attempt.lease.fence),
+            video_key=str(job.inputs["video"].key),
             analyzed=min(1.0, analyzed),
         )
         self._put(plan.scene_key, self._analysis)
-        if source.kind != "object":
-            self._put(plan.video_key, task.clip.video)
         retry_redis(lambda: self._context.store.segments.open(task.attempt.lease, plan))
         task.attempt.log(logging.INFO, "split into segments", count=plan.segments)
         return plan, report

@@ -26,10 +26,11 @@ from celery.apps.worker import Worker
 from celery.worker.request import Request
 from redis.exceptions import RedisError
 
-from jobs.models import EngineInfo, WorkerInfo
+from jobs.models import WorkerInfo
 from jobs.opening import open_store
 from jobs.settings import Settings
 from jobs.store import JobStore
+from retalking_core.vocabulary.engines import EngineInfo
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Entry of the webhook worker: `python -m worker.webhooks`. It also runs the janitor.
+"""Entry of the webhook worker: `python -m worker.webhooks`. It also fetches inputs and runs the janitor.
 
 Needs no media library and no torch.
 """
@@ -12,21 +12,25 @@ from types import FrameType
 
 from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
-from jobs.opening import open_objects, open_store
+from jobs.models import Delivery
+from jobs.opening import open_objects, open_store, watched_space
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets, link_secret
+from jobs.store import Fetch
 from jobs.traces import start_traces
 from jobs.view import view_job
 from worker.delivery import WebhookDeliverer
-from worker.dispatcher import WebhookDispatcher
+from worker.dispatcher import Dispatcher, fetch_dispatcher, webhook_dispatcher
+from worker.fetch import InputFetcher
 from worker.janitor import Janitor
+from worker.supervision import ShutdownNotice
 
 log = logging.getLogger(__name__)
 
 
-def open_dispatcher(settings: Settings) -> tuple[WebhookDispatcher, Janitor]:
-    """Connects to nothing yet. Raises SecretInvalidError."""
-    store, objects = open_store(settings), open_objects(settings)
+def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[Delivery], Dispatcher[Fetch], Janitor]:
+    """Connects to nothing yet. notice: of fetches that are to be handed back. Raises SecretInvalidError."""
+    store, objects, app = open_store(settings), open_objects(settings), make_celery(settings)
     link_key = link_secret(settings)
     deliverer = WebhookDeliverer(
         store,
@@ -34,14 +38,19 @@ def open_dispatcher(settings: Settings) -> tuple[WebhookDispatcher, Janitor]:
         WebhookSecrets(settings, store.webhooks.secret_state),
         lambda job, at: view_job(job, store, objects, settings, link_key, at=at),
     )
-    return WebhookDispatcher(store, deliverer, settings), Janitor(make_celery(settings), store, objects, settings)
+    fetcher = InputFetcher(app, store, objects, watched_space(settings, store), settings, notice)
+    return (
+        webhook_dispatcher(store, deliverer, settings),
+        fetch_dispatcher(store, fetcher, settings),
+        Janitor(app, store, objects, settings),
+    )
 
 
 def main() -> None:
     settings = Settings()
     configure_logging(settings.log_format)
     start_traces(settings, "webhook-worker")
-    is_over = threading.Event()
+    is_over, notice = threading.Event(), ShutdownNotice()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         is_over.set()
@@ -49,15 +58,18 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        dispatcher, janitor = open_dispatcher(settings)
+        webhooks, fetches, janitor = open_parts(settings, notice)
     except Exception:
         log.critical("the webhook worker could not be opened", exc_info=True)
         raise SystemExit(1) from None
-    dispatcher.start()
+    webhooks.start()
+    fetches.start()
     janitor.start()
     is_over.wait()
+    notice.give(settings.shutdown_grace_s / 2)
     janitor.stop()
-    dispatcher.stop(settings.shutdown_grace_s)
+    webhooks.stop(settings.shutdown_grace_s)
+    fetches.stop(settings.shutdown_grace_s)
 
 
 if __name__ == "__main__":

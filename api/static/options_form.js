@@ -24,9 +24,9 @@ export function buildOptions(offer, document) {
   const fields = {};
   const make = (/** @type {Shape} */ shape) => (fields[shape.name] = buildField(withMetrics(shape, offer)));
 
-  const described = Object.entries(offer.options).map(([name, option]) => ({
+  const described = Object.entries(offer.options).map(([name, option]) => withEngines({
     ...describeOption(name, option.values, option.default), help: option.description,
-  }));
+  }, offer));
   const first = FIRST.flatMap((name) => described.filter((shape) => shape.name === name)).map(make);
   const rest = described.filter((shape) => !FIRST.includes(shape.name)).map(make);
   const properties = schemas.JobSpec.properties;
@@ -50,6 +50,19 @@ function fold(heading, summary, fields) {
   return h("details", { class: "fold" },
     h("summary", {}, h("span", { class: "fold-title" }, heading), h("span", { class: "fine" }, summary)),
     h("div", { class: "option-grid" }, fields.map((field) => field.element)));
+}
+
+/**
+ * The schema does not list the engines of plug-ins, because they depend on the workers.
+ * @param {Shape} shape
+ * @param {Offer} offer
+ * @returns {Shape}
+ */
+function withEngines(shape, offer) {
+  if (shape.name !== "engine" || shape.kind !== "choice") return shape;
+  const added = new Map(offer.engines.map(({ name, description }) => [name, { value: name, meaning: description }]));
+  for (const { value } of shape.choices) added.delete(value);
+  return { ...shape, choices: [...shape.choices, ...added.values()] };
 }
 
 /**

@@ -51,6 +51,7 @@ function markStep(step, index, at) {
 export function sentence(job) {
   const left = job.eta_s === null || job.eta_s === undefined ? "" : `, about ${seconds(job.eta_s)} left`;
   if (job.cancel_requested && !isOver(job.status)) return "Being canceled …";
+  if (job.status === "queued" && job.stage === "fetch") return "Fetching the inputs from their addresses";
   if (job.status === "queued") {
     const place = job.queue_position ? `, number ${job.queue_position} in the line` : "";
     return `Waiting for a worker${place}${left}`;

@@ -15,11 +15,24 @@ if is_first and deadline and deadline <= NOW then
   return {'none'}
 end
 
+-- A record of a version whose workers fetched: its inputs come first.
+local function names_addresses()
+  local spec = cjson.decode(get(id, 'spec'))
+  return spec.video.kind == 'url' or spec.audio.kind == 'url'
+end
+if not get(id, 'inputs') and names_addresses() then
+  for _, line in ipairs({'waiting', 'outbox', 'sent'}) do redis.call('ZREM', key(line), id) end
+  await_inputs(id, (get(id, 'owner') or '') .. '@')
+end
+if get(id, 'inputs') == 'wanted' then return {'none'} end
+
 local attempt = redis.call('HINCRBY', key('job', id), 'attempt', 1)
 local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
 leave_line(id)
 move(id, 'running')
-set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '', 'progress', '0', 'told_percent', 0)
+set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '')
+-- What fetching had reached stays
+if not is_first then set(id, 'progress', '0', 'told_percent', 0) end
 redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)
 record_event(id, 'job.started', {attempt = attempt})
 -- Receivers are notified of the first start only: later attempts are internal.

@@ -1,7 +1,7 @@
--- A queued job: record, indexes, queue, outbox and deadline in one step.
+-- A queued job in one step: record, indexes and deadline; queue and outbox, or the wait for its inputs.
 local id, spec, max_attempts, priority, expires_ms, webhook_events = unpack(ARGV, 1, 6)
 local idempotency, fingerprint, ttl_ms = unpack(ARGV, 7, 9)
-local owner, most_live, request_id, traceparent, arrived, webhook_receiver = unpack(ARGV, 10, 15)
+local owner, most_live, request_id, traceparent, arrived, webhook_receiver, fetch_receiver = unpack(ARGV, 10, 16)
 
 local stored = get(id, 'spec')
 if stored == spec then return {'ok', '1', redis.call('HGETALL', key('job', id))} end
@@ -26,7 +26,7 @@ local seq = redis.call('INCR', key('seq'))
 set(id, 'id', id, 'spec', spec, 'status', 'queued', 'seq', seq, 'priority', priority, 'progress', '0', 'attempt', 0,
   'fence', 0, 'max_attempts', max_attempts, 'cancel_requested', '0', 'created_ms', NOW, 'told_percent', 0,
   'told_tenth', 0, 'progress_events', 0, 'webhook_events', webhook_events,
-  'webhook_receiver', webhook_receiver, 'owner', owner, 'request_id', request_id, 'traceparent', traceparent)
+  'webhook_receiver', webhook_receiver, 'inputs', 'ready', 'owner', owner, 'request_id', request_id, 'traceparent', traceparent)
 redis.call('ZADD', key('created'), seq, id)
 if owner ~= '' then
   redis.call('ZADD', key('created', owner), seq, id)
@@ -34,7 +34,7 @@ if owner ~= '' then
 end
 redis.call('ZREM', key('arrivals'), id)
 move(id, 'queued')
-join_line(id)
+if fetch_receiver == '' then join_line(id) else await_inputs(id, fetch_receiver) end
 if expires_ms ~= '' then
   local deadline = NOW + tonumber(expires_ms)
   set(id, 'deadline_ms', deadline)

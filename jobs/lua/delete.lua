@@ -18,6 +18,9 @@ if owner then
   redis.call('ZREM', key('status', status .. ':' .. owner), id)
   redis.call('ZREM', key('created', owner), id)
 end
+-- A fetch that was begun may still store a file. If it dies before it deletes that, the janitor does after its hold.
+local inputs, held_until = unpack(redis.call('HMGET', key('job', id), 'inputs', 'held_until'))
+if inputs == 'wanted' and (tonumber(held_until) or 0) > 0 then redis.call('ZADD', key('arrivals'), held_until, id) end
 hold(id, 0)
 redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
 return {'ok'}

@@ -12,7 +12,7 @@ if not (receiver and tonumber(opened) and tonumber(held_until)) then
   return {'none'}
 end
 if state ~= 'pending' or tonumber(opened) + tonumber(window_ms) > NOW or tonumber(held_until) > NOW then return {'none'} end
-end_hold(id, receiver)
+end_hold('webhook', id, receiver)
 settle_delivery(id, receiver, 'given_up')
 count('webhook:given_up')
 return {'ok', id}

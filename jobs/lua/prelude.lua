@@ -81,36 +81,71 @@ local function move(id, status)
   set(id, 'status', status)
 end
 
--- Webhooks. A receiver is "owner@host:port": one caller's slow receiver must not hold up another's at the same host.
--- webhook_owners, webhook_receivers:<owner>: when the dispatcher looks at them next. webhook_queue:<receiver>: deliveries
--- by the time at which they fall due. A held delivery stays queued, due again when its hold ends.
+-- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`) and fetches of inputs (kind
+-- `fetch`, record `job`). A receiver is "owner@host:port": one caller's slow server must not hold up another's work at the
+-- same host. <kind>_owners, <kind>_receivers:<owner>: when take_shared.lua looks at them next. <kind>_queue:<receiver>: items
+-- by the time at which they fall due. A held item stays queued, due again when its hold ends.
+local RECORD = {webhook = 'delivery', fetch = 'job'}
+local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due'}
+local RECEIVER_MEMORY_MS = 7 * 86400000
+
 local function owner_of_receiver(receiver) return string.match(receiver, '^(.-)@') end
 
-local function look_by(receiver, at)
+local function look_by(kind, receiver, at)
   local owner = owner_of_receiver(receiver)
-  redis.call('ZADD', key('webhook_receivers', owner), 'LT', at, receiver)
-  redis.call('ZADD', key('webhook_owners'), 'LT', at, owner)
+  redis.call('ZADD', key(kind .. '_receivers', owner), 'LT', at, receiver)
+  redis.call('ZADD', key(kind .. '_owners'), 'LT', at, owner)
 end
 
-local function schedule_delivery(id, receiver, at)
-  redis.call('ZADD', key('webhooks_due'), at, id)
-  redis.call('ZADD', key('webhook_queue', receiver), at, id)
-  look_by(receiver, at)
+-- place: in the queue of the receiver, where that is not the time at which it falls due.
+local function schedule(kind, id, receiver, at, place)
+  redis.call('ZADD', key(DUE[kind]), at, id)
+  redis.call('ZADD', key(kind .. '_queue', receiver), place or at, id)
+  look_by(kind, receiver, at)
 end
 
-local function end_hold(id, receiver)
-  redis.call('ZREM', key('webhook_held', receiver), id)
-  redis.call('ZREM', key('webhook_held_by', owner_of_receiver(receiver)), id)
-  redis.call('ZREM', key('webhook_held_untrusted'), id)
+-- untrusted: 'NX' where the receiver has not proved itself, 'XX' where a hold is renewed, nil where it has.
+local function hold_item(kind, id, receiver, hold_until, untrusted)
+  redis.call('HSET', key(RECORD[kind], id), 'held_until', hold_until)
+  schedule(kind, id, receiver, hold_until)
+  redis.call('ZADD', key(kind .. '_held', receiver), hold_until, id)
+  redis.call('ZADD', key(kind .. '_held_by', owner_of_receiver(receiver)), hold_until, id)
+  if untrusted then redis.call('ZADD', key(kind .. '_held_untrusted'), untrusted, hold_until, id) end
 end
 
-local function unschedule_delivery(id, receiver)
-  redis.call('ZREM', key('webhooks_due'), id)
-  redis.call('ZREM', key('webhook_queue', receiver), id)
-  if redis.call('EXISTS', key('webhook_queue', receiver)) == 1 then return end
+local function end_hold(kind, id, receiver)
+  redis.call('ZREM', key(kind .. '_held', receiver), id)
+  redis.call('ZREM', key(kind .. '_held_by', owner_of_receiver(receiver)), id)
+  redis.call('ZREM', key(kind .. '_held_untrusted'), id)
+end
+
+local function unschedule(kind, id, receiver)
+  redis.call('ZREM', key(DUE[kind]), id)
+  redis.call('ZREM', key(kind .. '_queue', receiver), id)
+  if redis.call('EXISTS', key(kind .. '_queue', receiver)) == 1 then return end
   local owner = owner_of_receiver(receiver)
-  redis.call('ZREM', key('webhook_receivers', owner), receiver)
-  if redis.call('EXISTS', key('webhook_receivers', owner)) == 0 then redis.call('ZREM', key('webhook_owners'), owner) end
+  redis.call('ZREM', key(kind .. '_receivers', owner), receiver)
+  if redis.call('EXISTS', key(kind .. '_receivers', owner)) == 0 then redis.call('ZREM', key(kind .. '_owners'), owner) end
+end
+
+-- How a receiver did, for a week. did: answered, failed, or '' where that says nothing about it. The circuit breaker opens
+-- after consecutive failures, for longer each time; after that one probe at a time passes. breaker_ms 0: it never opens.
+local function note_receiver(kind, receiver, did, breaker_ms)
+  local FAILURES_TO_OPEN, LONGEST_FACTOR = 3, 10
+  if did == '' then return end
+  local health = key(kind .. '_receiver', receiver)
+  if did == 'answered' then
+    redis.call('HSET', health, 'failures', 0, 'open_until', 0, 'answered', 1)
+  elseif tonumber(redis.call('HGET', health, 'open_until') or '0') <= NOW then
+    -- What was under way when it opened does not count again
+    local failures = redis.call('HINCRBY', health, 'failures', 1)
+    if breaker_ms > 0 and failures >= FAILURES_TO_OPEN then
+      local factor = math.min(LONGEST_FACTOR, 2 ^ (failures - FAILURES_TO_OPEN))
+      redis.call('HSET', health, 'open_until', string.format('%.0f', NOW + breaker_ms * factor))
+      count(kind .. '_breaker:opened')
+    end
+  end
+  redis.call('PEXPIRE', health, RECEIVER_MEMORY_MS)
 end
 
 -- Undelivered events are listed by state, for each owner and for all, oldest first. state '': in no list.
@@ -133,14 +168,14 @@ local function open_delivery(id, receiver, at)
   redis.call('HSET', key('delivery', id), 'receiver', receiver, 'seq', seq, 'state', 'pending', 'tries', 0,
     'opened_ms', NOW, 'next_ms', at)
   list_delivery(id, receiver, seq, 'pending')
-  schedule_delivery(id, receiver, at)
+  schedule('webhook', id, receiver, at)
 end
 
 local function settle_delivery(id, receiver, state)
   local seq = redis.call('HGET', key('delivery', id), 'seq')
   redis.call('HSET', key('delivery', id), 'state', state, 'next_ms', '', 'held_until', 0, 'holder', '')
   list_delivery(id, receiver, seq, state)
-  unschedule_delivery(id, receiver)
+  unschedule('webhook', id, receiver)
 end
 
 -- Out of every line and list; the record itself stays. One that cannot be read has no receiver to ask for, and is
@@ -150,8 +185,8 @@ local function withdraw_delivery(id)
   if redis.call('TYPE', key('delivery', id)).ok ~= 'hash' then return end
   local receiver, seq = unpack(redis.call('HMGET', key('delivery', id), 'receiver', 'seq'))
   if not receiver or not string.find(receiver, '@', 1, true) then return end
-  end_hold(id, receiver)
-  unschedule_delivery(id, receiver)
+  end_hold('webhook', id, receiver)
+  unschedule('webhook', id, receiver)
   list_delivery(id, receiver, tonumber(seq) or 0, '')
 end
 
@@ -188,6 +223,33 @@ local function join_line(id)
   redis.call('ZADD', key('outbox'), NOW, id)
 end
 
+-- A job whose inputs are addresses (`inputs` is `wanted`) waits for a fetch before it joins the line. Among the jobs of one
+-- receiver a higher priority goes first.
+local function await_inputs(id, receiver)
+  set(id, 'inputs', 'wanted', 'fetch_receiver', receiver, 'held_until', 0, 'holder', '', 'arrived_bytes', held_by(id))
+  schedule('fetch', id, receiver, NOW, NOW - tonumber(get(id, 'priority')) * 1e12)
+end
+
+local function holds_fetch(id, holder)
+  local status, inputs, holding = unpack(redis.call('HMGET', key('job', id), 'status', 'inputs', 'holder'))
+  return status == 'queued' and inputs == 'wanted' and holding == holder
+end
+
+-- Out of every line, e.g. because the record cannot be read.
+local function withdraw_fetch(id)
+  local receiver = get(id, 'fetch_receiver')
+  if not receiver or not string.find(receiver, '@', 1, true) then return end
+  end_hold('fetch', id, receiver)
+  unschedule('fetch', id, receiver)
+end
+
+-- The job ends before its inputs are there. A fetch that was begun stays due: who holds it now, or takes it after a fetcher
+-- that died, deletes what was stored.
+local function end_unbegun_fetch(id)
+  local inputs, receiver, fence = unpack(redis.call('HMGET', key('job', id), 'inputs', 'fetch_receiver', 'fetch_fence'))
+  if inputs == 'wanted' and not fence then unschedule('fetch', id, receiver) end
+end
+
 -- Helpers that still render find nothing to finish; the janitor deletes the files of the segments.
 local function end_split(id)
   if redis.call('DEL', key('split', id), key('segments', id)) > 0 then
@@ -202,6 +264,26 @@ local function end_stage(id)
   set(id, 'stage_began_ms', NOW)
 end
 
+-- A stage and a progress (0..1, never falling) of a job. Events are thinned to 1 % steps, webhooks to 10 % steps.
+local function tell_progress(id, stage, progress, delivery_id)
+  local old_stage, old, percent, tenth, written = unpack(redis.call('HMGET', key('job', id),
+    'stage', 'progress', 'told_percent', 'told_tenth', 'progress_events'))
+  if stage ~= old_stage then end_stage(id) end
+  local now_at = math.max(tonumber(progress), tonumber(old))
+  if tonumber(progress) > tonumber(old) then set(id, 'progress', progress) end
+  set(id, 'stage', stage)
+  -- 0.29 * 100 is 28.999..: the small term keeps whole steps whole
+  local new_percent, new_tenth = math.floor(now_at * 100 + 1e-6), math.floor(now_at * 10 + 1e-6)
+  if (stage ~= old_stage or new_percent > tonumber(percent)) and tonumber(written) < MAX_PROGRESS_EVENTS then
+    set(id, 'told_percent', new_percent, 'progress_events', tonumber(written) + 1)
+    record_event(id, 'job.progress', {attempt = tonumber(get(id, 'attempt'))})
+  end
+  if new_tenth > tonumber(tenth) then
+    set(id, 'told_tenth', new_tenth)
+    deliver(id, 'job.progress', delivery_id)
+  end
+end
+
 -- The only way into a terminal state. Callers have checked that the job is live.
 local function finish(id, status, retention_ms, delivery_id, detail)
   leave_line(id)
@@ -212,6 +294,7 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   local delete_ms = NOW + tonumber(retention_ms)
   set(id, 'finished_ms', NOW, 'delete_ms', delete_ms, 'stage', '')
   end_split(id)
+  end_unbegun_fetch(id)
   redis.call('ZADD', key('delete_at'), delete_ms, id)
   count('finished:' .. status)
   record_event(id, 'job.' .. status, detail)

@@ -8,7 +8,10 @@ if kind == 'job' then
   local record = key('job', id)
   local form = redis.call('TYPE', record).ok
   if form == 'none' then return {'none'} end
-  if form == 'hash' then owner = string.match(redis.call('HGET', record, 'owner') or '', '^%x+$') or '' end
+  if form == 'hash' then
+    owner = string.match(redis.call('HGET', record, 'owner') or '', '^%x+$') or ''
+    withdraw_fetch(id)
+  end
   redis.call('RENAME', record, key('quarantined', id))
   leave_line(id)
   for _, line in ipairs({'leases', 'delete_at', 'created'}) do redis.call('ZREM', key(line), id) end

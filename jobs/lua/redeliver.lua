@@ -12,7 +12,7 @@ for _, delivery_id in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, 
     open_delivery(delivery_id, receiver, math.max(NOW, tonumber(held_until)))
     -- Requested by the caller: try the receiver now, even if its circuit breaker is open
     redis.call('HSET', key('webhook_receiver', receiver), 'open_until', 0)
-    redis.call('PEXPIRE', key('webhook_receiver', receiver), 7 * 86400000)
+    redis.call('PEXPIRE', key('webhook_receiver', receiver), RECEIVER_MEMORY_MS)
     rows[#rows + 1] =
       {redis.call('HGETALL', delivery), redis.call('LRANGE', key('attempts', delivery_id), 0, -1)}
   end

@@ -11,7 +11,8 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks; how slots are shared: lua/prelude.lua
     deliveries:<state>     undelivered events, by number; with :<key id> the same for one API key
-    webhook_receiver:<r>   health of a receiver, for a week
+    webhook_receiver:<r>   health of a receiver, for a week; fetch_receiver:<r> the same of a host of inputs
+    fetches_due            jobs whose inputs are not fetched yet; how slots are shared: lua/prelude.lua
     webhook_secret:<id>    which version of a key's webhook secret signs
     janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and their owner
@@ -31,6 +32,7 @@ from pathlib import Path
 import redis
 
 from jobs.store.base import RedisBase
+from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
 from jobs.store.keys import Keys
 from jobs.store.operations import Counters, JanitorFailures, Locks, Workers
@@ -44,6 +46,7 @@ from jobs.store.types import (
     Created,
     DeliveryPage,
     Durations,
+    Fetch,
     IdempotencyConflictError,
     IdempotencyKey,
     JanitorQueue,
@@ -78,6 +81,7 @@ __all__ = [
     "Created",
     "DeliveryPage",
     "Durations",
+    "Fetch",
     "IdempotencyConflictError",
     "IdempotencyKey",
     "JanitorQueue",
@@ -121,6 +125,7 @@ class JobStore:
         self.redis = RedisBase(client, prefix)
         self.quarantine = Quarantine(self.redis)
         self.jobs = Jobs(self.redis, self.quarantine, retention_s)
+        self.fetches = Fetches(self.redis, self.quarantine)
         self.segments = Segments(self.redis)
         self.webhooks = Webhooks(self.redis, self.quarantine)
         self.uploads = Uploads(self.redis)

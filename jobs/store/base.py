@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from functools import cache
 from importlib import resources
 from typing import Any, cast
@@ -9,12 +10,14 @@ from typing import Any, cast
 import redis
 from redis.commands.core import Script
 
+from jobs.store.records import pairs
 from jobs.store.types import (
     ArrivalLostError,
     IdempotencyConflictError,
     JobNotFoundError,
     LeaseLostError,
     QuotaExceededError,
+    ReceiverRules,
     StorageQuotaError,
     WrongStateError,
 )
@@ -71,6 +74,13 @@ class RedisBase:
             case "quota":
                 raise QuotaExceededError("The key has as many live jobs as allowed")
         raise WrongStateError(f"{subject}: {reply[0]}")
+
+    def take_shared(self, kind: str, free: int, rules: ReceiverRules) -> list[tuple[dict[str, str], list[str]]]:
+        """Fields and attempts of due items of a kind (jobs/lua/prelude.lua), held under a new `holder`."""
+        token = secrets.token_hex(8)
+        sizes = (free, rules.slots, int(rules.hold_s * 1000), rules.per_receiver, rules.per_untrusted)
+        (rows,) = self.call("take_shared", token, kind, *sizes)
+        return [(pairs(fields), attempts) for fields, attempts in rows]
 
     def now_ms(self) -> int:
         """The clock of Redis, which all times in the store are taken from, in ms since 1970."""

@@ -22,7 +22,7 @@ from jobs.models import ErrorInfo, Job, JobEvent, JobSpec, JobStatus, MetricResu
 from jobs.names import new_delivery_id
 from jobs.store.base import RedisBase
 from jobs.store.quarantine import Quarantine, is_record_fault
-from jobs.store.records import UNREADABLE, event_of, job_of, metrics_json, pairs, stored_json
+from jobs.store.records import UNREADABLE, event_of, metrics_json, pairs, stored_json
 from jobs.store.types import (
     UNOWNED,
     Created,
@@ -70,7 +70,8 @@ class Jobs:
         origin: Origin = UNOWNED,
         arrived: bool = False,
     ) -> Created:
-        """Store a queued job with its queue entry, its outbox entry (message not yet sent) and its deadline.
+        """Store a queued job with its queue entry, its outbox entry (message not yet sent) and its deadline. A job with
+        inputs given by URL joins queue and outbox only when they are fetched (jobs/store/fetches.py).
 
         An idempotency key that already created a job returns that job unchanged if the fingerprints agree, else raises
         IdempotencyConflictError. Keys of different owners are independent.
@@ -89,12 +90,14 @@ class Jobs:
         )
         receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
         submitter = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived), receiver)
+        urls = [str(ref.url) for ref in (spec.video, spec.audio) if ref.kind == "url"]
+        fetch_receiver = f"{origin.owner}@{receiver_of(urls[0])}" if urls else ""
         job = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
-        is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter)
+        is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter, fetch_receiver)
         if is_new == "1":
-            return Created(self._job(job_id, pairs(fields)), True)
+            return Created(self._quarantine.readable_job(job_id, pairs(fields)), True)
         first = self._redis.field(self._redis.key("idempotency", memory[0]), "job_id")
-        return Created(self._job(first or job_id, pairs(fields)), False)
+        return Created(self._quarantine.readable_job(first or job_id, pairs(fields)), False)
 
     def _create(self, job_id: str, idempotency: str, *args: str | int) -> list[Any]:
         """An unreadable record that an earlier job left under the same idempotency key makes room for this job."""
@@ -204,8 +207,8 @@ class Jobs:
     # A worker's way through a job
 
     def claim(self, job_id: str, worker_id: str, lease_s: float) -> Lease | None:
-        """Lease a queued job. None: it is over, deleted, canceled, past its deadline (then it is failed here), or
-        leased."""
+        """Lease a queued job. None: it is over, deleted, canceled, past its deadline (then it is failed here), leased,
+        or its inputs are not fetched yet."""
         reply = self._redis.call_optional(
             "claim",
             job_id,
@@ -257,14 +260,14 @@ class Jobs:
 
     def _finish(self, lease: Lease, verb: str, retention_s: int, outcome: tuple[str, str, str, str]) -> Job:
         (fields,) = self._redis.call("finish", *_identity(lease), verb, retention_s * 1000, new_delivery_id(), *outcome)
-        return self._job(lease.job_id, pairs(fields))
+        return self._quarantine.readable_job(lease.job_id, pairs(fields))
 
     def release(self, lease: Lease, *, count_attempt: bool) -> Job:
         """Return the job to the queue (shutdown, or a transient fault). After max_attempts it fails as worker_lost."""
         (fields,) = self._redis.call(
             "release", *_identity(lease), int(count_attempt), self.retention_s * 1000, new_delivery_id(), _LOST
         )
-        return self._job(lease.job_id, pairs(fields))
+        return self._quarantine.readable_job(lease.job_id, pairs(fields))
 
     def abandon(self, job_id: str, worker_id: str) -> int:
         """For the parent of a worker that died: expire its leases on the job and on segments of it now; requeue_lost()
@@ -277,7 +280,7 @@ class Jobs:
     def request_cancel(self, job_id: str, *, retention_s: int) -> Job:
         """queued: canceled at once. running: flagged for the worker. Over: unchanged. Raises JobNotFoundError."""
         (fields,) = self._redis.call("request_cancel", job_id, retention_s * 1000, new_delivery_id())
-        return self._job(job_id, pairs(fields))
+        return self._quarantine.readable_job(job_id, pairs(fields))
 
     def delete(self, job_id: str) -> None:
         """Delete a job that is over, with its events and deliveries. Raises WrongStateError while it is live."""
@@ -333,7 +336,7 @@ class Jobs:
             try:
                 reply = self._redis.call_optional(script, job_id, retention_ms, new_delivery_id(), error_json)
                 if reply is not None:
-                    jobs.append(self._job(job_id, pairs(reply[0])))
+                    jobs.append(self._quarantine.readable_job(job_id, pairs(reply[0])))
             except RecordUnreadableError:
                 continue
             except (redis.ResponseError, UnicodeDecodeError) as fault:
@@ -351,7 +354,7 @@ class Jobs:
         jobs = []
         for job_id, fields in zip(job_ids, self._fields_of_all(job_ids), strict=True):
             try:
-                job = self._job(job_id, fields) if fields else None
+                job = self._quarantine.readable_job(job_id, fields) if fields else None
             except RecordUnreadableError:
                 continue
             if job is not None:
@@ -387,13 +390,7 @@ class Jobs:
     def _read_job(self, job_id: str) -> Job | None:
         """None: there is none. Raises RecordUnreadableError."""
         fields = self._fields_of(job_id)
-        return self._job(job_id, fields) if fields else None
-
-    def _job(self, job_id: str, fields: dict[str, str]) -> Job:
-        try:
-            return job_of(fields)
-        except UNREADABLE as fault:
-            raise RecordUnreadableError(job_id, self._quarantine.set_aside("job", job_id, fault)) from fault
+        return self._quarantine.readable_job(job_id, fields) if fields else None
 
     def _set_aside_or_raise(self, job_id: str, fault: Exception) -> None:
         """After a script failed on this job: set its record aside. Raises `fault` if the record can be read, since then

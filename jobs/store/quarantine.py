@@ -13,8 +13,9 @@ from typing import TypeVar, cast
 import redis
 from pydantic import BaseModel, ValidationError
 
+from jobs.models import Job
 from jobs.store.base import RedisBase
-from jobs.store.records import UNREADABLE, read_json
+from jobs.store.records import UNREADABLE, job_of, read_json
 from jobs.store.types import QuarantinedRecord, RecordKind, RecordUnreadableError
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,13 @@ class Quarantine:
             return None
         note = self._redis.field(self._redis.key("quarantine_notes"), f"job:{job_id}")
         return RecordUnreadableError(job_id, _note(note)["owner"])
+
+    def readable_job(self, job_id: str, fields: dict[str, str]) -> Job:
+        """The job with these fields. If they cannot be read, sets the record aside and raises RecordUnreadableError."""
+        try:
+            return job_of(fields)
+        except UNREADABLE as fault:
+            raise RecordUnreadableError(job_id, self.set_aside("job", job_id, fault)) from fault
 
     def read_record(self, kind: RecordKind, record_id: str, model: type[M]) -> M | None:
         """A record stored as one JSON text. None: there is none, or it cannot be read."""

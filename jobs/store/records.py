@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from jobs.models import (
     Delivery,
     DeliveryAttempt,
     ErrorInfo,
+    InputRef,
     Job,
     JobEvent,
     JobSnapshot,
@@ -24,8 +25,10 @@ from jobs.models import (
 )
 from jobs.objects import checked_key
 from jobs.store.types import RecordNotStorableError
+from retalking_core.vocabulary.containers import InputSlot
 
 _METRICS = TypeAdapter(list[MetricResult])
+_INPUTS = TypeAdapter(dict[InputSlot, InputRef])
 M = TypeVar("M", bound=BaseModel)
 
 # What reading a record raises if the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
@@ -108,7 +111,20 @@ def job_of(fields: dict[str, str]) -> Job:
         result=result,
         render=parsed(RenderInfo, "render"),
         evaluation=_METRICS.validate_json(fields["evaluation"]) if fields.get("evaluation") else None,
+        awaits_inputs=fields.get("inputs") == "wanted",
+        fetched=_fetched_of(fields.get("fetched")),
     )
+
+
+def inputs_json(inputs: Mapping[InputSlot, InputRef]) -> str:
+    return _INPUTS.dump_json(dict(inputs)).decode()
+
+
+def _fetched_of(text: str | None) -> dict[InputSlot, InputRef]:
+    inputs = _INPUTS.validate_json(text) if text else {}
+    for ref in inputs.values():
+        checked_key(str(ref.key))
+    return inputs
 
 
 def metrics_json(metrics: Iterable[MetricResult]) -> str:

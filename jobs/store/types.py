@@ -174,15 +174,16 @@ class DeliveryPage:
 
 @dataclass(frozen=True)
 class ReceiverRules:
-    """How webhook slots are shared among receivers. A receiver is one owner's host and port.
+    """How slots for deliveries and fetches are shared among receivers. A receiver is one owner's host and port.
 
-    A receiver that has not answered yet, or failed last, gets one request at a time, and all such receivers together
-    three quarters of the slots. An owner holds no more slots than it leaves free.
+    Receivers that have not answered yet, or failed last, get three quarters of the slots together. An owner holds no
+    more slots than it leaves free.
     """
 
     slots: int  # concurrent requests of one process
-    hold_s: float  # after this, the delivery of a sender that died is due again
+    hold_s: float  # after this, the item of a holder that died is due again
     per_receiver: int = 8  # concurrent requests to a receiver that answers
+    per_untrusted: int = 1  # concurrent requests to a receiver that has not answered yet, or failed last
 
 
 @dataclass(frozen=True)
@@ -197,3 +198,17 @@ class WebhookSecretState:
     version: int = 1  # the version that signs; the first is 1
     previous: int | None = None  # signs as well until previous_until
     previous_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """The right to fetch a job's inputs."""
+
+    job: Job  # when the fetch was taken; if it is over, what an earlier fetch stored must be deleted
+    holder: str  # token of this fetch
+    fence: int  # grows with every fetch of the job
+    attempt: int  # how many fetches of the job counted, from 1
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id

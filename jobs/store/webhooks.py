@@ -41,10 +41,7 @@ class Webhooks:
     def take(self, free: int, rules: ReceiverRules) -> list[Delivery]:
         """At most `free` due deliveries, shared among receivers by the rules, each held by its `holder` for
         rules.hold_s."""
-        hold_ms = int(rules.hold_s * 1000)
-        token = secrets.token_hex(8)
-        (rows,) = self._redis.call("take_deliveries", token, free, rules.slots, hold_ms, rules.per_receiver)
-        return self._all_readable((pairs(fields), attempts) for fields, attempts in rows)
+        return self._all_readable(self._redis.take_shared("webhook", free, rules))
 
     def record_attempt(
         self,

@@ -99,7 +99,7 @@ def measured_curves(measurement: Measurement) -> ClipCurves:
     )
 
 
-def as_curve(values: NDArray[np.floating]) -> Curve:
+def as_curve(values: NDArray[np.floating[Any]]) -> Curve:
     """Rounded to what a chart can show; NaN becomes null."""
     return [None if not np.isfinite(value) else round(float(value), 5) for value in values]
 

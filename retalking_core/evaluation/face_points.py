@@ -46,7 +46,7 @@ class PointFinder:
     def step(self, gray: Gray) -> NDArray[np.float32]:
         """f32 [68, 2] px on the next frame, NaN where dlib sees no face."""
         marks = None
-        if self._marks is not None and self._is_steady(gray):
+        if self._marks is not None and self._is_steady(gray, self._marks):
             marks = self._follow(gray, implied_box(self._marks))
         if marks is None:
             marks, self._unchecked = self._start(gray), 0
@@ -73,9 +73,9 @@ class PointFinder:
         first = None if self._box is None else self._fit(gray, self._box)
         return None if first is None else self._fit(gray, implied_box(first))
 
-    def _is_steady(self, gray: Gray) -> bool:
+    def _is_steady(self, gray: Gray, marks: NDArray[np.float32]) -> bool:
         """Whether the same face is still about where it was."""
-        now = _patch(gray, implied_box(self._marks))
+        now = _patch(gray, implied_box(marks))
         return now is not None and self._patch is not None and float((now * self._patch).mean()) > STEADY
 
     def _fit(self, gray: Gray, box: Box) -> NDArray[np.float32] | None:

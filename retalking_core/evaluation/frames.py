@@ -6,7 +6,7 @@ planes: swscale's bicubic conversion in the stream's own matrix, to full range, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +29,7 @@ Picture = NDArray[np.uint8]
 """u8 [H, W, 3], blue first."""
 
 
-def read_bgr(path: Path, limits: MediaLimits) -> Iterator[Picture]:
+def read_bgr(path: Path, limits: MediaLimits) -> Generator[Picture, None, None]:
     """Every picture that decodes, in order. Raises the errors of `open_container`, and NoVideoStreamError."""
     reformatter = VideoReformatter()
     yield from (_to_bgr(picture, reformatter) for picture in _decode(path, limits))
@@ -51,8 +51,9 @@ class BgrOfFrames:
         if may_share:
             with closing(_decode(path, limits)) as decoded:
                 first = next(decoded, None)
-        self.is_shared = first is not None and is_untouched(first, info)
-        if self.is_shared:
+        self.is_shared = False
+        if first is not None and is_untouched(first, info):
+            self.is_shared = True
             self._tags = (first.format.name, first.colorspace, first.color_range)
 
     def of(self, frame: Frame) -> Picture:
@@ -73,7 +74,7 @@ class BgrOfFrames:
         self._pictures.close()
 
 
-def _decode(path: Path, limits: MediaLimits) -> Iterator[av.VideoFrame]:
+def _decode(path: Path, limits: MediaLimits) -> Generator[av.VideoFrame, None, None]:
     with open_container(path, limits) as media:
         stream = video_stream(media)
         choose_threads(stream)
@@ -87,7 +88,8 @@ def _decode(path: Path, limits: MediaLimits) -> Iterator[av.VideoFrame]:
 
 
 def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Picture:
-    pixels = reformatter.reformat(picture, format="bgr24", interpolation="BICUBIC", threads=SCALER_THREADS).to_ndarray()
+    bgr = reformatter.reformat(picture, format="bgr24", interpolation="BICUBIC", threads=SCALER_THREADS)
+    pixels = np.asarray(bgr.to_ndarray(), np.uint8)
     # The display matrix turns counterclockwise, and so does rot90.
     turns = round(picture.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -106,7 +108,7 @@ def through_jpeg(pictures: Iterable[Picture], fps: Fraction) -> Iterator[Picture
     """
     with ReadAhead(encode_jpegs(pictures, fps)) as jpegs:
         for jpeg in jpegs:
-            yield cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+            yield np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
 def encode_jpegs(pictures: Iterable[Picture], fps: Fraction) -> Iterator[bytes]:

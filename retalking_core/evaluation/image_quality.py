@@ -8,6 +8,8 @@ removed."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +126,7 @@ def cpbd(gray: NDArray[np.uint8]) -> float:
 def _edge_blocks(gray: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.bool_]:
     """Which blocks show more than a few of Canny's edges, bool [rows, columns].
 
-    A band through the middle of each row of blocks comes first, with the upper threshold alone: whatever passes it is
+    A band through the middle of each row of blocks comes first, with the upper threshold alone: what passes it is
     an edge of the whole picture, too, so that blocks with enough of these are settled (all 1,200 of three clips). It
     takes a quarter of the time of the whole picture, which is looked at where a block is not settled.
     """
@@ -179,12 +181,12 @@ def _edge_widths(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
     return widths
 
 
-def _walk(image: NDArray[np.float32], rows: NDArray, columns: NDArray) -> NDArray[np.int64]:
+def _walk(image: NDArray[np.float32], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[np.int64]:
     """Pixels from the edge to where the rise ends, to the left plus to the right."""
     return _steps(image, rows, columns, -1) + _steps(image, rows, columns, 1)
 
 
-def _steps(image: NDArray[np.float32], rows: NDArray, columns: NDArray, way: int) -> NDArray[np.int64]:
+def _steps(image: NDArray[np.float32], rows: NDArray[Any], columns: NDArray[Any], way: int) -> NDArray[np.int64]:
     """1 + the first m in 0..100 at which the picture ends, or stops falling to the left (rising to the right)."""
     steps = np.full(len(rows), REACH, np.int64)
     walking = np.arange(len(rows))

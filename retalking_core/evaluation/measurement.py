@@ -14,15 +14,14 @@ from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import find_points
-from retalking_core.evaluation.frame_pass import LOOK_FAULTS, look_once
-from retalking_core.evaluation.observers import OutsideError, face_crop
+from retalking_core.evaluation.frame_pass import LOOK_FAULTS, OutsideError, face_crop, look_once
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.speech import load_waveform
 from retalking_core.types import Waveform
 
 if TYPE_CHECKING:  # torch is imported only when a network is asked for
-    from retalking_core.evaluation.face_tracks import SceneTrack
     from retalking_core.evaluation.sync import SyncScore
+    from retalking_core.evaluation.sync_protocols import SceneTrack
     from retalking_core.networks.inference import InferenceNetwork
 
 Found = TypeVar("Found")

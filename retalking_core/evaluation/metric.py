@@ -1,14 +1,13 @@
-"""What a metric is: its row in the table, and the number it gives."""
+"""What a metric is: its row in the vocabulary with its function, and the number it gives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from retalking_core.evaluation.measurement import Measurement
+from retalking_core.vocabulary.metrics import METRIC_TABLE, Better, MetricInfo
 
-Better = Literal["higher", "lower", "neutral"]
 Detail = dict[str, float]
 POINTS = frozenset({"points"})
 Outcome = tuple[float, Detail] | str
@@ -28,22 +27,17 @@ class MetricValue:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """An entry of the table. range: lowest and highest possible value, None without a bound. source: where it is
-    defined.
+class Metric(MetricInfo):
+    """A row of the vocabulary's table, and how its value is computed.
 
-    checkpoints: names in the weights table of the files it needs. needs_reference: compares with a second video.
-    compute: the value with its details, or the reason. requires: observations of
-    the frames that it needs (`frame_pass`); all metrics share one pass.
+    compute: the value with its details, or the reason why there is none. requires: observations of the frames that it
+    needs (`frame_pass`); all metrics share one pass.
     """
 
-    name: str
-    description: str
-    unit: str
-    better: Better
-    range: tuple[float | None, float | None]
-    source: str
-    checkpoints: tuple[str, ...]
-    compute: Callable[[Measurement], Outcome]
-    needs_reference: bool = False
+    compute: Callable[[Measurement], Outcome] = field(kw_only=True)
     requires: frozenset[str] = frozenset()
+
+
+def measured(name: str, compute: Callable[[Measurement], Outcome], requires: frozenset[str] = frozenset()) -> Metric:
+    """The metric of that name in `METRIC_TABLE`."""
+    return Metric(**vars(METRIC_TABLE[name]), compute=compute, requires=requires)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, MetricValue
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.metric import POINTS, Metric, MetricValue, measured
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
 from retalking_core.evaluation.sync import MouthSync, measure_sync
@@ -145,73 +145,13 @@ def _duration_difference(measurement: Measurement) -> tuple[float, dict[str, flo
     return abs(difference), {"video_s": video.duration_s, "audio_s": audio_s}
 
 
-_MOUTH = "inner-lip gap over face size, dlib 68 points on every frame of the result; Pearson r, lags -10..10"
 _ENTRIES = (
-    Metric(
-        "mouth_target_correlation",
-        "How well the mouth on the file follows the opening that the engine aimed at (best lag).",
-        "r",
-        "higher",
-        (-1.0, 1.0),
-        _MOUTH,
-        (),
-        lambda m: _correlation(_target_sync(m)),
-        requires=POINTS,
-    ),
-    Metric(
-        "mouth_target_lag",
-        "Frames by which the mouth comes after the engine's target (negative: before).",
-        "frames",
-        "neutral",
-        (-10.0, 10.0),
-        _MOUTH,
-        (),
-        lambda m: _lag(_target_sync(m)),
-        requires=POINTS,
-    ),
-    Metric(
-        "mouth_speech_correlation",
-        "How well the mouth on the file follows the loudness of the speech (best lag).",
-        "r",
-        "higher",
-        (-1.0, 1.0),
-        _MOUTH,
-        (),
-        lambda m: _correlation(_speech_sync(m)),
-        requires=POINTS,
-    ),
-    Metric(
-        "mouth_speech_lag",
-        "Frames by which the mouth comes after the speech (negative: before).",
-        "frames",
-        "neutral",
-        (-10.0, 10.0),
-        _MOUTH,
-        (),
-        lambda m: _lag(_speech_sync(m)),
-        requires=POINTS,
-    ),
-    Metric(
-        "face_coverage",
-        "Share of the result's frames on which dlib sees a face.",
-        "share",
-        "higher",
-        (0.0, 1.0),
-        "dlib HOG detector and 68-point predictor",
-        (),
-        _face_coverage,
-        requires=POINTS,
-    ),
-    Metric(
-        "av_duration_difference",
-        "Difference between picture and sound length of the file.",
-        "frames",
-        "lower",
-        (0.0, None),
-        "stream durations",
-        (),
-        _duration_difference,
-    ),
+    measured("mouth_target_correlation", lambda m: _correlation(_target_sync(m)), POINTS),
+    measured("mouth_target_lag", lambda m: _lag(_target_sync(m)), POINTS),
+    measured("mouth_speech_correlation", lambda m: _correlation(_speech_sync(m)), POINTS),
+    measured("mouth_speech_lag", lambda m: _lag(_speech_sync(m)), POINTS),
+    measured("face_coverage", _face_coverage, POINTS),
+    measured("av_duration_difference", _duration_difference),
 )
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {metric.name: metric for metric in (*_ENTRIES, *PICTURE_METRICS, *NEURAL_METRICS)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from retalking_core.evaluation.frames import Picture
 from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, Outcome
+from retalking_core.evaluation.metric import POINTS, Outcome, measured
 from retalking_core.evaluation.sync import SyncScore
+from retalking_core.faces.landmarks import fit_similarity, five_points
 from retalking_core.media.color import even_box, region_to_bgr
-from retalking_core.types import ColorTags, Frame
+from retalking_core.types import ColorTags, Frame, FrameSource
 
 SIDE_PX = 112
 TEMPLATE = np.array(
@@ -22,33 +24,12 @@ TEMPLATE = np.array(
 """Left eye, right eye, nose, left and right mouth corner as seen by the observer; (x, y) px."""
 
 
-def five_points(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
-    """68 points [68, 2] -> the template's five: middle of each eye, tip of the nose, corners of the mouth."""
-    eyes = landmarks[36:42].mean(axis=0), landmarks[42:48].mean(axis=0)
-    return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]]).astype(np.float64)
-
-
-def similarity_to_template(points: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The 2x3 map (turn, one scale, shift; no mirroring) that brings five points [5, 2] nearest to the template."""
-    source = points.astype(np.float64)
-    middle, target_middle = source.mean(axis=0), TEMPLATE.mean(axis=0)
-    x, y = (source - middle).T
-    u, v = (TEMPLATE - target_middle).T
-    # The least-squares similarity in the plane is one complex number: sum(target * conj(source)) / sum(|source|^2).
-    size = (x * x + y * y).sum()
-    if size < 1e-12:
-        raise ValueError("the five points are one and the same")
-    a, b = (x * u + y * v).sum() / size, (x * v - y * u).sum() / size
-    turn = np.array([[a, -b], [b, a]])
-    return np.column_stack([turn, target_middle - turn @ middle])
-
-
-def align_face(picture: Picture, points: NDArray[np.floating]) -> Picture:
+def align_face(picture: Picture, points: NDArray[np.floating[Any]]) -> Picture:
     """BGR u8 [H, W, 3] -> the face as BGR u8 [112, 112, 3]; black where the picture ends."""
-    return cv2.warpAffine(picture, similarity_to_template(points), (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(picture, fit_similarity(points, TEMPLATE), (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR)
 
 
-def cosines(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+def cosines(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Embeddings [n, d] each -> cosine of each pair [n], -1..1."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     return (one * other).sum(axis=1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
@@ -94,12 +75,15 @@ def _csim(measurement: Measurement) -> Outcome:
     return float(scores.mean()), detail
 
 
-def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], marks: NDArray[np.float32]) -> NDArray:
+def _embed_faces(
+    measurement: Measurement, video: FrameSource, numbers: NDArray[np.int64], marks: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """ArcFace embeddings f32 [n, 512] of the aligned faces on these frames."""
     import torch
 
     network = measurement.network("arcface")
-    found, faces = [], []
+    found: list[NDArray[np.float32]] = []
+    faces: list[Picture] = []
     frames = measurement.reporter.watch(video.frames_at(numbers.tolist()), len(numbers))
     for frame, points in zip(frames, marks, strict=True):
         faces.append(_aligned(frame, five_points(points), video.info.color))
@@ -114,7 +98,7 @@ def _embed_faces(measurement: Measurement, video, numbers: NDArray[np.int64], ma
 
 def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDArray[np.uint8]:
     """Only the part of the frame that the template covers is turned into BGR: the cost follows the face."""
-    matrix = similarity_to_template(points)
+    matrix = fit_similarity(points, TEMPLATE)
     corners = np.array([[0, 0], [SIDE_PX, 0], [0, SIDE_PX], [SIDE_PX, SIDE_PX]]) - matrix[:, 2]
     corners = corners @ np.linalg.inv(matrix[:, :2]).T
     height, width = frame.y.shape
@@ -122,63 +106,12 @@ def _aligned(frame: Frame, points: NDArray[np.float64], color: ColorTags) -> NDA
     return align_face(region_to_bgr(frame, box, color), points - box[:2])
 
 
-_SYNCNET = "Chung and Zisserman, ACCV-W 2016; LSE: Prajwal et al., ACM MM 2020"
-_FRAME = f"{_SYNCNET}; talkingface-toolkit's protocol: whole frame, the file's own rate, shifts -10..10"
-_FACE = f"{_SYNCNET}; the protocol of syncnet_python and Wav2Lip: face tracks, 25 fps, shifts -15..15"
-
-
-def _sync_rows(suffix: str, source: str, shifts: float, files: tuple[str, ...], make: Callable) -> tuple[Metric, ...]:
-    view = "on the whole frame" if suffix == "frame" else "on face tracks"
-    offset = (
-        make(lambda s: float(s.offset_frames)) if suffix == "frame" else make(lambda s: float(s.offset_frames), True)
-    )
-    return (
-        Metric(
-            f"lse_d_{suffix}",
-            f"LSE-D {view}: SyncNet's smallest mean distance of lips and sound.",
-            "",
-            "lower",
-            (0.0, None),
-            source,
-            files,
-            make(lambda s: s.distance),
-        ),
-        Metric(
-            f"lse_c_{suffix}",
-            f"LSE-C {view}: how far the smallest distance lies below the median over all shifts.",
-            "",
-            "higher",
-            (0.0, None),
-            source,
-            files,
-            make(lambda s: s.confidence),
-        ),
-        Metric(
-            f"lse_offset_{suffix}",
-            f"AV offset {view}: frames by which the picture comes after the sound (negative: before).",
-            "frames",
-            "neutral",
-            (-shifts, shifts),
-            source,
-            files,
-            offset,
-        ),
-    )
-
-
 NEURAL_METRICS = (
-    *_sync_rows("frame", _FRAME, 10.0, ("syncnet",), _frame),
-    *_sync_rows("face", _FACE, 15.0, ("syncnet", "s3fd"), _face),
-    Metric(
-        "csim",
-        "Identity: cosine of ArcFace embeddings of the result's and the reference's face.",
-        "",
-        "higher",
-        (-1.0, 1.0),
-        "Deng et al., CVPR 2019; IR-SE50 weights, five points from dlib's 68, frames without a face left out",
-        ("arcface",),
-        _csim,
-        requires=POINTS | {REFERENCE_POINTS},
-        needs_reference=True,
-    ),
+    measured("lse_d_frame", _frame(lambda score: score.distance)),
+    measured("lse_c_frame", _frame(lambda score: score.confidence)),
+    measured("lse_offset_frame", _frame(lambda score: float(score.offset_frames))),
+    measured("lse_d_face", _face(lambda score: score.distance)),
+    measured("lse_c_face", _face(lambda score: score.confidence)),
+    measured("lse_offset_face", _face(lambda score: float(score.offset_frames), best_only=True)),
+    measured("csim", _csim, POINTS | {REFERENCE_POINTS}),
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from retalking_core.evaluation.frame_pass import spread
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, Outcome
-from retalking_core.evaluation.observers import spread
+from retalking_core.evaluation.metric import POINTS, Outcome, measured
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale
 
 JITTER_LEAST_FRAMES = 3
@@ -73,61 +73,9 @@ def _faceless(measurement: Measurement) -> Outcome:
 
 
 PICTURE_METRICS = (
-    Metric(
-        "ssim",
-        "Structural similarity to the reference, frame by frame on the whole picture at 224 x 224.",
-        "",
-        "higher",
-        (-1.0, 1.0),
-        "Wang et al., IEEE TIP 2004; the procedure of talkingface-toolkit",
-        (),
-        _ssim,
-        requires=frozenset({"ssim"}),
-        needs_reference=True,
-    ),
-    Metric(
-        "psnr_outside_face",
-        "How little the picture outside the face changed (luma).",
-        "dB",
-        "higher",
-        (0.0, None),
-        "ITU-T J.340 (PSNR); outside the box of dlib's 68 points grown by half on each side",
-        (),
-        _psnr_outside,
-        requires=frozenset({"points", "outside"}),
-        needs_reference=True,
-    ),
-    Metric(
-        "cpbd",
-        "Sharpness of the face: share of edges whose blur nobody sees, on up to 10 frames.",
-        "",
-        "higher",
-        (0.0, 1.0),
-        "Narvekar and Karam, IEEE TIP 2011; on the face box grown by a fifth on each side",
-        (),
-        _cpbd,
-        requires=frozenset({"points", "crops"}),
-    ),
-    Metric(
-        "landmark_jitter",
-        "How much eyes and nose tremble: mean second difference of their points from frame to frame.",
-        "% of face size",
-        "lower",
-        (0.0, None),
-        "acceleration error as in Kanazawa et al., CVPR 2019, on dlib's points, which are not smoothed",
-        (),
-        _jitter,
-        requires=POINTS,
-    ),
-    Metric(
-        "faceless_s",
-        "Seconds of the result on which no face is seen.",
-        "s",
-        "lower",
-        (0.0, None),
-        "dlib HOG detector and 68-point predictor",
-        (),
-        _faceless,
-        requires=POINTS,
-    ),
+    measured("ssim", _ssim, frozenset({"ssim"})),
+    measured("psnr_outside_face", _psnr_outside, frozenset({"points", "outside"})),
+    measured("cpbd", _cpbd, frozenset({"points", "crops"})),
+    measured("landmark_jitter", _jitter, POINTS),
+    measured("faceless_s", _faceless, POINTS),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from retalking_core.types import FrameSource
 ENOUGH_SAMPLES = 2048
 
 
-def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+def frechet_distance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> float:
     """Features [n, d] and [m, d], at least two of each -> squared distance of the two Gaussians, >= 0.
 
     With S1 = A'A and S2 = B'B, tr sqrt(S1 S2) is the sum of the singular values of A B': real and not negative, so that
@@ -36,11 +37,13 @@ def frechet_distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> 
     return float(max(0.0, shift @ shift + (first**2).sum() + (second**2).sum() - 2 * cross))
 
 
-def _factor(features: NDArray[np.floating]) -> NDArray[np.float64]:
+def _factor(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """A with A'A the unbiased covariance, of no more rows than columns."""
-    centerd = features.astype(np.float64)
-    centerd = (centerd - centerd.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return centerd if len(centerd) <= centerd.shape[1] else np.linalg.qr(centerd, mode="r")
+    centered = features.astype(np.float64)
+    centered = (centered - centered.mean(axis=0)) / np.sqrt(len(features) - 1)
+    if len(centered) <= centered.shape[1]:
+        return centered
+    return np.asarray(np.linalg.qr(centered, mode="r"))
 
 
 FID_CHECKPOINT = "inception"

@@ -6,6 +6,7 @@ sync expert is all you need", ACM MM 2020."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def measure_sync(mouth: NDArray[np.float32], reference: NDArray[np.float32]) -> 
     return MouthSync(known[best], best, unshifted, seen)
 
 
-def _correlation(mouth: NDArray, reference: NDArray, lag: int, seen: int) -> float | None:
+def _correlation(mouth: NDArray[Any], reference: NDArray[Any], lag: int, seen: int) -> float | None:
     """Pearson r of mouth[t + lag] with reference[t]; None where it is not defined."""
     late = mouth[max(0, lag) : len(mouth) + min(0, lag)]
     early = reference[max(0, -lag) : len(reference) + min(0, -lag)]
@@ -79,7 +80,7 @@ class SyncScore:
         return len(self.curve) // 2
 
 
-def score_sync(lips: NDArray[np.floating], sound: NDArray[np.floating], shifts: int) -> SyncScore:
+def score_sync(lips: NDArray[np.floating[Any]], sound: NDArray[np.floating[Any]], shifts: int) -> SyncScore:
     """Embeddings [n, d] each, of the same windows. Beyond the ends the sound is zero vectors, as in the original; they
     are part of the means. Raises ValueError without windows or for shapes that disagree."""
     if len(lips) == 0 or lips.shape != sound.shape:

@@ -1,14 +1,18 @@
-"""The two published protocols for LSE. Their numbers are not comparable, so each has its own name.
+"""The two published protocols for LSE (their numbers are not comparable), MFCC features and SyncNet's face tracks.
 
 frame: talkingface-toolkit. The whole frame resized to 224 x 224 at the file's own rate, shifts -10..10.
-face: syncnet_python and Wav2Lip on real videos. Face tracks at 25 frames a second, shifts -15..15."""
+face: syncnet_python and Wav2Lip on real videos. S3FD face tracks inside one shot, at 25 frames a second, cropped to
+224 x 224, shifts -15..15. Chung and Zisserman, ACCV-W 2016; S3FD: Zhang et al., ICCV 2017.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -16,18 +20,146 @@ import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
+from scipy.signal import medfilt
 
 from retalking_core.errors import MetricUnavailableError
-from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, find_tracks
 from retalking_core.evaluation.frames import Picture, read_bgr, through_jpeg
 from retalking_core.evaluation.sync import SyncScore, score_sync
+from retalking_core.faces.landmarks import iou
+from retalking_core.faces.neural_tracker import MEANS_BGR, decode_boxes
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decode_sound
 from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
+from retalking_core.networks.syncnet import SyncNet
 from retalking_core.progress import ProgressReporter
 from retalking_core.types import VideoInfo
+
+DETECT_SCALE, CONFIDENCE, NMS_OVERLAP = 0.25, 0.9, 0.1
+# One picture at a time is bound by launches on a GPU: 125 frames took 0.49 s of its driver's time (H100).
+DETECT_BATCH = 16
+TRACK_OVERLAP, MOST_MISSED, LEAST_FRAMES, LEAST_SIDE_PX = 0.5, 25, 100, 100.0
+# Content detector: mean change of hue, saturation and value (8 bit) that makes a new scene.
+SCENE_LEVELS, SCENE_LEAST_FRAMES = 27.0, 15
+CROP_SCALE, MEDIAN_FRAMES, BORDER_GRAY, SIDE_PX = 0.4, 13, 110, 224
+
+Boxes = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SceneTrack:
+    """One face inside one scene. boxes: f64 [n, 4] left, top, right, bottom px on frames first .. last (inclusive)."""
+
+    first: int
+    boxes: Boxes
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.boxes) - 1
+
+
+def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:
+    """Tracks of all faces, longest first. Raises MetricUnavailableError when there is none to speak of."""
+    faces: list[Boxes] = []
+    waiting: list[NDArray[np.float32]] = []
+    starts = [0]
+    before: Picture | None = None
+    for number, picture in enumerate(pictures):
+        colors = cv2.cvtColor(picture, cv2.COLOR_BGR2HSV)
+        if before is not None and number - starts[-1] >= SCENE_LEAST_FRAMES and _change(before, colors) > SCENE_LEVELS:
+            starts.append(number)
+        before = colors
+        waiting.append(shrunk(picture))
+        if len(waiting) == DETECT_BATCH:
+            faces += detect_faces(waiting, detector)
+            waiting = []
+    faces += detect_faces(waiting, detector) if waiting else []
+    bounds = [*starts, len(faces)]
+    tracks = [track for first, end in pairwise(bounds) for track in join_boxes(faces[first:end], first)]
+    if not tracks:
+        raise MetricUnavailableError(
+            f"no face is followed for more than {LEAST_FRAMES} frames (4 s) at a size above {LEAST_SIDE_PX:.0f} px, "
+            "which is what the face-track protocol asks for"
+        )
+    return sorted(tracks, key=lambda track: -len(track.boxes))
+
+
+def shrunk(picture: Picture) -> NDArray[np.float32]:
+    """What the detector sees: a quarter of the size, BGR minus its means, as trained; f32 [h, w, 3]."""
+    size = [max(1, round(side * DETECT_SCALE)) for side in (picture.shape[1], picture.shape[0])]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR).astype(np.float32) - np.array(
+        MEANS_BGR, np.float32
+    )
+
+
+def detect_faces(smalls: Sequence[NDArray[np.float32]], detector: InferenceNetwork) -> list[Boxes]:
+    """Boxes with a confidence above 0.9 in each of some shrunk pictures of one size, in pixels of the pictures
+    themselves, best first; f64 [n, 4]."""
+    stacked = torch.from_numpy(np.stack(smalls)).to(detector.device).permute(0, 3, 1, 2)
+    found = decode_boxes(detector(stacked), CONFIDENCE, NMS_OVERLAP)
+    return [boxes.astype(np.float64) / DETECT_SCALE for boxes in found]
+
+
+def _change(before: Picture, after: Picture) -> float:
+    """Mean of the three channels' mean differences, in one pass."""
+    return cv2.norm(before, after, cv2.NORM_L1) / before.size
+
+
+def join_boxes(faces: list[Boxes], first: int) -> list[SceneTrack]:
+    """The tracks inside one scene: boxes that overlap from frame to frame, gaps of up to 25 frames filled in."""
+    left = [list(range(len(boxes))) for boxes in faces]
+    tracks: list[SceneTrack] = []
+    while True:
+        frames: list[int] = []
+        boxes: list[NDArray[np.float64]] = []
+        for number, candidates in enumerate(left):
+            if frames and number - frames[-1] > MOST_MISSED:
+                break
+            for candidate in candidates:
+                if not frames or iou(faces[number][candidate], boxes[-1]) > TRACK_OVERLAP:
+                    frames.append(number)
+                    boxes.append(faces[number][candidate])
+                    candidates.remove(candidate)
+                    break
+        if not frames:
+            return tracks
+        if len(frames) > LEAST_FRAMES:
+            track = _interpolated(np.array(frames), np.stack(boxes), first)
+            if np.maximum(*(track.boxes[:, 2:] - track.boxes[:, :2]).T).mean() > LEAST_SIDE_PX:
+                tracks.append(track)
+
+
+def _interpolated(frames: NDArray[np.int64], boxes: Boxes, first: int) -> SceneTrack:
+    every = np.arange(frames[0], frames[-1] + 1)
+    filled = np.stack([np.interp(every, frames, side) for side in boxes.T], axis=1)
+    return SceneTrack(first + int(frames[0]), filled)
+
+
+def crop_track(pictures: Iterable[Picture], track: SceneTrack) -> Iterator[Picture]:
+    """The face on each frame of the track, BGR u8 [224, 224, 3], below the middle of the box as SyncNet expects it."""
+    sizes = (track.boxes[:, 2:] - track.boxes[:, :2]).max(axis=1) / 2
+    centers = (track.boxes[:, :2] + track.boxes[:, 2:]) / 2
+    sizes, xs, ys = (medfilt(values, MEDIAN_FRAMES) for values in (sizes, centers[:, 0], centers[:, 1]))
+    for number, picture in enumerate(pictures):
+        at = number - track.first
+        if at < 0:
+            continue
+        if at >= len(sizes):
+            return
+        yield _crop(picture, float(sizes[at]), float(xs[at]), float(ys[at]))
+
+
+def _crop(picture: Picture, half: float, x: float, y: float) -> Picture:
+    border = int(half * (1 + 2 * CROP_SCALE))
+    framed = cv2.copyMakeBorder(
+        picture, border, border, border, border, cv2.BORDER_CONSTANT, value=(BORDER_GRAY, BORDER_GRAY, BORDER_GRAY)
+    )
+    x, y = x + border, y + border
+    top, bottom = int(y - half), int(y + half * (1 + 2 * CROP_SCALE))
+    left, right = int(x - half * (1 + CROP_SCALE)), int(x + half * (1 + CROP_SCALE))
+    return cv2.resize(framed[max(0, top) : bottom, max(0, left) : right], (SIDE_PX, SIDE_PX))
+
 
 RATE_HZ = 16_000
 FRAME, STEP = 400, 160  # 25 ms windows every 10 ms
@@ -86,7 +218,6 @@ def _lift() -> NDArray[np.float64]:
     return 1 + LIFTER / 2 * np.sin(np.pi * np.arange(COEFFICIENTS) / LIFTER)
 
 
-SIDE_PX = 224
 LIP_FRAMES, SOUND_COLUMNS, COLUMNS_PER_FRAME = 5, 20, 4
 SAMPLES_PER_FRAME = 640  # 40 ms at 16 kHz: SyncNet knows no other frame rate
 LOST_WINDOWS = 5  # the evaluators' own count: one less than there are
@@ -200,7 +331,7 @@ def _run_lips(windows: list[NDArray[np.uint8]], network: InferenceNetwork) -> ND
     """Windows u8 [5, 224, 224, 3] -> [n, 1024]; the network takes [n, 3, 5, 224, 224], BGR, 0..255."""
     stacked = torch.from_numpy(np.stack(windows)).to(network.device)
     with network.context():
-        return network.network.embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
+        return _syncnet(network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
 
 
 def _embed_sound(
@@ -213,5 +344,10 @@ def _embed_sound(
     for first in range(0, count, batch):
         with network.context():
             piece = torch.from_numpy(windows[first : first + batch]).to(network.device)
-            found.append(network.network.embed_audio(piece).float().cpu().numpy())
+            found.append(_syncnet(network).embed_audio(piece).float().cpu().numpy())
     return np.concatenate(found)
+
+
+def _syncnet(network: InferenceNetwork) -> SyncNet:
+    assert isinstance(network.network, SyncNet)
+    return network.network

@@ -1,24 +1,24 @@
-"""Follows one face with dlib: HOG detection where needed, the 68-point predictor on every frame.
+"""Face tracking with dlib: HOG detection where needed, the 68-point predictor on every frame.
 
-Detection costs 10 to 40 ms and the predictor 3 ms, so a followed face is only detected again, inside a window around
-it, every few frames or when something is odd. A lost face is looked for in the whole picture; who it is decides the
-face descriptor, so the track never jumps to another person.
+Detection costs 10 to 40 ms and the predictor 3 ms, so a followed face is detected again only every few frames, inside a
+window around it, or when a check fails. A lost face is searched in the whole frame and recognized by its descriptor, so
+the track never jumps to another person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.dlib_models import DlibModels, resident_models
 from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal
-from retalking_core.faces.lip_edges import refine_lips
-from retalking_core.faces.smoothing import smooth_track
-from retalking_core.faces.track import OnFrame, TrackRequest, choose_face
-from retalking_core.options import FaceAtPoint, FaceChoice, FaceInBox
+from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
+from retalking_core.faces.track import OnFrame, TrackRequest, choose_face, smooth_track
+from retalking_core.options import FaceBox, FaceChoice, FacePoint
 from retalking_core.types import FaceTrack, Frame, FrameSource
 
 # While no face has been seen yet, only every third frame is searched, every fifteenth of them finely.
@@ -50,8 +50,8 @@ class DlibFaceTracker:
         for part in (indices[seed:], indices[:seed][::-1]):
             follower = forward if done == 0 else forward.rewound()
             frames = self.look(source.frames_at(part.tolist()), follower, search)
-            for position, (frame, glimpse) in zip(part, frames, strict=True):
-                found = follower.step(frame.y, glimpse)
+            for position, (frame, proposal) in zip(part, frames, strict=True):
+                found = follower.step(frame.y, proposal)
                 raw[position] = np.nan if found is None else self.refine(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut
@@ -82,7 +82,7 @@ class DlibFaceTracker:
     ) -> tuple[int, NDArray[np.float32]]:
         """Position in `indices` of the frame that settles the choice, and the landmarks of the face there."""
         start = 0
-        if isinstance(choice, FaceAtPoint):
+        if isinstance(choice, FacePoint):
             start = int(np.abs(source.info.frame_times_s[indices] - choice.time_s).argmin())
         order = [*range(start, len(indices), SEED_STRIDE), *range(start - 1, -1, -SEED_STRIDE)]
         all_faces = choice != "largest"
@@ -96,8 +96,8 @@ class DlibFaceTracker:
 
 
 def _advice(choice: FaceChoice) -> str:
-    if isinstance(choice, FaceAtPoint | FaceInBox):
-        where = "near the point" if isinstance(choice, FaceAtPoint) else "inside the box"
+    if isinstance(choice, FacePoint | FaceBox):
+        where = "near the point" if isinstance(choice, FacePoint) else "inside the box"
         return f"No face was found {where} given in `face`; check the place (upright pixels) or use `largest`."
     return (
         "No face was found in the video; send one whose face is at least 48 pixels high, lit, and turned to the camera."
@@ -111,3 +111,63 @@ def _spread(track: FaceTrack, indices: NDArray[np.int64], count: int) -> FaceTra
     visible = np.zeros(count, bool)
     boxes[indices], landmarks[indices], visible[indices] = track.boxes, track.landmarks, track.visible
     return FaceTrack(boxes, landmarks, visible)
+
+
+UPPER_OUTER, LOWER_OUTER = (50, 51, 52), (58, 57, 56)
+SAMPLES = 24
+# How far an edge may be moved into its lip, in face scales; a mouth gap below LEAST_GAP is left alone.
+UPPER_REACH, LOWER_REACH, LEAST_GAP = 0.025, 0.07, 0.03
+# Levels of V (redness) by which lips must differ from the inside of the mouth to be distinguished.
+LEAST_CONTRAST = 6.0
+
+
+def refine_lips(frame: Frame, marks: Points) -> Points:
+    """Landmarks (px, 68 x 2) with the six inner-lip points moved onto the color edge, where there is one."""
+    scale = float(face_scale(marks))
+    upper, lower = [pair[0] for pair in INNER_PAIRS], [pair[1] for pair in INNER_PAIRS]
+    gaps = np.linalg.norm(marks[lower] - marks[upper], axis=1)
+    if gaps.max() < LEAST_GAP * scale:
+        return marks
+    refined = marks.copy()
+    middle = (marks[upper] + marks[lower]) / 2
+    for inner, outer, reach in ((lower, LOWER_OUTER, LOWER_REACH), (upper, UPPER_OUTER, UPPER_REACH)):
+        lip = (marks[inner] + marks[list(outer)]) / 2
+        steps = _inward_steps(frame, lip, middle)
+        if steps is None:
+            continue
+        edge = lip + (middle - lip) * steps[:, None]
+        # Only into the lip: what the model took for mouth is mouth.
+        outward = lip - middle
+        length = np.maximum(np.linalg.norm(outward, axis=1), 1e-3)
+        shift = ((edge - marks[inner]) * outward).sum(axis=1) / length
+        shift = np.clip(shift, 0, np.minimum(reach * scale, 0.6 * np.linalg.norm(lip - marks[inner], axis=1) * 2))
+        refined[inner] += (shift / length)[:, None] * outward
+    return refined
+
+
+def _inward_steps(frame: Frame, lip: Points, middle: Points) -> NDArray[np.float32] | None:
+    """Share of the way from the middle of the lip to the middle of the mouth at which lip ends, f32 [3], 0..1."""
+    share = np.linspace(0, 1, SAMPLES, dtype=np.float32)
+    places = lip[:, None] + (middle - lip)[:, None] * share[None, :, None]
+    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
+    luma = cv2.remap(frame.y, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    red = cv2.remap(frame.v, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    red = cv2.GaussianBlur(red.astype(np.float32), (3, 1), 0)
+    lip_red, lip_luma = _at_share(red[:, :4], 0.5), _at_share(luma[:, :4], 0.5)
+    contrast = lip_red - _at_share(red, 0.05)
+    pale = red < lip_red - max(0.55 * contrast, LEAST_CONTRAST / 2) if contrast >= LEAST_CONTRAST else red < 0
+    dark = luma < 0.55 * lip_luma
+    outside = pale | dark
+    if not outside.any():
+        return None
+    first = np.where(outside.any(axis=1), outside.argmax(axis=1), SAMPLES - 1)
+    return share[first]
+
+
+def _at_share(values: NDArray[np.float32], share: float) -> float:
+    """The quantile, linear between two values (`np.quantile` takes ten times as long for so few)."""
+    ordered = np.sort(values, axis=None)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (place - low))

@@ -122,14 +122,14 @@ class FaceFollower:
         """Where the face is expected next; None while it is lost."""
         return None if self._last is None else implied_box(self._last + self._speed)
 
-    def step(self, gray: Gray, glimpse: LandmarkProposal | None = None) -> NDArray[np.float32] | None:
+    def step(self, gray: Gray, proposal: LandmarkProposal | None = None) -> NDArray[np.float32] | None:
         """Landmarks on the next frame, f32 [68, 2] px, None where the face is not there.
 
-        glimpse: what was found there ahead of time, to be judged like an own find.
+        proposal: landmarks found ahead of time, verified like the follower's own.
         """
         self.cut = self._is_cut(gray)
         if self._last is not None:
-            found = self._follow(gray, glimpse)
+            found = self._follow(gray, self._last, proposal)
             self._cut_since_lost = self.cut
         else:
             self._cut_since_lost |= self.cut
@@ -139,7 +139,7 @@ class FaceFollower:
         return found
 
     def _is_cut(self, gray: Gray) -> bool:
-        # Four pixels for each of the thumbnail's, whatever the size of the frame.
+        # Four pixels for each of the thumbnail's, for any size of the frame.
         picked = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_NEAREST)
         thumbnail = cv2.resize(picked, (48, 48), interpolation=cv2.INTER_AREA)
         last, self._thumbnail = self._thumbnail, thumbnail
@@ -147,39 +147,39 @@ class FaceFollower:
             self._first_thumbnail = thumbnail
         return last is not None and float(cv2.absdiff(thumbnail, last).mean()) > CUT_LEVELS
 
-    def _follow(self, gray: Gray, glimpse: LandmarkProposal | None) -> NDArray[np.float32] | None:
+    def _follow(
+        self, gray: Gray, last: NDArray[np.float32], proposal: LandmarkProposal | None
+    ) -> NDArray[np.float32] | None:
         if self.cut:
             return self._find_again(gray)
-        if glimpse is not None and not self._is_near(glimpse.landmarks):
-            glimpse = None
-        landmarks = self._models.landmarks(gray, self.place) if glimpse is None else glimpse.landmarks
-        plausible = is_plausible(landmarks, self._search.height, self._search.width) and self._is_near(landmarks)
+        if proposal is not None and not _is_near(proposal.landmarks, last):
+            proposal = None
+        expected = implied_box(last + self._speed)
+        landmarks = self._models.landmarks(gray, expected) if proposal is None else proposal.landmarks
+        plausible = is_plausible(landmarks, self._search.height, self._search.width) and _is_near(landmarks, last)
         patch = _patch(gray, landmarks) if plausible else None
         self._seen = None if patch is None else (landmarks, patch)
         steady = patch is not None and (self._patch is None or _correlation(patch, self._patch) > STEADY)
         self._unchecked += 1
-        if steady and glimpse is not None and glimpse.confirmed:
+        if steady and proposal is not None and proposal.confirmed:
             self._unchecked = self._misses = 0
             return landmarks
         if steady and self._misses == 0 and self._unchecked < CHECK_EVERY:
             return landmarks
-        return self._verify(gray, landmarks if steady else None)
+        return self._verify(gray, last, landmarks if steady else None)
 
-    def _is_near(self, landmarks: NDArray[np.float32]) -> bool:
-        """Neither far from the last frame's face nor of another size."""
-        ratio = float(face_scale(landmarks) / face_scale(self._last))
-        return iou(bounding_box(landmarks), bounding_box(self._last)) > 0.35 and 0.75 < ratio < 1.33
-
-    def _verify(self, gray: Gray, landmarks: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    def _verify(
+        self, gray: Gray, last: NDArray[np.float32], landmarks: NDArray[np.float32] | None
+    ) -> NDArray[np.float32] | None:
         """Detect around the face. Still seen: go on from there. Not seen: believe steady landmarks for two frames."""
         if landmarks is not None and self._is_seen(gray, implied_box(landmarks)):
             self._unchecked = self._misses = 0
             return landmarks
-        box = implied_box(self._last + self._speed)
+        box = implied_box(last + self._speed)
         size = float(box[2] - box[0])
         window = box + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
         faces = self._search.within(gray, window, max(SMALLEST_FACE_PX * 0.9, 0.72 * size), threshold=-0.3)
-        faces = [face for face in faces if self._is_near(face.landmarks)]
+        faces = [face for face in faces if _is_near(face.landmarks, last)]
         self._unchecked = 0
         if faces:
             self._misses = 0
@@ -236,8 +236,16 @@ class FaceFollower:
         else:
             self._speed = np.zeros(2, np.float32)
         self._last, self._last_box, self._lost_for = found, implied_box(found), 0
-        is_seen = self._seen is not None and self._seen[0] is found
-        self._patch = self._seen[1] if is_seen else _patch(gray, found)
+        if self._seen is not None and self._seen[0] is found:
+            self._patch = self._seen[1]
+        else:
+            self._patch = _patch(gray, found)
+
+
+def _is_near(landmarks: NDArray[np.float32], last: NDArray[np.float32]) -> bool:
+    """Neither far from the last frame's face nor of another size."""
+    ratio = float(face_scale(landmarks)) / float(face_scale(last))
+    return iou(bounding_box(landmarks), bounding_box(last)) > 0.35 and 0.75 < ratio < 1.33
 
 
 def _patch(gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:

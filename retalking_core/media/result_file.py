@@ -18,8 +18,7 @@ from retalking_core.errors import OutOfMemoryError, RetalkingError
 from retalking_core.media.speech import Speech
 from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.types import Timeline
-
-_FORMATS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska"}
+from retalking_core.vocabulary import containers
 
 
 class ResultFile:
@@ -27,14 +26,16 @@ class ResultFile:
     case discard() comes last. Raises RetalkingError when the disk can not be written.
     """
 
-    def __init__(self, path: Path, container: str, metadata: dict[str, str]) -> None:
+    def __init__(self, path: Path, container: containers.OutputContainer, metadata: dict[str, str]) -> None:
         self._path = path.absolute()
         self._part = self._path.with_name(f".{uuid.uuid4().hex}.part")
         self._speech: SpeechTrack | None = None
         self._container: OutputContainer | None = None
         options = {} if container == "mkv" else {"movflags": "+faststart+use_metadata_tags"}
         with self._building():
-            self._container = av.open(str(self._part), "w", format=_FORMATS[container], container_options=options)
+            self._container = av.open(
+                str(self._part), "w", format=containers.OUTPUTS[container].muxer, container_options=options
+            )
             self._container.metadata.update(metadata)
 
     @property

@@ -70,10 +70,9 @@ class HourglassUp(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        up = {"stride": 2, "padding": 1, "output_padding": 1}
         self.conv_0 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.conv_1 = nn.ConvTranspose2d(out_channels, out_channels, 3, **up)
-        self.conv_s = nn.ConvTranspose2d(in_channels, out_channels, 3, **up)
+        self.conv_1 = nn.ConvTranspose2d(out_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
+        self.conv_s = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
         self.norm_0 = AdaptiveInstanceNorm(in_channels, DESCRIPTOR_LENGTH)
         self.norm_1 = AdaptiveInstanceNorm(out_channels, DESCRIPTOR_LENGTH)
         self.norm_s = AdaptiveInstanceNorm(in_channels, DESCRIPTOR_LENGTH)

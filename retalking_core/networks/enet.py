@@ -103,7 +103,9 @@ class ENet(nn.Module):
     def optimize_for_inference(self) -> None:
         """The large doubling inside its convolution. What that changes lies within the margin: the outermost pixel of
         400, which the last convolution spreads to one more, of the eight that are cut."""
-        self.style_convs[2].modulated_conv.fuse_upsample(to_the_border=False)
+        conv = self.style_convs[2]
+        assert isinstance(conv, StyleConv)
+        conv.modulated_conv.fuse_upsample(to_the_border=False)
 
     def forward(
         self, audio: Tensor, face: Tensor, reference: Tensor, noises: Sequence[Tensor | None] | None = None

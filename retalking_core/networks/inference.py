@@ -1,8 +1,9 @@
-"""How each network runs: memory layout, precision, folded norms, compilation.
+"""How each network runs: memory layout, precision, folded norms, compilation, CUDA graphs.
 
 `prepare` changes a loaded network once. Folding, fusing and layout change results by rounding only (within the
 tolerance of the golden vectors). Half precision changes more, so networks whose output is a score or a geometry refuse
-it."""
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +13,16 @@ import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from retalking_core.networks.cuda_graphs import CudaGraphCall
 from retalking_core.networks.layers import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -35,7 +37,7 @@ HALF_ALLOWED = ("dnet", "lnet", "enet", "gpen512", "ganimation", "gfpgan", "pars
 CHANNELS_LAST_ALLOWED = ("dnet", "lnet", "enet", "deep3d", "gpen512", "ganimation", "syncnet")
 # Every convolution in channels_last, which the compiler would give up for networks whose channels shrink, as decoders'
 # do; the tensor cores read no other layout.
-COMPILER_OPTIONS = {"force_layout_optimization": True}
+COMPILER_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"force_layout_optimization": True}
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 
@@ -44,7 +46,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 class InferenceVariant:
     """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
-    demodulation stay in float32, and what products they have are TF32's. Results are float32 whatever it is.
+    demodulation stay in float32, and products use TF32. Results are always float32.
     compiled_batch: if given, the network is compiled for batches of exactly this size (torch.compile; elementwise work
     is merged into few kernels), and other batches are cut and filled up to it; on CUDA its call is recorded and
     replayed. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
@@ -125,13 +127,18 @@ class InferenceNetwork(nn.Module):
             filled = (_filled(x[start : start + count], size) for x in inputs)
             result = self._run(*filled, **options)
             # A copy in any case: the next call overwrites what a recording gave.
-            parts.append(_map_tensors(result, lambda x, count=count: x[:count].to(torch.float32, copy=True)))
+            kept = partial(_first_in_float32, count)
+            parts.append(_map_tensors(result, kept))
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _first_in_float32(count: int, x: Tensor) -> Tensor:
+    return x[:count].to(torch.float32, copy=True)
 
 
 @contextlib.contextmanager
 def _switches(tf32: bool, try_algorithms: bool) -> Iterator[None]:
-    """torch allows TF32 in cuDNN's convolutions unless told otherwise, so `fp32` has to forbid it."""
+    """torch allows TF32 in cuDNN's convolutions by default, so `fp32` has to forbid it."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32 = matmul.allow_tf32 = tf32
@@ -177,8 +184,9 @@ def optimize_for_inference(network: nn.Module) -> None:
     9.19 chose an algorithm on an H100, at a batch of 16 and not of 1, whose result was off by 12 %.
     """
     for module in list(network.modules()):
-        if hasattr(module, "optimize_for_inference"):
-            module.optimize_for_inference()
+        optimize = getattr(module, "optimize_for_inference", None)
+        if optimize is not None:
+            optimize()
 
 
 def _merge(product: nn.Module, norm: nn.Module) -> nn.Module | None:
@@ -245,3 +253,95 @@ def missing_build_tools() -> str | None:
     if not (headers / "Python.h").is_file():
         return f"Python's headers are not at {headers}: install them (Debian: apt-get install libpython3-dev)."
     return None
+
+
+# Calls before the recording: what is compiled, tried out or planned lazily is done in them.
+PRACTICE = 2
+_recorded: WeakSet[CudaGraphCall] = WeakSet()
+
+
+class CudaGraphCall:
+    """`run` with arguments whose tensors never change in shape or type. Any nesting of tuples, lists and dicts.
+
+    The first call records. Later ones copy the tensors of their arguments into those of the recording, and replay it;
+    they must come in the inference mode and with the switches (autocast, TF32) of the first. Results are the
+    recording's own tensors: the next call overwrites them, so copy what is to stay before it.
+    """
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._held: list[Tensor] = []
+        self._shape: Any = None
+        self._results: Any = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        given: list[Tensor] = []
+        shape = _taken_apart((arguments, options), given)
+        if self._graph is None:
+            self._graph = self._record(shape, given)
+        elif shape != self._shape:
+            raise ValueError(f"recorded for {self._shape}, called with {shape}")
+        for held, tensor in zip(self._held, given, strict=True):
+            held.copy_(tensor)
+        self._graph.replay()
+        return self._results
+
+    def _record(self, shape: Any, given: list[Tensor]) -> torch.cuda.CUDAGraph:
+        self._held = [tensor.clone() for tensor in given]
+        arguments, options = _put_together(shape, iter(self._held))
+        device = self._held[0].device
+        beside = torch.cuda.Stream(device)
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):
+            for _ in range(PRACTICE):
+                self._run(*arguments, **options)
+        torch.cuda.current_stream(device).wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        # thread_local: what other threads do with the device meanwhile is none of the recording's business.
+        with torch.cuda.graph(graph, pool=_shared_memory(device), capture_error_mode="thread_local"):
+            self._results = self._run(*arguments, **options)
+        self._shape = shape
+        _recorded.add(self)
+        return graph
+
+    def memory_on(self, device: torch.device) -> Any:
+        """Handle of the memory that the recording works in; None if it is another device's."""
+        return self._graph.pool() if self._graph is not None and self._held[0].device == device else None
+
+
+def _shared_memory(device: torch.device) -> Any:
+    """That of the recordings that exist: they run one after the other, so that the largest one's memory serves all.
+    Each recording's results stay its own. None, for memory of its own, for the first one: a pool ends with the last of
+    its recordings and must not be named again."""
+    pools = (call.memory_on(device) for call in _recorded)
+    return next((pool for pool in pools if pool is not None), None)
+
+
+def _taken_apart(value: Any, tensors: list[Tensor]) -> Any:
+    """The value with (shape, type) in the place of each tensor; the tensors are appended in order."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return _Place(tuple(value.shape), value.dtype)
+    if isinstance(value, dict):
+        return {key: _taken_apart(each, tensors) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_taken_apart(each, tensors) for each in value]
+    return value
+
+
+def _put_together(shape: Any, tensors: Any) -> Any:
+    if isinstance(shape, _Place):
+        return next(tensors)
+    if isinstance(shape, dict):
+        return {key: _put_together(each, tensors) for key, each in shape.items()}
+    if isinstance(shape, list):
+        return [_put_together(each, tensors) for each in shape]
+    return shape
+
+
+class _Place(NamedTuple):
+    """Where a tensor of this shape and type goes."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype

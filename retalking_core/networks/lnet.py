@@ -141,7 +141,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         size = x.shape[-2:]
         x, y = x.flatten(2).transpose(1, 2), y.flatten(2).transpose(1, 2)
-        for attention, feed_forward in self.layers:
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             x = attention(x, y) + x
             x = feed_forward(x) + x
         return x.transpose(1, 2).unflatten(2, size)

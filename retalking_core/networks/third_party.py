@@ -1,11 +1,13 @@
 """Networks that maintained libraries define: facexlib, face-alignment, spandrel, torchvision.
 
 Each was compared with the release that the original pins, on the same weights: equal keys and a difference of 0, unless
-its docstring says otherwise."""
+its docstring says otherwise.
+"""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from face_alignment.detection.sfd.net_s3fd import s3fd
@@ -18,7 +20,7 @@ from spandrel.architectures.GFPGAN import GFPGAN as SpandrelGFPGAN
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet50
+from torchvision.models import inception, resnet50
 
 from retalking_core.networks.layers import NEAREST, DoublingConv2d, ModulatedConv2d, StyleConv, convolution_of
 
@@ -26,7 +28,7 @@ from retalking_core.networks.layers import NEAREST, DoublingConv2d, ModulatedCon
 class ArcFace(Backbone):
     """ArcFace IR-SE50: embeds a face for identity similarity (Deng et al., CVPR 2019); facexlib's network.
 
-    Built directly: facexlib's `init_recognition_model` moves it to CUDA whatever its device argument says.
+    Built directly: facexlib's `init_recognition_model` moves it to CUDA and ignores its device argument.
 
     image `[B, 3, 112, 112]`, RGB in -1..1, aligned to the five-point template, to `[B, 512]` of unit length."""
 
@@ -107,7 +109,7 @@ class GFPGAN(SpandrelGFPGAN):
             conv.modulated_conv.fuse_upsample(to_the_border=True)
 
 
-def _ours(theirs: nn.Module) -> StyleConv:
+def _ours(theirs: Any) -> StyleConv:
     """Before weights are loaded."""
     conv = theirs.modulated_conv
     return StyleConv(conv.in_channels, conv.out_channels, up=conv.sample_mode == "upsample")
@@ -184,7 +186,7 @@ def _with_norm(layer: ConvLayer) -> nn.Conv2d:
 
 
 def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Sequential:
-    """Two convolutions of one input, reflected, as one; filled up with channels that nobody reads."""
+    """Two convolutions of one input, reflected, as one; padded with unused channels."""
     weight, bias = _stacked(first, second)
     missing = HEAD_CHANNELS - len(bias)
     conv = convolution_of(F.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)), F.pad(bias, (0, missing)))
@@ -193,7 +195,8 @@ def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Sequential:
 
 def _stacked(first: nn.Conv2d, second: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Weights and biases of one convolution that gives the channels of both."""
-    return torch.cat([first.weight, second.weight]), torch.cat([first.bias, second.bias])
+    biases = [conv.bias for conv in (first, second) if conv.bias is not None]
+    return torch.cat([first.weight, second.weight]), torch.cat(biases)
 
 
 class RetinaFace(FacexlibRetinaFace):
@@ -224,3 +227,74 @@ class S3FD(s3fd):
 
     Trained on BGR; the original feeds RGB with the BGR means.
     """
+
+
+INCEPTION_PX = 299
+
+
+def _average(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class _BlockA(inception.InceptionA):
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            self.branch1x1(x),
+            self.branch5x5_2(self.branch5x5_1(x)),
+            self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x))),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class _BlockC(inception.InceptionC):
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        deep = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        return [
+            self.branch1x1(x),
+            self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x))),
+            self.branch7x7dbl_5(self.branch7x7dbl_4(deep)),
+            self.branch_pool(_average(x)),
+        ]
+
+
+class _BlockE(inception.InceptionE):
+    def _pool(self, x: Tensor) -> Tensor:
+        return _average(x)
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        wide = self.branch3x3_1(x)
+        deep = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        return [
+            self.branch1x1(x),
+            torch.cat([self.branch3x3_2a(wide), self.branch3x3_2b(wide)], 1),
+            torch.cat([self.branch3x3dbl_3a(deep), self.branch3x3dbl_3b(deep)], 1),
+            self.branch_pool(self._pool(x)),
+        ]
+
+
+class _LastBlockE(_BlockE):
+    def _pool(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+
+
+class FIDInception(inception.Inception3):
+    """image `[B, 3, H, W]`, RGB in 0..1, to `[B, 2048]`: the last pooling layer.
+
+    Any size: brought to 299 x 299 here, by bilinear interpolation with half-pixel centers and no antialiasing, as FID
+    is defined.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=1008, aux_logits=False, init_weights=False)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _BlockA(192, 32), _BlockA(256, 64), _BlockA(288, 64)
+        self.Mixed_6b, self.Mixed_6c = _BlockC(768, 128), _BlockC(768, 160)
+        self.Mixed_6d, self.Mixed_6e = _BlockC(768, 160), _BlockC(768, 192)
+        self.Mixed_7b, self.Mixed_7c = _BlockE(1280), _LastBlockE(2048)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = 2 * F.interpolate(image, (INCEPTION_PX, INCEPTION_PX), mode="bilinear", align_corners=False) - 1
+        for name, child in self.named_children():
+            if name in ("avgpool", "dropout", "fc"):
+                break
+            x = child(x)
+        return x.mean(dim=(2, 3))

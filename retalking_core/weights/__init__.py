@@ -1,1 +1,1 @@
-"""Weight files: the table of them, fetching, checking, loading, and synthetic stand-ins."""
+"""Weight files: table, fetching, verification, loading, synthetic checkpoints."""

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from retalking_core.weights.errors import (
+from retalking_core.errors import (
     WeightsError,
     WeightsKeyMismatchError,
     WeightsMissingError,
@@ -25,8 +25,16 @@ from retalking_core.weights.errors import (
     WeightsUnsafeError,
     WeightsWrongFileError,
 )
-from retalking_core.weights.folder import check_digest, digest_of, find_file, read_lock
-from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, load_manifest
+from retalking_core.weights.table import (
+    WEIGHT_FILES,
+    Manifest,
+    WeightFile,
+    check_digest,
+    digest_of,
+    find_file,
+    load_manifest,
+    read_lock,
+)
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"
@@ -157,6 +165,9 @@ def _resemblance(state: Mapping[str, Tensor]) -> str:
     return ""
 
 
+LockState = Literal["match", "mismatch", "unlocked"]
+
+
 @dataclass(frozen=True)
 class FileReport:
     """locked: whether the lock file knows the digest. tensors: how many fit. problem: None for a file that is right."""
@@ -164,7 +175,7 @@ class FileReport:
     entry: WeightFile
     present: bool
     sha256: str | None = None
-    locked: Literal["match", "mismatch", "unlocked"] = "unlocked"
+    locked: LockState = "unlocked"
     seed: int | None = None
     tensors: int = 0
     problem: WeightsError | None = None
@@ -178,7 +189,7 @@ def verify_file(folder: Path, entry: WeightFile) -> FileReport:
         return FileReport(entry, present=False, problem=error)
     digest = digest_of(path)
     locked = read_lock(folder).get(path.name)
-    state = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
+    state: LockState = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
     try:
         check_members(path, entry)
         tensors = len(read_state_dict(path, entry))

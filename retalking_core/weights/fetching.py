@@ -16,19 +16,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
-from retalking_core.weights.checkpoint import check_members, read_state_dict
-from retalking_core.weights.errors import (
+from retalking_core.errors import (
     WeightsDigestMismatchError,
     WeightsError,
     WeightsMissingError,
     WeightsTruncatedError,
     WeightsUnreachableError,
 )
-from retalking_core.weights.folder import LOCK_NAME, LockedFile, check_digest, digest_of, find_file, read_lock, record
-from retalking_core.weights.table import WeightFile
+from retalking_core.weights.checkpoint import check_members, read_state_dict
+from retalking_core.weights.table import (
+    LOCK_NAME,
+    LockedFile,
+    WeightFile,
+    check_digest,
+    digest_of,
+    find_file,
+    read_lock,
+    record,
+)
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -228,7 +236,7 @@ def _state_of(partial: Path) -> Path:
     return partial.with_name(partial.name + ".json")
 
 
-def _known_state(partial: Path) -> dict:
+def _known_state(partial: Path) -> dict[str, Any]:
     """What is known of the source that the partial file came from; nothing, if its note is missing or was cut off."""
     try:
         return json.loads(_state_of(partial).read_text())

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from retalking_core import networks
 from retalking_core.device import enable_expandable_segments
-from retalking_core.networks import catalogue
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
-from retalking_core.weights.folder import check_digest, digest_of, find_file, read_lock
-from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.table import WEIGHT_FILES, check_digest, digest_of, find_file, read_lock
 
 
 class NetworkStore:
@@ -85,7 +84,7 @@ class NetworkStore:
         enable_expandable_segments(self.device)
         state = self._place(state)
         with torch.device("meta"):
-            network = catalogue.build(name, **parts)
+            network = networks.build(name, **parts)
         for prefix, part in parts.items():
             state |= {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()}
         network.load_state_dict(state, strict=True, assign=True)

@@ -18,8 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
-from retalking_core.weights.folder import LockedFile, digest_of, record
-from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, load_manifest
+from retalking_core.weights.table import (
+    WEIGHT_FILES,
+    LockedFile,
+    Manifest,
+    WeightFile,
+    digest_of,
+    load_manifest,
+    record,
+)
 
 POWER_ITERATIONS = 15  # on purpose not fully converged: then the stored u and v matter
 SINGULAR_SIDES = {"left_singular": 0, "right_singular": 1}

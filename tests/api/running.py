@@ -15,12 +15,13 @@ from typing import Any
 
 import httpx
 
-from jobs.models import EngineInfo, ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
+from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
 from jobs.names import result_key
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobStore
+from retalking_core.vocabulary.engines import EngineInfo
 from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.stack.redis_server import EmbeddedRedis
 from jobs.errors import ERROR_CODES
-from jobs.models import GpuMemory, JobOptions, WorkerInfo
+from jobs.models import GpuMemory, WorkerInfo
 from jobs.names import input_key
+from retalking_core.vocabulary.options import JobOptions
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, check_problem, run_api
 from tests.services import accepted_socket, free_port, own_database, wait_until
 
@@ -27,7 +28,7 @@ def test_engines_of_the_live_workers(api: RunningApi) -> None:
         offer = api.client.get("/engines").json()
     assert offer["workers"] == 1
     assert [(row["name"], row["workers"]) for row in offer["engines"]] == [("preview", 1), ("videoretalking", 1)]
-    assert offer["engines"][0]["unsupported_options"] == PREVIEW.unsupported_options
+    assert offer["engines"][0]["unsupported_options"] == PREVIEW.model_dump(mode="json")["unsupported_options"]
     assert offer["metrics"] == ["coverage", "sharpness"]
     assert set(offer["options"]) == set(JobOptions.model_fields)
     assert offer["options"]["output"]["values"]["properties"]["crf"]["maximum"] == 51

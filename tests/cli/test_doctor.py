@@ -160,3 +160,21 @@ def test_the_clock(redis_url: str, monkeypatch: pytest.MonkeyPatch, hours: int, 
     monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
     with redis.Redis.from_url(redis_url) as client:
         assert check_clock(client).state == state
+
+
+def test_a_broken_engine_plug_in_is_named(
+    call: Call, configure: Set, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "installed" / "wrong-2.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[retalking.engines]\nbroken = no_such_module_of_test:PLUGIN\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    configure(REDIS_URL=own_database(redis_url))
+    findings = look(call, 1)
+    (row,) = findings["engine broken"]
+    assert row["state"] == "error"
+    assert "wrong 2.0" in row["found"]
+    assert "no_such_module_of_test" in row["found"]
+    assert findings["engine preview"][0]["state"] == "ok"
+    assert findings["engine videoretalking"][0]["state"] == "warning"

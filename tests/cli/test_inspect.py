@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from retalking_core.provenance.signing import InputFile, ProvenanceClaim, load_credentials, sign_file
+from retalking_core.provenance import InputFile, ProvenanceClaim, load_credentials, sign_file
 from tests.cli.conftest import Ended
 from tests.media import clips
 from tests.media.test_writer import render

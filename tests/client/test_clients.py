@@ -6,14 +6,14 @@ import ast
 import threading
 import time
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 
 import retalking_client
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
-from jobs.models import JobRequest, JobView, Output
+from jobs.models import JobView
 from jobs.store.keys import Scope
 from retalking_client import (
     ApiError,
@@ -21,13 +21,11 @@ from retalking_client import (
     Job,
     Progress,
     ServiceUnreachableError,
-    SubmitOptions,
     UnexpectedAnswerError,
     WaitTimeoutError,
     codes,
 )
 from retalking_client.client import Client
-from retalking_client.options import OutputOptions
 from tests.api.running import RunningApi, run_api
 from tests.client.breaking_proxy import BreakingProxy, Fault
 from tests.client.conftest import QUICK, finish
@@ -294,8 +292,6 @@ def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPat
 def test_the_client_knows_what_the_service_knows() -> None:
     assert all(ApiError.class_of(code).code == code for code in ERROR_CODES)
     assert {kind.code for kind in vars(codes).values() if isinstance(kind, type)} - {ApiError.code} == set(ERROR_CODES)
-    assert set(get_type_hints(SubmitOptions)) == set(JobRequest.model_fields)
-    assert set(get_type_hints(OutputOptions)) == set(Output.model_fields)
     assert set(Job.model_fields) == set(JobView.model_fields)
     assert ApiError.class_of("from_the_future") is ApiError
 

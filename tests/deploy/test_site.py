@@ -16,7 +16,7 @@ from jsonschema import validate
 
 from docs.making.hooks import relink
 from jobs.errors import ERROR_CODES
-from jobs.models import JobOptions
+from retalking_core.vocabulary.options import JobOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 

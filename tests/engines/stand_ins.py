@@ -79,6 +79,9 @@ class StandIns:
     ) -> tuple[Tensor, Tensor]:
         return reference, reference
 
+    def _lnet(self, *inputs: Tensor) -> Tensor:
+        raise AssertionError("the engine calls LNet through ENet")
+
     def _ganimation(self, image: Tensor, units: Tensor) -> Edit:
         composed = image + units[:, :, None, None].sum(dim=1, keepdim=True)
         return Edit(composed, torch.zeros_like(image[:, :1]), composed)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count, memory_key
+from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count, cache_key
 from retalking_core.face_cache import LocalFaceCache
 from retalking_core.options import RenderOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
@@ -105,11 +105,11 @@ def test_references_come_back_as_they_were(tmp_path: Path) -> None:
 def test_keys(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
     video.write_bytes(b"one")
-    first = memory_key(video, ["a", 1])
-    assert first == memory_key(video, ["a", 1])
-    assert first != memory_key(video, ["a", 2])
+    first = cache_key(video, ["a", 1])
+    assert first == cache_key(video, ["a", 1])
+    assert first != cache_key(video, ["a", 2])
     video.write_bytes(b"two")
-    assert first != memory_key(video, ["a", 1])
+    assert first != cache_key(video, ["a", 1])
     assert set(first) <= set("0123456789abcdef")
 
 

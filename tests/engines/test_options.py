@@ -19,7 +19,7 @@ from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
 from tests.engines.lossless import Rendered, darkened, render_lossless, with_faces
 from tests.engines.stand_ins import StandIns
@@ -74,8 +74,8 @@ def test_length_mode(render, one: Path, mode: str, speech_frames: int, order: li
     ("options", "x"),
     [
         (RenderOptions(face="right_most"), RIGHT),
-        (RenderOptions(face=FaceAtPoint(RIGHT + 20, 80)), RIGHT),
-        (RenderOptions(face=FaceInBox(20, 20, 190, 190)), LEFT),
+        (RenderOptions(face=FacePoint(RIGHT + 20, 80)), RIGHT),
+        (RenderOptions(face=FaceBox(20, 20, 190, 190)), LEFT),
         (RenderOptions(crop=(0.5, 0.0, 0.0, 0.0)), RIGHT),
     ],
 )

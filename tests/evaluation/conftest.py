@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.weights.synthesis import synthesize
 
 SEED = 1

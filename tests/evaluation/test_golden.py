@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from retalking_core.evaluation.image_quality import cpbd, similarity, toolkit_gray
-from retalking_core.evaluation.neural_metrics import TEMPLATE, align_face, cosines, similarity_to_template
+from retalking_core.evaluation.neural_metrics import TEMPLATE, align_face, cosines
 from retalking_core.evaluation.set_metrics import frechet_distance
 from retalking_core.evaluation.sync import score_sync
 from retalking_core.evaluation.sync_protocols import mfcc
+from retalking_core.faces.landmarks import fit_similarity
 
 HERE = Path(__file__).parent
 FULL = Path(os.environ.get("RETALKING_GOLDEN_DIR", HERE.parents[2] / "shared" / "golden"))
@@ -77,7 +78,7 @@ def test_cpbd(golden: Golden) -> None:
 
 def test_alignment(golden: Golden) -> None:
     np.testing.assert_array_equal(TEMPLATE, golden["arcface_template112"])
-    np.testing.assert_allclose(similarity_to_template(golden["arc_src5"]), golden["arc_M"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(fit_similarity(golden["arc_src5"], TEMPLATE), golden["arc_M"], rtol=0, atol=1e-6)
     if "arc_crop112" in golden:
         difference = np.abs(align_face(golden["arc_img"], golden["arc_src5"]).astype(int) - golden["arc_crop112"])
         assert difference.max() <= 1  # P2

@@ -9,10 +9,10 @@ import pytest
 
 from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS, available_metrics, evaluate, measure_all
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from tests.evaluation.clips import (
@@ -224,7 +224,7 @@ def test_default_metrics_are_those_whose_checkpoints_are_there(weights: Path) ->
 
 def test_table_states_what_each_number_is() -> None:
     for metric in METRICS.values():
-        low, high = metric.range
+        low, high = metric.lowest, metric.highest
         assert metric.source
         assert low is None or high is None or low < high
 

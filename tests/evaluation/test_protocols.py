@@ -15,12 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from retalking_core.errors import MetricUnavailableError
-from retalking_core.evaluation import face_tracks, metrics
-from retalking_core.evaluation.face_tracks import SceneTrack, crop_track, detect_faces, find_tracks, join_boxes, shrunk
+from retalking_core.evaluation import metrics, sync_protocols
 from retalking_core.evaluation.frames import read_bgr, through_jpeg
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
 from retalking_core.evaluation.sync import score_sync
+from retalking_core.evaluation.sync_protocols import (
+    SceneTrack,
+    crop_track,
+    detect_faces,
+    find_tracks,
+    join_boxes,
+    shrunk,
+)
+from retalking_core.faces.neural_tracker import decode_boxes
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
 from retalking_core.progress import ProgressReporter, ignore_progress
@@ -145,12 +153,12 @@ def test_decoding_agrees_with_face_alignment() -> None:
         np.exp(out) / np.exp(out).sum(axis=1, keepdims=True) if k % 2 == 0 else out for k, out in enumerate(outputs)
     ]
     theirs = np.asarray(get_predictions(soft, 1)).reshape(-1, 5)
-    theirs = theirs[theirs[:, 4] > face_tracks.CONFIDENCE]
-    levels_ = [face_tracks._decode(outputs[2 * k][0], outputs[2 * k + 1][0], 4 << k) for k in range(6)]
-    boxes, scores = (np.concatenate(part) for part in zip(*levels_, strict=True))
-    ours = np.column_stack([boxes, scores])
+    theirs = theirs[theirs[:, 4] > sync_protocols.CONFIDENCE]
+    levels_ = [torch.from_numpy(output).float() for output in outputs]
+    (ours,) = decode_boxes(levels_, sync_protocols.CONFIDENCE, nms_overlap=1.0)
     assert len(ours) > 20
-    np.testing.assert_allclose(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-6)
+    theirs = theirs[:, :4]
+    np.testing.assert_allclose(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], rtol=1e-5, atol=1e-3)
 
 
 def test_a_scene_change_ends_a_track() -> None:

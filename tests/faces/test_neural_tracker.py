@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from retalking_core.faces import neural_models
+from retalking_core.faces import neural_tracker
 from retalking_core.faces.dlib_models import DlibModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.follower import FaceSearch
 from retalking_core.faces.landmarks import face_scale
-from retalking_core.faces.neural_models import NeuralFaceModels
-from retalking_core.faces.neural_tracker import LookAhead, NeuralFaceTracker, between
+from retalking_core.faces.neural_tracker import LookAhead, NeuralFaceModels, NeuralFaceTracker, between
 from retalking_core.faces.track import TrackRequest
 from tests.faces.clips import PictureSource, backdrop, portrait, to_frame
 
@@ -41,7 +40,7 @@ class DlibInDisguise:
 
     def _s3fd(self, picture: Tensor) -> tuple[Tensor, ...]:
         """A face in the level whose anchor is nearest in size, at the cell under its center."""
-        gray = (picture[0, 0] + neural_models.MEANS_BGR[0]).round().byte().numpy()
+        gray = (picture[0, 0] + neural_tracker.MEANS_BGR[0]).round().byte().numpy()
         height, width = gray.shape
         large = cv2.resize(gray, (3 * width, 3 * height))
         found = self._dlib.detect(large, np.array([0, 0, 3 * width, 3 * height], np.float32), 80)
@@ -55,7 +54,7 @@ class DlibInDisguise:
         for box in found:
             x0, y0, x1, y1 = box / 3
             side, x, y = x1 - x0, (x0 + x1) / 2, (y0 + y1) / 2
-            y -= neural_models.DROP * side
+            y -= neural_tracker.DROP * side
             level = int(np.clip(round(np.log2(side / 16)), 0, 5))
             stride = 2 ** (level + 2)
             column, row = int(x / stride), int(y / stride)
@@ -67,8 +66,8 @@ class DlibInDisguise:
 
     def _fan2d(self, crop: Tensor) -> list[Tensor]:
         gray = (crop[0, 0] * 255).round().byte().numpy()
-        half = 256 / neural_models.FAN_SIDE / 2
-        y = 128 + (neural_models.DROP + neural_models.FAN_RISE) * 2 * half
+        half = 256 / neural_tracker.FAN_SIDE / 2
+        y = 128 + (neural_tracker.DROP + neural_tracker.FAN_RISE) * 2 * half
         marks = self._dlib.landmarks(gray, np.array([128 - half, y - half, 128 + half, y + half], np.float32))
         places = torch.from_numpy((marks + 0.5) / 4)
         grid = torch.arange(64) + 0.5
@@ -85,7 +84,7 @@ def test_peaks_are_found_between_the_cells() -> None:
         torch.exp(-((grid - places[:, 1:]) ** 2) / 2)[:, :, None]
         * torch.exp(-((grid - places[:, :1]) ** 2) / 2)[:, None]
     )
-    found = neural_models.heat_peaks(heat)
+    found = neural_tracker.heat_peaks(heat)
     assert (found[[0, 2]] - places[[0, 2]]).abs().max() < 0.1
     assert (found[1] - places[1]).abs().max() < 0.7
 
@@ -100,7 +99,7 @@ def test_boxes_are_decoded_and_thinned() -> None:
         levels += [classes, torch.zeros(1, 4, size, size)]
     levels[2][0, 1, 10, 12], levels[2][0, 1, 10, 13], levels[4][0, 1, 3, 2] = 12.0, 11.0, 16.0
     levels[5][0, :, 3, 2] = torch.tensor([1.0, -1.0, 1.0, 0.0])
-    (boxes,) = neural_models.decode_boxes(tuple(levels), 0.5)
+    (boxes,) = neural_tracker.decode_boxes(tuple(levels), 0.5)
     half = 32 * np.exp(0.2)
     expected = [[46.4 - half, 49.6 - 32, 46.4 + half, 49.6 + 32], [100 - 16, 84 - 16, 100 + 16, 84 + 16]]
     assert np.abs(boxes - expected).max() < 1e-3
@@ -153,7 +152,7 @@ def test_an_empty_frame_beside_the_face_is_no_proposal() -> None:
     search = FaceSearch.over(models, 360, 280, (0.0, 0.0, 0.0, 0.0))
     ahead = LookAhead(models, search)
     start = search.everywhere(grays[0], fine=False)[0].box
-    glimpses = ahead.glimpse(grays, start)
-    assert [glimpse is not None for glimpse in glimpses] == [True] * 6 + [False] * 5
-    assert [k for k, glimpse in enumerate(glimpses) if glimpse and glimpse.confirmed] == [0, 5]
-    assert ahead.glimpse(grays, None) == [None] * 11
+    proposals = ahead.propose(grays, start)
+    assert [proposal is not None for proposal in proposals] == [True] * 6 + [False] * 5
+    assert [k for k, proposal in enumerate(proposals) if proposal and proposal.confirmed] == [0, 5]
+    assert ahead.propose(grays, None) == [None] * 11

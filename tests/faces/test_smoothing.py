@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from retalking_core.faces.dlib_tracker import refine_lips
 from retalking_core.faces.landmarks import face_scale, iou, is_plausible
-from retalking_core.faces.lip_edges import refine_lips
-from retalking_core.faces.smoothing import smooth_track, visible_runs
-from retalking_core.faces.track import choose_face
-from retalking_core.options import FaceAtPoint, FaceInBox
+from retalking_core.faces.track import choose_face, smooth_track, visible_runs
+from retalking_core.options import FaceBox, FacePoint
 from tests.faces.clips import to_frame
 from tests.faces.shapes import frontal_face
 
@@ -96,10 +95,10 @@ def test_choice_of_boxes() -> None:
     boxes = [np.array(b, np.float32) for b in ([0, 0, 10, 10], [50, 5, 80, 35], [90, 60, 100, 70])]
     wanted = {"largest": 1, "left_most": 0, "right_most": 2, "top_most": 0, "bottom_most": 2, "centre": 1}
     assert {name: choose_face(boxes, name, 100, 70) for name in wanted} == wanted
-    assert choose_face(boxes, FaceAtPoint(96, 64), 100, 70) == 2
-    assert choose_face(boxes, FaceAtPoint(30, 65), 100, 70) is None
-    assert choose_face(boxes, FaceInBox(0, 0, 100, 70), 100, 70) == 1
-    assert choose_face(boxes, FaceInBox(11, 40, 60, 70), 100, 70) is None
+    assert choose_face(boxes, FacePoint(96, 64), 100, 70) == 2
+    assert choose_face(boxes, FacePoint(30, 65), 100, 70) is None
+    assert choose_face(boxes, FaceBox(0, 0, 100, 70), 100, 70) == 1
+    assert choose_face(boxes, FaceBox(11, 40, 60, 70), 100, 70) is None
     assert choose_face([], "largest", 100, 70) is None
     assert iou(boxes[0], boxes[0]) == 1.0
     assert iou(boxes[0], boxes[1]) == 0.0

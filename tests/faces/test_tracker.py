@@ -14,7 +14,7 @@ from retalking_core.faces.landmarks import face_scale
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.options import FaceAtPoint, FaceInBox
+from retalking_core.options import FaceBox, FacePoint
 from retalking_core.types import FaceTrack, FrameSource
 from tests.faces.clips import PictureSource, backdrop, place_face, portrait
 
@@ -41,7 +41,7 @@ def nose(track: FaceTrack) -> np.ndarray:
 def test_follows_a_moving_face(tracker: DlibFaceTracker) -> None:
     xs = 180 + 80 * np.sin(np.arange(40) / 40 * 2 * np.pi)
     track = follow(tracker, PictureSource([portrait(120, 400, 300, x, 140) for x in xs]))
-    assert track.coverage == 1.0
+    assert track.visible.all()
     travelled = nose(track)[:, 0] - nose(track)[0, 0]
     error = (travelled - (np.round(xs) - np.round(xs[0]))) / face_scale(track.landmarks).mean()
     assert np.abs(error).max() < 0.12
@@ -89,14 +89,14 @@ def two_faces() -> PictureSource:
         ("left_most", True),
         ("right_most", False),
         ("bottom_most", False),
-        (FaceAtPoint(470, 140, 0.2), False),
-        (FaceInBox(380, 0, 640, 300), False),
-        (FaceInBox(0, 0, 300, 300), True),
+        (FacePoint(470, 140, 0.2), False),
+        (FaceBox(380, 0, 640, 300), False),
+        (FaceBox(0, 0, 300, 300), True),
     ],
 )
 def test_choice_among_two_faces(tracker: DlibFaceTracker, choice: object, is_left: bool) -> None:
     track = follow(tracker, two_faces(), choice=choice)
-    assert track.coverage == 1.0
+    assert track.visible.all()
     assert ((nose(track)[:, 0] < 320) == is_left).all()
 
 
@@ -113,7 +113,7 @@ def test_stays_with_its_face_while_a_larger_one_comes_in(tracker: DlibFaceTracke
         place_face(picture, 130, 760 - 24 * step, 160)
         pictures.append(picture)
     track = follow(tracker, PictureSource(pictures))
-    assert track.coverage == 1.0
+    assert track.visible.all()
     assert (nose(track)[:, 0] < 220).all()
 
 
@@ -121,7 +121,7 @@ def test_point_in_time_is_followed_both_ways(tracker: DlibFaceTracker) -> None:
     empty = backdrop(400, 300)
     faces = [portrait(110, 400, 300, 180 + 2 * k, 140) for k in range(12)]
     source = PictureSource([empty] * 4 + faces)
-    track = follow(tracker, source, choice=FaceAtPoint(200, 140, 14 / 25))
+    track = follow(tracker, source, choice=FacePoint(200, 140, 14 / 25))
     assert not track.visible[:4].any()
     assert track.visible[4:].all()
 
@@ -129,7 +129,7 @@ def test_point_in_time_is_followed_both_ways(tracker: DlibFaceTracker) -> None:
 @pytest.mark.parametrize("face_px", [56, 64])
 def test_small_faces_are_found(tracker: DlibFaceTracker, face_px: int) -> None:
     track = follow(tracker, PictureSource([portrait(face_px, 640, 480, 420, 200)] * 4))
-    assert track.coverage == 1.0
+    assert track.visible.all()
     assert abs(float(nose(track)[0, 0]) - 420) < 12
 
 
@@ -143,9 +143,9 @@ def test_no_face_is_a_named_error(tracker: DlibFaceTracker) -> None:
     with pytest.raises(FaceNotFoundError, match="48 pixels"):
         follow(tracker, PictureSource([backdrop(320, 240)] * 5))
     with pytest.raises(FaceNotFoundError, match="inside the box"):
-        follow(tracker, two_faces(), choice=FaceInBox(300, 0, 340, 300))
+        follow(tracker, two_faces(), choice=FaceBox(300, 0, 340, 300))
     with pytest.raises(FaceNotFoundError, match="near the point"):
-        follow(tracker, two_faces(), choice=FaceAtPoint(320, 10))
+        follow(tracker, two_faces(), choice=FacePoint(320, 10))
 
 
 def test_what_the_hook_raises_ends_the_tracking(tracker: DlibFaceTracker) -> None:

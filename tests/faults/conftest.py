@@ -1,4 +1,4 @@
-"""One service for the whole suite; after each test what was killed is brought back."""
+"""One service for the whole suite; before each test, killed processes are restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A webhook receiver that can be down, slow, or of another opinion, and that remembers what it was told."""
+"""A webhook receiver that tests can stop, slow down, or make refuse, and that records every event it receives."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from standardwebhooks import Webhook
 
+SHARED_PATH = "/hook"
+
 
 @dataclass(frozen=True)
-class Told:
-    """One request. answered: the status it got."""
+class ReceivedEvent:
+    """One request with a valid signature. answered: the status of the answer."""
 
     webhook_id: str
     event: str
@@ -31,14 +33,19 @@ class Answer:
 
 
 class HookReceiver:
-    """plan(job id, how many requests about it came before) -> Answer. Every signature is verified."""
+    """Verifies every signature: at `url` with the shared secret, at `url_of(key id)` with the secrets of that API key,
+    whose id must be the event's owner.
+
+    plan(job id, number of earlier requests about it) -> Answer. forged: requests with a wrong signature or owner.
+    strays: paths that nobody was asked to call.
+    """
 
     def __init__(self, secret: str) -> None:
-        self.told: list[Told] = []
+        self.received: list[ReceivedEvent] = []
         self.forged = 0
         self.strays: list[str] = []
         self.plan: Callable[[str, int], Answer] = lambda _job_id, _before: Answer()
-        self._signer = Webhook(secret)
+        self._signers: dict[str, list[Webhook]] = {SHARED_PATH: [Webhook(secret)]}
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
         self._port = 0
@@ -46,7 +53,15 @@ class HookReceiver:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/hook"
+        return f"http://127.0.0.1:{self._port}{SHARED_PATH}"
+
+    def url_of(self, owner: str) -> str:
+        return f"{self.url}/{owner}"
+
+    def trust(self, owner: str, secret: str) -> None:
+        """From now on this secret verifies events of the key, beside those that were trusted before."""
+        with self._lock:
+            self._signers.setdefault(f"{SHARED_PATH}/{owner}", []).append(Webhook(secret))
 
     def start(self) -> None:
         """Always on the same port."""
@@ -57,28 +72,44 @@ class HookReceiver:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def stop(self) -> None:
-        """Connections are refused from now on."""
+        """Refuse connections from now on."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
             self._server = None
 
-    def about(self, job_id: str) -> list[Told]:
+    def about(self, job_id: str) -> list[ReceivedEvent]:
         with self._lock:
-            return [each for each in self.told if each.job_id == job_id]
+            return [each for each in self.received if each.job_id == job_id]
 
-    def take(self, headers: dict[str, str], body: bytes) -> Answer:
-        try:
-            self._signer.verify(body, headers)
-        except Exception:
-            self.forged += 1
+    def receive(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        message = self._verified(path, headers, body)
+        if message is None:
             return Answer(400)
-        message = json.loads(body)
         job = message["data"]
         answer = self.plan(job["id"], len(self.about(job["id"])))
+        event = ReceivedEvent(headers["webhook-id"], message["type"], job["id"], job["status"], answer.status)
         with self._lock:
-            self.told.append(Told(headers["webhook-id"], message["type"], job["id"], job["status"], answer.status))
+            self.received.append(event)
         return answer
+
+    def _verified(self, path: str, headers: dict[str, str], body: bytes) -> dict | None:
+        with self._lock:
+            signers = list(self._signers.get(path, ()))
+        if not signers:
+            self.strays.append(path)
+            signers = self._signers[SHARED_PATH]
+        owner = path.removeprefix(SHARED_PATH).strip("/") if path in self._signers else ""
+        for signer in signers:
+            try:
+                signer.verify(body, headers)
+            except Exception:
+                continue
+            message = json.loads(body)
+            if (message["owner"] or "") == owner:
+                return message
+        self.forged += 1
+        return None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,9 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path != "/hook":
-            self.receiver.strays.append(self.path)
-        answer = self.receiver.take({name.lower(): value for name, value in self.headers.items()}, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.receiver.receive(self.path, headers, body)
         time.sleep(answer.after_s)
         try:
             self.send_response(answer.status)

@@ -1,4 +1,4 @@
-"""Whole files of every accepted container, as bytes: what the hostile ones are broken from. A real face is in them."""
+"""Valid files of every accepted container, as bytes, with a real face: the hostile files are made from them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def face_video(
     options: dict[str, str] | None = None,
     size: int = 256,
 ) -> bytes:
-    """stamps: presentation stamp of each packet, whatever it is. skip: packets left out at the start."""
+    """stamps: presentation stamp of each packet, unchecked. skip: packets left out at the start."""
     sink = io.BytesIO()
     with av.open(sink, "w", format=container) as out:
         stream = out.add_stream(codec, rate=25, options=options or {})
@@ -69,7 +69,7 @@ def face_video(
             try:
                 out.mux(packet)
             except av.error.FFmpegError:
-                continue  # the muxer's own limit of bad taste; what it took is the input
+                continue  # the muxer refuses this packet; the others make the input
     return sink.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Headers that lie: sizes, counts, rates and lengths that no file has, written into sound files or by hand."""
+"""Headers with impossible sizes, counts, rates and lengths, written into valid files or by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More than 300 broken or hostile inputs, the same ones every time: `python -m tests.faults.hostile_media FOLDER`.
+"""More than 300 broken or hostile inputs, the same in every run: `python -m tests.faults.hostile_media FOLDER`.
 
 Each is made from its own seed, so that one can be looked at without making the others before it.
 """
@@ -21,7 +21,7 @@ from tests.faults.hostile_bases import face_video, made, speech, speeches, video
 from tests.faults.hostile_headers import Named, mp4_headers, picture_headers, sound_headers
 from tests.media import clips
 
-# What the caller did wrong; anything else (internal_error, worker_lost, render_timeout ...) is our fault here
+# The caller's mistakes; any other code (internal_error, worker_lost, render_timeout) is a fault of the service
 INPUT_CODES = {
     "file_empty",
     "container_unsupported",
@@ -44,7 +44,7 @@ FLIPS = (1, 4, 16, 64, 400)
 
 @dataclass(frozen=True)
 class HostileFile:
-    """slot: video or audio. The other input of its job is a sound one."""
+    """slot: video or audio. The other input of its job is valid."""
 
     name: str
     slot: str
@@ -53,7 +53,7 @@ class HostileFile:
 
 @dataclass(frozen=True)
 class Bait:
-    """Where nothing may ever look: a file beside the work folder, and a port that counts connections."""
+    """What no process may open: a file beside the work folder, and a port that counts connections."""
 
     file: Path
     port: int
@@ -103,7 +103,7 @@ def flipped(content: bytes, flips: int, span: int, mark: str) -> bytes:
 
 
 def strangers() -> Iterator[tuple[str, str, bytes]]:
-    """Not what their place or their first bytes say."""
+    """Content that does not match its slot or its first bytes."""
     noise = random.Random(SEED).randbytes(20_000)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -140,7 +140,7 @@ def strangers() -> Iterator[tuple[str, str, bytes]]:
 
 
 def playlists(bait: Bait) -> Named:
-    """Lists that point elsewhere, on their own and behind the first bytes of a container."""
+    """Playlists that point elsewhere, alone and after the first bytes of a container."""
     for where, target in {"local": f"file://{bait.file}", "remote": f"http://127.0.0.1:{bait.port}/x"}.items():
         plain = str(bait.file) if where == "local" else target
         lists = {
@@ -168,7 +168,7 @@ def playlists(bait: Bait) -> Named:
 
 
 def _outside_data(target: str) -> bytes:
-    """An MP4 whose pictures are said to lie in another file (ISO 14496-12, 8.7.2); all boxes around it stay right."""
+    """An MP4 that refers to another file for its pictures (ISO 14496-12, 8.7.2); all other boxes stay valid."""
     whole = videos()["mp4"]
     entry = b"url " + bytes(4) + target.encode() + b"\0"
     at = whole.index(b"url \0\0\0\1")
@@ -181,7 +181,7 @@ def _outside_data(target: str) -> bytes:
 
 
 def odd() -> Named:
-    """Correct files that few programs expect: stamps, missing key pictures, many streams, pixel formats, lengths."""
+    """Valid but unusual files: stamps, missing key pictures, many streams, pixel formats, lengths."""
     late = 2**40
     for name, stamps in {
         "negative stamps": [-50, -40, -30, -20, -10, 0],
@@ -242,7 +242,7 @@ def odd() -> Named:
 
 
 def main() -> None:
-    """Write all of them into a folder, to be looked at."""
+    """Write all of them into a folder, and print their number."""
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     files = hostile_files(Bait(Path("/nonexistent/bait"), 9))

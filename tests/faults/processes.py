@@ -1,4 +1,4 @@
-"""One process of the service under test: started, signalled and ended by its own id."""
+"""One process of the service under test."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class ServiceProcess:
         return self._process.wait(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL to this process alone: its children stay behind."""
+        """SIGKILL to this process alone, not to its children."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> None:
-        """However it stands, it and its children are gone afterwards."""
+        """End it and its children, also when it hangs."""
         if self.is_alive:
             self.signal(signal.SIGTERM)
             try:
@@ -71,7 +71,7 @@ class ServiceProcess:
 
 
 def is_running(pid: int) -> bool:
-    """A zombie does not run."""
+    """False for a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of the real S3 endpoint that makes chosen requests go wrong on their way.
+"""An HTTP proxy in front of the real S3 endpoint that makes chosen requests fail.
 
 Requests are passed on byte for byte (the signature covers the Host header, which stays that of the proxy).
 """
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._answer(answer, content, fault)
         except OSError:
-            return  # the client has left, which is its right
+            return  # the client closed the connection
 
     def _answer(self, answer: http.client.HTTPResponse, content: bytes, fault: Fault) -> None:
         self.send_response_only(answer.status, answer.reason)

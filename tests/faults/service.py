@@ -1,5 +1,5 @@
-"""The whole service, made of its real parts, each of which a test can hurt: Redis, an S3 endpoint behind a proxy, the
-API, render workers, a webhook worker with its janitor, and a receiver."""
+"""The whole service, made of its real parts, each of which a test can break: Redis, an S3 endpoint behind a proxy, the
+API, render workers, a webhook worker with its janitor, and a webhook receiver."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.worker.scripted_engine import remux
 
 SECRET = "whsec_" + "ZmF1bHQtdGVzdHMtc2VjcmV0LWtleS0wMTIzNDU2Nzg5"
 RENDER_APP = "tests.faults.timed_app"
-# Short times, so that what takes half a minute in earnest takes two seconds here.
+# Short times, so that what takes half a minute by default takes two seconds here.
 FAST = {
     "LEASE_S": "2",
     "STALL_S": "20",
@@ -42,12 +42,12 @@ FAST = {
 
 
 class Service:
-    """start() brings everything up; mend() brings back what a test killed."""
+    """start() starts every process; mend() restarts what a test killed. s3: None keeps objects in a local folder."""
 
     def __init__(
         self,
         folder: Path,
-        s3: S3Endpoint,
+        s3: S3Endpoint | None,
         *,
         workers: int = 2,
         render_app: str = RENDER_APP,
@@ -58,15 +58,15 @@ class Service:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.redis = EmbeddedRedis(folder / "redis", launcher=redis_launcher)
-        self.proxy = S3FaultProxy(s3.endpoint)
         self.s3 = s3
+        self.proxy = S3FaultProxy(s3.endpoint) if s3 else None
         self.hooks = HookReceiver(SECRET)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.work_dir = folder / "work"
         self.environment = self._environment(settings)
-        # The test's own eyes: past the proxy
-        direct = self.environment | {"RETALKING_S3_ENDPOINT": s3.endpoint}
+        # Checks read the bucket directly, not through the proxy
+        direct = self.environment | ({"RETALKING_S3_ENDPOINT": s3.endpoint} if s3 else {})
         self.settings = _settings_of(direct)
         self.store, self.objects = open_store(self.settings), open_objects(self.settings)
         self.client = httpx.Client(base_url=self.url, timeout=90, follow_redirects=True)
@@ -89,14 +89,14 @@ class Service:
             "WEBHOOK_SECRET": SECRET,
         }
         table = {f"RETALKING_{name}": value for name, value in (named | FAST | settings).items()}
-        return table | self.s3.env() | {"RETALKING_S3_ENDPOINT": self.proxy.endpoint}
+        return table | (self.s3.env() | {"RETALKING_S3_ENDPOINT": self.proxy.endpoint} if self.s3 else {})
 
     def start(self) -> Service:
         self.mend()
         return self
 
     def mend(self, timeout_s: float = 90.0) -> None:
-        """Everything runs and is ready."""
+        """Restart what is dead, and wait until every process is ready."""
         self.redis.revive()
         if self.api is None or not self.api.is_alive:
             self.start_api()
@@ -143,7 +143,8 @@ class Service:
             process.stop()
         self.client.close()
         self.hooks.stop()
-        self.proxy.close()
+        if self.proxy:
+            self.proxy.close()
         self.redis.stop()
 
     def post(self, *, key: str | None = None, **fields: Any) -> httpx.Response:

@@ -39,7 +39,7 @@ def _inside(service: Service) -> Path:
 
 
 def _submit(service: Service, padding: int = 0) -> str:
-    """A face that speaks. padding: bytes of a `free` box behind the video."""
+    """A speaking face. padding: bytes of a `free` box behind the video."""
     box = (padding + 8).to_bytes(4, "big") + b"free" + bytes(padding)
     files = {"video": ("a.mp4", videos()["mp4"] + box), "audio": ("a.wav", speeches()["wav"])}
     answer = service.client.post("/jobs", files=files, data={"evaluate": "[]"})
@@ -69,7 +69,7 @@ def test_the_disk_is_full_while_the_result_is_written(small: Service) -> None:
 
 
 def test_the_disk_is_full_before_the_attempt_begins(small: Service) -> None:
-    """Somebody else filled it. The folder itself can still be made; nothing can be written into it."""
+    """Another program filled it: folders can still be made, but nothing can be written."""
     filler = _inside(small) / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(2 * DISK_KB * 1024))

@@ -1,4 +1,4 @@
-"""Callers fill the disk that holds the objects, the logs and Redis: the service refuses in time and lives on."""
+"""Callers fill the disk that holds the objects, the logs and Redis: the service refuses in time and keeps running."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def small(tmp_path: Path) -> Iterator[RunningStack]:
 
 
 def submit(stack: RunningStack) -> httpx.Response:
-    """A face that speaks, with a `free` box behind it that nobody reads."""
+    """A speaking face, followed by a `free` box that no reader uses."""
     padding = VIDEO_BYTES - len(videos()["mp4"])
     box = padding.to_bytes(4, "big") + b"free" + bytes(padding - 8)
     files = {"video": ("a.mp4", videos()["mp4"] + box), "audio": ("a.wav", speeches()["wav"])}

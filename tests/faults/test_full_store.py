@@ -48,7 +48,7 @@ class SmallService:
         self.give_room()
 
     def fill(self, leave_bytes: int = 0) -> None:
-        """Somebody else takes all the room but so much."""
+        """Fill the disk up to this many free bytes."""
         room = os.statvfs(self.data)
         with (self.data / "filler").open("wb") as filler:
             filler.write(bytes(room.f_bavail * room.f_frsize - leave_bytes))
@@ -69,7 +69,7 @@ class SmallService:
 
 @pytest.fixture(scope="module")
 def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """Process id of a holder of the small file system, and where that is mounted, for the holder and whoever enters."""
+    """Process id of a holder of the small file system, and its mount point in that namespace."""
     folder = tmp_path_factory.mktemp("full") / "data"
     folder.mkdir()
     mount = f'mount -t tmpfs -o size={DISK_BYTES} none "$0" && echo mounted && exec sleep 600'
@@ -106,10 +106,9 @@ def small(
     enter = ("nsenter", "--target", str(holder), "--user", "--mount", "--preserve-credentials")
     api = ["api.server", "--port", str(port)]
     worker = ["celery", "-A", RENDER_APP, "worker", "-n", f"render@{port}"]
-    webhooks = ["celery", "-A", "worker.webhooks", "worker", "-n", f"webhooks@{port}"]
     processes = [
         ServiceProcess(arguments, environment, logs / f"{number}.log", (*enter, "--wd=."))
-        for number, arguments in enumerate((api, worker, webhooks))
+        for number, arguments in enumerate((api, worker, ["worker.webhooks"]))
     ]
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in table.items()})
     try:
@@ -140,7 +139,7 @@ def room(small: SmallService) -> Iterator[None]:
 
 
 def _check_refused(small: SmallService, answer: httpx.Response) -> None:
-    """By name, and nothing of it stays."""
+    """The error names the cause, and no file stays."""
     assert (answer.status_code, answer.json()["code"]) == (507, "storage_full"), answer.text
     assert str(small.data) not in answer.text
     wait_until(lambda: small.stored() == [], 10, 0.1, f"nothing stored: {small.stored()}")
@@ -165,7 +164,7 @@ def test_a_submission_that_does_not_fit_leaves_nothing(small: SmallService) -> N
 
 @pytest.mark.parametrize("more_bytes", [0, 4096, 8192])
 def test_the_file_fits_and_what_belongs_to_it_does_not(small: SmallService, more_bytes: int) -> None:
-    """The room ends within the last buffer, or with the file, so that its type finds none."""
+    """The disk is full within the last buffer, or right after the file, before its content type is written."""
     content = videos()["mp4"]
     content += bytes(-len(content) % 4096)
     small.fill(leave_bytes=len(content) - 4096 + more_bytes)

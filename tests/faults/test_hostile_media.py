@@ -1,4 +1,4 @@
-"""Hostile files through the real API, the real preview engine and its decoders, under the eyes of the kernel.
+"""Hostile files through the real API, the real preview engine and its decoders, traced by strace.
 
 Where strace is installed and allowed, every file that the worker opens and every address that it connects to is seen.
 A seventh of the files runs by default, always the same one; `-m faults_long` runs all.
@@ -44,7 +44,7 @@ MEMORY_LIMIT_KB = 3_000_000
 
 @dataclass
 class Guarded:
-    """The service, the bait beside it, and what strace wrote (None: no strace here)."""
+    """The service, the bait beside it, and the output of strace (None where it is not installed)."""
 
     service: Service
     bait: Bait
@@ -121,7 +121,7 @@ class _bait_port:
 
 
 def chosen(files: list[HostileFile]) -> list[HostileFile]:
-    """A seventh. RETALKING_HOSTILE_ROUND (0 to 6) names another: a commit's verdict must not hang on the day."""
+    """A seventh of the files. RETALKING_HOSTILE_ROUND (0 to 6) chooses another one: the default never changes."""
     number = int(os.environ.get("RETALKING_HOSTILE_ROUND", TRIED_ROUND)) % ROUNDS
     assert len(files) >= 300
     print(f"hostile files: round {number} of {ROUNDS} (RETALKING_HOSTILE_ROUND={number} repeats it)")
@@ -177,7 +177,7 @@ def _finish(service: Service, answer: httpx.Response) -> dict[str, Any]:
 
 
 def _judge(service: Service, answer: httpx.Response, folder: Path) -> tuple[str, str]:
-    """(what came of it, complaint or '')"""
+    """(outcome, complaint or '')"""
     if answer.status_code != 202:
         problem = answer.json()
         return f"refused: {problem['code']}", _complaint(problem["code"], problem["detail"])
@@ -197,7 +197,7 @@ def _complaint(code: str, sentence: str) -> str:
 
 
 def _watch(service: Service, job: dict[str, Any], path: Path) -> str:
-    """A result that was made of something odd is a whole film nevertheless."""
+    """Also the result of an unusual input must be a complete video."""
     path.write_bytes(service.client.get(f"/jobs/{job['id']}/result").content)
     with av.open(str(path)) as film:
         pictures = sum(1 for _ in film.decode(video=0))
@@ -228,6 +228,7 @@ def _check_trace(guarded: Guarded, began: int) -> None:
     time.sleep(0.5)  # strace writes a little later
     service = guarded.service
     ours = (str(service.folder), sys.prefix, sys.base_prefix, str(ROOT), "/proc/", "/sys/", "/dev/", "/usr/", "/lib")
+    ours += tuple(folder for folder in sys.path if folder)  # packages may lie outside the environment
     ports = {service.redis.port, int(service.proxy.endpoint.rpartition(":")[2])}
     strange = []
     for line in _lines(guarded)[began:]:
@@ -235,7 +236,7 @@ def _check_trace(guarded: Guarded, began: int) -> None:
         if opened and opened[1].startswith("/") and not opened[1].startswith(ours):
             strange.append(line)
         port = re.search(r"sin6?_port=htons\((\d+)\)", line)
-        # AF_UNIX leaves no machine: libuuid asks for a daemon of that kind
+        # AF_UNIX is local: libuuid asks its daemon that way
         if "connect(" in line and "sa_family=AF_INET" in line and not (port and int(port[1]) in ports):
             strange.append(line)
         if "execve(" in line:

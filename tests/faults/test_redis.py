@@ -1,4 +1,4 @@
-"""Redis dies, stops, freezes or drops everybody, with jobs in flight. It is the broker and the store of all jobs."""
+"""Redis, broker and job store, is killed, restarted, frozen, or cuts all connections, with jobs in flight."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_connections_to_redis_are_cut_again_and_again(service: Service) -> None:
 
 @pytest.mark.parametrize("seconds", [11, pytest.param(60, marks=pytest.mark.faults_long)])
 def test_redis_is_frozen(service: Service, seconds: int) -> None:
-    """11 s is more than a socket's timeout and many leases; 60 s is more than every retry. Who asks meanwhile is told
-    to come again, or waits, and nothing that was accepted is lost."""
+    """11 s is more than a socket's timeout and many leases; 60 s is more than every retry. Callers get 503
+    or wait meanwhile, and no accepted job is lost."""
     jobs = _submit_and_start(service)
     os.kill(service.redis.pid, signal.SIGSTOP)
     answers: list[int] = []

@@ -1,4 +1,4 @@
-"""The bucket is away, slow, of bad mood, or breaks off: at submission, at fetch, at publish."""
+"""The bucket is down, slow, answers with errors, or breaks off: at submission, at fetch, at publish."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_bucket_stumbles(service: Service, place: str, name: str) -> None:
 @pytest.mark.faults_long
 @pytest.mark.parametrize("place", [FETCH, PUBLISH])
 def test_the_bucket_is_down_for_a_while(service: Service, place: str) -> None:
-    """Longer than the client's own retries. No attempt is spent on it: a render is dear."""
+    """Longer than the client's own retries. It costs no attempt: a render is expensive."""
     with service.proxy.fault(place, refuse=True) as fault:
         jobs = service.submit_many(0, 0, 0)
         assert fault.met_once.wait(20)
@@ -49,7 +49,7 @@ def test_downloads_break_off_in_the_middle(service: Service) -> None:
 
 
 def test_uploads_of_results_break_off_in_the_middle(service: Service) -> None:
-    """Half of the result reaches the bucket, again and again: no half of it is ever seen under the key."""
+    """Half of the result reaches the bucket, repeatedly: it never appears under the key."""
     with service.proxy.fault(PUBLISH, cut_upload=True, times=3) as fault:
         check_outcomes(service, service.submit_many(0, 0))
     assert fault.met == 3
@@ -75,7 +75,7 @@ def test_the_answer_to_a_result_is_slow(service: Service) -> None:
 @pytest.mark.faults_long
 @pytest.mark.parametrize("place", [FETCH, PUBLISH])
 def test_the_bucket_stays_down(service: Service, place: str) -> None:
-    """Every attempt is given half a minute; then the job fails with a code that says so, and others are not harmed."""
+    """Every attempt retries for half a minute; then the job fails as `storage_failed`, and other jobs succeed."""
     with service.proxy.fault(place, refuse=True):
         jobs = service.submit_many(0)
         check_outcomes(service, jobs, failed={jobs[0]: "storage_failed"}, timeout_s=300)

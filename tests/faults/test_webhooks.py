@@ -1,4 +1,4 @@
-"""The receiver of webhooks is down, slow, or answers oddly. A job's outcome never depends on it."""
+"""The webhook receiver is down, slow, or answers oddly. The outcome of a job never depends on it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_receiver_is_down_for_a_while(service: Service) -> None:
 
 
 def test_the_receiver_is_slower_than_it_may_be(service: Service) -> None:
-    """It has heard the first one, but we do not know: it is told again, under the same id."""
+    """It received the first request, but its answer came too late: the event is sent again, under the same id."""
     service.hooks.plan = lambda _, before: Answer(200, after_s=2.5 if before == 0 else 0.0)
     jobs = service.submit_many(0, 0)
     check_outcomes(service, jobs)

@@ -24,7 +24,7 @@ EVERY_EVENT = ["job.started", "job.progress", "job.succeeded", "job.failed", "jo
 
 
 def spec_of(**request: Any) -> JobSpec:
-    source = InputRef(kind="url", url="https://example.com/a.mp4")
+    source = InputRef(kind="object", key="jobs/1/input/video")
     return JobSpec(video=source, audio=source, request=JobRequest(**request))
 
 

@@ -29,6 +29,7 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.picture_header import exif_orientation
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame
+from retalking_core.vocabulary.containers import ContainerKind
 from tests.media import clips
 
 LIMITS = MediaLimits()
@@ -129,7 +130,7 @@ def test_even_a_playlist_demuxer_would_get_no_file(
     """The second line of defence: were such a demuxer ever forced, its nested files stay closed."""
     secret = clips.make_silent_video(tmp_path / "secret.mp4")
     path = make(tmp_path / "list.mp4", secret)
-    monkeypatch.setattr(container, "sniff_kind", lambda _: container.ContainerKind(demuxer, demuxer))
+    monkeypatch.setattr(container, "sniff_kind", lambda _: ContainerKind(demuxer, demuxer, "", "video"))
     with pytest.raises((InputError, PermissionError)):
         read_all(path)
     with av.open(str(path), format=demuxer, options={"allowed_extensions": "ALL", "safe": "0"}) as unguarded:

@@ -29,7 +29,7 @@ class Pieces:
 
     def __init__(self, folder: Path, seconds: float, **options: object) -> None:
         self.folder, self.output = folder, OutputOptions(**options)
-        self.source = open_video(clips.make_video(folder / "clip.mp4", frames=40, fps=FPS), LIMITS)
+        self.source = open_video(clips.make_video(folder / "clip.mp4", frames=40, size=(144, 96), fps=FPS), LIMITS)
         self.speech = clips.make_wav(folder / "speech.wav", seconds, rate_hz=44100)
         self.timeline = plan_timeline(self.source.info, seconds, "bounce", self.output.fps)
         self.segments = plan_segments(len(self.timeline.source_index))
@@ -78,7 +78,7 @@ def pictures_of(path: Path) -> list[tuple[float, np.ndarray]]:
     [
         (16.05, {"container": "mp4"}),  # 481: a last group of one picture
         (8.0, {"container": "mkv", "crf": 30}),  # 240: exactly one group
-        (16.1, {"container": "mov", "max_height": 48, "fps": 15.5}),
+        (16.1, {"container": "mov", "max_height": 64, "fps": 15.5}),
     ],
 )
 def test_joined_segments_are_the_stream_of_one_writer(tmp_path: Path, seconds: float, options: dict) -> None:
@@ -113,7 +113,7 @@ def test_parts_that_do_not_fit_are_refused_and_leave_no_file(tmp_path: Path) -> 
     pieces = Pieces(tmp_path, 19.3)
     first, second, third = pieces.write_parts()
     (tmp_path / "other").mkdir()
-    alien = Pieces(tmp_path / "other", 19.3, max_height=48).write_parts()[1]
+    alien = Pieces(tmp_path / "other", 19.3, max_height=64).write_parts()[1]
     cut = tmp_path / "cut"
     cut.write_bytes(second.read_bytes()[:300])
     for parts, reason in [

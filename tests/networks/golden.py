@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from retalking_core.networks import catalogue
+from retalking_core import networks
 from retalking_core.weights.synthesis import draw_weights, tensor_generator
 from retalking_core.weights.table import Manifest, TensorSpec, load_manifest
 
@@ -100,7 +100,7 @@ def load_synthetic(network: str, seed: int, manifest: Manifest | None = None) ->
     """The network with the synthetic weights of a seed, loaded strictly."""
     manifest = manifest or load_manifest(network)
     with torch.device("meta"):
-        net = catalogue.build(network)
+        net = networks.build(network)
     state = {key: torch.from_numpy(np.array(value)) for key, value in draw_weights(manifest, network, seed)}
     net.load_state_dict(state, strict=True, assign=True)
     return net.requires_grad_(False)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from retalking_core.weights import checkpoint, errors, synthesis, table
+from retalking_core import errors
+from retalking_core.weights import checkpoint, synthesis, table
 from retalking_core.weights.checkpoint import read_state_dict, synthetic_seed
-from retalking_core.weights.folder import find_file
 from retalking_core.weights.synthesis import synthetic_state_dict, wrap_state_dict, write_checkpoint
-from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, load_manifest
+from retalking_core.weights.table import WEIGHT_FILES, Manifest, WeightFile, find_file, load_manifest
 
 SMALL = WEIGHT_FILES["ganimation"]  # a bare state dict, 34 MB
 NESTED = WEIGHT_FILES["dnet"]  # under one entry, 90 MB

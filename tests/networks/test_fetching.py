@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from retalking_core.weights import errors
+from retalking_core import errors
 from retalking_core.weights.fetching import Fetcher, Source
-from retalking_core.weights.folder import LOCK_NAME, digest_of, read_lock
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, digest_of, read_lock
 from tests.networks.mirror import Mirror, serve, to_bytes
 
 ENTRY = WEIGHT_FILES["ganimation"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from retalking_core.networks.catalogue import NETWORKS
+from retalking_core.networks import NETWORKS
 from tests.networks.golden import GoldenSet, Result, read_golden, run_network
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.networks import catalogue
+from retalking_core import networks
 from retalking_core.weights.synthesis import POWER_ITERATIONS, draw_weights
 from retalking_core.weights.table import load_manifest
 from tests.networks.golden import parse_manifest
@@ -38,10 +38,10 @@ def test_spectral_vectors_are_of_the_weight_and_not_converged() -> None:
     assert 0.9 * largest < u @ matrix @ v < (1 - 1e-6) * largest, POWER_ITERATIONS
 
 
-@pytest.mark.parametrize("network", catalogue.NETWORKS)
+@pytest.mark.parametrize("network", networks.NETWORKS)
 def test_every_key_and_shape_is_the_manifests(network: str) -> None:
     with torch.device("meta"):
-        state = catalogue.build(network).state_dict()
+        state = networks.build(network).state_dict()
     manifest = load_manifest(network)
     built = {key: (tuple(t.shape), str(t.dtype)) for key, t in state.items()}
     assert built == {key: (spec.shape, f"torch.{spec.dtype}") for key, spec in manifest.items()}
@@ -50,7 +50,7 @@ def test_every_key_and_shape_is_the_manifests(network: str) -> None:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("network", catalogue.NETWORKS)
+@pytest.mark.parametrize("network", networks.NETWORKS)
 def test_packaged_manifest_is_the_golden_sets(network: str) -> None:
     path: Path = FOLDERS["full"] / "networks" / network / "manifest.json"
     if not path.exists():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retalking_core.networks import cuda_graphs
-from retalking_core.networks.cuda_graphs import CudaGraphCall
+from retalking_core.networks import inference
+from retalking_core.networks.inference import CudaGraphCall
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: graphs exist on CUDA only")
 
@@ -27,12 +27,12 @@ class Mixed(nn.Module):
 def test_tensors_are_taken_out_and_put_back_wherever_they_are() -> None:
     first, second = torch.zeros(2, 3), torch.ones(4, dtype=torch.float16)
     tensors: list[Tensor] = []
-    shape = cuda_graphs._taken_apart(((first, None), {"noises": [second], "scale": 2}), tensors)
+    shape = inference._taken_apart(((first, None), {"noises": [second], "scale": 2}), tensors)
     assert [id(tensor) for tensor in tensors] == [id(first), id(second)]
-    positional, options = cuda_graphs._put_together(shape, iter(["a", "b"]))
+    positional, options = inference._put_together(shape, iter(["a", "b"]))
     assert positional == ["a", None]
     assert options == {"noises": ["b"], "scale": 2}
-    other = cuda_graphs._taken_apart(((first.half(), None), {"noises": [second], "scale": 2}), [])
+    other = inference._taken_apart(((first.half(), None), {"noises": [second], "scale": 2}), [])
     assert other != shape
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from retalking_core import errors
 from retalking_core.networks.inference import REFERENCE, InferenceVariant
-from retalking_core.weights import errors
 from retalking_core.weights.checkpoint import verify_file
-from retalking_core.weights.folder import LOCK_NAME, digest_of, read_lock
 from retalking_core.weights.store import NetworkStore
 from retalking_core.weights.synthesis import synthesize, synthetic_state_dict, write_checkpoint
-from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, digest_of, read_lock
 
 FOUR = ("ganimation", "syncnet", "lnet", "enet")
 

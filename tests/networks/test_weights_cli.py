@@ -10,10 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.weights import app
-from retalking_core.weights.errors import WeightsError
-from retalking_core.weights.folder import read_lock
+from retalking_core.errors import WeightsError
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import WEIGHT_FILES
+from retalking_core.weights.table import WEIGHT_FILES, read_lock
 from tests.networks.mirror import serve, to_bytes
 
 

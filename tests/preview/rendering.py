@@ -12,7 +12,7 @@ import pytest
 
 from retalking_core.engine import render_files
 from retalking_core.engines.preview import engine as preview
-from retalking_core.engines.preview.analysis import Box
+from retalking_core.engines.preview.engine import Box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import RenderOptions

@@ -6,18 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from retalking_core.engines.preview.mouth_curves import mouth_curves, smooth_curve
-from retalking_core.engines.preview.mouth_field import region_box, solve_field
-from retalking_core.engines.preview.mouth_interior import (
+from retalking_core.engines.preview.mouth_render import (
     MouthInterior,
+    draw_mouth,
     paint_interior,
     rank_open_frames,
     sharpest,
     skin_light,
     take_interior,
 )
-from retalking_core.engines.preview.mouth_render import draw_mouth
 from retalking_core.engines.preview.mouth_shape import MouthRest, MouthShape, face_axes, learn_rest, plan_shape
+from retalking_core.engines.preview.mouth_warp import mouth_curves, region_box, smooth_curve, solve_field
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.faces.track import TrackRequest

@@ -13,11 +13,11 @@ import pytest
 from skimage import data
 
 from retalking_core.engine import render_files
-from retalking_core.engines.presence import faceless_ranges_s, fade_strength
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
+from retalking_core.faces.track import faceless_ranges_s, fade_strength
 from retalking_core.media.badge import badge_box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from retalking_core.provenance.signing import InputFile, ProvenanceClaim, load_credentials, sign_file
-from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
+from retalking_core.provenance import (
+    InputFile,
+    ProvenanceClaim,
+    TrialCertificate,
+    load_credentials,
+    make_trial_certificate,
+    sign_file,
+)
 from tests.media import clips
 from tests.media.test_writer import render
 

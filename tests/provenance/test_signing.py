@@ -18,15 +18,15 @@ import pytest
 from retalking_client.codes import ContainerUnsupportedError
 from retalking_client.provenance import Provenance, read_provenance
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError
-from retalking_core.provenance.signing import (
+from retalking_core.provenance import (
     OFFLINE,
     SOURCE_TYPES,
     InputFile,
     load_credentials,
+    make_trial_certificate,
     mime_of_result,
     sign_file,
 )
-from retalking_core.provenance.trial_certificate import make_trial_certificate
 from tests.media import clips
 from tests.media.test_writer import render
 from tests.provenance.conftest import TAGS, Material

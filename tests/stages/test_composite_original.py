@@ -7,7 +7,7 @@ from retalking_core.engines.original import imaging
 from retalking_core.engines.original import restoration as stage
 from retalking_core.engines.original.restoration import mouth_mask_original, restore_frame_original
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.alignment import GPEN_TEMPLATE
+from retalking_core.faces.landmarks import GPEN_TEMPLATE
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 from tests.stages.stubs import ClassMap, Pattern
 

@@ -6,7 +6,7 @@ import torch
 
 from retalking_core.engines.original import stages as original_stages
 from retalking_core.engines.original.imaging import truncate_u8
-from retalking_core.stages import emotion as stage
+from retalking_core.stages import lips as stage
 from tests.stages.golden_set import GoldenSet, named_pattern_parameters, triangle_pattern
 
 file = pytest.mark.golden_file("06_rl1_emotion")
@@ -39,13 +39,6 @@ def test_sizes(golden: GoldenSet) -> None:
     golden.check("emo_src128", stage.to_network_size(face)[..., ::2, ::2], 1e-5)
     enlarged = stage.to_face_size(torch.from_numpy(golden["emo_fake"]), 384)
     golden.check("emo_up384", enlarged[..., ::6, ::6], 1e-5)
-
-
-@pytest.mark.golden
-@file
-def test_attention(golden: GoldenSet) -> None:
-    color, attention, source = (torch.from_numpy(golden[f"gan_{part}"]) for part in ("color", "mask", "src"))
-    golden.check("gan_fake", stage.compose_edit(color, attention, source), 1e-6)
 
 
 def _keeps_all(image: torch.Tensor, units: torch.Tensor) -> stage.Edit:

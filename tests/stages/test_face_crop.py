@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 
 from retalking_core.engines.original import stages as original_stages
-from retalking_core.errors import FaceNotFoundError
-from retalking_core.stages import face_crop
+from retalking_core.stages import regions
 from retalking_core.types import FaceTrack
 from tests.stages.golden_set import GoldenSet
 
 file = pytest.mark.golden_file("02_crop")
+
+
+def _cut(frame: np.ndarray, crop: regions.FirstFrameCrop) -> np.ndarray:
+    """The region that the original's slices give: they clamp silently."""
+    left, top, right, bottom = crop.crop
+    x1, y1, x2, y2 = (int(v) for v in crop.quad)
+    return frame[top:bottom, left:right][y1:y2, x1:x2]
 
 
 @pytest.mark.golden
@@ -21,7 +27,7 @@ def test_crop_of_every_case(golden: GoldenSet) -> None:
         golden.check(f"{case}_crop", crop.crop, 0)
         golden.check(f"{case}_quad", crop.quad, 1e-6)
         golden.check(f"{case}_obox", crop.box, 0)
-        region = face_crop.cut_original(np.broadcast_to(np.uint8(0), (height, width)), crop)
+        region = _cut(np.broadcast_to(np.uint8(0), (height, width)), crop)
         golden.check(f"{case}_slice_hw", region.shape, 0)
 
 
@@ -33,27 +39,9 @@ def test_picture_of_the_crop(golden: GoldenSet) -> None:
     crop = original_stages.crop_first_frame_original(golden["img_lm"], frame.shape[1], frame.shape[0])
     golden.check("img_crop", crop.crop, 0)
     golden.check("img_quad", crop.quad, 1e-6)
-    region = face_crop.cut_original(frame, crop)
+    region = _cut(frame, crop)
     golden.check("img_cropped", region, 0)
     golden.check("img_256", original_stages.resize_256_original(region), 0)
-
-
-@pytest.mark.golden
-@file
-def test_search_ends_at_the_first_face(golden: GoldenSet) -> None:
-    asked = []
-
-    def find(index: int) -> np.ndarray | None:
-        asked.append(index)
-        return None if index < 2 else golden["img_lm"]
-
-    assert face_crop.first_face(7, find) is golden["img_lm"]
-    assert len(asked) == golden["skip_calls"]
-
-
-def test_no_face_is_a_named_error() -> None:
-    with pytest.raises(FaceNotFoundError):
-        face_crop.first_face(9, lambda _: None)
 
 
 def _moving_face(count: int, step_px: float) -> tuple[FaceTrack, np.ndarray]:
@@ -70,13 +58,13 @@ def _moving_face(count: int, step_px: float) -> tuple[FaceTrack, np.ndarray]:
 def test_crop_rests_on_a_trembling_face() -> None:
     track, times_s = _moving_face(60, 0.0)
     tremble = np.random.default_rng(2).normal(0, 1.5, (60, 1, 2)).astype(np.float32)
-    boxes = face_crop.follow_face(FaceTrack(track.boxes, track.landmarks + tremble, track.visible), times_s)
+    boxes = regions.follow_face(FaceTrack(track.boxes, track.landmarks + tremble, track.visible), times_s)
     assert np.abs(np.diff(boxes[15:-15], axis=0)).max() < 0.25
 
 
 def test_crop_never_loses_a_fast_face() -> None:
     track, times_s = _moving_face(60, 25.0)
-    boxes = face_crop.follow_face(track, times_s)
+    boxes = regions.follow_face(track, times_s)
     inside = (track.landmarks >= boxes[:, None, :2]) & (track.landmarks <= boxes[:, None, 2:])
     assert inside[:, 36:55].all()
 
@@ -85,6 +73,6 @@ def test_crop_is_unknown_where_the_face_is() -> None:
     track, times_s = _moving_face(10, 1.0)
     visible = track.visible.copy()
     visible[4:6] = False
-    boxes = face_crop.follow_face(FaceTrack(track.boxes, track.landmarks, visible), times_s)
+    boxes = regions.follow_face(FaceTrack(track.boxes, track.landmarks, visible), times_s)
     assert np.isnan(boxes[4:6]).all()
     assert np.isfinite(boxes[~np.isin(np.arange(10), (4, 5))]).all()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from retalking_core.engines.original import renderer as stage
 from retalking_core.engines.original.restoration import DetectedFaces
-from retalking_core.faces.alignment import five_points
+from retalking_core.faces.landmarks import five_points
 from tests.faces.shapes import frontal_face
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 from tests.stages.stubs import ClassMap, Pattern

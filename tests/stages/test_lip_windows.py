@@ -26,10 +26,6 @@ def test_boxes(golden: GoldenSet) -> None:
             golden.check(f"coords_{name}_{count}", own, 0)
 
 
-def test_first_detection_becomes_whole_pixels(golden: GoldenSet) -> None:
-    golden.check("det_int", original_stages.detected_box_original(golden["det_raw"]), 0)
-
-
 def _references(golden: GoldenSet, count: int) -> np.ndarray:
     patterns = [np.vstack([golden["dg_enh_tri_ab"], c]) for c in golden["dg_enh_tri_c"][:count]]
     faces = np.stack([triangle_pattern(256, 256, pattern) for pattern in patterns])

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core import imaging
 from retalking_core.engines.original import imaging as original
-from retalking_core.faces.alignment import GFPGAN_TEMPLATE, moved
-from retalking_core.imaging import pyramid
-from retalking_core.imaging.affine import warp_batch
-from retalking_core.imaging.resample import crop_resized, place_resized
+from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, moved
+from retalking_core.imaging import crop_resized, place_resized, warp_batch
 from retalking_core.media.color import color_matrices
-from retalking_core.stages import composite, region, restoration
+from retalking_core.stages import composite, regions
 from retalking_core.types import ColorTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern
 
@@ -51,7 +50,7 @@ def test_blend_differs_from_the_original_by_its_rounding_only(golden: GoldenSet)
     tensors = [torch.from_numpy(p).permute(2, 0, 1)[None] for p in (one, other)]
     mask = torch.from_numpy(golden["m64"])[None, None]
     for levels in (2, 3, 6):
-        change = pyramid.blend_change(tensors[0] - tensors[1], mask, levels)
+        change = imaging.blend_change(tensors[0] - tensors[1], mask, levels)
         own = (tensors[1] + change)[0].permute(1, 2, 0).numpy()
         golden.check(f"lap64_L{levels}", own, 2.0, 0.4)
         exact = original.blend_laplacian_original(one, other, golden["m64"], levels)
@@ -61,16 +60,16 @@ def test_blend_differs_from_the_original_by_its_rounding_only(golden: GoldenSet)
 def test_steps_agree_with_opencv() -> None:
     picture = np.random.default_rng(1).uniform(0, 255, (48, 64, 3)).astype(np.float32)
     tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    assert np.abs(pyramid.pyr_down(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_down(picture)).max() < 1e-4
-    assert np.abs(pyramid.pyr_up(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_up(picture)).max() < 1e-4
+    assert np.abs(imaging.pyr_down(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_down(picture)).max() < 1e-4
+    assert np.abs(imaging.pyr_up(tensor)[0].permute(1, 2, 0).numpy() - original.pyr_up(picture)).max() < 1e-4
     tiny = tensor[..., :2, :2]
-    assert pyramid.pyr_up(pyramid.pyr_down(tiny)).shape == tiny.shape
+    assert imaging.pyr_up(imaging.pyr_down(tiny)).shape == tiny.shape
 
 
 def test_turning_there_and_back() -> None:
     pictures = _texture(2, 256)
     marks = _landmarks(2, 128, 0.35)
-    forward, back = restoration.template_transforms(marks, GFPGAN_TEMPLATE)
+    forward, back = composite.template_transforms(marks, GFPGAN_TEMPLATE)
     assert np.abs(moved(GFPGAN_TEMPLATE[None] + 0.5, back[:1])[0] - (marks[0, [36, 42, 30, 48, 54]] + 0.5)).max() < 1e-6
     again = warp_batch(warp_batch(pictures, back, 512, 512), forward, 256, 256)
     assert (again - pictures)[..., 70:-70, 70:-70].abs().mean() < 1.5
@@ -94,11 +93,11 @@ def test_box_there_and_back() -> None:
     assert cover.sum() == pytest.approx((200.0 - 40.25) * (210.75 - 33.5), rel=1e-5)
 
 
-def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: restoration.Restorer) -> torch.Tensor:
+def _run(pictures: torch.Tensor, prediction: torch.Tensor, restorer: composite.Restorer) -> torch.Tensor:
     marks = _landmarks(len(pictures), 192, 0.5)
     boxes = torch.tensor([[100.0, 90.0, 284.0, 300.0]]).expand(len(pictures), -1)
     pasted = composite.paste_prediction(pictures, prediction, boxes)
-    restored = restoration.restore(restorer, Parts(), pasted, marks)
+    restored = composite.restore(restorer, Parts(), pasted, marks)
     return composite.composite(pictures, pasted, restored, composite.BlendPlan(4, boxes))
 
 
@@ -126,7 +125,7 @@ def test_change_ends_before_the_edge_and_reaches_the_mouth() -> None:
 
 
 def test_one_parse_gives_both_masks() -> None:
-    parts = restoration.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
+    parts = composite.parse_face(Parts(), torch.zeros(2, 3, 512, 512))
     assert parts.face.shape == parts.mouth.shape == (2, 1, 512, 512)
     assert float(parts.mouth[0, 0, 370, 256]) == pytest.approx(1)
     assert float(parts.face[0, 0, 256, 256]) == pytest.approx(1)
@@ -142,16 +141,16 @@ def _frame(height: int, width: int, index: int = 0) -> Frame:
     return Frame(index, *planes)
 
 
-def _places(left: float, top: float, side: float) -> region.FacePlaces:
+def _places(left: float, top: float, side: float) -> regions.FacePlaces:
     box = np.array([[left, top, left + side, top + side]])
     marks = np.array([[left, top]]) + np.linspace(0, side, 68)[:, None] * (1, 1)
     inner = box + np.array([side / 5, side / 5, -side / 5, side / 20])
-    return region.FacePlaces(marks[None], box, inner)
+    return regions.FacePlaces(marks[None], box, inner)
 
 
-def _changed(frame: Frame, regions: region.RegionBatch, change: torch.Tensor) -> Frame:
-    planes = region.changed_planes(regions, change, COLOR, frame.y.shape[0])
-    return region.put_regions([frame], regions.origins, regions.side, planes.numpy())[0]
+def _changed(frame: Frame, batch: regions.RegionBatch, change: torch.Tensor) -> Frame:
+    planes = regions.changed_planes(batch, change, COLOR, frame.y.shape[0])
+    return regions.put_regions([frame], batch.origins, batch.side, planes.numpy())[0]
 
 
 def _region_by_formula(frame: Frame, origin: np.ndarray, side: int) -> np.ndarray:
@@ -170,16 +169,16 @@ def _region_by_formula(frame: Frame, origin: np.ndarray, side: int) -> np.ndarra
 @pytest.mark.parametrize("place", [(100.0, 80.0, 130.0), (-40.0, -30.0, 130.0), (230.0, 150.0, 130.0)])
 def test_frames_are_untouched_where_the_change_is_zero(place: tuple[float, float, float]) -> None:
     frame, places = _frame(240, 320), _places(*place)
-    side = region.region_side(places)
-    assert side % region.GRAIN_PX == 0
-    regions = region.cut_regions([frame], places, side, COLOR, "cpu")
+    side = regions.region_side(places)
+    assert side % regions.GRAIN_PX == 0
+    cut = regions.cut_regions([frame], places, side, COLOR, "cpu")
     change = torch.zeros(1, 3, side, side)
-    exact = _region_by_formula(frame, regions.origins[0], side)
-    assert np.abs(regions.pictures[0].permute(1, 2, 0).numpy() - exact).max() < 0.5001
-    same = _changed(frame, regions, change)
+    exact = _region_by_formula(frame, cut.origins[0], side)
+    assert np.abs(cut.pictures[0].permute(1, 2, 0).numpy() - exact).max() < 0.5001
+    same = _changed(frame, cut, change)
     assert all((a == b).all() for a, b in ((same.y, frame.y), (same.u, frame.u), (same.v, frame.v)))
     change[:, :, side // 2 - 8 : side // 2 + 8, side // 2 - 8 : side // 2 + 8] = 40.0
-    other = _changed(frame, regions, change)
+    other = _changed(frame, cut, change)
     assert 0 < (other.y != frame.y).sum() <= 256
     assert 0 <= (other.u != frame.u).sum() <= 64
 
@@ -194,7 +193,7 @@ def test_places_keep_their_meaning_through_the_transforms() -> None:
 
 def test_enhancement_by_a_network_that_changes_nothing() -> None:
     faces = _texture(2, 256)
-    own = restoration.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
+    own = composite.enhance(_unchanged, Parts(), faces, _landmarks(2, 128, 0.4))
     assert (own - faces).abs().mean() < 1.5
 
 

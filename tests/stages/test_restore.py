@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retalking_core.engines.original import restoration as stage
-from retalking_core.faces.alignment import GFPGAN_TEMPLATE
+from retalking_core.faces.landmarks import GFPGAN_TEMPLATE
 from tests.stages.golden_set import GoldenSet
 from tests.stages.stubs import Pattern
 

@@ -86,6 +86,8 @@ def failed(job_store: JobStore, receiver: Receiver) -> Callable[..., Delivery]:
         request = JobRequest(webhook_url=url or f"{receiver.url}/hook?key=hush", **asked)
         spec = JobSpec(video=ref, audio=ref, request=request)
         job_store.jobs.create(job_id, spec, max_attempts=1, origin=Origin(owner, 100))
+        (fetch,) = job_store.fetches.take(1, ReceiverRules(4, 30.0))
+        job_store.fetches.finish(fetch, {"video": InputRef(kind="object", key=f"jobs/{job_id}/input/video-1")})
         lease = job_store.jobs.claim(job_id, "w", 30)
         assert lease is not None
         job_store.jobs.fail(lease, ErrorInfo(code="face_not_found", message="No face."), retention_s=600)
@@ -357,7 +359,7 @@ def test_a_late_event_has_the_job_as_of_its_time(
     sender: Sender, job_store: JobStore, receiver: Receiver, settings: Settings
 ) -> None:
     job_id = new_job_id()
-    ref = InputRef(kind="url", url="http://inputs.example/")
+    ref = InputRef(kind="object", key="jobs/1/input/video")
     request = JobRequest(webhook_url=f"{receiver.url}/hook", webhook_events=["job.started", "job.progress"])
     job_store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=request), max_attempts=1)
     lease = job_store.jobs.claim(job_id, "w", 30)

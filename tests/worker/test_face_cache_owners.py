@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore, Origin
 from jobs.store.keys import ApiKey
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import MediaLimits
 from tests.engines.stand_ins import StandIns

@@ -203,6 +203,16 @@ def test_an_unused_upload_is_deleted(stack: Stack, janitor: Janitor) -> None:
     assert stack.store.uploads.exists(fresh)
 
 
+def test_a_file_that_arrives_after_its_upload_has_expired_is_deleted(stack: Stack, janitor: Janitor) -> None:
+    """A PUT to a presigned link that began in time may end when the janitor has dropped the upload."""
+    late, live = new_upload_id(), new_upload_id()
+    stack.store.uploads.add(live, datetime.now(UTC) + timedelta(seconds=60))
+    for upload_id in (late, live):
+        stack.objects.put_file(upload_key(upload_id), stack.clips.audio, "audio/wav")
+    janitor.round()
+    assert list(stack.objects.list_keys("uploads/")) == [upload_key(live)]
+
+
 def test_an_event_past_its_retry_window_is_given_up_and_stays_listed(
     stack: Stack, janitor: Janitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,12 +275,12 @@ def test_an_unreachable_broker_does_not_block_the_round(
     """A message takes two seconds to fail: one of them is enough to know."""
     sent: list[str] = []
 
-    def refuse(_app: Any, job: Any) -> None:
+    def refuse(_app: Any, _store: Any, job: Any) -> None:
         sent.append(job.id)
         raise MessageNotSentError("away")
 
     monkeypatch.setattr(rounds, "UNSENT_S", 0.0)
-    monkeypatch.setattr(rounds, "send_render", refuse)
+    monkeypatch.setattr(rounds, "send_job", refuse)
     for _ in range(5):
         stack.create()
     janitor.send_unsent()
@@ -319,8 +329,8 @@ def test_the_face_cache_is_swept_periodically(stack: Stack, tmp_path: Path, monk
     StoredEntries(stack.objects, limits, clock=lambda: stale).write(old, faces)
     janitor.round()  # too soon after the last sweep
     assert list(stack.objects.list_keys(f"face-cache/{old}/"))
-    monkeypatch.setattr(rounds, "SWEEP_CACHE_EVERY_S", 0.0)
-    janitor._sweep_cache_at = 0.0
+    monkeypatch.setattr(rounds, "SWEEP_EVERY_S", 0.0)
+    janitor._sweep_at.clear()
     janitor.round()
     assert not list(stack.objects.list_keys(f"face-cache/{old}/"))
 

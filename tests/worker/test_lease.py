@@ -34,7 +34,7 @@ class Held:
 @pytest.fixture
 def held(job_store: JobStore) -> Held:
     job_id = new_job_id()
-    ref = InputRef(kind="url", url="http://inputs.example/")
+    ref = InputRef(kind="object", key="jobs/1/input/video")
     job_store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
     lease = job_store.jobs.claim(job_id, "w", 0.3)
     assert lease is not None

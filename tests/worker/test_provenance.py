@@ -19,9 +19,9 @@ from jobs.names import input_key, job_prefix, new_job_id
 from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_client.provenance import read_provenance
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
-from retalking_core.provenance.trial_certificate import TrialCertificate, make_trial_certificate
+from retalking_core.provenance import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker.context import RunContext

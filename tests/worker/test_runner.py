@@ -21,8 +21,8 @@ from jobs.opening import open_objects
 from jobs.settings import Settings
 from jobs.store import JobStore, LeaseLostError
 from retalking_core.clip_plan import plan_clip
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.models import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.progress import Progress
 from tests.services import S3Endpoint

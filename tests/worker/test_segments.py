@@ -17,7 +17,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore, Lease, SegmentLease, SegmentOutcome, SplitPlan
 from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import EngineFaultError
-from retalking_core.evaluation.models import EvaluationModels
+from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
@@ -120,7 +120,7 @@ def test_a_helper_stops_when_a_job_waits(context: RunContext, owner: Lease) -> N
 
 def test_a_helper_of_another_version_claims_nothing(context: RunContext, owner: Lease) -> None:
     engine = context.engines["preview"]
-    engine.capabilities = replace(engine.capabilities, version="older")
+    engine.capabilities = engine.capabilities.model_copy(update={"version": "older"})
     help_job(owner.job_id, context)
     assert [each.attempt for each in take_over(context, owner)] == [1, 1]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import sysconfig
-import zipfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,38 +14,32 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.logging_config import JsonFormatter
-from jobs.models import FaceBox, FacePoint, JobOptions
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
-from retalking_core.engines.videoretalking.engine import NETWORKS
+from retalking_core.errors import WeightsError
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.media.result_file import writing
-from retalking_core.networks import inference
-from retalking_core.options import FaceAtPoint, FaceInBox, OutputOptions, RenderOptions
+from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
-from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
-from retalking_core.weights.errors import WeightsError
+from retalking_core.vocabulary.options import JobOptions
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
 from worker import translation as numbers
 from worker.engines import (
     choose_engine,
-    chosen_tracker,
-    computes_fast,
-    engine_info,
     load_engines,
-    neural_obstacle,
     unavailable_engines,
 )
+from worker.faults import describe_fault, is_transient
 from worker.lease import ShutdownRequestedError
-from worker.translation import describe_fault, is_transient, render_options
+from worker.translation import render_options
 
 
 def test_the_defaults_of_http_are_those_of_the_library() -> None:
@@ -72,7 +64,7 @@ def test_every_option_arrives() -> None:
         expression="smile",
         upper_face="angry",
         length_mode="loop",
-        face=FaceAtPoint(1, 2, 3),
+        face=FacePoint(1, 2, 3),
         missing_face="fail",
         crop=(0.1, 0.2, 0.3, 0.4),
         pads=(2, 4, 1, 3),
@@ -82,7 +74,7 @@ def test_every_option_arrives() -> None:
         seed=7,
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
-    assert render_options(box, Path("/x/expression")).face == FaceInBox(1, 2, 3, 4)
+    assert render_options(box, Path("/x/expression")).face == FaceBox(1, 2, 3, 4)
     assert render_options(box, Path("/x/expression")).expression == "/x/expression"
 
 
@@ -113,7 +105,7 @@ def test_the_engine_is_the_one_asked_for_or_none(
 def test_the_engines_of_a_bare_machine() -> None:
     engines = load_engines(Settings(_env_file=None))
     assert set(engines) == {"preview"}
-    card = engine_info(engines["preview"].capabilities)
+    card = engines["preview"].capabilities.public()
     assert (card.name, card.device) == ("preview", "cpu")
     assert card.unsupported_options
 
@@ -136,33 +128,6 @@ def test_wrong_weights_keep_the_neural_engine_away_unless_it_is_insisted_on(
     assert set(load_engines(Settings(_env_file=None, models_dir=tmp_path))) == {"preview"}
     with pytest.raises(WeightsError):
         load_engines(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking"))
-
-
-def test_faces_are_followed_by_networks_only_where_they_are_trained_and_quick(tmp_path: Path) -> None:
-    auto, named = (Settings(_env_file=None, models_dir=tmp_path, tracker=name) for name in ("auto", "neural"))
-    assert chosen_tracker(auto, has_cuda=True) == "dlib"
-    assert chosen_tracker(named, has_cuda=False) == "neural"
-    for name in ("s3fd", "fan2d"):
-        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"there")
-    assert chosen_tracker(auto, has_cuda=True) == "neural"
-    assert chosen_tracker(auto, has_cuda=False) == "dlib"
-    with zipfile.ZipFile(tmp_path / WEIGHT_FILES["fan2d"].file, "w") as archive:
-        archive.writestr(f"archive/{SYNTHETIC_RECORD}", "7")
-    assert chosen_tracker(auto, has_cuda=True) == "dlib"
-
-
-def test_a_machine_without_cuda_offers_the_neural_engine_only_when_told_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ENGINE_WEIGHTS:
-        (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"there")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "CUDA" in str(neural_obstacle(Settings(_env_file=None, models_dir=tmp_path)))
-    assert neural_obstacle(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking")) is None
-
-
-def test_the_engine_needs_the_weights_that_the_table_says() -> None:
-    assert {*NETWORKS, "ganimation"} == set(ENGINE_WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -312,39 +277,3 @@ def test_a_log_line_is_one_line_of_json() -> None:
     line = json.loads(text)
     assert (line["level"], line["job"], line["message"]) == ("error", "job_1", "broke\nin two: x")
     assert "ValueError: here" in line["traceback"]
-
-
-@pytest.mark.parametrize(
-    ("asked", "has_cuda", "fast"),
-    [
-        ("auto", True, True),
-        ("auto", False, False),
-        ("exact", True, False),
-        ("exact", False, False),
-        ("fast", True, True),
-    ],
-)
-def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "missing_build_tools", lambda: None)
-    assert computes_fast(Settings(_env_file=None, inference=asked), has_cuda) is fast
-
-
-def test_fast_by_name_needs_a_gpu() -> None:
-    with pytest.raises(RuntimeError, match="RETALKING_INFERENCE"):
-        computes_fast(Settings(_env_file=None, inference="fast"), has_cuda=False)
-
-
-@pytest.mark.parametrize("missing", ["compiler", "headers"])
-def test_nothing_to_compile_with_is_said(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if missing == "compiler":
-        monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.delenv("CC", raising=False)
-    else:
-        compiler = tmp_path / "gcc"
-        compiler.touch(mode=0o755)
-        monkeypatch.setenv("CC", str(compiler))
-        monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
-    told = "apt-get install g\\+\\+" if missing == "compiler" else "apt-get install libpython3-dev"
-    assert not computes_fast(Settings(_env_file=None), has_cuda=True)
-    with pytest.raises(RuntimeError, match=told):
-        computes_fast(Settings(_env_file=None, inference="fast"), has_cuda=True)

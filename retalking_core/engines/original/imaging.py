@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +26,18 @@ def smooth_3x3(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.filter2D(picture, -1, SMOOTHING)
 
 
-def absolute_u8(values: NDArray) -> NDArray[np.uint8]:
+def absolute_u8(values: NDArray[Any]) -> NDArray[np.uint8]:
     """min(255, |v| rounded half to even)."""
     return np.minimum(np.rint(np.abs(values)), 255).astype(np.uint8)
 
 
-def gray_of_bgr(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """OpenCV's fixed-point luma of a BGR picture."""
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-
-
-def truncate_u8(values: NDArray) -> NDArray[np.uint8]:
+def truncate_u8(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Clipped to 0..255 and cut off, which darkens by half a level on average: the original's habit, kept for golden
     vectors only."""
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def resize_bilinear(picture: NDArray, width: int, height: int) -> NDArray:
+def resize_bilinear(picture: NDArray[Any], width: int, height: int) -> NDArray[Any]:
     """u8 or f32 [H, W(, C)] to the new size: half-pixel centers, no antialiasing, u8 in OpenCV's fixed point.
 
     An equal size returns a copy. A trailing axis of one channel is dropped (as OpenCV does).
@@ -49,8 +46,8 @@ def resize_bilinear(picture: NDArray, width: int, height: int) -> NDArray:
 
 
 def warp_affine(
-    picture: NDArray, matrix: NDArray[np.float64], width: int, height: int, border: tuple[float, ...] = (0.0,)
-) -> NDArray:
+    picture: NDArray[Any], matrix: NDArray[np.float64], width: int, height: int, border: tuple[float, ...] = (0.0,)
+) -> NDArray[Any]:
     """The picture moved by a forward 2x3 matrix, bilinear; outside neighbors have the border color."""
     value = (*border, *([0.0] * (4 - len(border))))
     return cv2.warpAffine(picture, np.asarray(matrix, np.float64), (width, height), borderValue=value)
@@ -106,7 +103,7 @@ def _sample(
     return color.astype(np.uint8), inside
 
 
-def pyr_down(picture: NDArray) -> NDArray:
+def pyr_down(picture: NDArray[Any]) -> NDArray[Any]:
     """1-4-6-4-1 filter, every second sample, size ceil(n / 2); u8 stays u8, rounded."""
     if picture.shape[0] == picture.shape[1] == 1:
         return picture.copy()
@@ -125,34 +122,27 @@ def blend_laplacian_original(
     Pictures u8 [n, n, 3], mask f32 [n, n], n a multiple of 2^(levels - 1). Result f32 [n, n, 3], not clipped.
     """
     stacks = [_gaussian_stack(picture, levels) for picture in (inside, outside, mask.astype(np.float32))]
-    result: NDArray[np.float32] | None = None
-    for level in reversed(range(levels)):
+
+    def mixed(level: int) -> NDArray[np.float32]:
         weight = stacks[2][level][..., None]
-        bands = [_band(stack, level, levels) for stack in stacks[:2]]
-        mixed = bands[0] * weight + bands[1] * (1 - weight)
-        result = mixed if result is None else pyr_up(result) + mixed
+        inner, outer = (_band(stack, level, levels) for stack in stacks[:2])
+        return inner * weight + outer * (1 - weight)
+
+    result = mixed(levels - 1)
+    for level in reversed(range(levels - 1)):
+        result = pyr_up(result) + mixed(level)
     return result.astype(np.float32)
 
 
-def _gaussian_stack(picture: NDArray, levels: int) -> list[NDArray]:
+def _gaussian_stack(picture: NDArray[Any], levels: int) -> list[NDArray[Any]]:
     stack = [picture]
     while len(stack) < levels:
         stack.append(pyr_down(stack[-1]))
     return stack
 
 
-def _band(stack: list[NDArray], level: int, levels: int) -> NDArray[np.float32]:
+def _band(stack: list[NDArray[Any]], level: int, levels: int) -> NDArray[np.float32]:
     here = stack[level].astype(np.float32)
     if level == levels - 1:
         return here
     return here - pyr_up(stack[level + 1].astype(np.float32))
-
-
-def crop_black(picture: NDArray, left: int, top: int, right: int, bottom: int) -> NDArray:
-    """The pixels of a box that may reach beyond the picture; what is missing is 0. [bottom - top, right - left, C]."""
-    height, width = picture.shape[:2]
-    result = np.zeros((bottom - top, right - left, *picture.shape[2:]), picture.dtype)
-    x0, x1, y0, y1 = max(left, 0), min(right, width), max(top, 0), min(bottom, height)
-    if x0 < x1 and y0 < y1:
-        result[y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
-    return result

@@ -6,7 +6,7 @@ face stands in for what it would find; its noise, drawn anew for every frame the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ from torch import Tensor
 from retalking_core.engines.original.restoration import DetectedFaces, composite_original, enhance_original
 from retalking_core.engines.original.stages import (
     compose_halves_original,
-    crop_first_frame_original,
     edit_emotion_original,
     face_boxes_original,
+    first_rectangle,
     full_references_original,
     lip_batches_original,
     resize_256_original,
@@ -27,15 +27,14 @@ from retalking_core.engines.original.stages import (
 )
 from retalking_core.engines.videoretalking.analysis import ClipAnalysis, ClipFaces, shown_frames
 from retalking_core.engines.videoretalking.batching import ValidatingNetworks
-from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.alignment import five_points
+from retalking_core.faces.landmarks import five_points
 from retalking_core.media.color import blend_bgr_into, region_to_bgr
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import StageClock
-from retalking_core.stages.face_crop import CROP_PX, detector_boxes
 from retalking_core.stages.lips import fixed_noise
+from retalking_core.stages.regions import CROP_PX, detector_boxes
 from retalking_core.stages.stabilize import to_signed
 from retalking_core.types import Frame, FrameSource, VideoInfo
 
@@ -111,30 +110,13 @@ def draw_frame_original(
     )[1]
 
 
-def as_detected(landmarks: NDArray) -> DetectedFaces:
+def as_detected(landmarks: NDArray[Any]) -> DetectedFaces:
     """The tracked face as RetinaFace would give it, beyond doubt."""
     box = np.append(detector_boxes(landmarks), 1.0)[None]
     return DetectedFaces(box.astype(np.float32), five_points(landmarks).T.reshape(1, 10).astype(np.float32))
 
 
 NOTE = Note("compat_original", "compat=original: drawn with the arithmetic of the original, its defects included.")
-
-
-def cropped_as_asked(faces: ClipFaces, info: VideoInfo, options: RenderOptions) -> ClipFaces:
-    """compat=original: one rectangle for all frames, from the first one with a face."""
-    if options.compat != "original":
-        return faces
-    y1, y2, x1, x2 = first_rectangle(faces, info.width, info.height)
-    crops = np.where(faces.visible[:, None], np.array([x1, y1, x2, y2], np.float64), np.nan)
-    return replace(faces, places=replace(faces.places, crops=crops))
-
-
-def first_rectangle(faces: ClipFaces, width: int, height: int) -> tuple[int, int, int, int]:
-    """Y1, Y2, X1, X2. Raises: FaceNotFoundError where no frame shows a face."""
-    shown = np.flatnonzero(faces.visible)
-    if len(shown) == 0:
-        raise FaceNotFoundError("No face was found in the video.")
-    return crop_first_frame_original(faces.places.landmarks[shown[0]], width, height).box
 
 
 class OriginalRenderer:
@@ -153,7 +135,7 @@ class OriginalRenderer:
     def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
         """Every output frame (of the segment) in order; those without a face as decoded. The original fades nothing."""
         info, faces = source.info, self._scene.faces
-        rectangle = first_rectangle(faces, info.width, info.height)
+        rectangle = first_rectangle(faces.places.landmarks, faces.visible, info.width, info.height)
         boxes = clip_boxes_original(faces, info, self._options.pads)
         for k, frame in shown_frames(self._scene, source, segment):
             if self._scene.strength[k] <= 0:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,8 +26,8 @@ from retalking_core.engines.original.imaging import (
     warp_affine,
 )
 from retalking_core.errors import FaceNotFoundError
-from retalking_core.faces.alignment import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity
-from retalking_core.imaging.affine import invert_affine
+from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity
+from retalking_core.imaging import invert_affine
 
 Picture = NDArray[np.uint8]
 Restorer = Callable[[Tensor], Tensor]
@@ -63,7 +64,7 @@ def central_face(faces: NDArray[np.float32], width: int, height: int) -> NDArray
     return faces[np.linalg.norm(centers - (width / 2, height / 2), axis=1).argmin()]
 
 
-def align_original(frame: Picture, points: NDArray) -> AlignedFace:
+def align_original(frame: Picture, points: NDArray[Any]) -> AlignedFace:
     """Five points to the template by least median of squares, which drops a point in one face of seven."""
     source, target = np.asarray(points, np.float64), GFPGAN_TEMPLATE
     matrix = cv2.estimateAffinePartial2D(source, target, method=cv2.LMEDS)[0]
@@ -154,7 +155,7 @@ class MergedFaces:
     sharp: NDArray[np.float32]
 
 
-def align_gpen(picture: Picture, points: NDArray) -> AlignedFace:
+def align_gpen(picture: Picture, points: NDArray[Any]) -> AlignedFace:
     """Five points to GPEN's template by least squares, black outside."""
     matrix = fit_similarity(points, GPEN_TEMPLATE)
     return AlignedFace(warp_affine(picture, matrix, FACE_PX, FACE_PX), matrix, invert_affine(matrix))
@@ -225,8 +226,8 @@ def finish_original(
 def blend_at_512_original(inside: Picture, outside: Picture, mask: NDArray[np.float32], levels: int) -> Picture:
     """Laplacian blend of whole frames squeezed to 512 x 512: what costs the original its sharpness."""
     height, width = outside.shape[:2]
-    small = (resize_bilinear(picture, FACE_PX, FACE_PX) for picture in (inside, outside, mask))
-    blended = np.clip(blend_laplacian_original(*small, levels), 0, 255)
+    inner, outer, small_mask = (resize_bilinear(picture, FACE_PX, FACE_PX) for picture in (inside, outside, mask))
+    blended = np.clip(blend_laplacian_original(inner, outer, small_mask, levels), 0, 255)
     return truncate_u8(resize_bilinear(blended, width, height))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,20 +19,20 @@ from retalking_core.engines.original.imaging import (
     warp_perspective,
     warp_quad,
 )
-from retalking_core.faces.alignment import oriented_square
-from retalking_core.imaging.resample import resampling_matrix
-from retalking_core.stages.emotion import EmotionNetwork, action_units, to_face_size, to_network_size
-from retalking_core.stages.face_crop import CROP_PX, NOMINAL_PX, FirstFrameCrop, pad_boxes
-from retalking_core.stages.lips import LIP_PX
+from retalking_core.errors import FaceNotFoundError
+from retalking_core.faces.landmarks import oriented_square
+from retalking_core.imaging import resampling_matrix
+from retalking_core.stages.lips import LIP_PX, EmotionNetwork, action_units, to_face_size, to_network_size
+from retalking_core.stages.regions import CROP_PX, NOMINAL_PX, FirstFrameCrop, pad_boxes
 from retalking_core.stages.stabilize import from_signed
 
 ORIGINAL_WINDOW = 5
-# Top, bottom, left, right px; also what counts where the original is told not to correct for the jaw.
+# Top, bottom, left, right px; also used where the original does not correct for the jaw.
 ORIGINAL_PADS = (0, 20, 0, 0)
 BATCH = 16
 
 
-def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> FirstFrameCrop:
+def crop_first_frame_original(landmarks: NDArray[Any], width: int, height: int) -> FirstFrameCrop:
     """The original's arithmetic, with its defects for 4K faces (11) and portrait frames, for golden vectors."""
     square = oriented_square(landmarks)
     quad, size = square.corners, float(square.side)
@@ -53,6 +54,15 @@ def crop_first_frame_original(landmarks: NDArray, width: int, height: int) -> Fi
     x2, y2 = min(max(brx, trx), image_width), min(max(bly, bry), image_width)
     box = (top + int(y1), min(top + int(y2), height), left + int(x1), min(left + int(x2), width))
     return FirstFrameCrop((left, top, right, bottom), (float(x1), float(y1), float(x2), float(y2)), box)
+
+
+def first_rectangle(
+    landmarks: NDArray[np.floating[Any]], visible: NDArray[np.bool_], width: int, height: int
+) -> tuple[int, int, int, int]:
+    """Y1, Y2, X1, X2 of all frames, from the first one with a face. Raises: FaceNotFoundError without any."""
+    if not visible.any():
+        raise FaceNotFoundError("No face was found in the video.")
+    return crop_first_frame_original(landmarks[visible.argmax()], width, height).box
 
 
 def resize_256_original(region: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -105,7 +115,7 @@ def paste_coefficients(quad: NDArray[np.float64], size: int = CROP_PX) -> NDArra
     return perspective_coefficients(quad + 0.5, corners)
 
 
-def paste_original(face: NDArray[np.uint8], landmarks: NDArray, patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def paste_original(face: NDArray[np.uint8], landmarks: NDArray[Any], patch: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The face in its square over a 256 patch of the frame, hard edged; both u8 [256, 256, 3] BGR."""
     quad = oriented_square(landmarks).corners
     crop = quad_crop_original(face, quad)
@@ -114,7 +124,7 @@ def paste_original(face: NDArray[np.uint8], landmarks: NDArray, patch: NDArray[n
 
 
 def insert_original(
-    frame: NDArray[np.uint8], face: NDArray[np.uint8], landmarks: NDArray, box: tuple[int, int, int, int]
+    frame: NDArray[np.uint8], face: NDArray[np.uint8], landmarks: NDArray[Any], box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
     """A copy of the frame with the face in it. box: Y1, Y2, X1, X2 of the first-frame crop."""
     y1, y2, x1, x2 = box
@@ -173,13 +183,13 @@ def lip_batches_original(
         yield LipBatch(
             six.transpose(0, 3, 1, 2).astype(np.float32),
             sound[start : start + batch, None].astype(np.float32),
-            faces.transpose(0, 3, 1, 2).astype(np.float32) / 255,
+            faces.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255),
             used,
         )
 
 
 def full_references_original(
-    frames: NDArray[np.uint8], faces: NDArray[np.uint8], landmarks: NDArray, box: tuple[int, int, int, int]
+    frames: NDArray[np.uint8], faces: NDArray[np.uint8], landmarks: NDArray[Any], box: tuple[int, int, int, int]
 ) -> NDArray[np.uint8]:
     """The frames with their stabilized faces put in, u8 [N, H, W, 3]. box: Y1, Y2, X1, X2 of the first-frame crop."""
     return np.stack([insert_original(*item, box) for item in zip(frames, faces, landmarks, strict=True)])
@@ -208,8 +218,3 @@ def compose_halves_original(prediction: Tensor, masked: Tensor, upper: Tensor) -
     """
     hole = (masked == 0).to(prediction.dtype)
     return prediction.clamp(0, 1) * hole + upper * (1 - hole)
-
-
-def detected_box_original(candidates: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first candidate (x1, y1, x2, y2, score), negative numbers cleared, cut off to whole pixels."""
-    return np.maximum(candidates[0, :4], 0).astype(np.int64)

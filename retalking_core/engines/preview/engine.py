@@ -1,26 +1,44 @@
 """The preview engine: real pixels moved by landmarks, on any CPU, without a checkpoint.
 
-It is labelled `preview` in the report and in the file, and never passes for the neural engine.
+Pass one (`PreviewEngine.analyze`) tracks the face and learns the clip's own mouth; pass two (`synthesize`) draws every
+frame. It is labeled `preview` in the report and in the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.clip_plan import ClipPlan
-from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
-from retalking_core.engines.presence import faceless_ranges_s, refuse_faceless
-from retalking_core.engines.preview.analysis import PreviewAnalysis, prepare_scene, synthesize
-from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
-from retalking_core.errors import OptionUnsupportedError
+from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
+from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
+from retalking_core.engines.preview.mouth_render import (
+    MouthInterior,
+    draw_mouth,
+    paint_interior,
+    rank_open_frames,
+    sharpest,
+    skin_light,
+    take_interior,
+)
+from retalking_core.engines.preview.mouth_shape import MouthRest, face_axes, gap_of, learn_rest, plan_shape
+from retalking_core.engines.preview.mouth_warp import region_box, solve_field
+from retalking_core.errors import EngineFaultError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker, TrackRequest
+from retalking_core.faces.track import (
+    FADE_S,
+    FaceTracker,
+    TrackRequest,
+    faceless_ranges_s,
+    fade_strength,
+    refuse_faceless,
+)
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
@@ -30,7 +48,7 @@ from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import ReadAhead, disable_opencv_threads
-from retalking_core.types import FrameSource, RenderReport, Timeline, VideoInfo, Waveform
+from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline, VideoInfo, Waveform
 
 # Options that only a network can honor.
 UNSUPPORTED: dict[str, tuple[str, ...]] = {"expression": (), "upper_face": (), "one_shot": ()}
@@ -57,7 +75,8 @@ class PreviewEngine:
             version=__version__,
             device="cpu",
             description="Landmark-driven mouth warp on real pixels; runs anywhere, needs no checkpoint.",
-            unsupported_options=dict(UNSUPPORTED),
+            unsupported_options=UNSUPPORTED,
+            face_margin=0.5,
         )
 
     def warm_up(self) -> None:
@@ -140,12 +159,12 @@ class PreviewEngine:
         with clock.stage("join"):
             join_segments(result, parts, learned.timeline, clip.speech, options.output, METADATA, progress)
         report = _report(learned, clip.source.info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
-        told = [note for each in drawn for note in each.notes]
-        return replace(report, notes=merge_notes([*report.notes, *told]))
+        noted = [note for each in drawn for note in each.notes]
+        return replace(report, notes=merge_notes([*report.notes, *noted]))
 
     def _begin(self, clip: ClipPlan, options: RenderOptions, progress: ProgressHook) -> CachingFrameSource:
         """The clip's frames, decoded ahead and kept."""
-        refuse_unsupported(options)
+        refuse_unsupported(options, self.capabilities)
         disable_opencv_threads()
         progress(Progress("analyze", 0.0))
         return CachingFrameSource(PrefetchingFrameSource(clip.source), self._limits.max_held_bytes)
@@ -172,16 +191,6 @@ class PreviewEngine:
         return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)
 
 
-def refuse_unsupported(options: RenderOptions) -> None:
-    """Raises: OptionUnsupportedError for what only the neural engine can do."""
-    default = RenderOptions()
-    for name in (*UNSUPPORTED, "compat"):
-        if getattr(options, name) != getattr(default, name):
-            raise OptionUnsupportedError(
-                f"The preview engine cannot honor `{name}`; leave it out or use engine=videoretalking.", option=name
-            )
-
-
 def _report(
     scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions, stage_times_s: dict[str, float]
 ) -> RenderReport:
@@ -206,3 +215,77 @@ def _report(
         mouth_target=scene.motion.opening * scene.strength,
         notes=notes,
     )
+
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class PreviewAnalysis:
+    """Everything that drawing needs. strength: f32 [M], 0 where the frame passes through .. 1 in full effect."""
+
+    timeline: Timeline
+    track: FaceTrack
+    motion: MouthMotion
+    rest: MouthRest
+    interior: MouthInterior
+    strength: NDArray[np.float32]
+    pads: tuple[int, int, int, int]
+    black: float
+
+
+def prepare_scene(
+    source: FrameSource, timeline: Timeline, track: FaceTrack, motion: MouthMotion, pads: tuple[int, int, int, int]
+) -> PreviewAnalysis:
+    """Learn the clip's own mouth and pick the inside of it."""
+    rest = learn_rest(track)
+    black = 0.0 if source.info.color.full_range else 16.0
+    interior = _find_interior(source, track, rest, black)
+    shown = track.visible[timeline.source_index]
+    strength = fade_strength(shown, round(FADE_S * float(timeline.fps)))
+    return PreviewAnalysis(timeline, track, motion, rest, interior, strength, pads, black)
+
+
+def _find_interior(source: FrameSource, track: FaceTrack, rest: MouthRest, black: float) -> MouthInterior:
+    candidates = sorted(rank_open_frames(gap_of(track), rest.closed_gap))
+    if not candidates:
+        first = int(np.flatnonzero(track.visible)[0])
+        frame = next(iter(source.frames_at([first])))
+        return paint_interior(frame, track.landmarks[first], black)
+    frames = list(source.frames_at(candidates))
+    best = sharpest(frames, [track.landmarks[k] for k in candidates])
+    marks = track.landmarks[candidates[best]]
+    return take_interior(frames[best], marks, face_axes(marks)[1], black)
+
+
+def synthesize(
+    scene: PreviewAnalysis, source: FrameSource, clock: StageClock, segment: range | None = None
+) -> Iterator[tuple[Frame, Box | None]]:
+    """Every output frame (of the segment) with the box inside which it was changed (None: untouched), in order.
+
+    Bytes of all three planes outside the box are those that `source` gave. Raises: EngineFaultError.
+    """
+    shown = segment or range(len(scene.timeline.source_index))
+    order = scene.timeline.source_index[shown.start : shown.stop].tolist()
+    for k, frame in zip(shown, source.frames_at(order), strict=True):
+        if scene.strength[k] <= 0:
+            yield frame, None
+            continue
+        with clock.stage("draw"):
+            drawn = _draw(scene, k, frame)
+        yield drawn
+
+
+def _draw(scene: PreviewAnalysis, k: int, frame: Frame) -> tuple[Frame, Box]:
+    marks = scene.track.landmarks[frame.index]
+    strength = float(scene.strength[k])
+    motion, rest_width = scene.motion, float(scene.rest.widths[frame.index])
+    opening, spread, closure = (float(track[k]) for track in (motion.opening, motion.spread, motion.closure))
+    shape = plan_shape(marks, scene.rest, rest_width, opening, spread, closure, strength)
+    box = region_box(shape, scene.pads, *frame.y.shape)
+    try:
+        field = solve_field(shape, box)
+    except np.linalg.LinAlgError as error:
+        raise EngineFaultError("The face of one frame could not be warped; try another clip.") from error
+    light = skin_light(frame, marks, scene.black)
+    return draw_mouth(frame, shape, field, scene.interior, light, scene.black, strength), box

@@ -10,6 +10,7 @@ milliseconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +49,10 @@ class MouthMotion:
 def plan_mouth_motion(speech: Waveform, timeline: Timeline) -> MouthMotion:
     """The motion for every frame of a timeline; closed wherever there is no speech."""
     levels = (mel_spectrogram(speech).astype(np.float64) + 4) * DB_PER_UNIT - 100
-    opening, spread, closure = _analyze(levels)
+    planned = _analyze(levels)
     times_s = (np.arange(len(timeline.source_index)) + 0.5) / float(timeline.fps) + LEAD_S
     width_s = 1 / float(timeline.fps)
-    tracks = (_sample(track, times_s, width_s) for track in (opening, spread, closure))
-    opening, spread, closure = tracks
+    opening, spread, closure = (_sample(track, times_s, width_s) for track in planned)
     return MouthMotion(np.clip(opening, 0, 1), np.clip(spread, -1, 1), np.clip(closure, 0, 1))
 
 
@@ -122,7 +122,7 @@ def _attack_release(
     return _smooth(out, 1.6)
 
 
-def _sample(track: NDArray[np.float64], times_s: NDArray[np.float64], width_s: float) -> NDArray[np.float32]:
+def _sample(track: NDArray[np.float64], times_s: NDArray[Any], width_s: float) -> NDArray[np.float32]:
     """Mean of a track over each output frame's own time, so that slow frame rates do not alias."""
     taps = np.linspace(-0.5, 0.5, 5) * width_s
     positions = (times_s[:, None] + taps) * MEL_RATE_HZ

@@ -63,7 +63,7 @@ def learn_rest(track: FaceTrack) -> MouthRest:
     gaps = inner_gap(marks)
     # A mouth that is never shut in the clip has no resting gap to learn: shut lips read about 0.01, and
     # no more than 0.03 is taken for it.
-    closed = float(min(np.percentile(gaps, 4), 0.03))
+    closed = min(float(np.percentile(gaps, 4)), 0.03)
     largest = float(np.clip(1.15 * (np.percentile(gaps, 97) - closed), 0.16, 0.21))
     across = np.linalg.norm(marks[:, 54] - marks[:, 48], axis=1) / face_scale(marks)
     widths = np.full(len(track.visible), np.nan, np.float32)

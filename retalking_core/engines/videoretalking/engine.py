@@ -18,32 +18,30 @@ import torch
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.mel import mel_spectrogram, mel_windows
+from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa, mel_windows
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
-from retalking_core.engines.presence import faceless_ranges_s
-from retalking_core.engines.videoretalking.analysis import AHEAD, ClipAnalysis
-from retalking_core.engines.videoretalking.analyzer import ANALYZE_SHARE, ClipAnalyzer
+from retalking_core.engines.videoretalking.analysis import AHEAD, ANALYZE_SHARE, ClipAnalysis, ClipAnalyzer
 from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count
 from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker
+from retalking_core.faces.track import FaceTracker, faceless_ranges_s
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.writer import ResultWriter, output_size
-from retalking_core.networks.catalogue import INPUT_SHAPES
+from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.stages.lips import fixed_noise
 from retalking_core.threads import EncoderThread
-from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
@@ -92,6 +90,7 @@ class VideoRetalkingEngine:
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
             unsupported_options={"expression": ("smile",)} if no_smile else {},
             synthetic_weights=synthetic_weights,
+            face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
 
     def warm_up(self) -> None:
@@ -103,12 +102,13 @@ class VideoRetalkingEngine:
             if on_gpu and name in INPUT_SHAPES:
                 warm_up_network(name, network, self._networks.device)
         self._tracker.warm_up()
+        mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
         self._networks.findings()
         if on_gpu:
             torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
-        self.capabilities = replace(self.capabilities, fingerprint=fingerprint)
+        self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
 
     def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault,
@@ -188,11 +188,11 @@ class VideoRetalkingEngine:
         clock: StageClock,
         then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
     ) -> Looked:
-        """Do the first pass, and go on while what is known of the face is at hand."""
+        """Do the first pass, and call `then` inside the face cache session."""
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
-        sound = mel_windows(mel_spectrogram(clip.speech.waveform), timeline.fps, clip.frames)
+        sound = mel_windows(mel_spectrogram_librosa(clip.speech.waveform), timeline.fps, clip.frames)
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
         with self._analysis.memory(self._cache, clip.video, count, options, scratch, progress) as memory:
             with clock.stage("analyze"):

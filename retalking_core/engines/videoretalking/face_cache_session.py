@@ -67,7 +67,7 @@ class FaceCacheSession:
         self.analysis = analysis
 
     def knows(self, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the steady pictures of these source frames are at hand."""
+        """Whether the reference pictures of these source frames are cached."""
         inside = frames < len(self._known)
         return inside & self._known[np.where(inside, frames, 0)] if len(self._known) else inside
 
@@ -78,12 +78,12 @@ class FaceCacheSession:
         with (self._folder / _REFERENCES).open("rb") as file:
             for row, frame in zip(result, frames.tolist(), strict=True):
                 file.seek(frame * _REFERENCE_BYTES)
-                if file.readinto(row) != _REFERENCE_BYTES:
+                if file.readinto(row.data) != _REFERENCE_BYTES:
                     raise ValueError(f"the steady picture of frame {frame} is not whole")
         return result
 
     def remember_references(self, frames: NDArray[np.int64], pictures: NDArray[np.uint8]) -> None:
-        """As `references` gives them. Those beyond `MAX_REFERENCES` are let go."""
+        """As `references` gives them. Those beyond `MAX_REFERENCES` are dropped."""
         kept = frames < MAX_REFERENCES
         if not kept.any():
             return
@@ -112,7 +112,7 @@ class FaceCacheSession:
 def open_session(
     cache: FaceCache | None, key: Callable[[], str], waiting: Callable[[], None], scratch: Path
 ) -> Iterator[FaceCacheSession]:
-    """The memory of a video: in a cache's entry, else in a folder inside `scratch` that goes with the block."""
+    """Session of a video: in an entry of the cache, else in a temporary folder inside `scratch`."""
     if cache is None:
         with TemporaryDirectory(dir=scratch, prefix=".faces-") as folder:
             yield FaceCacheSession(Path(folder), found=False, keep=None)
@@ -121,8 +121,8 @@ def open_session(
         yield FaceCacheSession(entry.folder, entry.found, entry.keep)
 
 
-def memory_key(video: Path, parts: Sequence[object]) -> str:
-    """Digest of the video's bytes and of everything else that the memory depends on."""
+def cache_key(video: Path, parts: Sequence[object]) -> str:
+    """Digest of the video's bytes and of everything else that the entry depends on."""
     digest = hashlib.sha256(f"{FORMAT}".encode())
     with video.open("rb") as file:
         while block := file.read(_READ_BYTES):

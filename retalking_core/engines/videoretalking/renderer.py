@@ -6,7 +6,7 @@ While the device draws a batch, the next one is decoded and handed over, and the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,14 +19,13 @@ from retalking_core.engines.videoretalking.analysis import ClipAnalysis, shown_f
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession
 from retalking_core.errors import EngineFaultError
-from retalking_core.imaging.resample import crop_resized
+from retalking_core.imaging import crop_resized
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.options import RenderOptions
-from retalking_core.stages.composite import BlendPlan, composite, faces_found, paste_prediction
-from retalking_core.stages.emotion import redraw_upper_half
-from retalking_core.stages.lips import LIP_PX, build_references, fixed_noise, synthesize_lips
-from retalking_core.stages.region import (
+from retalking_core.stages.composite import BlendPlan, composite, enhance, faces_found, paste_prediction, restore
+from retalking_core.stages.lips import LIP_PX, build_references, fixed_noise, redraw_upper_half, synthesize_lips
+from retalking_core.stages.regions import (
     FacePlaces,
     RegionBatch,
     changed_planes,
@@ -34,7 +33,6 @@ from retalking_core.stages.region import (
     put_regions,
     region_side,
 )
-from retalking_core.stages.restoration import enhance, restore
 from retalking_core.stages.stabilize import stabilize
 from retalking_core.types import Frame, FrameSource
 
@@ -48,8 +46,8 @@ Item = tuple[int, Frame]
 class DrawnBatch:
     """A batch that the device works on. Everything on the host is complete only once `wait` returned.
 
-    planes: u8 [B, R * R * 3 / 2], the new regions. parsed: bool [B], whether a face was made out. drawn_references: the
-    steady pictures that were not known before, u8 [b, 3, 256, 256] of the source frames reference_frames. settings:
+    planes: u8 [B, R * R * 3 / 2], the new regions. parsed: bool [B], whether the parser found a face. drawn_references:
+    the steady pictures that were not known before, u8 [b, 3, 256, 256] of the source frames reference_frames. settings:
     which of the networks' settings it was drawn with.
     """
 
@@ -166,7 +164,7 @@ class FrameRenderer:
         self._made_exact.append(name)
         self._settings += 1
 
-    def render_batch(self, items: list[Item]) -> DrawnBatch:
+    def render_batch(self, items: Sequence[Item]) -> DrawnBatch:
         """A batch of (output number, frame) with speaking faces: the method, step by step."""
         scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
         outputs, frames = np.array([k for k, _ in items]), [frame for _, frame in items]
@@ -247,7 +245,7 @@ class FrameRenderer:
 
     def _handed_over(
         self,
-        items: list[Item],
+        items: Sequence[Item],
         regions: RegionBatch,
         results: tuple[Tensor, Tensor, Tensor],
         reference_frames: NDArray[np.int64],
@@ -258,7 +256,7 @@ class FrameRenderer:
             done = torch.cuda.Event()
             done.record()
         return DrawnBatch(
-            items=items,
+            items=list(items),
             origins=regions.origins,
             side=regions.side,
             planes=planes,

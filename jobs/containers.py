@@ -1,0 +1,25 @@
+"""Refusing a file by its first bytes. A first check only: the worker probes the whole file."""
+
+from __future__ import annotations
+
+from jobs.errors import ServiceError
+from retalking_core.vocabulary.containers import (
+    ACCEPTED,
+    ACCEPTED_NAMES,
+    KINDS,
+    ContainerKind,
+    InputSlot,
+    describe,
+    sniff,
+)
+
+
+def check_container(head: bytes, slot: InputSlot | None) -> ContainerKind:
+    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it."""
+    found = sniff(head)
+    if found is not None and found in (ACCEPTED[slot] if slot else KINDS):
+        return found
+    what = f"a {found.name} file" if found else describe(head)[0]
+    wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
+    name = f"`{slot}` file" if slot else "file"
+    raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")

@@ -1,0 +1,116 @@
+"""Entry point of the neural engine: whether it can run here, and how it is built."""
+
+from __future__ import annotations
+
+import logging
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin
+
+if TYPE_CHECKING:
+    from retalking_core.engine import Engine
+    from retalking_core.faces.track import FaceTracker
+    from retalking_core.weights.store import NetworkStore
+
+log = logging.getLogger(__name__)
+
+
+def obstacle(environment: EngineEnvironment) -> str | None:
+    """Reads no weights."""
+    if find_spec("torch") is None:
+        return "torch is not installed on the worker: install the extra `gpu`."
+    from retalking_core.errors import WeightsMissingError
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
+
+    missing = []
+    for name in ENGINE_WEIGHTS:
+        try:
+            find_file(environment.models_dir, WEIGHT_FILES[name])
+        except WeightsMissingError:
+            missing.append(WEIGHT_FILES[name].file)
+    if missing:
+        return f"These weight files are missing: {', '.join(missing)}. Run `retalking weights fetch`."
+    import torch  # not sooner: it takes longer than all the rest of a worker's start
+
+    if not torch.cuda.is_available() and environment.chosen != "videoretalking":
+        # Measured: 10 to 75 s a frame on two cores.
+        return "There is no CUDA device. RETALKING_ENGINE=videoretalking runs it on the CPU, up to a minute a frame."
+    return None
+
+
+def load(environment: EngineEnvironment) -> Engine:
+    """The networks are read now: only loading shows whether the weights are right. Raises a WeightsError."""
+    import torch
+
+    from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
+    from retalking_core.networks.inference import fast_variants
+    from retalking_core.weights.checkpoint import synthetic_seed
+    from retalking_core.weights.store import NetworkStore
+    from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
+
+    files = [find_file(environment.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
+    has_cuda = torch.cuda.is_available()
+    variants = fast_variants(environment.inference_batch) if computes_fast(environment, has_cuda) else {}
+    if variants:
+        # A start that finds it takes 40 s instead of 3 minutes.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(environment.compiled_dir.resolve()))
+    # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.compiled_dir.resolve() / "numba"))
+    networks = NetworkStore(environment.models_dir, "cuda" if has_cuda else "cpu", variants)
+    engine = VideoRetalkingEngine(
+        networks,
+        batch_size=environment.inference_batch if has_cuda else None,
+        limits=environment.limits,
+        tracker=_face_tracker(environment, networks),
+        templates=environment.models_dir / "expression.mat",
+        synthetic_weights=any(synthetic_seed(file) is not None for file in files),
+        cache=environment.face_cache,
+    )
+    engine.warm_up()
+    return engine
+
+
+def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
+    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
+    from retalking_core.networks.inference import missing_build_tools
+
+    if environment.inference == "fast" and not has_cuda:
+        raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
+    if environment.inference == "exact" or not has_cuda:
+        return False
+    missing = missing_build_tools()
+    if missing is not None and environment.inference == "fast":
+        raise RuntimeError(f"RETALKING_INFERENCE=fast compiles its networks. {missing}")
+    if missing is not None:
+        log.error("networks cannot be compiled and run in float32, several times slower. %s", missing)
+    return missing is None
+
+
+def chosen_tracker(environment: EngineEnvironment, has_cuda: bool) -> str:
+    """`dlib` or `neural`. On a CPU dlib is the quicker one; generated weights see no face anywhere."""
+    from retalking_core.errors import WeightsMissingError
+    from retalking_core.weights.checkpoint import synthetic_seed
+    from retalking_core.weights.table import WEIGHT_FILES, find_file
+
+    if environment.tracker != "auto":
+        return environment.tracker
+    try:
+        files = [find_file(environment.models_dir, WEIGHT_FILES[name]) for name in ("s3fd", "fan2d")]
+    except WeightsMissingError:
+        return "dlib"
+    return "neural" if has_cuda and all(synthetic_seed(file) is None for file in files) else "dlib"
+
+
+def _face_tracker(environment: EngineEnvironment, networks: NetworkStore) -> FaceTracker:
+    """Raises: WeightsMissingError when `neural` is asked for by name, and its files are not there (at warm-up)."""
+    from retalking_core.faces.dlib_tracker import DlibFaceTracker
+    from retalking_core.faces.neural_tracker import NeuralFaceTracker
+
+    name = chosen_tracker(environment, networks.device.type == "cuda")
+    log.info("faces are followed by %s", name)
+    return NeuralFaceTracker(networks) if name == "neural" else DlibFaceTracker()
+
+
+PLUGIN = EnginePlugin(load, obstacle)
