@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -331,7 +332,7 @@ def _run_lips(windows: list[NDArray[np.uint8]], network: InferenceNetwork) -> ND
     """Windows u8 [5, 224, 224, 3] -> [n, 1024]; the network takes [n, 3, 5, 224, 224], BGR, 0..255."""
     stacked = torch.from_numpy(np.stack(windows)).to(network.device)
     with network.context():
-        return _syncnet(network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
+        return cast(SyncNet, network.network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
 
 
 def _embed_sound(
@@ -344,10 +345,5 @@ def _embed_sound(
     for first in range(0, count, batch):
         with network.context():
             piece = torch.from_numpy(windows[first : first + batch]).to(network.device)
-            found.append(_syncnet(network).embed_audio(piece).float().cpu().numpy())
+            found.append(cast(SyncNet, network.network).embed_audio(piece).float().cpu().numpy())
     return np.concatenate(found)
-
-
-def _syncnet(network: InferenceNetwork) -> SyncNet:
-    assert isinstance(network.network, SyncNet)
-    return network.network
