@@ -30,6 +30,7 @@ from bench.engine_cases import CASES, FAST_BATCH, SHORT_S, Case, Figures, print_
 from bench.engine_inputs import BENCH_LIMITS, Inputs
 from bench.load_watch import LoadWatch
 from bench.replay import ReplayedTrack, load_track, save_track
+from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.face_cache import LocalFaceCache
 from retalking_core.networks.inference import fast_variants
@@ -127,7 +128,7 @@ def timed(work: Callable[[], RenderReport]) -> Timed:
 def render(engine: VideoRetalkingEngine, video: Path, speech: Path, folder: Path) -> RenderReport:
     result = folder / "result.mp4"
     try:
-        return engine.render(video, speech, result, RenderOptions(), ignore_progress)
+        return render_files(engine, video, speech, result, RenderOptions(), ignore_progress)
     finally:
         result.unlink(missing_ok=True)
 

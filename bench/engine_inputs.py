@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.clips import CANVASES, Canvas, cut_speech, move_track, place_clip, repeat_clip, repeat_track
 from bench.engine_cases import SHORT_S
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_video
+from retalking_core.media.reader import open_video
 from retalking_core.types import FaceTrack
 
 # Ten minutes of a repeated clip are a few seconds more.
@@ -44,7 +44,7 @@ class Inputs:
 
     def _repeated(self, name: str, seconds: float) -> tuple[Path, FaceTrack | None]:
         clip, track = self.clip(name)
-        times = math.ceil(seconds / probe_video(clip, BENCH_LIMITS).duration_s)
+        times = math.ceil(seconds / open_video(clip, BENCH_LIMITS).info.duration_s)
         file = self._folder / f"{clip.stem}-{times}.mp4"
         repeat_clip(clip, times, file)
         return file, None if track is None else repeat_track(track, times)

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from retalking_core.clip_plan import plan_clip
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics, measure_all
 from retalking_core.media.limits import DEFAULT_LIMITS
-from retalking_core.media.probe import probe_audio, probe_video
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 
@@ -43,8 +43,7 @@ def main() -> None:
     options = RenderOptions()
     engine = PreviewEngine()
     engine.warm_up()
-    info = probe_video(video, DEFAULT_LIMITS)
-    plan = plan_timeline(info, probe_audio(speech, DEFAULT_LIMITS).duration_s, options.length_mode)
+    clip = plan_clip(video, speech, options, DEFAULT_LIMITS)
     models = None if arguments.models is None else EvaluationModels(arguments.models)
     names = available_metrics(models)
     apart = [name for name in ALONE if name in names]
@@ -52,10 +51,12 @@ def main() -> None:
         result = Path(folder) / "result.mp4"
         renders, evaluations, alone = [], [], {name: [] for name in apart}
         for _ in range(repeat):
-            cost, report = timed(lambda: engine.render(video, speech, result, options, ignore_progress))
+            cost, report = timed(lambda: render_files(engine, video, speech, result, options, ignore_progress))
             renders.append(cost)
             for wanted, costs in ((names, evaluations), *(([name], alone[name]) for name in apart)):
-                measurement = Measurement(result, speech, report, DEFAULT_LIMITS, video, plan.source_index, models)
+                measurement = Measurement(
+                    result, clip.speech.waveform, report, DEFAULT_LIMITS, video, clip.timeline.source_index, models
+                )
                 cost, values = timed(lambda m=measurement, w=wanted: measure_all(m, w))
                 costs.append(cost)
                 if wanted is names:

@@ -14,7 +14,7 @@ import numpy as np
 
 from retalking_core.evaluation.frames import encode_jpegs, read_bgr
 from retalking_core.media.limits import DEFAULT_LIMITS
-from retalking_core.media.probe import probe_video
+from retalking_core.media.reader import open_video
 
 SETTLING = 8
 
@@ -26,7 +26,7 @@ def main() -> None:
     video = parser.parse_args().video
     sizes, ratios = [], []
     pictures = list(read_bgr(video, DEFAULT_LIMITS))
-    for jpeg, picture in zip(encode_jpegs(pictures, probe_video(video, DEFAULT_LIMITS).fps), pictures, strict=True):
+    for jpeg, picture in zip(encode_jpegs(pictures, open_video(video, DEFAULT_LIMITS).info.fps), pictures, strict=True):
         back = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
         sizes.append(len(jpeg) / 1000)
         ratios.append(cv2.PSNR(back, picture))

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
@@ -30,7 +31,7 @@ def main() -> None:
         for _ in range(max(1, arguments.repeat)):
             wall, cpu = time.perf_counter(), time.process_time()
             result = Path(folder) / "result.mp4"
-            report = engine.render(arguments.video, arguments.speech, result, RenderOptions(), ignore_progress)
+            report = render_files(engine, arguments.video, arguments.speech, result, RenderOptions(), ignore_progress)
             runs.append((time.perf_counter() - wall, time.process_time() - cpu, report))
     wall_s, cpu_s, report = min(runs, key=lambda run: run[0])
     print(

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from retalking_core.audio.waveform import load_waveform
 from retalking_core.engines.preview.engine import prepare_scene, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -25,6 +24,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
 from retalking_core.media.sources import CachingFrameSource
+from retalking_core.media.speech import Speech, read_speech
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import OutputOptions
 from retalking_core.progress import StageClock
@@ -71,7 +71,8 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     """Every part once; how many frames there were."""
     opened = clock.of("open the video", lambda: open_video(video, DEFAULT_LIMITS))
     source = CachingFrameSource(opened, DEFAULT_LIMITS.max_held_bytes)
-    waveform = clock.of("read the speech", lambda: load_waveform(speech, DEFAULT_LIMITS))
+    sound = clock.of("read the speech", lambda: read_speech(speech, DEFAULT_LIMITS))
+    waveform = sound.waveform
     timeline = plan_timeline(source.info, waveform.duration_s, "bounce")
     indices = np.unique(timeline.source_index).tolist()
     clock.of("decode", lambda: list(source.frames_at(indices)))
@@ -80,7 +81,7 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     scene = clock.of("learn the mouth", lambda: prepare_scene(source, timeline, track, motion, (0, 0, 0, 0)))
     frames = clock.of("draw", lambda: [frame for frame, _ in synthesize(scene, source, StageClock())])
     clock.of("encode the frames", lambda: encode_frames(frames, source.info, timeline, result))
-    clock.of("encode the speech", lambda: encode_speech(speech, timeline, result))
+    clock.of("encode the speech", lambda: encode_speech(sound, timeline, result))
     return len(frames)
 
 
@@ -94,9 +95,9 @@ def encode_frames(frames: list[Frame], info: VideoInfo, timeline: Timeline, resu
     file.discard()
 
 
-def encode_speech(speech: Path, timeline: Timeline, result: Path) -> None:
+def encode_speech(speech: Speech, timeline: Timeline, result: Path) -> None:
     file = ResultFile(result, "mp4", {})
-    file.add_speech(speech, timeline, DEFAULT_LIMITS)
+    file.add_speech(speech, timeline)
     file.begin()
     file.mux([], None)
     file.discard()

@@ -18,9 +18,9 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from retalking_core.media.limits import DEFAULT_LIMITS
-from retalking_core.media.probe import probe_audio
-from retalking_core.media.sound import decoded_speech
-from retalking_core.media.speech_track import BITS_PER_SAMPLE, BLOCK, nearest_aac_rate
+from retalking_core.media.sound import decode_sound
+from retalking_core.media.speech import read_speech
+from retalking_core.media.speech_track import BITS_PER_SAMPLE, BLOCK
 
 CODERS = ("twoloop", "fast")
 BANDS_HZ = ((0, 1000), (1000, 4000), (4000, 8000), (8000, 16000))
@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    info = probe_audio(arguments.speech, DEFAULT_LIMITS)
-    rate_hz = nearest_aac_rate(info.rate_hz)
-    print(f"{arguments.speech.name}: {info.duration_s:.1f} s at {rate_hz} Hz")
+    with read_speech(arguments.speech, DEFAULT_LIMITS) as spoken:
+        rate_hz, channels = spoken.sound.rate_hz, spoken.sound.channels
+    print(f"{arguments.speech.name}: {spoken.duration_s:.1f} s at {rate_hz} Hz")
     bands = "".join(f"{f'to {high} Hz':>12}" for _, high in BANDS_HZ)
     print(f"{'layout':<9}{'coder':<10}{'cpu ms':>8}{'kB':>7}{'all':>12}{bands}   (dB below the speech)")
-    for layout in ("stereo", "mono")[info.channels == 1 :]:
+    for layout in ("stereo", "mono")[channels == 1 :]:
         samples = read(arguments.speech, layout, rate_hz)
         for coder in CODERS:
             runs = [encode(samples, layout, rate_hz, coder) for _ in range(arguments.repeat)]
@@ -52,7 +52,7 @@ def main() -> None:
 def read(speech: Path, layout: str, rate_hz: int) -> NDArray[np.float32]:
     """Samples f32 [channels, n], whole blocks."""
     resampler = AudioResampler(format="fltp", layout=layout, rate=rate_hz)
-    pieces = [p.to_ndarray() for frame in decoded_speech(speech, DEFAULT_LIMITS) for p in resampler.resample(frame)]
+    pieces = [p.to_ndarray() for frame in decode_sound(speech, DEFAULT_LIMITS) for p in resampler.resample(frame)]
     samples = np.concatenate(pieces, axis=1)
     return samples[:, : samples.shape[1] // BLOCK * BLOCK]
 

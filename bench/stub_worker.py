@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
 from jobs.settings import Settings
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import EngineCapabilities
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import RenderReport
 from worker import runner
 from worker.render_app import build
+
+
+class UnopenedClip(nullcontext["UnopenedClip"]):
+    """A `ClipPlan` of which only the path of the video is known."""
+
+    def __init__(self, video: Path) -> None:
+        super().__init__(self)
+        self.video = video
+
+    def complete(self, report: RenderReport) -> RenderReport:
+        return report
 
 
 class StubEngine:
@@ -23,13 +36,11 @@ class StubEngine:
     )
 
     def warm_up(self) -> None:
-        """Nothing to load. The inputs of the load run are no media, so the look into them is left out as well."""
-        runner.probe_video = runner.probe_audio = lambda *_: None
+        """Nothing to load. The inputs of the load run are no media, so they are not opened either."""
+        runner.plan_clip = lambda video, *_: UnopenedClip(video)
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
-        shutil.copyfile(video, result)
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
+        shutil.copyfile(clip.video, result)
         progress(Progress("synthesize", 1.0, 1, 1))
         return RenderReport(
             engine="preview",

@@ -21,6 +21,7 @@ from retalking_client import Client, RetalkingClientError
 from retalking_client.cli.common import describe_note
 from retalking_client.cli.failures import CommandError
 from retalking_client.cli.progress import follow
+from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
@@ -38,7 +39,8 @@ from retalking_core.evaluation.report import (
 from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
 from retalking_core.media.limits import MediaLimits
 from retalking_core.vocabulary.options import JobOptions
-from worker.translation import measurement_of
+from worker.engines import media_limits
+from worker.translation import measurement_of, render_options
 
 # Pairing, its digest and the file to write, to the notes of the render: code, sentence, ranges_s.
 Render = Callable[[Pairing, str, Path], list[dict[str, Any]]]
@@ -68,7 +70,7 @@ class ScoredClip:
 def run_dataset(plan: DatasetRun, as_json: bool, console: Console) -> None:
     """A clip that fails does not stop the others. Raises CommandError at the end if one failed."""
     settings = Settings()
-    limits = MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
+    limits = media_limits(settings)
     pairings = find_pairings(plan.dataset)
     render = (
         _remote_renderer(plan.jobs, plan.engine, console)
@@ -135,7 +137,9 @@ def _fid(scored: Sequence[ScoredClip], models: EvaluationModels, limits: MediaLi
 
 
 def _measurement(pairing: Pairing, result: Path, models: EvaluationModels, limits: MediaLimits) -> Measurement:
-    return measurement_of(result, pairing.video, pairing.audio, None, JobOptions(), limits, models)
+    options = JobOptions()
+    with plan_clip(pairing.video, pairing.audio, render_options(options, None), limits) as clip:
+        return measurement_of(result, clip, None, options, limits, models)
 
 
 def _stored_scores(file: Path, requested: Sequence[str], models: EvaluationModels) -> ClipScores | None:

@@ -24,6 +24,7 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
+    from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
     from retalking_core.progress import Progress
     from retalking_core.types import RenderReport
@@ -64,11 +65,13 @@ class RenderRequest:
 class LocalRenderer:
     """An engine, loaded when the first clip needs it."""
 
-    def __init__(self, engine: Engine, console: Console) -> None:
-        self._engine, self._console, self._warm = engine, console, False
+    def __init__(self, engine: Engine, limits: MediaLimits, console: Console) -> None:
+        self._engine, self._limits, self._console, self._warm = engine, limits, console, False
 
     def render(self, video: Path, audio: Path, result: Path, options: RenderOptions) -> Rendered:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
+        from retalking_core.engine import render_files
+
         result.parent.mkdir(parents=True, exist_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=result.parent, prefix=f".{result.name}.") as folder,
@@ -80,7 +83,7 @@ class LocalRenderer:
                 self._warm = True
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
-            report = self._engine.render(video, audio, unfinished, options, stages.show)
+            report = render_files(self._engine, video, audio, unfinished, options, stages.show, self._limits)
             wall_s = time.monotonic() - started_s
             unfinished.replace(result)
         return Rendered(report, wall_s)
@@ -90,14 +93,14 @@ def open_renderer(request: RenderRequest, settings: Settings, console: Console, 
     """Load the requested engine (or the best one for `auto`). Raises CommandError; advice ends its message."""
     try:
         from retalking_core.face_cache import LocalFaceCache
-        from worker.engines import choose_engine, load_engines
+        from worker.engines import choose_engine, load_engines, media_limits
 
         limits = settings.face_cache_bytes, settings.face_cache_ttl_s
         engines = load_engines(settings, LocalFaceCache(request.cache, *limits) if request.cache else None)
     except ImportError as error:
         raise MissingExtraError("preview", error.name) from error
     try:
-        return LocalRenderer(choose_engine(request.job.engine, settings, engines), console)
+        return LocalRenderer(choose_engine(request.job.engine, settings, engines), media_limits(settings), console)
     except ServiceError as error:
         raise CommandError(error.code, f"{error.message} {advice}".rstrip()) from error
 

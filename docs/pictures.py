@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cli.demo_input import write_demo_speech, write_portrait
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
@@ -32,7 +33,7 @@ def make_picture(target: Path) -> None:
         face, speech, result = write_portrait(folder), folder / "speech.wav", folder / "result.mp4"
         write_demo_speech(speech)
         options = RenderOptions(output=OutputOptions(crf=8))
-        report = PreviewEngine().render(face, speech, result, options, ignore_progress)
+        report = render_files(PreviewEngine(), face, speech, result, options, ignore_progress)
         frames = choose_frames(report.mouth_target)
         panels = [Image.open(face).convert("RGB"), *read_frames(result, frames)]
         sheet = Image.new("RGB", (len(panels) * (_PANEL_PX + _GAP_PX) - _GAP_PX, _PANEL_PX), "white")

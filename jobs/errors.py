@@ -244,6 +244,12 @@ _TABLE = [
     ErrorCode("audio_stream_missing", 422, "The speech file has no audio stream", "Send a file with an audio stream."),
     ErrorCode("audio_empty", 422, "The speech has no audio samples", "Send speech of at least 20 ms."),
     ErrorCode(
+        "audio_track_missing",
+        422,
+        "The speech file has no such sound track",
+        "Name one of the tracks that the message lists in audio_track, or leave the option out.",
+    ),
+    ErrorCode(
         "audio_invalid",
         422,
         "The speech contains samples that are not numbers",

@@ -145,6 +145,17 @@ class RenderNote(FrozenModel):
     )
 
 
+class AudioTrackInfo(FrozenModel):
+    """The sound track that became the speech."""
+
+    number: int = Field(description="Among the sound tracks of the file, from 1")
+    count: int = Field(description="How many sound tracks the file has")
+    language: str | None = Field(None, description="As the file states it")
+    codec: str
+    rate_hz: int
+    channels: int
+
+
 class RenderInfo(FrozenModel):
     """What the engine reported."""
 
@@ -161,6 +172,7 @@ class RenderInfo(FrozenModel):
         description="Whether the face analysis of an earlier job of the same key on the same video was reused; "
         "off: caching is disabled",
     )
+    audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
 
 
 class DeliveryAttempt(FrozenModel):

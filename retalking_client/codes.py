@@ -342,6 +342,13 @@ class AudioEmptyError(ApiError):
     advice = "Send speech of at least 20 ms."
 
 
+class AudioTrackMissingError(ApiError):
+    """The speech file has no such sound track."""
+
+    code = "audio_track_missing"
+    advice = "Name one of the tracks that the message lists in audio_track, or leave the option out."
+
+
 class AudioInvalidError(ApiError):
     """The speech contains samples that are not numbers."""
 

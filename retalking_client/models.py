@@ -111,6 +111,17 @@ class RenderNote(_Response):
     ranges_s: list[tuple[float, float]] = Field(default_factory=list)
 
 
+class AudioTrack(_Response):
+    """The sound track that became the speech. number: among the `count` sound tracks of the file, from 1."""
+
+    number: int
+    count: int
+    language: str | None = None
+    codec: str
+    rate_hz: int
+    channels: int
+
+
 class Render(_Response):
     """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless."""
 
@@ -122,6 +133,7 @@ class Render(_Response):
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
     notes: list[RenderNote] = Field(default_factory=list)
+    audio_track: AudioTrack | None = None
 
 
 class DeliveryAttempt(_Response):

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.errors import OptionUnsupportedError
+from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook
@@ -21,6 +23,7 @@ __all__ = [
     "EngineCapabilities",
     "SegmentedEngine",
     "refuse_unsupported",
+    "render_files",
     "sum_of_times",
 ]
 
@@ -34,10 +37,9 @@ class Engine(Protocol):
         """Load what the first render would otherwise wait for."""
         ...
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
-        """Write `result`. Raises a `RetalkingError`; leaves no partial file behind when it does."""
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
+        """Write `result`: the frames of the clip's timeline, and its speech. Raises a `RetalkingError`; leaves no
+        partial file behind when it does."""
         ...
 
 
@@ -56,7 +58,7 @@ class SegmentedEngine(Engine, Protocol):
     same version."""
 
     def analyze_clip(
-        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+        self, clip: ClipPlan, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """Write to `scene` all that drawing and joining need. Raises as render() does."""
         ...
@@ -76,9 +78,8 @@ class SegmentedEngine(Engine, Protocol):
 
     def join_clip(
         self,
+        clip: ClipPlan,
         scene: Path,
-        video: Path,
-        audio: Path,
         parts: Sequence[Path],
         result: Path,
         options: RenderOptions,
@@ -110,3 +111,17 @@ def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:
         for stage, seconds in report.stage_times_s.items():
             total[stage] = total.get(stage, 0.0) + seconds
     return total
+
+
+def render_files(
+    engine: Engine,
+    video: Path,
+    audio: Path,
+    result: Path,
+    options: RenderOptions,
+    progress: ProgressHook,
+    limits: MediaLimits = DEFAULT_LIMITS,
+) -> RenderReport:
+    """Plan the clip and render it with one engine. Raises the errors of `plan_clip` and `Engine.render`."""
+    with plan_clip(video, audio, options, limits) as clip:
+        return clip.complete(engine.render(clip, result, options, progress))

@@ -28,8 +28,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage import data
 
-from retalking_core.audio.waveform import load_waveform
-from retalking_core.engine import Engine, SegmentedEngine
+from retalking_core.clip_plan import plan_clip
+from retalking_core.engine import Engine, SegmentedEngine, render_files
 from retalking_core.errors import (
     FaceMissingError,
     FaceNotFoundError,
@@ -42,6 +42,7 @@ from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
+from retalking_core.media.speech import load_waveform
 from retalking_core.notes import Note
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
@@ -74,6 +75,7 @@ EXAMPLES: dict[str, Any] = {
     "output.container": "mov",
     "output.fps": 12.5,
     "output.badge": True,
+    "audio_track": "1",
     "seed": 7,
 }
 
@@ -114,7 +116,7 @@ class EngineConformance:
         """One render of the plain case, for all tests that only look at it."""
         result = tmp_path_factory.mktemp("lossless") / "result.mp4"
         engine.warm_up()
-        return engine.render(clips.face, clips.speech, result, LOSSLESS, ignore_progress), result
+        return render_files(engine, clips.face, clips.speech, result, LOSSLESS, ignore_progress), result
 
     # Capabilities
 
@@ -140,7 +142,7 @@ class EngineConformance:
                 value = EXAMPLES[option] if text is None else typed(option, text)
                 options = with_option(LOSSLESS, option, clips.still if value == EXPRESSION_IMAGE else value)
                 with pytest.raises(OptionUnsupportedError) as refusal:
-                    engine.render(clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
+                    render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
                 assert refusal.value.details.get("option") == option, "the error names the option: option=..."
                 assert not list(tmp_path.iterdir()), f"a file was left behind when {option} was refused"
 
@@ -151,7 +153,7 @@ class EngineConformance:
             pytest.skip(f"{engine.capabilities.name} states that it does not support {option}")
         options = with_option(LOSSLESS, option, EXAMPLES[option])
         result = tmp_path / f"result.{options.output.container}"
-        report = engine.render(clips.face, clips.speech, result, options, ignore_progress)
+        report = render_files(engine, clips.face, clips.speech, result, options, ignore_progress)
         video = open_video(result, DEFAULT_LIMITS)
         assert (video.info.width, video.info.height) == (report.width, report.height)
         assert video.info.height == (options.output.max_height or HEIGHT)
@@ -166,15 +168,15 @@ class EngineConformance:
         options = replace(LOSSLESS, expression=str(clips.still))
         if refused is not None and (not refused or EXPRESSION_IMAGE in refused):
             with pytest.raises(OptionUnsupportedError):
-                engine.render(clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
+                render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
         else:
-            engine.render(clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
+            render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
 
     def test_speech_that_is_none_is_refused(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         text = tmp_path / "speech.wav"
         text.write_text("not a sound")
         with pytest.raises(InputError):
-            engine.render(clips.face, text, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
+            render_files(engine, clips.face, text, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
         assert list(tmp_path.iterdir()) == [text]
 
     # The result
@@ -230,12 +232,12 @@ class EngineConformance:
         self, engine: Engine, clips: Clips, tmp_path: Path, lossless: tuple[RenderReport, Path]
     ) -> None:
         again = tmp_path / "again.mp4"
-        engine.render(clips.face, clips.speech, again, LOSSLESS, ignore_progress)
+        render_files(engine, clips.face, clips.speech, again, LOSSLESS, ignore_progress)
         assert not any(change.any() for change in changes(lossless[1], again))
 
     def test_a_still_picture_gets_the_rate_asked_for(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         result = tmp_path / "result.mp4"
-        report = engine.render(clips.still, clips.speech, result, replace(LOSSLESS, fps=10.0), ignore_progress)
+        report = render_files(engine, clips.still, clips.speech, result, replace(LOSSLESS, fps=10.0), ignore_progress)
         assert float(report.fps) == 10
         assert report.frames == round(FRAMES / FPS * 10)
 
@@ -259,7 +261,7 @@ class EngineConformance:
             pytest.skip(f"the engine states that it does not support length_mode={mode}")
         result = tmp_path / "result.mp4"
         options = with_option(LOSSLESS, "length_mode", mode)
-        report = engine.render(clips.face, clips.speech_of(speech_s), result, options, ignore_progress)
+        report = render_files(engine, clips.face, clips.speech_of(speech_s), result, options, ignore_progress)
         assert report.frames == open_video(result, DEFAULT_LIMITS).info.frame_count
         assert abs(report.frames - length_s * FPS) <= 1
         sound_s = load_waveform(result, DEFAULT_LIMITS).duration_s
@@ -269,12 +271,12 @@ class EngineConformance:
 
     def test_a_clip_without_a_face_is_refused(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         with pytest.raises(FaceNotFoundError):
-            engine.render(clips.faceless, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
+            render_files(engine, clips.faceless, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
         assert not list(tmp_path.iterdir())
 
     def test_frames_without_a_face_pass_through(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         result = tmp_path / "result.mp4"
-        report = engine.render(clips.partly, clips.speech, result, LOSSLESS, ignore_progress)
+        report = render_files(engine, clips.partly, clips.speech, result, LOSSLESS, ignore_progress)
         assert report.face_coverage == pytest.approx(FACELESS_FROM / FRAMES, abs=0.11)
         (span,) = report.faceless_ranges_s
         assert span[0] == pytest.approx(FACELESS_FROM / FPS, abs=2.1 / FPS)
@@ -287,14 +289,14 @@ class EngineConformance:
             pytest.skip("the engine states that it does not support missing_face=fail")
         options = replace(LOSSLESS, missing_face="fail")
         with pytest.raises(FaceMissingError):
-            engine.render(clips.partly, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
+            render_files(engine, clips.partly, clips.speech, tmp_path / "result.mp4", options, ignore_progress)
         assert not list(tmp_path.iterdir())
 
     # Progress
 
     def test_progress_rises_to_the_end(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         steps: list[Progress] = []
-        engine.render(clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, steps.append)
+        render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, steps.append)
         fractions = [step.fraction for step in steps]
         assert len(set(fractions)) > 3, "progress moves in more than three steps"
         assert fractions == sorted(fractions), "the fraction falls"
@@ -313,9 +315,9 @@ class EngineConformance:
                 raise RenderCanceled("The caller wants no more of it.")
 
         with pytest.raises(RenderCanceled):
-            engine.render(clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, cancel)
+            render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, cancel)
         assert not list(tmp_path.iterdir()), "a canceled render left files behind"
-        engine.render(clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
+        render_files(engine, clips.face, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
         assert [path.name for path in tmp_path.iterdir()] == ["result.mp4"]
 
     # Split jobs
@@ -326,7 +328,8 @@ class EngineConformance:
         if not isinstance(engine, SegmentedEngine):
             pytest.skip("the engine's renders cannot be split")
         analysis, whole, joined = (tmp_path / name for name in ("analysis", "whole.mp4", "joined.mp4"))
-        drawn = [engine.analyze_clip(clips.face, clips.speech, analysis, LOSSLESS, ignore_progress)]
+        plan = plan_clip(clips.face, clips.speech, LOSSLESS, DEFAULT_LIMITS)
+        drawn = [engine.analyze_clip(plan, analysis, LOSSLESS, ignore_progress)]
         pictures: list[Frame] = []
         for segment in (range(12), range(12, FRAMES)):
             part = tmp_path / f"{segment.start}.mp4"
@@ -337,7 +340,7 @@ class EngineConformance:
         expected = list(open_video(lossless[1], DEFAULT_LIMITS).frames())
         assert not any(difference(a, b).any() for a, b in zip(pictures, expected, strict=True))
         drawn.append(engine.render_segment(analysis, clips.face, range(FRAMES), whole, LOSSLESS, ignore_progress))
-        report = engine.join_clip(analysis, clips.face, clips.speech, [whole], joined, LOSSLESS, drawn, ignore_progress)
+        report = engine.join_clip(plan, analysis, [whole], joined, LOSSLESS, drawn, ignore_progress)
         assert (report.frames, report.engine) == (FRAMES, engine.capabilities.name)
         assert not any(change.any() for change in changes(lossless[1], joined))
 
@@ -346,7 +349,7 @@ class EngineConformance:
         damaged = tmp_path / "damaged.mp4"
         damaged.write_bytes(clips.face.read_bytes()[:2000])
         with pytest.raises(RetalkingError):
-            engine.render(damaged, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
+            render_files(engine, damaged, clips.speech, tmp_path / "result.mp4", LOSSLESS, ignore_progress)
         assert list(tmp_path.iterdir()) == [damaged]
 
 

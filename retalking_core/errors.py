@@ -54,6 +54,12 @@ class NoAudioStreamError(InputError):
     code = "audio_stream_missing"
 
 
+class AudioTrackMissingError(InputError):
+    """`audio_track` names a track that the speech file does not have."""
+
+    code = "audio_track_missing"
+
+
 class AudioEmptyError(InputError):
     """The audio stream holds no samples, or fewer than 20 ms."""
 

@@ -18,6 +18,13 @@ NOTE_CODES: dict[str, str] = {
     "half_precision_exceeded": "a network ran in float32, because its numbers left the range of half precision",
     "face_parts_not_found": "frames kept as they were, because no face parts were found in them",
     "mouth_interior_painted": "the clip never shows an open mouth, so the inside of the mouth is painted",
+    "audio_track_chosen": "the speech file has several sound tracks, of which one was used",
+    "audio_starts_late": "the sound begins after the picture, so the result begins with silence",
+    "audio_gap_filled": "the file holds no sound for some time, as its time stamps show; silence was inserted",
+    "audio_damaged": "parts of the sound do not decode and are silent",
+    "audio_out_of_phase": "the channels cancel each other, so the lips follow the louder one",
+    "audio_quiet": "the speech is very quiet; the lips follow an amplified copy, the sound keeps its level",
+    "mouth_still": "the mouth never moves although there is sound",
     "split_render": "rendered as segments by several workers",
 }
 

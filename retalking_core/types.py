@@ -28,8 +28,9 @@ class ColorTags:
 class VideoInfo:
     """A probed picture stream, described upright (rotation applied) and cut to even width and height.
 
-    fps: the container's average rate (a still image: the rate asked for). frame_times_s: f64 [N], presentation time of
-    each source frame, ascending, first one 0. rotation_deg: clockwise turn that makes the frame upright.
+    fps: nominal rate, see `media.reader.nominal_rate` (a still image: the rate asked for). frame_times_s: f64 [N],
+    presentation time of each source frame, ascending, first one 0. rotation_deg: clockwise turn that makes the frame
+    upright.
     """
 
     width: int
@@ -53,14 +54,19 @@ class VideoInfo:
 
 
 @dataclass(frozen=True)
-class AudioInfo:
-    """A probed audio stream."""
+class AudioTrack:
+    """The sound track that became the speech.
 
-    duration_s: float
+    number: among the sound tracks of the file, from 1. count: how many those are.
+    language: as the file states it. codec: FFmpeg's name of the decoder. rate_hz, channels: as stored.
+    """
+
+    number: int
+    count: int
+    language: str | None
+    codec: str
     rate_hz: int
     channels: int
-    container: str
-    codec: str
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,8 @@ class RenderReport:
 
     mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
     without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
-    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none. held:
-    the clip where its frames are still in memory.
+    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
+    audio_track: the sound that was used. held: the clip where its frames are still in memory.
     """
 
     engine: str
@@ -184,4 +190,5 @@ class RenderReport:
     synthetic_weights: bool = False
     notes: list[Note] = field(default_factory=list)
     face_cache: str = "off"
+    audio_track: AudioTrack | None = None
     held: DecodedClip | None = field(default=None, repr=False, compare=False)

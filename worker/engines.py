@@ -26,12 +26,17 @@ PREVIEW = "preview"
 EXPECTED = (PluginError, WeightsError, EngineUnavailableError)
 
 
+def media_limits(settings: Settings) -> MediaLimits:
+    """What one job may bring, as the deployment sets it."""
+    return MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s)
+
+
 def engine_environment(settings: Settings, cache: FaceCache | None = None) -> EngineEnvironment:
     return EngineEnvironment(
         models_dir=settings.models_dir,
         compiled_dir=settings.data_dir / "compiled",
         chosen=settings.engine,
-        limits=MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s),
+        limits=media_limits(settings),
         face_cache=cache,
         tracker=settings.tracker,
         inference=settings.inference,

@@ -30,7 +30,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.engines import LoadEngines, unavailable_engines, warm_up_engines
+from worker.engines import LoadEngines, media_limits, unavailable_engines, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
 from worker.supervision import ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
 
@@ -62,7 +62,6 @@ class RenderProcess:
     def open(self, app: Celery) -> None:
         """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork."""
         from retalking_core.evaluation.clip import EvaluationModels
-        from retalking_core.media.limits import MediaLimits
         from worker.context import RunContext
         from worker.scratch import scratch_root, sweep_orphans
         from worker.splitting import call_helpers
@@ -94,7 +93,7 @@ class RenderProcess:
             store=store,
             objects=open_objects(settings),
             engines=engines,
-            limits=MediaLimits(max_video_s=settings.max_video_s, max_audio_s=settings.max_audio_s),
+            limits=media_limits(settings),
             worker_id=worker_id,
             notice=self._notice,
             models=EvaluationModels(settings.models_dir),

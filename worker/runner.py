@@ -17,8 +17,8 @@ from jobs.models import Job, MetricResult, ResultInfo
 from jobs.names import curves_key, result_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
+from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.errors import RenderCanceled
-from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
@@ -87,20 +87,19 @@ def _produce(attempt: Attempt) -> None:
     job = retry_redis(lambda: context.store.jobs.get(lease.job_id))
     container = job.spec.request.output.container
     signer = open_signer(context.settings, job.spec.request)
-    with attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt) as folder:
+    with ExitStack() as opened:
+        folder = opened.enter_context(attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt))
         inputs = _load_inputs(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image, job.owner)
-        with keeper.expecting_progress():  # also while probing: a demuxer can hang as well as a decoder
-            video = probe_video(inputs.video, context.limits, job.spec.request.fps)
-            audio = probe_audio(inputs.audio, context.limits)
+        with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
+            clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
             on_progress = partial(_report_render, keeper)
-            task = RenderTask(attempt, job, engine, inputs, options, folder, file, on_progress)
-            report = render(task, video, audio)
+            report = render(RenderTask(attempt, job, engine, clip, options, folder, file, on_progress))
         curves = folder / "curves.json"
         began = time.perf_counter()
-        metrics = _evaluate(attempt, job, file, inputs, report, curves)
+        metrics = _evaluate(attempt, job, file, clip, report, curves)
         if metrics:
             report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
         if signer is not None:
@@ -142,7 +141,7 @@ def _report_render(keeper: LeaseKeeper, progress: Progress) -> None:
 
 
 def _evaluate(
-    attempt: Attempt, job: Job, file: Path, inputs: Inputs, report: RenderReport, curves: Path
+    attempt: Attempt, job: Job, file: Path, clip: ClipPlan, report: RenderReport, curves: Path
 ) -> list[MetricResult]:
     """Metrics of the result; the values per frame go to the file `curves`. A metric that fails must not cost the
     render: it is null, with the reason."""
@@ -152,7 +151,7 @@ def _evaluate(
     keeper.beat("evaluate", RENDERED)
     with keeper.expecting_progress():
         measurement = measurement_of(
-            *(file, inputs.video, inputs.audio, report, request, context.limits, context.models),
+            *(file, clip, report, request, context.limits, context.models),
             progress=partial(_report_evaluation, keeper),
         )
         metrics = measure(measurement, request.evaluate, attempt.log)

@@ -19,15 +19,14 @@ from jobs.messages import MessageNotSentError, ask_for_help
 from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key
 from jobs.store import LeaseLostError, SplitPlan, SplitState
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.media.segments import plan_segments
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
-from retalking_core.types import AudioInfo, RenderReport, VideoInfo
+from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
-from worker.inputs import Inputs
 from worker.retry import retry_redis, retry_storage
 from worker.segments import SplitClip, render_segment, renderer_of, segment_lease
 from worker.translation import core_notes
@@ -48,7 +47,7 @@ class RenderTask:
     attempt: Attempt
     job: Job
     engine: Engine
-    inputs: Inputs
+    clip: ClipPlan
     options: RenderOptions
     folder: Path
     """For temporary files."""
@@ -57,16 +56,15 @@ class RenderTask:
     on_progress: ProgressHook
 
 
-def render(task: RenderTask, video: VideoInfo, audio: AudioInfo) -> RenderReport:
+def render(task: RenderTask) -> RenderReport:
     """Render by this worker alone, or as a split job. Raises what the engine and the keeper's checks raise."""
     context, options = task.attempt.context, task.options
     if isinstance(task.engine, SegmentedEngine) and context.settings.split_min_s:
         state = _earlier_split(task, context)
-        timeline = plan_timeline(video, audio.duration_s, options.length_mode, options.output.fps)
-        is_long = timeline.duration_s > context.settings.split_min_s
+        is_long = task.clip.timeline.duration_s > context.settings.split_min_s
         if state is not None or (is_long and _helpers(task.engine, context)):
-            return SplitRender(task, task.engine).run(len(timeline.source_index), state)
-    return task.engine.render(task.inputs.video, task.inputs.audio, task.result, options, task.on_progress)
+            return task.clip.complete(SplitRender(task, task.engine).run(state))
+    return task.clip.complete(task.engine.render(task.clip, task.result, options, task.on_progress))
 
 
 class SplitRender:
@@ -78,17 +76,17 @@ class SplitRender:
         self._analysis = task.folder / "analysis"
         self._reported_at = self._called_at = 0.0
 
-    def run(self, frames: int, state: SplitState | None) -> RenderReport:
+    def run(self, state: SplitState | None) -> RenderReport:
         """state: of the split that an earlier attempt left."""
         started_s, analysis = time.monotonic(), DrawingReport()
         if state is None:
-            plan, analysis = self._analyze(frames)
+            plan, analysis = self._analyze()
         else:
             plan = state.plan
             self._fetch(plan.scene_key, self._analysis)
             self._task.attempt.log(logging.INFO, "resuming the segments of an earlier attempt")
         task = self._task
-        clip = SplitClip(task.job.id, self._engine, plan, self._analysis, task.inputs.video, task.options, task.folder)
+        clip = SplitClip(task.job.id, self._engine, plan, self._analysis, task.clip.video, task.options, task.folder)
         state = self._render_all(clip)
         report = self._join(state, analysis)
         self._task.attempt.log(logging.INFO, "segments joined", count=plan.segments)
@@ -98,17 +96,15 @@ class SplitRender:
         note = Note("split_render", sentence)
         return replace(report, notes=[*report.notes, note])
 
-    def _analyze(self, frames: int) -> tuple[SplitPlan, DrawingReport]:
-        task, job, analyzed = self._task, self._task.job, 0.0
+    def _analyze(self) -> tuple[SplitPlan, DrawingReport]:
+        task, job, frames, analyzed = self._task, self._task.job, self._task.clip.frames, 0.0
 
         def report_progress(progress: Progress) -> None:
             nonlocal analyzed
             analyzed = progress.fraction
             task.on_progress(progress)
 
-        report = self._engine.analyze_clip(
-            task.inputs.video, task.inputs.audio, self._analysis, task.options, report_progress
-        )
+        report = self._engine.analyze_clip(task.clip, self._analysis, task.options, report_progress)
         plan = SplitPlan(
             engine=self._engine.capabilities.name,
             renderer=renderer_of(self._engine),
@@ -189,9 +185,8 @@ class SplitRender:
         def report_progress(progress: Progress) -> None:
             task.on_progress(replace(progress, fraction=1 - JOIN_SHARE * (1 - progress.fraction)))
 
-        inputs = task.inputs
         return self._engine.join_clip(
-            self._analysis, inputs.video, inputs.audio, segments, task.result, task.options, reports, report_progress
+            task.clip, self._analysis, segments, task.result, task.options, reports, report_progress
         )
 
     def _fetch(self, key: str, path: Path) -> None:

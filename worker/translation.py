@@ -11,16 +11,15 @@ from pathlib import Path
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from jobs.models import MetricResult, RenderInfo, RenderNote, ResultInfo
+from jobs.models import AudioTrackInfo, MetricResult, RenderInfo, RenderNote, ResultInfo
 from jobs.store import LeaseLostError
-from retalking_core.errors import InputError, RenderCanceled
+from retalking_core.clip_plan import ClipPlan
+from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, available_metrics, measure_all
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio, probe_video
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook, ignore_progress
@@ -48,6 +47,7 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
         fps=options.fps,
         output=options.output,
         seed=options.seed,
+        audio_track=options.audio_track,
         face_cache_scope=owner,
     )
 
@@ -89,6 +89,7 @@ def render_info(report: RenderReport) -> RenderInfo:
         synthetic_weights=report.synthetic_weights,
         notes=render_notes(report.notes),
         face_cache=report.face_cache,
+        audio_track=None if report.audio_track is None else AudioTrackInfo(**asdict(report.audio_track)),
     )
 
 
@@ -99,22 +100,17 @@ def metric_names() -> list[str]:
 
 def measurement_of(
     result: Path,
-    video: Path,
-    speech: Path,
+    clip: ClipPlan,
     report: RenderReport | None,
     options: JobOptions,
     limits: MediaLimits,
     models: EvaluationModels,
     progress: ProgressHook = ignore_progress,
 ) -> Measurement:
-    """A render with its inputs; frames are paired as the engines plan them (`media.timeline`)."""
-    try:
-        source = probe_video(video, limits, options.fps)
-        speech_s = probe_audio(speech, limits).duration_s
-        paired = plan_timeline(source, speech_s, options.length_mode, options.output.fps).source_index
-    except InputError:
-        paired = None
-    return Measurement(result, speech, report, limits, video, paired, models, progress, options.output.badge)
+    """A render with its inputs; frames are paired as in the clip's timeline."""
+    paired = clip.timeline.source_index
+    speech, badge = clip.speech.waveform, options.output.badge
+    return Measurement(result, speech, report, limits, clip.video, paired, models, progress, badge)
 
 
 def measure(measurement: Measurement, requested: Sequence[str] | None, log: Callable[..., None]) -> list[MetricResult]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cli.demo_input import write_demo_speech, write_portrait
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode, OutputOptions, RenderOptions
@@ -90,8 +91,8 @@ def show_heights(portrait: Path, speech: Path, folder: Path, target: Path) -> No
 def _widest(face: Path, speech: Path, folder: Path, options: RenderOptions) -> Image.Image:
     """The frame of the widest open mouth."""
     result = folder / "result.mp4"
-    report = PreviewEngine().render(
-        face, speech, result, replace(options, output=replace(options.output, crf=8)), ignore_progress
+    report = render_files(
+        PreviewEngine(), face, speech, result, replace(options, output=replace(options.output, crf=8)), ignore_progress
     )
     number = int(report.mouth_target.argmax())
     with av.open(str(result)) as container:

@@ -18,20 +18,21 @@ from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import PrefetchingFrameSource
 from retalking_core.progress import ProgressHook, ProgressReporter, ignore_progress
-from retalking_core.types import FrameSource, RenderReport
+from retalking_core.types import FrameSource, RenderReport, Waveform
 
 
 @dataclass(frozen=True)
 class EvaluatedClip:
     """One finished render under evaluation. Its files are opened when they are first needed, and then kept.
 
-    reference: the video that the result was made from. source_index: i64 [M], the reference frame that each result
-    frame was made from; None: the one of the same number. progress: called while the evaluation runs; an exception that
-    it raises ends the evaluation. has_badge: `output.badge` was requested, so the badge is no error of the picture.
+    speech: what the lips follow, or the file that it is in. reference: the video that the result was made from.
+    source_index: i64 [M], the reference frame that each result frame was made from; None: the one of the same number.
+    progress: called while the evaluation runs; an exception that it raises ends the evaluation. has_badge:
+    `output.badge` was requested, so the badge is no error of the picture.
     """
 
     result: Path
-    speech: Path
+    speech: Path | Waveform
     report: RenderReport | None = None
     limits: MediaLimits = DEFAULT_LIMITS
     reference: Path | None = None

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
-from retalking_core.audio.waveform import load_waveform
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_pass import LOOK_FAULTS, OutsideError, face_crop, look_once
 from retalking_core.faces.landmarks import inner_gap
+from retalking_core.media.speech import load_waveform
+from retalking_core.types import Waveform
 
 if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.evaluation.sync import SyncScore
@@ -149,7 +150,8 @@ class Measurement(EvaluatedClip):
     def speech_level(self) -> NDArray[np.float32]:
         """Loudness of the speech on every frame of the result, f32 [M], 0 (40 dB below the loudest) .. 1; plain band
         energy, without the engine's ideas about vowels and lips."""
-        mel_db = (mel_spectrogram(load_waveform(self.speech, self.limits)) + 4) * 12.5 - 100
+        speech = self.speech if isinstance(self.speech, Waveform) else load_waveform(self.speech, self.limits)
+        mel_db = (mel_spectrogram(speech) + 4) * 12.5 - 100
         level_db = 10 * np.log10((10 ** (mel_db[:70] / 10)).mean(axis=0))
         level = np.clip(1 + (level_db - np.percentile(level_db, 98)) / 40, 0, 1)
         info = self.video.info

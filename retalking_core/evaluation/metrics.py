@@ -21,8 +21,8 @@ from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
 from retalking_core.evaluation.sync import MouthSync, measure_sync
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.probe import probe_audio
-from retalking_core.types import RenderReport
+from retalking_core.media.sound import packet_duration_s
+from retalking_core.types import RenderReport, Waveform
 
 # The face protocol looks for tracks and then at their crops; CSIM looks for points in the reference, and at both files.
 NETWORK_PASSES = {"frame": 1, "face": 2, "csim": 3}
@@ -31,7 +31,7 @@ __all__ = ["METRICS", "Metric", "MetricValue", "available_metrics", "evaluate", 
 
 def evaluate(
     result: Path,
-    speech: Path,
+    speech: Path | Waveform,
     report: RenderReport | None,
     metrics: Sequence[str],
     limits: MediaLimits = DEFAULT_LIMITS,
@@ -140,7 +140,7 @@ def _face_coverage(measurement: Measurement) -> tuple[float, dict[str, float]]:
 
 def _duration_difference(measurement: Measurement) -> tuple[float, dict[str, float]]:
     video = measurement.video.info
-    audio_s = probe_audio(measurement.result, measurement.limits).duration_s
+    audio_s = packet_duration_s(measurement.result, measurement.limits)
     difference = (video.duration_s - audio_s) * float(video.fps)
     return abs(difference), {"video_s": video.duration_s, "audio_s": audio_s}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import wave
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -27,8 +27,7 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import MetricValue
 from retalking_core.evaluation.metrics import METRICS
 from retalking_core.media.color import even_box, region_to_bgr
-from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio
+from retalking_core.media.speech import Speech, read_speech, silent_speech
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import OutputOptions
 from retalking_core.types import FrameSource, Timeline
@@ -129,43 +128,32 @@ def write_players(measurement: Measurement, folder: Path) -> list[Path]:
     Returns the files written: result.mp4, and reference.mp4 where a reference can be opened. Raises media errors of the
     result.
     """
-    video, limits = measurement.video, measurement.limits
+    video = measurement.video
     folder.mkdir(parents=True, exist_ok=True)
     frames = np.arange(video.info.frame_count)
-    speech = _speech(measurement, folder)
-    written = [_write(video, frames, video.info.fps, speech, folder / "result.mp4", limits)]
-    if measurement.reference is not None:
-        try:
-            reference, paired = measurement.reference_video, measurement.paired_index
-            written.append(_write(reference, paired, video.info.fps, speech, folder / "reference.mp4", limits))
-        except InputError:
-            return written
+    with _speech(measurement) as speech:
+        written = [_write(video, frames, video.info.fps, speech, folder / "result.mp4")]
+        if measurement.reference is not None:
+            with suppress(InputError):
+                reference, paired = measurement.reference_video, measurement.paired_index
+                written.append(_write(reference, paired, video.info.fps, speech, folder / "reference.mp4"))
     return written
 
 
-def _write(
-    source: FrameSource, numbers: NDArray[np.int64], fps: Fraction, speech: Path, path: Path, limits: MediaLimits
-) -> Path:
+def _write(source: FrameSource, numbers: NDArray[np.int64], fps: Fraction, speech: Speech, path: Path) -> Path:
     timeline = Timeline(numbers, fps, float(len(numbers) / fps))
-    with ResultWriter(path, source.info, timeline, speech, PLAYER, {}, limits) as writer:
+    with ResultWriter(path, source.info, timeline, speech, PLAYER, {}) as writer:
         for frame in source.frames_at(numbers.tolist()):
             writer.write(frame)
     return path
 
 
-def _speech(measurement: Measurement, folder: Path) -> Path:
+def _speech(measurement: Measurement) -> Speech:
     """The result's own sound; silence for a result without any."""
     try:
-        probe_audio(measurement.result, measurement.limits)
+        return read_speech(measurement.result, measurement.limits)
     except InputError:
-        silence = folder / "silence.wav"
-        with wave.open(str(silence), "wb") as out:
-            out.setnchannels(1)
-            out.setsampwidth(2)
-            out.setframerate(16_000)
-            out.writeframes(bytes(2 * max(1600, round(16_000 * measurement.video.info.duration_s))))
-        return silence
-    return measurement.result
+        return silent_speech(measurement.video.info.duration_s)
 
 
 WIDTH_IN, HEIGHT_IN = 9.0, 1.9

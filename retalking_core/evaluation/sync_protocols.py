@@ -30,7 +30,7 @@ from retalking_core.faces.landmarks import iou
 from retalking_core.faces.neural_tracker import MEANS_BGR, decode_boxes
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.sound import decoded_speech
+from retalking_core.media.sound import decode_sound
 from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
 from retalking_core.networks.syncnet import SyncNet
@@ -284,7 +284,7 @@ def read_speech(path: Path, limits: MediaLimits) -> NDArray[np.int16]:
     resampler = AudioResampler(format="s16", layout="mono", rate=16_000)
     pieces: list[NDArray[np.int16]] = []
     with reading("speech file"):
-        for frame in decoded_speech(path, limits):
+        for frame in decode_sound(path, limits):
             frame.pts = None
             pieces.extend(piece.to_ndarray()[0] for piece in resampler.resample(frame))
         pieces.extend(piece.to_ndarray()[0] for piece in resampler.resample(None))

@@ -14,7 +14,7 @@ from retalking_core.media.container import MediaFile, check_picture_size, open_c
 from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_stream
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.packets import PacketTable, scan_packets, too_long
+from retalking_core.media.packets import PacketTable, scan_packets
 from retalking_core.media.planes import (
     EXIF_TURNS,
     PictureGeometry,
@@ -27,6 +27,13 @@ from retalking_core.media.timeline import exact_rate
 from retalking_core.types import ColorTags, Frame, FrameSource, VideoInfo
 
 _MIN_HELD_FRAMES = 4
+# A step this many times the median is a picture that was held, not a slower rate.
+_HOLD_STEPS = 3
+# SMPTE ST 2036-1 with the halves and doubles that cameras and screen recorders use.
+_STANDARD_RATES = (
+    *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 200, 240)),
+    *(Fraction(rate * 1000, 1001) for rate in (24, 30, 48, 60, 120, 240)),
+)
 _SMALLEST_SIDE_PX = 16  # what x264 and every face detector still take
 
 
@@ -43,7 +50,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
             return _open_still(media, limits, still_fps)
         table = _scan(media, limits)
         kind, codec = media.kind.name, stream.codec_context.name
-        rate = _average_rate(stream.average_rate, table, limits)
+        rate = nominal_rate(stream.average_rate, table, limits)
     with open_container(path, limits) as media:
         _, geometry, color = _first_picture(media, limits)
     info = VideoInfo(
@@ -163,27 +170,45 @@ def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
 
 def _scan(media: MediaFile, limits: MediaLimits) -> PacketTable:
     stream = video_stream(media)
-    if stream.duration is not None and stream.duration * stream.time_base > limits.max_video_s:
-        raise too_long("video", float(stream.duration * stream.time_base), limits.max_video_s)
-    if stream.frames > limits.max_frames:
-        raise MediaTooLongError(
-            f"The video has {stream.frames} pictures; at most {limits.max_frames} are allowed. Cut it into parts.",
-            limit_frames=limits.max_frames,
-        )
     with reading("video"):
         return scan_packets(media.container, stream, limits)
 
 
-def _average_rate(declared: Fraction | None, table: PacketTable, limits: MediaLimits) -> Fraction:
-    """The container's rate if the packets bear it out within 2 %, else pictures over duration."""
-    counted = Fraction(len(table.shown)) / (table.duration_ticks * table.time_base)
-    rate = declared if declared and abs(declared / counted - 1) < Fraction(1, 50) else counted
+def nominal_rate(declared: Fraction | None, table: PacketTable, limits: MediaLimits) -> Fraction:
+    """Frames per second while the picture moves, from the steps between frames.
+
+    A hold (a step over three times the median, as in screen recordings) does not count, and frames that arrived in one
+    burst count as one. A standard rate within 0.25 %, or within the rounding of the time stamps, is taken exactly, else
+    the container's own average where the steps agree with it within 2 %. Raises MediaTooLongError above `max_fps`.
+    """
+    tick, count = table.time_base, len(table.shown)
+    if count == 1:
+        return declared if declared and declared <= limits.max_fps else Fraction(25)
+    steps = np.diff(table.shown)
+    is_seen = steps * float(tick) >= 1 / (2 * limits.max_fps)
+    if not is_seen.any():
+        is_seen[:] = True
+    is_held = steps > _HOLD_STEPS * np.median(steps[is_seen])
+    moving_ticks = int(steps[~is_held].sum())
+    rate = Fraction(int((is_seen & ~is_held).sum())) / (moving_ticks * tick)
+    rounding = Fraction(1, moving_ticks)
+    standard = _standard_rate(rate, min(max(Fraction(1, 400), rounding), Fraction(1, 50)))
+    if standard is not None:
+        rate = standard
+    elif declared and abs(declared / rate - 1) < Fraction(1, 50):
+        rate = declared
     if rate > limits.max_fps:
         raise MediaTooLongError(
             f"The video has {float(rate):.0f} pictures a second; at most {limits.max_fps:.0f} are allowed. "
             "Re-export it at a lower rate."
         )
     return rate.limit_denominator(100_000)
+
+
+def _standard_rate(rate: Fraction, tolerance: Fraction) -> Fraction | None:
+    """The nearest standard rate, where one lies within the tolerance (relative)."""
+    nearest = min(_STANDARD_RATES, key=lambda standard: abs(standard / rate - 1))
+    return nearest if abs(nearest / rate - 1) <= tolerance else None
 
 
 def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, PictureGeometry, ColorTags]:

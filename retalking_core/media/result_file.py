@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import OutputContainer
 from av.packet import Packet
 
 from retalking_core.errors import OutOfMemoryError, RetalkingError
-from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio
+from retalking_core.media.speech import Speech
 from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.types import Timeline
 from retalking_core.vocabulary import containers
@@ -43,10 +43,9 @@ class ResultFile:
         assert self._container is not None
         return self._container
 
-    def add_speech(self, speech: Path, timeline: Timeline, limits: MediaLimits) -> None:
-        """Raises the errors of `probe_audio`."""
+    def add_speech(self, speech: Speech, timeline: Timeline) -> None:
         with self._building():
-            self._speech = SpeechTrack(self.container, speech, probe_audio(speech, limits), timeline, limits)
+            self._speech = SpeechTrack(self.container, speech.sound, timeline)
 
     def begin(self) -> None:
         """Opens the file now, so that a bad folder or codec is known before work, and starts to encode the speech."""
@@ -55,7 +54,7 @@ class ResultFile:
         if self._speech is not None:
             self._speech.begin()
 
-    def mux(self, packets: Iterable[Packet], sound_until: Fraction | None) -> None:
+    def mux(self, packets: Iterable[Packet[Any]], sound_until: Fraction | None) -> None:
         """Video packets, then the sound up to that time (None: the rest): both advance together, so that the muxer
         never holds more than a second of either."""
         with writing():

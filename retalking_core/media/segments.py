@@ -14,8 +14,8 @@ from av.packet import Packet
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import GROUP_FRAMES, PictureEncoder, place
-from retalking_core.media.limits import MediaLimits
 from retalking_core.media.result_file import ResultFile, writing
+from retalking_core.media.speech import Speech
 from retalking_core.media.writer import output_size
 from retalking_core.options import OutputOptions
 from retalking_core.progress import Progress, ProgressHook, ignore_progress
@@ -77,17 +77,15 @@ def join_segments(
     path: Path,
     parts: Sequence[Path],
     timeline: Timeline,
-    speech: Path,
+    speech: Speech,
     output: OutputOptions,
     metadata: dict[str, str],
-    limits: MediaLimits,
     progress: ProgressHook = ignore_progress,
 ) -> None:
     """The segments of `plan_segments`, in order, and the speech into one file: the packets are those that one
     `ResultWriter` would have written.
 
-    Raises EngineFaultError for parts that do not belong together, the errors of `probe_audio` for the speech,
-    RetalkingError when the disk can not be written.
+    Raises EngineFaultError for parts that do not belong together, RetalkingError when the disk can not be written.
     """
     segments = plan_segments(len(timeline.source_index))
     if len(parts) != len(segments):
@@ -100,11 +98,12 @@ def join_segments(
             with writing():
                 stream = file.container.add_stream_from_template(pictures)
                 stream.time_base = 1 / timeline.fps
-        file.add_speech(speech, timeline, limits)
+        file.add_speech(speech, timeline)
         file.begin()
         for part, segment in zip(parts, segments, strict=True):
             for packet in _packets(part, segment, timeline.fps, header):
                 place(packet, stream, segment.start)
+                assert packet.dts is not None  # `place` counts from it
                 file.mux([packet], (packet.dts + 1) / timeline.fps)
             progress(Progress("synthesize", segment.stop / segments[-1].stop, segment.stop, segments[-1].stop))
         file.mux([], None)
@@ -125,7 +124,7 @@ def _opened(part: Path) -> Iterator[InputContainer]:
         raise EngineFaultError("A segment of the result could not be read back.") from error
 
 
-def _packets(part: Path, segment: range, fps: Fraction, header: bytes | None) -> Iterator[Packet]:
+def _packets(part: Path, segment: range, fps: Fraction, header: bytes | None) -> Iterator[Packet[av.VideoStream]]:
     """Packets of a segment with their times in pictures from its beginning. Raises EngineFaultError."""
     count = 0
     with _opened(part) as media:

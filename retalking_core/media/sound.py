@@ -1,19 +1,21 @@
-"""The speech inside a media file as decoded frames, checked while they stream."""
+"""The sound of a media file as decoded frames on the clock of the file: the right track, gaps filled with silence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.stream import Disposition, Stream
 
 from retalking_core.errors import (
     AudioEmptyError,
     AudioInvalidError,
+    AudioTrackMissingError,
     CodecUnsupportedError,
     MediaUnreadableError,
     NoAudioStreamError,
@@ -22,6 +24,8 @@ from retalking_core.media.container import MediaFile, open_container
 from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import too_long
+from retalking_core.notes import Note, Range, join_ranges
+from retalking_core.types import AudioTrack
 
 # Shorter than this there is no syllable, and no AAC frame.
 MIN_SPEECH_S = 0.02
@@ -29,15 +33,246 @@ MIN_SPEECH_S = 0.02
 _MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+# Demuxers whose time stamps come from the file. Those of the others are counted from bytes or samples, so that a gap in
+# them says nothing.
+_STAMPED = frozenset({"mov", "matroska", "ogg"})
+# A late start and a gap count from here on: above the rounding of Matroska's milliseconds, and above the jitter of
+# recorders that stamp packets on arrival. One lost packet (20 ms of Opus, 21 ms of AAC) is a gap.
+_LATE_START_S, _GAP_S = 0.005, 0.018
+# Stamps that fall back by more begin a new chain (Ogg files one after the other); less is an overlap of packets.
+_FALL_BACK_S = 0.5
+# No pause of a recording; a damaged stamp, or two recordings in one file.
+_LONGEST_GAP_S = 60.0
+# Less damage than this is inaudible among other silences and not reported.
+_REPORTED_LOSS_S = 0.1
 
 
-def audio_stream(media: MediaFile) -> AudioStream:
-    """The first sound stream. Raises NoAudioStreamError, AudioEmptyError (a stream without rate or channels)."""
+@dataclass
+class SoundRecord:
+    """What became known while `decode_sound` ran.
+
+    track: chosen, of how many. good_s: decoded. late_s: silence before the first sample, since the sound starts after
+    the picture. gaps_s, damaged_s: ranges on the clock of the speech that are silent since the file holds no packets
+    there, and since its packets do not decode.
+    """
+
+    track: AudioTrack | None = None
+    good_s: float = 0.0
+    late_s: float = 0.0
+    gaps_s: list[Range] = field(default_factory=list)
+    damaged_s: list[Range] = field(default_factory=list)
+
+    def notes(self) -> list[Note]:
+        """For the caller. Gaps that lie closer than half a second are one pause."""
+        notes = []
+        if self.late_s > _REPORTED_LOSS_S:
+            sentence = f"The sound begins {self.late_s:.2f} s after the picture; the time before it is silent."
+            notes.append(Note("audio_starts_late", sentence, ((0.0, round(self.late_s, 3)),)))
+        damaged_s, gaps_s = (sum(end - start for start, end in each) for each in (self.damaged_s, self.gaps_s))
+        if gaps_s > _REPORTED_LOSS_S:
+            sentence = f"The file holds no sound for {gaps_s:.2f} s between its packets; silence was inserted there."
+            notes.append(Note("audio_gap_filled", sentence, _rounded(self.gaps_s)))
+        if damaged_s > _REPORTED_LOSS_S:
+            sentence = f"{damaged_s:.2f} s of the sound do not decode and are silent; export the speech again."
+            notes.append(Note("audio_damaged", sentence, _rounded(self.damaged_s)))
+        track = self.track
+        if track is not None and track.count > 1:
+            language = f" ({track.language})" if track.language else ""
+            sentence = (
+                f"Track {track.number}{language} of {track.count} sound tracks was used; "
+                "the option audio_track picks another."
+            )
+            notes.append(Note("audio_track_chosen", sentence))
+        return notes
+
+
+def decode_sound(
+    path: Path, limits: MediaLimits, wanted: str | None = None, record: SoundRecord | None = None
+) -> Iterator[AudioFrame]:
+    """Decoded frames of one format, layout and rate, in order, with silence where the file has none; time 0 is the
+    start of the file's first picture or sound, whichever is earlier (ISO 14496-12, 8.6.6; RFC 9559, 10.2).
+
+    wanted: the track, see `choose_track`. record: filled on the way. Raises AudioEmptyError, AudioInvalidError (samples
+    that are not finite), MediaTooLongError as soon as the sound passes the cap, MediaUnreadableError when less than
+    half of it decodes or its time stamps jump, and the errors of `open_container` and `choose_track`.
+    """
+    record = SoundRecord() if record is None else record
+    with open_container(path, limits) as media:
+        stream, record.track = choose_track(media, wanted)
+        clock = _FileClock(media, stream, limits, record)
+        shape: tuple[str, str, int] | None = None
+        with reading("speech file"):
+            for packet in media.container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except DAMAGED_PACKET:
+                    clock.add_damaged((packet.duration or 0) * _tick(stream))
+                    continue
+                for frame in map(_checked, frames):
+                    found = (frame.format.name, frame.layout.name, frame.sample_rate)
+                    shape = shape or found
+                    if found != shape:
+                        raise MediaUnreadableError("The speech changes its rate or channels midway; re-export it.")
+                    yield from clock.silence_before(frame)
+                    clock.add(frame)
+                    yield frame
+    if sum(end - start for start, end in record.damaged_s) > record.good_s:
+        raise MediaUnreadableError("More than half of the speech does not decode; re-export it.")
+    if record.good_s < MIN_SPEECH_S:
+        raise empty_speech()
+
+
+def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStream, AudioTrack]:
+    """The sound that players play: the first decodable track marked as default (track_enabled of ISO 14496-12, 8.3.2;
+    FlagDefault of RFC 9559, 5.1.4.1.5), else the first decodable one.
+
+    wanted: number of the track among the sound tracks, from 1, or the beginning of its language as the file states it.
+    Raises NoAudioStreamError, AudioTrackMissingError (no such track), CodecUnsupportedError, AudioEmptyError (a stream
+    without rate or channels).
+    """
     if media.kind.is_picture:
         raise NoAudioStreamError("The speech file is a picture; send a sound file, or a video with sound.")
-    stream = next(iter(media.container.streams.audio), None)
-    if stream is None:
+    streams = list(media.container.streams.audio)
+    if not streams:
         raise NoAudioStreamError("The speech file holds no sound; send a sound file, or a video with sound.")
+    candidates = [stream for number, stream in enumerate(streams, 1) if _is_wanted(number, stream, wanted)]
+    if not candidates:
+        listed = ", ".join(
+            f"{number} ({_language(stream) or 'no language'})" for number, stream in enumerate(streams, 1)
+        )
+        raise AudioTrackMissingError(
+            f"The speech file has no sound track {wanted}; it has {listed}. Name one of them in audio_track.",
+            tracks=len(streams),
+        )
+    faults: list[Exception] = []
+    for stream in sorted(candidates, key=lambda each: not each.disposition & Disposition.default):
+        try:
+            _check_stream(stream)
+        except (CodecUnsupportedError, AudioEmptyError) as fault:
+            faults.append(fault)
+            continue
+        return stream, AudioTrack(
+            number=streams.index(stream) + 1,
+            count=len(streams),
+            language=_language(stream),
+            codec=stream.codec_context.name,
+            rate_hz=stream.rate,
+            channels=stream.codec_context.channels,
+        )
+    raise faults[0]
+
+
+def packet_duration_s(path: Path, limits: MediaLimits) -> float:
+    """Seconds of sound by the packets or the header, whichever is less: exact for files of our own."""
+    with open_container(path, limits) as media, reading("speech file"):
+        stream, _ = choose_track(media)
+        packets = (packet for packet in media.container.demux(stream) if packet.size and not packet.is_discard)
+        counted = sum(packet.duration or 0 for packet in packets)
+        ticks = min(counted, stream.duration) if counted and stream.duration else counted or stream.duration or 0
+        return float(ticks * _tick(stream))
+
+
+def empty_speech() -> AudioEmptyError:
+    return AudioEmptyError(f"The speech is empty or shorter than {MIN_SPEECH_S * 1000:.0f} ms; send a longer one.")
+
+
+class _FileClock:
+    """Where the next sample belongs. Sound is never cut and never stretched: only missing time is filled in."""
+
+    def __init__(self, media: MediaFile, stream: AudioStream, limits: MediaLimits, record: SoundRecord) -> None:
+        self._is_stamped = media.kind.demuxer in _STAMPED
+        self._origin = _origin(media)
+        self._limits, self._record = limits, record
+        self._written = 0  # samples
+        self._lost_s = Fraction(0)  # damaged since the last frame
+        self._has_started = False
+        self._rate_hz = 1
+
+    def silence_before(self, frame: AudioFrame) -> Iterator[AudioFrame]:
+        """Frames of silence up to the time stamp of `frame`."""
+        rate = frame.sample_rate
+        now = Fraction(self._written, rate)
+        behind, self._lost_s = self._lost_s, Fraction(0)
+        if self._is_stamped and frame.pts is not None:
+            behind = frame.pts * _tick(frame) - self._origin - now
+        if behind < -_FALL_BACK_S:
+            self._origin += behind
+            behind = Fraction(0)
+        is_first, self._has_started = not self._has_started, True
+        if behind < (_LATE_START_S if is_first else _GAP_S):
+            return
+        if behind > _LONGEST_GAP_S and not is_first:
+            raise MediaUnreadableError(
+                f"The time stamps of the speech jump ahead by {float(behind):.0f} s after {float(now):.1f} s; "
+                "re-export it, or cut it into its parts."
+            )
+        missing = round(behind * rate)
+        if is_first:
+            self._record.late_s = missing / rate
+        elif not self._is_damaged_at(float(now), float(now + behind)):
+            self._record.gaps_s.append((float(now), float(now + behind)))
+        while missing > 0:
+            silence = _silence(frame, min(missing, rate))
+            missing -= silence.samples
+            self._count(silence)
+            yield silence
+
+    def add(self, frame: AudioFrame) -> None:
+        self._record.good_s += frame.samples / frame.sample_rate
+        self._count(frame)
+        self._rate_hz = frame.sample_rate
+
+    def add_damaged(self, duration: Fraction) -> None:
+        """Where stamps are counted, the packet's own duration is missing; elsewhere the next stamp tells."""
+        self._lost_s += duration
+        now = self._written / self._rate_hz if self._has_started else 0.0
+        if self._record.damaged_s and now <= self._record.damaged_s[-1][1]:
+            start, end = self._record.damaged_s.pop()
+            self._record.damaged_s.append((start, end + float(duration)))
+        else:
+            self._record.damaged_s.append((now, now + float(duration)))
+
+    def _is_damaged_at(self, start_s: float, end_s: float) -> bool:
+        return any(start < end_s and start_s < end for start, end in self._record.damaged_s)
+
+    def _count(self, frame: AudioFrame) -> None:
+        self._written += frame.samples
+        if self._written > self._limits.max_audio_s * frame.sample_rate:
+            raise too_long("speech", None, self._limits.max_audio_s)
+
+
+def _origin(media: MediaFile) -> Fraction:
+    """Time of the file's first picture or sound. A presentation of ISO 14496-12 without pictures begins at 0."""
+    container = media.container
+    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    starts = [
+        stream.start_time * _tick(stream)
+        for stream in (*films, *container.streams.audio)
+        if stream.start_time is not None
+    ]
+    if media.kind.demuxer == "mov" and not films:
+        starts.append(Fraction(0))
+    return min(starts, default=Fraction(0))
+
+
+def _tick(timed: Stream | AudioFrame) -> Fraction:
+    """Seconds of one tick of its time stamps."""
+    assert timed.time_base is not None  # every stream of an open container has one
+    return timed.time_base
+
+
+def _is_wanted(number: int, stream: AudioStream, wanted: str | None) -> bool:
+    if wanted is None or wanted.isdigit():
+        return wanted in (None, str(number))
+    return (_language(stream) or "").lower().startswith(wanted.lower())
+
+
+def _language(stream: AudioStream) -> str | None:
+    language = stream.metadata.get("language")
+    return None if language in (None, "und") else language
+
+
+def _check_stream(stream: AudioStream) -> None:
     if stream.codec_context is None:
         raise CodecUnsupportedError("The sound uses an unknown codec; convert the speech to WAV, AAC or MP3.")
     if not stream.rate or not stream.codec_context.channels:
@@ -46,61 +281,25 @@ def audio_stream(media: MediaFile) -> AudioStream:
         raise CodecUnsupportedError(
             f"The speech has {stream.codec_context.channels} channels; at most 8 are understood. Mix it down to stereo."
         )
-    return stream
 
 
-def empty_speech() -> AudioEmptyError:
-    return AudioEmptyError(f"The speech is empty or shorter than {MIN_SPEECH_S * 1000:.0f} ms; send a longer one.")
+def _silence(like: AudioFrame, samples: int) -> AudioFrame:
+    frame = AudioFrame(format=like.format.name, layout=like.layout.name, samples=samples)
+    frame.sample_rate = like.sample_rate
+    zero = b"\x80" if like.format.name.startswith("u8") else b"\0"
+    for plane in frame.planes:
+        plane.update(zero * plane.buffer_size)
+    return frame
 
 
-def decoded_speech(path: Path, limits: MediaLimits) -> Iterator[AudioFrame]:
-    """Decoded sound in order, time 0 at the first sample. Damaged packets are left out.
-
-    Raises AudioEmptyError, AudioInvalidError (samples that are not finite), MediaTooLongError as soon as the sound
-    passes the cap whatever its header says, MediaUnreadableError when less than half of it decodes.
-    """
-    with open_container(path, limits) as media:
-        stream = audio_stream(media)
-        _check_declared(media, stream, limits)
-        good_s, bad_s = 0.0, 0.0
-        shape: tuple[str, str, int] | None = None
-        with reading("speech file"):
-            for packet in media.container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except DAMAGED_PACKET:
-                    bad_s += float((packet.duration or 0) * stream.time_base)
-                    continue
-                for frame in map(_checked, frames):
-                    found = (frame.format.name, frame.layout.name, frame.sample_rate)
-                    shape = shape or found
-                    if found != shape:
-                        raise MediaUnreadableError("The speech changes its rate or channels midway; re-export it.")
-                    good_s += frame.samples / frame.sample_rate
-                    if good_s > limits.max_audio_s:
-                        raise too_long("speech", None, limits.max_audio_s)
-                    yield frame
-    if bad_s > good_s:
-        raise MediaUnreadableError("More than half of the speech does not decode; re-export it.")
-    if good_s < MIN_SPEECH_S:
-        raise empty_speech()
-
-
-def speech_length(media: MediaFile, limits: MediaLimits) -> Fraction:
-    """Seconds of sound by header, or by counting packets. Raises MediaTooLongError, AudioEmptyError."""
-    stream = audio_stream(media)
-    declared = _check_declared(media, stream, limits)
-    counted = Fraction(0)
-    with reading("speech file"):
-        for packet in media.container.demux(stream):
-            if packet.size and not packet.is_discard:
-                counted += (packet.duration or 0) * stream.time_base
-            if counted > limits.max_audio_s + 1:
-                raise too_long("speech", None, limits.max_audio_s)
-    length = min(declared, counted) if declared and counted else declared or counted
-    if length < MIN_SPEECH_S:
-        raise empty_speech()
-    return length
+def _rounded(ranges_s: list[Range], near_s: float = 0.5) -> tuple[Range, ...]:
+    joined: list[Range] = []
+    for start, end in join_ranges(ranges_s):
+        if joined and start - joined[-1][1] < near_s:
+            joined[-1] = (joined[-1][0], round(end, 3))
+        else:
+            joined.append((round(start, 3), round(end, 3)))
+    return tuple(joined)
 
 
 def _checked(frame: AudioFrame) -> AudioFrame:
@@ -121,14 +320,5 @@ def _checked(frame: AudioFrame) -> AudioFrame:
         ) from None
     relabelled = AudioFrame.from_ndarray(samples, frame.format.name, layout)
     relabelled.sample_rate = frame.sample_rate
+    relabelled.pts, relabelled.time_base = frame.pts, frame.time_base
     return relabelled
-
-
-def _check_declared(media: MediaFile, stream: AudioStream, limits: MediaLimits) -> Fraction | None:
-    """The length that the header states. Raises MediaTooLongError."""
-    declared = stream.duration * stream.time_base if stream.duration is not None else None
-    if declared is None and media.container.duration is not None:
-        declared = Fraction(media.container.duration, av.time_base)
-    if declared is not None and declared > limits.max_audio_s:
-        raise too_long("speech", float(declared), limits.max_audio_s)
-    return declared

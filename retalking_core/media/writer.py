@@ -7,8 +7,8 @@ from types import TracebackType
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import PictureEncoder
-from retalking_core.media.limits import MediaLimits
 from retalking_core.media.result_file import ResultFile, writing
+from retalking_core.media.speech import Speech
 from retalking_core.options import OutputOptions
 from retalking_core.types import Frame, Timeline, VideoInfo
 
@@ -18,8 +18,8 @@ class ResultWriter:
     speech is encoded from the beginning on, also while no frame is there yet.
 
     Use as a context manager: on success the file is moved to `path`, on any exception nothing is left behind.
-    Raises EngineFaultError for a frame of another size or too few or too many of them, the errors of `probe_audio`
-    for the speech, RetalkingError when the disk can not be written.
+    Raises EngineFaultError for a frame of another size or too few or too many of them, RetalkingError when the disk can
+    not be written.
     """
 
     def __init__(
@@ -27,10 +27,9 @@ class ResultWriter:
         path: Path,
         info: VideoInfo,
         timeline: Timeline,
-        speech: Path,
+        speech: Speech,
         output: OutputOptions,
         metadata: dict[str, str],
-        limits: MediaLimits,
     ) -> None:
         self._timeline = timeline
         self._file = ResultFile(path, output.container, metadata)
@@ -38,7 +37,7 @@ class ResultWriter:
             self._pictures = PictureEncoder(
                 self._file.container, info, output_size(info, output.max_height), timeline.fps, output
             )
-            self._file.add_speech(speech, timeline, limits)
+            self._file.add_speech(speech, timeline)
             self._file.begin()
         except BaseException:
             self._file.discard()

@@ -159,6 +159,13 @@ class JobOptions(BaseModel):
     evaluate: list[MetricName] | None = Field(
         None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )
+    audio_track: str | None = Field(
+        None,
+        pattern="^([1-9][0-9]?|[A-Za-z]{2,3})$",
+        coerce_numbers_to_str=True,
+        description="Sound track of the speech file: its number among the sound tracks, from 1, or its language as the "
+        "file states it; absent: the one that players play",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 
 

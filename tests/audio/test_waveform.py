@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from retalking_core.audio.mel import mel_spectrogram
-from retalking_core.audio.waveform import load_waveform
 from retalking_core.errors import MediaTooLongError
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.speech import load_waveform
 from retalking_core.types import Waveform
 from tests.media import clips
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from retalking_core.audio.waveform import load_waveform
+from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
+from retalking_core.media.speech import load_waveform
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
@@ -54,7 +55,7 @@ def render_lossless(
     options = options or RenderOptions()
     options = replace(options, output=replace(options.output, crf=0))
     result = folder / "result.mp4"
-    report = VideoRetalkingEngine(networks, **settings).render(video, speech, result, options, ignore_progress)
+    report = render_files(VideoRetalkingEngine(networks, **settings), video, speech, result, options, ignore_progress)
     source = open_video(video, DEFAULT_LIMITS, options.fps)
     speech_s = load_waveform(speech, DEFAULT_LIMITS).duration_s
     timeline = plan_timeline(source.info, speech_s, options.length_mode, options.output.fps)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -15,6 +16,7 @@ from retalking_core.progress import ignore_progress
 from tests.engines.lossless import darkened, render_lossless
 from tests.engines.stand_ins import StandIns
 from tests.faces.clips import backdrop, portrait, write_clip
+from tests.media.clips import make_video, make_wav
 from tests.preview.speech import make_sound, write_wav
 
 
@@ -48,9 +50,10 @@ def test_the_original_s_arithmetic_in_the_engine(tmp_path: Path, tracker: DlibFa
 
 def test_the_preview_engine_has_no_such_arithmetic(tmp_path: Path) -> None:
     with pytest.raises(OptionUnsupportedError, match="compat"):
-        PreviewEngine().render(
-            tmp_path / "a.mp4",
-            tmp_path / "a.wav",
+        render_files(
+            PreviewEngine(),
+            make_video(tmp_path / "a.mp4", frames=2),
+            make_wav(tmp_path / "a.wav", 0.1),
             tmp_path / "b.mp4",
             RenderOptions(compat="original"),
             ignore_progress,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import SegmentedEngine
 from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
@@ -41,7 +42,8 @@ def test_segments_draw_what_one_render_draws(
     engine = VideoRetalkingEngine(StandIns(enet=speaking_enet))
     assert isinstance(engine, SegmentedEngine)
     scene, told = tmp_path / "scene", list[Progress]()
-    drawn = [engine.analyze_clip(clip, speech, scene, options, told.append)]
+    plan = plan_clip(clip, speech, options, DEFAULT_LIMITS)
+    drawn = [engine.analyze_clip(plan, scene, options, told.append)]
     assert all(step.stage == "analyze" and step.fraction <= 0.2 for step in told)
     parts = []
     for first in (2, 0):  # in any order, each by an engine that has seen nothing else
@@ -55,9 +57,7 @@ def test_segments_draw_what_one_render_draws(
         assert all(np.array_equal(x, y) for x, y in ((a.y, b.y), (a.u, b.u), (a.v, b.v)))
     # A result this short is one segment when it is joined.
     drawn.append(engine.render_segment(scene, clip, range(FRAMES), tmp_path / "all", options, ignore_progress))
-    joined = engine.join_clip(
-        scene, clip, speech, [tmp_path / "all"], tmp_path / "joined.mp4", options, drawn, ignore_progress
-    )
+    joined = engine.join_clip(plan, scene, [tmp_path / "all"], tmp_path / "joined.mp4", options, drawn, ignore_progress)
     assert open_video(tmp_path / "joined.mp4", DEFAULT_LIMITS).info.frame_count == FRAMES
     for name in ("frames", "fps", "duration_s", "width", "height", "face_coverage", "faceless_ranges_s", "notes"):
         assert getattr(joined, name) == getattr(whole.report, name)

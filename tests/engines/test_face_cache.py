@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retalking_core.engine import render_files
 from retalking_core.errors import RenderCanceled
 from retalking_core.face_cache import LocalFaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -133,12 +134,12 @@ def test_who_waits_tells_that_it_lives_and_can_be_canceled(
     speech = write_wav(tmp_path / "speech.wav", make_sound([("a", 0.12)]))
     busy = Busy(tmp_path / "cache", 1 << 30, 3600.0)
     engine = VideoRetalkingEngine(StandIns(), tracker=tracker, cache=busy)
-    engine.render(clip, speech, tmp_path / "a.mp4", RenderOptions(), lambda _step: None)
+    render_files(engine, clip, speech, tmp_path / "a.mp4", RenderOptions(), lambda _step: None)
     (tmp_path / "cache" / "entries" / held[0] / "manifest.json").unlink()
     with (
         keep_open(held[0], lambda: None),
         pytest.raises(RenderCanceled),
     ):
-        engine.render(clip, speech, tmp_path / "b.mp4", RenderOptions(), progress)
+        render_files(engine, clip, speech, tmp_path / "b.mp4", RenderOptions(), progress)
     assert len(set(told)) == 4
     assert not (tmp_path / "b.mp4").exists()

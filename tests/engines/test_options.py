@@ -14,6 +14,7 @@ import torch
 from scipy.io import savemat
 from torch import Tensor
 
+from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS
@@ -122,7 +123,7 @@ def test_output(one: Path, tmp_path: Path, tracker: DlibFaceTracker) -> None:
     for crf in (10, 40):
         result = tmp_path / f"{crf}.mov"
         options = RenderOptions(output=OutputOptions(crf=crf, max_height=100, container="mov", fps=12.5))
-        report = engine.render(one, speech, result, options, ignore_progress)
+        report = render_files(engine, one, speech, result, options, ignore_progress)
         info = open_video(result, DEFAULT_LIMITS).info
         assert (info.width, info.height, info.fps, info.frame_count) == (120, 100, 12.5, 2)
         assert (report.width, report.height, report.fps, report.frames) == (120, 100, 12.5, 2)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retalking_core.engines.videoretalking import engine as videoretalking
+from retalking_core import clip_plan
+from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -36,8 +37,8 @@ def _render(engine: VideoRetalkingEngine, frames: int, result: Path, patch: pyte
         assert abs(plan.duration_s - 80249 / 16000) <= 1 / plan.fps
         return replace(plan, source_index=plan.source_index[:frames], speech_s=float(frames / plan.fps))
 
-    patch.setattr(videoretalking, "plan_timeline", plan_few)
-    return engine.render(video, speech, result, RenderOptions(), ignore_progress)
+    patch.setattr(clip_plan, "plan_timeline", plan_few)
+    return render_files(engine, video, speech, result, RenderOptions(), ignore_progress)
 
 
 def test_light_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.errors import EngineFaultError, FaceMissingError, FaceNotFoundError, OptionUnsupportedError
@@ -61,7 +62,7 @@ def render_watched(
     with pytest.MonkeyPatch.context() as context:
         context.setattr(videoretalking, "ResultWriter", Watched)
         engine = VideoRetalkingEngine(networks, **settings)
-        report = engine.render(video, speech, result, options, told.append)
+        report = render_files(engine, video, speech, result, options, told.append)
     source = open_video(video, DEFAULT_LIMITS, options.fps)
     return Rendered(report, frames, list(source.frames_at(timelines[0].source_index.tolist())), told)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from retalking_core.evaluation.measurement import MetricUnavailableError
 from retalking_core.evaluation.sync_protocols import mfcc
 from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.speech import read_speech
 from retalking_core.media.writer import ResultWriter
 from retalking_core.networks.inference import REFERENCE, InferenceNetwork
 from retalking_core.options import OutputOptions
@@ -28,7 +29,9 @@ def write_talking_clip(path: Path, pictures: Sequence[Picture], speech: Path, fp
     """H.264 and AAC, as an engine writes it."""
     source = PictureSource(pictures, fps)
     timeline = Timeline(np.arange(len(pictures)), Fraction(fps), len(pictures) / fps)
-    with ResultWriter(path, source.info, timeline, speech, OutputOptions(crf=8), {}, DEFAULT_LIMITS) as writer:
+    with ResultWriter(
+        path, source.info, timeline, read_speech(speech, DEFAULT_LIMITS), OutputOptions(crf=8), {}
+    ) as writer:
         for frame in source.frames():
             writer.write(frame)
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
@@ -128,7 +129,7 @@ def test_preview_output_with_shifted_sound(tmp_path: Path) -> None:
     face = make_png(tmp_path / "face.png", portrait(150, 320, 320, 160, 150)[..., ::-1].copy())
     result = tmp_path / "result.mp4"
     speech = write_wav(tmp_path / "talk.wav", voice)
-    PreviewEngine().render(face, speech, result, RenderOptions(), ignore_progress)
+    render_files(PreviewEngine(), face, speech, result, RenderOptions(), ignore_progress)
     late = write_samples(tmp_path / "late.wav", np.concatenate([np.zeros(5 * 640), voice.samples]))
     early = write_samples(tmp_path / "early.wav", voice.samples[5 * 640 :])
     lags = {

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from bench.soak_hostile import covered_speech, hostile_set, huge_video
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import RetalkingError
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio, probe_video
 from retalking_core.options import RenderOptions
+from retalking_core.progress import ignore_progress
 from tests.faults.hostile_bases import speeches, videos
 
 pytestmark = [pytest.mark.faults, pytest.mark.faults_long]
@@ -45,9 +46,7 @@ def _render_in_rounds(rows: list[tuple[bytes, bytes]], folder: Path, sizes_mb: m
             video.write_bytes(picture)
             audio.write_bytes(sound)
             try:
-                probe_video(video, LIMITS)
-                probe_audio(audio, LIMITS)
-                engine.render(video, audio, folder / "result.mp4", RenderOptions(), lambda _progress: None)
+                render_files(engine, video, audio, folder / "result.mp4", RenderOptions(), ignore_progress, LIMITS)
             except RetalkingError:
                 continue
         gc.collect()

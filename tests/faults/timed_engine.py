@@ -11,6 +11,7 @@ import signal
 import time
 from pathlib import Path
 
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import Engine, EngineCapabilities
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
@@ -35,11 +36,9 @@ class TimedEngine:
         if self._real is not None:
             self._real.warm_up()
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         if options.seed == REAL and self._real is not None:
-            return self._real.render(video, audio, result, options, progress)
+            return self._real.render(clip, result, options, progress)
         progress(Progress("analyze", 0.0))
         if options.seed == KILLER:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -51,6 +50,6 @@ class TimedEngine:
         while (spent_s := time.monotonic() - began) < length_s:
             time.sleep(BATCH_S)
             progress(Progress("synthesize", min(1.0, spent_s / length_s), int(spent_s / BATCH_S)))
-        report = remux(video, audio, result)
+        report = remux(clip.video, clip.audio, result)
         progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report

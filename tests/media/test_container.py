@@ -81,15 +81,14 @@ LOOK_AT_SPEECH = """
 import sys
 from pathlib import Path
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.probe import probe_audio
-from retalking_core.media.sound import decoded_speech
+from retalking_core.media.sound import decode_sound, packet_duration_s
 
 def peak_kb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 before = peak_kb()
-assert probe_audio(Path(sys.argv[1]), MediaLimits()).duration_s > 0.9
-assert sum(frame.samples for frame in decoded_speech(Path(sys.argv[1]), MediaLimits())) > 40_000
+assert packet_duration_s(Path(sys.argv[1]), MediaLimits()) > 0.9
+assert sum(frame.samples for frame in decode_sound(Path(sys.argv[1]), MediaLimits())) > 40_000
 print(peak_kb() - before)
 """
 

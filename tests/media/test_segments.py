@@ -14,6 +14,7 @@ from retalking_core.media.encoder import GROUP_FRAMES
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments, plan_segments
+from retalking_core.media.speech import read_speech
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import OutputOptions
@@ -35,7 +36,9 @@ class Pieces:
 
     def write_whole(self) -> Path:
         path = self.folder / f"whole.{self.output.container}"
-        with ResultWriter(path, self.source.info, self.timeline, self.speech, self.output, {}, LIMITS) as writer:
+        with ResultWriter(
+            path, self.source.info, self.timeline, read_speech(self.speech, LIMITS), self.output, {}
+        ) as writer:
             for frame in self.source.frames_at(self.timeline.source_index):
                 writer.write(frame)
         return path
@@ -51,7 +54,7 @@ class Pieces:
 
     def join(self, parts: list[Path]) -> Path:
         path = self.folder / f"joined.{self.output.container}"
-        join_segments(path, parts, self.timeline, self.speech, self.output, {}, LIMITS)
+        join_segments(path, parts, self.timeline, read_speech(self.speech, LIMITS), self.output, {})
         return path
 
 

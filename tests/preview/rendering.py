@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retalking_core.engine import render_files
 from retalking_core.engines.preview import engine as preview
 from retalking_core.engines.preview.engine import Box
 from retalking_core.media.limits import DEFAULT_LIMITS
@@ -61,7 +62,7 @@ def render_watched(
 
     with patch.context() as context:
         context.setattr(preview, "synthesize", observed)
-        watched.report = engine.render(video, audio, result, options, note)
+        watched.report = render_files(engine, video, audio, result, options, note)
     return watched
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
 from retalking_core.evaluation.measurement import Measurement
@@ -84,7 +85,7 @@ def test_moving_portrait_speaks(engine, speech, moving_clip, tmp_path, monkeypat
 
 def test_file_says_what_it_is(engine, speech, moving_clip, tmp_path) -> None:
     result = tmp_path / "result.mp4"
-    engine.render(moving_clip, speech, result, RenderOptions(), ignore_progress)
+    render_files(engine, moving_clip, speech, result, RenderOptions(), ignore_progress)
     with av.open(str(result)) as container:
         assert "preview" in container.metadata["title"]
         assert "Synthetic media" in container.metadata["comment"]
@@ -119,7 +120,7 @@ def test_faceless_middle_passes_through_with_a_fade(engine, tmp_path, monkeypatc
     target = watched.report.mouth_target
     assert (target[25:37] == 0).all()
     with pytest.raises(FaceMissingError, match=r"1\.00-1\.48 s") as caught:
-        engine.render(clip, speech, result, RenderOptions(missing_face="fail"), ignore_progress)
+        render_files(engine, clip, speech, result, RenderOptions(missing_face="fail"), ignore_progress)
     assert caught.value.details["ranges_s"] == [(1.0, 1.48)]
 
 
@@ -140,7 +141,7 @@ def test_fade_rises_and_falls() -> None:
 )
 def test_what_needs_a_network_is_refused(engine, options, speech, moving_clip, tmp_path) -> None:
     with pytest.raises(OptionUnsupportedError) as caught:
-        engine.render(moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
+        render_files(engine, moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
     assert caught.value.details["option"] in engine.capabilities.unsupported_options
     assert not list(tmp_path.iterdir())
 
@@ -153,7 +154,7 @@ def test_cancel_stops_at_once_and_leaves_nothing(engine, stage, speech, moving_c
 
     before = threading.active_count()
     with pytest.raises(RenderCanceled):
-        engine.render(moving_clip, speech, tmp_path / "result.mp4", RenderOptions(), cancel)
+        render_files(engine, moving_clip, speech, tmp_path / "result.mp4", RenderOptions(), cancel)
     assert not list(tmp_path.iterdir())
     assert threading.active_count() == before
 
@@ -161,14 +162,14 @@ def test_cancel_stops_at_once_and_leaves_nothing(engine, stage, speech, moving_c
 def test_no_face_is_a_named_error(engine, speech, tmp_path) -> None:
     clip = write_clip(tmp_path / "empty.mp4", [backdrop(320, 240)] * 10)
     with pytest.raises(FaceNotFoundError):
-        engine.render(clip, speech, tmp_path / "result.mp4", RenderOptions(), ignore_progress)
+        render_files(engine, clip, speech, tmp_path / "result.mp4", RenderOptions(), ignore_progress)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.mp4"]
 
 
 def test_output_options_reach_the_file(engine, speech, moving_clip, tmp_path) -> None:
     options = replace(RenderOptions(), output=OutputOptions(crf=28, max_height=160, container="mkv", fps=12.5))
     result = tmp_path / "result.mkv"
-    report = engine.render(moving_clip, speech, result, options, ignore_progress)
+    report = render_files(engine, moving_clip, speech, result, options, ignore_progress)
     with av.open(str(result)) as container:
         stream = container.streams.video[0]
         assert (stream.width, stream.height) == (report.width, report.height) == (170, 160)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.engine import SegmentedEngine
+from retalking_core.clip_plan import plan_clip
+from retalking_core.engine import SegmentedEngine, render_files
 from retalking_core.engines.preview.engine import PreviewAnalysis, PreviewEngine
 from retalking_core.errors import EngineFaultError
+from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.segments import plan_segments
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
@@ -38,10 +40,11 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
     speech = write_wav(tmp_path / "talk.wav", talk(SECONDS))
     engine = PreviewEngine()
     assert isinstance(engine, SegmentedEngine)
-    whole = engine.render(clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
+    whole = render_files(engine, clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
     told: list[Progress] = []
     scene = tmp_path / "scene"
-    drawn = [engine.analyze_clip(clip, speech, scene, OPTIONS, told.append)]
+    plan = plan_clip(clip, speech, OPTIONS, DEFAULT_LIMITS)
+    drawn = [engine.analyze_clip(plan, scene, OPTIONS, told.append)]
     assert all(step.stage == "analyze" and step.fraction < 0.5 for step in told)
     parts = []
     segments = plan_segments(whole.frames)
@@ -53,9 +56,7 @@ def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tm
         parts.insert(0, part)
         assert told[-1].fraction == 1.0
         assert told[-1].total == len(segments[number])
-    joined = PreviewEngine().join_clip(
-        scene, clip, speech, parts, tmp_path / "joined.mp4", OPTIONS, drawn, ignore_progress
-    )
+    joined = PreviewEngine().join_clip(plan, scene, parts, tmp_path / "joined.mp4", OPTIONS, drawn, ignore_progress)
     for kind in ("video", "audio"):
         seen, expected = (decoded(tmp_path / name, kind) for name in ("joined.mp4", "whole.mp4"))
         assert len(seen) == len(expected)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import EngineCapabilities
 from retalking_core.errors import EngineFaultError, FaceNotFoundError
 from retalking_core.options import RenderOptions
@@ -58,16 +59,14 @@ class ScriptedEngine:
     def warm_up(self) -> None:
         self._marks.mkdir(parents=True, exist_ok=True)
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         progress(Progress("analyze", 0.0))
         (self._marks / "folder").write_text(str(result.parent))
         try:
             self._act(Act(options.seed), progress)
         finally:
             (self._marks / "left").write_text(str(time.monotonic()))
-        report = remux(video, audio, result)
+        report = remux(clip.video, clip.audio, result)
         progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report
 

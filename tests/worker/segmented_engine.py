@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
-from retalking_core.media.probe import probe_audio
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments, plan_segments
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
@@ -35,20 +34,18 @@ class SlowEngine:
     def warm_up(self) -> None:
         self._marks.mkdir(parents=True, exist_ok=True)
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         self._mark("whole")
-        info, timeline = _plan(video, audio, options)
-        with ResultWriter(result, info, timeline, audio, options.output, {}, DEFAULT_LIMITS) as writer:
-            self._work(writer, video, timeline, range(len(timeline.source_index)), options, progress)
+        info, timeline = clip.source.info, clip.timeline
+        with ResultWriter(result, info, timeline, clip.speech, options.output, {}) as writer:
+            self._work(writer, clip.video, timeline, range(len(timeline.source_index)), options, progress)
         return _report(info, timeline, {})
 
     def analyze_clip(
-        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+        self, clip: ClipPlan, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         self._mark("analyze")
-        save_analysis(scene, _plan(video, audio, options)[1])
+        save_analysis(scene, clip.timeline)
         progress(Progress("analyze", 0.02))
         return DrawingReport({"analyze": 0.5})
 
@@ -64,9 +61,8 @@ class SlowEngine:
 
     def join_clip(
         self,
+        clip: ClipPlan,
         scene: Path,
-        video: Path,
-        audio: Path,
         parts: Sequence[Path],
         result: Path,
         options: RenderOptions,
@@ -74,8 +70,8 @@ class SlowEngine:
         progress: ProgressHook,
     ) -> RenderReport:
         self._mark("join")
-        timeline, info = load_analysis(scene, Timeline), open_video(video, DEFAULT_LIMITS).info
-        join_segments(result, parts, timeline, audio, options.output, {}, DEFAULT_LIMITS, progress)
+        timeline, info = load_analysis(scene, Timeline), clip.source.info
+        join_segments(result, parts, timeline, clip.speech, options.output, {}, progress)
         return _report(info, timeline, sum_of_times(drawn))
 
     def _work(
@@ -98,12 +94,6 @@ class SlowEngine:
 
     def _mark(self, what: str) -> None:
         (self._marks / f"{what}.{uuid.uuid4().hex}").touch()
-
-
-def _plan(video: Path, audio: Path, options: RenderOptions) -> tuple[VideoInfo, Timeline]:
-    info = open_video(video, DEFAULT_LIMITS).info
-    speech_s = probe_audio(audio, DEFAULT_LIMITS).duration_s
-    return info, plan_timeline(info, speech_s, options.length_mode, options.output.fps)
 
 
 def _report(info: VideoInfo, timeline: Timeline, stage_times_s: dict[str, float]) -> RenderReport:

@@ -20,6 +20,7 @@ from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
 from jobs.settings import Settings
 from jobs.store import JobStore, LeaseLostError
+from retalking_core.clip_plan import plan_clip
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.media.limits import MediaLimits
@@ -320,7 +321,7 @@ def test_a_demuxer_that_hangs_while_probing_loses_the_lease(
     """Before the render as well as in it, silence for stall_s is the end; the process would be ended a lease later."""
     hurried = replace(context, settings=context.settings.model_copy(update={"stall_s": 0.5}))
     job_id = submit()
-    monkeypatch.setattr(runner, "probe_video", lambda *_: time.sleep(1.2))
+    monkeypatch.setattr(runner, "plan_clip", lambda *inputs: (time.sleep(1.2), plan_clip(*inputs))[1])
     run_job(job_id, hurried)
     assert context.store.jobs.get(job_id).status is JobStatus.RUNNING
     time.sleep(1.5)

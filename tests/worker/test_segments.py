@@ -15,9 +15,10 @@ from jobs.names import input_key, new_job_id, scene_key, segments_prefix
 from jobs.objects import ObjectInfo
 from jobs.settings import Settings
 from jobs.store import JobStore, Lease, SegmentLease, SegmentOutcome, SplitPlan
+from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import EngineFaultError
 from retalking_core.evaluation.clip import EvaluationModels
-from retalking_core.media.limits import MediaLimits
+from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from tests.jobs.making import add_job
@@ -59,7 +60,8 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
     context.store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
     lease = context.store.jobs.claim(job_id, "owner", 30.0)
     assert lease is not None
-    engine.analyze_clip(video, speech, tmp_path / "scene", RenderOptions(), ignore_progress)
+    clip = plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS)
+    engine.analyze_clip(clip, tmp_path / "scene", RenderOptions(), ignore_progress)
     context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
     plan = SplitPlan(
         engine="preview",

@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.waveform import load_waveform
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import EngineCapabilities, refuse_unsupported
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest, faceless_ranges_s, refuse_faceless
-from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.reader import open_video
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
@@ -28,8 +25,7 @@ ANALYZE_SHARE = 0.5
 class PuppetEngine:
     """An `Engine`."""
 
-    def __init__(self, limits: MediaLimits = DEFAULT_LIMITS) -> None:
-        self._limits = limits
+    def __init__(self) -> None:
         self._tracker = DlibFaceTracker()
         self.capabilities = EngineCapabilities(
             name="puppet",
@@ -43,16 +39,10 @@ class PuppetEngine:
     def warm_up(self) -> None:
         self._tracker.warm_up()
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         refuse_unsupported(options, self.capabilities)
         clock = StageClock()
-        with clock.stage("read"):
-            source = open_video(video, self._limits, options.fps)
-            speech = load_waveform(audio, self._limits)
-            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-        count = len(timeline.source_index)
+        source, timeline, count = clip.source, clip.timeline, clip.frames
         with clock.stage("analyze"):
             shown = np.unique(timeline.source_index)
 
@@ -62,12 +52,12 @@ class PuppetEngine:
             track = self._tracker.track(source, TrackRequest(shown.tolist(), options.face, options.crop), on_frame)
             if options.missing_face == "fail":
                 refuse_faceless(track, shown, source)
-            loudness = measure_loudness(speech, timeline)
+            loudness = measure_loudness(clip.speech.waveform, timeline)
         metadata = {"comment": "Synthetic media: lip-sync by Retalking, engine puppet."}
         # Leaves no file behind when anything in the block raises, the progress hook included.
         with (
             clock.stage("synthesize"),
-            ResultWriter(result, source.info, timeline, audio, options.output, metadata, self._limits) as writer,
+            ResultWriter(result, source.info, timeline, clip.speech, options.output, metadata) as writer,
         ):
             frames = source.frames_at(timeline.source_index.tolist())
             for done, (number, frame) in enumerate(zip(timeline.source_index, frames, strict=True), start=1):

@@ -20,7 +20,7 @@ def obstacle(environment: EngineEnvironment) -> str | None:
 def load(environment: EngineEnvironment) -> PuppetEngine:
     from puppet_engine.engine import PuppetEngine
 
-    return PuppetEngine(environment.limits)
+    return PuppetEngine()
 
 
 PLUGIN = EnginePlugin(load, obstacle)

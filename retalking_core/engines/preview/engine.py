@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.waveform import load_waveform
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.engines.preview.mouth_render import (
@@ -40,11 +40,9 @@ from retalking_core.faces.track import (
     refuse_faceless,
 )
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
@@ -85,21 +83,19 @@ class PreviewEngine:
         """Load the face models (1.3 s)."""
         self._tracker.warm_up()
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault."""
-        clock = StageClock()
-        source, speech, timeline = self._open(video, audio, options, progress, clock)
+        clock, timeline = StageClock(), clip.timeline
+        source = self._begin(clip, options, progress)
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
-        with ResultWriter(result, source.info, timeline, audio, options.output, METADATA, self._limits) as writer:
+        with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA) as writer:
             with clock.stage("analyze"):
-                scene = self.analyze(source, speech, timeline, options, progress)
+                scene = self.analyze(source, clip.speech.waveform, timeline, options, progress)
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
         progress(Progress("synthesize", 1.0, count, count))
-        return replace(_report(scene, source.info, options, clock.times_s), held=source.held(video))
+        return replace(_report(scene, source.info, options, clock.times_s), held=source.held(clip.video))
 
     def _synthesize(
         self,
@@ -121,13 +117,14 @@ class PreviewEngine:
             writer.finish()
 
     def analyze_clip(
-        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+        self, clip: ClipPlan, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """See `SegmentedEngine`."""
         clock = StageClock()
-        source, speech, timeline = self._open(video, audio, options, progress, clock)
+        source = self._begin(clip, options, progress)
         with clock.stage("analyze"):
-            save_analysis(scene, self.analyze(source, speech, timeline, options, progress))
+            found = self.analyze(source, clip.speech.waveform, clip.timeline, options, progress)
+            save_analysis(scene, found)
         return DrawingReport(dict(clock.times_s))
 
     def render_segment(
@@ -150,9 +147,8 @@ class PreviewEngine:
 
     def join_clip(
         self,
+        clip: ClipPlan,
         scene: Path,
-        video: Path,
-        audio: Path,
         parts: Sequence[Path],
         result: Path,
         options: RenderOptions,
@@ -161,25 +157,17 @@ class PreviewEngine:
     ) -> RenderReport:
         clock, learned = StageClock(), load_analysis(scene, PreviewAnalysis)
         with clock.stage("join"):
-            join_segments(result, parts, learned.timeline, audio, options.output, METADATA, self._limits, progress)
-        info = probe_video(video, self._limits, options.fps)
-        report = _report(learned, info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
+            join_segments(result, parts, learned.timeline, clip.speech, options.output, METADATA, progress)
+        report = _report(learned, clip.source.info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
         noted = [note for each in drawn for note in each.notes]
         return replace(report, notes=merge_notes([*report.notes, *noted]))
 
-    def _open(
-        self, video: Path, audio: Path, options: RenderOptions, progress: ProgressHook, clock: StageClock
-    ) -> tuple[CachingFrameSource, Waveform, Timeline]:
-        """Open the inputs and plan which frame is shown when."""
+    def _begin(self, clip: ClipPlan, options: RenderOptions, progress: ProgressHook) -> CachingFrameSource:
+        """The clip's frames, decoded ahead and kept."""
         refuse_unsupported(options, self.capabilities)
         disable_opencv_threads()
         progress(Progress("analyze", 0.0))
-        with clock.stage("read"):
-            opened = PrefetchingFrameSource(open_video(video, self._limits, options.fps))
-            source = CachingFrameSource(opened, self._limits.max_held_bytes)
-            speech = load_waveform(audio, self._limits)
-            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-        return source, speech, timeline
+        return CachingFrameSource(PrefetchingFrameSource(clip.source), self._limits.max_held_bytes)
 
     def analyze(
         self,

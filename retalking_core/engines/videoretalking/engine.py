@@ -19,7 +19,7 @@ import torch
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa, mel_windows
-from retalking_core.audio.waveform import load_waveform
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import AHEAD, ANALYZE_SHARE, ClipAnalysis, ClipAnalyzer
@@ -30,11 +30,9 @@ from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker, faceless_ranges_s
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.probe import probe_video
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.enet import ENet
@@ -112,16 +110,14 @@ class VideoRetalkingEngine:
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
 
-    def render(
-        self, video: Path, audio: Path, result: Path, options: RenderOptions, progress: ProgressHook
-    ) -> RenderReport:
+    def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         """See `Engine.render`. Raises: media errors, face_not_found, face_missing, unsupported_option, engine_fault,
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
         def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
             metadata = self._metadata()
-            writer = ResultWriter(result, source.info, scene.timeline, audio, options.output, metadata, self._limits)
+            writer = ResultWriter(result, source.info, scene.timeline, clip.speech, options.output, metadata)
 
             def tell(done: int, total: int) -> None:
                 share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)
@@ -132,19 +128,18 @@ class VideoRetalkingEngine:
             progress(Progress("synthesize", 1.0, len(everything), len(everything)))
             memory.keep()
             report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
-            return replace(report, held=source.held(video))
+            return replace(report, held=source.held(clip.video))
 
-        return self._analyze(video, audio, result.parent, options, progress, clock, draw)
+        return self._analyze(clip, result.parent, options, progress, clock, draw)
 
     def analyze_clip(
-        self, video: Path, audio: Path, scene: Path, options: RenderOptions, progress: ProgressHook
+        self, clip: ClipPlan, scene: Path, options: RenderOptions, progress: ProgressHook
     ) -> DrawingReport:
         """See `SegmentedEngine`. Segments draw their references themselves: a cache entry serves
         the first pass only."""
         clock = StageClock()
         self._analyze(
-            video,
-            audio,
+            clip,
             scene.parent,
             options,
             progress,
@@ -169,9 +164,8 @@ class VideoRetalkingEngine:
 
     def join_clip(
         self,
+        clip: ClipPlan,
         scene: Path,
-        video: Path,
-        audio: Path,
         parts: Sequence[Path],
         result: Path,
         options: RenderOptions,
@@ -180,34 +174,27 @@ class VideoRetalkingEngine:
     ) -> RenderReport:
         clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
         with clock.stage("join"):
-            join_segments(
-                result, parts, found.timeline, audio, options.output, self._metadata(), self._limits, progress
-            )
-        info = probe_video(video, self._limits, options.fps)
+            join_segments(result, parts, found.timeline, clip.speech, options.output, self._metadata(), progress)
         times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
         notes = merge_notes(note for report in drawn for note in report.notes)
-        return self._report(found, info, options, times_s, notes, "off")
+        return self._report(found, clip.source.info, options, times_s, notes, "off")
 
     def _analyze(
         self,
-        video: Path,
-        audio: Path,
+        clip: ClipPlan,
         scratch: Path,
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
         then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
     ) -> Looked:
-        """Open the inputs, do the first pass, and call `then` inside the face cache session."""
+        """Do the first pass, and call `then` inside the face cache session."""
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
-        with clock.stage("read"):
-            source = CachingFrameSource(open_video(video, self._limits, options.fps), KEPT_BYTES)
-            speech = load_waveform(audio, self._limits)
-            timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-            sound = mel_windows(mel_spectrogram_librosa(speech), timeline.fps, len(timeline.source_index))
+        source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
+        sound = mel_windows(mel_spectrogram_librosa(clip.speech.waveform), timeline.fps, clip.frames)
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
-        with self._analysis.memory(self._cache, video, count, options, scratch, progress) as memory:
+        with self._analysis.memory(self._cache, clip.video, count, options, scratch, progress) as memory:
             with clock.stage("analyze"):
                 scene = self._analysis.scene(source, timeline, sound, options, memory, count, progress)
             return then(source, scene, memory)

@@ -1,0 +1,258 @@
+"""The speech, decoded once: samples for the result's sound track, and the waveform that the lips follow."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.filter import Graph
+from numpy.typing import NDArray
+
+from retalking_core.errors import AudioInvalidError
+from retalking_core.media.faults import reading
+from retalking_core.media.limits import MediaLimits
+from retalking_core.media.sound import MIN_SPEECH_S, SoundRecord, decode_sound, empty_speech
+from retalking_core.notes import Note
+from retalking_core.types import AudioTrack, Waveform
+
+ANALYSIS_RATE_HZ = 16_000
+# A long interpolated filter. Mel distance to a soxr-HQ resampling of the same speech: mean 1e-4, largest 0.034 of 8.
+_RESAMPLING = {"filter_size": "128", "phase_shift": "10", "cutoff": "0.97", "linear_interp": "1"}
+# Sample rates of AAC (ISO 14496-3, table 1.18).
+_AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+# Samples stay in memory up to here (3 minutes of stereo at 44.1 kHz) and lie in a temporary file beyond.
+_MEMORY_BYTES = 64 * 2**20
+# Channels cancel where their mean has less than an eighth of their mean power; without any relation it has half.
+_CANCELED, _BLOCK_S, _SMOOTH_BLOCKS = 0.125, 0.1, 10
+# Speech is recorded at -16 to -30 LUFS. Below the first bound it is brought to the second, if it is modulated as speech
+# is: its loud tenths of a second (98 %) lie so far above the quiet ones (10 %). Noise has 1 to 2 dB there.
+_QUIET_LUFS, _TARGET_LUFS, _MODULATION_DB = -38.0, -26.0, 8.0
+_SOUND_DB = -66.0
+
+
+class SoundStore:
+    """Samples f32 [n, channels] at rate_hz, written once, read any number of times by one reader at a time."""
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self.rate_hz, self.channels = rate_hz, channels
+        self.samples = 0
+        self.peak = 0.0
+        self.gain = 1.0
+        self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 closed by `close`
+
+    def write(self, block: NDArray[np.float32]) -> None:
+        """block: f32 [channels, k]."""
+        self._file.write(block.T.tobytes())
+        self.samples += block.shape[1]
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
+        """f32 [channels, <= size] in order, times `gain`."""
+        self._file.seek(0)
+        while raw := self._file.read(4 * self.channels * size):
+            samples = np.frombuffer(raw, np.float32).reshape(-1, self.channels).T
+            yield samples * np.float32(self.gain) if self.gain != 1.0 else samples
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A decoded speech file; a context manager that owns its samples.
+
+    waveform: what the lips follow. sound: what the result plays, at a rate of AAC, in one or two channels.
+    track: where it comes from; None: made, not read. notes: what was filled, chosen or corrected.
+    """
+
+    waveform: Waveform
+    sound: SoundStore
+    track: AudioTrack | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        return self.waveform.duration_s
+
+    @property
+    def is_audible(self) -> bool:
+        """Whether anything is louder than -66 dBFS for a tenth of a second."""
+        return bool(block_levels_db(self.waveform.samples).max(initial=-np.inf) > _SOUND_DB)
+
+    def __enter__(self) -> Speech:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sound.close()
+
+
+def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None) -> Speech:
+    """Decode the speech of a sound or video file, once and to the end.
+
+    The result's sound keeps level and channels; more than two are mixed to stereo with the coefficients of ITU-R
+    BS.775 (FFmpeg's default), scaled down only where they would clip. Memory: 128 kB a second (77 MB at the default
+    cap) and 64 MB; longer sound lies in a temporary file. Raises the errors of `decode_sound`.
+    """
+    record, pieces, source_s = SoundRecord(), list[NDArray[np.float32]](), 0.0
+    store: SoundStore | None = None
+    try:
+        with reading("speech file"):
+            for frame in decode_sound(path, limits, audio_track, record):
+                if store is None:
+                    channels = min(2, frame.layout.nb_channels)
+                    layout = {1: "mono", 2: "stereo"}[channels]
+                    store = SoundStore(nearest_aac_rate(frame.sample_rate), channels)
+                    played = AudioResampler(format="fltp", layout=layout, rate=store.rate_hz)
+                    heard = AudioResampler(format="fltp", layout=layout, rate=ANALYSIS_RATE_HZ, options=_RESAMPLING)
+                source_s += frame.samples / frame.sample_rate
+                frame.pts = None
+                for piece in played.resample(frame):
+                    store.write(_samples(piece))
+                pieces.extend(map(_samples, heard.resample(frame)))
+            if store is None:
+                raise empty_speech()
+            for piece in played.resample(None):
+                store.write(_samples(piece))
+            pieces.extend(map(_samples, heard.resample(None)))
+        if store.channels == 2 and record.track is not None and record.track.channels > 2:
+            store.gain = min(1.0, 1.0 / max(store.peak, 1e-9))
+        waveform, notes = _heard(pieces, int(np.ceil(round(source_s * ANALYSIS_RATE_HZ, 3))))
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
+    return Speech(waveform, store, record.track, (*record.notes(), *notes))
+
+
+def load_waveform(path: Path, limits: MediaLimits) -> Waveform:
+    """The waveform of `read_speech` alone."""
+    with read_speech(path, limits) as speech:
+        return speech.waveform
+
+
+def silent_speech(duration_s: float) -> Speech:
+    """Silence, for files without sound."""
+    samples = np.zeros(max(1, round(duration_s * ANALYSIS_RATE_HZ)), np.float32)
+    store = SoundStore(ANALYSIS_RATE_HZ, 1)
+    store.write(samples[None])
+    return Speech(Waveform(samples), store)
+
+
+def nearest_aac_rate(rate_hz: int) -> int:
+    """The rate itself if AAC has it, else the nearest by ratio, the higher of two equally near."""
+    return min(_AAC_RATES_HZ, key=lambda legal: abs(np.log(legal / rate_hz)))
+
+
+def _heard(pieces: list[NDArray[np.float32]], wanted: int) -> tuple[Waveform, list[Note]]:
+    """One channel of exactly `wanted` samples at a level at which speech is heard."""
+    channels = np.concatenate(pieces, axis=1)[:, :wanted]
+    pieces.clear()
+    # The resampler's filter may end a few samples early or late.
+    channels = np.pad(channels, ((0, 0), (0, wanted - channels.shape[1]))).astype(np.float32, copy=False)
+    if channels.shape[1] < MIN_SPEECH_S * ANALYSIS_RATE_HZ:
+        raise empty_speech()
+    if not np.isfinite(channels).all():
+        raise AudioInvalidError("The speech holds samples that are not numbers (NaN or infinity); export it again.")
+    samples, canceled_s = mix_channels(channels)
+    notes = []
+    if canceled_s > 0:
+        sentence = f"The channels cancel each other for {canceled_s:.1f} s; there the lips follow the louder one."
+        notes.append(Note("audio_out_of_phase", sentence))
+    loudness = speech_loudness(samples)
+    if loudness is not None and loudness < _QUIET_LUFS:
+        samples = samples * np.float32(10 ** ((_TARGET_LUFS - loudness) / 20))
+        sentence = f"The speech is very quiet ({loudness:.0f} LUFS); the lips follow an amplified copy of it."
+        notes.append(Note("audio_quiet", sentence))
+    return Waveform(samples), notes
+
+
+def mix_channels(channels: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """f32 [1 or 2, n] at 16 kHz to f32 [n], and the seconds in which the channels cancel.
+
+    The mean of both, but where that cancels (one inverted, ITU-R BS.1770 adds powers and not samples) the louder one.
+    """
+    if len(channels) == 1:
+        return channels[0], 0.0
+    mean = channels.mean(axis=0)
+    powers = [_block_power(one) for one in (*channels, mean)]
+    if not any(power.any() for power in powers[:2]):
+        return mean, 0.0
+    kernel = np.ones(2 * _SMOOTH_BLOCKS + 1)
+    left, right, both = (np.convolve(power, kernel, mode="same") for power in powers)
+    canceled = both < _CANCELED * (left + right) / 2
+    if not canceled.any():
+        return mean, 0.0
+    block = round(_BLOCK_S * ANALYSIS_RATE_HZ)
+    centers = (np.arange(len(left)) + 0.5) * block
+    is_left = left >= right
+    mixed = np.zeros_like(mean)
+    # Weights change over a tenth of a second, so that no step is heard.
+    for channel, is_louder in zip(channels, (is_left, ~is_left), strict=True):
+        weights = np.where(canceled, np.where(is_louder, 1.0, 0.0), 0.5)
+        mixed += channel * np.interp(np.arange(len(mean)), centers, weights).astype(np.float32)
+    heard = np.maximum(powers[0], powers[1]) > 10 ** (_SOUND_DB / 10)
+    return mixed, float((canceled & heard).sum() * _BLOCK_S)
+
+
+def speech_loudness(samples: NDArray[np.float32]) -> float | None:
+    """Integrated loudness in LUFS (ITU-R BS.1770-4, FFmpeg's ebur128) of samples at 16 kHz; None where they are silent
+    or as steady as noise."""
+    levels = block_levels_db(samples)
+    if len(levels) == 0 or levels.max() < -90:
+        return None
+    quiet, loud = np.percentile(levels, (10, 98))
+    if loud - quiet < _MODULATION_DB:
+        return None
+    graph = Graph()
+    source = graph.add_abuffer(sample_rate=ANALYSIS_RATE_HZ, format="fltp", layout="mono")
+    meter, sink = graph.add("ebur128", "metadata=1:peak=none"), graph.add("abuffersink")
+    source.link_to(meter)
+    meter.link_to(sink)
+    graph.configure()
+    # The gate of BS.1770 is absolute, at -70 LUFS: quiet speech is measured louder and the gain taken off again.
+    gain_db = max(0.0, -20.0 - float(loud))
+    last = None
+    for start in range(0, len(samples), ANALYSIS_RATE_HZ):
+        block = samples[None, start : start + ANALYSIS_RATE_HZ] * np.float32(10 ** (gain_db / 20))
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = ANALYSIS_RATE_HZ, start
+        graph.push(frame)
+        last = _last(graph, last)
+    measured = float(last.metadata.get("lavfi.r128.I", "-inf")) if last is not None else -np.inf
+    # Nothing was longer than the meter's block of 0.4 s.
+    return (measured if measured > -70 else -20.0) - gain_db
+
+
+def block_levels_db(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean power of each tenth of a second in dB of full scale."""
+    return 10 * np.log10(_block_power(samples) + 1e-12)
+
+
+def _block_power(samples: NDArray[np.float32]) -> NDArray[np.float64]:
+    block = round(_BLOCK_S * ANALYSIS_RATE_HZ)
+    padded = np.pad(samples, (0, -len(samples) % block))
+    power: NDArray[np.float64] = np.square(padded.reshape(-1, block)).mean(axis=1, dtype=np.float64)
+    return power
+
+
+def _samples(frame: AudioFrame) -> NDArray[np.float32]:
+    """f32 [channels, n] of a frame in planar float."""
+    return frame.to_ndarray().astype(np.float32, copy=False)
+
+
+def _last(graph: Graph, last: AudioFrame | None) -> AudioFrame | None:
+    while True:
+        try:
+            pulled = graph.pull()
+            last = pulled if isinstance(pulled, AudioFrame) else last
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return last
