@@ -228,8 +228,8 @@ _TABLE = [
         "container_unsupported",
         422,
         "The container format is not accepted",
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; "
-        "png, jpeg or webp for a still.",
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg, m4a, aac, aiff, amr "
+        "or caf for speech; png, jpeg, webp, heic or avif for a still.",
     ),
     ErrorCode(
         "media_unreadable", 422, "The file is damaged or truncated", "Check that it plays, then send the complete file."

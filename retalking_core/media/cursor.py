@@ -17,10 +17,11 @@ from av.video.stream import VideoStream
 from retalking_core.errors import CodecUnsupportedError, MediaUnreadableError, NoVideoStreamError
 from retalking_core.media.container import MediaFile, open_container
 from retalking_core.media.faults import DAMAGED_PACKET, reading
+from retalking_core.media.interlace import Deinterlacer
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import PacketTable
 from retalking_core.media.planes import PlaneConverter
-from retalking_core.types import Frame
+from retalking_core.types import FieldOrder, Frame
 
 # Pictures up to this size are decoded in one thread where there are only so many cores.
 ONE_THREAD_PX, FEW_CORES = 1 << 20, 4
@@ -51,9 +52,13 @@ def choose_threads(stream: VideoStream) -> None:
 
 
 class PictureDecoder:
-    """Decoded pictures of one stream in order, damaged packets skipped. `seek` restarts at a key picture."""
+    """Decoded pictures of one stream in order, progressive, damaged packets skipped. `seek` restarts at a key picture.
 
-    def __init__(self, media: MediaFile, limits: MediaLimits) -> None:
+    field_order: of an interlaced stream, which is deinterlaced.
+    """
+
+    def __init__(self, media: MediaFile, limits: MediaLimits, field_order: FieldOrder = "") -> None:
+        self._field_order = field_order
         self._container = media.container
         self._stream = video_stream(media)
         choose_threads(self._stream)
@@ -65,6 +70,10 @@ class PictureDecoder:
 
     def pictures(self) -> Iterator[VideoFrame]:
         """Ends with the stream. A packet that does not decode is passed over: its picture is missing from the run."""
+        decoded = self._decoded()
+        return Deinterlacer(self._field_order).progressive(decoded) if self._field_order else decoded
+
+    def _decoded(self) -> Iterator[VideoFrame]:
         with reading("video"):
             for packet in self._container.demux(self._stream):
                 try:
@@ -76,11 +85,11 @@ class PictureDecoder:
                         yield picture
 
 
-def _open_decoder(path: Path, limits: MediaLimits) -> tuple[MediaFile, PictureDecoder]:
+def _open_decoder(path: Path, limits: MediaLimits, field_order: FieldOrder) -> tuple[MediaFile, PictureDecoder]:
     """Nothing stays open when this raises."""
     media = open_container(path, limits)
     try:
-        return media, PictureDecoder(media, limits)
+        return media, PictureDecoder(media, limits, field_order)
     except BaseException:
         media.close()
         raise
@@ -93,13 +102,19 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
     _NEAR_FRAMES = 24
 
     def __init__(
-        self, path: Path, limits: MediaLimits, table: PacketTable, converter: PlaneConverter, damaged: set[int]
+        self,
+        path: Path,
+        limits: MediaLimits,
+        table: PacketTable,
+        converter: PlaneConverter,
+        damaged: set[int],
+        field_order: FieldOrder = "",
     ) -> None:
         self._table = table
         self._converter = converter
         self._damaged = damaged
-        self._path, self._limits = path, limits
-        self._media, self._decoder = _open_decoder(path, limits)
+        self._path, self._limits, self._field_order = path, limits, field_order
+        self._media, self._decoder = _open_decoder(path, limits, field_order)
         self._pictures = self._decoder.pictures()
         self._position = -1  # number of the picture decoded last
         self._ahead: tuple[int, VideoFrame] | None = None  # decoded, but later than what was asked for
@@ -171,8 +186,11 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         return key >= 0 and self._table.key_shown[key] > self._table.shown[self._position + 1]
 
     def _jump(self, index: int) -> None:
-        """Stand before `index`: at its key picture, or an earlier one when the container lands too late."""
-        keys = np.searchsorted(self._table.key_shown, self._table.shown[index], side="right")
+        """Stand before `index`: at its key picture, or an earlier one when the container lands too late.
+
+        Deinterlacing needs the picture before it, too."""
+        first = max(0, index - 1) if self._field_order else index
+        keys = np.searchsorted(self._table.key_shown, self._table.shown[first], side="right")
         for key in range(int(keys) - 1, max(int(keys) - 4, -1), -1) if self._table.stamped else ():
             self._restart(int(self._table.key_seek[key]))
             self._ahead = self._next_picture()
@@ -190,6 +208,6 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         """From the very start: some containers have no usable index."""
         self._pictures.close()
         self._media.close()
-        self._media, self._decoder = _open_decoder(self._path, self._limits)
+        self._media, self._decoder = _open_decoder(self._path, self._limits, self._field_order)
         self._pictures = self._decoder.pictures()
         self._position, self._ahead, self._last = -1, None, None

@@ -80,7 +80,7 @@ ACCEPTED: Mapping[InputSlot, tuple[ContainerKind, ...]] = MappingProxyType(
 ACCEPTED_NAMES: Mapping[InputSlot, str] = MappingProxyType(
     {
         "video": "mp4, mov, mkv, webm or avi, or a still image (png, jpeg, webp, heic, avif)",
-        "audio": "wav, mp3, flac, ogg, m4a, aac, aiff, amr or caf, or a video file with speech (mp4, mov, mkv, webm, avi)",
+        "audio": "wav, mp3, flac, ogg, m4a, aac, aiff, amr or caf, or a video with speech (mp4, mov, mkv, webm, avi)",
         "expression": "png, jpeg, webp, heic or avif",
     }
 )
@@ -197,7 +197,7 @@ def _compatible_brands(head: bytes) -> list[bytes]:
 
 
 def _is_animated(head: bytes) -> bool:
-    """The animation flag of VP8X (RFC 9649, 2.7), or an acTL chunk before the first IDAT (PNG third edition, 11.3.6)."""
+    """The animation flag of VP8X (RFC 9649, 2.7), or an acTL chunk before the first IDAT (PNG, third edition)."""
     if head[:4] == b"RIFF":
         return head[12:16] == b"VP8X" and len(head) > 20 and bool(head[20] & 0x02)
     at = len(_PNG)
@@ -269,6 +269,10 @@ _FOREIGN = {
     b"\x02#!SILK": ("a SILK voice message", _TO_SOUND),
     b"riff\x2e\x91": ("a Wave64 file", _TO_SOUND),
 }
+# Pictures of accepted kinds that move.
+ANIMATIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {WEBP.name: ("an animated WebP", _ANIMATION), PNG.name: ("an animated PNG (APNG)", _ANIMATION)}
+)
 _MPEG_TS_BYTES = (188, 192)
 
 
@@ -278,12 +282,17 @@ def describe(head: bytes) -> tuple[str, str]:
     if head[4:8] == b"ftyp":
         return ("an animated AVIF" if head[8:12] == b"avis" else "a HEIF image sequence"), _ANIMATION
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "an animated WebP", _ANIMATION
+        return ANIMATIONS[WEBP.name]
     if head.startswith(_PNG):
-        return "an animated PNG (APNG)", _ANIMATION
-    if head[:4] in (b"RIFF", b"RIFX", b"FORM"):
-        return f"a {head[:4].decode()} file of an unknown kind", ""
+        return ANIMATIONS[PNG.name]
     return _foreign(head) or (("text" if _is_text(head) else "data of an unknown kind"), "")
+
+
+def refusal(found: tuple[str, str]) -> str:
+    """The sentences that refuse a file. found: as `describe` gives it."""
+    what, advice = found
+    accepted = f"Accepted are {ACCEPTED_NAMES['video']}; for speech {ACCEPTED_NAMES['audio']}."
+    return " ".join(filter(None, (f"This is {what}, which is not accepted.", advice, accepted)))
 
 
 def _foreign(head: bytes) -> tuple[str, str] | None:
@@ -316,7 +325,7 @@ _MPEG2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 
-# Frames that must follow one another: at the start two, because one alone turns up in any random data, behind junk more.
+# Frames that must follow one another: one alone turns up in any random data, and two behind a few kilobytes of junk.
 _FRAMES_AT_START, _FRAMES_BEHIND_JUNK = 2, 4
 
 
