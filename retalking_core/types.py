@@ -179,7 +179,8 @@ class RenderReport:
     mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
     without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
     checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
-    audio_track: the sound that was used. held: the clip where its frames are still in memory.
+    audio_track: the sound that was used. held: the clip where its frames are still in memory. face_boxes: f32 [M, 4],
+    left, top, right, bottom px of the rendered face in the result, NaN where it is not seen.
     """
 
     engine: str
@@ -199,3 +200,4 @@ class RenderReport:
     face_cache: str = "off"
     audio_track: AudioTrack | None = None
     held: DecodedClip | None = field(default=None, repr=False, compare=False)
+    face_boxes: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)

@@ -28,7 +28,8 @@ class EvaluatedClip:
     speech: what the lips follow, or the file that it is in. reference: the video that the result was made from.
     source_index: i64 [M], the reference frame that each result frame was made from; None: the one of the same number.
     progress: called while the evaluation runs; an exception that it raises ends the evaluation. has_badge:
-    `output.badge` was requested, so the badge is no error of the picture.
+    `output.badge` was requested, so the badge is no error of the picture. face_boxes: f32 [M, 4] px of the face to
+    measure, NaN where it is unknown; None: the one that the report names, else the largest.
     """
 
     result: Path
@@ -40,6 +41,14 @@ class EvaluatedClip:
     models: EvaluationModels | None = None
     progress: ProgressHook = ignore_progress
     has_badge: bool = False
+    face_boxes: NDArray[np.float32] | None = None
+
+    @property
+    def rendered_face(self) -> NDArray[np.float32] | None:
+        """Where the face is that all metrics are about, f32 [M, 4] px of the result; None: the largest."""
+        if self.face_boxes is not None or self.report is None:
+            return self.face_boxes
+        return self.report.face_boxes
 
     @cached_property
     def reporter(self) -> ProgressReporter:

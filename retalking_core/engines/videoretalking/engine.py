@@ -266,4 +266,5 @@ class VideoRetalkingEngine:
             synthetic_weights=self.capabilities.synthetic_weights,
             notes=([Note("synthetic_weights", UNTRAINED)] if self.capabilities.synthetic_weights else []) + notes,
             face_cache=face_cache,
+            face_boxes=scene.face_boxes * np.float32(width / info.width),
         )
