@@ -263,7 +263,7 @@ _TABLE = [
         "streams_too_many", 422, "The file has too many streams", "Send a file with one video and one audio stream."
     ),
     ErrorCode(
-        "face_not_found", 422, "No face was found", "Send a clip that shows a face from the front, at least 64 px wide."
+        "face_not_found", 422, "No face was found", "Send a clip that shows a face from the front, at least 48 px high."
     ),
     ErrorCode(
         "face_missing",

@@ -13,6 +13,7 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import Speech, read_speech
 from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.writer import output_size
 from retalking_core.notes import Note, frame_ranges_s, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.types import RenderReport, Timeline
@@ -56,6 +57,10 @@ class ClipPlan:
         if is_still and self.speech.is_audible:
             sentence = "The mouth never moves although there is sound: is it speech, and the right track?"
             notes.append(Note("mouth_still", sentence))
+        info, size = self.source.info, (report.width, report.height)
+        if size == output_size(info, None) != (info.width, info.height):
+            sentence = f"Scaled from {info.width}x{info.height} so that phones play it; see output.max_height."
+            notes.append(Note("output_scaled", sentence))
         notes += [*self.source.info.notes, *self._frame_notes()]
         return replace(
             report,

@@ -8,9 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import av
 import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -51,6 +54,21 @@ def choose_threads(stream: VideoStream) -> None:
         stream.thread_type = "AUTO"
 
 
+# FFmpeg's own decoders of VP8 and VP9 leave the alpha of WebM out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def _alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """The decoder for a stream that states an alpha channel; None where its own one reads it."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
+        return None
+    decoder = cast(VideoCodecContext, CodecContext.create(name, "r"))
+    decoder.thread_count = stream.codec_context.thread_count
+    return decoder
+
+
 class PictureDecoder:
     """Decoded pictures of one stream in order, progressive, damaged packets skipped. `seek` restarts at a key picture.
 
@@ -62,9 +80,11 @@ class PictureDecoder:
         self._container = media.container
         self._stream = video_stream(media)
         choose_threads(self._stream)
-        self._stream.codec_context.options = {"max_pixels": str(limits.max_picture_px)}
+        self._decoder = _alpha_decoder(self._stream) or self._stream.codec_context
+        self._decoder.options = {"max_pixels": str(limits.max_picture_px)}
 
     def seek(self, stamp: int) -> None:
+        self._decoder.flush_buffers()
         with reading("video"):
             self._container.seek(stamp, stream=self._stream, backward=True)
 
@@ -77,7 +97,7 @@ class PictureDecoder:
         with reading("video"):
             for packet in self._container.demux(self._stream):
                 try:
-                    decoded = packet.decode()
+                    decoded = self._decoder.decode(packet if packet.size else None)
                 except DAMAGED_PACKET:
                     continue
                 for picture in decoded:

@@ -143,11 +143,15 @@ def sniff(head: bytes) -> ContainerKind | None:
 
 
 def locate(read: Callable[[int, int], bytes]) -> tuple[int, ContainerKind | None]:
-    """(offset of the media behind ID3v2 tags, its container or None). read: (offset, bytes) -> what is there."""
+    """(offset of the media behind tags and junk, its container or None). read: (offset, bytes) -> what is there."""
     offset = 0
     while (length := tag_bytes(read(offset, 10))) and offset < _MAX_TAG_BYTES:
         offset += length
-    return offset, _sniff_untagged(read(offset, HEAD_BYTES))
+    head = read(offset, HEAD_BYTES)
+    kind = _sniff_untagged(head)
+    if kind in (MP3, AAC):
+        offset += _first_frame(head)[0]
+    return offset, kind
 
 
 # An ID3v2 tag states up to 256 MB; pictures of an album are never so large.
@@ -178,7 +182,7 @@ def _sniff_untagged(head: bytes) -> ContainerKind | None:
     else:
         found = next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
         if found is None and _foreign(head) is None:
-            found = _sniff_frames(head)
+            found = _first_frame(head)[1]
     return None if found in (PNG, WEBP) and _is_animated(head) else found
 
 
@@ -329,15 +333,16 @@ _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 1200
 _FRAMES_AT_START, _FRAMES_BEHIND_JUNK = 2, 4
 
 
-def _sniff_frames(head: bytes) -> ContainerKind | None:
-    """MP3 or ADTS AAC, by frame headers that each stand where the one before says; zeros or junk may precede them."""
+def _first_frame(head: bytes) -> tuple[int, ContainerKind | None]:
+    """(offset, kind) of the first frame of MP3 or ADTS AAC: headers that each stand where the one before says. Zeros or
+    junk may precede them."""
     at = 0
     while (at := head.find(b"\xff", at)) >= 0:
         for kind, frame_bytes in ((MP3, _mpeg_frame_bytes), (AAC, _adts_frame_bytes)):
             if _has_frames(head, at, frame_bytes):
-                return kind
+                return at, kind
         at += 1
-    return None
+    return 0, None
 
 
 def _has_frames(head: bytes, at: int, frame_bytes: Callable[[bytes], int | None]) -> bool:
