@@ -26,7 +26,8 @@ demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
 
 test: $(VENV)/.all check
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=
+	$(BIN)/coverage report --format=total
 
 # Everything of tests/faults, and workers killed in a shared job, the long part too: about 17 minutes.
 # `pytest -m faults` is the short part.
@@ -39,6 +40,7 @@ load: $(VENV)/.all
 check: $(VENV)/.all check-console
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m checks.import_cycles
 	$(BIN)/python -m checks.test_only_modules

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "retalking_core"
 # Who may be the reader of a module: the product, and the programs that measure and document it.
-READERS = ("api", "bench", "cli", "deploy", "docs", "jobs", "worker", LIBRARY)
+READERS = ("api", "bench", "cli", "deploy", "docs", "examples", "jobs", "worker", LIBRARY)
 
 
 def unread_modules(library: Iterable[Path], readers: Iterable[Path], root: Path) -> list[str]:

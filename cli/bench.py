@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import typer
 
 from cli.extras import MissingExtraError
@@ -12,6 +15,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 def bench(context: typer.Context) -> None:
     """Measure the neural engine: `retalking bench VIDEO SPEECH --models DIR`; see `retalking bench --help`."""
+    # An editable installation makes the packages of the wheel known, and `bench` is not among them.
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
     try:
         from bench.engine import main
     except ImportError as error:

@@ -129,7 +129,7 @@ def check_interface(name: str, engine: object) -> None:
         raise PluginError("the engine's `capabilities` are no `EngineCapabilities`")
     if capabilities.name != name:
         raise PluginError(f"the engine calls itself {capabilities.name!r}, its entry point {name!r}")
-    for method, arguments in (("warm_up", 0), ("render", 5)):
+    for method, arguments in (("warm_up", 0), ("render", 4)):
         function = getattr(engine, method, None)
         if not callable(function):
             raise PluginError(f"the engine has no method `{method}`")

@@ -7,6 +7,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
+from retalking_core.media.planes import plane_samples
+
 # True of every engine; "AI" would not be of the preview engine.
 TEXT = "SYNTHETIC VIDEO"
 # Of the shorter side. 4 % keeps capitals over 10 pixels on a picture of 480 rows, the smallest that stays legible.
@@ -32,7 +34,7 @@ class Badge:
     def stamp(self, picture: VideoFrame) -> None:
         """Draw into a yuv420p picture in place. Not a sample outside `box` changes."""
         left, top, right, bottom = self.box
-        y, u, v = (_plane(picture, number) for number in range(3))
+        y, u, v = (plane_samples(picture.planes[number]) for number in range(3))
         luma = y[top:bottom, left:right]
         luma[:] = np.rint(luma * self._keep + self._add).astype(np.uint8)
         # Chroma has half the size; the box is even, so that its samples belong to it alone.
@@ -63,9 +65,3 @@ def _letters(width: int, height: int) -> NDArray[np.float32]:
     corner = ((width * scale - text_width) // 2, (height * scale + text_height) // 2)
     cv2.putText(mask, TEXT, corner, _FONT, size, 255, thickness, cv2.LINE_AA)
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-
-
-def _plane(picture: VideoFrame, number: int) -> NDArray[np.uint8]:
-    plane = picture.planes[number]
-    rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
-    return rows[:, : plane.width]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ class PictureDecoder:
         with reading("video"):
             self._container.seek(stamp, stream=self._stream, backward=True)
 
-    def pictures(self) -> Iterator[VideoFrame]:
+    def pictures(self) -> Generator[VideoFrame, None, None]:
         """Ends with the stream. A packet that does not decode is passed over: its picture is missing from the run."""
         decoded = self._decoded()
         return Deinterlacer(self._field_order).progressive(decoded) if self._field_order else decoded

@@ -97,12 +97,13 @@ class PictureEncoder:
         self._settings = PictureSettings(*size, info.height, info.color, fps, output.crf)
         self._badge = Badge(*size, info.color.full_range) if output.badge else None
         self._reformatter = VideoReformatter()
-        self._stream = container.add_stream(CODEC, rate=fps)
-        self._settings.apply(self._stream.codec_context)
-        self._context: VideoCodecContext = self._stream.codec_context
+        stream = container.add_stream(CODEC, rate=fps)
+        assert isinstance(stream, av.VideoStream)
+        self._stream, self._context = stream, stream.codec_context
+        self._settings.apply(self._context)
         self.taken = 0
 
-    def encode(self, frame: Frame) -> list[Packet]:
+    def encode(self, frame: Frame) -> list[Packet[av.VideoStream]]:
         """The next picture. x264's frame threads work on while the caller makes the next one."""
         info = self._info
         if (frame.y.shape[1], frame.y.shape[0]) != (info.width, info.height):
@@ -121,12 +122,13 @@ class PictureEncoder:
         self.taken += 1
         return ended + self._placed(self._context.encode(picture))
 
-    def finish(self) -> list[Packet]:
+    def finish(self) -> list[Packet[av.VideoStream]]:
         return self._placed(self._context.encode(None))
 
-    def _next_group(self) -> list[Packet]:
+    def _next_group(self) -> list[Packet[av.VideoStream]]:
         ended = self.finish()
         context = CodecContext.create(CODEC, "w")
+        assert isinstance(context, VideoCodecContext)
         self._settings.apply(context)
         context.flags |= Flags.global_header.value  # as the stream's own encoder: parameter sets stand in the header
         context.open()
@@ -135,7 +137,7 @@ class PictureEncoder:
         self._context = context
         return ended
 
-    def _placed(self, packets: list[Packet]) -> list[Packet]:
+    def _placed(self, packets: list[Packet[av.VideoStream]]) -> list[Packet[av.VideoStream]]:
         """Packets of the present group at their place in the stream."""
         first = (self.taken - 1) // GROUP_FRAMES * GROUP_FRAMES if self.taken else 0
         for packet in packets:
@@ -151,8 +153,8 @@ def steady_preset(preset: dict[str, str] = PRESET) -> dict[str, str]:
     return preset | {"x264-params": parameters}
 
 
-def place(packet: Packet, stream: av.VideoStream, first: int) -> None:
+def place(packet: Packet[av.VideoStream], stream: av.VideoStream, first: int) -> None:
     """Make a packet of a group that begins at picture `first` one of the stream. Its times are in pictures."""
-    packet.pts += first
-    packet.dts += first
+    packet.pts = (packet.pts or 0) + first
+    packet.dts = (packet.dts or 0) + first
     packet.stream = stream

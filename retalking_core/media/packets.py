@@ -47,7 +47,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
     stamps: list[int | None] = []
     keys: list[tuple[int, int]] = []
     found, ticks = 0, 0
-    limit_ticks = limits.max_video_s / stream.time_base
+    time_base = stream.time_base or Fraction(1, 90_000)
+    limit_ticks = limits.max_video_s / time_base
     for packet in container.demux(stream):
         if packet.size == 0:
             continue
@@ -64,7 +65,7 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
             continue
         stamps.append(packet.pts)
         ticks = packet.duration or ticks
-        if None not in (packet.pts, stamps[0]) and packet.pts - stamps[0] > limit_ticks:
+        if packet.pts is not None and stamps[0] is not None and packet.pts - stamps[0] > limit_ticks:
             raise too_long("video", None, limits.max_video_s)
     if not stamps:
         raise MediaUnreadableError("The video holds no pictures; upload the whole file again or re-export it.")
@@ -92,7 +93,8 @@ def _table(
 ) -> PacketTable:
     """counted_only: AVI stores no presentation stamps, and those made up for it are wrong where B pictures follow."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    step = max(1, round(1 / (rate * stream.time_base)))
+    time_base = stream.time_base or Fraction(1, 90_000)
+    step = max(1, round(1 / (rate * time_base)))
     stamped = not counted_only and None not in stamps
     if stamped:
         shown = np.sort(np.array(stamps, np.int64))
@@ -106,6 +108,6 @@ def _table(
         last_ticks=int(ticks or (np.median(np.diff(shown)) if len(shown) > 1 else step)),
         key_shown=ordered[:, 0],
         key_seek=ordered[:, 1],
-        time_base=stream.time_base,
+        time_base=time_base,
         stamped=stamped,
     )

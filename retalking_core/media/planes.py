@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -182,9 +184,9 @@ class PlaneConverter:
         has_alpha = any(part.is_alpha for part in picture.format.components)
         if has_alpha or picture.format.name not in _EXACT_FORMATS or (picture.width, picture.height) != size:
             picture = self._converted(picture, "yuva420p" if has_alpha else "yuv420p")
-        planes = [_plane(picture, number) for number in range(3)]
+        planes = [plane_samples(picture.planes[number]) for number in range(3)]
         if has_alpha:
-            planes = self._over_black(planes, _plane(picture, 3))
+            planes = self._over_black(planes, plane_samples(picture.planes[3]))
         width, height = size[0] & ~1, size[1] & ~1
         cut = (planes[0][:height, :width], *(plane[: height // 2, : width // 2] for plane in planes[1:]))
         return [_turned(plane, geometry.turn) for plane in cut]
@@ -240,7 +242,9 @@ def to_picture(frame: Frame, pixel_format: str = "yuv420p", into: VideoFrame | N
     height, width = frame.y.shape
     picture = into or VideoFrame(width, height, pixel_format)
     for plane, samples in zip(picture.planes, (frame.y, frame.u, frame.v), strict=True):
-        rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size].reshape(plane.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size].reshape(
+            plane.height, plane.line_size
+        )
         rows[:, : plane.width] = samples
     return picture
 
@@ -257,9 +261,9 @@ def _is_rgb(picture: VideoFrame) -> bool:
     return picture.format.is_rgb or picture.format.has_palette or picture.format.name.startswith("mono")
 
 
-def _plane(picture: VideoFrame, number: int) -> NDArray[np.uint8]:
-    plane = picture.planes[number]
-    rows = np.frombuffer(plane, np.uint8)[: plane.height * plane.line_size]
+def plane_samples(plane: VideoPlane) -> NDArray[np.uint8]:
+    """u8 [h, w], a view of the plane's memory without the padding of its rows."""
+    rows = np.frombuffer(memoryview(plane), np.uint8)[: plane.height * plane.line_size]
     return rows.reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
@@ -270,7 +274,7 @@ def display_turn(picture: VideoFrame) -> Turn:
     except ValueError:
         # PyAV 18.1 can not list side data newer than its own table (EXIF: "31 is not a valid Type").
         return EXIF_TURNS[{90: 7, 180: 2, -180: 2, -90: 5}.get(round(picture.rotation / 90) * 90, 0)]
-    if data is None:
+    if not isinstance(data, SideData):
         return 1, 0, 0, 1
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(np.int64)
     if max(abs(a), abs(b)) == 0 or max(abs(c), abs(d)) == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ class PrefetchingFrameSource:
         self.info: VideoInfo = source.info
 
     @property
-    def damaged(self) -> set[int]:
+    def damaged(self) -> AbstractSet[int]:
         """As of `VideoReader`."""
         return self._source.damaged
 
@@ -54,7 +55,7 @@ class CachingFrameSource:
         self._room: list[NDArray[np.uint8]] = []
 
     @property
-    def damaged(self) -> set[int]:
+    def damaged(self) -> AbstractSet[int]:
         """As of `VideoReader`."""
         return self._source.damaged
 
@@ -79,7 +80,8 @@ class CachingFrameSource:
                     self._kept[frame.index] = self._copied(frame)
                 yield self._kept[index]
         finally:
-            fresh.close()
+            if isinstance(fresh, Generator):
+                fresh.close()
 
     def _copied(self, frame: Frame) -> Frame:
         if not self._room:

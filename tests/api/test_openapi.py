@@ -29,6 +29,7 @@ JOB_ONLY = {
     "video_stream_missing",
     "audio_stream_missing",
     "audio_empty",
+    "audio_track_missing",
     "audio_invalid",
     "media_too_long",
     "picture_too_large",
@@ -118,7 +119,12 @@ class Rendering(threading.Thread):
                     (self._api.finish if seen % 3 else self._api.fail)(job.id)
 
 
-@pytest.mark.timeout(240)
+# The tool itself ends by this now and then: CPython before 3.12 loses count of its depth while it builds a syntax tree
+# (gh-106905).
+CPYTHON_FAULT = "AST constructor recursion depth mismatch"
+
+
+@pytest.mark.timeout(640)
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
     again."""
@@ -137,15 +143,12 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
             "PYTHONPATH": str(ROOT),
             "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
         }
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=200,
-        )
+        for _ in range(3):
+            done = subprocess.run(
+                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=200
+            )
+            if CPYTHON_FAULT not in done.stdout:
+                break
         rendering.stopping.set()
         rendering.join(10)
         headers = {"Authorization": f"Bearer {key}"}

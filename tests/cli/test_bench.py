@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 from typer.testing import CliRunner
 
 from bench.engine_cases import CASES, SLOWER_BY, slower_cases
@@ -17,6 +21,12 @@ def test_help_lists_every_case() -> None:
     assert result.exit_code == 0
     text = " ".join(result.output.split())
     assert all(case.name in text for case in CASES)
+
+
+def test_the_installed_command_finds_the_benchmarks_of_its_checkout(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("retalking")
+    done = subprocess.run([command, "bench", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_speech_track_is_wrong_usage() -> None:

@@ -194,7 +194,7 @@ def test_an_engine_with_other_methods_is_refused() -> None:
     engine = PreviewEngine()
     check_interface("preview", engine)
     engine.render = lambda video, audio: None  # type: ignore[method-assign]
-    with pytest.raises(PluginError, match="`render` does not take the 5 arguments"):
+    with pytest.raises(PluginError, match="`render` does not take the 4 arguments"):
         check_interface("preview", engine)
 
 
