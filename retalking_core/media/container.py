@@ -7,7 +7,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -88,7 +88,7 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
                 handle.close()
                 handle, demuxer = BytesIO(still.pam), PAM_DEMUXER
         elif offset:
-            handle = _Behind(handle, offset)
+            handle = cast(BinaryIO, _Behind(handle, offset))
         handle.seek(0)
         with reading("file"):
             container = _open_forced(handle, kind, demuxer, limits)

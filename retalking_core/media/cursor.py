@@ -93,7 +93,7 @@ class PictureDecoder:
         decoded = self._decoded()
         return Deinterlacer(self._field_order).progressive(decoded) if self._field_order else decoded
 
-    def _decoded(self) -> Iterator[VideoFrame]:
+    def _decoded(self) -> Generator[VideoFrame, None, None]:
         with reading("video"):
             for packet in self._container.demux(self._stream):
                 try:

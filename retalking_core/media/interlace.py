@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 
@@ -59,7 +59,7 @@ class Deinterlacer:
         self._graph: _Graph | None = None
         self._time_base: Fraction | None = None
 
-    def progressive(self, pictures: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+    def progressive(self, pictures: Iterable[VideoFrame]) -> Generator[VideoFrame, None, None]:
         for picture in pictures:
             if self._graph is None or not self._graph.takes(picture):
                 yield from self._flushed()
@@ -75,9 +75,10 @@ class Deinterlacer:
 
     def _stamped(self, picture: VideoFrame) -> VideoFrame:
         """With the time base of the stream: bwdif halves it."""
-        if picture.pts is not None and self._time_base is not None and picture.time_base != self._time_base:
-            picture.pts = round(picture.pts * picture.time_base / self._time_base)
-            picture.time_base = self._time_base
+        stamp, base, wanted = picture.pts, picture.time_base, self._time_base
+        if stamp is not None and base is not None and wanted is not None and base != wanted:
+            picture.pts = round(stamp * base / wanted)
+            picture.time_base = wanted
         return picture
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from retalking_core.errors import MediaUnreadableError, PictureTooLargeError, UnsupportedContainerError
 from retalking_core.media.picture_header import read_picture_header
@@ -90,7 +90,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, tuple[Not
     colors = image if image.mode in ("RGB", "CMYK") else image.convert("L" if is_gray else "RGB")
     if profile:
         try:
-            found = ImageCms.profileToProfile(
+            found: Any = ImageCms.profileToProfile(
                 colors, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
             )
         except (ImageCms.PyCMSError, OSError):
@@ -107,7 +107,9 @@ def _is_srgb(profile: bytes) -> bool:
     chart = Image.new("RGB", (len(levels) ** 3, 1))
     chart.putdata([(red, green, blue) for red in levels for green in levels for blue in levels])
     try:
-        seen = ImageCms.profileToProfile(chart, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        seen: Any = ImageCms.profileToProfile(
+            chart, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
     except (ImageCms.PyCMSError, OSError):
         return False
     return all(abs(a - b) <= _SRGB_TOLERANCE for a, b in zip(chart.tobytes(), seen.tobytes(), strict=True))
