@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from functools import cache
 from io import BytesIO
@@ -87,8 +88,8 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
             if still.pam is not None:
                 handle.close()
                 handle, demuxer = BytesIO(still.pam), PAM_DEMUXER
-        elif offset:
-            handle = cast(BinaryIO, _Behind(handle, offset))
+        else:
+            handle = cast(BinaryIO, _MediaBytes(handle, offset))
         handle.seek(0)
         with reading("file"):
             container = _open_forced(handle, kind, demuxer, limits)
@@ -125,8 +126,11 @@ def check_picture_size(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
-class _Behind(io.RawIOBase):
-    """A file from some offset on: what follows a tag, for demuxers that do not expect one."""
+class _MediaBytes(io.RawIOBase):
+    """A file from some offset on: what follows a tag, for demuxers that do not expect one.
+
+    A seek to where no file reaches, as damaged headers ask for, is an error number for FFmpeg and no exception.
+    """
 
     def __init__(self, handle: BinaryIO, offset: int) -> None:
         super().__init__()
@@ -136,7 +140,10 @@ class _Behind(io.RawIOBase):
         return self._handle.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._handle.seek(offset + (self._offset if whence == io.SEEK_SET else 0), whence) - self._offset
+        try:
+            return self._handle.seek(offset + (self._offset if whence == io.SEEK_SET else 0), whence) - self._offset
+        except (OSError, OverflowError):
+            return -errno.EINVAL
 
     def tell(self) -> int:
         return self._handle.tell() - self._offset

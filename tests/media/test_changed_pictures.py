@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from retalking_core.clip_plan import plan_clip
-from retalking_core.errors import UnsupportedContainerError
+from retalking_core.errors import InputError, UnsupportedContainerError
 from retalking_core.media.color import region_to_bgr
 from retalking_core.media.interlace import find_field_order
 from retalking_core.media.limits import DEFAULT_LIMITS as LIMITS
@@ -355,3 +356,16 @@ def test_a_result_is_of_level_5_1_unless_more_is_asked_for(
 ) -> None:
     path = clips.make_png(tmp_path / "still.png", np.zeros((size[1], size[0], 3), np.uint8))
     assert output_size(open_video(path, LIMITS).info, asked) == result
+
+
+def test_a_damaged_header_that_points_before_the_file_is_a_named_error(tmp_path: Path) -> None:
+    """Damaged CAF chunks asked for seeks to negative offsets."""
+    rng, base = np.random.default_rng(3), encoded("caf")
+    for trial in range(120):
+        data = bytearray(base)
+        for place in rng.integers(0, min(len(data), 400), rng.integers(1, 12)):
+            data[place] = rng.integers(0, 256)
+        path = tmp_path / f"{trial}.caf"
+        path.write_bytes(data)
+        with suppress(InputError), read_speech(path, LIMITS):
+            pass
