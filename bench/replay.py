@@ -18,7 +18,7 @@ from retalking_core.types import FaceTrack, FrameSource
 class ReplayedTrack:
     """A `FaceTracker` that gives back what another one found.
 
-    Untrained detectors see no face, so that with synthetic weights the neural tracker can not follow one. Given
+    Untrained detectors see no face, so that with synthetic weights the neural tracker cannot follow one. Given
     networks, this one does the neural tracker's work on every frame all the same: S3FD around the face on every fifth,
     2DFAN4 on those and then on all; only its findings are thrown away.
     """

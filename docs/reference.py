@@ -1,7 +1,7 @@
 """Writes what is made from tables in the code: docs/configuration.md, docs/errors.md and the exceptions of the Python
 client, with `make docs-reference`.
 
-A test calls `pages()` and compares, so the two can not fall behind.
+A test calls `pages()` and compares, so the two cannot fall behind.
 """
 
 from __future__ import annotations

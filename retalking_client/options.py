@@ -66,7 +66,7 @@ class SubmitOptions(TypedDict, total=False):
     expression: MediaInput
     upper_face: Literal["original", "surprise", "angry", "sad"]
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"]
-    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"] | FacePoint | FaceBox
+    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"] | FacePoint | FaceBox
     missing_face: Literal["pass_through", "fail"]
     crop: Margins
     pads: Margins

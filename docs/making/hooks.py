@@ -1,4 +1,4 @@
-"""What MkDocs can not do by itself: pages from the code, pages from the root of the repository, no page left out."""
+"""What MkDocs cannot do by itself: pages from the code, pages from the root of the repository, no page left out."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _beside(work: Callable[[], None], stop: Callable[[], None]) -> Iterator[None
 def count_parts(models: EvaluationModels | None, chosen: Sequence[Metric]) -> int:
     """About how many passes over pictures there will be: one for all looks, and those of the networks."""
     ready = (each for each in chosen if each.checkpoints and _has_files(models, each))
-    return 1 + sum(NETWORK_PASSES[kind] for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
+    return 1 + sum(NETWORK_PASSES.get(kind, 1) for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
 
 
 def available_metrics(models: EvaluationModels | None, has_reference: bool = True) -> list[str]:

@@ -81,7 +81,7 @@ def choose_face(boxes: Sequence[Box], choice: FaceChoice, width: int, height: in
         "right_most": -centers[:, 0],
         "top_most": centers[:, 1],
         "bottom_most": -centers[:, 1],
-        "centre": np.linalg.norm(centers - (width / 2, height / 2), axis=1),
+        "center": np.linalg.norm(centers - (width / 2, height / 2), axis=1),
     }[choice]
     return int(rank.argmin())
 

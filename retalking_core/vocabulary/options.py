@@ -21,7 +21,7 @@ MAX_SIDE_PX = 16384
 ExpressionName = Literal["neutral", "smile", "image"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
 LengthMode = Literal["cut_off", "loop", "bounce", "silence", "remap"]
-FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "centre"]
+FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"]
 MissingFace = Literal["pass_through", "fail"]
 Compat = Literal["none", "original"]
 
@@ -143,7 +143,7 @@ class JobOptions(BaseModel):
             right_most="The face farthest right",
             top_most="The face farthest up",
             bottom_most="The face farthest down",
-            centre="The face nearest to the center of the picture",
+            center="The face nearest to the center of the picture",
         ),
     )
     missing_face: MissingFace = Field(

@@ -34,16 +34,16 @@ def test_a_name_cannot_be_a_value_and_a_group() -> None:
 
 def test_every_fault_is_named_at_once() -> None:
     with pytest.raises(CommandError) as caught:
-        validate_options(JobRequest, read_pairs(["output.crf=90", "colour=red"]))
+        validate_options(JobRequest, read_pairs(["output.crf=90", "color=red"]))
     assert caught.value.code == "invalid_option"
     assert "output.crf: Input should be less than or equal to 51" in caught.value.message
-    assert "colour: Extra inputs are not permitted" in caught.value.message
+    assert "color: Extra inputs are not permitted" in caught.value.message
 
 
 def test_the_command_refuses_unknown_names_and_words_before_it_sends_anything() -> None:
     with pytest.raises(CommandError) as caught:
-        validate_options(SubmitOptions, read_pairs(["length_mode=stretch", "output.colour=red", "crop.left=wide"]))
+        validate_options(SubmitOptions, read_pairs(["length_mode=stretch", "output.color=red", "crop.left=wide"]))
     message = caught.value.message
     assert "length_mode: Input should be 'cut_off', 'loop', 'bounce', 'silence' or 'remap'" in message
-    assert "output.colour: Extra inputs are not permitted" in message
+    assert "output.color: Extra inputs are not permitted" in message
     assert "crop.left: Input should be a valid number" in message

@@ -1,4 +1,4 @@
-"""Everything a caller can send that can not work: its own code, a sentence to act on, and a worker that goes on."""
+"""Everything a caller can send that cannot work: its own code, a sentence to act on, and a worker that goes on."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_plausibility() -> None:
 
 def test_choice_of_boxes() -> None:
     boxes = [np.array(b, np.float32) for b in ([0, 0, 10, 10], [50, 5, 80, 35], [90, 60, 100, 70])]
-    wanted = {"largest": 1, "left_most": 0, "right_most": 2, "top_most": 0, "bottom_most": 2, "centre": 1}
+    wanted = {"largest": 1, "left_most": 0, "right_most": 2, "top_most": 0, "bottom_most": 2, "center": 1}
     assert {name: choose_face(boxes, name, 100, 70) for name in wanted} == wanted
     assert choose_face(boxes, FacePoint(96, 64), 100, 70) == 2
     assert choose_face(boxes, FacePoint(30, 65), 100, 70) is None

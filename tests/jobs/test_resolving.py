@@ -44,7 +44,7 @@ def test_silent_names_of_one_owner_do_not_delay_another(lookup: Any) -> None:
         for each in hostile:
             with pytest.raises(LookupTimeoutError):
                 each.result(20)
-    assert resolver.busy("hostile") == 3, "getaddrinfo can not be canceled: what waits was dropped, no more was started"
+    assert resolver.busy("hostile") == 3, "getaddrinfo cannot be canceled: what waits was dropped, no more was started"
 
 
 def test_the_callers_limit_is_shorter_than_the_deadline(lookup: Any) -> None:

@@ -59,7 +59,10 @@ def test_every_option_arrives() -> None:
         fps=30,
         output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
         seed=7,
+        audio_track="2",
     )
+    missing = set(JobOptions.model_fields) - asked.model_fields_set
+    assert missing == {"engine", "evaluate"}, "a new option needs a value here that is not its default"
     assert render_options(asked, None) == RenderOptions(
         expression="smile",
         upper_face="angry",
@@ -72,6 +75,7 @@ def test_every_option_arrives() -> None:
         fps=30,
         output=OutputOptions(20, 480, "mkv", 24, True),
         seed=7,
+        audio_track="2",
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
     assert render_options(box, Path("/x/expression")).face == FaceBox(1, 2, 3, 4)
@@ -207,7 +211,7 @@ def test_what_fails_while_memory_is_full_is_not_the_fault_of_the_input(fault: Ex
 
 
 def test_a_full_disk_is_named_also_inside_an_error_of_the_library() -> None:
-    """What the writer of results raises when FFmpeg can not write: found with a real full disk (tests/faults)."""
+    """What the writer of results raises when FFmpeg cannot write: found with a real full disk (tests/faults)."""
     fault = core.RetalkingError("The result could not be written; is the disk full?")
     fault.__cause__ = OSError(28, "No space left on device")
     assert describe_fault(fault).code == "disk_full"
