@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test faults load check check-console format lock docs docs-reference try-images try-fresh clean
+.PHONY: demo test corpus faults load check check-console format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -28,6 +28,10 @@ demo: $(VENV)/.embedded
 test: $(VENV)/.all check
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --format=total
+
+# Every situation of tests/media/corpus.py through a running service: the table in docs/inputs.md.
+corpus: $(VENV)/.all
+	$(BIN)/python -m tests.media.run_corpus
 
 # Everything of tests/faults, and workers killed in a shared job, the long part too: about 17 minutes.
 # `pytest -m faults` is the short part.

@@ -24,7 +24,7 @@ from retalking_core.errors import RetalkingError
 
 PAIRS_FILE = "pairs.csv"
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".png", ".jpg", ".jpeg", ".webp"})
-AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".m4a", ".flac", ".ogg"})
+AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".m4a", ".flac", ".ogg", ".aac", ".aiff", ".amr", ".caf"})
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_core.vocabulary.engines import MODELS, PREFERENCE
 from retalking_core.vocabulary.metrics import METRIC_TABLE
+from retalking_core.vocabulary.options import FaceChoice, JobOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
 
@@ -30,6 +34,12 @@ def evaluate(
     ] = None,
     metrics: Annotated[str | None, typer.Option(help="Names, separated by commas  [default: all]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    face: Annotated[
+        str | None,
+        typer.Option(
+            help="Which face of RESULT to measure: a choice of the option `face` (docs/options.md), or its JSON"
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page about RESULT to here")] = None,
     model: Annotated[
         str | None, typer.Option(help="Render and score a data set with this model, e.g. video_retalking")
@@ -54,12 +64,12 @@ def evaluate(
     if result is not None and dataset is None:
         if model or engine or jobs:
             raise CommandError("invalid_option", "--model, --engine and --jobs go with --dataset.", EXIT_USAGE)
-        _score_file(result, reference, metrics, as_json, report)
+        _score_file(result, reference, metrics, as_json, report, face)
         return
     if dataset is None or result is not None:
         raise CommandError("invalid_option", "Give either a RESULT or --dataset with --model.", EXIT_USAGE)
-    if reference or report:
-        raise CommandError("invalid_option", "--reference and --report go with a RESULT.", EXIT_USAGE)
+    if reference or report or face:
+        raise CommandError("invalid_option", "--reference, --face and --report go with a RESULT.", EXIT_USAGE)
     try:
         from cli.dataset_evaluation import DatasetRun, run_dataset
     except ImportError as error:
@@ -111,8 +121,21 @@ def chosen_metrics(names_text: str | None) -> list[str]:
     return names
 
 
-def _score_file(result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None) -> None:
+def chosen_face(text: str) -> FaceChoice:
+    """The value of the option `face`: a name, or a point or box as JSON. Raises CommandError."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else text
+        return JobOptions(face=value).face
+    except ValueError as error:
+        names = "largest, left_most, right_most, top_most, bottom_most, centre"
+        raise CommandError("invalid_option", f"--face takes {names}, or a point or box as JSON.", EXIT_USAGE) from error
+
+
+def _score_file(
+    result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None, face: str | None
+) -> None:
     names = chosen_metrics(metrics)
+    choice = None if face is None else chosen_face(face)
     try:
         from jobs.settings import Settings
         from retalking_core.evaluation.clip import EvaluationModels
@@ -122,7 +145,8 @@ def _score_file(result: Path, reference: Path | None, metrics: str | None, as_js
         raise MissingExtraError("preview", error.name) from error
 
     models = EvaluationModels(Settings().models_dir)
-    measurement = Measurement(result, result, reference=reference, models=models)
+    boxes = None if choice is None else _boxes_of(result, choice)
+    measurement = Measurement(result, result, reference=reference, models=models, face_boxes=boxes)
     scores = score(measurement, names)
     if page is not None:
         _write_page(page, measurement, scores)
@@ -134,6 +158,22 @@ def _score_file(result: Path, reference: Path | None, metrics: str | None, as_js
         typer.echo("Synthetic weights were used: metrics that need a checkpoint mean nothing.", err=True)
     if page is not None:
         typer.echo(page)
+
+
+def _boxes_of(result: Path, choice: FaceChoice) -> NDArray[np.float32]:
+    """Where the chosen face is on every frame, f32 [M, 4] px. Raises CommandError where there is none."""
+    from retalking_core.errors import InputError
+    from retalking_core.faces.dlib_tracker import DlibFaceTracker
+    from retalking_core.faces.track import TrackRequest
+    from retalking_core.media.limits import DEFAULT_LIMITS
+    from retalking_core.media.reader import open_video
+
+    try:
+        video = open_video(result, DEFAULT_LIMITS)
+        request = TrackRequest(range(video.info.frame_count), choice)
+        return DlibFaceTracker().track(video, request, lambda done, total: None).boxes
+    except InputError as error:
+        raise CommandError(error.code, error.message) from error
 
 
 def _document(result: Path, reference: Path | None, scores: ClipScores) -> dict[str, object]:

@@ -19,7 +19,8 @@ def check_container(head: bytes, slot: InputSlot | None) -> ContainerKind:
     found = sniff(head)
     if found is not None and found in (ACCEPTED[slot] if slot else KINDS):
         return found
-    what = f"a {found.name} file" if found else describe(head)[0]
+    what, advice = (f"a {found.name} file", "") if found else describe(head)
     wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
     name = f"`{slot}` file" if slot else "file"
-    raise ServiceError("container_unsupported", f"The {name} is {what}. Send {wanted}.")
+    sentences = (f"The {name} is {what}.", advice, f"Send {wanted}.")
+    raise ServiceError("container_unsupported", " ".join(filter(None, sentences)))

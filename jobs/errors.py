@@ -228,8 +228,8 @@ _TABLE = [
         "container_unsupported",
         422,
         "The container format is not accepted",
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; "
-        "png, jpeg or webp for a still.",
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg, m4a, aac, aiff, amr "
+        "or caf for speech; png, jpeg, webp, heic or avif for a still.",
     ),
     ErrorCode(
         "media_unreadable", 422, "The file is damaged or truncated", "Check that it plays, then send the complete file."
@@ -263,7 +263,7 @@ _TABLE = [
         "streams_too_many", 422, "The file has too many streams", "Send a file with one video and one audio stream."
     ),
     ErrorCode(
-        "face_not_found", 422, "No face was found", "Send a clip that shows a face from the front, at least 64 px wide."
+        "face_not_found", 422, "No face was found", "Send a clip that shows a face from the front, at least 48 px high."
     ),
     ErrorCode(
         "face_missing",

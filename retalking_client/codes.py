@@ -302,8 +302,8 @@ class ContainerUnsupportedError(ApiError):
 
     code = "container_unsupported"
     advice = (
-        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg or m4a for speech; png, jpeg or webp for a "
-        "still."
+        "Send mp4, mov, mkv, webm or avi for video; wav, mp3, flac, ogg, m4a, aac, aiff, amr or caf for speech; png, "
+        "jpeg, webp, heic or avif for a still."
     )
 
 
@@ -381,7 +381,7 @@ class FaceNotFoundError(ApiError):
     """No face was found."""
 
     code = "face_not_found"
-    advice = "Send a clip that shows a face from the front, at least 64 px wide."
+    advice = "Send a clip that shows a face from the front, at least 48 px high."
 
 
 class FaceMissingError(ApiError):

@@ -26,6 +26,12 @@ NOTE_CODES: dict[str, str] = {
     "audio_damaged": "parts of the sound do not decode and are silent",
     "audio_out_of_phase": "the channels cancel each other, so the lips follow the louder one",
     "audio_quiet": "the speech is very quiet; the lips follow an amplified copy, the sound keeps its level",
+    "video_deinterlaced": "the video is interlaced; the result is progressive",
+    "video_size_changes": "pictures of another size or orientation than the first one were fitted into its canvas",
+    "video_damaged": "frames that do not decode repeat the one before",
+    "video_smeared": "frames that are predicted from damaged ones and may show smears",
+    "color_profile_unusable": "the still's color profile is missing or unusable, so its colors are approximate",
+    "output_scaled": "scaled down to what H.264 level 5.1 allows; `output.max_height` asks for more",
     "mouth_still": "the mouth never moves although there is sound",
     "split_render": "rendered as segments by several workers",
 }

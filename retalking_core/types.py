@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.notes import Note
+
+# Which field of an interlaced stream comes first: the top one, the bottom one, or what each picture states. Empty:
+# progressive.
+FieldOrder = Literal["", "tff", "bff", "auto"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class VideoInfo:
 
     fps: nominal rate, see `media.reader.nominal_rate` (a still image: the rate asked for). frame_times_s: f64 [N],
     presentation time of each source frame, ascending, first one 0. rotation_deg: clockwise turn that makes the frame
-    upright.
+    upright. field_order: of an interlaced stream, whose frames are given deinterlaced (see `media.interlace`). notes:
+    what was converted or guessed to read it.
     """
 
     width: int
@@ -43,6 +48,8 @@ class VideoInfo:
     is_still: bool
     container: str
     codec: str
+    field_order: FieldOrder = ""
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frame_times_s.ndim != 1 or len(self.frame_times_s) == 0:
@@ -172,7 +179,8 @@ class RenderReport:
     mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
     without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
     checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
-    audio_track: the sound that was used. held: the clip where its frames are still in memory.
+    audio_track: the sound that was used. held: the clip where its frames are still in memory. face_boxes: f32 [M, 4],
+    left, top, right, bottom px of the rendered face in the result, NaN where it is not seen.
     """
 
     engine: str
@@ -192,3 +200,4 @@ class RenderReport:
     face_cache: str = "off"
     audio_track: AudioTrack | None = None
     held: DecodedClip | None = field(default=None, repr=False, compare=False)
+    face_boxes: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)

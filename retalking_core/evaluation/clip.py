@@ -29,7 +29,8 @@ class EvaluatedClip:
     source_index: i64 [M], the reference frame that each result frame was made from; None: the one of the same number.
     progress: called while the evaluation runs; an exception that it raises ends the evaluation. has_badge:
     `output.badge` was requested, so the badge is no error of the picture. stored_mouth_target: f32 [M], the report's
-    `mouth_target` where an earlier process rendered and kept no report.
+    `mouth_target` where an earlier process rendered and kept no report. face_boxes: f32 [M, 4] px of the face to
+    measure, NaN where it is unknown; None: the one that the report names, else the largest.
     """
 
     result: Path
@@ -42,6 +43,14 @@ class EvaluatedClip:
     progress: ProgressHook = ignore_progress
     has_badge: bool = False
     stored_mouth_target: NDArray[np.float32] | None = None
+    face_boxes: NDArray[np.float32] | None = None
+
+    @property
+    def rendered_face(self) -> NDArray[np.float32] | None:
+        """Where the face is that all metrics are about, f32 [M, 4] px of the result; None: the largest."""
+        if self.face_boxes is not None or self.report is None:
+            return self.face_boxes
+        return self.report.face_boxes
 
     @cached_property
     def reporter(self) -> ProgressReporter:

@@ -27,16 +27,20 @@ NARROW, WIDE = (0.35, 0.85), (0.6, 0.75)
 SAME_PLACE = 0.5
 
 
-def find_points(frames: Iterable[Frame]) -> NDArray[np.float32]:
-    """f32 [M, 68, 2] px, NaN where dlib sees no face. Fitted anew on each frame and not smoothed."""
-    finder = PointFinder()
+def find_points(frames: Iterable[Frame], wanted: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """f32 [M, 68, 2] px, NaN where dlib sees no face. Fitted anew on each frame and not smoothed.
+
+    wanted: f32 [M, 4], where the face is that is meant; NaN where that is unknown. Without it, the largest face."""
+    finder = PointFinder(wanted)
     return np.stack([finder.step(frame.y) for frame in frames])
 
 
 class PointFinder:
-    """The points frame by frame."""
+    """The points frame by frame. wanted: see `find_points`."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: NDArray[np.float32] | None = None) -> None:
+        self._wanted = None if wanted is None else _filled(wanted)
+        self._number = -1
         self._models = resident_models()
         self._marks: NDArray[np.float32] | None = None
         self._box: Box | None = None
@@ -45,8 +49,9 @@ class PointFinder:
 
     def step(self, gray: Gray) -> NDArray[np.float32]:
         """f32 [68, 2] px on the next frame, NaN where dlib sees no face."""
+        self._number += 1
         marks = None
-        if self._marks is not None and self._is_steady(gray, self._marks):
+        if self._marks is not None and self._is_meant(self._marks) and self._is_steady(gray, self._marks):
             marks = self._follow(gray, implied_box(self._marks))
         if marks is None:
             marks, self._unchecked = self._start(gray), 0
@@ -68,10 +73,31 @@ class PointFinder:
         return self._fit(gray, box)
 
     def _start(self, gray: Gray) -> NDArray[np.float32] | None:
-        self._box = _find_face(self._models, gray, self._box)
+        meant = self._meant
+        self._box = _find_face(self._models, gray, self._box) if meant is None else self._find_meant(gray, meant)
         # The fit depends a little on the box: a second one starts where the first one says, as on later frames.
         first = None if self._box is None else self._fit(gray, self._box)
         return None if first is None else self._fit(gray, implied_box(first))
+
+    @property
+    def _meant(self) -> Box | None:
+        if self._wanted is None:
+            return None
+        return self._wanted[min(self._number, len(self._wanted) - 1)]
+
+    def _is_meant(self, marks: NDArray[np.float32]) -> bool:
+        return self._meant is None or _is_same_face(implied_box(marks), self._meant)
+
+    def _find_meant(self, gray: Gray, meant: Box) -> Box | None:
+        """The detected face that lies where the wanted one is; no other one stands in for it."""
+        size = max(meant[2] - meant[0], meant[3] - meant[1])
+        window = meant + np.array([-WIDE[0], -WIDE[0], WIDE[0], WIDE[0]], np.float32) * size
+        for least in (WIDE[1], 0.5):
+            seen = self._models.detect(gray, window, max(40.0, least * size))
+            same = [box for box in seen if _is_same_face(box, meant)]
+            if same:
+                return max(same, key=lambda box: iou(box, meant))
+        return None
 
     def _is_steady(self, gray: Gray, marks: NDArray[np.float32]) -> bool:
         """Whether the same face is still about where it was."""
@@ -82,6 +108,25 @@ class PointFinder:
         marks = self._models.landmarks(gray, box)
         usable = is_plausible(marks, *gray.shape) and float(face_scale(marks)) >= SMALLEST_SCALE_PX
         return marks if usable else None
+
+
+def _filled(boxes: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Unknown boxes get those of the nearest frame in time; None where all are unknown."""
+    known = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    if len(known) == 0:
+        return None
+    numbers = np.arange(len(boxes))
+    after = np.clip(np.searchsorted(known, numbers), 0, len(known) - 1)
+    before = np.maximum(after - 1, 0)
+    is_before = np.abs(known[before] - numbers) <= np.abs(known[after] - numbers)
+    return boxes[np.where(is_before, known[before], known[after])]
+
+
+def _is_same_face(one: Box, other: Box) -> bool:
+    """Whether the center of each box lies in the other: detector's and landmark boxes differ in extent."""
+    centers = [((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (one, other)]
+    pairs = ((centers[0], other), (centers[1], one))
+    return all(box[0] <= x <= box[2] and box[1] <= y <= box[3] for (x, y), box in pairs)
 
 
 def _patch(gray: Gray, box: Box) -> NDArray[np.float32] | None:

@@ -300,7 +300,7 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
     disable_opencv_threads()
     findings: Findings = {}
     points: list[Marks] = []
-    finder = PointFinder() if marks is None and wanted & NEED_POINTS else None
+    finder = PointFinder(clip.rendered_face) if marks is None and wanted & NEED_POINTS else None
     with ExitStack() as stack:
         observers = _make_observers(clip, wanted, findings, stack)
         try:

@@ -78,7 +78,17 @@ class Measurement(EvaluatedClip):
     def _find_reference_points(self) -> NDArray[np.float32]:
         chosen, back = np.unique(self.paired_index, return_inverse=True)
         frames = self.reporter.watch(self.reference_video.frames_at(chosen.tolist()), len(chosen))
-        return find_points(frames)[back]
+        return find_points(frames, self._reference_face(chosen))[back]
+
+    def _reference_face(self, chosen: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Where the measured face is on these frames of the reference, f32 [n, 4] px."""
+        if self.rendered_face is None:
+            return None
+        paired = self.paired_index[: len(self.rendered_face)]
+        boxes = np.full((len(chosen), 4), np.nan, np.float32)
+        scale = np.float32(self.reference_video.info.width / self.video.info.width)
+        boxes[np.searchsorted(chosen, paired)] = self.rendered_face[: len(paired)] * scale
+        return boxes
 
     @cached_property
     def mouth_opening(self) -> NDArray[np.float32]:
@@ -129,7 +139,9 @@ class Measurement(EvaluatedClip):
         network, detector = self.network("syncnet"), self.network("s3fd")
         from retalking_core.evaluation.sync_protocols import face_scores
 
-        return face_scores(self.result, self.video.info, network, detector, self.limits, self.reporter)
+        return face_scores(
+            self.result, self.video.info, network, detector, self.limits, self.reporter, self.rendered_face
+        )
 
     def _found_once(self, name: str, make: Callable[[], Found]) -> Found:
         """What stands in the way costs as much to find as a number, and three metrics ask for it."""

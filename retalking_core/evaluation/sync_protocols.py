@@ -59,6 +59,17 @@ class SceneTrack:
     def last(self) -> int:
         return self.first + len(self.boxes) - 1
 
+    def follows(self, wanted: NDArray[np.float32]) -> bool:
+        """Whether this is the face in these boxes, f32 [ticks, 4], NaN where unknown, on most ticks that both have."""
+        meant = wanted[self.first : self.first + len(self.boxes)]
+        boxes = self.boxes[: len(meant)]
+        is_known = np.isfinite(meant).all(axis=1)
+        if not is_known.any():
+            return False
+        centers = (meant[is_known, :2] + meant[is_known, 2:]) / 2
+        boxes = boxes[is_known]
+        return bool(((centers >= boxes[:, :2]) & (centers <= boxes[:, 2:])).all(axis=1).mean() > 0.5)
+
 
 def find_tracks(pictures: Iterable[Picture], detector: InferenceNetwork) -> list[SceneTrack]:
     """Tracks of all faces, longest first. Raises MetricUnavailableError when there is none to speak of."""
@@ -244,8 +255,11 @@ def face_scores(
     detector: InferenceNetwork,
     limits: MediaLimits,
     steps: ProgressReporter,
+    wanted: NDArray[np.float32] | None = None,
 ) -> list[tuple[SceneTrack, SyncScore]]:
     """The face-track protocol: one score a track. Raises MetricUnavailableError when no track is long and large enough.
+
+    wanted: f32 [M, 4], where the face is that is measured on each frame of the file; tracks of others are left out.
 
     The evaluators' own intermediate files (MPEG-4 and JPEG at quality 2, nearly lossless) are left out; the JPEG of the
     crops, which is not, is kept.
@@ -254,6 +268,10 @@ def face_scores(
     ticks_s = np.arange(max(1, round(info.duration_s * FACE_FPS))) / float(FACE_FPS)
     picks = nearest_in_time(info.frame_times_s, ticks_s)
     tracks = find_tracks(steps.watch(_picked(read_bgr(path, limits), picks), len(picks)), detector)
+    if wanted is not None:
+        tracks = [track for track in tracks if track.follows(wanted[np.minimum(picks, len(wanted) - 1)])]
+        if not tracks:
+            raise MetricUnavailableError("no track of the face-track protocol follows the rendered face")
     scores = []
     for track in tracks:
         crops = crop_track(steps.watch(_picked(read_bgr(path, limits), picks), len(picks)), track)

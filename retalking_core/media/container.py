@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -14,8 +17,17 @@ from av.stream import Discard, Disposition
 from retalking_core.errors import EmptyFileError, PictureTooLargeError, TooManyStreamsError, UnsupportedContainerError
 from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.picture_header import read_picture_header
-from retalking_core.vocabulary.containers import ACCEPTED_NAMES, HEAD_BYTES, WAV, ContainerKind, describe, sniff
+from retalking_core.media.still import PAM_DEMUXER, read_still
+from retalking_core.notes import Note
+from retalking_core.vocabulary.containers import (
+    HEAD_BYTES,
+    WAV,
+    ContainerKind,
+    describe,
+    locate,
+    refusal,
+    sniff,
+)
 
 # Codecs of still pictures. FFmpeg decodes a first picture of every stream to learn what a file holds, cover pictures
 # too: a song of 12 MB with covers took 161 s and 7.3 GB, at each look. A film in one of these codecs states its size in
@@ -31,13 +43,21 @@ _WAV_PROBE_BYTES = "65536"
 class MediaFile:
     """An open container and its kind; a context manager. Owns the file handle.
 
-    orientation: EXIF orientation 1..8 of a picture, 1 for everything else.
+    orientation: EXIF orientation 1..8 of a picture, 1 for everything else. notes: what was guessed to read it.
     """
 
-    def __init__(self, kind: ContainerKind, handle: BinaryIO, container: InputContainer, orientation: int = 1) -> None:
+    def __init__(
+        self,
+        kind: ContainerKind,
+        handle: BinaryIO,
+        container: InputContainer,
+        orientation: int = 1,
+        notes: tuple[Note, ...] = (),
+    ) -> None:
         self.kind = kind
         self.container = container
         self.orientation = orientation
+        self.notes = notes
         self._handle = handle
 
     def close(self) -> None:
@@ -58,23 +78,28 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
 
     Raises EmptyFileError, UnsupportedContainerError, PictureTooLargeError, TooManyStreamsError, MediaUnreadableError.
     """
-    handle = path.open("rb")
+    handle: BinaryIO = path.open("rb")
     try:
-        kind = _sniff_handle(handle)
-        orientation = 1
+        offset, kind = _sniff_handle(handle)
+        orientation, notes, demuxer = 1, tuple[Note, ...](), kind.demuxer
         if kind.is_picture:
-            width, height, orientation = read_picture_header(handle, kind.name)
-            check_picture_size(width, height, limits)
+            still = read_still(handle, kind, lambda width, height: check_picture_size(width, height, limits))
+            orientation, notes = still.orientation, still.notes
+            if still.pam is not None:
+                handle.close()
+                handle, demuxer = BytesIO(still.pam), PAM_DEMUXER
+        else:
+            handle = cast(BinaryIO, _MediaBytes(handle, offset))
         handle.seek(0)
         with reading("file"):
-            container = _open_forced(handle, kind, limits)
+            container = _open_forced(handle, kind, demuxer, limits)
     except BaseException:
         handle.close()
         raise
     for stream in container.streams.video:
         if stream.disposition & Disposition.attached_pic:
             stream.discard = Discard.all
-    media = MediaFile(kind, handle, container, orientation)
+    media = MediaFile(kind, handle, container, orientation, notes)
     streams = len(container.streams)
     if streams > limits.max_streams:
         media.close()
@@ -85,13 +110,9 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
 def sniff_kind(head: bytes) -> ContainerKind:
     """The kind of container from the first bytes of a file (`HEAD_BYTES`). Raises UnsupportedContainerError."""
     kind = sniff(head)
-    if kind is not None:
-        return kind
-    what, advice = describe(head)
-    accepted = f"Accepted are {ACCEPTED_NAMES['video']}; for speech also {ACCEPTED_NAMES['audio']}."
-    raise UnsupportedContainerError(
-        " ".join(filter(None, (f"This is {what}, not a known media file, whatever its name says.", advice, accepted)))
-    )
+    if kind is None:
+        raise UnsupportedContainerError(refusal(describe(head)))
+    return kind
 
 
 def check_picture_size(width: int, height: int, limits: MediaLimits) -> None:
@@ -105,14 +126,53 @@ def check_picture_size(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
-def _sniff_handle(handle: BinaryIO) -> ContainerKind:
-    head = handle.read(HEAD_BYTES)
-    if not head:
+class _MediaBytes(io.RawIOBase):
+    """A file from some offset on: what follows a tag, for demuxers that do not expect one.
+
+    A seek to where no file reaches, as damaged headers ask for, is an error number for FFmpeg and no exception.
+    """
+
+    def __init__(self, handle: BinaryIO, offset: int) -> None:
+        super().__init__()
+        self._handle, self._offset = handle, offset
+
+    def read(self, size: int = -1) -> bytes:
+        return self._handle.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return self._handle.seek(offset + (self._offset if whence == io.SEEK_SET else 0), whence) - self._offset
+        except (OSError, OverflowError):
+            return -errno.EINVAL
+
+    def tell(self) -> int:
+        return self._handle.tell() - self._offset
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._handle.close()
+        super().close()
+
+
+def _sniff_handle(handle: BinaryIO) -> tuple[int, ContainerKind]:
+    """(where the media begins, its kind)."""
+
+    def read(offset: int, size: int) -> bytes:
+        handle.seek(offset)
+        return handle.read(size)
+
+    if not read(0, 1):
         raise EmptyFileError("The file is empty (0 bytes); upload it again.")
-    return sniff_kind(head)
+    offset, kind = locate(read)
+    return offset, kind or sniff_kind(read(offset, HEAD_BYTES))
 
 
-def _open_forced(handle: BinaryIO, kind: ContainerKind, limits: MediaLimits) -> InputContainer:
+def _open_forced(handle: BinaryIO, kind: ContainerKind, demuxer: str, limits: MediaLimits) -> InputContainer:
     options = {
         # Holds while FFmpeg itself decodes a first picture to learn the pixel format. Wider than the limit, because
         # beyond it FFmpeg also forgets the size that the error message names.
@@ -120,7 +180,7 @@ def _open_forced(handle: BinaryIO, kind: ContainerKind, limits: MediaLimits) -> 
         "max_streams": str(limits.max_streams + 64),
         "protocol_whitelist": "",
     }
-    if kind.demuxer == "mov":
+    if demuxer == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     elif kind is WAV:
         options["probesize"] = _WAV_PROBE_BYTES
@@ -129,7 +189,7 @@ def _open_forced(handle: BinaryIO, kind: ContainerKind, limits: MediaLimits) -> 
     return av.open(
         handle,
         mode="r",
-        format=kind.demuxer,
+        format=demuxer,
         options=options,
         metadata_errors="replace",
         buffer_size=256 * 1024,

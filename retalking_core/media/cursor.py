@@ -8,19 +8,23 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import av
 import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from retalking_core.errors import CodecUnsupportedError, MediaUnreadableError, NoVideoStreamError
 from retalking_core.media.container import MediaFile, open_container
 from retalking_core.media.faults import DAMAGED_PACKET, reading
+from retalking_core.media.interlace import Deinterlacer
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import PacketTable
 from retalking_core.media.planes import PlaneConverter
-from retalking_core.types import Frame
+from retalking_core.types import FieldOrder, Frame
 
 # Pictures up to this size are decoded in one thread where there are only so many cores.
 ONE_THREAD_PX, FEW_CORES = 1 << 20, 4
@@ -50,25 +54,50 @@ def choose_threads(stream: VideoStream) -> None:
         stream.thread_type = "AUTO"
 
 
-class PictureDecoder:
-    """Decoded pictures of one stream in order, damaged packets skipped. `seek` restarts at a key picture."""
+# FFmpeg's own decoders of VP8 and VP9 leave the alpha of WebM out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-    def __init__(self, media: MediaFile, limits: MediaLimits) -> None:
+
+def _alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """The decoder for a stream that states an alpha channel; None where its own one reads it."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
+        return None
+    decoder = cast(VideoCodecContext, CodecContext.create(name, "r"))
+    decoder.thread_count = stream.codec_context.thread_count
+    return decoder
+
+
+class PictureDecoder:
+    """Decoded pictures of one stream in order, progressive, damaged packets skipped. `seek` restarts at a key picture.
+
+    field_order: of an interlaced stream, which is deinterlaced.
+    """
+
+    def __init__(self, media: MediaFile, limits: MediaLimits, field_order: FieldOrder = "") -> None:
+        self._field_order = field_order
         self._container = media.container
         self._stream = video_stream(media)
         choose_threads(self._stream)
-        self._stream.codec_context.options = {"max_pixels": str(limits.max_picture_px)}
+        self._decoder = _alpha_decoder(self._stream) or self._stream.codec_context
+        self._decoder.options = {"max_pixels": str(limits.max_picture_px)}
 
     def seek(self, stamp: int) -> None:
+        self._decoder.flush_buffers()
         with reading("video"):
             self._container.seek(stamp, stream=self._stream, backward=True)
 
     def pictures(self) -> Generator[VideoFrame, None, None]:
         """Ends with the stream. A packet that does not decode is passed over: its picture is missing from the run."""
+        decoded = self._decoded()
+        return Deinterlacer(self._field_order).progressive(decoded) if self._field_order else decoded
+
+    def _decoded(self) -> Generator[VideoFrame, None, None]:
         with reading("video"):
             for packet in self._container.demux(self._stream):
                 try:
-                    decoded = packet.decode()
+                    decoded = self._decoder.decode(packet if packet.size else None)
                 except DAMAGED_PACKET:
                     continue
                 for picture in decoded:
@@ -76,11 +105,11 @@ class PictureDecoder:
                         yield picture
 
 
-def _open_decoder(path: Path, limits: MediaLimits) -> tuple[MediaFile, PictureDecoder]:
+def _open_decoder(path: Path, limits: MediaLimits, field_order: FieldOrder) -> tuple[MediaFile, PictureDecoder]:
     """Nothing stays open when this raises."""
     media = open_container(path, limits)
     try:
-        return media, PictureDecoder(media, limits)
+        return media, PictureDecoder(media, limits, field_order)
     except BaseException:
         media.close()
         raise
@@ -93,13 +122,19 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
     _NEAR_FRAMES = 24
 
     def __init__(
-        self, path: Path, limits: MediaLimits, table: PacketTable, converter: PlaneConverter, damaged: set[int]
+        self,
+        path: Path,
+        limits: MediaLimits,
+        table: PacketTable,
+        converter: PlaneConverter,
+        damaged: set[int],
+        field_order: FieldOrder = "",
     ) -> None:
         self._table = table
         self._converter = converter
         self._damaged = damaged
-        self._path, self._limits = path, limits
-        self._media, self._decoder = _open_decoder(path, limits)
+        self._path, self._limits, self._field_order = path, limits, field_order
+        self._media, self._decoder = _open_decoder(path, limits, field_order)
         self._pictures = self._decoder.pictures()
         self._position = -1  # number of the picture decoded last
         self._ahead: tuple[int, VideoFrame] | None = None  # decoded, but later than what was asked for
@@ -171,8 +206,11 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         return key >= 0 and self._table.key_shown[key] > self._table.shown[self._position + 1]
 
     def _jump(self, index: int) -> None:
-        """Stand before `index`: at its key picture, or an earlier one when the container lands too late."""
-        keys = np.searchsorted(self._table.key_shown, self._table.shown[index], side="right")
+        """Stand before `index`: at its key picture, or an earlier one when the container lands too late.
+
+        Deinterlacing needs the picture before it, too."""
+        first = max(0, index - 1) if self._field_order else index
+        keys = np.searchsorted(self._table.key_shown, self._table.shown[first], side="right")
         for key in range(int(keys) - 1, max(int(keys) - 4, -1), -1) if self._table.stamped else ():
             self._restart(int(self._table.key_seek[key]))
             self._ahead = self._next_picture()
@@ -190,6 +228,6 @@ class FrameCursor(AbstractContextManager["FrameCursor"]):
         """From the very start: some containers have no usable index."""
         self._pictures.close()
         self._media.close()
-        self._media, self._decoder = _open_decoder(self._path, self._limits)
+        self._media, self._decoder = _open_decoder(self._path, self._limits, self._field_order)
         self._pictures = self._decoder.pictures()
         self._position, self._ahead, self._last = -1, None, None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from retalking_core.errors import MediaUnreadableError
@@ -10,23 +12,38 @@ from retalking_core.errors import MediaUnreadableError
 # JPEG frame headers: SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), ITU-T T.81 table B.1.
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
-_JPEG_APP1 = 0xE1
-_EXIF_PREFIX = b"Exif\0\0"
+_JPEG_APP1, _JPEG_APP2 = 0xE1, 0xE2
+_EXIF_PREFIX, _ICC_PREFIX = b"Exif\0\0", b"ICC_PROFILE\0"
 _ORIENTATION_TAG = 0x0112
 _MAX_CHUNKS = 1000
 
 
-def read_picture_header(handle: BinaryIO, kind: str) -> tuple[int, int, int]:
-    """(width, height, EXIF orientation 1..8) as stored. kind: png, jpeg or webp. Raises MediaUnreadableError."""
+@dataclass(frozen=True)
+class PictureHeader:
+    """width, height: as stored, in pixels. orientation: EXIF, 1..8. is_animated: APNG or animated WebP.
+
+    has_profile: the picture has an ICC profile. is_cmyk: a JPEG of four components.
+    """
+
+    width: int
+    height: int
+    orientation: int
+    is_animated: bool = False
+    has_profile: bool = False
+    is_cmyk: bool = False
+
+
+def read_picture_header(handle: BinaryIO, kind: str) -> PictureHeader:
+    """kind: png, jpeg or webp. Raises MediaUnreadableError."""
     handle.seek(0)
     readers = {"png": _read_png, "jpeg": _read_jpeg, "webp": _read_webp}
     try:
-        width, height, exif = readers[kind](handle)
+        header = readers[kind](handle)
     except (struct.error, IndexError) as error:
         raise _broken(kind) from error
-    if width < 1 or height < 1:
-        raise MediaUnreadableError(f"The {kind.upper()} picture is {width}x{height}; it holds no pixels.")
-    return width, height, exif_orientation(exif)
+    if header.width < 1 or header.height < 1:
+        raise MediaUnreadableError(f"The {kind.upper()} picture is {header.width}x{header.height}; it holds no pixels.")
+    return header
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -51,18 +68,21 @@ def _broken(kind: str) -> MediaUnreadableError:
     return MediaUnreadableError(f"The {kind.upper()} picture ends inside its header; upload the whole file again.")
 
 
-def _read_png(handle: BinaryIO) -> tuple[int, int, bytes]:
+def _read_png(handle: BinaryIO) -> PictureHeader:
     head = handle.read(24)
     if head[12:16] != b"IHDR":
         raise _broken("png")
     width, height = struct.unpack(">II", head[16:24])
     handle.seek(8)
-    return width, height, _find_chunk(handle, b"eXIf", ">I4s", trailer=4)
+    chunks = _find_chunks(handle, (b"eXIf", b"acTL", b"iCCP"), ">I4s", trailer=4)
+    return PictureHeader(
+        width, height, exif_orientation(chunks.get(b"eXIf", b"")), b"acTL" in chunks, b"iCCP" in chunks
+    )
 
 
-def _read_jpeg(handle: BinaryIO) -> tuple[int, int, bytes]:
+def _read_jpeg(handle: BinaryIO) -> PictureHeader:
     handle.read(2)
-    exif = b""
+    exif, has_profile = b"", False
     while byte := handle.read(1):
         if byte != b"\xff":
             continue
@@ -74,15 +94,18 @@ def _read_jpeg(handle: BinaryIO) -> tuple[int, int, bytes]:
             continue
         (length,) = struct.unpack(">H", handle.read(2))
         if code in _JPEG_FRAME_MARKERS:
-            height, width = struct.unpack(">xHH", handle.read(5))
-            return width, height, exif
+            height, width, components = struct.unpack(">xHHB", handle.read(6))
+            return PictureHeader(
+                width, height, exif_orientation(exif), has_profile=has_profile, is_cmyk=components == 4
+            )
         body = handle.read(max(length - 2, 0))
         if code == _JPEG_APP1 and body.startswith(_EXIF_PREFIX):
             exif = body
+        has_profile |= code == _JPEG_APP2 and body.startswith(_ICC_PREFIX)
     raise _broken("jpeg")
 
 
-def _read_webp(handle: BinaryIO) -> tuple[int, int, bytes]:
+def _read_webp(handle: BinaryIO) -> PictureHeader:
     head = handle.read(30)
     kind = head[12:16]
     if kind == b"VP8X":
@@ -94,18 +117,23 @@ def _read_webp(handle: BinaryIO) -> tuple[int, int, bytes]:
         width, height = struct.unpack("<HH", head[26:30])
         size = width & 0x3FFF, height & 0x3FFF
     handle.seek(12)
-    return *size, _find_chunk(handle, b"EXIF", "<4sI", trailer=0)
+    chunks = _find_chunks(handle, (b"EXIF", b"ICCP"), "<4sI", trailer=0)
+    is_animated = kind == b"VP8X" and bool(head[20] & 0x02)
+    return PictureHeader(*size, exif_orientation(chunks.get(b"EXIF", b"")), is_animated, b"ICCP" in chunks)
 
 
-def _find_chunk(handle: BinaryIO, wanted: bytes, layout: str, trailer: int) -> bytes:
-    """Body of a chunk in a PNG (length first, checksum behind) or RIFF (name first, padded to even) file."""
+def _find_chunks(handle: BinaryIO, wanted: Sequence[bytes], layout: str, trailer: int) -> dict[bytes, bytes]:
+    """Bodies (up to 64 kB) of chunks in a PNG (length first, checksum behind) or RIFF (name first, padded to even)
+    file."""
+    found: dict[bytes, bytes] = {}
     for _ in range(_MAX_CHUNKS):
         head = handle.read(8)
         if len(head) < 8:
-            return b""
+            break
         first, second = struct.unpack(layout, head)
         name, length = (first, second) if isinstance(first, bytes) else (second, first)
-        if name == wanted:
-            return handle.read(min(length, 65536))
-        handle.seek(length + (trailer or length % 2), 1)
-    return b""
+        begin = handle.tell()
+        if name in wanted:
+            found.setdefault(name, handle.read(min(length, 65536)))
+        handle.seek(begin + length + (trailer or length % 2))
+    return found

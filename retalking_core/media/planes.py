@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -42,11 +42,14 @@ SCALER_THREADS = 1
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 # A pixel shape beyond this is a broken header, not a film format (the widest in use, PAL 16:9, is 1.46).
 _MAX_PIXEL_ASPECT = 4
+_SAME_SHAPE_PX = 4
 
 
 @dataclass(frozen=True)
 class PictureGeometry:
-    """stored_*: size to scale the decoded picture to (square pixels); turn: brings it upright.
+    """decoded_*: size of the pictures that it is for; pixel_aspect: width of their pixels over height.
+
+    stored_*: size to scale the decoded picture to (square pixels); turn: brings it upright.
 
     width, height: of the upright, even result.
     """
@@ -54,6 +57,9 @@ class PictureGeometry:
     stored_width: int
     stored_height: int
     turn: Turn
+    decoded_width: int
+    decoded_height: int
+    pixel_aspect: Fraction
 
     @property
     def is_sideways(self) -> bool:
@@ -83,7 +89,20 @@ def picture_geometry(picture: VideoFrame, pixel_aspect: Fraction | None, turn: T
         width = round(width * aspect)
     elif Fraction(1, _MAX_PIXEL_ASPECT) <= aspect < 1:
         height = round(height / aspect)
-    return PictureGeometry(width, height, turn)
+    return PictureGeometry(width, height, turn, picture.width, picture.height, aspect)
+
+
+def fitted_geometry(picture: VideoFrame, turn: Turn, canvas: PictureGeometry) -> PictureGeometry:
+    """How to bring a picture of another size or turn upright and as large as the canvas allows, in its own shape."""
+    own = picture_geometry(picture, canvas.pixel_aspect, turn)
+    scale = min(canvas.width / max(own.width, 2), canvas.height / max(own.height, 2))
+    width, height = (max(2, round(side * scale / 2) * 2) for side in (own.width, own.height))
+    # The same shape but for rounding: no bars of a pixel or two.
+    if abs(width - canvas.width) <= _SAME_SHAPE_PX and abs(height - canvas.height) <= _SAME_SHAPE_PX:
+        width, height = canvas.width, canvas.height
+    width, height = min(width, canvas.width), min(height, canvas.height)
+    stored = (height, width) if own.is_sideways else (width, height)
+    return replace(own, stored_width=stored[0], stored_height=stored[1])
 
 
 def picture_color(picture: VideoFrame, codec: str) -> ColorTags:
@@ -108,16 +127,59 @@ def picture_color(picture: VideoFrame, codec: str) -> ColorTags:
 
 
 class PlaneConverter:
-    """Turns decoded pictures of one stream into `Frame`s. Keeps swscale's tables between pictures."""
+    """Turns decoded pictures of one stream into `Frame`s. Keeps swscale's tables between pictures.
 
-    def __init__(self, geometry: PictureGeometry, color: ColorTags) -> None:
-        self._geometry = geometry
+    geometry: of the first picture; pictures of another size or turn are fitted into its canvas, with black bars.
+    follows_turns: key pictures may state a turn of their own. fitted: numbers of the frames that were fitted so.
+    """
+
+    def __init__(
+        self,
+        geometry: PictureGeometry,
+        color: ColorTags,
+        follows_turns: bool = False,
+        fitted: set[int] | None = None,
+    ) -> None:
+        self._canvas = self._geometry = geometry
         self._color = color
         self._reformatter = VideoReformatter()
+        self._follows_turns = follows_turns
+        self._fitted = set() if fitted is None else fitted
 
     def to_frame(self, picture: VideoFrame, index: int) -> Frame:
         """Planes are views of the decoder's own bytes (read-only) when the picture already is 8-bit 4:2:0."""
-        geometry = self._geometry
+        self._geometry = geometry = self._geometry_of(picture)
+        planes = self._upright(picture, geometry)
+        if geometry != self._canvas:
+            self._fitted.add(index)
+            planes = self._on_canvas(planes)
+        for plane in planes:
+            plane.flags.writeable = False
+        return Frame(index, *planes)
+
+    def _geometry_of(self, picture: VideoFrame) -> PictureGeometry:
+        last, canvas = self._geometry, self._canvas
+        turn = display_turn(picture) if self._follows_turns and picture.key_frame else last.turn
+        for known in (last, canvas):
+            if (picture.width, picture.height, turn) == (known.decoded_width, known.decoded_height, known.turn):
+                return known
+        return fitted_geometry(picture, turn, canvas)
+
+    def _on_canvas(self, planes: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        height, width = planes[0].shape
+        left, top = (self._canvas.width - width) // 4, (self._canvas.height - height) // 4
+        result = []
+        for plane, black, step in zip(planes, (self._black, 128, 128), (2, 1, 1), strict=True):
+            canvas = np.full((self._canvas.height * step // 2, self._canvas.width * step // 2), black, np.uint8)
+            canvas[top * step : top * step + plane.shape[0], left * step : left * step + plane.shape[1]] = plane
+            result.append(canvas)
+        return result
+
+    @property
+    def _black(self) -> int:
+        return 0 if self._color.full_range else 16
+
+    def _upright(self, picture: VideoFrame, geometry: PictureGeometry) -> list[NDArray[np.uint8]]:
         size = (geometry.stored_width, geometry.stored_height)
         has_alpha = any(part.is_alpha for part in picture.format.components)
         if has_alpha or picture.format.name not in _EXACT_FORMATS or (picture.width, picture.height) != size:
@@ -127,10 +189,7 @@ class PlaneConverter:
             planes = self._over_black(planes, plane_samples(picture.planes[3]))
         width, height = size[0] & ~1, size[1] & ~1
         cut = (planes[0][:height, :width], *(plane[: height // 2, : width // 2] for plane in planes[1:]))
-        upright = [_turned(plane, geometry.turn) for plane in cut]
-        for plane in upright:
-            plane.flags.writeable = False
-        return Frame(index, *upright)
+        return [_turned(plane, geometry.turn) for plane in cut]
 
     def _converted(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
         matrix = _SWS_MATRIX[resolve_matrix(self._color, picture.height)]
@@ -158,7 +217,7 @@ class PlaneConverter:
             ((0, planes[1].shape[0] - height // 2), (0, planes[1].shape[1] - width // 2)),
             mode="edge",
         )
-        blacks = (0.0 if self._color.full_range else 16.0, 128.0, 128.0)
+        blacks = (float(self._black), 128.0, 128.0)
         weights = (opacity, half, half)
         return [
             np.rint(black + (plane - black) * weight).astype(np.uint8)
@@ -171,6 +230,7 @@ def is_untouched(picture: VideoFrame, info: VideoInfo) -> bool:
     size and square pixels."""
     return (
         picture.format.name in _EXACT_FORMATS
+        and not info.field_order
         and (picture.width, picture.height) == (info.width, info.height)
         and display_turn(picture) == (1, 0, 0, 1)
     )

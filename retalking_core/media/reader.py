@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from retalking_core.errors import MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
 from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_stream
 from retalking_core.media.faults import reading
+from retalking_core.media.interlace import find_field_order
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import PacketTable, scan_packets
 from retalking_core.media.planes import (
@@ -24,8 +27,10 @@ from retalking_core.media.planes import (
     picture_geometry,
 )
 from retalking_core.media.timeline import exact_rate
-from retalking_core.types import ColorTags, Frame, FrameSource, VideoInfo
+from retalking_core.notes import Note
+from retalking_core.types import ColorTags, Frame, VideoInfo
 
+DEINTERLACED = Note("video_deinterlaced", "The video is interlaced; it was deinterlaced before it was drawn on.")
 _MIN_HELD_FRAMES = 4
 # A step this many times the median is a picture that was held, not a slower rate.
 _HOLD_STEPS = 3
@@ -37,7 +42,7 @@ _STANDARD_RATES = (
 _SMALLEST_SIDE_PX = 16  # what x264 and every face detector still take
 
 
-def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> FrameSource:
+def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> VideoReader | StillReader:
     """Open a video, or a picture as a video of one frame at `still_fps`.
 
     Everything but the first picture stays undecoded. Raises an InputError: file_empty, container_unsupported,
@@ -52,7 +57,10 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         kind, codec = media.kind.name, stream.codec_context.name
         rate = nominal_rate(stream.average_rate, table, limits)
     with open_container(path, limits) as media:
-        _, geometry, color = _first_picture(media, limits)
+        pictures = PictureDecoder(media, limits).pictures()
+        first, geometry, color = _first_picture(media, pictures, limits)
+        with closing(pictures):
+            field_order = find_field_order(chain([first], pictures))
     info = VideoInfo(
         width=geometry.width,
         height=geometry.height,
@@ -64,6 +72,8 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Fram
         is_still=False,
         container=kind,
         codec=codec,
+        field_order=field_order,
+        notes=(DEINTERLACED,) if field_order else (),
     )
     return VideoReader(path, limits, info, table, geometry)
 
@@ -73,7 +83,8 @@ class VideoReader:
 
     Memory of a pass: the decoder's own pictures, plus at most `max_held_bytes` when run backwards.
 
-    damaged: numbers of the frames that did not decode so far and were given as a repeat of the one before.
+    damaged: numbers of the frames that did not decode so far and were given as a repeat of the one before. fitted:
+    numbers of those, so far, whose size or orientation is another than the first one's.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class VideoReader:
     ) -> None:
         self.info = info
         self.damaged: set[int] = set()
+        self.fitted: set[int] = set()
         self._path, self._limits, self._table, self._geometry = path, limits, table, geometry
         frame_bytes = info.width * info.height * 3 // 2
         self._held_frames = max(_MIN_HELD_FRAMES, limits.max_held_bytes // frame_bytes)
@@ -98,8 +110,9 @@ class VideoReader:
         wanted = np.asarray(indices, np.int64)
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < self.info.frame_count):
             raise IndexError(f"frame numbers must be 0..{self.info.frame_count - 1}")
-        converter = PlaneConverter(self._geometry, self.info.color)
-        with FrameCursor(self._path, self._limits, self._table, converter, self.damaged) as cursor:
+        converter = PlaneConverter(self._geometry, self.info.color, follows_turns=True, fitted=self.fitted)
+        order = self.info.field_order
+        with FrameCursor(self._path, self._limits, self._table, converter, self.damaged, order) as cursor:
             for block, is_forward in _blocks(wanted, self._held_frames):
                 if is_forward:
                     for index in block:
@@ -107,6 +120,18 @@ class VideoReader:
                 else:
                     held = {int(index): self._checked(cursor.read(int(index))) for index in np.unique(block)}
                     yield from (held[int(index)] for index in block)
+
+    @property
+    def smeared(self) -> set[int]:
+        """Numbers of the frames, so far, between one that did not decode and the next key frame: they are predicted
+        from it, and may show smears."""
+        shown, key_shown = self._table.shown, self._table.key_shown
+        found: set[int] = set()
+        for number in self.damaged:
+            key = int(np.searchsorted(key_shown, shown[number], side="right"))
+            end = int(np.searchsorted(shown, key_shown[key])) if key < len(key_shown) else len(shown)
+            found.update(range(number + 1, end))
+        return found - self.damaged
 
     def _checked(self, frame: Frame) -> Frame:
         if 2 * len(self.damaged) > self.info.frame_count:
@@ -117,11 +142,11 @@ class VideoReader:
 
 
 class StillReader:
-    """A picture as a video of one frame. damaged: always empty, a damaged picture is not opened."""
+    """A picture as a video of one frame. damaged, smeared, fitted: as of `VideoReader`, always empty."""
 
     def __init__(self, info: VideoInfo, frame: Frame) -> None:
         self.info = info
-        self.damaged: set[int] = set()
+        self.damaged, self.smeared, self.fitted = set[int](), set[int](), set[int]()
         self._frame = frame
 
     def frames(self) -> Iterator[Frame]:
@@ -211,10 +236,12 @@ def _standard_rate(rate: Fraction, tolerance: Fraction) -> Fraction | None:
     return nearest if abs(nearest / rate - 1) <= tolerance else None
 
 
-def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, PictureGeometry, ColorTags]:
-    """The first picture that decodes, with its geometry and colors."""
+def _first_picture(
+    media: MediaFile, pictures: Iterator[VideoFrame], limits: MediaLimits
+) -> tuple[VideoFrame, PictureGeometry, ColorTags]:
+    """The first of the pictures that decode, with its geometry and colors."""
     stream = video_stream(media)
-    picture = next(PictureDecoder(media, limits).pictures(), None)
+    picture = next(pictures, None)
     if picture is None:
         raise MediaUnreadableError("Not one picture of the file decodes; re-export it and upload it again.")
     turn = EXIF_TURNS[media.orientation - 1] if media.kind.is_picture else display_turn(picture)
@@ -228,7 +255,7 @@ def _first_picture(media: MediaFile, limits: MediaLimits) -> tuple[VideoFrame, P
 
 
 def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> StillReader:
-    picture, geometry, color = _first_picture(media, limits)
+    picture, geometry, color = _first_picture(media, PictureDecoder(media, limits).pictures(), limits)
     frame = PlaneConverter(geometry, color).to_frame(picture, 0)
     fps = exact_rate(still_fps)
     info = VideoInfo(
@@ -241,6 +268,7 @@ def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> Stil
         color=color,
         is_still=True,
         container=media.kind.name,
-        codec=video_stream(media).codec_context.name,
+        codec=media.kind.name,
+        notes=media.notes,
     )
     return StillReader(info, frame)

@@ -12,6 +12,8 @@ from retalking_core.media.speech import Speech
 from retalking_core.options import OutputOptions
 from retalking_core.types import Frame, Timeline, VideoInfo
 
+_LEVEL_5_1_BLOCKS = 36_864
+
 
 class ResultWriter:
     """Writes frames at the constant rate of the timeline, and the speech cut or padded to exactly their length. The
@@ -79,8 +81,23 @@ class ResultWriter:
 
 
 def output_size(info: VideoInfo, max_height: int | None) -> tuple[int, int]:
-    """(width, height) of the result: even, never larger than the source."""
-    if max_height is None or max_height >= info.height:
+    """(width, height) of the result: even, never larger than the source, nor than H.264 level 5.1 allows unless
+    `max_height` asks for more: phones and televisions play no higher level."""
+    if max_height is None:
+        max_height = info.height
+        while not _is_level_5_1(*_scaled(info, max_height)):
+            max_height -= 2
+    return _scaled(info, max_height)
+
+
+def _scaled(info: VideoInfo, max_height: int) -> tuple[int, int]:
+    if max_height >= info.height:
         return info.width, info.height
     height = max(2, max_height & ~1)
     return max(2, round(info.width * height / info.height / 2) * 2), height
+
+
+def _is_level_5_1(width: int, height: int) -> bool:
+    """Size of a frame in macroblocks (ITU-T H.264, table A-1): 4096x2304, or as many pixels in another shape."""
+    across, down = -(-width // 16), -(-height // 16)
+    return across * down <= _LEVEL_5_1_BLOCKS and max(across, down) ** 2 <= 8 * _LEVEL_5_1_BLOCKS

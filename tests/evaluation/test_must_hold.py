@@ -185,7 +185,7 @@ def test_reference_that_is_no_video(tmp_path: Path, clip: Path) -> None:
     text.write_text("not a film")
     values = score(clip, text)
     assert values["ssim"].value is None
-    assert "not a known media file" in values["ssim"].reason
+    assert "which is not accepted" in values["ssim"].reason
     assert values["landmark_jitter"].value is not None
 
 

@@ -17,8 +17,11 @@ from av.audio.frame import AudioFrame
 from av.packet import Packet
 from av.stream import Disposition
 from numpy.typing import NDArray
+from PIL import Image
+from pillow_heif import register_heif_opener
 
 from retalking_core.errors import InputError, MediaUnreadableError
+from tests.faces.clips import portrait
 from tests.media.clips import gradient_rgb
 
 Samples = NDArray[np.float32]
@@ -371,3 +374,95 @@ SITUATIONS: list[Situation] = [
     ),
     Situation("one frame", lambda d: write_file(d / "one.mp4", (), [0.0]), seen=Seen(Fraction(25), 1)),
 ]
+
+
+def write_speech(path: Path, samples: Samples) -> Path:
+    """PCM 16 bit, mono, 16 kHz."""
+    return write_file(path, [Sound(samples[None], rate_hz=16_000, codec="pcm_s16le")])
+
+
+def _portrait(width: int = 320, height: int = 320, x: float = 160) -> NDArray[np.uint8]:
+    """BGR u8 [height, width, 3]."""
+    return portrait(130, width, height, x, 150)
+
+
+def _encode(path: Path, pictures: Sequence[NDArray[np.uint8]], codec: str, options: dict[str, str]) -> Path:
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "bgr24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def _interlaced(folder: Path) -> Path:
+    pictures = []
+    for number in range(50):
+        first, second = (_portrait(x=160 + 12 * np.sin((2 * number + field) / 12)) for field in (0, 1))
+        first[1::2] = second[1::2]
+        pictures.append(first)
+    return _encode(folder / "fields.mp4", pictures, "libx264", {"flags": "+ildct+ilme", "x264-params": "tff=1"})
+
+
+def _turned_on_the_way(folder: Path) -> Path:
+    """The pictures of the second file follow those of the first, in another size."""
+    path = folder / "call.webm"
+    options = {"auto-alt-ref": "0", "lag-in-frames": "0", "b": "4M"}
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libvpx", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 320, "yuv420p"
+        out.start_encoding()
+        for part, (width, x) in enumerate(((320, 160), (240, 120))):
+            encoder = av.CodecContext.create("libvpx", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = width, 320, "yuv420p"
+            encoder.time_base, encoder.framerate, encoder.options = Fraction(1, 25), Fraction(25), options
+            for number in range(25):
+                frame = av.VideoFrame.from_ndarray(_portrait(width, 320, x), "bgr24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                for packet in encoder.encode(frame):
+                    packet.pts = packet.dts = 40 * (25 * part + number)
+                    packet.time_base, packet.stream = Fraction(1, 1000), stream
+                    out.mux(packet)
+    return path
+
+
+def _damaged(folder: Path) -> Path:
+    options = {"g": "25", "bf": "0", "sc_threshold": "0"}
+    path = _encode(folder / "clip.mp4", [_portrait(x=160 + k / 5) for k in range(50)], "libx264", options)
+    with av.open(str(path)) as media:
+        packet = [packet for packet in media.demux(video=0) if packet.size][10]
+    data = bytearray(path.read_bytes())
+    data[packet.pos + 4 : packet.pos + packet.size] = b"\xff" * (packet.size - 4)
+    path.write_bytes(data)
+    return path
+
+
+def _still(folder: Path, suffix: str) -> Path:
+    register_heif_opener()
+    path = folder / f"still{suffix}"
+    Image.fromarray(_portrait()[..., ::-1].copy()).save(path, quality=95)
+    return path
+
+
+def _animation(folder: Path, suffix: str) -> Path:
+    path = folder / f"moving{suffix}"
+    pictures = [Image.fromarray(_portrait(x=160 + k)[..., ::-1].copy()) for k in range(3)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:])
+    return path
+
+
+STILL_SUFFIXES = (".jpg", ".png", ".webp", ".heic", ".avif")
+# Pictures of a face, each spoken to with `SPOKEN`.
+FACES: dict[str, Callable[[Path], Path]] = {
+    "interlaced video": _interlaced,
+    "phone turned on the way": _turned_on_the_way,
+    "damaged frame": _damaged,
+    **{
+        f"still in {suffix}": lambda d, s=suffix: _still(d, s) for suffix in (".jpg", ".png", ".webp", ".heic", ".avif")
+    },
+    **{f"animation in {suffix}": lambda d, s=suffix: _animation(d, s) for suffix in (".webp", ".png", ".gif")},
+}

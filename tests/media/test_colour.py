@@ -190,7 +190,8 @@ from worker.memory import data_bytes
 picture = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), "rgb24")
 limit = data_bytes() + (4 << 20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-print(PlaneConverter(PictureGeometry(96, 64, (1, 0, 0, 1)), ColorTags(1, 1, 1)).to_frame(picture, 0).y.shape)
+geometry = PictureGeometry(96, 64, (1, 0, 0, 1), 96, 64, Fraction(1))
+print(PlaneConverter(geometry, ColorTags(1, 1, 1)).to_frame(picture, 0).y.shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout == "(64, 96)\n", done.stderr

@@ -43,7 +43,7 @@ def read_all(path: Path) -> list[Frame]:
     ("make", "error", "says"),
     [
         (clips.make_empty, EmptyFileError, "empty"),
-        (clips.make_text, UnsupportedContainerError, "not a known media file"),
+        (clips.make_text, UnsupportedContainerError, "which is not accepted"),
         (clips.make_truncated_mp4, MediaUnreadableError, "damaged or incomplete"),
         (lambda path: clips.make_truncated_mp4(path, faststart=True), MediaUnreadableError, "ends early"),
         (clips.make_sound_only_mp4, NoVideoStreamError, "no video"),
@@ -221,8 +221,7 @@ def test_sniffing_knows_the_allow_list_and_nothing_else() -> None:
     ):
         with pytest.raises(UnsupportedContainerError):
             sniff_kind(head)
-    with pytest.raises(UnsupportedContainerError, match="HEIC"):
-        sniff_kind(b"\x00\x00\x00\x18ftypheic")
+    assert sniff_kind(b"\x00\x00\x00\x18ftypheic").name == "heic"
     with pytest.raises(UnsupportedContainerError, match="archive"):
         sniff_kind(b"PK\x03\x04")
 

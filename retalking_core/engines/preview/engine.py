@@ -214,6 +214,7 @@ def _report(
         stage_times_s=dict(stage_times_s),
         mouth_target=scene.motion.opening * scene.strength,
         notes=notes,
+        face_boxes=scene.track.boxes[timeline.source_index] * np.float32(width / info.width),
     )
 
 

@@ -28,7 +28,7 @@ from retalking_core.engines.videoretalking.face_cache_session import (
 )
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
-from retalking_core.faces.landmarks import iou
+from retalking_core.faces.landmarks import bounding_box, iou
 from retalking_core.faces.track import FADE_S, FaceTracker, TrackRequest, fade_strength, refuse_faceless, visible_runs
 from retalking_core.imaging import crop_resized
 from retalking_core.media.limits import MediaLimits
@@ -95,6 +95,11 @@ class ClipAnalysis:
     still: NDArray[np.float32] | None
     color: ColorTags
     height: int
+
+    @property
+    def face_boxes(self) -> NDArray[np.float32]:
+        """Of the landmarks, f32 [M, 4] px of the video, NaN where the face is not visible."""
+        return bounding_box(self.faces.places.landmarks[self.timeline.source_index])
 
 
 def locate_faces(track: FaceTrack, count: int, source: FrameSource, pads: tuple[int, int, int, int]) -> ClipFaces:

@@ -283,4 +283,5 @@ class VideoRetalkingEngine:
             synthetic_weights=self.capabilities.synthetic_weights,
             notes=[*self._standing_notes(options), *notes],
             face_cache=face_cache,
+            face_boxes=scene.face_boxes * np.float32(width / info.width),
         )
