@@ -34,11 +34,15 @@ Manifest = dict[str, TensorSpec]
 @cache
 def load_manifest(network: str) -> Manifest:
     """Every key of a network, in checkpoint order. ENet's includes LNet's under `low_res.`."""
+    return _read_manifest(network)
+
+
+def _read_manifest(network: str) -> Manifest:
     source = resources.files("retalking_core.weights") / "manifests" / f"{network}.json"
     document = json.loads(source.read_text(encoding="utf-8"))
     manifest: Manifest = {}
     for prefix, included in document["include"].items():
-        manifest.update({prefix + key: spec for key, spec in load_manifest(included).items()})
+        manifest.update({prefix + key: spec for key, spec in _read_manifest(included).items()})
     for key, (dtype, shape, init) in document["tensors"].items():
         manifest[key] = TensorSpec(dtype, tuple(shape), tuple(init))
     return manifest

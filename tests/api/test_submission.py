@@ -131,7 +131,7 @@ FILE_REFUSALS = {
     "zip": (input_files(video=b"PK\x03\x04" + bytes(100)), "container_unsupported", "a ZIP archive"),
     "speech in the video's place": (input_files(video=WAV), "container_unsupported", "a wav file"),
     "picture as speech": (input_files(audio=PNG), "container_unsupported", "a png file"),
-    "heic": (input_files(video=b"\0\0\0\x18ftypheic" + bytes(64)), "container_unsupported", "HEIF"),
+    "animated heic": (input_files(video=b"\0\0\0\x18ftyphevc" + bytes(64)), "container_unsupported", "HEIF"),
     "film as expression": (
         input_files() | {"expression": ("smile.png", MP4, "image/png")},
         "container_unsupported",
