@@ -1,4 +1,4 @@
-"""Between the shapes of the job store and those of the library: options in; result, metrics and errors out."""
+"""Between the shapes of the job store and those of the library: options in; result, metrics and notes out."""
 
 from __future__ import annotations
 

@@ -75,6 +75,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", [ROOT / "ARCHITECTURE.md", *pages()], ids=lambda page: page.name)
+def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
+    """From the root of the repository, or within the library."""
+    names = re.findall(r"`([a-z_]+/[a-zA-Z0-9_/]+\.(?:py|lua))`", page.read_text(encoding="utf-8"))
+    missing = [name for name in names if not any((root / name).exists() for root in (ROOT, ROOT / "retalking_core"))]
+    assert not missing
+
+
 def test_the_webhook_example_of_the_page_works() -> None:
     """The Python of docs/webhooks.md, executed: it takes a signed event and refuses an altered one."""
     from datetime import UTC, datetime
