@@ -33,7 +33,12 @@ def status(url: str, job_id: str) -> str:
 
 def assert_gone(processes: list[psutil.Process]) -> None:
     assert len(processes) >= 6, "up, Redis, two workers with a pool process, API"
-    wait_until(lambda: not any(map(is_alive, processes)), 20, 0.1, "every process of the stack is gone")
+    names = {process: " ".join(process.cmdline()) for process in processes if is_alive(process)}
+    try:
+        wait_until(lambda: not any(map(is_alive, processes)), 20, 0.1)
+    except AssertionError:
+        left = [names.get(process, str(process)) for process in processes if is_alive(process)]
+        raise AssertionError(f"left of the stack after 20 s: {left}") from None
 
 
 def is_alive(process: psutil.Process) -> bool:

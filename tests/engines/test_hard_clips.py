@@ -87,7 +87,8 @@ def test_a_variable_rate(render: Render, tmp_path: Path) -> None:
     assert done.report.fps == info.fps
     shown_at = np.arange(done.report.frames) / float(done.report.fps)
     for time_s, frame in zip(shown_at, done.plain, strict=True):
-        assert abs(info.frame_times_s - time_s).argmin() == frame.index
+        distances_s = abs(info.frame_times_s - time_s)
+        assert distances_s[frame.index] <= distances_s.min() + 1e-9, "halfway between two pictures either will do"
     assert not done.same(0)
     assert sum(done.same(k) for k in range(done.report.frames)) >= 2
 
