@@ -47,7 +47,7 @@ class Latencies:
 
     submit: list[float] = field(default_factory=list)
     get: list[float] = field(default_factory=list)
-    refused: Counter[int] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -65,14 +65,17 @@ async def timed(http: httpx.AsyncClient, into: list[float], method: str, path: s
 
 
 async def one_client(http: httpx.AsyncClient, jobs: int, told: Latencies, pause_s: float) -> list[str]:
-    """Submits one job after the other, and asks for each until it is over. Returns their ids."""
+    """Submit one job after the other, again after `Retry-After` where a limit refuses it, and poll each until it ends.
+    Returns their ids."""
     ids = []
     for _ in range(jobs):
         files = {"video": ("a.mp4", VIDEO), "audio": ("a.wav", SPEECH)}
         answer = await timed(http, told.submit, "POST", "/jobs", files=files, data={"evaluate": "[]"})
-        if answer.status_code != 202:
-            told.refused[answer.status_code] += 1
-            continue
+        while answer.status_code == 429:
+            told.refused[answer.json()["code"]] += 1
+            await asyncio.sleep(float(answer.headers["retry-after"]))
+            answer = await timed(http, told.submit, "POST", "/jobs", files=files, data={"evaluate": "[]"})
+        answer.raise_for_status()
         ids.append(answer.json()["id"])
         while True:
             await asyncio.sleep(pause_s)
