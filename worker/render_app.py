@@ -32,7 +32,7 @@ from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
 from worker.engines import LoadEngines, media_limits, unavailable_engines, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
-from worker.supervision import ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
+from worker.supervision import STORE_TIMEOUT_S, ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
 
 if TYPE_CHECKING:
     from worker.context import RunContext
@@ -79,7 +79,8 @@ class RenderProcess:
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
         self.heartbeat = Heartbeat(
-            store,
+            # Hardly retried: the next heartbeat does it, and a shutdown without Redis took 8 s with the usual retries.
+            open_store(settings, retries=1, timeout_s=STORE_TIMEOUT_S),
             worker_id,
             [engine.capabilities.public() for engine in engines.values()],
             metric_names(),

@@ -34,7 +34,8 @@ from retalking_core.vocabulary.engines import EngineInfo
 
 log = logging.getLogger(__name__)
 
-# Longest that the parent, which reads messages and results in the same thread, waits for the store after a death.
+# Longest wait for the store where work must not stop for it: in the parent after a death (it reads messages and results
+# in the same thread), and for a heartbeat.
 STORE_TIMEOUT_S = 2.0
 _PACKAGES = ("retalking", "celery", "numpy", "av", "opencv-python", "dlib-bin", "torch")
 _DOUBLE = struct.Struct("d")
