@@ -19,6 +19,7 @@ from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.errors import RenderCanceled
+from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
@@ -32,6 +33,7 @@ from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
 from worker.translation import (
+    early_looks,
     measure,
     measurement_of,
     render_info,
@@ -96,10 +98,13 @@ def _produce(attempt: Attempt) -> None:
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
             on_progress = partial(_report_render, keeper)
+            early = early_looks(file, clip, job.spec.request, context.limits, context.models)
+            if early is not None:
+                clip = replace(clip, tap=opened.enter_context(early).tap)
             report = render(RenderTask(attempt, job, engine, clip, options, folder, file, on_progress))
         curves = folder / "curves.json"
         began = time.perf_counter()
-        metrics = _evaluate(attempt, job, file, clip, report, curves)
+        metrics = _evaluate(attempt, job, file, clip, report, early, curves)
         if metrics:
             report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
         if signer is not None:
@@ -141,7 +146,13 @@ def _report_render(keeper: LeaseKeeper, progress: Progress) -> None:
 
 
 def _evaluate(
-    attempt: Attempt, job: Job, file: Path, clip: ClipPlan, report: RenderReport, curves: Path
+    attempt: Attempt,
+    job: Job,
+    file: Path,
+    clip: ClipPlan,
+    report: RenderReport,
+    early: EarlyLooks | None,
+    curves: Path,
 ) -> list[MetricResult]:
     """Metrics of the result; the values per frame go to the file `curves`. A metric that fails must not cost the
     render: it is null, with the reason."""
@@ -153,6 +164,7 @@ def _evaluate(
         measurement = measurement_of(
             *(file, clip, report, request, context.limits, context.models),
             progress=partial(_report_evaluation, keeper),
+            early=early,
         )
         metrics = measure(measurement, request.evaluate, attempt.log)
         write_curves(measurement, curves, attempt.log)
