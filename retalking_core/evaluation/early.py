@@ -82,7 +82,8 @@ class EarlyLooks:
         """Whether what was seen is what the file and the engine's report state."""
         seen, info = self.tap.info, clip.video.info
         return (
-            (seen.width, seen.height, seen.color) == (info.width, info.height, info.color)
+            (seen.width, seen.height, seen.color, seen.field_order)
+            == (info.width, info.height, info.color, info.field_order)
             and self.tap.read == info.frame_count == seen.frame_count
             and _are_equal(self.tap.face_boxes, clip.rendered_face)
         )

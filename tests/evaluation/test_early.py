@@ -110,7 +110,8 @@ def test_the_tap_gives_the_frames_of_the_file(
 ) -> None:
     """Over two groups of pictures, through a queue that holds hardly more than a packet."""
     monkeypatch.setattr(tap_module, "WAITING_BYTES", 1)
-    pictures = [np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8) for k in range(GROUP_FRAMES + 9)]
+    noise = np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)  # in blocks: single rows look interlaced
+    pictures = [np.roll(noise, k, axis=1).repeat(8, axis=0).repeat(8, axis=1) for k in range(GROUP_FRAMES + 9)]
     source = PictureSource(pictures, 25)
     info = replace(source.info, color=ColorTags(matrix=1, primaries=1, transfer=1, full_range=full_range))
     timeline = Timeline(np.arange(len(pictures)), Fraction(25), len(pictures) / 25)
