@@ -36,7 +36,10 @@ class EarlyLooks:
         self._looking: Future[Findings] | None = None
 
     def __enter__(self) -> EarlyLooks:
-        self._looking = self._pool.submit(self._look)
+        if self._wanted:
+            self._looking = self._pool.submit(self._look)
+        else:
+            self.tap.close()
         return self
 
     def __exit__(
@@ -56,9 +59,8 @@ class EarlyLooks:
         clip: the finished one. Empty where the engine handed no packets on (a split job, a plug-in that does not know
         the tap): then everything is looked for in the file. Raises what the thread raised.
         """
-        assert self._looking is not None
         self._hook = clip.progress
-        if not self.tap.is_complete:
+        if self._looking is None or not self.tap.is_complete:
             self.stop()
             return {}
         found = self._looking.result()
@@ -71,7 +73,8 @@ class EarlyLooks:
         tap = self.tap
         if not tap.open():
             return {}
-        return look_once(replace(self._draft, tap=tap, face_boxes=tap.face_boxes, progress=self._report), self._wanted, None)
+        clip = replace(self._draft, tap=tap, face_boxes=tap.face_boxes, progress=self._report)
+        return look_once(clip, self._wanted, None)
 
     def _report(self, progress: Progress) -> None:
         if self._is_stopped:
