@@ -91,7 +91,7 @@ def _produce(attempt: Attempt) -> None:
             clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
             on_progress = partial(_report_render, keeper)
             early = None
-            if is_wanted(job):
+            if is_wanted(job) and not follows(job):  # else it would only take cores from the render
                 early = opened.enter_context(early_looks(file, clip, job.spec.request, context.limits, context.models))
                 clip = replace(clip, tap=early.tap)
             report = render(RenderTask(attempt, job, engine, clip, options, folder, file, on_progress))
