@@ -36,9 +36,11 @@ class EarlyLooks:
         self._looking: Future[Findings] | None = None
 
     def __enter__(self) -> EarlyLooks:
-        if self._wanted:
-            self._looking = self._pool.submit(self._look)
-        else:
+        try:
+            self._looking = self._pool.submit(self._look) if self._wanted else None
+        except RuntimeError as fault:  # no thread may be started: this must not cost the render
+            log.warning("frames are not looked at while they are rendered: %s", fault)
+        if self._looking is None:
             self.tap.close()
         return self
 
