@@ -65,7 +65,8 @@ EVENT_SCHEMA = {
     response_class=EventSourceResponse,
     responses={
         200: {
-            "description": "Every event from the beginning, then live; ends after the terminal one. Each `data` is a "
+            "description": "Every event from the beginning, then live; ends after the terminal one, or after "
+            "`job.evaluated` where that follows. Each `data` is a "
             "JobEvent. A comment line every 15 s keeps the connection open.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         },
@@ -118,7 +119,7 @@ async def _follow(
         for event in found:
             after = event.id
             yield _message(event)
-            if event.status.is_over:
+            if event.status.is_over and not event.detail.get("evaluation_pending"):
                 return
         if is_over and not found:
             return
@@ -137,7 +138,8 @@ def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -
     """
     if not key_is_valid(parts, caller.owner):
         raise _KeyRevokedError
-    is_over = parts.store.jobs.get(job_id).status.is_over
+    job = parts.store.jobs.get(job_id)
+    is_over = job.status.is_over and not job.evaluation_pending
     return parts.store.jobs.events(job_id, after=after), is_over
 
 

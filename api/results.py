@@ -158,6 +158,8 @@ def get_evaluation(job_id: JobId, parts: WithDependencies, caller: WithCaller) -
     job = find_job(parts, caller, job_id)
     if job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("evaluation_not_ready", f"The job is {job.status.value}; it has no evaluation.")
+    if job.evaluation_pending:
+        raise ServiceError("evaluation_not_ready", "The evaluation is still running; `job.evaluated` tells its end.")
     return view_response(
         Evaluation(
             job_id=job.id,

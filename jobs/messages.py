@@ -1,4 +1,4 @@
-"""The broker: one Celery configuration for all processes, and the two messages, sent by task name.
+"""The broker: one Celery configuration for all processes, and the three messages, sent by task name.
 
 A message is a task name and an id; the job store is the truth. A message may arrive twice, late, or not at all: claims
 refuse the second, and the janitor sends lost ones again.
@@ -20,6 +20,7 @@ from kombu.transport import virtual
 from jobs.models import Job, JobStatus
 from jobs.names import (
     BROKER_PRIORITY,
+    EVALUATE_TASK,
     PRIORITY_STEPS,
     RENDER_QUEUE,
     RENDER_TASK,
@@ -57,6 +58,7 @@ def make_celery(settings: Settings) -> Celery:
         task_routes={
             RENDER_TASK: {"queue": RENDER_QUEUE},
             SEGMENTS_TASK: {"queue": RENDER_QUEUE},
+            EVALUATE_TASK: {"queue": RENDER_QUEUE},
         },
         # JSON only: unpickling a message would execute code
         task_serializer="json",
@@ -138,6 +140,11 @@ def waiting_renders(celery: Celery) -> dict[int, int]:
 def ask_for_help(celery: Celery, job: Job) -> None:
     """Wake a render worker for the segments of a split job. Raises MessageNotSentError; the owner tries again."""
     _send(celery, SEGMENTS_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
+
+
+def ask_to_evaluate(celery: Celery, job: Job) -> None:
+    """Wake a render worker for the pending evaluation of a job. Raises MessageNotSentError; the janitor tries again."""
+    _send(celery, EVALUATE_TASK, job.id, queue=RENDER_QUEUE, priority=BROKER_PRIORITY[job.spec.request.priority])
 
 
 def send_job(celery: Celery, store: JobStore, job: Job) -> None:

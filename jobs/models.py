@@ -30,8 +30,9 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
 
 
-WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
-DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled")
+WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
+DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
+EvaluatePolicy = Literal["inline", "after", "none"]
 
 
 class FrozenModel(BaseModel):
@@ -47,7 +48,12 @@ class JobRequest(JobOptions):
         None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
-        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=5, description="Which events are delivered"
+        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=6, description="Which events are delivered"
+    )
+    evaluate_policy: EvaluatePolicy = Field(
+        "inline",
+        description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
+        "succeeds first, and `job.evaluated` follows; none: never",
     )
     priority: int = Field(
         USUAL_PRIORITY,
@@ -245,6 +251,7 @@ class Job(FrozenModel):
     error: ErrorInfo | None = None
     result: ResultInfo | None = None
     evaluation: list[MetricResult] | None = None
+    evaluation_pending: bool = Field(False, description="It succeeded, and its evaluation is still to be made")
     render: RenderInfo | None = None
     awaits_inputs: bool = Field(False, description="Its inputs are still to be fetched; no worker can claim it")
     fetched: dict[InputSlot, InputRef] = Field(
@@ -326,6 +333,7 @@ class JobView(FrozenModel):
     result: ResultView | None
     render: RenderInfo | None
     evaluation: list[MetricResult] | None
+    evaluation_pending: bool = Field(description="The evaluation is still to come, with the event `job.evaluated`")
     webhook: WebhookView | None
 
 
@@ -334,7 +342,14 @@ class JobEvent(FrozenModel):
 
     id: str
     event: Literal[
-        "job.queued", "job.started", "job.progress", "job.requeued", "job.succeeded", "job.failed", "job.canceled"
+        "job.queued",
+        "job.started",
+        "job.progress",
+        "job.requeued",
+        "job.succeeded",
+        "job.failed",
+        "job.canceled",
+        "job.evaluated",
     ]
     at: datetime
     status: JobStatus

@@ -11,6 +11,7 @@ import secrets
 RENDER_QUEUE = "retalking.render"
 RENDER_TASK = "retalking.render_job"
 SEGMENTS_TASK = "retalking.render_segments"
+EVALUATE_TASK = "retalking.evaluate_job"
 
 # Celery's Redis transport serves 0 first and keeps one list per step; job priority 2 is the most urgent.
 PRIORITY_STEPS = [0, 3, 6]
@@ -79,6 +80,11 @@ def result_key(job_id: str, fence: int, container: str) -> str:
 def curves_key(result: str) -> str:
     """Curves of the evaluation, next to the result of the same lease. result: its key."""
     return f"{result.rpartition('.')[0]}.curves.json"
+
+
+def targets_key(result: str) -> str:
+    """What the engine stated about a result, for an evaluation by another process. result: its key."""
+    return f"{result.rpartition('.')[0]}.targets.npz"
 
 
 def segments_prefix(job_id: str) -> str:

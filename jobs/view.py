@@ -59,6 +59,7 @@ def view_job(
         result=_result(job, objects, settings, link_key, job.owner if holder is None else holder),
         render=job.render,
         evaluation=job.evaluation,
+        evaluation_pending=job.evaluation_pending,
         webhook=_webhook(job, store),
     )
 

@@ -191,6 +191,7 @@ class Job(_Response):
     result: Result | None = None
     render: Render | None = None
     evaluation: list[Metric] | None = None
+    evaluation_pending: bool = False
     webhook: Webhook | None = None
 
     @property

@@ -74,6 +74,7 @@ class SubmitOptions(TypedDict, total=False):
     fps: float
     output: OutputOptions
     evaluate: list[str] | None
+    evaluate_policy: Literal["inline", "after", "none"]
     audio_track: int | str | None
     seed: int
     webhook_url: str | None

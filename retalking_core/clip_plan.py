@@ -12,6 +12,7 @@ import numpy as np
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import Speech, read_speech
+from retalking_core.media.tap import ResultTap
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import output_size
 from retalking_core.notes import Note, frame_ranges_s, merge_notes
@@ -31,6 +32,7 @@ class ClipPlan:
     speech: decoded to its end.
     timeline: which source frame each frame of the result shows.
     read_s: seconds that opening and decoding took.
+    tap: where the engine hands the result's packets to the evaluation while it writes them (docs/engines.md).
     """
 
     video: Path
@@ -39,6 +41,7 @@ class ClipPlan:
     speech: Speech
     timeline: Timeline
     read_s: float
+    tap: ResultTap | None = None
 
     @property
     def frames(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ from retalking_core.faces.track import TrackRequest
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import load_waveform
+from retalking_core.media.tap import ResultTap
 from retalking_core.notes import Note
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
@@ -162,6 +164,30 @@ class EngineConformance:
             kind = sniff(file.read(HEAD_BYTES))
         assert kind is not None
         assert kind.name == options.output.container
+
+    def test_a_tap_gives_what_the_report_and_the_file_state(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
+        result, tap, numbers = tmp_path / "result.mp4", ResultTap(), list[int]()
+
+        def read() -> None:
+            if tap.open():
+                numbers.extend(frame.index for frame in tap.frames())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            with plan_clip(clips.face, clips.speech, LOSSLESS, DEFAULT_LIMITS) as clip:
+                report = engine.render(replace(clip, tap=tap), result, LOSSLESS, ignore_progress)
+        finally:
+            if not tap.is_complete:
+                tap.close()
+            reader.join()
+        if not tap.is_complete:
+            pytest.skip(f"{engine.capabilities.name} hands no packets on: its results are evaluated after the render")
+        assert numbers == list(range(report.frames))
+        assert (tap.face_boxes is None) == (report.face_boxes is None), "announce() was given the report's boxes"
+        if report.face_boxes is not None:
+            assert np.array_equal(np.asarray(tap.face_boxes), report.face_boxes, equal_nan=True)
+        assert (tap.held is None) == (report.held is None), "announce() was given the frames that the report holds"
 
     def test_a_picture_of_an_expression_is_taken_or_refused(self, engine: Engine, clips: Clips, tmp_path: Path) -> None:
         refused = engine.capabilities.unsupported_options.get("expression")

@@ -19,9 +19,18 @@ from functools import partial
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.messages import MessageNotSentError, send_job, waiting_renders
+from jobs.messages import MessageNotSentError, ask_to_evaluate, send_job, waiting_renders
 from jobs.models import Job
-from jobs.names import UPLOADS_PREFIX, curves_key, is_job_id, job_prefix, result_key, segments_prefix, upload_key
+from jobs.names import (
+    UPLOADS_PREFIX,
+    curves_key,
+    is_job_id,
+    job_prefix,
+    result_key,
+    segments_prefix,
+    targets_key,
+    upload_key,
+)
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorQueue, JobNotFoundError, JobStore
@@ -76,6 +85,7 @@ class Janitor:
             self.fail_past_deadline,
             self.send_unsent,
             self.send_stranded,
+            self.resume_evaluations,
             self.give_up_deliveries,
             self.delete_segments,
             self.delete_jobs,
@@ -124,6 +134,12 @@ class Janitor:
         """lacking: how many more jobs than messages wait. Jobs in the outbox have no message yet."""
         lacking -= len(self._store.jobs.unsent(0.0))
         self._send(self._store.jobs.stranded(priority, STRANDED_S)[: max(0, lacking)], "message sent again")
+
+    def resume_evaluations(self) -> None:
+        """Of jobs that succeeded, and whose worker died or shut down before it had evaluated them."""
+        for job in self._store.evaluations.take_due(pause_s=STRANDED_S, longest_s=POSTPONE_LONGEST_S):
+            log.warning("evaluation without a worker: message sent", extra={"job": job.id})
+            ask_to_evaluate(self._app, job)
 
     def give_up_deliveries(self) -> None:
         """Events whose receiver did not answer for the whole schedule; they stay listed, and can be redelivered."""
@@ -272,7 +288,7 @@ class Janitor:
             self._stopped.wait(self._settings.janitor_interval_s)
 
 
-def _lost_objects(job: Job) -> tuple[str, str]:
+def _lost_objects(job: Job) -> tuple[str, ...]:
     """Keys under which the attempt that lost its lease publishes."""
     result = result_key(job.id, job.fence, job.spec.request.output.container)
-    return result, curves_key(result)
+    return result, curves_key(result), targets_key(result)

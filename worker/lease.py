@@ -23,6 +23,7 @@ from typing import Any, Protocol, Self
 from redis.exceptions import RedisError
 
 from jobs.store import Fetch, Lease, LeaseLostError, SegmentLease
+from jobs.store.evaluations import EvaluationLease
 from jobs.traces import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.supervision import ShutdownNotice
@@ -44,7 +45,7 @@ def kill_process() -> None:
 
 class LeaseBackend(Protocol):
     """Renews leases: the job store for jobs, `worker.segments.SegmentLeaseBackend` for segments,
-    `worker.fetch.FetchLeaseBackend` for fetches."""
+    `worker.evaluation.EvaluationLeaseBackend` for evaluations, `worker.fetch.FetchLeaseBackend` for fetches."""
 
     def report(self, lease: Any, *, stage: str, progress: float, lease_s: float) -> bool: ...
 
@@ -60,7 +61,7 @@ class LeaseKeeper:
     def __init__(
         self,
         backend: LeaseBackend,
-        lease: Lease | SegmentLease | Fetch,
+        lease: Lease | SegmentLease | EvaluationLease | Fetch,
         *,
         lease_s: float,
         stall_s: float,

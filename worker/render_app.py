@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from jobs.logging_config import configure_logging, log_context
 from jobs.messages import make_celery, watch_polls
-from jobs.names import RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
+from jobs.names import EVALUATE_TASK, RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
@@ -132,6 +132,11 @@ class RenderProcess:
 
         self._work(job_id, help_job)
 
+    def evaluate(self, job_id: str) -> None:
+        from worker.evaluation import resume_evaluation
+
+        self._work(job_id, resume_evaluation)
+
     def _work(self, job_id: str, work: Callable[[str, RunContext], None]) -> None:
         if self.context is None or self.heartbeat is None or self._notice.is_given:
             raise Reject("worker shutting down", requeue=True)
@@ -184,6 +189,10 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     @app.task(name=SEGMENTS_TASK, acks_late=True, ignore_result=True)
     def render_segments(job_id: str) -> None:
         process.help(job_id)
+
+    @app.task(name=EVALUATE_TASK, acks_late=True, ignore_result=True)
+    def evaluate_job(job_id: str) -> None:
+        process.evaluate(job_id)
 
     _connect(app, process, notice, settings)
     return app

@@ -14,15 +14,16 @@ from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 from jobs.models import Job, MetricResult, ResultInfo
-from jobs.names import curves_key, result_key
+from jobs.names import curves_key, result_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
-from retalking_core.clip_plan import ClipPlan, plan_clip
+from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import RenderCanceled
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
 from worker.engines import choose_engine
+from worker.evaluation import RenderedClip, evaluate_after, follows, is_wanted
 from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
@@ -31,14 +32,7 @@ from worker.provenance import open_signer
 from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
-from worker.translation import (
-    measure,
-    measurement_of,
-    render_info,
-    render_options,
-    result_info,
-    write_curves,
-)
+from worker.translation import Targets, early_looks, render_info, render_options, result_info
 
 log = logging.getLogger(__name__)
 
@@ -96,25 +90,39 @@ def _produce(attempt: Attempt) -> None:
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
             on_progress = partial(_report_render, keeper)
+            early = None
+            if is_wanted(job) and not follows(job):  # else it would only take cores from the render
+                early = opened.enter_context(early_looks(file, clip, job.spec.request, context.limits, context.models))
+                clip = replace(clip, tap=early.tap)
             report = render(RenderTask(attempt, job, engine, clip, options, folder, file, on_progress))
-        curves = folder / "curves.json"
-        began = time.perf_counter()
-        metrics = _evaluate(attempt, job, file, clip, report, curves)
-        if metrics:
+        rendered = RenderedClip(job, file, clip, report, early, folder / "curves.json")
+        metrics: list[MetricResult] = []
+        if is_wanted(job) and not follows(job):
+            began = time.perf_counter()
+            metrics = _evaluate(attempt, rendered)
             report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)
         result = result_info(file, result_key(job.id, lease.fence, container), container, report)
-        _publish(attempt, file, result, curves)
+        _publish(attempt, rendered, file, result)
+        _succeed(attempt, result, report, None if follows(job) else metrics)
+        if follows(job):
+            evaluate_after(rendered, result.key, attempt)
+
+
+def _succeed(attempt: Attempt, result: ResultInfo, report: RenderReport, metrics: list[MetricResult] | None) -> None:
+    """metrics: None if they follow. Raises RenderCanceled."""
+    settings = attempt.context.settings
     try:
         retry_redis(
-            lambda: context.store.jobs.succeed(
-                lease,
+            lambda: attempt.context.store.jobs.succeed(
+                attempt.lease,
                 result=result,
                 render=render_info(report),
                 evaluation=metrics,
-                retention_s=context.settings.retention_s,
+                retention_s=settings.retention_s,
+                evaluation_lease_s=settings.lease_s if metrics is None else None,
             )
         )
     except WrongStateError:
@@ -140,22 +148,11 @@ def _report_render(keeper: LeaseKeeper, progress: Progress) -> None:
     keeper.beat(progress.stage, fraction, (progress.done, progress.total))
 
 
-def _evaluate(
-    attempt: Attempt, job: Job, file: Path, clip: ClipPlan, report: RenderReport, curves: Path
-) -> list[MetricResult]:
-    """Metrics of the result; the values per frame go to the file `curves`. A metric that fails must not cost the
-    render: it is null, with the reason."""
-    request, context, keeper = job.spec.request, attempt.context, attempt.keeper
-    if request.evaluate == []:
-        return []
+def _evaluate(attempt: Attempt, rendered: RenderedClip) -> list[MetricResult]:
+    keeper = attempt.keeper
     keeper.beat("evaluate", RENDERED)
     with keeper.expecting_progress():
-        measurement = measurement_of(
-            *(file, clip, report, request, context.limits, context.models),
-            progress=partial(_report_evaluation, keeper),
-        )
-        metrics = measure(measurement, request.evaluate, attempt.log)
-        write_curves(measurement, curves, attempt.log)
+        metrics = rendered.evaluate(attempt.context, partial(_report_evaluation, keeper), attempt.log)
     keeper.beat("evaluate", EVALUATED)
     return metrics
 
@@ -165,11 +162,15 @@ def _report_evaluation(keeper: LeaseKeeper, progress: Progress) -> None:
     keeper.beat(progress.stage, fraction, (progress.done, progress.total))
 
 
-def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:
-    """Upload the curves, then the result that makes them visible. Raises ObjectStoreError."""
+def _publish(attempt: Attempt, rendered: RenderedClip, file: Path, result: ResultInfo) -> None:
+    """Upload what belongs to the result, then the result that makes it visible. Raises ObjectStoreError."""
     attempt.keeper.beat("publish", EVALUATED)
-    if curves.exists():
-        _put(attempt, curves_key(result.key), curves, "application/json")
+    if rendered.curves.exists():
+        _put(attempt, curves_key(result.key), rendered.curves, "application/json")
+    if follows(rendered.job):
+        stated = rendered.curves.with_name("targets.npz")
+        Targets.of(rendered.report).save(stated)
+        _put(attempt, targets_key(result.key), stated, "application/octet-stream")
     _put(attempt, result.key, file, result.content_type)
     attempt.keeper.check()
 

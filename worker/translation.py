@@ -6,10 +6,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
+import numpy as np
 from celery.exceptions import SoftTimeLimitExceeded
+from numpy.typing import NDArray
 
 from jobs.models import AudioTrackInfo, MetricResult, RenderInfo, RenderNote, ResultInfo
 from jobs.store import LeaseLostError
@@ -17,8 +19,9 @@ from retalking_core.clip_plan import ClipPlan
 from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
+from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metrics import METRICS, available_metrics, measure_all
+from retalking_core.evaluation.metrics import METRICS, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -98,6 +101,30 @@ def metric_names() -> list[str]:
     return list(METRICS)
 
 
+@dataclass(frozen=True)
+class Targets:
+    """What the metrics need of a `RenderReport`: the parts that are about single frames, under the names that
+    `EvaluatedClip` has for them."""
+
+    stored_mouth_target: NDArray[np.float32] | None = None
+    face_boxes: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, report: RenderReport) -> Targets:
+        return cls(report.mouth_target, report.face_boxes)
+
+    @classmethod
+    def load(cls, path: Path) -> Targets:
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(**{name: stored[name] for name in stored.files})
+
+    def save(self, path: Path) -> None:
+        """An npz file."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        with path.open("wb") as file:
+            np.savez(file, **known)
+
+
 def measurement_of(
     result: Path,
     clip: ClipPlan,
@@ -106,20 +133,38 @@ def measurement_of(
     limits: MediaLimits,
     models: EvaluationModels,
     progress: ProgressHook = ignore_progress,
+    early: EarlyLooks | None = None,
+    targets: Targets | None = None,
 ) -> Measurement:
-    """A render with its inputs; frames are paired as in the clip's timeline."""
+    """A render with its inputs; frames are paired as in the clip's timeline. report: None before the render, and where
+    another process rendered: then `targets` are what is left of it."""
     paired = clip.timeline.source_index
     speech, badge = clip.speech.waveform, options.output.badge
-    return Measurement(result, speech, report, limits, clip.video, paired, models, progress, badge)
+    known = (result, speech, report, limits, clip.video, paired, models, progress, badge)
+    return Measurement(*known, early=early, **vars(targets or Targets()))
+
+
+def early_looks(
+    result: Path, clip: ClipPlan, options: JobOptions, limits: MediaLimits, models: EvaluationModels
+) -> EarlyLooks:
+    """What the metrics of a job can observe while it is rendered."""
+    names = metrics_of(models, options.evaluate)
+    looks = looks_of(models, [name for name in names if name in METRICS])
+    return EarlyLooks(measurement_of(result, clip, None, options, limits, models), looks)
+
+
+def metrics_of(models: EvaluationModels | None, requested: Sequence[str] | None) -> list[str]:
+    """Names of the metrics of a job. requested: names; None: all whose checkpoints are present."""
+    return available_metrics(models) if requested is None else list(dict.fromkeys(requested))
 
 
 def measure(measurement: Measurement, requested: Sequence[str] | None, log: Callable[..., None]) -> list[MetricResult]:
     """Compute metrics. A failed evaluation gives nulls with a reason: it must not cost the render.
 
-    requested: names; None: all whose checkpoints are present. log: called with level, message and `exc_info`. Raises
+    requested: see `metrics_of`. log: called with level, message and `exc_info`. Raises
     what the measurement's progress hook raises to stop the job.
     """
-    names = available_metrics(measurement.models) if requested is None else list(dict.fromkeys(requested))
+    names = metrics_of(measurement.models, requested)
     known = [name for name in names if name in METRICS]
     reasons = dict.fromkeys(names, "This worker does not know the metric.")
     found: dict[str, MetricResult] = {}

@@ -21,6 +21,10 @@ end
 -- A fetch that was begun may still store a file. If it dies before it deletes that, the janitor does after its hold.
 local inputs, held_until = unpack(redis.call('HMGET', key('job', id), 'inputs', 'held_until'))
 if inputs == 'wanted' and (tonumber(held_until) or 0) > 0 then redis.call('ZADD', key('arrivals'), held_until, id) end
+-- So may the worker that evaluates it.
+local evaluated_until = tonumber(redis.call('ZSCORE', key('evaluations'), id) or '0')
+if evaluated_until > NOW then redis.call('ZADD', key('arrivals'), evaluated_until, id) end
+redis.call('ZREM', key('evaluations'), id)
 hold(id, 0)
 redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
 return {'ok'}

@@ -1,6 +1,7 @@
--- A worker ends its job: verb is succeed, fail or cancel.
+-- A worker ends its job: verb is succeed, fail or cancel. evaluation_lease_ms: the evaluation is still to be made, and this
+-- worker holds it for so long; '': there is none to come.
 local id, fence, worker, verb, retention_ms, delivery_id = unpack(ARGV, 1, 6)
-local result, render, evaluation, error_json = unpack(ARGV, 7, 10)
+local result, render, evaluation, error_json, evaluation_lease_ms = unpack(ARGV, 7, 11)
 
 local state = lease_state(id, fence, worker, verb)
 if state == 'repeated' then return reply_job(id) end
@@ -18,7 +19,12 @@ if verb == 'succeed' then
   if type(cache) == 'string' then count('face_cache:' .. cache) end
   hold(id, held_by(id) + cjson.decode(result).size_bytes, owner_of(id))
   set(id, 'result', result, 'render', render, 'evaluation', evaluation, 'progress', '1', 'error', '')
-  finish(id, 'succeeded', retention_ms, delivery_id, {attempt = tonumber(get(id, 'attempt'))})
+  local detail = {attempt = tonumber(get(id, 'attempt'))}
+  if evaluation_lease_ms ~= '' then
+    hold_evaluation(id, worker, '', evaluation_lease_ms)
+    detail.evaluation_pending = true
+  end
+  finish(id, 'succeeded', retention_ms, delivery_id, detail)
 elseif verb == 'fail' then
   fail(id, error_json, retention_ms, delivery_id)
 else

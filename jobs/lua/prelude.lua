@@ -336,6 +336,21 @@ local function lease_state(id, fence, worker, verb)
   return 'lost'
 end
 
+-- The evaluation of a job that succeeded without waiting for it. `evaluations`: by the time at which its lease ends, or at
+-- which the janitor sends the next message for it.
+local function hold_evaluation(id, worker, token, lease_ms)
+  redis.call('HINCRBY', key('job', id), 'evaluation_fence', 1)
+  redis.call('HINCRBY', key('job', id), 'evaluation_attempt', 1)
+  set(id, 'evaluation_state', 'pending', 'evaluation_holder', worker, 'evaluation_token', token, 'evaluation_sent', 0)
+  redis.call('ZADD', key('evaluations'), NOW + tonumber(lease_ms), id)
+end
+
+local function holds_evaluation(id, fence)
+  local state, newest, holder =
+    unpack(redis.call('HMGET', key('job', id), 'evaluation_state', 'evaluation_fence', 'evaluation_holder'))
+  return state == 'pending' and newest == fence and holder ~= ''
+end
+
 local function holds_segment(id, number, fence)
   local held = redis.call('HGET', key('split', id), 'held:' .. number)
   return held and held == fence

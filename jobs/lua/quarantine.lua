@@ -14,7 +14,7 @@ if kind == 'job' then
   end
   redis.call('RENAME', record, key('quarantined', id))
   leave_line(id)
-  for _, line in ipairs({'leases', 'delete_at', 'created'}) do redis.call('ZREM', key(line), id) end
+  for _, line in ipairs({'leases', 'delete_at', 'created', 'evaluations'}) do redis.call('ZREM', key(line), id) end
   local owners = owner ~= '' and {owner} or redis.call('ZRANGE', key('api_keys'), 0, -1)
   for _, status in ipairs({'queued', 'running', 'succeeded', 'failed', 'canceled'}) do
     redis.call('ZREM', key('status', status), id)

@@ -8,6 +8,7 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     outbox, sent           queued jobs whose message is still to be sent, and when a sent one was sent
     leases, deadlines, delete_at, uploads, workers, webhooks_due    by the time at which something falls due
     events:<id>            a stream per job
+    evaluations            jobs that succeeded before their evaluation, by the time at which its lease ends
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks; how slots are shared: lua/prelude.lua
     deliveries:<state>     undelivered events, by number; with :<key id> the same for one API key
@@ -32,6 +33,7 @@ from pathlib import Path
 import redis
 
 from jobs.store.base import RedisBase
+from jobs.store.evaluations import Evaluations
 from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
 from jobs.store.keys import Keys
@@ -127,6 +129,7 @@ class JobStore:
         self.jobs = Jobs(self.redis, self.quarantine, retention_s)
         self.fetches = Fetches(self.redis, self.quarantine)
         self.segments = Segments(self.redis)
+        self.evaluations = Evaluations(self.redis, self.quarantine)
         self.webhooks = Webhooks(self.redis, self.quarantine)
         self.uploads = Uploads(self.redis)
         self.keys = Keys(self.redis, self.quarantine)

@@ -243,12 +243,19 @@ class Jobs:
         *,
         result: ResultInfo,
         render: RenderInfo,
-        evaluation: Sequence[MetricResult],
+        evaluation: Sequence[MetricResult] | None,
         retention_s: int,
+        evaluation_lease_s: float | None = None,
     ) -> Job:
-        """running -> succeeded. Raises WrongStateError if cancellation was requested before: then call cancel()."""
-        outcome = (stored_json(result), stored_json(render), metrics_json(evaluation), "")
-        return self._finish(lease, "succeed", retention_s, outcome)
+        """running -> succeeded. Raises WrongStateError if cancellation was requested before: then call cancel().
+
+        evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this worker holds it under the first
+        fence.
+        """
+        metrics = "" if evaluation is None else metrics_json(evaluation)
+        pending = "" if evaluation_lease_s is None else str(int(evaluation_lease_s * 1000))
+        outcome = (stored_json(result), stored_json(render), metrics, "")
+        return self._finish(lease, "succeed", retention_s, outcome, pending)
 
     def fail(self, lease: Lease, error: ErrorInfo, *, retention_s: int) -> Job:
         """running -> failed."""
@@ -258,8 +265,11 @@ class Jobs:
         """running -> canceled: the worker stopped because cancellation was requested."""
         return self._finish(lease, "cancel", retention_s, ("", "", "", ""))
 
-    def _finish(self, lease: Lease, verb: str, retention_s: int, outcome: tuple[str, str, str, str]) -> Job:
-        (fields,) = self._redis.call("finish", *_identity(lease), verb, retention_s * 1000, new_delivery_id(), *outcome)
+    def _finish(
+        self, lease: Lease, verb: str, retention_s: int, outcome: tuple[str, str, str, str], pending: str = ""
+    ) -> Job:
+        identity = (*_identity(lease), verb, retention_s * 1000, new_delivery_id())
+        (fields,) = self._redis.call("finish", *identity, *outcome, pending)
         return self._quarantine.readable_job(lease.job_id, pairs(fields))
 
     def release(self, lease: Lease, *, count_attempt: bool) -> Job:

@@ -17,6 +17,7 @@ from retalking_core.errors import MetricUnavailableError
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import PrefetchingFrameSource
+from retalking_core.media.tap import ResultTap
 from retalking_core.progress import ProgressHook, ProgressReporter, ignore_progress
 from retalking_core.types import FrameSource, RenderReport, Waveform
 
@@ -30,7 +31,8 @@ class EvaluatedClip:
     progress: called while the evaluation runs; an exception that it raises ends the evaluation. has_badge:
     `output.badge` was requested, so the badge is no error of the picture. stored_mouth_target: f32 [M], the report's
     `mouth_target` where an earlier process rendered and kept no report. face_boxes: f32 [M, 4] px of the face to
-    measure, NaN where it is unknown; None: the one that the report names, else the largest.
+    measure, NaN where it is unknown; None: the one that the report names, else the largest. tap: the result while it is
+    being written; None: it is complete.
     """
 
     result: Path
@@ -44,6 +46,7 @@ class EvaluatedClip:
     has_badge: bool = False
     stored_mouth_target: NDArray[np.float32] | None = None
     face_boxes: NDArray[np.float32] | None = None
+    tap: ResultTap | None = None
 
     @property
     def rendered_face(self) -> NDArray[np.float32] | None:
@@ -63,12 +66,13 @@ class EvaluatedClip:
 
     @cached_property
     def video(self) -> FrameSource:
-        return open_video(self.result, self.limits)
+        return open_video(self.result, self.limits) if self.tap is None else self.tap
 
     @cached_property
     def reference_video(self) -> FrameSource:
         """The frames that the render holds, where it does and they are the reference's."""
-        held = None if self.report is None else self.report.held
+        render = self.report or self.tap
+        held = None if render is None else render.held
         if held is not None and held.path == self.reference_file:
             return held.source
         return PrefetchingFrameSource(open_video(self.reference_file, self.limits))

@@ -188,7 +188,8 @@ class SsimObserver:
 
     def __init__(self, clip: EvaluatedClip, feed: ReferenceFeed) -> None:
         self._clip, self._feed = clip, feed
-        self._bgr = BgrOfFrames(clip.result, clip.video.info, clip.limits)
+        first = None if clip.tap is None else clip.tap.first_picture
+        self._bgr = BgrOfFrames(clip.result, clip.video.info, clip.limits, first=first)
         self._meter = SimilarityMeter((SIDE_PX, SIDE_PX))
         self._waiting: list[tuple[MakePicture, MakePicture]] = []
         self._scores: list[float] = []
@@ -275,6 +276,8 @@ def face_crop(frame: Frame, marks: Marks) -> Crop:
     return frame.y[top:bottom, left:right].copy()
 
 
+REFERENCE_POINTS = "reference_points"
+"""The landmarks of the reference, which have a pass of their own."""
 OBSERVERS = ("ssim", "outside", "crops")
 NEED_POINTS = frozenset({"points", "outside", "crops"})
 UNSEEN = np.full((68, 2), np.nan, np.float32)

@@ -42,13 +42,20 @@ class BgrOfFrames:
     not where a picture was turned, scaled or converted on its way; `decoded` decodes such a file a second time.
     """
 
-    def __init__(self, path: Path, info: VideoInfo, limits: MediaLimits, may_share: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: VideoInfo,
+        limits: MediaLimits,
+        may_share: bool = True,
+        first: av.VideoFrame | None = None,
+    ) -> None:
+        """first: the first picture as the decoder gives it; None: it is decoded here."""
         self._reformatter = VideoReformatter()
         self._pictures = read_bgr(path, limits)
         self._number = -1
         self._picture: av.VideoFrame | None = None
-        first = None
-        if may_share:
+        if may_share and first is None:
             with closing(_decode(path, limits)) as decoded:
                 first = next(decoded, None)
         self.is_shared = False
@@ -77,7 +84,7 @@ class BgrOfFrames:
 def _decode(path: Path, limits: MediaLimits) -> Generator[av.VideoFrame, None, None]:
     with open_container(path, limits) as media:
         stream = video_stream(media)
-        choose_threads(stream)
+        choose_threads(stream.codec_context)
         with reading("video"):
             for packet in media.container.demux(stream):
                 try:

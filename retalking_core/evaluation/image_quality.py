@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.feature import canny
 
 from retalking_core.evaluation.frames import Picture
 
@@ -130,6 +129,8 @@ def _edge_blocks(gray: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np
     an edge of the whole picture, too, so that blocks with enough of these are settled (all 1,200 of three clips). It
     takes a quarter of the time of the whole picture, which is looked at where a block is not settled.
     """
+    from skimage.feature import canny  # with scipy.ndimage 0.3 s of CPU time, which the start of a worker need not pay
+
     bands = gray[: rows * BLOCK_PX].reshape(rows, BLOCK_PX, -1)[:, BAND]
     strong = canny(
         bands.reshape(-1, gray.shape[1]).astype(np.float64), sigma=1.0, low_threshold=0.2, high_threshold=0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,8 +14,15 @@ from numpy.typing import NDArray
 from retalking_core.audio.mel import FRAMES_PER_S, mel_spectrogram
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip
+from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.face_points import find_points
-from retalking_core.evaluation.frame_pass import LOOK_FAULTS, OutsideError, face_crop, look_once
+from retalking_core.evaluation.frame_pass import (
+    LOOK_FAULTS,
+    REFERENCE_POINTS,
+    OutsideError,
+    face_crop,
+    look_once,
+)
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.speech import load_waveform
 from retalking_core.types import Waveform
@@ -25,11 +33,16 @@ if TYPE_CHECKING:  # torch is imported only when a network is asked for
     from retalking_core.networks.inference import InferenceNetwork
 
 Found = TypeVar("Found")
-REFERENCE_POINTS = "reference_points"
 
 
+@dataclass(frozen=True)
 class Measurement(EvaluatedClip):
-    """A clip and everything measured about it. Each measurement is made when it is first needed, and then kept."""
+    """A clip and everything measured about it. Each measurement is made when it is first needed, and then kept.
+
+    early: looks at the frames that began while the result was being written.
+    """
+
+    early: EarlyLooks | None = None
 
     def look(self, wanted: Set[str]) -> None:
         """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for, and
@@ -48,7 +61,13 @@ class Measurement(EvaluatedClip):
 
     @cached_property
     def _findings(self) -> dict[str, Any]:
-        return {}
+        return {} if self.early is None else self.early.findings(self)
+
+    def stop(self) -> None:
+        """Whatever is being measured in other threads stops at its next progress report."""
+        self.reporter.stop()
+        if self.early is not None:
+            self.early.stop()
 
     def finding(self, name: str) -> Any:
         """What was found. Raises what stood in the way: MetricUnavailableError, media errors."""

@@ -53,15 +53,21 @@ def measure_all(
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
     measurement.reporter.parts = count_parts(measurement.models, chosen)
-    looks = also.union(*(metric.requires for metric in chosen if _has_files(measurement.models, metric)))
+    looks = also | looks_of(measurement.models, metrics)
     apart = [metric for metric in chosen if metric.checkpoints and not metric.requires]
     found: dict[str, MetricValue] = {}
     if apart and looks:
-        with _beside(lambda: measurement.look(looks), measurement.reporter.stop):
+        with _beside(lambda: measurement.look(looks), measurement.stop):
             found = {metric.name: _measure(metric, measurement) for metric in apart}
     else:
         measurement.look(looks)
     return [found.get(metric.name) or _measure(metric, measurement) for metric in chosen]
+
+
+def looks_of(models: EvaluationModels | None, metrics: Sequence[str]) -> frozenset[str]:
+    """What these metrics need to observe in the frames, as far as their checkpoints are there."""
+    chosen = (METRICS[name] for name in metrics)
+    return frozenset[str]().union(*(metric.requires for metric in chosen if _has_files(models, metric)))
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.evaluation.frame_pass import REFERENCE_POINTS
 from retalking_core.evaluation.frames import Picture
-from retalking_core.evaluation.measurement import REFERENCE_POINTS, Measurement
+from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric import POINTS, Outcome, measured
 from retalking_core.evaluation.sync import SyncScore
 from retalking_core.faces.landmarks import fit_similarity, five_points

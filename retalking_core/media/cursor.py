@@ -43,15 +43,14 @@ def video_stream(media: MediaFile) -> VideoStream:
     raise NoVideoStreamError("The file holds no video; send a video or a picture of a face.")
 
 
-def choose_threads(stream: VideoStream) -> None:
+def choose_threads(context: VideoCodecContext) -> None:
     """How many threads the decoder takes; its pictures are the same. On two cores one is enough for small pictures,
     since whoever looks at them takes longer (0.3 to 0.5 ms at 700 x 700), and more take a fifth more CPU time. On 16
     slower ones the neural engine's first pass took 0.40 and 0.44 s with many, and 0.47 s with one."""
-    context = stream.codec_context
     if context.width * context.height <= ONE_THREAD_PX and len(os.sched_getaffinity(0)) <= FEW_CORES:
         context.thread_count = 1
     else:
-        stream.thread_type = "AUTO"
+        context.thread_type = "AUTO"
 
 
 # FFmpeg's own decoders of VP8 and VP9 leave the alpha of WebM out.
@@ -79,7 +78,7 @@ class PictureDecoder:
         self._field_order = field_order
         self._container = media.container
         self._stream = video_stream(media)
-        choose_threads(self._stream)
+        choose_threads(self._stream.codec_context)
         self._decoder = _alpha_decoder(self._stream) or self._stream.codec_context
         self._decoder.options = {"max_pixels": str(limits.max_picture_px)}
 

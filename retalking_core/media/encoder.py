@@ -103,6 +103,11 @@ class PictureEncoder:
         self._settings.apply(self._context)
         self.taken = 0
 
+    @property
+    def header(self) -> bytes | None:
+        """Parameter sets, once the container has begun to be written."""
+        return self._stream.codec_context.extradata
+
     def encode(self, frame: Frame) -> list[Packet[av.VideoStream]]:
         """The next picture. x264's frame threads work on while the caller makes the next one."""
         info = self._info

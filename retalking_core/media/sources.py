@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -43,7 +44,7 @@ class CachingFrameSource:
 
     Seeking the face, following it, looking for an open mouth and drawing each read the clip again otherwise. The bytes
     are copied into blocks: holding the decoder's own pictures took 0.2 ms a frame longer, since each needs fresh pages,
-    while numpy asks for huge ones for a block.
+    while numpy asks for huge ones for a block. Several threads may read at a time.
     """
 
     def __init__(self, source: FrameSource, max_bytes: int) -> None:
@@ -53,6 +54,7 @@ class CachingFrameSource:
         self._may_keep = self.info.frame_count * self._frame_bytes <= max_bytes
         self._kept: dict[int, Frame] = {}
         self._room: list[NDArray[np.uint8]] = []
+        self._keeping = threading.Lock()
 
     @property
     def damaged(self) -> AbstractSet[int]:
@@ -75,9 +77,11 @@ class CachingFrameSource:
         fresh = self._source.frames_at(missing)
         try:
             for index in wanted:
-                if index not in self._kept:
+                while index not in self._kept:
                     frame = next(fresh)
-                    self._kept[frame.index] = self._copied(frame)
+                    with self._keeping:
+                        if frame.index not in self._kept:
+                            self._kept[frame.index] = self._copied(frame)
                 yield self._kept[index]
         finally:
             if isinstance(fresh, Generator):

@@ -9,6 +9,7 @@ from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.result_file import ResultFile, writing
 from retalking_core.media.speech import Speech
+from retalking_core.media.tap import ResultTap
 from retalking_core.options import OutputOptions
 from retalking_core.types import Frame, Timeline, VideoInfo
 
@@ -32,15 +33,18 @@ class ResultWriter:
         speech: Speech,
         output: OutputOptions,
         metadata: dict[str, str],
+        tap: ResultTap | None = None,
     ) -> None:
-        self._timeline = timeline
+        """tap: gets every packet of the pictures as well."""
+        self._timeline, self._tap = timeline, tap
         self._file = ResultFile(path, output.container, metadata)
         try:
-            self._pictures = PictureEncoder(
-                self._file.container, info, output_size(info, output.max_height), timeline.fps, output
-            )
+            size = output_size(info, output.max_height)
+            self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
             self._file.add_speech(speech, timeline)
             self._file.begin()
+            if tap is not None:
+                tap.begin(timeline, size, output.container, self._pictures.header)
         except BaseException:
             self._file.discard()
             raise
@@ -56,6 +60,8 @@ class ResultWriter:
             if kind is None:
                 self.finish()
                 self._file.commit()
+                if self._tap is not None:
+                    self._tap.end()
         finally:
             self._file.discard()
 
@@ -65,6 +71,8 @@ class ResultWriter:
             raise EngineFaultError(f"More than {self._pictures.taken} output pictures were made.")
         with writing():
             packets = self._pictures.encode(frame)
+        if self._tap is not None:
+            self._tap.put(packets)
         self._file.mux(packets, self._pictures.taken / self._timeline.fps)
 
     def finish(self) -> None:
@@ -76,6 +84,8 @@ class ResultWriter:
             raise EngineFaultError(f"{self._pictures.taken} output pictures were made, {expected} were planned.")
         with writing():
             packets = self._pictures.finish()
+        if self._tap is not None:
+            self._tap.put(packets)
         self._file.mux(packets, None)
         self._is_finished = True
 

@@ -62,7 +62,9 @@ class RunningApi:
     def input_keys(self) -> set[str]:
         return set(self.objects.list_keys("jobs/"))
 
-    def finish(self, job_id: str, content: bytes = b"0123456789" * 1000) -> Job:
+    def finish(
+        self, job_id: str, content: bytes = b"0123456789" * 1000, evaluation_lease_s: float | None = None
+    ) -> Job:
         """What a worker does with a job, less the render."""
         lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
@@ -75,8 +77,11 @@ class RunningApi:
             lease,
             result=result_info(key, len(content)),
             render=render_info(),
-            evaluation=[MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower")],
+            evaluation=None
+            if evaluation_lease_s
+            else [MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower")],
             retention_s=3600,
+            evaluation_lease_s=evaluation_lease_s,
         )
 
     def fail(self, job_id: str) -> Job:

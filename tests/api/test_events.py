@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.store.evaluations import FIRST_FENCE, EvaluationLease
 from tests.api.running import RunningApi, check_problem
 
 
@@ -49,6 +50,29 @@ def test_replay_after_the_last_event_seen(api: RunningApi) -> None:
     events = read_stream(api, job_id)
     assert read_stream(api, job_id, events[1]["id"]) == events[2:]
     assert read_stream(api, job_id, events[-1]["id"]) == [], "nothing is left, and the stream ends all the same"
+
+
+def test_a_stream_goes_on_to_the_evaluation_that_follows(api: RunningApi) -> None:
+    """And `GET /evaluation` says until then that there is none yet."""
+    job_id = api.new_job(evaluate_policy="after")
+    api.finish(job_id, evaluation_lease_s=30.0)
+    view = api.client.get(f"/jobs/{job_id}").json()
+    assert (view["status"], view["evaluation"], view["evaluation_pending"]) == ("succeeded", None, True)
+    check_problem(api.client.get(f"/jobs/{job_id}/evaluation"), 409, "evaluation_not_ready")
+    heard: list[str] = []
+
+    def listen() -> None:
+        heard.extend(row["event"] for row in read_stream(api, job_id))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    time.sleep(0.5)  # it has read the end of the job, and waits
+    assert listener.is_alive()
+    api.store.evaluations.finish(EvaluationLease(job_id, "w1", FIRST_FENCE, 1), [])
+    listener.join(20)
+    assert heard[-2:] == ["job.succeeded", "job.evaluated"]
+    assert api.client.get(f"/jobs/{job_id}").json()["evaluation_pending"] is False
+    assert api.client.get(f"/jobs/{job_id}/evaluation").status_code == 200
 
 
 @pytest.mark.parametrize("last", ["nonsense", "1", "-", "1-2-3", "9" * 40])

@@ -98,3 +98,11 @@ def test_kept_source_keeps_nothing_of_a_clip_that_does_not_fit() -> None:
     for _ in range(2):
         assert [frame.index for frame in kept.frames()] == list(range(6))
     assert source.read == [*range(6), *range(6)]
+
+
+def test_two_readers_of_kept_frames_do_not_disturb_each_other() -> None:
+    """The evaluation reads the clip while the engine draws: a frame that one decodes the other need not."""
+    kept = CachingFrameSource(CountingSource(6), 6 * 64 * 48 * 3 // 2)
+    one, other = kept.frames_at([0, 1, 2, 3]), kept.frames_at([1, 3, 2])
+    order = [next(one), next(other), next(one), next(other), next(one), next(one), next(other)]
+    assert [frame.index for frame in order] == [0, 1, 1, 3, 2, 3, 2]

@@ -28,7 +28,7 @@ from retalking_core.progress import Progress
 from tests.services import S3Endpoint
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
-from worker import runner
+from worker import evaluation, runner
 from worker.context import RunContext
 from worker.runner import run_job
 from worker.supervision import ShutdownNotice
@@ -342,7 +342,7 @@ def test_a_cancel_stops_the_evaluation(
     def report(_: object, *, stage: str, progress: float, **__: object) -> bool:
         return stage == "evaluate" and progress == pytest.approx(0.9)
 
-    monkeypatch.setattr(runner, "measure", endless)
+    monkeypatch.setattr(evaluation, "measure", endless)
     run_job(job_id, replace(context, store=interposed_jobs(context.store, report=report)))
     assert context.store.jobs.get(job_id).status is JobStatus.CANCELED
 

@@ -88,9 +88,11 @@ class PreviewEngine:
         clock, timeline = StageClock(), clip.timeline
         source = self._begin(clip, options, progress)
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
-        with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA) as writer:
+        with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA, clip.tap) as writer:
             with clock.stage("analyze"):
                 scene = self.analyze(source, clip.speech.waveform, timeline, options, progress)
+            if clip.tap is not None:
+                clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
@@ -214,8 +216,14 @@ def _report(
         stage_times_s=dict(stage_times_s),
         mouth_target=scene.motion.opening * scene.strength,
         notes=notes,
-        face_boxes=scene.track.boxes[timeline.source_index] * np.float32(width / info.width),
+        face_boxes=_face_boxes(scene, info, options),
     )
+
+
+def _face_boxes(scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions) -> NDArray[np.float32]:
+    """See `RenderReport.face_boxes`."""
+    width, _ = output_size(info, options.output.max_height)
+    return scene.track.boxes[scene.timeline.source_index] * np.float32(width / info.width)
 
 
 Box = tuple[int, int, int, int]

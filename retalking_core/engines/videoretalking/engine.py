@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
@@ -118,7 +119,9 @@ class VideoRetalkingEngine:
 
         def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
             metadata = self._metadata()
-            writer = ResultWriter(result, source.info, scene.timeline, clip.speech, options.output, metadata)
+            writer = ResultWriter(result, source.info, scene.timeline, clip.speech, options.output, metadata, clip.tap)
+            if clip.tap is not None:
+                clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
 
             def tell(done: int, total: int) -> None:
                 share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)
@@ -283,5 +286,11 @@ class VideoRetalkingEngine:
             synthetic_weights=self.capabilities.synthetic_weights,
             notes=[*self._standing_notes(options), *notes],
             face_cache=face_cache,
-            face_boxes=scene.face_boxes * np.float32(width / info.width),
+            face_boxes=_face_boxes(scene, info, options),
         )
+
+
+def _face_boxes(scene: ClipAnalysis, info: VideoInfo, options: RenderOptions) -> NDArray[np.float32]:
+    """See `RenderReport.face_boxes`."""
+    width, _ = output_size(info, options.output.max_height)
+    return scene.face_boxes * np.float32(width / info.width)
