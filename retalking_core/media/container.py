@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 import av
 from av.container import InputContainer
 from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
 
 from retalking_core.errors import EmptyFileError, PictureTooLargeError, TooManyStreamsError, UnsupportedContainerError
 from retalking_core.media.faults import reading
@@ -59,6 +60,11 @@ class MediaFile:
         self.orientation = orientation
         self.notes = notes
         self._handle = handle
+
+    @property
+    def films(self) -> list[VideoStream]:
+        """The moving pictures; covers of songs are none."""
+        return [each for each in self.container.streams.video if not each.disposition & Disposition.attached_pic]
 
     def close(self) -> None:
         self.container.close()

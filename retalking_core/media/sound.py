@@ -24,6 +24,7 @@ from retalking_core.media.container import MediaFile, open_container
 from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import too_long
+from retalking_core.media.priming import Priming
 from retalking_core.notes import Note, Range, join_ranges
 from retalking_core.types import AudioTrack
 
@@ -99,16 +100,19 @@ def decode_sound(
     record = SoundRecord() if record is None else record
     with open_container(path, limits) as media:
         stream, record.track = choose_track(media, wanted)
-        clock = _FileClock(media, stream, limits, record)
+        priming = Priming(path, media, stream)
+        clock = _FileClock(media, priming, limits, record)
         shape: tuple[str, str, int] | None = None
         with reading("speech file"):
-            for packet in media.container.demux(stream):
+            for packet in filter(None, map(priming.sound_of, media.container.demux(stream))):
                 try:
-                    frames = packet.decode()
+                    decoded = packet.decode()
                 except DAMAGED_PACKET:
-                    clock.add_damaged((packet.duration or 0) * _tick(stream))
+                    lost_s = (packet.duration or 0) * _tick(stream)
+                    priming.lose(round(lost_s * (stream.rate or 0)))
+                    clock.add_damaged(lost_s)
                     continue
-                for frame in map(_checked, frames):
+                for frame in map(_checked, filter(None, map(priming.trim, decoded))):
                     found = (frame.format.name, frame.layout.name, frame.sample_rate)
                     shape = shape or found
                     if found != shape:
@@ -179,10 +183,10 @@ def empty_speech() -> AudioEmptyError:
 class _FileClock:
     """Where the next sample belongs. Sound is never cut and never stretched: only missing time is filled in."""
 
-    def __init__(self, media: MediaFile, stream: AudioStream, limits: MediaLimits, record: SoundRecord) -> None:
+    def __init__(self, media: MediaFile, priming: Priming, limits: MediaLimits, record: SoundRecord) -> None:
         self._is_stamped = media.kind.demuxer in _STAMPED
         self._origin = _origin(media)
-        self._limits, self._record = limits, record
+        self._priming, self._limits, self._record = priming, limits, record
         self._written = 0  # samples
         self._lost_s = Fraction(0)  # damaged since the last frame
         self._has_started = False
@@ -199,6 +203,9 @@ class _FileClock:
             self._origin += behind
             behind = Fraction(0)
         is_first, self._has_started = not self._has_started, True
+        if is_first and self._priming.is_stamped_as_sound:
+            self._origin += behind
+            behind = Fraction(0)
         if behind < (_LATE_START_S if is_first else _GAP_S):
             return
         if behind > _LONGEST_GAP_S and not is_first:
@@ -243,14 +250,12 @@ class _FileClock:
 
 def _origin(media: MediaFile) -> Fraction:
     """Time of the file's first picture or sound. A presentation of ISO 14496-12 without pictures begins at 0."""
-    container = media.container
-    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     starts = [
         stream.start_time * _tick(stream)
-        for stream in (*films, *container.streams.audio)
+        for stream in (*media.films, *media.container.streams.audio)
         if stream.start_time is not None
     ]
-    if media.kind.demuxer == "mov" and not films:
+    if media.kind.demuxer == "mov" and not media.films:
         starts.append(Fraction(0))
     return min(starts, default=Fraction(0))
 
