@@ -26,6 +26,7 @@ NOTE_CODES: dict[str, str] = {
     "audio_damaged": "parts of the sound do not decode and are silent",
     "audio_out_of_phase": "the channels cancel each other, so the lips follow the louder one",
     "audio_quiet": "the speech is very quiet; the lips follow an amplified copy, the sound keeps its level",
+    "video_track_chosen": "the video file has several video tracks, of which one was used",
     "video_deinterlaced": "the video is interlaced; the result is progressive",
     "video_size_changes": "pictures of another size or orientation than the first one were fitted into its canvas",
     "video_damaged": "frames that do not decode repeat the one before",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from retalking_core.errors import MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
@@ -56,6 +57,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Vide
         table = _scan(media, limits)
         kind, codec = media.kind.name, stream.codec_context.name
         rate = nominal_rate(stream.average_rate, table, limits)
+        notes = _track_note(media, stream)
     with open_container(path, limits) as media:
         pictures = PictureDecoder(media, limits).pictures()
         first, geometry, color = _first_picture(media, pictures, limits)
@@ -73,7 +75,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Vide
         container=kind,
         codec=codec,
         field_order=field_order,
-        notes=(DEINTERLACED,) if field_order else (),
+        notes=(*notes, *((DEINTERLACED,) if field_order else ())),
     )
     return VideoReader(path, limits, info, table, geometry)
 
@@ -191,6 +193,14 @@ def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
             f"The size of the pictures can not be read: the video is damaged, or they are far larger than the "
             f"{limits.max_picture_px / 1e6:.0f} megapixels allowed. Re-export it."
         )
+
+
+def _track_note(media: MediaFile, stream: VideoStream) -> tuple[Note, ...]:
+    if len(media.films) < 2:
+        return ()
+    number = media.films.index(stream) + 1
+    sentence = f"Track {number} of {len(media.films)} video tracks was used; send the other one alone to use that."
+    return (Note("video_track_chosen", sentence),)
 
 
 def _scan(media: MediaFile, limits: MediaLimits) -> PacketTable:

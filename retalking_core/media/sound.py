@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.stream import Disposition, Stream
 
@@ -33,6 +34,7 @@ MIN_SPEECH_S = 0.02
 # Full scale is 1. Float sound may pass it, but what passes it by 80 dB is no sound, and overflows in the resampler.
 _MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
+_MOST_CHANNELS = 8
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 # Demuxers whose time stamps come from the file. Those of the others are counted from bytes or samples, so that a gap in
 # them says nothing.
@@ -106,7 +108,7 @@ def decode_sound(
         with reading("speech file"):
             for packet in filter(None, map(priming.sound_of, media.container.demux(stream))):
                 try:
-                    decoded = packet.decode()
+                    decoded = [_countable(frame) for frame in packet.decode()]
                 except DAMAGED_PACKET:
                     lost_s = (packet.duration or 0) * _tick(stream)
                     priming.lose(round(lost_s * (stream.rate or 0)))
@@ -305,6 +307,16 @@ def _rounded(ranges_s: list[Range], near_s: float = 0.5) -> tuple[Range, ...]:
         else:
             joined.append((round(start, 3), round(end, 3)))
     return tuple(joined)
+
+
+def _countable(frame: AudioFrame) -> AudioFrame:
+    """PyAV counts the planes of a frame up to the first empty one of eight, and reads past the eighth: 8 channels in
+    planes become one plane."""
+    if not frame.format.is_planar or frame.layout.nb_channels < _MOST_CHANNELS:
+        return frame
+    (packed,) = AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    packed.pts, packed.time_base = frame.pts, frame.time_base
+    return packed
 
 
 def _checked(frame: AudioFrame) -> AudioFrame:
