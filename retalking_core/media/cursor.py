@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-import av
 import numpy as np
 from av.codec.context import CodecContext
 from av.stream import Disposition

@@ -9,7 +9,7 @@ import av
 
 from retalking_core.errors import CodecUnsupportedError, InputError, MediaUnreadableError
 
-_UNSUPPORTED = (
+UNSUPPORTED = (
     av.error.DecoderNotFoundError,
     av.error.PatchWelcomeError,
     av.error.NotImplementedError,
@@ -23,12 +23,13 @@ DAMAGED_PACKET = (
     av.error.ArgumentError,
     av.error.ExternalError,
     av.error.UnknownError,
+    av.error.UndefinedError,  # the AAC decoder's own numbers
 )
 
 
 def input_error(error: Exception, kind: str) -> InputError:
     """The named error for a failed read of the caller's `kind` ("video", "picture", "speech file")."""
-    if isinstance(error, _UNSUPPORTED):
+    if isinstance(error, UNSUPPORTED):
         return CodecUnsupportedError(
             f"The {kind} uses a codec or a codec feature that can not be decoded here; convert it to H.264 and AAC."
         )

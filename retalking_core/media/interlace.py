@@ -15,7 +15,7 @@ from retalking_core.types import FieldOrder
 
 # `idet` needs motion to decide. It sees more pictures while they are undecided or disagree.
 _SURE_PICTURES, _MAX_PICTURES = 6, 60
-# A slow vertical pan and a fade over a gradient differ between lines as fields do: by FFmpeg's threshold of 1.04 all of 49
+# A slow vertical pan and a fade over a gradient differ between lines as fields do: by FFmpeg's threshold of 1.04 all
 # progressive pictures that move by 1 or 2 lines were interlaced, by 1.2 none. Where flags say so, 1.04 is kept.
 _UNFLAGGED = "intl_thres=1.2"
 # Interlaced formats have 480 to 1080 lines (ITU-R BT.601, BT.709): larger unflagged pictures are not examined.

@@ -82,9 +82,9 @@ class Priming:
         return rest
 
     def _behind_tags(self, data: bytes) -> bytes:
-        """What follows the tags that `data` begins with: ID3v2 before a file, ID3v1 (128 bytes) behind one."""
+        """What follows the tags that `data` begins with."""
         length = self._tag_left
-        while length or (length := _ID3V1_BYTES if data.startswith(b"TAG") else tag_bytes(data)):
+        while length or (length := _tag_bytes(data)):
             data, self._tag_left, length = data[length:], max(0, length - len(data)), 0
         return data
 
@@ -104,6 +104,15 @@ class Priming:
     def lose(self, samples: int) -> None:
         """Samples that did not decode."""
         self._position += samples
+
+
+def _tag_bytes(data: bytes) -> int:
+    """Length of the tag that `data` begins with: ID3v2 before a file, ID3v1 or APEv2 behind one; 0 without one."""
+    if data.startswith(b"TAG"):
+        return _ID3V1_BYTES
+    if data.startswith(b"APETAGEX"):
+        return 32 + int.from_bytes(data[12:16], "little")
+    return tag_bytes(data)
 
 
 def _first_info(path: Path) -> Mp3Info | None:

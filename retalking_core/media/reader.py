@@ -35,6 +35,8 @@ DEINTERLACED = Note("video_deinterlaced", "The video is interlaced; it was deint
 _MIN_HELD_FRAMES = 4
 # A step this many times the median is a picture that was held, not a slower rate.
 _HOLD_STEPS = 3
+# Steps differ by less than this (of the usual one) in a regular run, which so many of them belong to.
+_ALIKE, _MOST = 0.15, 0.75
 # SMPTE ST 2036-1 with the halves and doubles that cameras and screen recorders use.
 _STANDARD_RATES = (
     *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 200, 240)),
@@ -224,8 +226,14 @@ def nominal_rate(declared: Fraction | None, table: PacketTable, limits: MediaLim
     if not is_seen.any():
         is_seen[:] = True
     is_held = steps > _HOLD_STEPS * np.median(steps[is_seen])
+    is_moving = is_seen & ~is_held
+    # Where most steps are alike, the longer ones are frames that a camera dropped.
+    usual = np.median(steps[is_moving])
+    is_usual = is_moving & (np.abs(steps - usual) <= max(1, _ALIKE * usual))
+    if is_usual.sum() >= _MOST * is_moving.sum() and is_seen.all():
+        is_moving, is_held = is_usual, ~is_usual
     moving_ticks = int(steps[~is_held].sum())
-    rate = Fraction(int((is_seen & ~is_held).sum())) / (moving_ticks * tick)
+    rate = Fraction(int(is_moving.sum())) / (moving_ticks * tick)
     rounding = Fraction(1, moving_ticks)
     standard = _standard_rate(rate, min(max(Fraction(1, 400), rounding), Fraction(1, 50)))
     if standard is not None:
