@@ -95,9 +95,10 @@ def write_file(
     sounds: Sequence[Sound] = (),
     picture_times_s: Sequence[float] = (),
     options: dict[str, str] | None = None,
+    muxer: str | None = None,
 ) -> Path:
     """Pictures (64x48, H.264 or VP8) at these times, and sound tracks, into one file."""
-    with av.open(str(path), "w", options=options or {}) as out:
+    with av.open(str(path), "w", format=muxer, options=options or {}) as out:
         film = None
         if len(picture_times_s):
             film = out.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)
