@@ -32,7 +32,7 @@ NOTE_CODES: dict[str, str] = {
     "video_damaged": "frames that do not decode repeat the one before",
     "video_smeared": "frames that are predicted from damaged ones and may show smears",
     "color_profile_unusable": "the still's color profile is missing or unusable, so its colors are approximate",
-    "output_scaled": "scaled down to what H.264 level 5.1 allows; `output.max_height` asks for more",
+    "output_scaled": "scaled down to what H.264 level 5.2 allows; `output.max_height` asks for more",
     "mouth_still": "the mouth never moves although there is sound",
     "split_render": "rendered as segments by several workers",
 }
