@@ -6,6 +6,7 @@ the same table. Needs no torch.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -365,9 +366,17 @@ def read_lock(folder: Path) -> dict[str, LockedFile]:
 
 
 def record(folder: Path, name: str, locked: LockedFile) -> None:
-    """Adds or replaces one file's entry; the lock file itself is replaced in one step."""
-    files = read_lock(folder) | {name: locked}
-    document = {"version": 1, "files": {key: asdict(files[key]) for key in sorted(files)}}
-    partial = folder / f"{LOCK_NAME}.{os.getpid()}.part"
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(folder / LOCK_NAME)
+    """Adds or replaces one file's entry; the lock file itself is replaced in one step.
+
+    Processes that record at the same time (fetch, convert, synthesize) wait for each other, so that no entry is lost.
+    """
+    guard = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        files = read_lock(folder) | {name: locked}
+        document = {"version": 1, "files": {key: asdict(files[key]) for key in sorted(files)}}
+        partial = folder / f"{LOCK_NAME}.part"
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(folder / LOCK_NAME)
+    finally:
+        os.close(guard)

@@ -255,7 +255,7 @@ def test_redirects_that_lead_nowhere_have_a_name(where: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("server_changes", [False, True], ids=["same-file", "file-changes-meanwhile"])
 def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool, tmp_path: Path) -> None:
     """A child is killed at the n-th line of our code, for every n until it gets through; then the fetch is repeated."""
-    bodies = [legacy_bytes(1), legacy_bytes(2)]
+    bodies, older = [legacy_bytes(1), legacy_bytes(2)], legacy_bytes(3)
     modules = {sys.modules[f"retalking_core.weights.{name}"].__file__ for name in ("fetching", "table")}
     kills = 0
     with serve(bodies[0], cutting) as server:
@@ -263,10 +263,10 @@ def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool
             folder = tmp_path / str(line)
             folder.mkdir()
             server.body, server.tag = bodies[0], '"one"'
-            if server_changes:  # a third version was begun before
-                (folder / f"{FILE}.part").write_bytes(legacy_bytes(3)[:3000])
-                state = {"url": f"{server.url}/{FILE}", "version": '"zero"', "total": len(bodies[0])}
-                (folder / f"{FILE}.part.json").write_text(json.dumps(state))
+            # An older version was begun before: its bytes must not be resumed as those of the present one.
+            (folder / f"{FILE}.part").write_bytes(older[:3000])
+            state = {"url": f"{server.url}/{FILE}", "version": '"zero"', "total": len(older)}
+            (folder / f"{FILE}.part.json").write_text(json.dumps(state))
             child = os.fork()
             if not child:
                 _fetch_and_die(folder, server.url, modules, line)

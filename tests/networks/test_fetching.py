@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch
 from retalking_core import errors
 from retalking_core.weights.fetching import Fetcher, Source
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, digest_of, read_lock
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, LockedFile, digest_of, read_lock, record
 from tests.networks.mirror import Mirror, serve, to_bytes
 
 ENTRY = replace(WEIGHT_FILES["ganimation"], url=None)  # no test reaches for the network
@@ -174,6 +175,20 @@ def test_two_fetches_at_once_transfer_once(fetcher: Fetcher, mirror: Mirror) -> 
         paths = list(pool.map(lambda _: fetcher.fetch(ENTRY), range(2)))
     assert paths[0] == paths[1]
     assert len(mirror.requests) == 1
+
+
+def test_processes_that_record_at_once_lose_no_entry(tmp_path: Path) -> None:
+    names = [[f"{process}-{number}.pth" for number in range(40)] for process in range(4)]
+    children = []
+    for mine in names:
+        if not (child := os.fork()):
+            for name in mine:
+                record(tmp_path, name, LockedFile("0" * 64, 1, "test"))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert set(read_lock(tmp_path)) == {name for mine in names for name in mine}
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
 
 
 def test_it_goes_through_a_proxy(fetcher: Fetcher, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
