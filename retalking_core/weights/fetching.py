@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from retalking_core.digests import file_sha256
 from retalking_core.errors import (
     WeightsError,
     WeightsMissingError,
@@ -30,7 +31,6 @@ from retalking_core.weights.checkpoint import check_content, check_digest, check
 from retalking_core.weights.table import (
     LockedFile,
     WeightFile,
-    digest_of,
     find_file,
     read_lock,
     record,
@@ -218,7 +218,7 @@ class Fetcher:
     def _checked(self, path: Path, entry: WeightFile, name: str, source: str) -> LockedFile:
         """What the lock is to say about a file that will be called `name`. Raises a `WeightsError`."""
         locked, pin = read_lock(self.folder).get(name), entry.pins.get(name)
-        digest, size = digest_of(path), _size(path)
+        digest, size = file_sha256(path), _size(path)
         accepted = digest in self.accept
         if not accepted:
             if path.name != name and pin and pin.size_bytes and size < pin.size_bytes:

@@ -7,7 +7,6 @@ the same table. Needs no torch.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -351,11 +350,6 @@ class LockedFile:
     """The address it came from, or how it was made."""
     accepted: bool = False
     """Accepted knowingly (`--accept-digest`), although the table pins another digest."""
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_lock(folder: Path) -> dict[str, LockedFile]:

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.weights import checkpoint, synthesis, table
 from retalking_core.weights.fetching import Fetcher, file_url
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, Manifest, Pin, digest_of, load_manifest, read_lock
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, Manifest, Pin, load_manifest, read_lock
 from tests.networks.mirror import to_bytes
 
 ENTRY = replace(WEIGHT_FILES["ganimation"], url=None, mirrors=())
@@ -112,7 +113,7 @@ def fetcher(folder: Path, *mirrors: str, **changes: Any) -> Fetcher:
 
 def check_right(folder: Path, body: bytes) -> None:
     assert (folder / FILE).read_bytes() == body
-    assert read_lock(folder)[FILE].sha256 == digest_of(folder / FILE)
+    assert read_lock(folder)[FILE].sha256 == file_sha256(folder / FILE)
     left = {path.name for path in folder.iterdir()} - {FILE, LOCK_NAME, "weights.fetch.lock"}
     assert not {name for name in left if not name.startswith(f"{LOCK_NAME}.")}
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.weights.fetching import Fetcher, Source
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, LockedFile, digest_of, read_lock, record
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, LockedFile, read_lock, record
 from tests.networks.mirror import Mirror, serve, to_bytes
 
 ENTRY = replace(WEIGHT_FILES["ganimation"], url=None)  # no test reaches for the network
@@ -58,7 +59,7 @@ def test_a_file_is_fetched_verified_named_and_recorded(fetcher: Fetcher, mirror:
     assert seen[-1] == (len(mirror.body), len(mirror.body))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     locked = read_lock(fetcher.folder)[ENTRY.file]
-    assert (locked.sha256, locked.size_bytes) == (digest_of(path), len(mirror.body))
+    assert (locked.sha256, locked.size_bytes) == (file_sha256(path), len(mirror.body))
     assert locked.source == f"{mirror.url}/30_net_gen.pth"
 
 
