@@ -272,7 +272,7 @@ def display_turn(picture: VideoFrame) -> Turn:
     try:
         data = picture.side_data.get("DISPLAYMATRIX")
     except ValueError:
-        # PyAV 18.1 can not list side data newer than its own table (EXIF: "31 is not a valid Type").
+        # PyAV 18.1 cannot list side data newer than its own table (EXIF: "31 is not a valid Type").
         return EXIF_TURNS[{90: 7, 180: 2, -180: 2, -90: 5}.get(round(picture.rotation / 90) * 90, 0)]
     if not isinstance(data, SideData):
         return 1, 0, 0, 1

@@ -192,7 +192,7 @@ def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
     check_picture_size(width, height, limits)
     if width < 1 or height < 1:
         raise MediaUnreadableError(
-            f"The size of the pictures can not be read: the video is damaged, or they are far larger than the "
+            f"The size of the pictures cannot be read: the video is damaged, or they are far larger than the "
             f"{limits.max_picture_px / 1e6:.0f} megapixels allowed. Re-export it."
         )
 

@@ -352,7 +352,7 @@ def _checked(frame: AudioFrame) -> AudioFrame:
         )
     if "channels" not in frame.layout.name:
         return frame
-    # An order of channels that nobody states can not be mixed down: take the usual one for their number.
+    # An order of channels that nobody states cannot be mixed down: take the usual one for their number.
     layout = _LAYOUT_BY_CHANNELS[frame.layout.nb_channels]
     try:
         samples = frame.to_ndarray()
