@@ -1,6 +1,6 @@
 """Weight files: publisher, license, digest, checkpoint layout, required tensors; finding them, and their lock file.
 
-`url` is the publisher's address. Every file is checked strictly, key by key, before it is used. docs/weights.md shows
+`url` is the publisher's URL. Every file is checked strictly, key by key, before it is used. docs/weights.md shows
 the same table. Needs no torch.
 """
 
@@ -89,7 +89,7 @@ class WeightFile:
     file: str
     used_for: str
     publisher: str
-    licence: str
+    license: str
     """Of the publisher's repository; few state one for the weights themselves."""
     layout: Layout = Layout()
     aliases: tuple[str, ...] = ()
@@ -347,7 +347,7 @@ class LockedFile:
     sha256: str
     size_bytes: int
     source: str
-    """The address it came from, or how it was made."""
+    """The URL it came from, or how it was made."""
     accepted: bool = False
     """Accepted knowingly (`--accept-digest`), although the table pins another digest."""
 

@@ -324,9 +324,9 @@ def test_each_file_falls_back_along_the_mirrors_to_the_publisher(tmp_path: Path)
     body, failed = legacy_bytes(1), []
     with serve(body, missing) as first, serve(b"<html>", honest) as second, serve(body, honest) as publisher:
         entry = replace(ENTRY, url=f"{publisher.url}/release/{FILE}")
-        fetcher(
-            tmp_path, first.url, second.url, on_failure=lambda address, error: failed.append((address, error.code))
-        ).fetch(entry)
+        fetcher(tmp_path, first.url, second.url, on_failure=lambda url, error: failed.append((url, error.code))).fetch(
+            entry
+        )
         check_right(tmp_path, body)
         assert failed == [
             (f"{first.url}/{FILE}", "weights_unreachable"),
@@ -360,7 +360,7 @@ def test_known_mirrors_serve_pinned_files_only(tmp_path: Path) -> None:
     body = legacy_bytes(1)
     with serve(body, honest) as server:
         entry = replace(ENTRY, mirrors=(server.url,))
-        with pytest.raises(errors.WeightsUnreachableError, match="no address"):
+        with pytest.raises(errors.WeightsUnreachableError, match="no URL"):
             fetcher(tmp_path).fetch(entry)
         fetcher(tmp_path).fetch(replace(entry, pins={FILE: Pin(_sha256(body), len(body), 3)}))
         check_right(tmp_path, body)

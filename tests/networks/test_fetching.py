@@ -201,12 +201,12 @@ def test_it_goes_through_a_proxy(fetcher: Fetcher, mirror: Mirror, monkeypatch: 
     assert mirror.requests[0][0] == "http://weights.example/set/30_net_gen.pth"
 
 
-def test_without_mirror_and_address_it_says_what_to_do(fetcher: Fetcher) -> None:
+def test_without_mirror_and_url_it_says_what_to_do(fetcher: Fetcher) -> None:
     with pytest.raises(errors.WeightsUnreachableError, match="RETALKING_WEIGHTS_URL"):
         replace(fetcher, mirrors=()).fetch(replace(ENTRY, url=None))
 
 
-def test_the_files_own_address_serves_where_there_is_no_mirror(fetcher: Fetcher, mirror: Mirror) -> None:
+def test_the_files_own_url_serves_where_there_is_no_mirror(fetcher: Fetcher, mirror: Mirror) -> None:
     known = replace(ENTRY, url=f"{mirror.url}/elsewhere.bin?token=secret")
     replace(fetcher, mirrors=()).fetch(known)
     assert mirror.requests[0][0] == "/weights/elsewhere.bin?token=secret"
