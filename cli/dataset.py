@@ -20,6 +20,7 @@ from rich.table import Table
 from cli.rendering import Rendered, RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_core.digests import file_sha256
 from retalking_core.errors import RetalkingError
 
 PAIRS_FILE = "pairs.csv"
@@ -39,8 +40,7 @@ class Pairing:
         """Name of the clip's folder: depends on the content and the engine, not on file names."""
         digest = hashlib.sha256(engine.encode())
         for path in (self.video, self.audio):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()[:16]
 
 

@@ -85,7 +85,7 @@ def run_dataset(plan: DatasetRun, as_json: bool, console: Console) -> None:
     limits = media_limits(settings)
     pairings = find_pairings(plan.dataset)
     render = (
-        _remote_renderer(plan.jobs, plan.engine, console)
+        _remote_renderer(plan.jobs, plan.engine, plan.metrics, console)
         if plan.jobs
         else _local_renderer(plan.engine, settings, console)
     )
@@ -197,16 +197,23 @@ def _local_renderer(engine: str, settings: Settings, console: Console) -> Render
     return render
 
 
-def _remote_renderer(url: str, engine: str, console: Console) -> Render:
-    """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again."""
+def _remote_renderer(url: str, engine: str, metrics: Sequence[str], console: Console) -> Render:
+    """The clip's digest is the idempotency key: a run that was interrupted finds its jobs again.
+
+    Only the service knows what the engine aimed at: it measures the metrics of that, and sends the curve with them.
+    """
+    measured = [name for name in metrics if name.startswith("mouth_target_")]
 
     def render(pairing: Pairing, digest: str, result: Path) -> RenderRecord:
         with Client(url) as client:
-            key = f"evaluate-{digest}"
-            job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine, evaluate=[])
+            key = "-".join(("evaluate", digest, *measured))
+            job = client.submit(pairing.video, pairing.audio, idempotency_key=key, engine=engine, evaluate=measured)
             job = follow(client, job, console).raise_for_status()
             client.download(job, result)
-            return RenderRecord([note.model_dump(mode="json") for note in (job.render.notes if job.render else ())])
+            curves = client.evaluation(job).curves if measured else None
+            target = np.array(curves.mouth_target, np.float32) if curves and curves.mouth_target else None
+            notes = [note.model_dump(mode="json") for note in (job.render.notes if job.render else ())]
+            return RenderRecord(notes, target)
 
     return render
 

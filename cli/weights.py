@@ -60,7 +60,7 @@ def list_files(folder: Folder = DEFAULT_FOLDER) -> None:
         here = next((name for name in entry.names if (folder / name).is_file()), None)
         trust = _trust(entry, here or entry.file, lock)
         table.add_row(
-            entry.name, entry.file, entry.used_for, entry.publisher, entry.licence, trust, "yes" if here else "no"
+            entry.name, entry.file, entry.used_for, entry.publisher, entry.license, trust, "yes" if here else "no"
         )
     screen().print(table)
 
@@ -137,8 +137,8 @@ def accept_licenses(entries: list[WeightFile], yes: bool) -> None:
     if not entries:
         return
     for entry in entries:
-        screen().print(f"{entry.file}: {entry.licence} ({entry.publisher})", soft_wrap=True, markup=False)
-    screen().print("What they mean for you: docs/licences.md. Read the publishers' terms.")
+        screen().print(f"{entry.file}: {entry.license} ({entry.publisher})", soft_wrap=True, markup=False)
+    screen().print("What they mean for you: docs/licenses.md. Read the publishers' terms.")
     if yes:
         return
     if not sys.stdin.isatty():

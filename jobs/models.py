@@ -133,6 +133,9 @@ class EvaluationCurves(FrozenModel):
     mouth_opening: list[float | None] = Field(
         default_factory=list, description="Inner-lip gap as a share of the face size"
     )
+    mouth_target: list[float | None] = Field(
+        default_factory=list, description="Opening that the engine aimed at, 0 (closed) to 1; empty if it states none"
+    )
     speech_level: list[float | None] = Field(default_factory=list, description="Loudness of the speech, 0..1")
     ssim: list[float | None] = Field(default_factory=list, description="Structural similarity to the input")
     window_distance: list[float | None] = Field(

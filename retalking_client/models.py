@@ -219,13 +219,24 @@ class JobEvent(_Response):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
+class EvaluationCurves(_Response):
+    """Curves behind the metrics, one value per frame of the result; the service sends more of them.
+
+    mouth_target: opening that the engine aimed at, 0 (closed) to 1; empty if it states none.
+    """
+
+    fps: float
+    mouth_target: list[float | None] = Field(default_factory=list)
+
+
 class Evaluation(_Response):
-    """The metrics of a result."""
+    """The metrics of a result. curves: None if none were stored."""
 
     job_id: str
     engine: str | None = None
     synthetic_weights: bool = False
     metrics: list[Metric]
+    curves: EvaluationCurves | None = None
 
 
 class Upload(_Response):

@@ -6,7 +6,6 @@ An entry is a set of files under a key. Two implementations share the interface 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from retalking_core.digests import file_sha256
 
 
 class CacheEntry(Protocol):
@@ -101,7 +102,7 @@ class Manifest:
         for path in sorted(folder.iterdir()):
             if not _NAME.fullmatch(path.name) or not path.is_file():
                 raise ValueError(f"{path.name[:80]!r} cannot be kept in a cache entry")
-            files[path.name] = StoredFile(path.stat().st_size, sha256_of(path))
+            files[path.name] = StoredFile(path.stat().st_size, file_sha256(path))
         return cls(secrets.token_hex(8), files)
 
     @classmethod
@@ -129,13 +130,8 @@ class Manifest:
         """Raises DamagedEntryError where a file of the folder is not what was stored."""
         for name, file in self.files.items():
             path = folder / name
-            if not path.is_file() or path.stat().st_size != file.size_bytes or sha256_of(path) != file.sha256:
+            if not path.is_file() or path.stat().st_size != file.size_bytes or file_sha256(path) != file.sha256:
                 raise DamagedEntryError(f"{name} is not what was stored")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def empty_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from retalking_core.digests import file_sha256
 from retalking_core.errors import OptionUnsupportedError, ProvenanceError
 from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
 
@@ -38,10 +38,6 @@ class InputFile:
 
     path: Path
     mime: str
-
-    def sha256(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def ingredient(name: str, relationship: str, file: InputFile, note: str = "") ->
         "label": name,
         "format": file.mime,
         "relationship": relationship,
-        "description": f"SHA-256 {file.sha256()}{note}",
+        "description": f"SHA-256 {file_sha256(file.path)}{note}",
     }
 
 

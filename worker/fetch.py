@@ -1,7 +1,7 @@
-"""Fetching the inputs that a job names by their addresses, before any render worker can claim it.
+"""Fetching the inputs that a job names by their URLs, before any render worker can claim it.
 
 A stranger's server may be slow for as long as the limits allow; here that costs a thread, and no GPU waits for it. The
-files go straight into the object store, under names of this fetch; the job joins the line when all of them are there.
+files go straight into the object store, under names of this fetch; the job joins the queue when all of them are there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _RECEIVERS_FAULTS = frozenset({"input_unreachable", "input_too_slow"})
 
 
 class _PassingError(Exception):
-    """The address may answer in a moment."""
+    """The URL may answer in a moment."""
 
 
 class FetchLeaseBackend:
@@ -233,7 +233,7 @@ class FetchClaim:
 
 @dataclass
 class Download:
-    """All inputs of one job that are addresses, one after the other. `egress.total_s` bounds them together, redirects
+    """All inputs of one job that are URLs, one after the other. `egress.total_s` bounds them together, redirects
     and tries included."""
 
     fetch: Fetch
@@ -281,14 +281,14 @@ class Download:
         raise AssertionError("the last try returns or raises")
 
     def _download(self, url: str, part: InputSlot, key: str) -> int:
-        """Follows at most MAX_REDIRECTS redirects; each address is checked like the first. Returns the size in
+        """Follows at most MAX_REDIRECTS redirects; each URL is checked like the first. Returns the size in
         bytes."""
         for _ in range(MAX_REDIRECTS + 1):
             outcome = self._request(url, part, key)
             if isinstance(outcome, int):
                 return outcome
             url = _redirected(url, outcome, part)
-        raise ServiceError("input_unreachable", f"The {part} address redirects more than {MAX_REDIRECTS} times.")
+        raise ServiceError("input_unreachable", f"The {part} URL redirects more than {MAX_REDIRECTS} times.")
 
     def _request(self, url: str, part: InputSlot, key: str) -> int | str:
         """One GET. Returns where it redirects to, or the size of the stored file."""
@@ -304,15 +304,15 @@ class Download:
                 with self.objects.writer(key) as writer:
                     return self._write_body(answer.iter_stream(), part, writer)
         except TooSlowError as fault:
-            raise ServiceError("input_too_slow", f"The {part} comes too slowly from its address: {fault}.") from None
+            raise ServiceError("input_too_slow", f"The {part} comes too slowly from its URL: {fault}.") from None
         except UnreachableError as fault:
             raise _PassingError(str(fault)) from fault
 
     def _check_answer(self, status: int, length: bytes, part: str) -> None:
         if status == 429 or status >= 500:
-            raise _PassingError(f"its address answered with status {status}")
+            raise _PassingError(f"its URL answered with status {status}")
         if status != 200:
-            raise ServiceError("input_unreachable", f"The {part} address answered with status {status}.")
+            raise ServiceError("input_unreachable", f"The {part} URL answered with status {status}.")
         announced = int(length) if length.isdigit() else 0
         if announced > self.max_bytes:
             raise too_large(part, self.max_bytes)
@@ -332,7 +332,7 @@ class Download:
             writer.write(chunk)
             self._beat(size)
         if not size:
-            raise ServiceError("file_empty", f"The {part} address answered with an empty file.")
+            raise ServiceError("file_empty", f"The {part} URL answered with an empty file.")
         if not is_checked:
             check_container(head[:HEAD_BYTES], part)
         writer.commit()
@@ -343,14 +343,14 @@ class Download:
 
     def _too_late(self, part: str) -> ServiceError:
         limit_s = self.egress.total_s
-        message = f"The {part} had not arrived when the {limit_s:g} s for the inputs' addresses were over."
+        message = f"The {part} had not arrived when the {limit_s:g} s for the inputs' URLs were over."
         return ServiceError("input_too_slow", message)
 
 
 def _redirected(url: str, location: str, part: str) -> str:
-    """The address that a Location header leads to. What stands in it is the other side's: it may be no address."""
+    """The URL that a Location header leads to. What stands in it is the other side's: it may be no URL."""
     try:
         return urljoin(url, location)
     except ValueError:
-        message = f"The {part} address redirects to something that is not a well-formed address."
+        message = f"The {part} URL redirects to something that is not a well-formed URL."
         raise ServiceError("input_unreachable", message) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from jobs.models import AudioTrackInfo, MetricResult, RenderInfo, RenderNote, ResultInfo
 from jobs.store import LeaseLostError
 from retalking_core.clip_plan import ClipPlan
+from retalking_core.digests import file_sha256
 from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
@@ -57,13 +57,11 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
 
 def result_info(path: Path, key: str, container: OutputContainer, report: RenderReport) -> ResultInfo:
     """Describes the file at `path`, which will be published under `key`."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ResultInfo(
         key=key,
         content_type=OUTPUTS[container].content_type,
         size_bytes=path.stat().st_size,
-        sha256=sha256,
+        sha256=file_sha256(path),
         duration_s=report.duration_s,
         width=report.width,
         height=report.height,

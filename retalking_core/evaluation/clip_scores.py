@@ -30,12 +30,13 @@ class SyncCurve:
 class ClipCurves:
     """Per frame of the result, null where unknown; empty when the metric behind it was not asked for or not computable.
 
-    mouth_opening: share of face size; speech_level: 0..1; ssim; window_distance: SyncNet's, of the window that begins
-    at the frame. sync: curves over the shifts by protocol.
+    mouth_opening: share of face size; mouth_target: what the engine aimed at, 0..1; speech_level: 0..1; ssim;
+    window_distance: SyncNet's, of the window that begins at the frame. sync: curves over the shifts by protocol.
     """
 
     fps: float
     mouth_opening: Curve = field(default_factory=list)
+    mouth_target: Curve = field(default_factory=list)
     speech_level: Curve = field(default_factory=list)
     ssim: Curve = field(default_factory=list)
     window_distance: Curve = field(default_factory=list)
@@ -92,6 +93,7 @@ def measured_curves(measurement: Measurement) -> ClipCurves:
     return ClipCurves(
         fps=float(measurement.video.info.fps),
         mouth_opening=as_curve(measurement.mouth_opening) if "landmarks" in known else [],
+        mouth_target=as_curve(measurement.mouth_target) if measurement.mouth_target is not None else [],
         speech_level=as_curve(measurement.speech_level) if "speech_level" in known else [],
         ssim=as_curve(measurement.ssim_per_frame) if "ssim_per_frame" in known else [],
         window_distance=as_curve(measurement.frame_sync.window_distances) if "frame" in sync else [],

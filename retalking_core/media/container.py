@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 import av
 from av.container import InputContainer
 from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
 
 from retalking_core.errors import EmptyFileError, PictureTooLargeError, TooManyStreamsError, UnsupportedContainerError
 from retalking_core.media.faults import reading
@@ -38,12 +39,16 @@ _STILL_CODECS = frozenset(
 # A WAV header says all there is to know; FFmpeg would decode 5 MB of samples to learn no more (16 ms for 5 s of speech,
 # at each of a render's four looks at it; so 2 ms).
 _WAV_PROBE_BYTES = "65536"
+# A stream that has one picture, when another has so many (ten seconds), is a thumbnail.
+_MANY_PICTURES = 250
 
 
 class MediaFile:
     """An open container and its kind; a context manager. Owns the file handle.
 
     orientation: EXIF orientation 1..8 of a picture, 1 for everything else. notes: what was guessed to read it.
+    films: the moving pictures, or the one picture; covers of songs and thumbnails of videos are none.
+    thumbnails: indexes of the streams that are such.
     """
 
     def __init__(
@@ -53,12 +58,17 @@ class MediaFile:
         container: InputContainer,
         orientation: int = 1,
         notes: tuple[Note, ...] = (),
+        thumbnails: frozenset[int] = frozenset(),
     ) -> None:
         self.kind = kind
         self.container = container
         self.orientation = orientation
         self.notes = notes
+        self.films = [each for each in _films(container) if each.index not in thumbnails]
         self._handle = handle
+        for stream in container.streams.video:
+            if stream not in self.films:
+                stream.discard = Discard.all
 
     def close(self) -> None:
         self.container.close()
@@ -93,13 +103,15 @@ def open_container(path: Path, limits: MediaLimits) -> MediaFile:
         handle.seek(0)
         with reading("file"):
             container = _open_forced(handle, kind, demuxer, limits)
+            thumbnails, was_read = _find_thumbnails(container)
+            if was_read:
+                container.close()
+                handle.seek(0)
+                container = _open_forced(handle, kind, demuxer, limits)
     except BaseException:
         handle.close()
         raise
-    for stream in container.streams.video:
-        if stream.disposition & Disposition.attached_pic:
-            stream.discard = Discard.all
-    media = MediaFile(kind, handle, container, orientation, notes)
+    media = MediaFile(kind, handle, container, orientation, notes, thumbnails)
     streams = len(container.streams)
     if streams > limits.max_streams:
         media.close()
@@ -195,6 +207,27 @@ def _open_forced(handle: BinaryIO, kind: ContainerKind, demuxer: str, limits: Me
         buffer_size=256 * 1024,
         io_open=_refuse_nested,
     )
+
+
+def _films(container: InputContainer) -> list[VideoStream]:
+    return [each for each in container.streams.video if not each.disposition & Disposition.attached_pic]
+
+
+def _find_thumbnails(container: InputContainer) -> tuple[frozenset[int], bool]:
+    """Indexes of the streams of one picture beside a stream of many, and whether packets were read to learn that."""
+    films = _films(container)
+    if len(films) < 2:
+        return frozenset(), False
+    counts = {stream.index: stream.frames for stream in films}
+    was_read = not all(counts.values())
+    if was_read:
+        counts = dict.fromkeys(counts, 0)
+        for packet in container.demux(*films):
+            counts[packet.stream_index] += packet.size > 0
+            if min(counts.values()) > 1 or max(counts.values()) > _MANY_PICTURES:
+                break
+    is_film = max(counts.values()) > 1
+    return frozenset(index for index, count in counts.items() if is_film and count < 2), was_read
 
 
 @cache

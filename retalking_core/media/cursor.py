@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-import av
 import numpy as np
 from av.codec.context import CodecContext
+from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -31,16 +31,15 @@ ONE_THREAD_PX, FEW_CORES = 1 << 20, 4
 
 
 def video_stream(media: MediaFile) -> VideoStream:
-    """The first moving-picture stream; cover art of a song is none.
-
-    Raises NoVideoStreamError, CodecUnsupportedError.
+    """The moving pictures that players show: the first decodable stream marked as default, else the first decodable
+    one. Raises NoVideoStreamError, CodecUnsupportedError.
     """
-    for stream in media.container.streams.video:
-        if stream.codec_context is None:
-            raise CodecUnsupportedError("The video uses an unknown codec; convert it to H.264 in MP4.")
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise NoVideoStreamError("The file holds no video; send a video or a picture of a face.")
+    if not media.films:
+        raise NoVideoStreamError("The file holds no video; send a video or a picture of a face.")
+    decodable = [stream for stream in media.films if stream.codec_context is not None]
+    if not decodable:
+        raise CodecUnsupportedError("The video uses an unknown codec; convert it to H.264 in MP4.")
+    return next((stream for stream in decodable if stream.disposition & Disposition.default), decodable[0])
 
 
 def choose_threads(context: VideoCodecContext) -> None:

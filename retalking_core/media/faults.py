@@ -9,7 +9,7 @@ import av
 
 from retalking_core.errors import CodecUnsupportedError, InputError, MediaUnreadableError
 
-_UNSUPPORTED = (
+UNSUPPORTED = (
     av.error.DecoderNotFoundError,
     av.error.PatchWelcomeError,
     av.error.NotImplementedError,
@@ -23,17 +23,18 @@ DAMAGED_PACKET = (
     av.error.ArgumentError,
     av.error.ExternalError,
     av.error.UnknownError,
+    av.error.UndefinedError,  # the AAC decoder's own numbers
 )
 
 
 def input_error(error: Exception, kind: str) -> InputError:
     """The named error for a failed read of the caller's `kind` ("video", "picture", "speech file")."""
-    if isinstance(error, _UNSUPPORTED):
+    if isinstance(error, UNSUPPORTED):
         return CodecUnsupportedError(
-            f"The {kind} uses a codec or a codec feature that can not be decoded here; convert it to H.264 and AAC."
+            f"The {kind} uses a codec or a codec feature that cannot be decoded here; convert it to H.264 and AAC."
         )
     return MediaUnreadableError(
-        f"The {kind} is damaged or incomplete and can not be read; upload the whole file again or re-export it."
+        f"The {kind} is damaged or incomplete and cannot be read; upload the whole file again or re-export it."
     )
 
 

@@ -15,6 +15,9 @@ from retalking_core.types import FieldOrder
 
 # `idet` needs motion to decide. It sees more pictures while they are undecided or disagree.
 _SURE_PICTURES, _MAX_PICTURES = 6, 60
+# A slow vertical pan and a fade over a gradient differ between lines as fields do: by FFmpeg's threshold of 1.04 all
+# progressive pictures that move by 1 or 2 lines were interlaced, by 1.2 none. Where flags say so, 1.04 is kept.
+_UNFLAGGED = "intl_thres=1.2"
 # Interlaced formats have 480 to 1080 lines (ITU-R BT.601, BT.709): larger unflagged pictures are not examined.
 _MAX_INTERLACED_PX = 1088
 
@@ -32,7 +35,7 @@ def find_field_order(pictures: Iterable[VideoFrame]) -> FieldOrder:
         if graph is None:
             if not picture.interlaced_frame and picture.height > _MAX_INTERLACED_PX:
                 return ""
-            graph = _Graph(picture, "idet")
+            graph = _Graph(picture, "idet", None if picture.interlaced_frame else _UNFLAGGED)
         elif not graph.takes(picture):
             break
         for analyzed in graph.filter(picture):

@@ -253,12 +253,12 @@ def _is_full_range(picture: VideoFrame, codec: str) -> bool:
     if codec in _ALWAYS_LIMITED or picture.color_range == _LIMITED:
         return False
     name = picture.format.name
-    is_stored_gray = codec in _PICTURE_CODECS and name.startswith(("gray", "ya"))
+    is_stored_gray = codec in _PICTURE_CODECS and name.startswith(("gray", "ya", "mono"))
     return picture.color_range == _FULL or name.startswith("yuvj") or is_stored_gray
 
 
 def _is_rgb(picture: VideoFrame) -> bool:
-    return picture.format.is_rgb or picture.format.has_palette or picture.format.name.startswith("mono")
+    return picture.format.is_rgb or picture.format.has_palette
 
 
 def plane_samples(plane: VideoPlane) -> NDArray[np.uint8]:
@@ -272,7 +272,7 @@ def display_turn(picture: VideoFrame) -> Turn:
     try:
         data = picture.side_data.get("DISPLAYMATRIX")
     except ValueError:
-        # PyAV 18.1 can not list side data newer than its own table (EXIF: "31 is not a valid Type").
+        # PyAV 18.1 cannot list side data newer than its own table (EXIF: "31 is not a valid Type").
         return EXIF_TURNS[{90: 7, 180: 2, -180: 2, -90: 5}.get(round(picture.rotation / 90) * 90, 0)]
     if not isinstance(data, SideData):
         return 1, 0, 0, 1

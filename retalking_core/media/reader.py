@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from retalking_core.errors import MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
@@ -34,6 +35,8 @@ DEINTERLACED = Note("video_deinterlaced", "The video is interlaced; it was deint
 _MIN_HELD_FRAMES = 4
 # A step this many times the median is a picture that was held, not a slower rate.
 _HOLD_STEPS = 3
+# Steps differ by less than this (of the usual one) in a regular run, which so many of them belong to.
+_ALIKE, _MOST = 0.15, 0.75
 # SMPTE ST 2036-1 with the halves and doubles that cameras and screen recorders use.
 _STANDARD_RATES = (
     *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 200, 240)),
@@ -56,6 +59,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Vide
         table = _scan(media, limits)
         kind, codec = media.kind.name, stream.codec_context.name
         rate = nominal_rate(stream.average_rate, table, limits)
+        notes = _track_note(media, stream)
     with open_container(path, limits) as media:
         pictures = PictureDecoder(media, limits).pictures()
         first, geometry, color = _first_picture(media, pictures, limits)
@@ -73,7 +77,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Vide
         container=kind,
         codec=codec,
         field_order=field_order,
-        notes=(DEINTERLACED,) if field_order else (),
+        notes=(*notes, *((DEINTERLACED,) if field_order else ())),
     )
     return VideoReader(path, limits, info, table, geometry)
 
@@ -188,9 +192,17 @@ def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
     check_picture_size(width, height, limits)
     if width < 1 or height < 1:
         raise MediaUnreadableError(
-            f"The size of the pictures can not be read: the video is damaged, or they are far larger than the "
+            f"The size of the pictures cannot be read: the video is damaged, or they are far larger than the "
             f"{limits.max_picture_px / 1e6:.0f} megapixels allowed. Re-export it."
         )
+
+
+def _track_note(media: MediaFile, stream: VideoStream) -> tuple[Note, ...]:
+    if len(media.films) < 2:
+        return ()
+    number = media.films.index(stream) + 1
+    sentence = f"Track {number} of {len(media.films)} video tracks was used; send the other one alone to use that."
+    return (Note("video_track_chosen", sentence),)
 
 
 def _scan(media: MediaFile, limits: MediaLimits) -> PacketTable:
@@ -214,8 +226,14 @@ def nominal_rate(declared: Fraction | None, table: PacketTable, limits: MediaLim
     if not is_seen.any():
         is_seen[:] = True
     is_held = steps > _HOLD_STEPS * np.median(steps[is_seen])
+    is_moving = is_seen & ~is_held
+    # Where most steps are alike, the longer ones are frames that a camera dropped.
+    usual = np.median(steps[is_moving])
+    is_usual = is_moving & (np.abs(steps - usual) <= max(1, _ALIKE * usual))
+    if is_usual.sum() >= _MOST * is_moving.sum() and is_seen.all():
+        is_moving, is_held = is_usual, ~is_usual
     moving_ticks = int(steps[~is_held].sum())
-    rate = Fraction(int((is_seen & ~is_held).sum())) / (moving_ticks * tick)
+    rate = Fraction(int(is_moving.sum())) / (moving_ticks * tick)
     rounding = Fraction(1, moving_ticks)
     standard = _standard_rate(rate, min(max(Fraction(1, 400), rounding), Fraction(1, 50)))
     if standard is not None:

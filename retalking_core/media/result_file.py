@@ -23,7 +23,7 @@ from retalking_core.vocabulary import containers
 
 class ResultFile:
     """A writer adds its video stream to `container`, then the speech, if there is any; begin(), mux(), commit(). In any
-    case discard() comes last. Raises RetalkingError when the disk can not be written.
+    case discard() comes last. Raises RetalkingError when the disk cannot be written.
     """
 
     def __init__(self, path: Path, container: containers.OutputContainer, metadata: dict[str, str]) -> None:

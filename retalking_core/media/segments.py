@@ -85,7 +85,7 @@ def join_segments(
     """The segments of `plan_segments`, in order, and the speech into one file: the packets are those that one
     `ResultWriter` would have written.
 
-    Raises EngineFaultError for parts that do not belong together, RetalkingError when the disk can not be written.
+    Raises EngineFaultError for parts that do not belong together, RetalkingError when the disk cannot be written.
     """
     segments = plan_segments(len(timeline.source_index))
     if len(parts) != len(segments):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
+from av.packet import Packet
 from av.stream import Disposition, Stream
 
 from retalking_core.errors import (
@@ -21,21 +23,24 @@ from retalking_core.errors import (
     NoAudioStreamError,
 )
 from retalking_core.media.container import MediaFile, open_container
-from retalking_core.media.faults import DAMAGED_PACKET, reading
+from retalking_core.media.faults import DAMAGED_PACKET, UNSUPPORTED, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.packets import too_long
+from retalking_core.media.priming import Priming
 from retalking_core.notes import Note, Range, join_ranges
 from retalking_core.types import AudioTrack
+from retalking_core.vocabulary.containers import AAC, FLAC, MP3, is_one_frame
 
 # Shorter than this there is no syllable, and no AAC frame.
 MIN_SPEECH_S = 0.02
 # Full scale is 1. Float sound may pass it, but what passes it by 80 dB is no sound, and overflows in the resampler.
 _MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
+_MOST_CHANNELS = 8
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-# Demuxers whose time stamps come from the file. Those of the others are counted from bytes or samples, so that a gap in
-# them says nothing.
-_STAMPED = frozenset({"mov", "matroska", "ogg"})
+# Demuxers whose time stamps come from the file (FLAC: the numbers of its frames). Those of the others are counted from
+# bytes or samples, so that a gap in them says nothing.
+_STAMPED = frozenset({"mov", "matroska", "ogg", "flac"})
 # A late start and a gap count from here on: above the rounding of Matroska's milliseconds, and above the jitter of
 # recorders that stamp packets on arrival. One lost packet (20 ms of Opus, 21 ms of AAC) is a gap.
 _LATE_START_S, _GAP_S = 0.005, 0.018
@@ -99,16 +104,23 @@ def decode_sound(
     record = SoundRecord() if record is None else record
     with open_container(path, limits) as media:
         stream, record.track = choose_track(media, wanted)
-        clock = _FileClock(media, stream, limits, record)
+        priming = Priming(path, media, stream)
+        clock = _FileClock(media, priming, limits, record)
         shape: tuple[str, str, int] | None = None
         with reading("speech file"):
-            for packet in media.container.demux(stream):
+            for packet in filter(None, map(priming.sound_of, media.container.demux(stream))):
                 try:
-                    frames = packet.decode()
-                except DAMAGED_PACKET:
-                    clock.add_damaged((packet.duration or 0) * _tick(stream))
+                    decoded = [_countable(frame) for frame in packet.decode()]
+                    clock.add_packet(packet)
+                except (*DAMAGED_PACKET, *UNSUPPORTED) as error:
+                    if isinstance(error, UNSUPPORTED) and not record.good_s:
+                        raise
+                    priming.lose(clock.add_damaged(packet))
+                    if record.track.codec.startswith("mp3"):
+                        # Frames borrow bits from those before: what is left of those would sound as a burst of noise.
+                        stream.codec_context.flush_buffers()
                     continue
-                for frame in map(_checked, frames):
+                for frame in map(_checked, filter(None, map(priming.trim, decoded))):
                     found = (frame.format.name, frame.layout.name, frame.sample_rate)
                     shape = shape or found
                     if found != shape:
@@ -179,12 +191,17 @@ def empty_speech() -> AudioEmptyError:
 class _FileClock:
     """Where the next sample belongs. Sound is never cut and never stretched: only missing time is filled in."""
 
-    def __init__(self, media: MediaFile, stream: AudioStream, limits: MediaLimits, record: SoundRecord) -> None:
+    def __init__(self, media: MediaFile, priming: Priming, limits: MediaLimits, record: SoundRecord) -> None:
         self._is_stamped = media.kind.demuxer in _STAMPED
+        self._has_start = media.kind is not FLAC
+        self._is_raw = media.kind in (MP3, AAC)
         self._origin = _origin(media)
-        self._limits, self._record = limits, record
+        self._priming, self._limits, self._record = priming, limits, record
         self._written = 0  # samples
-        self._lost_s = Fraction(0)  # damaged since the last frame
+        self._lost_s = self._excess_s = Fraction(
+            0
+        )  # damaged since the last frame, by durations and beyond them by size
+        self._good_bytes, self._good_s = 0, Fraction(0)  # of the packets that decoded
         self._has_started = False
         self._rate_hz = 1
 
@@ -192,13 +209,19 @@ class _FileClock:
         """Frames of silence up to the time stamp of `frame`."""
         rate = frame.sample_rate
         now = Fraction(self._written, rate)
-        behind, self._lost_s = self._lost_s, Fraction(0)
+        if self._excess_s:  # counted only when sound follows: at the end of a file it is a tag
+            self._extend_damage(float(now), float(self._excess_s))
+        behind, self._lost_s, self._excess_s = self._lost_s + self._excess_s, Fraction(0), Fraction(0)
         if self._is_stamped and frame.pts is not None:
             behind = frame.pts * _tick(frame) - self._origin - now
         if behind < -_FALL_BACK_S:
             self._origin += behind
             behind = Fraction(0)
         is_first, self._has_started = not self._has_started, True
+        # The numbers of FLAC frames that were cut out of a stream begin where they were cut.
+        if is_first and (self._priming.is_stamped_as_sound or not self._has_start):
+            self._origin += behind
+            behind = Fraction(0)
         if behind < (_LATE_START_S if is_first else _GAP_S):
             return
         if behind > _LONGEST_GAP_S and not is_first:
@@ -209,7 +232,9 @@ class _FileClock:
         missing = round(behind * rate)
         if is_first:
             self._record.late_s = missing / rate
-        elif not self._is_damaged_at(float(now), float(now + behind)):
+        elif self._record.damaged_s and self._record.damaged_s[-1][1] > now:
+            self._record.damaged_s[-1] = (self._record.damaged_s[-1][0], float(now + behind))
+        else:
             self._record.gaps_s.append((float(now), float(now + behind)))
         while missing > 0:
             silence = _silence(frame, min(missing, rate))
@@ -222,18 +247,27 @@ class _FileClock:
         self._count(frame)
         self._rate_hz = frame.sample_rate
 
-    def add_damaged(self, duration: Fraction) -> None:
-        """Where stamps are counted, the packet's own duration is missing; elsewhere the next stamp tells."""
-        self._lost_s += duration
-        now = self._written / self._rate_hz if self._has_started else 0.0
-        if self._record.damaged_s and now <= self._record.damaged_s[-1][1]:
-            start, end = self._record.damaged_s.pop()
-            self._record.damaged_s.append((start, end + float(duration)))
-        else:
-            self._record.damaged_s.append((now, now + float(duration)))
+    def add_packet(self, packet: Packet[AudioStream]) -> None:
+        """One that decoded."""
+        self._good_bytes += packet.size
+        self._good_s += (packet.duration or 0) * _tick(packet)
 
-    def _is_damaged_at(self, start_s: float, end_s: float) -> bool:
-        return any(start < end_s and start_s < end for start, end in self._record.damaged_s)
+    def add_damaged(self, packet: Packet[AudioStream]) -> int:
+        """How many samples are missing: where stamps are counted, the packet's own duration; elsewhere the next stamp
+        tells."""
+        duration = (packet.duration or 0) * _tick(packet)
+        self._lost_s += duration
+        if self._is_raw and self._good_bytes and not is_one_frame(bytes(packet)):
+            # All bytes between two frames of a raw stream are one packet.
+            self._excess_s += max(Fraction(0), self._good_s * packet.size / self._good_bytes - duration)
+        now = self._written / self._rate_hz if self._has_started else 0.0
+        self._extend_damage(now, float(duration))
+        return round((duration + self._excess_s) * self._rate_hz)
+
+    def _extend_damage(self, now: float, seconds: float) -> None:
+        ranges = self._record.damaged_s
+        start, end = ranges.pop() if ranges and now <= ranges[-1][1] else (now, now)
+        ranges.append((start, end + seconds))
 
     def _count(self, frame: AudioFrame) -> None:
         self._written += frame.samples
@@ -243,19 +277,17 @@ class _FileClock:
 
 def _origin(media: MediaFile) -> Fraction:
     """Time of the file's first picture or sound. A presentation of ISO 14496-12 without pictures begins at 0."""
-    container = media.container
-    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     starts = [
         stream.start_time * _tick(stream)
-        for stream in (*films, *container.streams.audio)
+        for stream in (*media.films, *media.container.streams.audio)
         if stream.start_time is not None
     ]
-    if media.kind.demuxer == "mov" and not films:
+    if media.kind.demuxer == "mov" and not media.films:
         starts.append(Fraction(0))
     return min(starts, default=Fraction(0))
 
 
-def _tick(timed: Stream | AudioFrame) -> Fraction:
+def _tick(timed: Stream | AudioFrame | Packet[AudioStream]) -> Fraction:
     """Seconds of one tick of its time stamps."""
     assert timed.time_base is not None  # every stream of an open container has one
     return timed.time_base
@@ -302,6 +334,16 @@ def _rounded(ranges_s: list[Range], near_s: float = 0.5) -> tuple[Range, ...]:
     return tuple(joined)
 
 
+def _countable(frame: AudioFrame) -> AudioFrame:
+    """PyAV counts the planes of a frame up to the first empty one of eight, and reads past the eighth: 8 channels in
+    planes become one plane."""
+    if not frame.format.is_planar or frame.layout.nb_channels < _MOST_CHANNELS:
+        return frame
+    (packed,) = AudioResampler(frame.format.packed, frame.layout, frame.sample_rate).resample(frame)
+    packed.pts, packed.time_base = frame.pts, frame.time_base
+    return packed
+
+
 def _checked(frame: AudioFrame) -> AudioFrame:
     # Not written as `> _MAX_LEVEL`: NaN compares as false both ways
     if frame.format.name in _FLOAT_FORMATS and not (np.abs(frame.to_ndarray()) <= _MAX_LEVEL).all():
@@ -310,7 +352,7 @@ def _checked(frame: AudioFrame) -> AudioFrame:
         )
     if "channels" not in frame.layout.name:
         return frame
-    # An order of channels that nobody states can not be mixed down: take the usual one for their number.
+    # An order of channels that nobody states cannot be mixed down: take the usual one for their number.
     layout = _LAYOUT_BY_CHANNELS[frame.layout.nb_channels]
     try:
         samples = frame.to_ndarray()

@@ -35,6 +35,8 @@ _CANCELED, _BLOCK_S, _SMOOTH_BLOCKS = 0.125, 0.1, 10
 # is: its loud tenths of a second (98 %) lie so far above the quiet ones (10 %). Noise has 1 to 2 dB there.
 _QUIET_LUFS, _TARGET_LUFS, _MODULATION_DB = -38.0, -26.0, 8.0
 _SOUND_DB = -66.0
+# A mean above this (-46 dB) is a constant offset of a recorder: nobody hears it, but every level would count it.
+_DC_OFFSET = 0.005
 
 
 class SoundStore:
@@ -162,6 +164,8 @@ def _heard(pieces: list[NDArray[np.float32]], wanted: int) -> tuple[Waveform, li
         raise empty_speech()
     if not np.isfinite(channels).all():
         raise AudioInvalidError("The speech holds samples that are not numbers (NaN or infinity); export it again.")
+    offsets = channels.mean(axis=1, keepdims=True)
+    channels -= np.where(np.abs(offsets) > _DC_OFFSET, offsets, np.float32(0))
     samples, canceled_s = mix_channels(channels)
     notes = []
     if canceled_s > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -13,7 +14,7 @@ from retalking_core.media.tap import ResultTap
 from retalking_core.options import OutputOptions
 from retalking_core.types import Frame, Timeline, VideoInfo
 
-_LEVEL_5_1_BLOCKS = 36_864
+_MAX_BLOCKS, _MAX_BLOCKS_PER_S = 36_864, 2_073_600
 
 
 class ResultWriter:
@@ -91,11 +92,11 @@ class ResultWriter:
 
 
 def output_size(info: VideoInfo, max_height: int | None) -> tuple[int, int]:
-    """(width, height) of the result: even, never larger than the source, nor than H.264 level 5.1 allows unless
-    `max_height` asks for more: phones and televisions play no higher level."""
+    """(width, height) of the result: even, never larger than the source, nor than H.264 level 5.2 allows at its rate,
+    unless `max_height` asks for more: phones and televisions play no higher level."""
     if max_height is None:
         max_height = info.height
-        while not _is_level_5_1(*_scaled(info, max_height)):
+        while not _is_level_5_2(*_scaled(info, max_height), info.fps):
             max_height -= 2
     return _scaled(info, max_height)
 
@@ -107,7 +108,9 @@ def _scaled(info: VideoInfo, max_height: int) -> tuple[int, int]:
     return max(2, round(info.width * height / info.height / 2) * 2), height
 
 
-def _is_level_5_1(width: int, height: int) -> bool:
-    """Size of a frame in macroblocks (ITU-T H.264, table A-1): 4096x2304, or as many pixels in another shape."""
+def _is_level_5_2(width: int, height: int, fps: Fraction) -> bool:
+    """Macroblocks of a frame (4096x2304, or as many pixels in another shape) and of a second (2160p at 60 frames),
+    ITU-T H.264, table A-1."""
     across, down = -(-width // 16), -(-height // 16)
-    return across * down <= _LEVEL_5_1_BLOCKS and max(across, down) ** 2 <= 8 * _LEVEL_5_1_BLOCKS
+    blocks = across * down
+    return blocks <= _MAX_BLOCKS and blocks * fps <= _MAX_BLOCKS_PER_S and max(across, down) ** 2 <= 8 * _MAX_BLOCKS

@@ -360,6 +360,11 @@ def _has_frames(head: bytes, at: int, frame_bytes: Callable[[bytes], int | None]
     return True
 
 
+def is_one_frame(data: bytes) -> bool:
+    """Whether these bytes are as long as the header of MP3 or ADTS AAC that they begin with says."""
+    return len(data) in (_mpeg_frame_bytes(data[:7]), _adts_frame_bytes(data[:7]))
+
+
 def _adts_frame_bytes(header: bytes) -> int | None:
     """Length of the AAC frame with this 7-byte header (ISO/IEC 13818-7, 6.2), or None when it is no ADTS header."""
     if len(header) < 7 or header[0] != 0xFF or header[1] & 0xF6 != 0xF0:

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from retalking_core.digests import file_sha256
 from retalking_core.errors import (
     WeightsDigestMismatchError,
     WeightsError,
@@ -35,7 +36,6 @@ from retalking_core.weights.table import (
     LockedFile,
     Manifest,
     WeightFile,
-    digest_of,
     find_file,
     load_manifest,
     read_lock,
@@ -228,7 +228,7 @@ def verify_file(folder: Path, entry: WeightFile) -> FileReport:
         path = find_file(folder, entry)
     except WeightsMissingError as error:
         return FileReport(entry, present=False, problem=error)
-    digest = digest_of(path)
+    digest = file_sha256(path)
     locked = read_lock(folder).get(path.name)
     state: LockState = "unlocked" if locked is None else "match" if locked.sha256 == digest else "mismatch"
     try:
@@ -259,7 +259,7 @@ def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name:
     pin = entry.pins.get(name)
     if pin is None and locked is None:
         return
-    digest = digest_of(path)
+    digest = file_sha256(path)
     if locked is not None and digest != locked.sha256:
         raise WeightsDigestMismatchError(
             f"{name} has SHA-256 {digest}, but {LOCK_NAME} recorded {locked.sha256} (from {locked.source}). Remove the "

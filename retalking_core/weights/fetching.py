@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from retalking_core.digests import file_sha256
 from retalking_core.errors import (
     WeightsError,
     WeightsMissingError,
@@ -30,7 +31,6 @@ from retalking_core.weights.checkpoint import check_content, check_digest, check
 from retalking_core.weights.table import (
     LockedFile,
     WeightFile,
-    digest_of,
     find_file,
     read_lock,
     record,
@@ -87,7 +87,7 @@ def open_http(url: str, start: int, version: str | None) -> Iterator[Source]:
             raise SourceGoneError(f"HTTP {error.code}") from None
         raise OSError(f"HTTP {error.code}") from None
     except (ValueError, http.client.InvalidURL):  # of the mirror, or of a Location header on the way
-        raise SourceGoneError("it leads to something that is not a well-formed address") from None
+        raise SourceGoneError("it leads to something that is not a well-formed URL") from None
     except http.client.HTTPException as error:
         raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
     with response:
@@ -110,39 +110,39 @@ def _read(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Waits 1, 2, 4 … s between attempts at one address; an attempt that got farther than all before starts the count
-    anew. Each file comes from the first address that serves the right one (`addresses`)."""
+    """Waits 1, 2, 4 … s between attempts at one URL; an attempt that got farther than all before starts the count
+    anew. Each file comes from the first URL that serves the right one (`urls`)."""
 
     folder: Path
     mirrors: Sequence[str] = ()
-    """In order; each a flat folder of files (a base address) or `hf:OWNER/REPOSITORY[@REVISION][/FOLDER]`."""
+    """In order; each a flat folder of files (a base URL) or `hf:OWNER/REPOSITORY[@REVISION][/FOLDER]`."""
     openers: Mapping[str, Opener] | None = None
     """By scheme, besides http and https."""
     attempts: int = 5
     sleep: Callable[[float], None] = time.sleep
     accept: frozenset[str] = frozenset()
     """SHA-256 digests of files to accept in place of those that the table or the lock states."""
-    on_failure: Callable[[str, WeightsError], None] = lambda address, error: None
-    """Called for each address that failed when another one follows."""
+    on_failure: Callable[[str, WeightsError], None] = lambda url, error: None
+    """Called for each URL that failed when another one follows."""
 
     def fetch(self, entry: WeightFile, progress: Progress = lambda done, total: None) -> Path:
         """The file in its place, fetched if it is not there yet, and recorded in the lock. Raises a `WeightsError`."""
         if (there := self._present(entry)) is not None:
             return there
-        addresses = self.addresses(entry)
+        urls = self.urls(entry)
         self.folder.mkdir(parents=True, exist_ok=True)
         failures: list[WeightsError] = []
         with _only_one(self.folder):
             if (there := self._present(entry)) is not None:  # the one before us may have brought it
                 return there
-            for position, (name, url) in enumerate(addresses, 1):
+            for position, (name, url) in enumerate(urls, 1):
                 partial = self.folder / f"{name}.part"
                 try:
                     self._download(url, entry, partial, progress)
                     return self._accept(partial, entry, name, url)
                 except WeightsError as error:
                     failures.append(error)
-                    if position < len(addresses):
+                    if position < len(urls):
                         self.on_failure(_without_secrets(url), error)
         raise _joined(failures, entry)
 
@@ -159,7 +159,7 @@ class Fetcher:
         _state_of(self.folder / f"{path.name}.part").unlink(missing_ok=True)
         return path
 
-    def addresses(self, entry: WeightFile) -> list[tuple[str, str]]:
+    def urls(self, entry: WeightFile) -> list[tuple[str, str]]:
         """(file name, URL) in the order of trial: mirrors of the user, the publisher, known mirrors.
 
         Known mirrors are other people's copies, so they serve only files whose digest is known.
@@ -171,7 +171,7 @@ class Fetcher:
         if found:
             return found
         raise WeightsUnreachableError(
-            f"no address is known for {entry.file} (published by {entry.publisher}). {_ANOTHER_WAY}", file=entry.file
+            f"no URL is known for {entry.file} (published by {entry.publisher}). {_ANOTHER_WAY}", file=entry.file
         )
 
     def _download(self, url: str, entry: WeightFile, partial: Path, progress: Progress) -> None:
@@ -200,7 +200,9 @@ class Fetcher:
         scheme = urlsplit(url).scheme
         known: dict[str, Opener] = {"http": open_http, "https": open_http, **(self.openers or {})}
         if scheme not in known:
-            raise WeightsUnreachableError(f"{entry.file}: no way to fetch from {scheme or 'a plain path'}: addresses")
+            raise WeightsUnreachableError(
+                f"{entry.file} cannot be fetched from {scheme or 'a plain path'}; give an http(s) URL.", file=entry.file
+            )
         return known[scheme]
 
     def _accept(self, partial: Path, entry: WeightFile, name: str, url: str) -> Path:
@@ -218,7 +220,7 @@ class Fetcher:
     def _checked(self, path: Path, entry: WeightFile, name: str, source: str) -> LockedFile:
         """What the lock is to say about a file that will be called `name`. Raises a `WeightsError`."""
         locked, pin = read_lock(self.folder).get(name), entry.pins.get(name)
-        digest, size = digest_of(path), _size(path)
+        digest, size = file_sha256(path), _size(path)
         accepted = digest in self.accept
         if not accepted:
             if path.name != name and pin and pin.size_bytes and size < pin.size_bytes:
@@ -232,7 +234,7 @@ class Fetcher:
 
 
 def file_url(base: str, name: str) -> str:
-    """Address of a file on a mirror. `HF_ENDPOINT` is honored as Hugging Face's own tools do."""
+    """URL of a file on a mirror. `HF_ENDPOINT` is honored as Hugging Face's own tools do."""
     if not base.startswith("hf:"):
         return f"{base.rstrip('/')}/{quote(name)}"
     owner, _, rest = base.removeprefix("hf:").strip("/").partition("/")
@@ -244,7 +246,7 @@ def file_url(base: str, name: str) -> str:
 
 
 def _joined(failures: list[WeightsError], entry: WeightFile) -> WeightsError:
-    """One error for all addresses: a file that was refused says more than one that was not reached."""
+    """One error for all URLs: a file that was refused says more than one that was not reached."""
     if len(failures) == 1:
         return failures[0]
     telling = next((error for error in failures if not isinstance(error, WeightsUnreachableError)), failures[-1])
@@ -253,7 +255,7 @@ def _joined(failures: list[WeightsError], entry: WeightFile) -> WeightsError:
 
 
 def _without_secrets(url: str) -> str:
-    """The address without user, password and signature."""
+    """The URL without user, password and signature."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from retalking_core import networks
 from retalking_core.device import enable_expandable_segments
+from retalking_core.digests import file_sha256
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import check_digest, read_state_dict, synthetic_seed
-from retalking_core.weights.table import WEIGHT_FILES, digest_of, find_file, read_lock
+from retalking_core.weights.table import WEIGHT_FILES, find_file, read_lock
 
 
 class NetworkStore:
@@ -55,7 +56,7 @@ class NetworkStore:
         if name not in self._digests:
             path = find_file(self.folder, WEIGHT_FILES[name])
             locked = read_lock(self.folder).get(path.name)
-            self._digests[name] = locked.sha256 if locked is not None else digest_of(path)
+            self._digests[name] = locked.sha256 if locked is not None else file_sha256(path)
         return f"{self._digests[name]} {self._variant(name)}"
 
     def run_in_float32(self, name: str) -> bool:

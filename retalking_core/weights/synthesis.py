@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retalking_core.digests import file_sha256
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.table import (
     NETWORK_FILES,
@@ -24,7 +25,6 @@ from retalking_core.weights.table import (
     LockedFile,
     Manifest,
     WeightFile,
-    digest_of,
     load_manifest,
     record,
 )
@@ -115,7 +115,7 @@ def write_checkpoint(folder: Path, entry: WeightFile, seed: int) -> Path:
         with zipfile.ZipFile(partial, "a") as archive:
             root = archive.namelist()[0].split("/")[0]
             archive.writestr(f"{root}/{SYNTHETIC_RECORD}", str(seed))
-        locked = LockedFile(digest_of(partial), partial.stat().st_size, f"synthetic, seed {seed}")
+        locked = LockedFile(file_sha256(partial), partial.stat().st_size, f"synthetic, seed {seed}")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """Weight files: publisher, license, digest, checkpoint layout, required tensors; finding them, and their lock file.
 
-`url` is the publisher's address. Every file is checked strictly, key by key, before it is used. docs/weights.md shows
+`url` is the publisher's URL. Every file is checked strictly, key by key, before it is used. docs/weights.md shows
 the same table. Needs no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ class WeightFile:
     file: str
     used_for: str
     publisher: str
-    licence: str
+    license: str
     """Of the publisher's repository; few state one for the weights themselves."""
     layout: Layout = Layout()
     aliases: tuple[str, ...] = ()
@@ -347,14 +347,9 @@ class LockedFile:
     sha256: str
     size_bytes: int
     source: str
-    """The address it came from, or how it was made."""
+    """The URL it came from, or how it was made."""
     accepted: bool = False
     """Accepted knowingly (`--accept-digest`), although the table pins another digest."""
-
-
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_lock(folder: Path) -> dict[str, LockedFile]:
@@ -365,9 +360,17 @@ def read_lock(folder: Path) -> dict[str, LockedFile]:
 
 
 def record(folder: Path, name: str, locked: LockedFile) -> None:
-    """Adds or replaces one file's entry; the lock file itself is replaced in one step."""
-    files = read_lock(folder) | {name: locked}
-    document = {"version": 1, "files": {key: asdict(files[key]) for key in sorted(files)}}
-    partial = folder / f"{LOCK_NAME}.{os.getpid()}.part"
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    partial.replace(folder / LOCK_NAME)
+    """Adds or replaces one file's entry; the lock file itself is replaced in one step.
+
+    Processes that record at the same time (fetch, convert, synthesize) wait for each other, so that no entry is lost.
+    """
+    guard = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        files = read_lock(folder) | {name: locked}
+        document = {"version": 1, "files": {key: asdict(files[key]) for key in sorted(files)}}
+        partial = folder / f"{LOCK_NAME}.part"
+        partial.write_text(json.dumps(document, indent=1) + "\n")
+        partial.replace(folder / LOCK_NAME)
+    finally:
+        os.close(guard)

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from retalking_core.digests import file_sha256
 from retalking_core.errors import (
     WeightsDigestMismatchError,
     WeightsError,
@@ -23,7 +24,7 @@ from retalking_core.errors import (
 )
 from retalking_core.weights.checkpoint import check_state_dict
 from retalking_core.weights.foreign import Placeholder, load_with_placeholders
-from retalking_core.weights.table import LockedFile, Pin, WeightFile, digest_of, record
+from retalking_core.weights.table import LockedFile, Pin, WeightFile, record
 
 PUBLISHED = {
     "2DFAN4-cd938726ad.zip": Pin("cd938726adb1f15f361263cce2db9cb820c42585fa8796ec72ce19107f369a46", 96_316_515, 3)
@@ -36,7 +37,7 @@ def convert(source: Path, folder: Path, entry: WeightFile, accept: frozenset[str
 
     accept: digests of archives to accept beyond those that are published.
     """
-    digest = digest_of(source)
+    digest = file_sha256(source)
     if digest not in accept and digest not in {pin.sha256 for pin in PUBLISHED.values()}:
         known = ", ".join(f"{name} has {pin.sha256}" for name, pin in PUBLISHED.items())
         raise WeightsDigestMismatchError(
@@ -50,7 +51,9 @@ def convert(source: Path, folder: Path, entry: WeightFile, accept: frozenset[str
         checked = check_state_dict(tensors, entry)
         partial = Path(scratch) / entry.file
         torch.save(checked.tensors, partial)
-        locked = LockedFile(digest_of(partial), partial.stat().st_size, f"converted from {source.name}", accepted=True)
+        locked = LockedFile(
+            file_sha256(partial), partial.stat().st_size, f"converted from {source.name}", accepted=True
+        )
         path = partial.replace(folder / entry.file)
     record(folder, path.name, locked)
     return path

@@ -183,12 +183,12 @@ def test_renders_can_be_sent_to_a_service(
 ) -> None:
     (dataset / "audio" / "talk1.wav").unlink()
     up = start_up(tmp_path / "data")
-    ended = call(
-        "evaluate", "--model", "preview", "--dataset", str(dataset), "--jobs", up.url(), "--metrics", "ssim", "--json"
-    )
+    command = ("evaluate", "--model", "preview", "--dataset", str(dataset), "--jobs", up.url(), "--json")
+    ended = call(*command, "--metrics", "ssim,mouth_target_correlation,mouth_target_lag")
     assert ended.code == 0, ended.err
     (clip,) = json.loads(ended.out)["clips"]
     assert clip["metrics"][0]["value"] > 0.5
+    assert all(metric["value"] is not None for metric in clip["metrics"]), clip["metrics"]
     assert up.stop() == 0
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from retalking_core.digests import file_sha256
 from retalking_core.weights.synthesis import synthesize
-from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, digest_of, record
+from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, record
 from tests.e2e.conftest import Service, running_service
 
 WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
@@ -65,7 +66,7 @@ def add_what_training_leaves(folder: Path) -> None:
             wanted = content[entry.layout.nesting[0]] if entry.layout.nesting[0] else content
             wanted[entry.layout.wrapped_key("noises.noise0")] = torch.zeros(1, 1, 4, 4)
         torch.save(content, path, _use_new_zipfile_serialization=name == "enet")
-        record(folder, path.name, LockedFile(digest_of(path), path.stat().st_size, "made like the official file"))
+        record(folder, path.name, LockedFile(file_sha256(path), path.stat().st_size, "made like the official file"))
     savemat(
         folder / "expression.mat", {"expression_center": np.full((1, 64), 0.1), "expression_mouth": np.ones((1, 64))}
     )

@@ -19,8 +19,9 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 from pillow_heif import register_heif_opener
+from scipy.ndimage import gaussian_filter
 
-from retalking_core.errors import InputError, MediaUnreadableError
+from retalking_core.errors import CodecUnsupportedError, InputError, MediaUnreadableError
 from tests.faces.clips import portrait
 from tests.media.clips import gradient_rgb
 
@@ -43,10 +44,11 @@ class Heard:
 
 @dataclass(frozen=True)
 class Seen:
-    """fps: of the timeline. frames: in the file."""
+    """fps: of the timeline. frames: in the file. notes: codes."""
 
     fps: Fraction
     frames: int
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ def write_file(
     sounds: Sequence[Sound] = (),
     picture_times_s: Sequence[float] = (),
     options: dict[str, str] | None = None,
+    muxer: str | None = None,
 ) -> Path:
     """Pictures (64x48, H.264 or VP8) at these times, and sound tracks, into one file."""
-    with av.open(str(path), "w", options=options or {}) as out:
+    with av.open(str(path), "w", format=muxer, options=options or {}) as out:
         film = None
         if len(picture_times_s):
             film = out.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)
@@ -222,10 +225,81 @@ def _joined(path: Path, parts: Sequence[Path]) -> Path:
     return path
 
 
-def _two(folder: Path, suffix: str, codec: str) -> Path:
+def _two(folder: Path, suffix: str, codec: str, behind: bytes = b"", before: bytes = b"") -> Path:
+    """behind, before: bytes between the first file and the second."""
     halves = (_AT_48[:72_000], _AT_48[72_000:])
     parts = [write_file(folder / f"{k}{suffix}", [Sound(half[None], codec=codec)]) for k, half in enumerate(halves)]
+    parts[1].write_bytes(behind + before + parts[1].read_bytes())
     return _joined(folder / f"joined{suffix}", parts)
+
+
+def _id3(size: int) -> bytes:
+    """An ID3v2.4 tag around a cover of noise."""
+    return (
+        b"ID3\4\0\0"
+        + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+        + np.random.default_rng(3).bytes(size).replace(b"\xff", b"\0")
+    )
+
+
+def _without_length(path: Path, codec: str, rate_hz: int) -> Path:
+    sound = Sound(utterance(3.0, rate_hz)[None], rate_hz, codec=codec)
+    return write_file(path, [sound], options={"write_xing": "0"} if path.suffix == ".mp3" else None)
+
+
+def _itunes(folder: Path) -> Path:
+    """iTunSMPB instead of an edit list, as iTunes and many podcasts have it."""
+    path = write_file(folder / "itunes.m4a", [Sound(_AT_48[None])], options={"use_editlist": "0"})
+    data = path.read_bytes()
+    text = f" 00000000 {1024:08X} {0:08X} {144_000:016X}".encode() + b" 00000000" * 8
+    names = _box(b"mean", bytes(4) + b"com.apple.iTunes") + _box(b"name", bytes(4) + b"iTunSMPB")
+    item = _box(b"----", names + _box(b"data", b"\0\0\0\1\0\0\0\0" + text))
+    at = data.index(b"ilst") - 4
+    end = at + int.from_bytes(data[at : at + 4], "big")
+    changed = bytearray(data[:end] + item + data[end:])
+    for name in (b"moov", b"udta", b"meta", b"ilst"):
+        size_at = (changed.index if name == b"moov" else changed.rindex)(name) - 4
+        size = int.from_bytes(changed[size_at : size_at + 4], "big") + len(item)
+        changed[size_at : size_at + 4] = size.to_bytes(4, "big")
+    path.write_bytes(changed)
+    return path
+
+
+def _box(name: bytes, body: bytes) -> bytes:
+    return (8 + len(body)).to_bytes(4, "big") + name + body
+
+
+def _two_films(path: Path, first: int) -> Path:
+    """MJPEG of `first` pictures, marked as default where it is one, then H.264 of 25."""
+    with av.open(str(path), "w") as out:
+        streams = [out.add_stream("mjpeg", rate=25), out.add_stream("libx264", rate=25)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48, ("yuvj420p", "yuv420p")[number]
+            stream.disposition = Disposition.default if number == (first > 1) else Disposition(0)
+        out.start_encoding()
+        for stream, count in zip(streams, (first, 25), strict=True):
+            for number in range(count):
+                picture = av.VideoFrame.from_ndarray(gradient_rgb(number, 64, 48), format="rgb24")
+                picture = picture.reformat(format=stream.pix_fmt)
+                picture.pts, picture.time_base = number, Fraction(1, 25)
+                out.mux(stream.encode(picture))
+            out.mux(stream.encode(None))
+    return path
+
+
+def _panned(folder: Path) -> Path:
+    """Progressive pictures that move by two lines: every other line is where its neighbor was."""
+    smooth = gaussian_filter(np.random.default_rng(3).normal(size=(600, 320)), 3)
+    luma = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    picture = np.repeat(luma[..., None], 3, axis=2)
+    return _encode(folder / "pan.mp4", [np.roll(picture, 2 * k, axis=0)[:320] for k in range(30)], "libx264", {})
+
+
+def _spatial(path: Path, sounds: Sequence[Sound]) -> Path:
+    """Whose first track is of a codec that no decoder knows, as the spatial sound of new phones."""
+    data = write_file(path, sounds, _FILM).read_bytes()
+    path.write_bytes(data.replace(b"mp4a", b"apac", 1).replace(b"esds", b"dapa", 1))
+    return path
 
 
 def _wav_of_size(folder: Path, size: bytes) -> Path:
@@ -243,6 +317,9 @@ def _center(folder: Path) -> Path:
     return write_file(folder / "cinema.flac", [Sound(channels, layout="5.1", codec="flac")])
 
 
+# Of length and place where a delay is known to the sample: the last frame of the codec may be padded.
+_DELAY_S = 0.001
+_SPOILED = (1.0, 1.5)
 _DTX = ((0.6, 1.2), (1.8, 2.4))
 _LONG = np.concatenate([_AT_48, np.zeros(48_000 * 70, np.float32)])
 _RATES = (*(Fraction(rate * 1000, 1001) for rate in (24, 30, 60, 120)), Fraction(25))
@@ -250,12 +327,47 @@ _NOISE = np.random.default_rng(5).normal(scale=0.05, size=3 * 48_000).astype(np.
 _FILM = regular(75, 25)
 
 SITUATIONS: list[Situation] = [
-    Situation("mp3 without a length", _mp3_without_length, Heard(_late(3.0), tolerance_s=0.08)),
+    Situation("mp3 without a length", _mp3_without_length, Heard(_late(3.0), tolerance_s=_DELAY_S)),
+    Situation(
+        "MP3 without a length at 8 kHz",
+        lambda d: _without_length(d / "pipe.mp3", "libmp3lame", 8_000),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
+    ),
+    Situation("MP3 in WAV", lambda d: _without_length(d / "wave.wav", "libmp3lame", 48_000), Heard(SPOKEN)),
+    *(
+        Situation(
+            f"AAC without a container at {rate_hz} Hz",
+            lambda d, r=rate_hz: _without_length(d / "stream.aac", "aac", r),
+            Heard(SPOKEN, tolerance_s=_DELAY_S),
+        )
+        for rate_hz in (16_000, 48_000)
+    ),
+    Situation(
+        "AAC lead-in in an edit list",
+        lambda d: write_file(d / "listed.m4a", [Sound(_AT_48[None])]),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
+    ),
+    Situation(
+        "AAC lead-in without an edit list",
+        lambda d: write_file(d / "recorder.m4a", [Sound(_AT_48[None])], options={"use_editlist": "0"}),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
+    ),
+    Situation(
+        "AAC lead-in in a fragmented file",
+        lambda d: write_file(d / "fragments.m4a", [Sound(_AT_48[None])], options={"movflags": "empty_moov"}),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
+    ),
+    Situation("AAC lead-in stated by iTunes", _itunes, Heard(SPOKEN, tolerance_s=_DELAY_S)),
     Situation("two Ogg files, one after the other", lambda d: _two(d, ".ogg", "libopus"), Heard(SPOKEN)),
     Situation(
         "two MP3 files, one after the other",
         lambda d: _two(d, ".mp3", "libmp3lame"),
-        Heard(SPOKEN, tolerance_s=0.12, likeness=0.5),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
+    ),
+    Situation(
+        "two MP3 files with tags between them",
+        lambda d: _two(d, ".mp3", "libmp3lame", behind=b"TAG" + bytes(125), before=_id3(60_000)),
+        Heard(SPOKEN, tolerance_s=_DELAY_S),
     ),
     Situation("WAV of size 0", lambda d: _wav_of_size(d, bytes(4)), Heard(SPOKEN)),
     Situation("WAV of unknown size", lambda d: _wav_of_size(d, b"\xff" * 4), Heard(SPOKEN)),
@@ -294,6 +406,40 @@ SITUATIONS: list[Situation] = [
         lambda d: write_file(d / "lost.mkv", [Sound(_AT_48[None], codec="libopus", dropped_s=[(1.0, 1.02)])]),
         Heard(SPOKEN),
     ),
+    *(
+        Situation(
+            f"damaged packets of {name}",
+            lambda d, s=suffix, c=codec: write_file(
+                d / f"spoiled{s}", [Sound(_AT_48[None], codec=c, spoiled_s=[_SPOILED])]
+            ),
+            Heard(_silenced(SPOKEN, [_SPOILED]), notes, [(1.08, 1.45)]),
+        )
+        for name, suffix, codec, notes in (
+            ("AAC in MP4", ".mp4", "aac", ["audio_damaged"]),
+            ("AAC without a container", ".aac", "aac", ["audio_damaged"]),
+            ("MP3", ".mp3", "libmp3lame", ["audio_damaged"]),
+            ("MP3 in Matroska", ".mkv", "libmp3lame", ["audio_damaged"]),
+            ("AC-3 in Matroska", ".mkv", "ac3", ["audio_damaged"]),
+            ("FLAC in Matroska", ".mkv", "flac", ["audio_damaged"]),
+            ("FLAC", ".flac", "flac", ["audio_gap_filled"]),
+            ("Opus in WebM", ".webm", "libopus", ["audio_gap_filled"]),
+        )
+    ),
+    Situation(
+        "sound of which more than half is damaged",
+        lambda d: write_file(d / "ruined.mp4", [Sound(_AT_48[None], spoiled_s=[(0.2, 2.5)])]),
+        refused=MediaUnreadableError,
+    ),
+    Situation(
+        "sound that starts before the picture, cut by an edit list",
+        lambda d: write_file(d / "before.mp4", [Sound(_AT_48[None], starts_s=-0.5)], _FILM),
+        Heard(SPOKEN[8000:]),
+    ),
+    Situation(
+        "sound that starts before the picture in Matroska",
+        lambda d: write_file(d / "before.mkv", [Sound(_AT_48[None], starts_s=-0.5)], _FILM),
+        Heard(SPOKEN),
+    ),
     Situation(
         "stamps that jump by more than a minute",
         lambda d: write_file(
@@ -327,6 +473,36 @@ SITUATIONS: list[Situation] = [
         lambda d: write_file(d / "language.mkv", _tracks(_NOISE, _AT_48, 1, ("eng", "fra"))),
         Heard(SPOKEN, ["audio_track_chosen"], track=2),
         options={"audio_track": "fr"},
+    ),
+    Situation(
+        "an undecodable track beside a good one",
+        lambda d: _spatial(d / "spatial.mp4", _tracks(_NOISE, _AT_48, 1)),
+        Heard(SPOKEN, ["audio_track_chosen"], track=2),
+    ),
+    Situation(
+        "one undecodable track",
+        lambda d: _spatial(d / "spatial.mp4", [Sound(_AT_48[None])]),
+        refused=CodecUnsupportedError,
+    ),
+    Situation(
+        "a constant offset",
+        lambda d: write_file(d / "offset.wav", [Sound(0.02 * _AT_48[None] + 0.3, codec="pcm_s24le")]),
+        Heard(SPOKEN, ["audio_quiet"]),
+    ),
+    Situation(
+        "clipped speech",
+        lambda d: write_file(d / "clipped.wav", [Sound(np.clip(2 * _AT_48[None], -0.3, 0.3), codec="pcm_s16le")]),
+        Heard(SPOKEN),
+    ),
+    Situation(
+        "speech of 0.2 s",
+        lambda d: write_file(d / "short.wav", [Sound(_AT_48[None, 24_000:33_600], codec="pcm_s16le")]),
+        Heard(SPOKEN[8_000:11_200]),
+    ),
+    Situation(
+        "30 s of silence before the speech",
+        lambda d: write_file(d / "lead.flac", [Sound(np.pad(_AT_48, (30 * 48_000, 0))[None], codec="flac")]),
+        Heard(_late(30.0)),
     ),
     Situation(
         "one channel inverted",
@@ -372,6 +548,23 @@ SITUATIONS: list[Situation] = [
         lambda d: write_file(d / "bursts.mkv", (), [pair / 15 + late for pair in range(30) for late in (0.0, 0.001)]),
         seen=Seen(Fraction(15), 60),
     ),
+    Situation(
+        "frames that a camera dropped",
+        lambda d: write_file(d / "dropped.mp4", (), [number / 30 for number in range(90) if number % 7]),
+        seen=Seen(Fraction(30), 77),
+    ),
+    Situation(
+        "a thumbnail before the video in .mp4", lambda d: _two_films(d / "two.mp4", 1), seen=Seen(Fraction(25), 25)
+    ),
+    Situation(
+        "a thumbnail before the video in .mkv", lambda d: _two_films(d / "two.mkv", 1), seen=Seen(Fraction(25), 25)
+    ),
+    Situation(
+        "two videos",
+        lambda d: _two_films(d / "two.mp4", 20),
+        seen=Seen(Fraction(25), 25, ["video_track_chosen"]),
+    ),
+    Situation("a slow vertical pan", _panned, seen=Seen(Fraction(25), 30)),
     Situation("one frame", lambda d: write_file(d / "one.mp4", (), [0.0]), seen=Seen(Fraction(25), 1)),
 ]
 

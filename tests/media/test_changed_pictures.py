@@ -342,20 +342,24 @@ def test_damage_is_counted_in_the_notes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "asked", "result"),
+    ("size", "fps", "asked", "result"),
     [
-        ((4000, 3000), None, (3542, 2656)),
-        ((4000, 3000), 3000, (4000, 3000)),
-        ((3840, 2160), None, (3840, 2160)),
-        ((4096, 2304), None, (4096, 2304)),
-        ((2160, 3840), None, (2160, 3840)),
+        ((4000, 3000), 25, None, (3542, 2656)),
+        ((4000, 3000), 25, 3000, (4000, 3000)),
+        ((3840, 2160), 25, None, (3840, 2160)),
+        ((3840, 2160), 60, None, (3840, 2160)),
+        ((3840, 2160), 120, None, (2788, 1568)),
+        ((3840, 2160), 120, 2160, (3840, 2160)),
+        ((1920, 1080), 240, None, (1920, 1080)),
+        ((4096, 2304), 25, None, (4096, 2304)),
+        ((2160, 3840), 25, None, (2160, 3840)),
     ],
 )
-def test_a_result_is_of_level_5_1_unless_more_is_asked_for(
-    size: tuple[int, int], asked: int | None, result: tuple[int, int], tmp_path: Path
+def test_a_result_is_of_level_5_2_unless_more_is_asked_for(
+    size: tuple[int, int], fps: int, asked: int | None, result: tuple[int, int], tmp_path: Path
 ) -> None:
     path = clips.make_png(tmp_path / "still.png", np.zeros((size[1], size[0], 3), np.uint8))
-    assert output_size(open_video(path, LIMITS).info, asked) == result
+    assert output_size(open_video(path, LIMITS, fps).info, asked) == result
 
 
 def test_a_damaged_header_that_points_before_the_file_is_a_named_error(tmp_path: Path) -> None:

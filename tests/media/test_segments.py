@@ -59,7 +59,7 @@ class Pieces:
 
 
 def packets_of(path: Path, kind: str) -> list[tuple[int, int | None, bool, bytes]]:
-    """Matroska holds no decoding times; of some pictures the reader can not infer them."""
+    """Matroska holds no decoding times; of some pictures the reader cannot infer them."""
     with av.open(str(path)) as media:
         return [
             (packet.pts, packet.dts, packet.is_keyframe, bytes(packet))

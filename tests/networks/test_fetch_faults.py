@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.weights import checkpoint, synthesis, table
 from retalking_core.weights.fetching import Fetcher, file_url
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, Manifest, Pin, digest_of, load_manifest, read_lock
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, Manifest, Pin, load_manifest, read_lock
 from tests.networks.mirror import to_bytes
 
 ENTRY = replace(WEIGHT_FILES["ganimation"], url=None, mirrors=())
@@ -112,7 +113,7 @@ def fetcher(folder: Path, *mirrors: str, **changes: Any) -> Fetcher:
 
 def check_right(folder: Path, body: bytes) -> None:
     assert (folder / FILE).read_bytes() == body
-    assert read_lock(folder)[FILE].sha256 == digest_of(folder / FILE)
+    assert read_lock(folder)[FILE].sha256 == file_sha256(folder / FILE)
     left = {path.name for path in folder.iterdir()} - {FILE, LOCK_NAME, "weights.fetch.lock"}
     assert not {name for name in left if not name.startswith(f"{LOCK_NAME}.")}
 
@@ -255,7 +256,7 @@ def test_redirects_that_lead_nowhere_have_a_name(where: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("server_changes", [False, True], ids=["same-file", "file-changes-meanwhile"])
 def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool, tmp_path: Path) -> None:
     """A child is killed at the n-th line of our code, for every n until it gets through; then the fetch is repeated."""
-    bodies = [legacy_bytes(1), legacy_bytes(2)]
+    bodies, older = [legacy_bytes(1), legacy_bytes(2)], legacy_bytes(3)
     modules = {sys.modules[f"retalking_core.weights.{name}"].__file__ for name in ("fetching", "table")}
     kills = 0
     with serve(bodies[0], cutting) as server:
@@ -263,10 +264,10 @@ def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool
             folder = tmp_path / str(line)
             folder.mkdir()
             server.body, server.tag = bodies[0], '"one"'
-            if server_changes:  # a third version was begun before
-                (folder / f"{FILE}.part").write_bytes(legacy_bytes(3)[:3000])
-                state = {"url": f"{server.url}/{FILE}", "version": '"zero"', "total": len(bodies[0])}
-                (folder / f"{FILE}.part.json").write_text(json.dumps(state))
+            # An older version was begun before: its bytes must not be resumed as those of the present one.
+            (folder / f"{FILE}.part").write_bytes(older[:3000])
+            state = {"url": f"{server.url}/{FILE}", "version": '"zero"', "total": len(older)}
+            (folder / f"{FILE}.part.json").write_text(json.dumps(state))
             child = os.fork()
             if not child:
                 _fetch_and_die(folder, server.url, modules, line)
@@ -323,9 +324,9 @@ def test_each_file_falls_back_along_the_mirrors_to_the_publisher(tmp_path: Path)
     body, failed = legacy_bytes(1), []
     with serve(body, missing) as first, serve(b"<html>", honest) as second, serve(body, honest) as publisher:
         entry = replace(ENTRY, url=f"{publisher.url}/release/{FILE}")
-        fetcher(
-            tmp_path, first.url, second.url, on_failure=lambda address, error: failed.append((address, error.code))
-        ).fetch(entry)
+        fetcher(tmp_path, first.url, second.url, on_failure=lambda url, error: failed.append((url, error.code))).fetch(
+            entry
+        )
         check_right(tmp_path, body)
         assert failed == [
             (f"{first.url}/{FILE}", "weights_unreachable"),
@@ -359,7 +360,7 @@ def test_known_mirrors_serve_pinned_files_only(tmp_path: Path) -> None:
     body = legacy_bytes(1)
     with serve(body, honest) as server:
         entry = replace(ENTRY, mirrors=(server.url,))
-        with pytest.raises(errors.WeightsUnreachableError, match="no address"):
+        with pytest.raises(errors.WeightsUnreachableError, match="no URL"):
             fetcher(tmp_path).fetch(entry)
         fetcher(tmp_path).fetch(replace(entry, pins={FILE: Pin(_sha256(body), len(body), 3)}))
         check_right(tmp_path, body)

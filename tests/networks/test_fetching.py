@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.weights.fetching import Fetcher, Source
 from retalking_core.weights.synthesis import synthetic_state_dict
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, digest_of, read_lock
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, LockedFile, read_lock, record
 from tests.networks.mirror import Mirror, serve, to_bytes
 
 ENTRY = replace(WEIGHT_FILES["ganimation"], url=None)  # no test reaches for the network
@@ -57,7 +59,7 @@ def test_a_file_is_fetched_verified_named_and_recorded(fetcher: Fetcher, mirror:
     assert seen[-1] == (len(mirror.body), len(mirror.body))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     locked = read_lock(fetcher.folder)[ENTRY.file]
-    assert (locked.sha256, locked.size_bytes) == (digest_of(path), len(mirror.body))
+    assert (locked.sha256, locked.size_bytes) == (file_sha256(path), len(mirror.body))
     assert locked.source == f"{mirror.url}/30_net_gen.pth"
 
 
@@ -176,6 +178,20 @@ def test_two_fetches_at_once_transfer_once(fetcher: Fetcher, mirror: Mirror) -> 
     assert len(mirror.requests) == 1
 
 
+def test_processes_that_record_at_once_lose_no_entry(tmp_path: Path) -> None:
+    names = [[f"{process}-{number}.pth" for number in range(40)] for process in range(4)]
+    children = []
+    for mine in names:
+        if not (child := os.fork()):
+            for name in mine:
+                record(tmp_path, name, LockedFile("0" * 64, 1, "test"))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    assert set(read_lock(tmp_path)) == {name for mine in names for name in mine}
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+
+
 def test_it_goes_through_a_proxy(fetcher: Fetcher, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", mirror.url.removesuffix("/weights"))
     monkeypatch.delenv("no_proxy", raising=False)
@@ -185,12 +201,12 @@ def test_it_goes_through_a_proxy(fetcher: Fetcher, mirror: Mirror, monkeypatch: 
     assert mirror.requests[0][0] == "http://weights.example/set/30_net_gen.pth"
 
 
-def test_without_mirror_and_address_it_says_what_to_do(fetcher: Fetcher) -> None:
+def test_without_mirror_and_url_it_says_what_to_do(fetcher: Fetcher) -> None:
     with pytest.raises(errors.WeightsUnreachableError, match="RETALKING_WEIGHTS_URL"):
         replace(fetcher, mirrors=()).fetch(replace(ENTRY, url=None))
 
 
-def test_the_files_own_address_serves_where_there_is_no_mirror(fetcher: Fetcher, mirror: Mirror) -> None:
+def test_the_files_own_url_serves_where_there_is_no_mirror(fetcher: Fetcher, mirror: Mirror) -> None:
     known = replace(ENTRY, url=f"{mirror.url}/elsewhere.bin?token=secret")
     replace(fetcher, mirrors=()).fetch(known)
     assert mirror.requests[0][0] == "/weights/elsewhere.bin?token=secret"

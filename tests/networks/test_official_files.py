@@ -20,6 +20,7 @@ import torch
 from scipy.io import savemat
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.weights import checkpoint, synthesis, table
 from retalking_core.weights.checkpoint import check_digest, read_checkpoint, verify_file
 from retalking_core.weights.synthesis import synthetic_state_dict, write_checkpoint
@@ -31,7 +32,6 @@ from retalking_core.weights.table import (
     Pin,
     TensorSpec,
     WeightFile,
-    digest_of,
     load_manifest,
     read_lock,
 )
@@ -311,7 +311,7 @@ def test_placeholders_do_not_stay_behind(tmp_path: Path) -> None:
 
 
 def pinned(entry: WeightFile, path: Path, sha256: str | None = None) -> WeightFile:
-    return replace(entry, pins={entry.file: Pin(sha256 or digest_of(path), path.stat().st_size, 3)})
+    return replace(entry, pins={entry.file: Pin(sha256 or file_sha256(path), path.stat().st_size, 3)})
 
 
 def test_the_table_s_digests_are_well_formed() -> None:
@@ -335,9 +335,9 @@ def test_a_file_with_another_digest_is_refused_with_both_and_the_switch(tmp_path
     other = pinned(entry, path, "ab" * 32)
     with pytest.raises(errors.WeightsDigestMismatchError) as caught:
         check_digest(path, other, None)
-    for part in (digest_of(path), "ab" * 32, f"--accept-digest {digest_of(path)}", "3 public sources"):
+    for part in (file_sha256(path), "ab" * 32, f"--accept-digest {file_sha256(path)}", "3 public sources"):
         assert part in caught.value.message
-    lock = LockedFile(digest_of(path), 1, "an older version of this program")
+    lock = LockedFile(file_sha256(path), 1, "an older version of this program")
     with pytest.raises(errors.WeightsDigestMismatchError):
         check_digest(path, other, lock)
     check_digest(path, other, replace(lock, accepted=True))
@@ -450,7 +450,7 @@ def test_a_torchscript_archive_is_converted_without_running_it(
 ) -> None:
     archive, state = torchscript
     entry = WEIGHT_FILES["fan2d"]
-    with pytest.raises(errors.WeightsDigestMismatchError, match=f"--accept-digest {digest_of(archive)}"):
+    with pytest.raises(errors.WeightsDigestMismatchError, match=f"--accept-digest {file_sha256(archive)}"):
         convert(archive, tmp_path / "models", entry)
 
     def fail(*_arguments: object, **_options: object) -> None:
@@ -458,7 +458,7 @@ def test_a_torchscript_archive_is_converted_without_running_it(
 
     for name in ("load", "jit_module_from_flatbuffer"):
         monkeypatch.setattr(torch.jit, name, fail)
-    path = convert(archive, tmp_path / "models", entry, frozenset([digest_of(archive)]))
+    path = convert(archive, tmp_path / "models", entry, frozenset([file_sha256(archive)]))
     read = read_checkpoint(path, entry).tensors
     assert read.keys() == state.keys()
     assert all(torch.equal(read[key], state[key]) for key in state)
@@ -472,5 +472,5 @@ def test_what_is_no_torchscript_archive_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "fan.zip"
     source.write_bytes(b"PK nothing")
     with pytest.raises(errors.WeightsWrongFileError, match="TorchScript"):
-        convert(source, tmp_path, WEIGHT_FILES["fan2d"], frozenset([digest_of(source)]))
+        convert(source, tmp_path, WEIGHT_FILES["fan2d"], frozenset([file_sha256(source)]))
     assert list(tmp_path.iterdir()) == [source]

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from retalking_core import errors
+from retalking_core.digests import file_sha256
 from retalking_core.networks.inference import REFERENCE, InferenceVariant
 from retalking_core.weights.checkpoint import verify_file
 from retalking_core.weights.store import NetworkStore
 from retalking_core.weights.synthesis import synthesize, synthetic_state_dict, write_checkpoint
-from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, digest_of, read_lock
+from retalking_core.weights.table import LOCK_NAME, WEIGHT_FILES, read_lock
 
 FOUR = ("ganimation", "syncnet", "lnet", "enet")
 
@@ -74,7 +75,7 @@ def test_weights_survive_the_file(tmp_path: Path) -> None:
 def test_a_file_that_changed_since_it_was_recorded_is_refused(tmp_path: Path) -> None:
     entry = WEIGHT_FILES["ganimation"]
     path = write_checkpoint(tmp_path, entry, 1)
-    assert read_lock(tmp_path)[entry.file].sha256 == digest_of(path)
+    assert read_lock(tmp_path)[entry.file].sha256 == file_sha256(path)
     torch.save(synthetic_state_dict("ganimation", 2), path)
     with pytest.raises(errors.WeightsDigestMismatchError, match="30_net_gen"):
         NetworkStore(tmp_path).get("ganimation")

@@ -29,12 +29,12 @@ def run(*arguments: str | Path, **environment: str) -> Result:
     return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200", **environment})
 
 
-def test_list_shows_every_file_with_its_licence(tmp_path: Path) -> None:
+def test_list_shows_every_file_with_its_license(tmp_path: Path) -> None:
     result = run("list", "--dir", tmp_path)
     assert result.exit_code == 0
     for entry in WEIGHT_FILES.values():
         assert entry.file in result.output
-        assert entry.licence.split(";")[0] in result.output
+        assert entry.license.split(";")[0] in result.output
 
 
 def test_synthesize_then_verify(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_fetch_shows_the_licenses_and_needs_an_answer(tmp_path: Path) -> None:
         arguments = ("fetch", "ganimation", "--dir", tmp_path, "--url", mirror.url)
         result = run(*arguments)
         assert result.exit_code == 2
-        assert WEIGHT_FILES["ganimation"].licence in result.output
+        assert WEIGHT_FILES["ganimation"].license in result.output
         assert "pass --yes" in result.output
         assert mirror.requests == []
         assert run(*arguments, "--yes").exit_code == 0
@@ -143,7 +143,7 @@ def test_the_page_shows_the_same_table() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text()
     for entry in WEIGHT_FILES.values():
         line = next(line for line in page.splitlines() if line.startswith(f"| `{entry.name}` |"))
-        for cell in (entry.file, *entry.aliases, entry.used_for, entry.publisher, entry.licence):
+        for cell in (entry.file, *entry.aliases, entry.used_for, entry.publisher, entry.license):
             assert cell in line
     for error in WeightsError.__subclasses__():
         assert f"| `{error.code}` |" in page
