@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.packet import Packet
+from numpy.typing import NDArray
 
 from retalking_core.media.container import MediaFile
 from retalking_core.vocabulary.containers import MP3, locate, tag_bytes
@@ -77,7 +79,7 @@ class Priming:
         self._info, self._position = info or Mp3Info(), 0
         if info is not None or not frame:
             return None
-        rest: Packet[AudioStream] = Packet(frame)
+        rest = cast("Packet[AudioStream]", Packet(frame))
         rest.stream, rest.time_base, rest.duration = packet.stream, packet.time_base, packet.duration
         return rest
 
@@ -95,8 +97,9 @@ class Priming:
             return None
         at, info = self._position, self._info
         self._position += frame.samples
-        is_stated = info.end is not None and at < info.total
-        start, end = max(info.start - at, 0), min(info.end - at if is_stated else frame.samples, frame.samples)
+        start, end = max(info.start - at, 0), frame.samples
+        if info.end is not None and at < info.total:
+            end = min(info.end - at, end)
         if (start, end) == (0, frame.samples):
             return frame
         return _part(frame, start, end) if start < end else None
@@ -153,9 +156,8 @@ def _part(frame: AudioFrame, start: int, end: int) -> AudioFrame:
     """Samples [start, end)."""
     samples = frame.to_ndarray()
     step = 1 if frame.format.is_planar else frame.layout.nb_channels
-    part = AudioFrame.from_ndarray(
-        np.ascontiguousarray(samples[:, start * step : end * step]), frame.format.name, frame.layout.name
-    )
+    kept = cast("NDArray[np.float32]", np.ascontiguousarray(samples[:, start * step : end * step]))
+    part = AudioFrame.from_ndarray(kept, frame.format.name, frame.layout.name)
     part.sample_rate, part.time_base = frame.sample_rate, frame.time_base
     part.pts = None if frame.pts is None else frame.pts + round(start / frame.sample_rate / (frame.time_base or 1))
     return part

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import threading
 import urllib.parse
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -81,15 +82,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(fault.status, {"Content-Length": str(len(fault.body))} | fault.headers, [fault.body])
             return
         link = http.client.HTTPConnection(self.target.hostname, self.target.port, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
-        link.request(self.command, self.path, body=body, headers=headers)
-        answer = link.getresponse()
-        if fault is not None and fault.lose_answer:
-            answer.read()
-            return
-        kept = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
-        self._answer(answer.status, kept, self._read(answer, fault.cut_after if fault else None))
-        link.close()
+        with closing(link):
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
+            link.request(self.command, self.path, body=body, headers=headers)
+            with link.getresponse() as answer:
+                if fault is not None and fault.lose_answer:
+                    answer.read()
+                    return
+                kept = {name: value for name, value in answer.getheaders() if name.lower() != "transfer-encoding"}
+                self._answer(answer.status, kept, self._read(answer, fault.cut_after if fault else None))
 
     do_GET = do_POST = do_PUT = do_DELETE = _pass_on
 

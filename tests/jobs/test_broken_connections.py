@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ class CuttingProxy:
     def __init__(self, target_port: int, cuts: int, limit_bytes: int = 1 << 20) -> None:
         self._target_port, self.cuts_left, self._limit = target_port, cuts, limit_bytes
         self._server = socket.create_server(("127.0.0.1", 0))
+        self._users: dict[socket.socket, int] = {}
+        self._guard = threading.Lock()
         self.port = self._server.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -41,8 +44,15 @@ class CuttingProxy:
             except OSError:
                 return
             upstream = socket.create_connection(("127.0.0.1", self._target_port))
+            self._users |= {client: 2, upstream: 2}
             threading.Thread(target=self._pass, args=(client, upstream, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(upstream, client, True), daemon=True).start()
+
+    def _ended(self, end: socket.socket) -> None:
+        with self._guard:
+            self._users[end] -= 1
+            if not self._users[end]:
+                end.close()
 
     def _pass(self, source: socket.socket, target: socket.socket, may_cut: bool) -> None:
         passed = 0
@@ -57,10 +67,10 @@ class CuttingProxy:
             return
         finally:
             for end in (source, target):
-                try:
+                with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    end.close()
+                # The other direction may still read from it; a socket that was shut down gives it the end.
+                self._ended(end)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_a_sweep_deletes_the_folders_of_dead_processes_only(tmp_path: Path) -> N
     with attempt_folder(tmp_path, "job_y", 1) as mine:
         assert sweep_orphans(tmp_path) == 0
         holder.kill()
-        holder.wait()
+        holder.communicate()
         assert theirs.exists()
         assert sweep_orphans(tmp_path) == 1
         assert mine.exists()
