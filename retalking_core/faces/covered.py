@@ -31,6 +31,9 @@ BLOCK = 2
 UPPER = np.s_[..., : UPPER_ROWS // BLOCK, :]
 LOWER = np.s_[..., UPPER_ROWS // BLOCK :, :]
 MOUTH = np.s_[..., UPPER_ROWS // BLOCK + 1 : UPPER_ROWS // BLOCK + 4, 1:-1]
+AROUND_MOUTH = np.zeros((ROWS // BLOCK, COLUMNS // BLOCK), bool)
+AROUND_MOUTH[LOWER] = True
+AROUND_MOUTH[MOUTH] = False
 # Cells over the cheeks and the nose, whose brightness and color everything is measured against.
 SKIN = np.s_[..., 5:11, 2:-2]
 CHROMA_WEIGHT = 1.5
@@ -44,15 +47,17 @@ FOREIGN = 14.0
 # 0.17 of the lower half, 0.40 of the mouth and 0.05 of the upper half; with covers (tests/faces/covers.py) at least
 # 0.43 and 0.53, and at most 0.12 of the upper half.
 COVERED_LOWER, COVERED_MOUTH, CHANGED_UPPER = 0.3, 0.5, 0.3
-# Frames beside a covered one count as covered while it is still in the way.
+# Frames beside covered ones count as covered while it is still in the way.
 STILL_LOWER = 0.2
 # One frame in 12 is a reference, within these bounds.
 FEWEST_REFERENCES, MOST_REFERENCES, REFERENCE_STRIDE = 32, 96, 12
 # Fewer frames are not looked at, and shorter covers are none.
 FEWEST_FRAMES, SHORTEST_COVER = 8, 3
 REPORT_EVERY = 250
-# Shares of the lower half at which two frames show the same, and at which more references are taken in.
-ALIKE, EXPLAINED = 0.3, 0.2
+# Share of a stretch of such frames that must be covered for certain: under a cover the landmarks drift now and then.
+LEAST_CERTAIN = 0.3
+# Shares around the mouth and on it at which two frames show the same, and on it at which another reference joins them.
+ALIKE_AROUND, ALIKE_MOUTH, EXPLAINED_MOUTH = 0.2, 0.5, 0.4
 VOTES, GROWTHS = 2, 3
 # References that are compared first, and the share above which all are.
 NEAREST, DOUBTFUL = 6, 0.1
@@ -107,13 +112,11 @@ def covered_frames(
         if k % REPORT_EVERY == REPORT_EVERY - 1:
             on_progress()
     lower, mouth, upper = shares.T
-    same_pose = upper < CHANGED_UPPER
-    covered = (lower >= COVERED_LOWER) & (mouth >= COVERED_MOUTH) & same_pose
-    runs = visible_runs(covered | ((lower >= STILL_LOWER) & same_pose))
-    result = np.zeros(count, bool)
-    for start, stop in runs:
-        result[start:stop] = stop - start >= SHORTEST_COVER and covered[start:stop].any()
-    return result
+    certain = (lower >= COVERED_LOWER) & (mouth >= COVERED_MOUTH) & (upper < CHANGED_UPPER)
+    covered = np.zeros(count, bool)
+    for start, stop in visible_runs(lower >= STILL_LOWER):
+        covered[start:stop] = stop - start >= SHORTEST_COVER and certain[start:stop].mean() >= LEAST_CERTAIN
+    return covered
 
 
 def _normalized(patches: NDArray[np.uint8], black: float) -> Patches:
@@ -187,14 +190,24 @@ def _reference_group(faces: Patches, face_score: Callable[[NDArray[np.intp]], li
 
 
 def _group(differences: NDArray[np.float32], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The frames like the one that most are like, and those that two of them explain. differences: f32 [k, k, 12, 7],
-    of each frame from each."""
-    single = (differences[LOWER] > FOREIGN).mean(axis=(2, 3))
-    alike = np.maximum(single, single.T) < ALIKE
+    """The frames like the one that most are like, and those whose mouth they explain, bool [k]. differences: f32
+    [k, k, 12, 7], of each frame from each.
+
+    Step by step a mouth opens, and step by step a hand comes: so only what lies on the mouth may be explained by frames
+    that were taken in before, and what lies around it by the first ones.
+    """
+    foreign = differences > FOREIGN
+    around, mouth = foreign[..., AROUND_MOUTH].mean(axis=2), foreign[MOUTH].mean(axis=(2, 3))
+    alike = (np.maximum(around, around.T) < ALIKE_AROUND) & (np.maximum(mouth, mouth.T) < ALIKE_MOUTH)
     alike &= among & among[:, None]
-    group = alike[int((alike.sum(axis=1) - single.mean(axis=1)).argmax())]
+    first = alike[int((alike.sum(axis=1) - around.mean(axis=1)).argmax())]
+    candidates = [
+        k
+        for k in np.flatnonzero(among & ~first)
+        if first.any() and _is_foreign(differences[k, first])[AROUND_MOUTH].mean() < ALIKE_AROUND
+    ]
+    group = first.copy()
     for _ in range(GROWTHS):
-        for k in np.flatnonzero(among & ~group):
-            if _is_foreign(differences[k, group])[LOWER].mean() < EXPLAINED:
-                group = group | (np.arange(len(group)) == k)
+        for k in candidates:
+            group[k] |= bool(_is_foreign(differences[k, group])[MOUTH].mean() < EXPLAINED_MOUTH)
     return group

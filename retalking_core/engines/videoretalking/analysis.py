@@ -84,8 +84,8 @@ class ClipAnalysis:
 
     windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
     passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the expression network sees with
-    one_shot, else None. color, height: of the video. covered: bool [M], where something is in front of the mouth, so that
-    the frame passes through.
+    one_shot, else None. color, height: of the video. covered: bool [M], where something is in front of the mouth, so
+    that the frame passes through.
     """
 
     timeline: Timeline
