@@ -41,8 +41,9 @@ CHROMA_WEIGHT = 1.5
 DARK = 40.0
 # How far the jaw, and the landmarks, carry a block between two frames, in cells.
 SHIFT_DOWN, SHIFT_ACROSS = 2, 1
-# Mean difference of a block, in hundredths of the skin's brightness, above which it is foreign.
-FOREIGN = 14.0
+# Mean difference of a block, in hundredths of the skin's brightness, above which it is foreign: three times the clip's
+# median, within these bounds. A hand has the color of the face, and differs from a face that keeps still by 8 to 14.
+FOREIGN_MEDIANS, LEAST_FOREIGN, MOST_FOREIGN = 3.0, 8.0, 14.0
 # Shares of foreign blocks. Of each frame of three clips, without the references within a third of a second: at most
 # 0.17 of the lower half, 0.40 of the mouth and 0.05 of the upper half; with covers (tests/faces/covers.py) at least
 # 0.43 and 0.53, and at most 0.12 of the upper half.
@@ -50,7 +51,7 @@ COVERED_LOWER, COVERED_MOUTH, CHANGED_UPPER = 0.3, 0.5, 0.3
 # Frames beside covered ones count as covered while it is still in the way.
 STILL_LOWER = 0.2
 # One frame in 12 is a reference, within these bounds.
-FEWEST_REFERENCES, MOST_REFERENCES, REFERENCE_STRIDE = 32, 96, 12
+FEWEST_REFERENCES, MOST_REFERENCES, REFERENCE_STRIDE = 24, 96, 12
 # Fewer frames are not looked at, and shorter covers are none.
 FEWEST_FRAMES, SHORTEST_COVER = 8, 3
 REPORT_EVERY = 250
@@ -104,8 +105,8 @@ def covered_frames(
     faces = _normalized(patches, black)
     wanted = min(count, max(FEWEST_REFERENCES, min(count // REFERENCE_STRIDE, MOST_REFERENCES)))
     samples = np.linspace(0, count - 1, wanted).astype(np.int64)
-    group = _reference_group(faces[samples], lambda picked: face_score(samples[picked]))
-    references = References(faces[samples[group]])
+    group, limit = _reference_group(faces[samples], lambda picked: face_score(samples[picked]))
+    references = References(faces[samples[group]], limit)
     shares = np.empty((count, 3))
     for k, face in enumerate(faces):
         shares[k] = references.foreign_shares(face)
@@ -130,8 +131,10 @@ def _normalized(patches: NDArray[np.uint8], black: float) -> Patches:
 
 def _block_means(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """[..., 3, 24, 14] -> [..., 12, 7], the channels summed."""
-    rows = cells.sum(axis=-3)
-    return rows.reshape(*rows.shape[:-2], ROWS // BLOCK, BLOCK, COLUMNS // BLOCK, BLOCK).mean(axis=(-3, -1))
+    # Written out: numpy's sums over such short axes take five times as long.
+    sums = cells[..., 0, :, :] + cells[..., 1, :, :] + cells[..., 2, :, :]
+    sums = sums[..., ::BLOCK, :] + sums[..., 1::BLOCK, :]
+    return (sums[..., ::BLOCK] + sums[..., 1::BLOCK]) / BLOCK**2
 
 
 def _shifted(faces: Patches) -> Patches:
@@ -147,56 +150,63 @@ def _differences(face: Patches, shifted: Patches) -> NDArray[np.float32]:
     return _block_means(np.abs(shifted - face)).min(axis=1)
 
 
-def _is_foreign(differences: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """[k, 12, 7] -> [12, 7]: blocks that fewer than two of k patches explain (of one patch: that it does not)."""
+def _explained(differences: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How far the blocks of a face are from what two of k patches show (or the only one), f32 [k, 12, 7] -> [12, 7]."""
     votes = min(VOTES, len(differences))
-    return np.partition(differences, votes - 1, axis=0)[votes - 1] > FOREIGN
+    return np.partition(differences, votes - 1, axis=0)[votes - 1]
 
 
 class References:
-    """Patches that show the mouth uncovered, f32 [k, 3, 24, 14]."""
+    """Patches that show the mouth uncovered, f32 [k, 3, 24, 14]. limit: difference above which a block is foreign."""
 
-    def __init__(self, faces: Patches) -> None:
-        self._faces, self._shifted = faces, _shifted(faces)
+    def __init__(self, faces: Patches, limit: float) -> None:
+        self._faces, self._shifted, self._limit = faces, _shifted(faces), limit
 
     def foreign_shares(self, face: Patches) -> tuple[float, float, float]:
         """Shares of foreign blocks in the lower half, on the mouth, and in the upper half."""
         apart = np.abs(self._faces - face)
         nearest = np.argsort(apart.mean(axis=(1, 2, 3)))[:NEAREST]
         # Most frames are explained by what is nearest, without a shift; the rest is 15 to 80 times the work.
-        foreign = _is_foreign(_block_means(apart[nearest]))
+        foreign = _explained(_block_means(apart[nearest])) > self._limit
         for which in (nearest, slice(None)):
             if foreign[LOWER].mean() > DOUBTFUL:
-                foreign = _is_foreign(_differences(face, self._shifted[which]))
+                foreign = _explained(_differences(face, self._shifted[which])) > self._limit
         return float(foreign[LOWER].mean()), float(foreign[MOUTH].mean()), float(foreign[UPPER].mean())
 
 
-def _reference_group(faces: Patches, face_score: Callable[[NDArray[np.intp]], list[float]]) -> NDArray[np.bool_]:
-    """Which of the sampled frames show the mouth: the largest group that looks alike, or the second if its faces are
-    surer, bool [k]."""
-    everything = np.ones(len(faces), bool)
+def _reference_group(
+    faces: Patches, face_score: Callable[[NDArray[np.intp]], list[float]]
+) -> tuple[NDArray[np.bool_], float]:
+    """Which of the sampled frames show the mouth, bool [k], and the difference above which a block is foreign.
+
+    The largest group that looks alike, or the second if its faces are surer."""
+    everything, itself = np.ones(len(faces), bool), np.eye(len(faces), dtype=bool)[..., None, None]
     still = np.stack([_block_means(np.abs(faces - face)) for face in faces])
-    if _group(still, everything).all():
-        return everything
-    shifted = _shifted(faces)
-    differences = np.stack([_differences(face, shifted) for face in faces])
-    first = _group(differences, everything)
-    second = _group(differences, ~first) if not first.all() else ~first
+    usual = np.median([_explained(row)[LOWER] for row in np.where(itself, np.inf, still)])
+    limit = float(np.clip(FOREIGN_MEDIANS * usual, LEAST_FOREIGN, MOST_FOREIGN))
+    if _group(still, limit, everything).all():
+        return everything, limit
+    shifted, differences = _shifted(faces), still
+    for k, face in enumerate(faces):
+        unlike = (still[k] > limit).mean(axis=(1, 2)) > DOUBTFUL / 2
+        differences[k, unlike] = _differences(face, shifted[unlike])
+    first = _group(differences, limit, everything)
+    second = _group(differences, limit, ~first) if not first.all() else ~first
     if second.sum() < max(VOTES + 1, SECOND_GROUP * len(faces)):
-        return first
+        return first, limit
     picked = [np.flatnonzero(group)[:: max(1, int(group.sum()) // 3)][:3] for group in (first, second)]
     scores = [float(np.median(face_score(each))) for each in picked]
-    return second if scores[1] > scores[0] + SURER else first
+    return (second if scores[1] > scores[0] + SURER else first), limit
 
 
-def _group(differences: NDArray[np.float32], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _group(differences: NDArray[np.float32], limit: float, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The frames like the one that most are like, and those whose mouth they explain, bool [k]. differences: f32
     [k, k, 12, 7], of each frame from each.
 
     Step by step a mouth opens, and step by step a hand comes: so only what lies on the mouth may be explained by frames
     that were taken in before, and what lies around it by the first ones.
     """
-    foreign = differences > FOREIGN
+    foreign = differences > limit
     around, mouth = foreign[..., AROUND_MOUTH].mean(axis=2), foreign[MOUTH].mean(axis=(2, 3))
     alike = (np.maximum(around, around.T) < ALIKE_AROUND) & (np.maximum(mouth, mouth.T) < ALIKE_MOUTH)
     alike &= among & among[:, None]
@@ -204,10 +214,10 @@ def _group(differences: NDArray[np.float32], among: NDArray[np.bool_]) -> NDArra
     candidates = [
         k
         for k in np.flatnonzero(among & ~first)
-        if first.any() and _is_foreign(differences[k, first])[AROUND_MOUTH].mean() < ALIKE_AROUND
+        if first.any() and (_explained(differences[k, first])[AROUND_MOUTH] > limit).mean() < ALIKE_AROUND
     ]
     group = first.copy()
     for _ in range(GROWTHS):
         for k in candidates:
-            group[k] |= bool(_is_foreign(differences[k, group])[MOUTH].mean() < EXPLAINED_MOUTH)
+            group[k] |= bool((_explained(differences[k, group])[MOUTH] > limit).mean() < EXPLAINED_MOUTH)
     return group
