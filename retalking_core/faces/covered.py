@@ -62,6 +62,8 @@ ALIKE_AROUND, ALIKE_MOUTH, EXPLAINED_MOUTH = 0.2, 0.5, 0.4
 VOTES, GROWTHS = 2, 3
 # References that are compared first, and the share above which all are.
 NEAREST, DOUBTFUL = 6, 0.1
+# Factor by which the lower half alone may be darker than in the references.
+MOST_RELIT = 2.0
 # A second group of frames replaces the first as the reference if it is no smaller than this share of all, and its faces
 # are surer by this much (dlib's detector: a cover costs 0.3 to 1.7).
 SECOND_GROUP, SURER = 0.15, 0.25
@@ -161,6 +163,7 @@ class References:
 
     def __init__(self, faces: Patches, limit: float) -> None:
         self._faces, self._shifted, self._limit = faces, _shifted(faces), limit
+        self._brightness = float(np.median(faces[:, 0, UPPER_ROWS:].mean(axis=(1, 2))))
 
     def foreign_shares(self, face: Patches) -> tuple[float, float, float]:
         """Shares of foreign blocks in the lower half, on the mouth, and in the upper half."""
@@ -171,6 +174,12 @@ class References:
         for which in (nearest, slice(None)):
             if foreign[LOWER].mean() > DOUBTFUL:
                 foreign = _explained(_differences(face, self._shifted[which])) > self._limit
+        if foreign[LOWER].mean() > DOUBTFUL:
+            # A shadow on the lower half alone, if that explains most of it.
+            relit = face.copy()
+            relit[0, UPPER_ROWS:] *= np.clip(self._brightness / relit[0, UPPER_ROWS:].mean(), 1, MOST_RELIT)
+            unexplained = _explained(_differences(relit, self._shifted)) > self._limit
+            foreign = unexplained if unexplained[LOWER].mean() < STILL_LOWER else foreign
         return float(foreign[LOWER].mean()), float(foreign[MOUTH].mean()), float(foreign[UPPER].mean())
 
 

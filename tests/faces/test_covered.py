@@ -122,6 +122,12 @@ HARMLESS: dict[str, Callable[[Picture, int, np.ndarray, float], Picture]] = {
     "light from one side": lambda picture, k, mouths, scale: (
         (picture * np.linspace(0.5, 1 + 0.1 * np.sin(k / 9), picture.shape[1])[:, None]).clip(0, 255).astype(np.uint8)
     ),
+    "shadow from below": lambda picture, k, mouths, scale: (
+        picture
+        * (1 - 0.3 * min(1, max(0, (k - 20) / 10)) / (1 + np.exp((mouths[k, 1] - np.arange(320)) / 20 - 1)))[
+            :, None, None
+        ]
+    ).astype(np.uint8),
     "noise": lambda picture, k, mouths, scale: (
         (picture + np.random.default_rng(k).normal(0, 10, picture.shape)).clip(0, 255).astype(np.uint8)
     ),
