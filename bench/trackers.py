@@ -268,9 +268,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     dlib, mesh = DlibModels(), FaceMesh(models_folder(arguments.models))
     dlib.landmarks(np.zeros((100, 100), np.uint8), np.array([20, 20, 80, 80], np.float32))  # loads it
-    print(
-        "| clip | tracker | scatter, rigid | scatter, lips | step at the lip | inner gap, 5 to 95 % | ms a frame |"
-    )
+    print("| clip | tracker | scatter, rigid | scatter, lips | step at the lip | inner gap, 5 to 95 % | ms a frame |")
     print("|---|---|---|---|---|---|---|")
     for clip in arguments.clips:
         compare_on(clip, dlib, mesh)

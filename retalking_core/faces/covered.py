@@ -62,8 +62,8 @@ ALIKE_AROUND, ALIKE_MOUTH, EXPLAINED_MOUTH = 0.2, 0.5, 0.4
 VOTES, GROWTHS = 2, 3
 # References that are compared first, and the share above which all are.
 NEAREST, DOUBTFUL = 6, 0.1
-# Factor by which the lower half alone may be darker than in the references.
-MOST_RELIT = 2.0
+# Least and largest factor by which the lower half alone may be darker than in the references.
+RELIT = (1.0, 2.0)
 # A second group of frames replaces the first as the reference if it is no smaller than this share of all, and its faces
 # are surer by this much (dlib's detector: a cover costs 0.3 to 1.7).
 SECOND_GROUP, SURER = 0.15, 0.25
@@ -136,7 +136,7 @@ def _block_means(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     # Written out: numpy's sums over such short axes take five times as long.
     sums = cells[..., 0, :, :] + cells[..., 1, :, :] + cells[..., 2, :, :]
     sums = sums[..., ::BLOCK, :] + sums[..., 1::BLOCK, :]
-    return (sums[..., ::BLOCK] + sums[..., 1::BLOCK]) / BLOCK**2
+    return (sums[..., ::BLOCK] + sums[..., 1::BLOCK]) / np.float32(BLOCK**2)
 
 
 def _shifted(faces: Patches) -> Patches:
@@ -177,7 +177,7 @@ class References:
         if foreign[LOWER].mean() > DOUBTFUL:
             # A shadow on the lower half alone, if that explains most of it.
             relit = face.copy()
-            relit[0, UPPER_ROWS:] *= np.clip(self._brightness / relit[0, UPPER_ROWS:].mean(), 1, MOST_RELIT)
+            relit[0, UPPER_ROWS:] *= np.clip(self._brightness / relit[0, UPPER_ROWS:].mean(), *RELIT)
             unexplained = _explained(_differences(relit, self._shifted)) > self._limit
             foreign = unexplained if unexplained[LOWER].mean() < STILL_LOWER else foreign
         return float(foreign[LOWER].mean()), float(foreign[MOUTH].mean()), float(foreign[UPPER].mean())

@@ -124,7 +124,7 @@ HARMLESS: dict[str, Callable[[Picture, int, np.ndarray, float], Picture]] = {
     ),
     "shadow from below": lambda picture, k, mouths, scale: (
         picture
-        * (1 - 0.3 * min(1, max(0, (k - 20) / 10)) / (1 + np.exp((mouths[k, 1] - np.arange(320)) / 20 - 1)))[
+        * (1 - 0.3 * min(1, max(0, (k - 38) / 10)) / (1 + np.exp((mouths[k, 1] - np.arange(320)) / 20 - 1)))[
             :, None, None
         ]
     ).astype(np.uint8),
