@@ -136,7 +136,8 @@ def _block_means(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     # Written out: numpy's sums over such short axes take five times as long.
     sums = cells[..., 0, :, :] + cells[..., 1, :, :] + cells[..., 2, :, :]
     sums = sums[..., ::BLOCK, :] + sums[..., 1::BLOCK, :]
-    return (sums[..., ::BLOCK] + sums[..., 1::BLOCK]) / np.float32(BLOCK**2)
+    means = (sums[..., ::BLOCK] + sums[..., 1::BLOCK]) / BLOCK**2
+    return means.astype(np.float32, copy=False)
 
 
 def _shifted(faces: Patches) -> Patches:
