@@ -20,6 +20,7 @@ NOTE_CODES: dict[str, str] = {
     "half_precision_exceeded": "a network ran in float32, because its numbers left the range of half precision",
     "face_parts_not_found": "frames kept as they were, because no face parts were found in them",
     "mouth_interior_painted": "the clip never shows an open mouth, so the inside of the mouth is painted",
+    "mouth_covered": "frames on which something is in front of the mouth were left as they are",
     "audio_track_chosen": "the speech file has several sound tracks, of which one was used",
     "audio_starts_late": "the sound begins after the picture, so the result begins with silence",
     "audio_gap_filled": "the file holds no sound for some time, as its time stamps show; silence was inserted",

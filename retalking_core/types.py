@@ -151,17 +151,27 @@ class FaceTrack:
     """One face through the source video.
 
     boxes: f32 [N, 4] left, top, right, bottom px; landmarks: f32 [N, 68, 2] (x, y) px of the upright frame, iBUG order;
-    visible: bool [N]. Where visible is false, boxes and landmarks are NaN.
+    visible: bool [N]. Where visible is false, boxes and landmarks are NaN. covered: bool [N], the face is visible, but
+    something is in front of its mouth, so these frames are left as they are; None: not looked for.
     """
 
     boxes: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     visible: NDArray[np.bool_]
+    covered: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.visible)
         if self.boxes.shape != (n, 4) or self.landmarks.shape != (n, 68, 2):
             raise ValueError(f"face track shapes disagree: {self.boxes.shape} {self.landmarks.shape} {n}")
+
+    def uncovered(self) -> FaceTrack:
+        """The track of the frames that show the mouth: where it is covered, the face counts as not visible."""
+        if self.covered is None or not self.covered.any():
+            return self
+        boxes, landmarks = self.boxes.copy(), self.landmarks.copy()
+        boxes[self.covered], landmarks[self.covered] = np.nan, np.nan
+        return FaceTrack(boxes, landmarks, self.visible & ~self.covered)
 
 
 @dataclass(frozen=True)

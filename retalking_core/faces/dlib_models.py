@@ -23,6 +23,8 @@ Box = NDArray[np.float32]
 DETECTOR_FACE_PX = 80
 # Same person below, another above: the threshold dlib publishes for this network (99.38 % on LFW).
 SAME_PERSON_DISTANCE = 0.6
+# Score below which the detector is not asked for faces at all.
+UNSEEN_SCORE = -2.0
 
 
 def model_file(name: str) -> Path:
@@ -67,6 +69,17 @@ class DlibModels:
         return [
             np.array([r.left(), r.top(), r.right() + 1, r.bottom() + 1], np.float32) / scale + origin for r in rects
         ]
+
+    def face_score(self, gray: Gray, box: Box) -> float:
+        """How sure the detector is of the face in a box: above 0 where it would find it, 0.8 to 3 for most."""
+        size = float(box[2] - box[0])
+        left, top = (max(0, int(v - 0.4 * size)) for v in box[:2])
+        right, bottom = (int(v + 0.4 * size) for v in box[2:])
+        scores = [UNSEEN_SCORE]
+        for side in (DETECTOR_FACE_PX * 1.1, DETECTOR_FACE_PX * 1.4):
+            part = cv2.resize(gray[top:bottom, left:right], None, fx=side / size, fy=side / size)
+            scores += self.detector.run(part, 0, UNSEEN_SCORE)[1]
+        return max(scores)
 
     def landmarks(self, gray: Gray, box: Box) -> NDArray[np.float32]:
         """The 68 points of the face in a box, f32 [68, 2] px."""

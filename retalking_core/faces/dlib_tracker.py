@@ -7,15 +7,17 @@ the track never jumps to another person.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import FaceNotFoundError
+from retalking_core.faces.covered import PATCH_SHAPE, covered_frames, face_patch
 from retalking_core.faces.dlib_models import DlibModels, resident_models
-from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal
+from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal, implied_box
 from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
 from retalking_core.faces.track import OnFrame, TrackRequest, choose_face, smooth_track
 from retalking_core.options import FaceBox, FaceChoice, FacePoint
@@ -45,6 +47,7 @@ class DlibFaceTracker:
         seed, first = self._find_seed(source, indices, request.choice, search, on_frame)
         forward = FaceFollower(self._models, search, first)
         raw = np.full((len(times_s), 68, 2), np.nan, np.float32)
+        patches = np.zeros((len(times_s), *PATCH_SHAPE), np.uint8)
         cuts = np.zeros(len(times_s) + 1, bool)
         done = 0
         for part in (indices[seed:], indices[:seed][::-1]):
@@ -52,7 +55,8 @@ class DlibFaceTracker:
             frames = self.look(source.frames_at(part.tolist()), follower, search)
             for position, (frame, proposal) in zip(part, frames, strict=True):
                 found = follower.step(frame.y, proposal)
-                raw[position] = np.nan if found is None else self.refine(frame, found)
+                if found is not None:
+                    raw[position], patches[position] = self.refine(frame, found), face_patch(frame, found)
                 # Read backwards, the new shot begins at the frame seen just before.
                 cuts[position if follower is forward else position + 1] |= follower.cut
                 done += 1
@@ -60,7 +64,29 @@ class DlibFaceTracker:
             raw[part[follower.doubtful]] = np.nan
         cuts = cuts[indices]
         smooth = smooth_track(times_s[indices], raw[indices], cuts)
-        return _spread(smooth, indices, len(times_s))
+        covered = self._find_covered(source, indices, raw, patches, lambda: on_frame(done, done))
+        return _spread(replace(smooth, covered=smooth.visible & covered), indices, len(times_s))
+
+    def _find_covered(
+        self,
+        source: FrameSource,
+        indices: NDArray[np.int64],
+        raw: NDArray[np.float32],
+        patches: NDArray[np.uint8],
+        on_progress: Callable[[], None],
+    ) -> NDArray[np.bool_]:
+        """Whether the mouth is covered on the frames of these numbers; short gaps follow their neighbors."""
+        seen = np.flatnonzero(~np.isnan(raw[indices, 0, 0]))
+        if len(seen) == 0:
+            return np.zeros(len(indices), bool)
+
+        def face_score(picked: NDArray[np.int64]) -> list[float]:
+            frames = source.frames_at(indices[seen[picked]].tolist())
+            return [self._models.face_score(frame.y, implied_box(raw[frame.index])) for frame in frames]
+
+        black = 0.0 if source.info.color.full_range else 16.0
+        covered = covered_frames(patches[indices[seen]], black, face_score, on_progress)
+        return np.interp(np.arange(len(indices)), seen, covered) >= 0.5
 
     def look(
         self, frames: Iterator[Frame], follower: FaceFollower, search: FaceSearch
@@ -108,9 +134,10 @@ def _spread(track: FaceTrack, indices: NDArray[np.int64], count: int) -> FaceTra
     """A track over the analyzed frames -> one over all source frames."""
     boxes = np.full((count, 4), np.nan, np.float32)
     landmarks = np.full((count, 68, 2), np.nan, np.float32)
-    visible = np.zeros(count, bool)
+    visible, covered = np.zeros(count, bool), np.zeros(count, bool)
     boxes[indices], landmarks[indices], visible[indices] = track.boxes, track.landmarks, track.visible
-    return FaceTrack(boxes, landmarks, visible)
+    covered[indices] = track.covered
+    return FaceTrack(boxes, landmarks, visible, covered)
 
 
 UPPER_OUTER, LOWER_OUTER = (50, 51, 52), (58, 57, 56)

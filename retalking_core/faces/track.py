@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import FaceMissingError
 from retalking_core.faces.landmarks import MOUTH, bounding_box, face_scale
+from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.numerics import smoothstep
 from retalking_core.options import FaceBox, FaceChoice, FacePoint
 from retalking_core.types import FaceTrack, FrameSource
@@ -189,6 +191,19 @@ def fade_strength(shown: NDArray[np.bool_], frames: int) -> NDArray[np.float32]:
         t = inward / (frames + 1)
         strength[start:stop] = smoothstep(t)
     return strength
+
+
+def covered_notes(covered: NDArray[np.bool_], fps: Fraction) -> list[Note]:
+    """What a report says about output frames (bool [M]) on which the mouth is covered: at most one note."""
+    ranges_s = frame_ranges_s(np.flatnonzero(covered), fps)
+    if not ranges_s:
+        return []
+    seconds = sum(end - start for start, end in ranges_s)
+    sentence = (
+        f"Something is in front of the mouth for {seconds:.2f} s (a hand, a cup, a microphone, text). These frames are "
+        "left as they were; the effect fades out before them and in after them."
+    )
+    return [Note("mouth_covered", sentence, ranges_s)]
 
 
 def faceless_ranges_s(

@@ -16,6 +16,7 @@ OUTCOMES = {
     "interlaced video": "`video_deinterlaced`",
     "phone turned on the way": "`video_size_changes`",
     "damaged frame": "`video_damaged`, `video_smeared`",
+    "hand over the mouth": "`mouth_covered`",
     "still in .heic": "as it is",
     "animation in .webp": "`container_unsupported`",
 }

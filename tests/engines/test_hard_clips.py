@@ -18,6 +18,7 @@ from retalking_core.options import RenderOptions
 from tests.engines.lossless import Rendered, darkened, render_lossless, with_faces
 from tests.engines.stand_ins import StandIns
 from tests.faces.clips import backdrop, portrait, write_clip
+from tests.faces.covers import covered
 from tests.preview.speech import make_sound, write_wav
 
 Render = Callable[..., Rendered]
@@ -51,6 +52,21 @@ def test_thirty_faceless_frames_in_the_middle(render: Render, tmp_path: Path) ->
     amounts = [done.changed(k).mean() for k in (0, 1, 32, 33)]
     assert amounts[0] >= amounts[1] > 0
     assert amounts[3] >= amounts[2] > 0
+
+
+def test_a_covered_mouth_passes_through(render: Render, tmp_path: Path) -> None:
+    mouths = np.full((30, 2), (120, 110), np.float32)
+    pictures = covered([face_at(120, 90)] * 30, mouths, 0.7 * FACE_PX, "cup", (12, 20), travel=2)
+    done = render(write_clip(tmp_path / "cup.mp4", pictures), 30)
+    same = np.array([done.same(k) for k in range(30)])
+    assert same[12:20].all()
+    assert not same[:10].any()
+    assert not same[22:].any()
+    start, stop = np.flatnonzero(same)[[0, -1]]
+    (note,) = [note for note in done.report.notes if note.code == "mouth_covered"]
+    assert note.ranges_s == ((start / 25, (stop + 1) / 25),)
+    assert done.report.face_coverage == 1.0
+    assert done.report.faceless_ranges_s == []
 
 
 def test_two_faces_crossing(render: Render, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from retalking_core.errors import CodecUnsupportedError, InputError, MediaUnreadableError
 from tests.faces.clips import portrait
+from tests.faces.covers import COVERS, Cover, covered
 from tests.media.clips import gradient_rgb
 
 Samples = NDArray[np.float32]
@@ -634,6 +635,13 @@ def _damaged(folder: Path) -> Path:
     return path
 
 
+def _mouth_covered(folder: Path, cover: Cover) -> Path:
+    faces = [_portrait(x=160 + 4 * np.sin(number / 6)) for number in range(50)]
+    mouths = np.array([(160 + 4 * np.sin(number / 6), 179) for number in range(50)], np.float32)
+    pictures = covered(faces, mouths, 88, cover, (20, 35))
+    return _encode(folder / f"{cover}.mp4", pictures, "libx264", {"crf": "12"})
+
+
 def _still(folder: Path, suffix: str) -> Path:
     register_heif_opener()
     path = folder / f"still{suffix}"
@@ -654,6 +662,7 @@ FACES: dict[str, Callable[[Path], Path]] = {
     "interlaced video": _interlaced,
     "phone turned on the way": _turned_on_the_way,
     "damaged frame": _damaged,
+    **{f"{cover} over the mouth": lambda d, c=cover: _mouth_covered(d, c) for cover in COVERS},
     **{
         f"still in {suffix}": lambda d, s=suffix: _still(d, s) for suffix in (".jpg", ".png", ".webp", ".heic", ".avif")
     },

@@ -24,6 +24,7 @@ from retalking_core.media.reader import open_video
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from tests.faces.clips import backdrop, portrait, write_clip
+from tests.faces.covers import covered
 from tests.preview.rendering import render_watched
 from tests.preview.speech import talk, write_wav
 
@@ -122,6 +123,29 @@ def test_faceless_middle_passes_through_with_a_fade(engine, tmp_path, monkeypatc
     with pytest.raises(FaceMissingError, match=r"1\.00-1\.48 s") as caught:
         render_files(engine, clip, speech, result, RenderOptions(missing_face="fail"), ignore_progress)
     assert caught.value.details["ranges_s"] == [(1.0, 1.48)]
+
+
+def test_a_covered_mouth_passes_through_with_a_fade_and_a_note(engine, tmp_path, monkeypatch) -> None:
+    """Also with `missing_face=fail`: the face is there."""
+    faces = [portrait(130, 340, 320, 170 + 4 * np.sin(k / 6), 150) for k in range(50)]
+    mouths = np.array([(170 + 4 * np.sin(k / 6), 183) for k in range(50)], np.float32)
+    clip = write_clip(tmp_path / "clip.mp4", covered(faces, mouths, 90, "hand", (20, 32), travel=3))
+    speech = write_wav(tmp_path / "talk.wav", talk(2.0))
+    options = RenderOptions(missing_face="fail")
+    watched = render_watched(engine, clip, speech, tmp_path / "result.mp4", monkeypatch, options)
+    untouched = np.array([box is None for box in watched.boxes])
+    assert untouched[20:32].all()
+    assert not untouched[:17].any()
+    assert not untouched[35:].any()
+    assert watched.inside_change[20:32] == [0.0] * 12
+    assert all(watched.outside_equal)
+    (note,) = [note for note in watched.report.notes if note.code == "mouth_covered"]
+    start, stop = np.flatnonzero(untouched)[[0, -1]]
+    assert note.ranges_s == ((start / 25, (stop + 1) / 25),)
+    assert watched.report.face_coverage == 1.0
+    assert watched.report.faceless_ranges_s == []
+    assert np.isfinite(watched.report.face_boxes).all()
+    assert (watched.report.mouth_target[untouched] == 0).all()
 
 
 def test_fade_rises_and_falls() -> None:

@@ -35,6 +35,7 @@ from retalking_core.faces.track import (
     FADE_S,
     FaceTracker,
     TrackRequest,
+    covered_notes,
     faceless_ranges_s,
     fade_strength,
     refuse_faceless,
@@ -202,6 +203,8 @@ def _report(
     shown = scene.track.visible[timeline.source_index]
     times_s = np.arange(count) / float(timeline.fps)
     notes = [PAINTED] if scene.interior.drawn else []
+    if scene.track.covered is not None:
+        notes += covered_notes(scene.track.covered[timeline.source_index], timeline.fps)
     return RenderReport(
         engine="preview",
         engine_version=__version__,
@@ -247,10 +250,11 @@ def prepare_scene(
     source: FrameSource, timeline: Timeline, track: FaceTrack, motion: MouthMotion, pads: tuple[int, int, int, int]
 ) -> PreviewAnalysis:
     """Learn the clip's own mouth and pick the inside of it."""
-    rest = learn_rest(track)
+    bare = track.uncovered()
+    rest = learn_rest(bare)
     black = 0.0 if source.info.color.full_range else 16.0
-    interior = _find_interior(source, track, rest, black)
-    shown = track.visible[timeline.source_index]
+    interior = _find_interior(source, bare, rest, black)
+    shown = bare.visible[timeline.source_index]
     strength = fade_strength(shown, round(FADE_S * float(timeline.fps)))
     return PreviewAnalysis(timeline, track, motion, rest, interior, strength, pads, black)
 

@@ -84,7 +84,8 @@ class ClipAnalysis:
 
     windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
     passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the expression network sees with
-    one_shot, else None. color, height: of the video.
+    one_shot, else None. color, height: of the video. covered: bool [M], where something is in front of the mouth, so
+    that the frame passes through.
     """
 
     timeline: Timeline
@@ -95,6 +96,7 @@ class ClipAnalysis:
     still: NDArray[np.float32] | None
     color: ColorTags
     height: int
+    covered: NDArray[np.bool_]
 
     @property
     def face_boxes(self) -> NDArray[np.float32]:
@@ -103,7 +105,10 @@ class ClipAnalysis:
 
 
 def locate_faces(track: FaceTrack, count: int, source: FrameSource, pads: tuple[int, int, int, int]) -> ClipFaces:
-    """One track -> the crop of the networks of 256 and the box of the lip network, on the first `count` frames."""
+    """One track -> the crop of the networks of 256 and the box of the lip network, on the first `count` frames.
+
+    Frames whose mouth is covered count as faceless."""
+    track = track.uncovered()
     used = FaceTrack(track.boxes[:count], track.landmarks[:count], track.visible[:count])
     shots = np.zeros(count, int)
     for k in range(1, count):
@@ -243,11 +248,12 @@ class ClipAnalyzer:
     ) -> ClipAnalysis:
         """Pass one: one track for everything, coefficients, and what follows from both."""
         analysis, faces = self._find_faces(source, options, memory, count, progress)
-        shown = analysis.track.visible[timeline.source_index]
+        track = analysis.track
+        shown = track.uncovered().visible[timeline.source_index]
         if not shown.any():
             raise FaceNotFoundError("No usable face in the part of the video that would be shown.")
         if options.missing_face == "fail":
-            refuse_faceless(analysis.track, np.unique(timeline.source_index), source)
+            refuse_faceless(track, np.unique(timeline.source_index), source)
         return ClipAnalysis(
             timeline=timeline,
             faces=faces,
@@ -257,6 +263,7 @@ class ClipAnalyzer:
             still=self._still(source, faces) if options.one_shot else None,
             color=source.info.color,
             height=source.info.height,
+            covered=(np.zeros_like(shown) if track.covered is None else track.covered[timeline.source_index]),
         )
 
     def _find_faces(

@@ -29,7 +29,7 @@ from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSe
 from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker, faceless_ranges_s
+from retalking_core.faces.track import FaceTracker, covered_notes, faceless_ranges_s
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
@@ -270,7 +270,7 @@ class VideoRetalkingEngine:
         timeline = scene.timeline
         count = len(timeline.source_index)
         width, height = output_size(info, options.output.max_height)
-        shown = scene.strength > 0
+        shown = (scene.strength > 0) | scene.covered
         return RenderReport(
             engine="videoretalking",
             engine_version=__version__,
@@ -284,7 +284,7 @@ class VideoRetalkingEngine:
             faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
             stage_times_s=dict(times_s),
             synthetic_weights=self.capabilities.synthetic_weights,
-            notes=[*self._standing_notes(options), *notes],
+            notes=[*self._standing_notes(options), *covered_notes(scene.covered, timeline.fps), *notes],
             face_cache=face_cache,
             face_boxes=_face_boxes(scene, info, options),
         )

@@ -19,7 +19,7 @@ from retalking_core.face_cache import FaceCache
 from retalking_core.types import FaceTrack
 
 # Raise it when the meaning of a stored number changes.
-FORMAT = 1
+FORMAT = 2
 REFERENCE_SHAPE = (3, 256, 256)
 _REFERENCE_BYTES = 3 * 256 * 256
 # 3.6 minutes at 25 frames a second. Faces of later frames are drawn anew each time they are shown.
@@ -62,6 +62,7 @@ class FaceCacheSession:
             boxes=track.boxes,
             landmarks=track.landmarks,
             visible=track.visible,
+            covered=np.zeros_like(track.visible) if track.covered is None else track.covered,
             coefficients=analysis.coefficients,
         )
         self.analysis = analysis
@@ -139,5 +140,5 @@ def analyzed_count(last_shown: int, frame_count: int) -> int:
 
 def _read_analysis(folder: Path) -> FaceAnalysis:
     with np.load(folder / _ANALYSIS, allow_pickle=False) as arrays:
-        track = FaceTrack(arrays["boxes"], arrays["landmarks"], arrays["visible"])
+        track = FaceTrack(*(arrays[name] for name in ("boxes", "landmarks", "visible", "covered")))
         return FaceAnalysis(track, arrays["coefficients"])
