@@ -1,4 +1,4 @@
-"""Do the lips say the sounds? `python -m bench.visemes [--recognizer NAME] [--flite ...] [--languages ...]`.
+"""Do the lips say the sounds? `python -m bench.visemes`.
 
 Speaks sentences with synthesizers that print the time of every phone (`bench.spoken_text`), and prints two tables: how
 well the mouth classes are heard (`recognize_visemes`), and what the preview's mouth would do (`plan_mouth_motion` at
@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.spoken_text import (
+    ARPABET,
     ROUNDED_VOWELS,
     SPREAD_VOWELS,
     Phone,
@@ -25,7 +29,7 @@ from bench.spoken_text import (
     speak_espeak,
     speak_flite,
 )
-from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack
+from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack, recognize_visemes
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
 
@@ -247,19 +251,56 @@ def print_planned(rows: dict[str, list[SpokenText]]) -> None:
         print(f"| {name} | {shut} | {toothed} | {opened} | {auc:.3f} |")
 
 
-def _recognizer() -> Callable[[Waveform], VisemeTrack] | None:
-    try:
-        from retalking_core.audio.visemes import recognize_visemes
-    except ImportError:
-        return None
-    return recognize_visemes
+def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
+    """Phones of PocketSphinx's English model without a dictionary, each frame sure of one class."""
+    decoder = _sphinx()
+    decoder.start_utt()
+    decoder.process_raw((np.clip(speech.samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
+    decoder.end_utt()
+    count = int(np.ceil(speech.duration_s * VISEME_RATE_HZ))
+    posteriors = np.zeros((count, len(Viseme)), np.float32)
+    for segment in decoder.seg():
+        found = ARPABET.get(segment.word.lower(), (Viseme.SILENCE,))
+        for viseme, frames in zip(
+            found, np.array_split(np.arange(segment.start_frame, segment.end_frame + 1), len(found)), strict=True
+        ):
+            posteriors[frames[frames < count], viseme] = 1
+    posteriors[posteriors.sum(axis=1) == 0, Viseme.SILENCE] = 1
+    return VisemeTrack(posteriors, posteriors.max(axis=1))
+
+
+@lru_cache(maxsize=1)
+def _sphinx() -> Any:
+    import pocketsphinx
+
+    model = Path(pocketsphinx.get_model_path("en-us"))
+    return pocketsphinx.Decoder(
+        hmm=str(model / "en-us"),
+        allphone=str(model / "en-us-phone.lm.bin"),
+        lw=2.0,
+        beam=1e-20,
+        pbeam=1e-20,
+        loglevel="FATAL",
+    )
+
+
+RECOGNIZERS: dict[str, Callable[[Waveform], VisemeTrack]] = {
+    "network": recognize_visemes,
+    "pocketsphinx": recognize_pocketsphinx,
+}
 
 
 def main() -> None:
-    """Print both tables; the planned mouth alone while there is no recognizer."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flite", nargs="*", default=list(HELD_OUT_VOICES), metavar="VOICE")
     parser.add_argument("--languages", nargs="*", default=list(LANGUAGES), choices=list(LANGUAGES))
+    parser.add_argument(
+        "--recognizer",
+        choices=list(RECOGNIZERS),
+        default="network",
+        help="pocketsphinx: for comparison, needs `pip install pocketsphinx`",
+    )
     arguments = parser.parse_args()
     missing = missing_tools()
     for tool in missing:
@@ -267,9 +308,7 @@ def main() -> None:
     voices = [] if any(tool.startswith("flite") for tool in missing) else arguments.flite
     languages = [] if any(tool.startswith("libespeak") for tool in missing) else arguments.languages
     rows = speak_all(voices, languages)
-    recognize = _recognizer()
-    if recognize is not None:
-        print_heard(rows, recognize)
+    print_heard(rows, RECOGNIZERS[arguments.recognizer])
     print_planned(rows)
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FFT_SIZE, RATE_HZ, mel_basis
+from retalking_core.audio.transcript import TranscriptMismatchError, align_transcript
+from retalking_core.notes import Note
 from retalking_core.numerics import tiled_matmul
 from retalking_core.types import Waveform
 
@@ -27,6 +29,8 @@ _HOP, _WINDOW = 160, 400
 RANGE_DB, ACTIVE_DB, SCALE_DB = 60.0, 25.0, 15.0
 # Loudest band of a track without any speech. White noise of -60 dB full scale peaks at -43, speech at 0 to 10.
 SILENCE_LEVEL_DB = -38.0
+# A shorter stretch of bilabial frames is more often a mistake than a sound.
+SHORTEST_HOLD = 3
 _BLOCK_FRAMES = 6000
 
 
@@ -50,10 +54,12 @@ class VisemeTrack:
 
     posteriors: f32 [T, 9], at `VISEME_RATE_HZ`; row k covers k/100 to (k+1)/100 s and sums to 1. Columns: `Viseme`.
     confidence: f32 [T], 0 (guessed) .. 1 (sure), of the most probable class.
+    notes: what became of the transcript, where it was not used.
     """
 
     posteriors: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    notes: tuple[Note, ...] = ()
 
 
 def band_levels(speech: Waveform) -> NDArray[np.float32]:
@@ -124,16 +130,37 @@ def _convolve(
     return found
 
 
-def recognize_visemes(speech: Waveform) -> VisemeTrack:
-    """Mouth classes of a speech track in any language, at 1/100 of real time on one core."""
+def recognize_visemes(speech: Waveform, transcript: str = "") -> VisemeTrack:
+    """Mouth classes of a speech track in any language, at 1/100 of real time on one core.
+
+    transcript: what is said, in letters that stand for sounds; it makes the classes surer. Where it does not fit the
+    speech it is left out, with a note.
+    """
     levels = band_levels(speech)
     if not len(levels) or levels.max() < SILENCE_LEVEL_DB:
         return _silence(len(levels))
     posteriors = _posteriors(normalize_levels(levels))
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    notes: tuple[Note, ...] = ()
+    if transcript:
+        try:
+            posteriors = align_transcript(transcript, posteriors)
+        except TranscriptMismatchError as error:
+            notes = (Note("transcript_unused", f"The transcript was left out: {error}"),)
+    return VisemeTrack(posteriors, posteriors.max(axis=1), notes)
 
 
 def _silence(count: int) -> VisemeTrack:
     posteriors = np.zeros((count, len(Viseme)), np.float32)
     posteriors[:, Viseme.SILENCE] = 1
     return VisemeTrack(posteriors, np.ones(count, np.float32))
+
+
+def bilabial_holds(track: VisemeTrack, least_confidence: float = 0.6) -> list[tuple[float, float]]:
+    """Start and end in seconds of each stretch in which the lips are surely shut for p, b or m."""
+    pressed = track.posteriors[:, Viseme.BILABIAL] > 0.5
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], pressed, [False]]))).reshape(-1, 2)
+    return [
+        (start / VISEME_RATE_HZ, stop / VISEME_RATE_HZ)
+        for start, stop in edges.tolist()
+        if stop - start >= SHORTEST_HOLD and track.confidence[start:stop].max() >= least_confidence
+    ]
