@@ -105,11 +105,11 @@ def missing_tools() -> list[str]:
     return missing
 
 
-def speak_flite(text: str, voice: str) -> SpokenText:
-    """English, by a voice of `flite -lv`."""
+def speak_flite(text: str, voice: str, *settings: str) -> SpokenText:
+    """English, by a voice of `flite -lv`. settings: further arguments, as `--setf`, `duration_stretch=1.2`."""
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "speech.wav"
-        command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", str(sound)]
+        command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", str(sound), *settings]
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         speech = read_wave(sound)
     phones, start_s = [], 0.0
@@ -193,7 +193,7 @@ def speak_espeak(text: str, voice: str, words_per_minute: int = 175, pitch: int 
     starts_s = [start / rate_hz for start, _ in events]
     ends_s = [*starts_s[1:], len(samples) / rate_hz]
     phones = [ipa_phone(s, a, b) for (_, s), a, b in zip(events, starts_s, ends_s, strict=True) if b > a]
-    return SpokenText(_at_analysis_rate(samples, rate_hz), tuple(_include_closures(phones, samples, rate_hz)))
+    return SpokenText(at_analysis_rate(samples, rate_hz), tuple(_include_closures(phones, samples, rate_hz)))
 
 
 def ipa_phone(symbol: str, start_s: float, end_s: float) -> Phone:
@@ -237,10 +237,10 @@ def read_wave(path: Path) -> Waveform:
     with wave.open(str(path)) as sound:
         channels, rate_hz = sound.getnchannels(), sound.getframerate()
         raw = np.frombuffer(sound.readframes(sound.getnframes()), np.int16)
-    return _at_analysis_rate(raw[::channels].astype(np.float32) / 32768, rate_hz)
+    return at_analysis_rate(raw[::channels].astype(np.float32) / 32768, rate_hz)
 
 
-def _at_analysis_rate(samples: NDArray[np.float32], rate_hz: int) -> Waveform:
+def at_analysis_rate(samples: NDArray[np.float32], rate_hz: int) -> Waveform:
     if rate_hz == ANALYSIS_RATE_HZ:
         return Waveform(samples)
     frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")

@@ -10,12 +10,21 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.spoken_text import ARPABET, Phone, SpokenText, read_wave, speak_espeak, speak_flite
+from bench.spoken_text import (
+    ANALYSIS_RATE_HZ,
+    ARPABET,
+    Phone,
+    SpokenText,
+    at_analysis_rate,
+    read_wave,
+    speak_espeak,
+    speak_flite,
+)
 from retalking_core.audio.visemes import Viseme
 
 FESTIVAL_PACKAGES = (
@@ -156,6 +165,7 @@ class FestivalVoice:
     classes: Classes
     words: Words
     encoding: str = "utf-8"
+    has_pitch: bool = True
 
 
 FESTIVAL_VOICES = (
@@ -169,11 +179,11 @@ FESTIVAL_VOICES = (
     FestivalVoice("czech_krb", CZECH, CZECH_WORDS, "iso-8859-2"),
     FestivalVoice("czech_machac", CZECH, CZECH_WORDS, "iso-8859-2"),
     FestivalVoice("czech_ph", CZECH, CZECH_WORDS, "iso-8859-2"),
-    FestivalVoice("msu_ru_nsh_clunits", RUSSIAN, RUSSIAN_WORDS),
+    FestivalVoice("msu_ru_nsh_clunits", RUSSIAN, RUSSIAN_WORDS, has_pitch=False),
     FestivalVoice("hindi_NSK_diphone", INDIC, INDIC_WORDS),
     FestivalVoice("marathi_NSK_diphone", INDIC, INDIC_WORDS),
     FestivalVoice("telugu_NSK_diphone", INDIC, TELUGU_WORDS),
-    FestivalVoice("upc_ca_ona_hts", CATALAN, LATIN_WORDS),
+    FestivalVoice("upc_ca_ona_hts", CATALAN, LATIN_WORDS, has_pitch=False),
 )
 FLITE_VOICES = ("awb", "kal16", "kal")
 ESPEAK_LANGUAGES: dict[str, Words] = {
@@ -189,8 +199,13 @@ ESPEAK_LANGUAGES: dict[str, Words] = {
 ESPEAK_VARIANTS = ("f1", "f2", "f3", "f4", "f5", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "Andrea", "Alex", "Diogo")
 
 _FESTIVAL_SCRIPT = """
-(define (say text name stretch)
+(set! pitch 1.0)
+(define (scale_pitch utt)
+  (mapcar (lambda (t) (item.set_feat t 'f0 (* pitch (item.feat t 'f0)))) (utt.relation.leafs utt 'Target))
+  utt)
+(define (say text name stretch factor)
   (Parameter.set 'Duration_Stretch stretch)
+  (set! pitch factor)
   (set! utt (eval (list 'Utterance 'Text text)))
   (utt.synth utt)
   (utt.save.wave utt name)
@@ -203,8 +218,11 @@ def speak_festival(voice: FestivalVoice, texts: list[str], chance: np.random.Gen
     """One process for all texts. A text with a phone that `voice.classes` lacks is left out, and printed."""
     with tempfile.TemporaryDirectory() as folder:
         lines = [_FESTIVAL_SCRIPT, f"(voice_{voice.name})"]
+        if voice.has_pitch:
+            lines.append("(set! after_analysis_hooks (append after_analysis_hooks (list scale_pitch)))")
         for k, text in enumerate(texts):
-            lines.append(f'(unwind-protect (say "{text}" "{folder}/{k}.wav" {chance.uniform(0.75, 1.2):.2f}) nil)')
+            stretch, pitch = chance.uniform(0.75, 1.2), chance.uniform(0.75, 1.75)
+            lines.append(f'(unwind-protect (say "{text}" "{folder}/{k}.wav" {stretch:.2f} {pitch:.2f}) nil)')
         script = Path(folder) / "say.scm"
         script.write_bytes("\n".join(lines).encode(voice.encoding))
         run = subprocess.run(["festival", "-b", str(script)], check=False, capture_output=True)
@@ -227,6 +245,13 @@ def speak_festival(voice: FestivalVoice, texts: list[str], chance: np.random.Gen
                     yield SpokenText(read_wave(Path(name)), tuple(phones))
 
 
+def resize(spoken: SpokenText, factor: float) -> SpokenText:
+    """Another head, `factor` times smaller, with pitch and speed that go with it."""
+    speech = at_analysis_rate(spoken.speech.samples, round(ANALYSIS_RATE_HZ * factor))
+    phones = (replace(p, start_s=p.start_s / factor, end_s=p.end_s / factor) for p in spoken.phones)
+    return SpokenText(speech, tuple(phones))
+
+
 def all_speakers(chance: np.random.Generator) -> Iterator[tuple[str, Callable[[int], Iterator[SpokenText]]]]:
     """Name of each voice, and a function that says so many sentences."""
     for each in FESTIVAL_VOICES:
@@ -238,7 +263,10 @@ def all_speakers(chance: np.random.Generator) -> Iterator[tuple[str, Callable[[i
     for name in FLITE_VOICES:
 
         def flite(count: int, voice: str = name) -> Iterator[SpokenText]:
-            return (speak_flite(ENGLISH_WORDS.sentence(chance), voice) for _ in range(count))
+            for _ in range(count):
+                stretch, pitch_hz = chance.uniform(0.8, 1.25), chance.uniform(80, 220)
+                settings = ("--setf", f"duration_stretch={stretch:.2f}", "--setf", f"int_f0_target_mean={pitch_hz:.0f}")
+                yield speak_flite(ENGLISH_WORDS.sentence(chance), voice, *settings)
 
         yield f"flite {name}", flite
     for language, words in ESPEAK_LANGUAGES.items():

@@ -75,6 +75,7 @@ class SubmitOptions(TypedDict, total=False):
     output: OutputOptions
     evaluate: list[str] | None
     audio_track: int | str | None
+    transcript: str
     seed: int
     webhook_url: str | None
     webhook_events: list[str]
