@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BANDS, CLASSES, CHANNELS = 40, 9, 112
-KERNEL, DILATIONS = 3, (1, 2, 4, 8, 16, 1, 2)
+BANDS, CLASSES, CHANNELS = 40, 9, 160
+KERNEL, DILATIONS = 3, (1, 2, 4, 8, 1, 2, 4, 8, 1)
 RANGE_DB, ACTIVE_DB, SCALE_DB = 60.0, 25.0, 15.0
 LOWEST_DB, STEP_DB = -100.0, 0.5
 # Recorded voices of the language of most users weigh twice.
 ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16")
 SEQUENCE, BATCH = 400, 128
 # Closed lips are what a viewer sees first, and the rarest sounds.
-WEIGHTS = (1.0, 1.6, 1.6, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+WEIGHTS = (1.0, 1.25, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 def prepare(result: Path, minutes: float, seed: int) -> None:
@@ -119,11 +119,11 @@ class Network(nn.Module):
         """levels: [B, 40, T] normalized -> logits [B, 9, T]."""
         x = F.relu(self.first_norm(self.first(levels)))
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = x + F.dropout(F.relu(norm(layer(x))), 0.1, self.training)
+            x = x + F.dropout(F.relu(norm(layer(x))), 0.15, self.training)
         return self.last(x)
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Arrays of the file: kernels f16 [taps, in, out], biases f32 [out]."""
+        """Arrays of the file: kernels i8 [taps, in, out], to be multiplied by scales f32 [out]; biases f32 [out]."""
         found = {}
         pairs = [(self.first, self.first_norm), *zip(self.layers, self.norms, strict=True)]
         for k, (layer, norm) in enumerate(pairs):
@@ -131,15 +131,16 @@ class Network(nn.Module):
             bias = norm.bias - norm.running_mean * scale
             if layer.bias is not None:
                 bias = bias + layer.bias * scale
-            found[f"kernel_{k}"] = (layer.weight * scale[:, None, None]).permute(2, 1, 0)
-            found[f"bias_{k}"] = bias
-        found["kernel_out"], found["bias_out"] = self.last.weight.permute(2, 1, 0), self.last.bias
-        arrays = {name: value.detach().cpu().numpy() for name, value in found.items()}
-        kinds = {name: np.float16 if name.startswith("kernel") else np.float32 for name in arrays}
-        return {
-            **{name: value.astype(kinds[name]) for name, value in arrays.items()},
-            "dilations": np.array(DILATIONS, np.int64),
-        }
+            found[str(k)] = (layer.weight * scale[:, None, None], bias)
+        found["out"] = (self.last.weight, self.last.bias)
+        arrays: dict[str, NDArray[Any]] = {"dilations": np.array(DILATIONS, np.int64)}
+        for name, (kernel, bias) in found.items():
+            weights = kernel.detach().float().cpu().permute(2, 1, 0).numpy()
+            scales = np.abs(weights).max(axis=(0, 1)) / 127
+            arrays[f"kernel_{name}"] = np.round(weights / scales).astype(np.int8)
+            arrays[f"scale_{name}"] = scales.astype(np.float32)
+            arrays[f"bias_{name}"] = bias.detach().float().cpu().numpy()
+        return arrays
 
 
 def normalize(levels: Tensor) -> Tensor:
@@ -167,7 +168,8 @@ class Augmenter:
         # Center of each band, and how many periodogram bins it averages: fewer bins, more restless noise.
         hz = np.array(band_centers_hz())
         self.centers_hz = torch.tensor(hz, dtype=torch.float32, device=device)
-        self.freedom = torch.clamp(self.centers_hz / 800, 1.0, 8.0)
+        freedom = torch.clamp(self.centers_hz / 800, 1.0, 8.0)[None].expand(200_000, -1).contiguous()
+        self.restless = torch._standard_gamma(freedom) / freedom
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=self.chance, device=self.device)
@@ -188,9 +190,9 @@ class Augmenter:
         return LOWEST_DB + STEP_DB * (first * (1 - part) + second * part), labels
 
     def warp(self, levels: Tensor) -> Tensor:
-        """Another length of the vocal tract: band at f takes the level at f times 0.82 to 1.2."""
+        """Another length of the vocal tract: band at f takes the level at f times 0.86 to 1.16."""
         count = len(levels)
-        factor = self.uniform(0.82, 1.2, count, 1)
+        factor = self.uniform(0.86, 1.16, count, 1)
         wanted = (self.centers_hz[None] * factor).clamp(max=float(self.centers_hz[-1]))
         right = torch.searchsorted(self.centers_hz, wanted.contiguous()).clamp(1, BANDS - 1)
         low, high = self.centers_hz[right - 1], self.centers_hz[right]
@@ -216,16 +218,28 @@ class Augmenter:
         taps = torch.arange(1, length, device=self.device)[None] / 100
         tail = 10 ** (-6 * taps / decay_s)
         tail = tail / tail.sum(1, keepdim=True) * 10 ** (-self.uniform(0, 20, count, 1) / 10)
-        kernel = torch.cat([torch.ones(count, 1, device=self.device), tail], dim=1).flip(1)
-        x = F.pad(power.permute(0, 2, 1), (length - 1, 0)).permute(1, 0, 2)
-        # One kernel for each sequence: sequences are groups.
-        heard = F.conv1d(x, kernel[:, None, :], groups=count).permute(1, 2, 0)
-        return torch.where(self.happens(0.45, count) > 0, heard, power)
+        kernel = torch.cat([torch.ones(count, 1, device=self.device), tail], dim=1)
+        # A matrix for each sequence, which holds its kernel on the diagonals.
+        times = torch.arange(SEQUENCE, device=self.device)
+        lag = times[:, None] - times[None]
+        matrix = kernel[:, lag.clamp(0, length - 1).flatten()].reshape(count, SEQUENCE, SEQUENCE)
+        heard = torch.bmm(matrix * ((lag >= 0) & (lag < length)), power)
+        return torch.where(self.happens(0.35, count) > 0, heard, power)
+
+    def blur(self, levels: Tensor) -> Tensor:
+        """What statistical synthesizers do: levels smeared over time and bands."""
+        count = len(levels)
+        for dim, reach, most in ((1, 4, 1.6), (2, 2, 0.9)):
+            width = self.uniform(0.25, most, count, 1, 1)
+            taps = [torch.exp(-0.5 * (k / width) ** 2) for k in range(-reach, reach + 1)]
+            smooth = sum(tap * levels.roll(k, dim) for k, tap in zip(range(-reach, reach + 1), taps, strict=True))
+            levels = torch.where(self.happens(0.3, count) > 0, smooth / sum(taps), levels)
+        return levels
 
     def noise(self, count: int) -> Tensor:
         """Power of steady noise with a color and of slow changes, mean about 1 [count, SEQUENCE, 40]."""
-        shape = self.freedom[None, None, :].expand(count, SEQUENCE, BANDS)
-        restless = torch._standard_gamma(shape.contiguous()) / shape
+        start = (self.uniform(0, 1, count, 1) * (len(self.restless) - SEQUENCE)).long()
+        restless = self.restless[start + torch.arange(SEQUENCE, device=self.device)[None]]
         restless = (restless + 0.6 * restless.roll(1, 1)) / 1.6
         swing = F.interpolate(self.uniform(-6, 6, count, 1, 8), size=SEQUENCE, mode="linear")[:, 0, :, None]
         swing = swing * self.happens(0.4, count)
@@ -234,7 +248,7 @@ class Augmenter:
     def batch(self) -> tuple[Tensor, Tensor]:
         """Normalized levels [BATCH, 40, SEQUENCE] and labels [BATCH, SEQUENCE]."""
         levels, labels = self.cut(self.speech, BATCH)
-        levels = self.warp(levels)
+        levels = self.blur(self.warp(levels))
         loud = torch.quantile(levels.max(2).values, 0.95, dim=1)[:, None, None]
         levels = levels - loud
         # Dynamics: a slow gain, a compressor.
@@ -253,10 +267,11 @@ class Augmenter:
         mute = self.happens(0.08, BATCH)
         speech = speech * (1 - mute)
         labels = torch.where(mute[:, :, 0] > 0, torch.zeros_like(labels), labels)
-        heard = speech + self.noise(BATCH) * below(6, 60)
-        heard = heard + babble * below(8, 35) * self.happens(0.15, BATCH) * (1 - mute)
-        heard = heard + music * below(6, 35) * torch.maximum(self.happens(0.2, BATCH), mute * self.happens(0.6, BATCH))
-        levels = 10 * torch.log10(heard + 1e-9) + self.color(BATCH, 9)
+        noise = torch.where(self.happens(0.35, BATCH) > 0, below(5, 30), below(25, 65))
+        heard = speech + self.noise(BATCH) * noise
+        heard = heard + babble * below(8, 35) * self.happens(0.12, BATCH) * (1 - mute)
+        heard = heard + music * below(6, 35) * torch.maximum(self.happens(0.15, BATCH), mute * self.happens(0.6, BATCH))
+        levels = 10 * torch.log10(heard + 1e-9) + self.color(BATCH, 8)
         levels = levels + self.telephone()
         floor = 10 ** (self.uniform(-75, -45, BATCH, 1, 1) / 10)
         return normalize(10 * torch.log10(10 ** (levels / 10) + floor * (0.3 + self.noise(BATCH)))), labels
@@ -267,7 +282,7 @@ class Augmenter:
         low = torch.where(self.happens(0.5, BATCH) > 0, self.uniform(150, 350, BATCH, 1, 1), 0.0)
         high = self.uniform(3000, 7000, BATCH, 1, 1)
         outside = ((hz < low) | (hz > high)).float()
-        return -45 * outside * self.happens(0.25, BATCH)
+        return -45 * outside * self.happens(0.2, BATCH)
 
 
 def band_centers_hz() -> list[float]:
@@ -298,7 +313,9 @@ def train(data: Path, result: Path, seconds: float, steps: int, seed: int) -> No
             group["lr"] = rate
         with torch.no_grad():
             levels, labels = maker.batch()
-        loss = F.cross_entropy(network(levels), labels, weights)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = network(levels)
+        loss = F.cross_entropy(logits.float(), labels, weights)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 2.0)
@@ -330,7 +347,7 @@ def main() -> None:
     second.add_argument("data", type=Path)
     second.add_argument("result", type=Path)
     second.add_argument("--seconds", type=float, default=270)
-    second.add_argument("--steps", type=int, default=12000)
+    second.add_argument("--steps", type=int, default=30000)
     second.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.command == "prepare":

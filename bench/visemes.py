@@ -284,9 +284,16 @@ def _sphinx() -> Any:
     )
 
 
+def recognize_both(speech: Waveform) -> VisemeTrack:
+    """Mean of both posteriors."""
+    posteriors = (recognize_visemes(speech).posteriors + recognize_pocketsphinx(speech).posteriors) / 2
+    return VisemeTrack(posteriors, posteriors.max(axis=1))
+
+
 RECOGNIZERS: dict[str, Callable[[Waveform], VisemeTrack]] = {
     "network": recognize_visemes,
     "pocketsphinx": recognize_pocketsphinx,
+    "both": recognize_both,
 }
 
 
@@ -299,7 +306,7 @@ def main() -> None:
         "--recognizer",
         choices=list(RECOGNIZERS),
         default="network",
-        help="pocketsphinx: for comparison, needs `pip install pocketsphinx`",
+        help="pocketsphinx and both: for comparison, need `pip install pocketsphinx`",
     )
     arguments = parser.parse_args()
     missing = missing_tools()

@@ -84,7 +84,10 @@ def _align(transcript: str, posteriors: Posteriors) -> tuple[Posteriors, float]:
     emissions = np.log(np.maximum(posteriors @ weights.T, FLOOR))
     path = _best_path(emissions, kind_of, skip)
     free = np.log(np.maximum(posteriors.max(axis=1), FLOOR))
-    misfit = float((free - emissions[np.arange(len(path)), kind_of[path]]).mean())
+    # Silent letters: those between the states of two frames, and before the first and after the last one.
+    visited = np.zeros(len(states), bool)
+    visited[path] = True
+    misfit = float((free - emissions[np.arange(len(path)), kind_of[path]]).mean() + skip[~visited].sum() / len(path))
     together = posteriors * np.maximum(weights[kind_of[path]], UNLIKELY)
     return together / together.sum(axis=1, keepdims=True), misfit
 
@@ -140,9 +143,9 @@ def _best_path(
     front = MOST_SILENT + 1
     # passed[k][s]: cost of passing by the k states before s.
     costs = np.concatenate([np.zeros(front, np.float32), skip])
-    passed = [
-        sum((costs[front - j : front - j + states] for j in range(1, k + 1)), np.float32(0)) for k in range(front)
-    ]
+    passed = [np.zeros(states, np.float32)]
+    for k in range(1, front):
+        passed.append(passed[-1] + costs[front - k : front - k + states])
     # The state before the first one is where every path begins.
     score = np.full(front + states, -np.inf, np.float32)
     score[front - 1] = 0

@@ -171,8 +171,8 @@ class JobOptions(BaseModel):
     transcript: str = Field(
         "",
         max_length=MAX_TRANSCRIPT,
-        description="What is said in the speech, in any alphabet whose letters stand for sounds: the lips follow it more "
-        "closely. Empty: the lips follow the sound alone",
+        description="What is said in the speech, in any alphabet whose letters stand for sounds: the lips follow it "
+        "more closely. Empty: the lips follow the sound alone",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 

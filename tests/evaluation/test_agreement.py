@@ -62,7 +62,9 @@ def test_too_few_or_unclear_bilabials_say_why() -> None:
     gap = gap_shut_at([0.54])
     assert "2 p, b or m" in measure_agreement(gap, FPS, track_with(HOLDS_S[:2]))
     unclear = track_with(HOLDS_S)
-    unclear.posteriors[unclear.posteriors[:, Viseme.OPEN] > 0.5] = 1 / 9
+    vowels = unclear.posteriors[:, Viseme.OPEN] > 0.5
+    unclear.posteriors[vowels] = 0.1
+    unclear.posteriors[vowels, Viseme.OPEN] = 0.2
     assert "unclear" in measure_agreement(gap, FPS, VisemeTrack(unclear.posteriors, unclear.posteriors.max(axis=1)))
 
 
