@@ -32,6 +32,7 @@ SILENCE_LEVEL_DB = -38.0
 # A shorter stretch of bilabial frames is more often a mistake than a sound.
 SHORTEST_HOLD = 3
 _BLOCK_FRAMES = 6000
+CONFIDENCE_FRAMES = 11
 # Lengths of vocal tracts that are tried, the usual one first, and on how much speech.
 WARPS, _TRIAL_FRAMES = (1.0, 0.87, 0.93, 1.08, 1.16), 2000
 
@@ -55,7 +56,7 @@ class VisemeTrack:
     """Visemes of one speech track.
 
     posteriors: f32 [T, 9], at `VISEME_RATE_HZ`; row k covers k/100 to (k+1)/100 s and sums to 1. Columns: `Viseme`.
-    confidence: f32 [T], 0 (guessed) .. 1 (sure), of the most probable class.
+    confidence: f32 [T], 0 (guessed) .. 1 (sure), of the most probable classes around each row.
     notes: what became of the transcript, where it was not used.
     """
 
@@ -177,7 +178,14 @@ def recognize_visemes(speech: Waveform, transcript: str = "") -> VisemeTrack:
             posteriors = align_transcript(transcript, posteriors)
         except TranscriptMismatchError as error:
             notes = (Note("transcript_unused", f"The transcript was left out: {error}"),)
-    return VisemeTrack(posteriors, posteriors.max(axis=1), notes)
+    return VisemeTrack(posteriors, _smooth(posteriors.max(axis=1)), notes)
+
+
+def _smooth(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over `CONFIDENCE_FRAMES`, [T] -> [T]: edges between sounds are unsure even in clear speech."""
+    reach = CONFIDENCE_FRAMES // 2
+    padded = np.pad(values, reach, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, CONFIDENCE_FRAMES).mean(axis=1, dtype=np.float32)
 
 
 def _silence(count: int) -> VisemeTrack:
