@@ -16,7 +16,7 @@ from retalking_core.audio.visemes import Viseme, VisemeTrack, bilabial_holds
 MAX_LAG = 10
 LEAST_FRAMES = 12
 # Fewer bilabials say little, and unclear sounds nothing.
-LEAST_BILABIALS, LEAST_CONFIDENCE = 3, 0.55
+LEAST_BILABIALS, LEAST_CONFIDENCE = 3, 0.5
 # A mouth is shut where the inner lips are this near, in heights of the face, at most this long beside the sound.
 SHUT_GAP, SHUT_WITHIN_S = 0.015, 0.04
 
