@@ -122,6 +122,9 @@ LANGUAGES: dict[str, tuple[str, ...]] = {
 }
 
 
+Recognizer = Callable[[SpokenText], VisemeTrack]
+
+
 @dataclass
 class Heard:
     """Counts on posteriors. Pairs are found and total."""
@@ -136,10 +139,13 @@ class Heard:
 
 @dataclass
 class Planned:
-    """What the planned mouth does in each sound; openings 0..1."""
+    """What the planned mouth does in each sound; openings 0..1, closure and tuck at their largest."""
 
     bilabial: list[float] = field(default_factory=list)
+    closure: list[float] = field(default_factory=list)
+    other_closure: list[float] = field(default_factory=list)
     labiodental: list[float] = field(default_factory=list)
+    tuck: list[float] = field(default_factory=list)
     open_vowel: list[float] = field(default_factory=list)
     rounded: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
@@ -163,20 +169,24 @@ def add_heard(heard: Heard, spoken: SpokenText, track: VisemeTrack) -> None:
         _add_vowel(phone, shape, heard.rounded, heard.spread)
 
 
-def add_planned(planned: Planned, spoken: SpokenText) -> None:
+def add_planned(planned: Planned, spoken: SpokenText, track: VisemeTrack) -> None:
     """Measure the motion that the preview plans for this speech at 25 fps."""
     count = max(1, round(spoken.speech.duration_s * FPS))
     timeline = Timeline(np.arange(count), Fraction(FPS), spoken.speech.duration_s)
-    motion = plan_mouth_motion(spoken.speech, timeline)
+    motion = plan_mouth_motion(spoken.speech, timeline, track)
     for phone in spoken.phones:
-        hold = _frames(phone, count, FPS, REACH_S)
+        hold, inside = _frames(phone, count, FPS, REACH_S), _frames(phone, count, FPS)
         if phone.is_all(Viseme.BILABIAL):
             planned.bilabial.append(float(motion.opening[hold].min()))
-        elif phone.is_all(Viseme.LABIODENTAL):
+            planned.closure.append(float(motion.closure[inside].max()))
+        elif _is_consonant(phone):
+            planned.other_closure.append(float(motion.closure[inside].max()))
+        if phone.is_all(Viseme.LABIODENTAL):
             planned.labiodental.append(float(motion.opening[hold].min()))
+            planned.tuck.append(float(motion.tuck[inside].max()))
         elif phone.is_vowel and phone.visemes[0] == Viseme.OPEN:
             planned.open_vowel.append(float(motion.opening[hold].max()))
-        _add_vowel(phone, float(motion.spread[_frames(phone, count, FPS)].mean()), planned.rounded, planned.spread)
+        _add_vowel(phone, float(motion.spread[inside].mean()), planned.rounded, planned.spread)
 
 
 def _frames(phone: Phone, count: int, rate_hz: float, reach_s: float = 0.0) -> NDArray[np.int64]:
@@ -220,14 +230,14 @@ def speak_all(voices: Sequence[str], languages: Sequence[str]) -> dict[str, list
     return rows
 
 
-def print_heard(rows: dict[str, list[SpokenText]], recognize: Callable[[Waveform], VisemeTrack]) -> None:
+def print_heard(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> None:
     print("\nHeard: share of sounds (of their number); closure is a posterior of BILABIAL above 0.5 in the hold")
     print("| voice | closure in bilabials | in other consonants | labiodentals | frames right | AUC | x real time |")
     print("|---|---|---|---|---|---|---|")
     for name, texts in rows.items():
         heard, began = Heard(), time.process_time()
         for spoken in texts:
-            add_heard(heard, spoken, recognize(spoken.speech))
+            add_heard(heard, spoken, recognize(spoken))
         cost = (time.process_time() - began) / sum(spoken.speech.duration_s for spoken in texts)
         right = f"{100 * np.concatenate(heard.right).mean():.0f} %"
         auc = area_under_curve(heard.rounded, heard.spread)
@@ -235,20 +245,29 @@ def print_heard(rows: dict[str, list[SpokenText]], recognize: Callable[[Waveform
         print(f"| {name} | {shares} | {right} | {auc:.3f} | {cost:.3f} |")
 
 
-def print_planned(rows: dict[str, list[SpokenText]]) -> None:
-    print("\nPlanned mouth at 25 fps: openings in the hold or within 20 ms of it")
-    print("| voice | bilabials at most 0.08 | f, v at most 0.4 of an open vowel | open vowels at least half | AUC |")
-    print("|---|---|---|---|---|")
+def print_planned(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> None:
+    print(
+        "\nPlanned mouth at 25 fps: openings in the hold or within 20 ms of it; closure and tuck above 0.5 in the sound"
+    )
+    print(
+        "| voice | bilabials at most 0.08 | closure in bilabials | in other consonants "
+        "| f, v at most 0.4 of an open vowel | tuck in f, v | open vowels at least half | AUC |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name, texts in rows.items():
         planned = Planned()
         for spoken in texts:
-            add_planned(planned, spoken)
+            add_planned(planned, spoken, recognize(spoken))
         wide = float(np.median(planned.open_vowel)) if planned.open_vowel else 1.0
         shut = _share([opening <= 0.08 for opening in planned.bilabial])
         toothed = _share([opening <= 0.4 * wide for opening in planned.labiodental])
         opened = _share([opening >= 0.5 * wide for opening in planned.open_vowel])
         auc = area_under_curve(planned.rounded, planned.spread)
-        print(f"| {name} | {shut} | {toothed} | {opened} | {auc:.3f} |")
+        pressed, other, tucked = (
+            _share([value > 0.5 for value in values])
+            for values in (planned.closure, planned.other_closure, planned.tuck)
+        )
+        print(f"| {name} | {shut} | {pressed} | {other} | {toothed} | {tucked} | {opened} | {auc:.3f} |")
 
 
 def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
@@ -292,10 +311,19 @@ def recognize_both(speech: Waveform) -> VisemeTrack:
     return VisemeTrack(posteriors, posteriors.max(axis=1))
 
 
-RECOGNIZERS: dict[str, Callable[[Waveform], VisemeTrack]] = {
-    "network": recognize_visemes,
-    "pocketsphinx": recognize_pocketsphinx,
-    "both": recognize_both,
+def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
+    """The classes that were spoken, as a perfect recognizer would hear them."""
+    labels = spoken.labels()
+    posteriors = np.zeros((len(labels), len(Viseme)), np.float32)
+    posteriors[np.arange(len(labels)), labels] = 1
+    return VisemeTrack(posteriors, np.ones(len(labels), np.float32))
+
+
+RECOGNIZERS: dict[str, Recognizer] = {
+    "network": lambda spoken: recognize_visemes(spoken.speech),
+    "pocketsphinx": lambda spoken: recognize_pocketsphinx(spoken.speech),
+    "both": lambda spoken: recognize_both(spoken.speech),
+    "perfect": spoken_visemes,
 }
 
 
@@ -308,7 +336,8 @@ def main() -> None:
         "--recognizer",
         choices=list(RECOGNIZERS),
         default="network",
-        help="pocketsphinx and both: for comparison, need `pip install pocketsphinx`",
+        help="pocketsphinx and both: for comparison, need `pip install pocketsphinx`; perfect: the classes that were "
+        "spoken",
     )
     arguments = parser.parse_args()
     missing = missing_tools()
@@ -318,7 +347,7 @@ def main() -> None:
     languages = [] if any(tool.startswith("libespeak") for tool in missing) else arguments.languages
     rows = speak_all(voices, languages)
     print_heard(rows, RECOGNIZERS[arguments.recognizer])
-    print_planned(rows)
+    print_planned(rows, RECOGNIZERS[arguments.recognizer])
 
 
 if __name__ == "__main__":
