@@ -47,9 +47,9 @@ HELD, TRUSTED, LEAST_HOLD_S, CONTACT_S = 0.4, 0.25, 0.02, 0.07
 # A lower lip at the upper teeth leaves this gap to the upper lip.
 TUCK_OPENING = 0.18
 # Effort of the softest and of the loudest syllables, and the loudness below which the mouth goes to rest.
-SOFT, LOUD, LEAST_LOUDNESS = 0.4, 1.35, 0.08
+SOFT, LOUD, LEAST_LOUDNESS = 0.35, 1.5, 0.08
 # Share of the opening that follows the sound also where the visemes are sure.
-ACOUSTIC_SHARE = 0.55
+ACOUSTIC_SHARE = 0.7
 # Share of its way that the jaw rises for a bilabial.
 JAW_RISE = 0.35
 # Confidence up to which the sound alone drives the mouth, and from which the visemes alone do.
