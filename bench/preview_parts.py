@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.engines.preview.engine import prepare_scene, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -77,7 +78,8 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     indices = np.unique(timeline.source_index).tolist()
     clock.of("decode", lambda: list(source.frames_at(indices)))
     track = clock.of("follow the face", lambda: tracker.track(source, TrackRequest(indices), lambda done, total: None))
-    motion = clock.of("plan the mouth", lambda: plan_mouth_motion(waveform, timeline))
+    visemes = clock.of("recognize visemes", lambda: recognize_visemes(waveform))
+    motion = clock.of("plan the mouth", lambda: plan_mouth_motion(waveform, timeline, visemes))
     scene = clock.of("learn the mouth", lambda: prepare_scene(source, timeline, track, motion, (0, 0, 0, 0)))
     frames = clock.of("draw", lambda: [frame for frame, _ in synthesize(scene, source, StageClock())])
     clock.of("encode the frames", lambda: encode_frames(frames, source.info, timeline, result))

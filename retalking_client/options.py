@@ -76,6 +76,7 @@ class SubmitOptions(TypedDict, total=False):
     evaluate: list[str] | None
     evaluate_policy: Literal["inline", "after", "none"]
     audio_track: int | str | None
+    transcript: str
     seed: int
     webhook_url: str | None
     webhook_events: list[str]

@@ -78,6 +78,7 @@ EXAMPLES: dict[str, Any] = {
     "output.fps": 12.5,
     "output.badge": True,
     "audio_track": "1",
+    "transcript": "My mother bought pumpkins.",
     "seed": 7,
 }
 

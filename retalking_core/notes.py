@@ -35,6 +35,7 @@ NOTE_CODES: dict[str, str] = {
     "color_profile_unusable": "the still's color profile is missing or unusable, so its colors are approximate",
     "output_scaled": "scaled down to what H.264 level 5.2 allows; `output.max_height` asks for more",
     "mouth_still": "the mouth never moves although there is sound",
+    "transcript_unused": "the transcript does not fit the speech and was left out",
     "split_render": "rendered as segments by several workers",
 }
 

@@ -36,8 +36,9 @@ class RenderOptions:
     crop: left, top, right, bottom margins to cut before looking for a face, as fractions 0..1 of the upright frame (the
     output keeps the full frame). pads: top, bottom, left, right growth of the face box in pixels. fps: rate of a still
     image. expression: a template's name or the path of an image. audio_track: of the speech file, by number from 1 or
-    by language; None: the track that players play. face_cache_scope: lower-case hex (or nothing) that the keys of the
-    face cache begin with; renders of different scopes see nothing of each other's entries.
+    by language; None: the track that players play. transcript: what is said in the speech, empty if unknown.
+    face_cache_scope: lower-case hex (or nothing) that the keys of the face cache begin with; renders of different
+    scopes see nothing of each other's entries.
     """
 
     expression: str = DEFAULT_OPTIONS.expression
@@ -51,6 +52,7 @@ class RenderOptions:
     fps: float = DEFAULT_OPTIONS.fps
     output: OutputOptions = field(default_factory=OutputOptions)
     audio_track: str | None = DEFAULT_OPTIONS.audio_track
+    transcript: str = DEFAULT_OPTIONS.transcript
     seed: int = DEFAULT_OPTIONS.seed
     compat: Compat = "none"
     face_cache_scope: str = ""

@@ -51,6 +51,7 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
         output=options.output,
         seed=options.seed,
         audio_track=options.audio_track,
+        transcript=options.transcript,
         face_cache_scope=owner,
     )
 

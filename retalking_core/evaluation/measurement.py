@@ -178,11 +178,15 @@ class Measurement(EvaluatedClip):
         return self.models.get(name)
 
     @cached_property
+    def waveform(self) -> Waveform:
+        """The speech. Raises media errors."""
+        return self.speech if isinstance(self.speech, Waveform) else load_waveform(self.speech, self.limits)
+
+    @cached_property
     def speech_level(self) -> NDArray[np.float32]:
         """Loudness of the speech on every frame of the result, f32 [M], 0 (40 dB below the loudest) .. 1; plain band
         energy, without the engine's ideas about vowels and lips."""
-        speech = self.speech if isinstance(self.speech, Waveform) else load_waveform(self.speech, self.limits)
-        mel_db = (mel_spectrogram(speech) + 4) * 12.5 - 100
+        mel_db = (mel_spectrogram(self.waveform) + 4) * 12.5 - 100
         level_db = 10 * np.log10((10 ** (mel_db[:70] / 10)).mean(axis=0))
         level = np.clip(1 + (level_db - np.percentile(level_db, 98)) / 40, 0, 1)
         info = self.video.info

@@ -13,13 +13,15 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, MetricValue, measured
+from retalking_core.evaluation.metric import POINTS, Metric, MetricValue, Outcome, measured
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
-from retalking_core.evaluation.sync import MouthSync, measure_sync
+from retalking_core.evaluation.sync import MouthSync, measure_agreement, measure_sync
+from retalking_core.faces.landmarks import relative_gap
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.sound import packet_duration_s
 from retalking_core.types import RenderReport, Waveform
@@ -140,6 +142,13 @@ def _lag(sync: MouthSync | str) -> tuple[float, dict[str, float]] | str:
     return sync if isinstance(sync, str) else (float(sync.lag_frames), {"correlation": sync.correlation})
 
 
+def _viseme_agreement(measurement: Measurement) -> Outcome:
+    agreement = measure_agreement(
+        relative_gap(measurement.landmarks), float(measurement.video.info.fps), recognize_visemes(measurement.waveform)
+    )
+    return agreement if isinstance(agreement, str) else (agreement.share, agreement.detail)
+
+
 def _face_coverage(measurement: Measurement) -> tuple[float, dict[str, float]]:
     seen = np.isfinite(measurement.mouth_opening)
     return float(seen.mean()), {"frames": len(seen), "frames_with_face": int(seen.sum())}
@@ -157,6 +166,7 @@ _ENTRIES = (
     measured("mouth_target_lag", lambda m: _lag(_target_sync(m)), POINTS),
     measured("mouth_speech_correlation", lambda m: _correlation(_speech_sync(m)), POINTS),
     measured("mouth_speech_lag", lambda m: _lag(_speech_sync(m)), POINTS),
+    measured("viseme_agreement", _viseme_agreement, POINTS),
     measured("face_coverage", _face_coverage, POINTS),
     measured("av_duration_difference", _duration_difference),
 )

@@ -11,8 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.audio.visemes import Viseme, VisemeTrack, bilabial_holds
+
 MAX_LAG = 10
 LEAST_FRAMES = 12
+# Fewer bilabials say little, and unclear sounds nothing.
+LEAST_BILABIALS, LEAST_CONFIDENCE = 3, 0.5
+# A mouth is shut where the inner lips are this near, in heights of the face, at most this long beside the sound.
+SHUT_GAP, SHUT_WITHIN_S = 0.015, 0.04
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,44 @@ def measure_sync(mouth: NDArray[np.float32], reference: NDArray[np.float32]) -> 
         return "the mouth or the signal it should follow does not move"
     best = max(known, key=lambda lag: (round(known[lag], 6), -abs(lag)))
     return MouthSync(known[best], best, unshifted, seen)
+
+
+@dataclass(frozen=True)
+class LipAgreement:
+    """bilabials: how many p, b and m were heard for sure while the mouth was seen. shut: at how many it was shut.
+    unseen: further ones without a face. confidence: mean of the sounds. median_gap: of the bilabials' smallest gaps."""
+
+    bilabials: int
+    shut: int
+    unseen: int
+    confidence: float
+    median_gap: float
+
+    @property
+    def share(self) -> float:
+        return self.shut / self.bilabials
+
+    @property
+    def detail(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+def measure_agreement(gap: NDArray[np.float32], fps: float, track: VisemeTrack) -> LipAgreement | str:
+    """Inner-lip gap in face heights [M] (NaN: not seen) against the visemes of the speech, or why it says nothing."""
+    holds = bilabial_holds(track)
+    if len(holds) < LEAST_BILABIALS:
+        return f"{len(holds)} p, b or m are heard for sure in the speech, {LEAST_BILABIALS} are needed"
+    sounds = track.posteriors.argmax(axis=1) != Viseme.SILENCE
+    confidence = float(track.confidence[sounds].mean())
+    if confidence < LEAST_CONFIDENCE:
+        return f"the sounds of the speech are unclear: confidence {confidence:.2f}, {LEAST_CONFIDENCE} is needed"
+    times_s = (np.arange(len(gap)) + 0.5) / fps
+    shown = [gap[(times_s >= start - SHUT_WITHIN_S) & (times_s <= end + SHUT_WITHIN_S)] for start, end in holds]
+    smallest = np.array([np.nanmin(gaps) for gaps in shown if np.isfinite(gaps).any()])
+    if len(smallest) < LEAST_BILABIALS:
+        return f"the mouth is seen at {len(smallest)} of {len(holds)} p, b or m, {LEAST_BILABIALS} are needed"
+    shut = int((smallest <= SHUT_GAP).sum())
+    return LipAgreement(len(smallest), shut, len(holds) - len(smallest), confidence, float(np.median(smallest)))
 
 
 def _correlation(mouth: NDArray[Any], reference: NDArray[Any], lag: int, seen: int) -> float | None:

@@ -39,10 +39,19 @@ def face_scale(landmarks: Points) -> NDArray[np.float32]:
 
 def inner_gap(landmarks: Points) -> NDArray[np.float32]:
     """Distance between the inner lips, mean of the three pairs, in units of `face_scale`; [..., 68, 2] -> [...]."""
+    return (_inner_gap_px(landmarks) / np.maximum(face_scale(landmarks), 1e-6)).astype(np.float32)
+
+
+def relative_gap(landmarks: Points) -> NDArray[np.float32]:
+    """The same in heights of the face, from the brows to the chin."""
+    height_px = np.ptp(landmarks[..., 1], axis=-1)
+    return (_inner_gap_px(landmarks) / np.maximum(height_px, 1e-6)).astype(np.float32)
+
+
+def _inner_gap_px(landmarks: Points) -> NDArray[Any]:
     upper = landmarks[..., [pair[0] for pair in INNER_PAIRS], :]
     lower = landmarks[..., [pair[1] for pair in INNER_PAIRS], :]
-    gap = np.linalg.norm(lower - upper, axis=-1).mean(axis=-1)
-    return (gap / np.maximum(face_scale(landmarks), 1e-6)).astype(np.float32)
+    return np.linalg.norm(lower - upper, axis=-1).mean(axis=-1)
 
 
 def bounding_box(landmarks: Points) -> NDArray[np.float32]:

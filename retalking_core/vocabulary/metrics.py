@@ -119,6 +119,16 @@ _ROWS = (
         _MOUTH,
     ),
     MetricInfo(
+        "viseme_agreement",
+        "Share of the p, b and m of the speech at which the mouth is shut.",
+        "share",
+        "higher",
+        0.0,
+        1.0,
+        "bilabials that retalking_core.audio.visemes is sure of; shut: inner-lip gap at most 1.5 % of the height of "
+        "dlib's 68 points on a frame within 40 ms",
+    ),
+    MetricInfo(
         "face_coverage", "Share of the result's frames on which dlib sees a face.", "share", "higher", 0.0, 1.0, _DLIB
     ),
     MetricInfo(

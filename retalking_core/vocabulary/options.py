@@ -17,6 +17,8 @@ from retalking_core.vocabulary.engines import EngineChoice
 from retalking_core.vocabulary.metrics import MetricName
 
 MAX_SIDE_PX = 16384
+# Characters: about six minutes of speech.
+MAX_TRANSCRIPT = 5000
 
 ExpressionName = Literal["neutral", "smile", "image"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
@@ -165,6 +167,12 @@ class JobOptions(BaseModel):
         coerce_numbers_to_str=True,
         description="Sound track of the speech file: its number among the sound tracks, from 1, or its language as the "
         "file states it; absent: the one that players play",
+    )
+    transcript: str = Field(
+        "",
+        max_length=MAX_TRANSCRIPT,
+        description="What is said in the speech, in any alphabet whose letters stand for sounds: the lips follow it "
+        "more closely. Empty: the lips follow the sound alone",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Random seed; the same seed gives the same result")
 

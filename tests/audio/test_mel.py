@@ -134,9 +134,11 @@ def test_the_preview_engine_needs_neither_librosa_nor_numba(tmp_path: Path) -> N
         "from fractions import Fraction\n"
         "import numpy as np\n"
         "import retalking_core.engines.preview.engine\n"
+        "from retalking_core.audio.visemes import recognize_visemes\n"
         "from retalking_core.engines.preview.mouth_motion import plan_mouth_motion\n"
         "from retalking_core.types import Timeline, Waveform\n"
-        "plan_mouth_motion(Waveform(np.zeros(16000, np.float32)), Timeline(np.arange(25), Fraction(25), 1.0))\n"
+        "speech = Waveform(np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32))\n"
+        "plan_mouth_motion(speech, Timeline(np.arange(25), Fraction(25), 1.0), recognize_visemes(speech))\n"
         "print(*sorted({'librosa', 'numba', 'torch', 'kornia', 'scipy.signal'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -232,7 +232,10 @@ def test_expression_from_a_picture(render, clip, tmp_path_factory) -> None:
 
 
 def test_smile_needs_its_file(render, clip) -> None:
-    assert VideoRetalkingEngine(StandIns()).capabilities.unsupported_options == {"expression": ("smile",)}
+    assert VideoRetalkingEngine(StandIns()).capabilities.unsupported_options == {
+        "transcript": (),
+        "expression": ("smile",),
+    }
     with pytest.raises(OptionUnsupportedError, match="smile"):
         render(StandIns(), clip, RenderOptions(expression="smile"))
 

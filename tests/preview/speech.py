@@ -1,4 +1,4 @@
-"""Speech-like sound from a source and three formants, with known openings, pauses and lip closures."""
+"""Speech-like sound from a source and three formants, with known openings, pauses, lip closures and visemes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack
 from retalking_core.types import Waveform
 
 RATE_HZ = 16_000
 # First three formants (Hz) of an adult voice; gain of the whole sound.
 FORMANTS = {"a": (780, 1250, 2600), "i": (300, 2300, 3000), "u": (320, 800, 2300), "m": (240, 900, 2100)}
-GAINS = {"a": 1.0, "i": 0.45, "u": 0.5, "m": 0.18, "s": 0.25, " ": 0.0}
+GAINS = {"a": 1.0, "i": 0.45, "u": 0.5, "m": 0.18, "s": 0.25, "f": 0.1, " ": 0.0}
+VISEMES = {
+    "a": Viseme.OPEN,
+    "i": Viseme.SPREAD,
+    "u": Viseme.ROUNDED,
+    "m": Viseme.BILABIAL,
+    "s": Viseme.DENTAL,
+    "f": Viseme.LABIODENTAL,
+    " ": Viseme.SILENCE,
+}
 
 
 def make_sound(score: Sequence[tuple[str, float]], seed: int = 3) -> Waveform:
-    """Sounds (a, i, u, m, s or space for silence) with their lengths in seconds."""
+    """Sounds (a, i, u, m, s, f or space for silence) with their lengths in seconds."""
     pieces = [_one_sound(sound, seconds, seed + k) for k, (sound, seconds) in enumerate(score)]
     samples = np.concatenate(pieces)
     return Waveform((0.5 * samples / max(float(np.abs(samples).max()), 1e-6)).astype(np.float32))
+
+
+def recognized(score: Sequence[tuple[str, float]], confidence: float = 1.0) -> VisemeTrack:
+    """The visemes of `make_sound(score)`, to the nearest 10 ms."""
+    ends = np.round(np.cumsum([length for _, length in score]) * VISEME_RATE_HZ).astype(int)
+    posteriors = np.full((ends[-1], len(Viseme)), 0.01, np.float32)
+    for (sound, _), start, end in zip(score, [0, *ends], ends, strict=False):
+        posteriors[start:end, VISEMES[sound]] = 0.92
+    return VisemeTrack(posteriors, np.full(len(posteriors), confidence, np.float32))
 
 
 def talk(seconds: float) -> Waveform:
@@ -53,9 +72,9 @@ def _one_sound(sound: str, seconds: float, seed: int) -> NDArray[np.float64]:
         return np.zeros(count)
     rng = np.random.default_rng(seed)
     spectrum_hz = np.fft.rfftfreq(count, 1 / RATE_HZ)
-    if sound == "s":
+    if sound in "sf":
         source = np.fft.rfft(rng.normal(0, 1, count))
-        shape = np.exp(-(((spectrum_hz - 5800) / 1400) ** 2))
+        shape = np.exp(-(((spectrum_hz - 5800) / (1400 if sound == "s" else 4000)) ** 2))
     else:
         pulses = np.zeros(count)
         pulses[:: RATE_HZ // 120] = 1

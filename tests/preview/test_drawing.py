@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from retalking_core.engines.preview.mouth_motion import MouthPose
 from retalking_core.engines.preview.mouth_render import (
     MouthInterior,
     draw_mouth,
@@ -37,9 +38,16 @@ def subject() -> tuple[Frame, FaceTrack, DlibFaceTracker]:
 
 
 def plan(
-    marks: np.ndarray, opening: float, spread: float = 0.0, closure: float = 0.0, strength: float = 1.0
+    marks: np.ndarray,
+    opening: float,
+    spread: float = 0.0,
+    closure: float = 0.0,
+    strength: float = 1.0,
+    jaw: float | None = None,
+    tuck: float = 0.0,
 ) -> MouthShape:
-    return plan_shape(marks, REST, 0.7, opening, spread, closure, strength)
+    pose = MouthPose(opening, opening if jaw is None else jaw, spread, closure, tuck)
+    return plan_shape(marks, REST, 0.7, pose, strength)
 
 
 def draw(frame: Frame, shape: MouthShape, interior: MouthInterior, strength: float = 1.0) -> tuple[Frame, tuple]:
@@ -67,6 +75,29 @@ def test_plan_rounds_and_spreads() -> None:
     face = frontal_face()
     width = [float(np.linalg.norm((s := plan(face, 0.3, spread)).after[54] - s.after[48])) for spread in (-1, 0, 1)]
     assert width[0] < 0.92 * width[1] < 0.95 * width[2]
+
+
+def test_pursed_lips_are_narrower_and_show_more_of_themselves() -> None:
+    face = frontal_face()
+    neutral, pursed = (plan(face, 0.3, spread).after for spread in (0.0, -1.0))
+    assert pursed[54, 0] - pursed[48, 0] < 0.82 * (neutral[54, 0] - neutral[48, 0])
+    for outer, inner in ((51, 62), (57, 66)):
+        thick, thin = (abs(float(marks[outer, 1] - marks[inner, 1])) for marks in (pursed, neutral))
+        assert thick > thin + 0.015 * plan(face, 0.3).scale
+
+
+def test_a_wide_open_mouth_is_not_crumpled_into_a_pursed_one() -> None:
+    wide, shut = (plan(frontal_face(gap), 0.3, -1.0).after for gap in (40.0, 0.0))
+    assert wide[54, 0] - wide[48, 0] > shut[54, 0] - shut[48, 0] + 4
+
+
+def test_pressed_lips_pass_each_other_over_a_lowered_jaw() -> None:
+    for gap in (0.0, 10.0, 30.0):
+        shape = plan(frontal_face(gap), 0.0, closure=1.0, jaw=0.4)
+        assert shape.meeting.max() < -0.02 * shape.scale
+        up = plan(frontal_face(gap), 0.0, closure=1.0, jaw=0.0)
+        assert float((shape.after[8] - up.after[8]) @ shape.down) > 0.03 * shape.scale
+        assert np.allclose(shape.after[48:68], up.after[48:68])
 
 
 def test_field_carries_the_landmarks_and_rests_at_its_border() -> None:
@@ -124,6 +155,38 @@ def test_dlib_sees_the_opening_that_was_drawn(subject: tuple) -> None:
     assert seen[0] < 0.03
     assert seen[-1] > 0.1
     assert np.corrcoef(openings, seen)[0, 1] > 0.9
+
+
+def test_f_shows_the_upper_teeth_on_the_lower_lip(subject: tuple) -> None:
+    """Where a slit of the same height is dark."""
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    interior = take_interior(frame, marks, face_axes(marks)[1], 16)
+    seen, lower = [], []
+    for tuck in (0.0, 1.0):
+        shape = plan(marks, 0.18, jaw=0.15, tuck=tuck)
+        drawn, _ = draw(frame, shape, interior)
+        x, y = ((shape.after[62] + shape.after[66]) / 2).astype(int)
+        seen.append(drawn.y[y - 1 : y + 2, x - 8 : x + 9].mean())
+        lower.append(float(shape.after[66] @ shape.down))
+    assert seen[1] > seen[0] + 30
+    assert lower[1] < lower[0] - 0.01 * shape.scale
+
+
+def test_a_mouth_is_shut_up_to_its_corners() -> None:
+    """The dark of an open mouth is not left as a pit where its lips meet."""
+    face = frontal_face(24)
+    picture = np.full((400, 400, 3), 150, np.uint8)
+    middle = face[60:68].mean(axis=0).round().astype(int).tolist()
+    half_width = (face[54, 0] - face[48, 0]) / 2
+    cv2.ellipse(picture, middle, (round(0.95 * half_width), 13), 0, 0, 360, (15, 15, 15), -1)
+    frame = to_frame(0, cv2.GaussianBlur(picture, (0, 0), 1))
+    shape = plan(face, 0.0, closure=1.0)
+    drawn, _ = draw(frame, shape, paint_interior(frame, face, 16))
+    for corner in (60, 64):
+        x, y = shape.after[corner].astype(int)
+        dark = (drawn.y[y - 15 : y + 15, x - 4 : x + 5] < 80).sum(axis=0)
+        assert dark.max() <= 0.04 * shape.scale, corner
 
 
 def test_strength_zero_is_the_source(subject: tuple) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from skimage import data
 
+from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
@@ -23,6 +24,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
+from tests.audio.spoken import read_spoken
 from tests.faces.clips import backdrop, portrait, write_clip
 from tests.faces.covers import covered
 from tests.preview.rendering import render_watched
@@ -82,6 +84,28 @@ def test_moving_portrait_speaks(engine, speech, moving_clip, tmp_path, monkeypat
     assert (steps[0], steps[-1]) == (0.0, 1.0)
     assert {step.stage for step in watched.progress} == {"analyze", "synthesize"}
     assert set(watched.report.stage_times_s) >= {"read", "analyze", "draw", "encode", "synthesize"}
+
+
+def test_lips_of_a_smile_shut_at_the_bilabials_of_speech(engine, tmp_path) -> None:
+    """Measured in the result, by the metric and with landmarks found again."""
+    picture, spoken = tmp_path / "portrait.png", read_spoken()[0]
+    cv2.imwrite(str(picture), portrait(220, 480, 440, 240, 210))
+    speech, result = write_wav(tmp_path / "talk.wav", spoken), tmp_path / "result.mp4"
+    report = render_files(engine, picture, speech, result, RenderOptions(), ignore_progress)
+    (agreement,) = evaluate(result, speech, report, ["viseme_agreement"])
+    assert agreement.value is not None
+    assert agreement.value >= 0.9
+
+
+def test_a_transcript_that_does_not_fit_is_noted(engine, speech, moving_clip, tmp_path) -> None:
+    options = RenderOptions(transcript="Far more words than anybody could say in three seconds. " * 8)
+    report = render_files(engine, moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
+    assert "transcript_unused" in [note.code for note in report.notes]
+    scene = tmp_path / "scene"
+    found = engine.analyze_clip(
+        plan_clip(moving_clip, speech, options, DEFAULT_LIMITS), scene, options, ignore_progress
+    )
+    assert "transcript_unused" in [note.code for note in found.notes]
 
 
 def test_file_says_what_it_is(engine, speech, moving_clip, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Speech to mouth motion, on sounds whose mouth shape is known."""
+"""Speech to mouth motion where no viseme is sure, on sounds whose mouth shape is known."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
-from tests.preview.speech import make_sound, talk
+from tests.preview.speech import make_sound, recognized, talk
 
 
 def plan(sound: Waveform, fps: float = 25.0) -> MouthMotion:
     rate = Fraction(fps).limit_denominator(1001)
     count = round(sound.duration_s * rate)
-    return plan_mouth_motion(sound, Timeline(np.arange(count), rate, sound.duration_s))
+    guessed = recognized([("u", sound.duration_s)], 0.0)
+    return plan_mouth_motion(sound, Timeline(np.arange(count), rate, sound.duration_s), guessed)
 
 
 def during(track: np.ndarray, start_s: float, stop_s: float, fps: float = 25.0) -> np.ndarray:
@@ -91,4 +92,4 @@ def test_mouth_is_neither_late_nor_early() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
-        MouthMotion(np.zeros(3, np.float32), np.zeros(4, np.float32), np.zeros(3, np.float32))
+        MouthMotion(*(np.zeros(count, np.float32) for count in (3, 4, 3, 3, 3)))

@@ -36,8 +36,11 @@ def test_real_clip(clip: str, seconds: float, frames: int, tmp_path: Path, monke
     assert min(watched.inside_change) >= 0
     assert sum(change > 0.02 for change in watched.inside_change) > 0.8 * frames
     names = ["mouth_target_correlation", "mouth_target_lag", "mouth_speech_correlation", "av_duration_difference"]
+    names.append("viseme_agreement")
     values = {value.name: value.value for value in evaluate(result, speech, watched.report, names)}
     assert values["mouth_target_correlation"] >= 0.85
     assert abs(values["mouth_target_lag"]) <= 1
     assert values["mouth_speech_correlation"] >= 0.5
     assert values["av_duration_difference"] <= 1
+    if clip == "1.mp4":
+        assert values["viseme_agreement"] >= 0.85

@@ -60,6 +60,7 @@ def test_every_option_arrives() -> None:
         output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
         seed=7,
         audio_track="2",
+        transcript="Hello, my friend.",
     )
     missing = set(JobOptions.model_fields) - asked.model_fields_set
     assert missing == {"engine", "evaluate"}, "a new option needs a value here that is not its default"
@@ -76,6 +77,7 @@ def test_every_option_arrives() -> None:
         output=OutputOptions(20, 480, "mkv", 24, True),
         seed=7,
         audio_track="2",
+        transcript="Hello, my friend.",
     )
     box = JobOptions(face=FaceBox(left=1, top=2, right=3, bottom=4))
     assert render_options(box, Path("/x/expression")).face == FaceBox(1, 2, 3, 4)

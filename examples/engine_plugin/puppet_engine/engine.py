@@ -32,7 +32,7 @@ class PuppetEngine:
             version="1.0.0",
             device="cpu",
             description="The chin drops with the loudness of the speech, as that of a ventriloquist's dummy.",
-            unsupported_options={"expression": (), "upper_face": (), "one_shot": (), "pads": ()},
+            unsupported_options={"expression": (), "upper_face": (), "one_shot": (), "pads": (), "transcript": ()},
             face_margin=0.25,
         )
 

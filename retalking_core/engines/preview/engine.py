@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
@@ -49,7 +50,7 @@ from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import ReadAhead, disable_opencv_threads
-from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline, VideoInfo, Waveform
+from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline, VideoInfo
 
 # Options that only a network can honor.
 UNSUPPORTED: dict[str, tuple[str, ...]] = {"expression": (), "upper_face": (), "one_shot": ()}
@@ -91,14 +92,17 @@ class PreviewEngine:
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
         with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA, clip.tap) as writer:
             with clock.stage("analyze"):
-                scene = self.analyze(source, clip.speech.waveform, timeline, options, progress)
+                visemes = recognize_visemes(clip.speech.waveform, options.transcript)
+                motion = plan_mouth_motion(clip.speech.waveform, timeline, visemes)
+                scene = self.analyze(source, motion, timeline, options, progress)
             if clip.tap is not None:
                 clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
         progress(Progress("synthesize", 1.0, count, count))
-        return replace(_report(scene, source.info, options, clock.times_s), held=source.held(clip.video))
+        report = _report(scene, source.info, options, clock.times_s)
+        return replace(report, notes=[*report.notes, *visemes.notes], held=source.held(clip.video))
 
     def _synthesize(
         self,
@@ -126,9 +130,10 @@ class PreviewEngine:
         clock = StageClock()
         source = self._begin(clip, options, progress)
         with clock.stage("analyze"):
-            found = self.analyze(source, clip.speech.waveform, clip.timeline, options, progress)
-            save_analysis(scene, found)
-        return DrawingReport(dict(clock.times_s))
+            visemes = recognize_visemes(clip.speech.waveform, options.transcript)
+            motion = plan_mouth_motion(clip.speech.waveform, clip.timeline, visemes)
+            save_analysis(scene, self.analyze(source, motion, clip.timeline, options, progress))
+        return DrawingReport(dict(clock.times_s), list(visemes.notes))
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
@@ -175,12 +180,12 @@ class PreviewEngine:
     def analyze(
         self,
         source: FrameSource,
-        speech: Waveform,
+        motion: MouthMotion,
         timeline: Timeline,
         options: RenderOptions,
         progress: ProgressHook,
     ) -> PreviewAnalysis:
-        """Follow the face, read the speech, learn the clip's mouth. Reads only frames that the timeline shows."""
+        """Follow the face and learn the clip's mouth. Reads only frames that the timeline shows."""
         indices = np.unique(timeline.source_index)
 
         def on_frame(done: int, total: int) -> None:
@@ -191,7 +196,7 @@ class PreviewEngine:
         track = self._tracker.track(source, request, on_frame)
         if options.missing_face == "fail":
             refuse_faceless(track, indices, source)
-        return prepare_scene(source, timeline, track, plan_mouth_motion(speech, timeline), options.pads)
+        return prepare_scene(source, timeline, track, motion, options.pads)
 
 
 def _report(
@@ -292,9 +297,7 @@ def synthesize(
 def _draw(scene: PreviewAnalysis, k: int, frame: Frame) -> tuple[Frame, Box]:
     marks = scene.track.landmarks[frame.index]
     strength = float(scene.strength[k])
-    motion, rest_width = scene.motion, float(scene.rest.widths[frame.index])
-    opening, spread, closure = (float(track[k]) for track in (motion.opening, motion.spread, motion.closure))
-    shape = plan_shape(marks, scene.rest, rest_width, opening, spread, closure, strength)
+    shape = plan_shape(marks, scene.rest, float(scene.rest.widths[frame.index]), scene.motion.pose(k), strength)
     box = region_box(shape, scene.pads, *frame.y.shape)
     try:
         field = solve_field(shape, box)

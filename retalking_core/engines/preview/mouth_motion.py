@@ -1,130 +1,197 @@
-"""From speech to the motion of a mouth, without a network.
+"""From speech to the motion of a mouth: coarticulation by dominance functions, closures on time.
 
-What is used of phonetics: the jaw follows the energy of the voiced part of speech; the first formant rises as the
-mouth opens, so energy at 450-1100 Hz counts more than energy at the fundamental; hissing (s, sh, f) is loud with the
-teeth nearly shut; the second formant is low when lips are rounded (o, u) and high when they are spread (i, e); p, b
-and m cut everything above 450 Hz for 40 to 120 ms between vowels. Lips move ahead of the sound by some tens of
-milliseconds.
+Every viseme pulls jaw, lips and corners of the mouth toward its own targets. Its dominance is greatest while it sounds
+and falls exponentially before and after; the mouth follows the weighted mean of the targets (Cohen and Massaro 1993,
+"Modeling coarticulation in synthetic visual speech"). A weighted mean never closes the lips for 60 ms, so bilabials and
+labiodentals are held: the lips move there ahead of the sound and stay until it ends. Where the visemes are uncertain,
+the motion of the sound alone takes over (`acoustic_motion.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.mel import mel_spectrogram
+from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack
+from retalking_core.engines.preview.acoustic_motion import MEL_RATE_HZ, analyze_sound
+from retalking_core.numerics import smoothstep
 from retalking_core.types import Timeline, Waveform
 
-MEL_RATE_HZ = 80.0
-DB_PER_UNIT = 12.5
-LEAD_S = 0.02
-# Below this level (mel dB) there is no speech at all: a normal recording peaks at -46, one 26 dB too quiet at -72, and
-# white noise of -60 dB full scale is at -85.
-SILENCE_DB = -78.0
-# Rows of the 80-band Slaney mel scale, 55 to 7600 Hz.
-VOICE, FIRST_FORMANT, SPEECH = slice(1, 11), slice(11, 29), slice(5, 62)
-LOW_SECOND, HIGH_SECOND, HISS = slice(17, 31), slice(42, 56), slice(62, 80)
+# The sound alone is followed 20 ms ahead, as lips are; visemes bring their own anticipation.
+ACOUSTIC_LEAD_S = 0.02
+# Target and dominance of each viseme for opening (0..1), jaw (0..1) and spread (-1..1). Alveolars and sibilants need a
+# high jaw; velars and bilabials leave it to the vowels around them.
+TARGETS = {
+    Viseme.SILENCE: ((0.0, 0.7), (0.0, 0.6), (0.0, 0.15)),
+    Viseme.BILABIAL: ((0.2, 0.1), (0.2, 0.1), (0.0, 0.05)),
+    Viseme.LABIODENTAL: ((0.2, 0.2), (0.15, 0.4), (0.1, 0.15)),
+    Viseme.DENTAL: ((0.3, 0.5), (0.15, 0.5), (0.1, 0.12)),
+    Viseme.VELAR: ((0.4, 0.25), (0.3, 0.2), (0.0, 0.06)),
+    Viseme.ROUNDED: ((0.28, 0.8), (0.35, 0.7), (-1.0, 1.0)),
+    Viseme.SPREAD: ((0.42, 0.8), (0.3, 0.7), (0.9, 0.8)),
+    Viseme.MID: ((0.62, 0.9), (0.6, 0.8), (0.15, 0.4)),
+    Viseme.OPEN: ((1.0, 1.4), (1.0, 1.0), (0.15, 0.5)),
+}
+# Time constants in seconds of the dominance before and after the sound: opening, jaw, spread. Rounding starts 100 to
+# 150 ms ahead (Perkell and Matthies 1992): two time constants before its vowel it still outweighs the consonants.
+BEFORE_S, AFTER_S = np.array([0.035, 0.05, 0.06]), np.array([0.035, 0.06, 0.045])
+# Lips travel to a hold and back in these times.
+CLOSE_S, RELEASE_S = 0.065, 0.06
+PRESS_S = 0.02
+# Posterior and trust from which a hold is believed, and its least length. Lips stay together for 60 to 110 ms (Löfqvist
+# and Gracco 1997), also where less of it is heard.
+HELD, TRUSTED, LEAST_HOLD_S, CONTACT_S = 0.4, 0.25, 0.02, 0.07
+# A lower lip at the upper teeth leaves this gap to the upper lip.
+TUCK_OPENING = 0.18
+# Effort of the softest and of the loudest syllables, and the loudness below which the mouth goes to rest.
+SOFT, LOUD, LEAST_LOUDNESS = 0.35, 1.5, 0.08
+# Share of the opening that follows the sound also where the visemes are sure.
+ACOUSTIC_SHARE = 0.7
+# Share of its way that the jaw rises for a bilabial.
+JAW_RISE = 0.35
+# Confidence up to which the sound alone drives the mouth, and from which the visemes alone do.
+DOUBTFUL, SURE = 0.25, 0.6
+# Openings a second. 1 is about 17 mm, and lips reach 250 to 300 mm/s in fast speech (Löfqvist and Gracco 1997).
+CLOSING_SPEED, OPENING_SPEED = 17.0, 14.0
+
+Track = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MouthPose:
+    """What the mouth does at one moment; ranges as in `MouthMotion`."""
+
+    opening: float
+    jaw: float
+    spread: float
+    closure: float
+    tuck: float
 
 
 @dataclass(frozen=True)
 class MouthMotion:
-    """What the mouth should do, one value per output frame.
+    """What the mouth should do, one value per output frame, f32 [M] each.
 
-    opening: f32 [M], 0 closed .. 1 as open as loud speech gets. spread: f32 [M], -1 rounded .. 1 wide. closure: f32
-    [M], 0 .. 1 lips pressed together.
+    opening: between the lips, 0 closed .. 1 as open as loud speech gets.
+    jaw: 0 up .. 1 as low as loud speech needs it; lips can be shut over a lowered jaw.
+    spread: -1 rounded .. 1 wide.
+    closure: 0 .. 1 lips pressed together.
+    tuck: 0 .. 1 lower lip at the edge of the upper teeth.
     """
 
     opening: NDArray[np.float32]
+    jaw: NDArray[np.float32]
     spread: NDArray[np.float32]
     closure: NDArray[np.float32]
+    tuck: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        if not self.opening.shape == self.spread.shape == self.closure.shape or self.opening.ndim != 1:
-            raise ValueError("opening, spread and closure must be vectors of one length")
+        if len({track.shape for track in astuple(self)}) != 1 or self.opening.ndim != 1:
+            raise ValueError("opening, jaw, spread, closure and tuck must be vectors of one length")
+
+    def pose(self, frame: int) -> MouthPose:
+        """Of one output frame."""
+        return MouthPose(*(float(track[frame]) for track in astuple(self)))
 
 
-def plan_mouth_motion(speech: Waveform, timeline: Timeline) -> MouthMotion:
-    """The motion for every frame of a timeline; closed wherever there is no speech."""
-    levels = (mel_spectrogram(speech).astype(np.float64) + 4) * DB_PER_UNIT - 100
-    planned = _analyze(levels)
-    times_s = (np.arange(len(timeline.source_index)) + 0.5) / float(timeline.fps) + LEAD_S
-    width_s = 1 / float(timeline.fps)
-    opening, spread, closure = (_sample(track, times_s, width_s) for track in planned)
-    return MouthMotion(np.clip(opening, 0, 1), np.clip(spread, -1, 1), np.clip(closure, 0, 1))
+def plan_mouth_motion(speech: Waveform, timeline: Timeline, visemes: VisemeTrack) -> MouthMotion:
+    """The motion for every frame of a timeline; closed wherever there is no speech. visemes: of this speech."""
+    frame_s = 1 / float(timeline.fps)
+    times_s = (np.arange(len(timeline.source_index)) + 0.5) * frame_s
+    sound, trust = analyze_sound(speech), _trust(visemes)
+    opening, spread, closure, loudness = (
+        _sample(track, MEL_RATE_HZ, times_s + ACOUSTIC_LEAD_S, frame_s)
+        for track in (sound.opening, sound.spread, sound.closure, sound.loudness)
+    )
+    silence = np.minimum(1.25 * visemes.posteriors[:, Viseme.SILENCE].astype(np.float64), 1)
+    weight, silent, spoken_opening, spoken_jaw, spoken_spread = (
+        _sample(track, VISEME_RATE_HZ, times_s, frame_s)
+        for track in (trust, silence, *_coarticulate(visemes.posteriors))
+    )
+    # Loud syllables open the mouth further than soft ones, and where nothing sounds nothing is spoken.
+    heard = np.clip(loudness / LEAST_LOUDNESS, 0, 1)
+    effort = heard * (SOFT + (LOUD - SOFT) * loudness)
+    shut, pressed = _hold(_holds(visemes, Viseme.BILABIAL, trust), times_s)
+    tuck = _hold(_holds(visemes, Viseme.LABIODENTAL, trust), times_s)[0] * (1 - shut)
+    # Of the sound's share nothing is left in silence, and less where the lips are pursed.
+    open_weight = weight * (1 - ACOUSTIC_SHARE * (1 - silent) * (1 - 0.5 * np.maximum(-spoken_spread, 0)))
+    jaw = np.clip(_mix(opening, spoken_jaw * effort, weight), 0, 1) * (1 - JAW_RISE * shut)
+    opening = np.clip(_mix(opening, spoken_opening * effort, open_weight), 0, 1)
+    opening = _limit_speed(_mix(opening, TUCK_OPENING, tuck) * (1 - shut), frame_s)
+    spread = np.clip(_mix(spread, spoken_spread * heard, weight), -1, 1)
+    closure = np.clip(np.maximum(closure * (1 - weight), pressed), 0, 1)
+    return MouthMotion(*(track.astype(np.float32) for track in (opening, jaw, spread, closure, tuck)))
 
 
-def _analyze(levels: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mel levels in dB [80, T] -> opening, spread, closure [T], at 80 values a second."""
-    speech = _band(levels, SPEECH)
-    loud = float(np.percentile(speech, 95))
-    if loud < SILENCE_DB or levels.shape[1] < 4:
-        still = np.zeros(levels.shape[1])
-        return still, still.copy(), still.copy()
-    # Above the background noise, but never so high that the weaker vowels of pauseless speech count as noise.
-    floor = float(np.clip(np.percentile(speech, 5) + 6, loud - 42, loud - 16))
-    active = _smooth(_ramp(speech, floor, floor + 8), 2.0)
-    vowel = _band(levels, FIRST_FORMANT)
-    hiss = _ramp(_band(levels, HISS) - np.maximum(vowel, _band(levels, VOICE)), -4, 8)
-    peak = float(np.percentile(vowel, 94))
-    voiced = vowel > peak - 22
-    # 26 dB from closed to open: tried on real speech so that its median syllable opens the mouth by a third.
-    drive = _ramp(vowel, peak - 26, peak + 2) ** 1.25 * (1 - 0.75 * hiss)
-    closure = _closures(vowel, peak) * active
-    opening = _attack_release((drive + 0.10 * active) * active)
-    closure = _smooth(closure, 1.2)
-    balance = _band(levels, HIGH_SECOND) - _band(levels, LOW_SECOND)
-    low, high = np.percentile(balance[voiced], (15, 85)) if voiced.any() else (0.0, 0.0)
-    middle, wide = (low + high) / 2, max((high - low) / 2, 6.0)
-    spread = np.tanh((balance - middle) / wide) * np.where(hiss > 0.5, 0.4, 1.0) * active * (0.6 + 0.4 * drive)
-    # After the smoothing: a closure is short, and must not be smoothed away.
-    return opening * (1 - 0.9 * closure), _smooth(spread, 3.0), closure
+def _coarticulate(posteriors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Posteriors [T, 9] -> opening, jaw, spread, f64 [3, T]."""
+    targets, strength = np.array([TARGETS[viseme] for viseme in Viseme]).transpose(2, 0, 1)
+    times_s = (np.arange(len(posteriors)) / VISEME_RATE_HZ)[:, None, None]
+    # Squared: improbable visemes must not open a mouth at rest.
+    sounding = 2 * np.log(np.maximum(_smooth(posteriors.astype(np.float64)), 1e-3))[:, :, None]
+    # The strongest of all exponentials that start at earlier and later moments: a running maximum in the logarithm.
+    after = np.maximum.accumulate(sounding + times_s / AFTER_S) - times_s / AFTER_S
+    before = np.maximum.accumulate((sounding - times_s / BEFORE_S)[::-1])[::-1] + times_s / BEFORE_S
+    dominance = strength * np.exp(np.maximum(before, after))
+    return _smooth((dominance * targets).sum(axis=1) / dominance.sum(axis=1)).T
 
 
-def _closures(vowel: NDArray[np.float64], peak: float) -> NDArray[np.float64]:
-    """0..1 where the F1 band dips for 25 to 150 ms between two louder stretches, as in p, b and m."""
-    calm = _smooth(vowel, 1.0)
-    before = np.maximum.reduce([np.roll(np.pad(calm, 12, mode="edge"), k)[12:-12] for k in range(3, 11)])
-    after = np.maximum.reduce([np.roll(np.pad(calm, 12, mode="edge"), -k)[12:-12] for k in range(3, 11)])
-    depth = np.minimum(before, after) - calm
-    return _ramp(depth, 9, 20) * _ramp(np.minimum(before, after), peak - 20, peak - 10)
+def _smooth(values: Track) -> Track:
+    """Over 50 ms, binomial, along the first axis; ends held."""
+    padded = np.concatenate([values[:1], values[:1], values, values[-1:], values[-1:]])
+    count = len(values)
+    return sum(share * padded[k : k + count] for k, share in enumerate(np.array([1, 4, 6, 4, 1]) / 16))
 
 
-def _band(levels: NDArray[np.float64], rows: slice) -> NDArray[np.float64]:
-    """Mean power of some mel rows in dB, [T]."""
-    return 10 * np.log10(np.mean(10 ** (levels[rows] / 10), axis=0) + 1e-12)
+def _trust(visemes: VisemeTrack) -> Track:
+    """0 follow the sound alone .. 1 follow the visemes, f64 [T], without sudden steps."""
+    trust = np.clip((visemes.confidence.astype(np.float64) - DOUBTFUL) / (SURE - DOUBTFUL), 0, 1)
+    for _ in range(12):
+        trust = _smooth(trust)
+    return trust
 
 
-def _ramp(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    return np.clip((values - low) / (high - low), 0, 1)
+def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> list[tuple[float, float]]:
+    """Where a viseme sounds: start and end in seconds."""
+    held = np.concatenate([[False], (visemes.posteriors[:, viseme] >= HELD) & (trust >= TRUSTED), [False]])
+    edges = np.flatnonzero(np.diff(held)).reshape(-1, 2) / VISEME_RATE_HZ
+    middles, halves = edges.mean(axis=1), np.diff(edges)[:, 0] / 2
+    reaches = np.maximum(halves, CONTACT_S / 2)
+    found = zip(middles.tolist(), halves.tolist(), reaches.tolist(), strict=True)
+    return [(middle - reach, middle + reach) for middle, half, reach in found if 2 * half > LEAST_HOLD_S - 1e-6]
 
 
-def _smooth(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Gaussian of sigma mel frames (12.5 ms each), ends held."""
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
+def _hold(holds: list[tuple[float, float]], times_s: NDArray[Any]) -> tuple[Track, Track]:
+    """How near the lips are to a hold, and how firmly they press, 0..1 each, at each frame.
+
+    A hold shorter than a frame may fall between two frames; the one nearest to its middle then shows it.
+    """
+    way, press = np.zeros((2, len(times_s)))
+    for start, end in holds:
+        early, late = np.maximum(start - times_s, 0), np.maximum(times_s - end, 0)
+        np.maximum(way, smoothstep(np.clip(1 - early / CLOSE_S - late / RELEASE_S, 0, 1)), out=way)
+        np.maximum(press, np.clip(1 - (early + late) / PRESS_S, 0, 1), out=press)
+        nearest = int(np.abs(times_s - (start + end) / 2).argmin())
+        way[nearest] = press[nearest] = 1
+    return way, press
 
 
-def _attack_release(
-    values: NDArray[np.float64], attack_s: float = 0.03, release_s: float = 0.07
-) -> NDArray[np.float64]:
-    """Open quickly, close slower, as jaws do; then 20 ms of smoothing: syllables (3-7 Hz) stay, flutter goes."""
-    up, down = (1 - np.exp(-1 / (MEL_RATE_HZ * s)) for s in (attack_s, release_s))
-    out, state = np.empty_like(values), 0.0
-    # The one-pole filter lags by its time constant; reading 30 ms ahead takes that back.
-    ahead = np.concatenate([values[2:], np.zeros(2)])
-    for k, value in enumerate(ahead):
-        state += (value - state) * (up if value > state else down)
-        out[k] = state
-    return _smooth(out, 1.6)
+def _limit_speed(opening: Track, frame_s: float) -> Track:
+    """The largest motion below a given one that is nowhere faster than lips: closures stay shut, and peaks that no lip
+    could reach are lowered."""
+    places = np.arange(len(opening)) * frame_s
+    opened = np.minimum.accumulate(opening - OPENING_SPEED * places) + OPENING_SPEED * places
+    return np.minimum.accumulate((opened + CLOSING_SPEED * places)[::-1])[::-1] - CLOSING_SPEED * places
 
 
-def _sample(track: NDArray[np.float64], times_s: NDArray[Any], width_s: float) -> NDArray[np.float32]:
-    """Mean of a track over each output frame's own time, so that slow frame rates do not alias."""
-    taps = np.linspace(-0.5, 0.5, 5) * width_s
-    positions = (times_s[:, None] + taps) * MEL_RATE_HZ
-    grid = np.arange(len(track))
-    return np.interp(positions, grid, track, right=0.0).mean(axis=1).astype(np.float32)
+def _mix(one: Track, other: Track | float, share: Track) -> Track:
+    return one + (other - one) * share
+
+
+def _sample(track: Track, rate_hz: float, times_s: NDArray[Any], width_s: float) -> Track:
+    """Mean of a track over each output frame's own time, so that slow frame rates do not alias; 0 after its end."""
+    positions = (times_s[:, None] + np.linspace(-0.5, 0.5, 5) * width_s) * rate_hz
+    return np.interp(positions, np.arange(len(track)), track, right=0.0).mean(axis=1)

@@ -26,6 +26,7 @@ from retalking_core.engines.preview.mouth_warp import (
     mouth_curves,
     mouth_patch,
     opening_window,
+    reach_of,
 )
 from retalking_core.faces.landmarks import INNER_PAIRS, Points, face_scale
 from retalking_core.numerics import tiled_matmul
@@ -180,20 +181,29 @@ def edge_px(scale: float) -> float:
 
 
 def draw_interior(
-    luma: Plane, chroma: Plane, patch: MouthPatch, interior: MouthInterior, scale: float, light: float, black: float
+    luma: Plane,
+    chroma: Plane,
+    patch: MouthPatch,
+    interior: MouthInterior,
+    shape: MouthShape,
+    light: float,
+    black: float,
 ) -> None:
     """Into the luma [h, w] and chroma [h/2, w/2, 2] of the patch's window. light, black: as `draw_mouth` has them."""
+    scale, tuck = shape.scale, shape.tuck
     gap, depth, soft = 2 * patch.half_gap, patch.offset + patch.half_gap, edge_px(scale)
     alpha = np.clip(depth / soft + 0.5, 0, 1) * np.clip((gap - depth) / soft + 0.5, 0, 1)
     alpha *= np.clip(gap / soft, 0, 1) * np.clip((patch.half_width - np.abs(patch.along)) / (0.05 * scale), 0, 1)
-    yuv = _read_interior(interior, patch.along, depth, gap, scale)
+    yuv = _read_interior(interior, patch.along, depth, gap, scale, tuck)
     # The upper lip throws a soft shadow on the teeth, and a narrow slit lets in less light.
     lit = (0.8 + 0.2 * np.clip(gap / (0.1 * scale), 0, 1)) * (0.7 + 0.3 * np.clip(depth / (0.045 * scale), 0, 1))
     # A tongue that was bright in a wide-open mouth lies deeper in the dark of a smaller one.
     lit *= 1 - 0.5 * ease(depth / np.maximum(gap, 1e-3)) * np.clip(1 - gap / (interior.gaps.max() * scale), 0, 1)
+    lit += tuck * np.maximum(0.9 - lit, 0)
     bright = black + (yuv[..., 0] - black) * lit * (light / interior.light)
-    # A narrow slit shows no detail: it is the lips' own color in shadow, and becomes a mouth as it widens.
-    seen = ease((gap / scale - SLIT) / SLIT)
+    # A narrow slit shows no detail: it is the lips' own color in shadow, and becomes a mouth as it widens; except at f
+    # and v, where the teeth are right behind it.
+    seen = ease((gap / scale - SLIT * (1 - tuck)) / SLIT)
     under = luma.astype(np.float32)
     shadow = black + (under - black) * SLIT_SHADE
     bright = shadow + (bright - shadow) * seen
@@ -205,12 +215,13 @@ def draw_interior(
 
 
 def _read_interior(
-    interior: MouthInterior, along: NDArray[Any], depth: NDArray[Any], gap: NDArray[Any], scale: float
+    interior: MouthInterior, along: NDArray[Any], depth: NDArray[Any], gap: NDArray[Any], scale: float, tuck: float
 ) -> NDArray[np.float32]:
     """Interior colors for each pixel of the patch, f32 [h, w, 3].
 
     Teeth keep their size: below the upper lip the picture is read at its own scale from the top, above the lower lip
-    from the bottom, and what does not fit into a smaller gap is left out in between. A wider gap stretches it.
+    from the bottom, and what does not fit into a smaller gap is left out in between. A wider gap stretches it. A lower
+    lip at the upper teeth (tuck) hides all but them.
     """
     rows, columns = interior.yuv.shape[:2]
     column = np.clip((along * (1 / (0.97 * scale * interior.half_width)) + 1) / 2, 0, 1) * (columns - 1)
@@ -218,7 +229,7 @@ def _read_interior(
     own = cv2.remap(interior.gaps[None], column, level, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) * scale
     own, gap = np.maximum(own, 1.0), np.maximum(gap, 1e-3)
     share = np.clip(depth / gap, 0, 1)
-    from_bottom = ease((share - 0.4) / 0.5)
+    from_bottom = (1 - tuck) * ease((share - 0.4) / 0.5)
     fitted = (1 - from_bottom) * np.clip(depth / own, 0, 1) + from_bottom * np.clip(1 - (gap - depth) / own, 0, 1)
     row = np.where(gap >= own, share, fitted) * (rows - 1)
     return cv2.remap(interior.yuv, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -303,7 +314,7 @@ def draw_mouth(
 
     light: skin luma above black in this frame. strength: 0 (the frame as it was) .. 1.
     """
-    curves = mouth_curves(shape.after, shape.gaps)
+    curves = mouth_curves(shape.after, shape.gaps, reach=reach_of(shape))
     patch = mouth_patch(field.box, curves, MOUTH_ROOM * shape.scale)
     blended = field.upper + (field.lower - field.upper) * _coarse_weight(field, curves, shape.scale)[..., None]
     window = _around(moving_window(blended, field.box), patch.window)
@@ -311,7 +322,7 @@ def draw_mouth(
     _draw_lips(frame, *_inside(luma, chroma, patch.window, window), field, patch, shape)
     if 2 * float(curves.half_gap.max()) >= LEAST_GAP_PX:
         inner = patch.cut(opening_window(patch.window, curves, edge_px(shape.scale)))
-        draw_interior(*_inside(luma, chroma, inner.window, window), inner, interior, shape.scale, light, black)
+        draw_interior(*_inside(luma, chroma, inner.window, window), inner, interior, shape, light, black)
     return _put_back(frame, window, luma, chroma, strength)
 
 
@@ -347,8 +358,7 @@ def _draw_lips(
 
 def _lip_line(patch: MouthPatch, shape: MouthShape) -> NDArray[np.float32]:
     """Luma factor of the shadow where lips meet that were apart; lips that were closed bring their own."""
-    was_open = min(max(float(shape.gaps_before.max()) / (0.06 * shape.scale), 0.0), 1.0)
-    depth = LIP_LINE_DEPTH * was_open * np.sqrt(np.clip(1 - (patch.along / patch.half_width) ** 2, 0, 1))
+    depth = LIP_LINE_DEPTH * shape.was_open * np.sqrt(np.clip(1 - (patch.along / patch.half_width) ** 2, 0, 1))
     width = max(0.9, 0.011 * shape.scale)
     return 1 - depth * np.exp(-((patch.offset / width) ** 2))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.engines.preview.mouth_motion import MouthPose
 from retalking_core.faces.landmarks import INNER_PAIRS, MOUTH, OUTER_EYES, Points, face_scale, inner_gap
 from retalking_core.types import FaceTrack
 
@@ -19,9 +20,15 @@ UPPER_SHARE = 0.22
 # How far the jaw line follows the lower lip, by landmark, from the chin (8) up to the ears.
 JAW_FOLLOWS = {8: 0.78, 7: 0.75, 9: 0.75, 6: 0.62, 10: 0.62, 5: 0.42, 11: 0.42, 4: 0.2, 12: 0.2, 3: 0.06, 13: 0.06}
 # Gap of the outer inner-lip pairs relative to the middle one.
-GAP_PROFILE = np.array([0.84, 1.0, 0.84], np.float32)
-WIDEN, NARROW, NARROW_OPEN = 0.07, 0.15, 0.03
-PRESS, OVERLAP = 0.02, 0.012
+GAP_PROFILE, ROUND_PROFILE = np.array([0.84, 1.0, 0.84], np.float32), np.array([0.72, 1.0, 0.72], np.float32)
+WIDEN, NARROW, NARROW_OPEN = 0.07, 0.24, 0.03
+# Lips that are pushed forward show more of themselves: how far the outer contour moves out.
+PURSE = 0.022
+# Pressed lips roll inward: how far the outer contour moves in, and how far the inner edges pass each other, so that
+# neither a gap nor the rim of the old mouth is left between them.
+PRESS, OVERLAP, OVERLAP_PRESSED = 0.012, 0.006, 0.03
+# At f and v the lower lip rolls in under the upper teeth and the upper lip is raised off them.
+TUCK_LIFT, TUCK_ROLL = 0.014, 0.022
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class MouthShape:
 
     before, after: landmarks f32 [68, 2] px. gaps_before: f32 [3] px, how far the lips stand open in the source (the
     resting gap of closed lips taken off). gaps: f32 [3] px, how far they shall be seen open. meeting: f32 [3] px, how
-    far apart the field puts the lips. scale: px. across, down: unit axes.
+    far apart the field puts the lips. scale: px. across, down: unit axes. tuck: 0..1, lower lip at the upper teeth.
     """
 
     before: Points
@@ -54,6 +61,17 @@ class MouthShape:
     scale: float
     across: NDArray[np.float32]
     down: NDArray[np.float32]
+    tuck: float
+
+    @property
+    def was_open(self) -> float:
+        """0 the source's lips are shut .. 1 they are apart."""
+        return min(max(float(self.gaps_before.max()) / (0.06 * self.scale), 0.0), 1.0)
+
+    @property
+    def sealed(self) -> float:
+        """1 lips that were apart are shut .. 0 lips that stay apart, or were shut anyway."""
+        return self.was_open * (1 - min(max(float(self.gaps.max()) / (0.08 * self.scale), 0.0), 1.0))
 
 
 def learn_rest(track: FaceTrack) -> MouthRest:
@@ -91,43 +109,50 @@ def face_axes(marks: Points) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return across.astype(np.float32), (down / np.linalg.norm(down)).astype(np.float32)
 
 
-def plan_shape(
-    marks: Points,
-    rest: MouthRest,
-    rest_width: float,
-    opening: float,
-    spread: float,
-    closure: float,
-    strength: float = 1.0,
-) -> MouthShape:
+def plan_shape(marks: Points, rest: MouthRest, rest_width: float, pose: MouthPose, strength: float = 1.0) -> MouthShape:
     """From the landmarks of a frame (px) to where they should be.
 
-    opening, closure: 0..1; spread: -1..1. strength: 0 (the source's own mouth) .. 1 (the planned one).
+    strength: 0 (the source's own mouth) .. 1 (the planned one).
     """
     scale = float(face_scale(marks))
     across, down = face_axes(marks)
     gaps = np.array([(marks[low] - marks[up]) @ down for up, low in INNER_PAIRS], np.float32) / scale
     before = np.maximum(gaps - rest.closed_gap, 0)
-    rounded, wide = max(0.0, -spread), max(0.0, spread)
-    target = opening * rest.open_gap * (1 - 0.1 * wide) * GAP_PROFILE
+    # Lips that are stretched around a wide-open mouth cannot be pursed by moving them: they would crumple.
+    rounded = max(0.0, -pose.spread) * (1 - float(np.clip((before[1] - 0.16) / 0.08, 0, 0.7)))
+    wide = max(0.0, pose.spread)
+    profile = GAP_PROFILE + (ROUND_PROFILE - GAP_PROFILE) * rounded
+    target = pose.opening * rest.open_gap * (1 - 0.1 * wide) * profile
     target = before + (target - before) * strength
     # Closed lips keep the resting gap, which is the landmarks' error about them. Lips that have to be shut go a little
     # past each other instead, so that no sliver of the old mouth shows between them.
     was_open = np.clip(before / 0.04, 0, 1)
+    pressed, tuck = pose.closure * (1 - min(1.0, pose.opening * 4)) * strength, pose.tuck * strength
     resting = np.minimum(gaps, rest.closed_gap) * (1 - was_open) - OVERLAP * was_open
+    resting += pressed * (-OVERLAP_PRESSED - resting)
     change = target + resting - gaps
     shift = np.zeros((68, 2), np.float32)  # columns: across, down; units of scale
-    _move_lips(shift, change, closure * (1 - min(1.0, opening * 4)), rounded)
-    _move_corners(shift, marks, across, scale, rest_width, wide, rounded, opening, float(change.mean()))
+    _move_lips(shift, change, pressed, rounded * strength, tuck)
+    _move_corners(shift, marks, across, down, scale, rest_width, wide, rounded, pose.opening, float(change.mean()))
     shift[MOUTH, 0] *= strength
+    # How low the source's own jaw is, nobody knows: as low as its lips are apart.
+    dropped = (pose.jaw * rest.open_gap - before[1]) * strength
     for point, share in JAW_FOLLOWS.items():
-        shift[point, 1] = share * (1 - UPPER_SHARE) * float(np.clip(change[1], -0.28, 0.28))
+        shift[point, 1] = share * (1 - UPPER_SHARE) * float(np.clip(dropped, -0.28, 0.28))
     after = (marks + scale * (shift[:, :1] * across + shift[:, 1:] * down)).astype(np.float32)
     seen = target + np.maximum(resting, 0) * np.clip(target / 0.03, 0, 1)
     _lift_corners(after, down, scale, float(target[1]))
     lowered = _round_lower_lip(after, across, down, float(target[1])) / scale
     return MouthShape(
-        marks, after, before * scale, (seen + lowered) * scale, (gaps + change + lowered) * scale, scale, across, down
+        before=marks,
+        after=after,
+        gaps_before=before * scale,
+        gaps=(seen + lowered) * scale,
+        meeting=(gaps + change + lowered) * scale,
+        scale=scale,
+        across=across,
+        down=down,
+        tuck=tuck,
     )
 
 
@@ -161,21 +186,25 @@ def _round_lower_lip(
     return moved.astype(np.float32)
 
 
-def _move_lips(shift: NDArray[np.float32], change: NDArray[np.float32], press: float, rounded: float) -> None:
-    """Upper lip up, lower lip down; the outer contour follows the inner one, thinner when the lips stretch or press."""
-    up, low = -UPPER_SHARE * change, (1 - UPPER_SHARE) * change
+def _move_lips(
+    shift: NDArray[np.float32], change: NDArray[np.float32], pressed: float, rounded: float, tuck: float
+) -> None:
+    """Upper lip up, lower lip down; the outer contour follows the inner one, thinner when the lips stretch, press or
+    tuck, thicker when they are pursed."""
+    up, low = -UPPER_SHARE * change - TUCK_LIFT * tuck, (1 - UPPER_SHARE) * change - TUCK_LIFT * tuck
     shift[[61, 62, 63], 1] = up
     shift[[67, 66, 65], 1] = low
-    shift[[50, 51, 52], 1] = 0.8 * up + PRESS * press - 0.012 * rounded
-    shift[[49, 53], 1] = 0.45 * up[[0, 2]]
-    shift[[58, 57, 56], 1] = 0.93 * low - 1.3 * PRESS * press + 0.012 * rounded
-    shift[[59, 55], 1] = 0.6 * low[[0, 2]]
+    shift[[50, 51, 52], 1] = 0.8 * up + PRESS * pressed - PURSE * rounded
+    shift[[49, 53], 1] = 0.45 * up[[0, 2]] - 0.6 * PURSE * rounded
+    shift[[58, 57, 56], 1] = 0.93 * low - 1.3 * PRESS * pressed + PURSE * rounded - TUCK_ROLL * tuck
+    shift[[59, 55], 1] = 0.6 * low[[0, 2]] + 0.6 * PURSE * rounded - 0.5 * TUCK_ROLL * tuck
 
 
 def _move_corners(
     shift: NDArray[np.float32],
     marks: Points,
     across: NDArray[np.float32],
+    down: NDArray[np.float32],
     scale: float,
     rest_width: float,
     wide: float,
@@ -183,13 +212,18 @@ def _move_corners(
     opening: float,
     change: float,
 ) -> None:
-    """Corners out or in (every lip point by its share of the way to its corner), and a little down with the jaw."""
+    """Corners out or in (every lip point by its share of the way to its corner), and a little down with the jaw; those
+    of a smile come down to be pursed."""
     place = (marks[MOUTH] - (marks[48] + marks[54]) / 2) @ across / scale
     width = float(place[6] - place[0])
     wanted = rest_width * (1 + WIDEN * wide - NARROW * rounded - NARROW_OPEN * opening)
-    stretch = np.clip(wanted / max(width, 1e-3) - 1, -0.25, 0.25)
+    stretch = np.clip(wanted / max(width, 1e-3) - 1, -0.32, 0.25)
     shift[MOUTH, 0] = place * stretch
     shift[[48, 54, 60, 64], 1] = 0.3 * (1 - UPPER_SHARE) * change - 0.008 * wide
+    raised = float((marks[[62, 66]].mean(axis=0) - marks[[48, 54]].mean(axis=0)) @ down) / scale
+    relaxed = 0.6 * rounded * min(max(raised - 0.02, 0.0), 0.15)
+    shift[[48, 54, 60, 64], 1] += relaxed
+    shift[[49, 53, 59, 55], 1] += 0.4 * relaxed
 
 
 def gap_of(track: FaceTrack) -> NDArray[np.float32]:

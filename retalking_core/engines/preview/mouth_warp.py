@@ -21,7 +21,10 @@ from retalking_core.numerics import smoothstep
 
 UPPER_INNER, LOWER_INNER = [61, 62, 63], [67, 66, 65]
 OUTER_CORNERS, INNER_CORNERS = [48, 54], [60, 64]
-ARCH = 0.7
+# The model puts the inner corners a little inside the mouth; two fifths of the way to the outer ones meets them.
+REACH, ARCH = 0.4, 0.7
+# All that may be seen of an open mouth: shut along a narrower outline, it leaves dark pits at the corners.
+FULL_REACH, FULL_ARCH = 0.9, 0.5
 # Places from corner (-1) to corner (1).
 TABLE = np.linspace(-1, 1, 129)
 KNOTS_APART = np.arange(5) * 1e-3
@@ -73,13 +76,19 @@ class MouthCurves:
         return dx * self.along[0] + dy * self.along[1], dx * self.down[0] + dy * self.down[1]
 
 
-def mouth_curves(marks: Points, gaps: NDArray[np.float32], places: NDArray[np.float64] = TABLE) -> MouthCurves:
+def mouth_curves(
+    marks: Points,
+    gaps: NDArray[np.float32],
+    places: NDArray[np.float64] = TABLE,
+    reach: float = REACH,
+    arch: float = ARCH,
+) -> MouthCurves:
     """Curves through the inner-lip landmarks (px), with the three given gaps (px) in place of their own.
 
-    places: where along the mouth they are tabulated, ascending, -1..1 from corner to corner.
+    places: where along the mouth they are tabulated, ascending, -1..1 from corner to corner. reach: where the corners
+    are, 0 the inner landmarks .. 1 the outer ones. arch: exponent of the edge, smaller is fuller toward the corners.
     """
-    # The model puts the inner corners a little inside the mouth; two fifths of the way to the outer ones meets them.
-    corners = marks[INNER_CORNERS] + 0.4 * (marks[OUTER_CORNERS] - marks[INNER_CORNERS])
+    corners = marks[INNER_CORNERS] + reach * (marks[OUTER_CORNERS] - marks[INNER_CORNERS])
     along = corners[1] - corners[0]
     width = max(float(np.hypot(along[0], along[1])), 1.0)
     along = (along / width).astype(np.float32)
@@ -90,18 +99,18 @@ def mouth_curves(marks: Points, gaps: NDArray[np.float32], places: NDArray[np.fl
     center -= origin
     # Knots in order and apart even on a mouth seen from the side.
     knots = np.maximum.accumulate(center @ along + KNOTS_APART)
-    middle, reach = (knots[0] + knots[4]) / 2, max((knots[4] - knots[0]) / 2, 1e-3)
-    knots = (knots - middle) / reach
+    middle, half = (knots[0] + knots[4]) / 2, max((knots[4] - knots[0]) / 2, 1e-3)
+    knots = (knots - middle) / half
     line = smooth_curve(knots, center @ down, places)
-    vectors = (v.astype(np.float32) for v in (middle + reach * places, line, _arched(knots, gaps / 2, places)))
+    vectors = (v.astype(np.float32) for v in (middle + half * places, line, _arched(knots, gaps / 2, places, arch)))
     return MouthCurves(origin.astype(np.float32), along, down, width / 2, *vectors)
 
 
-def _arched(knots: NDArray[Any], half_gap: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float64]:
-    """A rounded arch, (1 - u^2)^0.7 from corner to corner, times a smooth factor through the three inner knots: a plain
-    curve through so few points ends in sharp corners."""
-    at_knots = np.clip(1 - knots[1:4] ** 2, 0.2, 1) ** ARCH
-    return np.maximum((1 - places**2) ** ARCH * smooth_curve(knots[1:4], half_gap / at_knots, places), 0)
+def _arched(knots: NDArray[Any], half_gap: NDArray[Any], places: NDArray[Any], arch: float) -> NDArray[np.float64]:
+    """A rounded arch, (1 - u^2)^arch from corner to corner, times a smooth factor through the three inner knots: a
+    plain curve through so few points ends in sharp corners."""
+    at_knots = np.clip(1 - knots[1:4] ** 2, 0.2, 1) ** arch
+    return np.maximum((1 - places**2) ** arch * smooth_curve(knots[1:4], half_gap / at_knots, places), 0)
 
 
 def smooth_curve(knots: NDArray[Any], values: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float64]:
@@ -176,11 +185,11 @@ def _even(place: float, lowest: int, highest: int) -> int:
 # Grid step and border, in units of the face scale.
 CELL = 0.07
 ROOM_SIDE, ROOM_BELOW = 0.22, 0.42
-SHARED = np.array([*range(17), 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 40, 41, 42, 45, 46, 47, 48, 54, 60, 64])
+SHARED = np.array([*range(17), 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 40, 41, 42, 45, 46, 47, 48, 54])
 UPPER = np.array([49, 50, 51, 52, 53, 61, 62, 63])
 LOWER = np.array([55, 56, 57, 58, 59, 65, 66, 67])
 # Between the landmarks and the corners, where the opening is an arch and the straight way between them is not.
-EDGE_PLACES = np.array([-0.82, 0.82])
+EDGE_PLACES = np.array([-0.93, -0.78, 0.78, 0.93])
 RING = np.array([1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15])
 OWN, COMMON = len(UPPER) + len(EDGE_PLACES), len(SHARED) + len(RING)
 
@@ -229,12 +238,18 @@ def solve_field(shape: MouthShape, box: tuple[int, int, int, int]) -> MouthField
     return MouthField(box, *fields)
 
 
+def reach_of(shape: MouthShape) -> float:
+    """Where the corners of its opening are, as `mouth_curves` takes it."""
+    return REACH + (FULL_REACH - REACH) * shape.sealed
+
+
 def _control_points(shape: MouthShape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Where points shall be and the way back to where they are, f32 [n, 2] px each: those of the upper lip alone
     (`OWN`), those of both fields (`COMMON`), those of the lower lip alone."""
     gaps = np.array([(shape.before[b] - shape.before[a]) @ shape.down for a, b in INNER_PAIRS])
-    new = mouth_curves(shape.after, np.maximum(shape.meeting, 0), EDGE_PLACES).edges()
-    old = mouth_curves(shape.before, np.maximum(gaps, 0), EDGE_PLACES).edges()
+    reach, arch = reach_of(shape), ARCH + (FULL_ARCH - ARCH) * shape.sealed
+    new = mouth_curves(shape.after, np.maximum(shape.meeting, 0), EDGE_PLACES, reach).edges()
+    old = mouth_curves(shape.before, np.maximum(gaps, 0), EDGE_PLACES, reach, arch).edges()
     ring = _ring(shape)
     after, before = (
         np.concatenate([marks[UPPER], edges[0], marks[SHARED], ring, marks[LOWER], edges[1]])

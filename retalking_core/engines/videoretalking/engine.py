@@ -90,7 +90,7 @@ class VideoRetalkingEngine:
             version=__version__,
             device=str(networks.device),
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
-            unsupported_options={"expression": ("smile",)} if no_smile else {},
+            unsupported_options={"transcript": ()} | ({"expression": ("smile",)} if no_smile else {}),
             synthetic_weights=synthetic_weights,
             face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
