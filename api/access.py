@@ -41,9 +41,11 @@ WithKey = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Caller:
-    """key: None if keys are not required, and for the holder of a signed link."""
+    """key: None if keys are not required, and for the holder of a signed link. base: how the caller's path began, `/v1`
+    or nothing; the links of the answer begin alike."""
 
     key: ApiKey | None = None
+    base: str = ""
 
     @property
     def owner(self) -> str:
@@ -97,7 +99,7 @@ async def admit(
     """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
         refuse_other_sites(request, parts.settings.public_url)
-        return ANYONE
+        return Caller(base=request.scope["root_path"])
     text = credentials.credentials if credentials else None
     key = await run_in_threadpool(_identify, parts, text)
     if scope is not None and not key.allows(scope):
@@ -105,7 +107,7 @@ async def admit(
         message = f"This call needs a key with the scope `{scope.value}`."
         raise ServiceError("forbidden", message, headers={"WWW-Authenticate": header})
     await run_in_threadpool(_count_request, request, parts, key)
-    return Caller(key)
+    return Caller(key, request.scope["root_path"])
 
 
 def _identify(parts: Dependencies, text: str | None) -> ApiKey:

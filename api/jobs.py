@@ -6,14 +6,15 @@ import logging
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
+from api.openapi import FORM_BODY, JSON_BODY
 from api.problems import refusals
-from api.submission import accept_submission
+from api.submission import accept_submission, media_type_of
 from jobs.errors import ServiceError
 from jobs.models import Job, JobStatus, JobView
 from jobs.names import is_job_id, job_prefix
@@ -85,29 +86,59 @@ class JobList(BaseModel):
     links: JobListLinks
 
 
+_SUBMITTED: dict[int | str, dict[str, Any]] = {
+    202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
+    **refusals(*SUBMISSION_REFUSALS),
+}
+
+
 @router.post(
     "/jobs",
     operation_id="submitJob",
-    summary="Submit a job",
+    summary="Submit a job by reference",
     status_code=202,
     response_model=JobView,
-    responses={
-        202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
-        **refusals(*SUBMISSION_REFUSALS),
-    },
+    responses=_SUBMITTED,
+    openapi_extra=JSON_BODY,
 )
 async def submit_job(
     request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
 ) -> Response:
-    """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
+    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`). This path takes forms with files as
+    well; in this document they have a path of their own, because generated clients know one body per operation."""
+    return await _submit(request, parts, caller, idempotency_key)
 
-    A form takes `video`, `audio` and optionally `expression` (a picture) as files. Options are form fields (nested ones
-    as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as a
-    file is referenced by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
-    """
-    created = await accept_submission(request, parts, caller, idempotency_key)
+
+@router.post(
+    "/jobs/upload",
+    operation_id="submitJobFiles",
+    summary="Submit a job with its files",
+    status_code=202,
+    response_model=JobView,
+    responses=_SUBMITTED,
+    openapi_extra=FORM_BODY,
+)
+async def submit_job_files(
+    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+) -> Response:
+    """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
+    as files. Options are form fields (nested ones as JSON text or dotted names such as `output.crf`), or a single JSON
+    part `spec`. An input that is not sent as a file is referenced as in `submitJob`."""
+    if media_type_of(request) == "application/json":
+        raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
+    return await _submit(request, parts, caller, idempotency_key)
+
+
+@router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+def refuse_method() -> None:
+    """`upload` is not the id of a job."""
+    raise HTTPException(405)
+
+
+async def _submit(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Response:
+    created = await accept_submission(request, parts, caller, key)
     body = await run_in_threadpool(view, parts, created.job, caller)
-    headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
+    headers = {"Location": f"{caller.base}/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
     return view_response(body, 202, headers)
@@ -133,7 +164,7 @@ def list_jobs(
     query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
-        return "/jobs?" + urlencode({key: value for key, value in {**query, "cursor": at}.items() if value is not None})
+        return f"{caller.base}/jobs?" + urlencode({key: value for key, value in {**query, "cursor": at}.items() if value is not None})
 
     body = JobList(
         jobs=[view(parts, job, caller) for job in page.jobs],
@@ -246,7 +277,7 @@ def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
 
 def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
     """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
-    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
+    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner, base=caller.base)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -15,6 +15,7 @@ from api.metrics import RequestMetrics
 from api.middleware import HostGuard, ResponseHeaders, Tracing, own_hosts
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
+from api.paths import HeadAsGet, PathForms
 from api.problems import install_problems, refusals
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
@@ -53,8 +54,10 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
     install_openapi(app)
     if not settings.require_keys:
         app.add_middleware(HostGuard, own_hosts=own_hosts(settings))
+    app.add_middleware(HeadAsGet)
     app.add_middleware(ResponseHeaders)
     app.add_middleware(Tracing, metrics=app.state.parts.metrics)
+    app.add_middleware(PathForms)
     app.openapi()  # takes 0.3 s: build it now, not in the event loop of the first request
     return app
 

@@ -101,8 +101,7 @@ async def read_submission(
 async def _receive(
     request: Request, parts: Dependencies, reservation: StorageReservation
 ) -> tuple[JobSubmission, ReceivedForm]:
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     if kind == "multipart/form-data":
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
@@ -112,6 +111,10 @@ async def _receive(
         return _body_of_json(raw, "The body"), ReceivedForm()
     what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+
+
+def media_type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _body_of_form(form: ReceivedForm) -> JobSubmission:

@@ -221,4 +221,4 @@ def _lock(upload_id: str) -> str:
 def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
     query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
-    return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"
+    return f"{parts.settings.public_url.rstrip('/')}{caller.base}/{path}/content?{query}"

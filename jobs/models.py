@@ -329,6 +329,15 @@ class JobView(FrozenModel):
     webhook: WebhookView | None
 
 
+class WebhookMessage(FrozenModel):
+    """Body of a webhook. timestamp: when the event happened, not when it was sent."""
+
+    type: WebhookEvent
+    timestamp: str = Field(json_schema_extra={"format": "date-time"})
+    owner: str | None = Field(description="Id of the API key that submitted the job; null: keys were not required")
+    data: JobView = Field(description="The job at that time")
+
+
 class JobEvent(FrozenModel):
     """One entry of a job's history, as sent over SSE. `id` is the Redis stream id, usable as Last-Event-ID."""
 

@@ -26,11 +26,12 @@ def view_job(
     link_key: bytes | None = None,
     holder: str | None = None,
     at: datetime | None = None,
+    base: str = "",
 ) -> JobView:
     """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
-    holder: id of the API key whose revocation ends such links; None: the job's owner.
+    holder: id of the API key whose revocation ends such links; None: the job's owner. base: what their paths begin with.
     """
     request = job.spec.request
     estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
@@ -56,7 +57,7 @@ def view_job(
         deadline_at=job.deadline_at,
         delete_at=job.delete_at,
         error=job.error,
-        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder),
+        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder, base),
         render=job.render,
         evaluation=job.evaluation,
         webhook=_webhook(job, store),
@@ -78,20 +79,21 @@ def _eta_s(job: Job, estimate: QueueEstimate | None, store: JobStore, at: dateti
 
 
 def _result(
-    job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str
+    job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str, base: str
 ) -> ResultView | None:
     """A presigned link if the object store has them, else a URL of the API. The URL is signed if the API requires keys,
     because players and receivers of webhooks have none; otherwise it is valid as long as the job exists."""
     if job.result is None:
         return None
+    service = settings.public_url.rstrip("/") + base
     name = f"{job.id}.{job.result.key.rpartition('.')[2]}"
     link = objects.presign_get(job.result.key, settings.link_ttl_s, name)
     if link is None and settings.require_keys and link_key is not None:
         path, expires = f"jobs/{job.id}/result", int(time.time()) + settings.link_ttl_s
         query = link_query(link_key, "GET", path, expires, holder)
-        link = f"{settings.public_url.rstrip('/')}/{path}?{query}"
+        link = f"{service}/{path}?{query}"
     return ResultView(
-        url=link or f"{settings.public_url.rstrip('/')}/jobs/{job.id}/result",
+        url=link or f"{service}/jobs/{job.id}/result",
         expires_at=datetime.now(UTC) + timedelta(seconds=settings.link_ttl_s) if link else None,
         **job.result.model_dump(exclude={"key"}),
     )

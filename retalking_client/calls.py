@@ -20,6 +20,7 @@ from retalking_client.models import Status, Upload
 from retalking_client.options import MediaInput, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+API = "/v1"
 VERSION = "0.1.0"
 MOST_REDIRECTS = 5
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -101,7 +102,7 @@ class Call:
 def submit_call(
     video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
 ) -> Call:
-    """POST /jobs. Without a key one is generated, so that a retry after a lost response finds the job it made.
+    """POST /v1/jobs, or /v1/jobs/upload with files. Without a key one is generated, so that a retry after a lost response finds the job it made.
 
     Raises FileNotFoundError.
     """
@@ -121,7 +122,8 @@ def submit_call(
         files["expression"] = existing_file(expression)
         del spec["expression"]
     key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
-    return Call("POST", "/jobs", json=spec, files=files, headers={"Idempotency-Key": key})
+    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
+    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
 
 
 def job_call(job_id: str, rest: str = "") -> Call:
@@ -133,7 +135,7 @@ def list_call(status: Status | None, page_size: int, cursor: str | None) -> Call
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
     params = {"status": status, "limit": str(page_size), "cursor": cursor}
-    return Call("GET", "/jobs", params={name: value for name, value in params.items() if value is not None})
+    return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
 
 
 def events_call(job_id: str, after: str | None) -> Call:
@@ -161,13 +163,21 @@ def redeliver_call(job_id: str) -> Call:
 
 
 def webhook_secret_call() -> Call:
-    return Call("GET", "/webhooks/secret")
+    return Call("GET", f"{API}/webhooks/secret")
 
 
 def rotate_webhook_secret_call(overlap_s: int) -> Call:
     """Not retried once it may have arrived: every call makes another secret."""
     params = {"overlap_s": str(overlap_s)}
-    return Call("POST", "/webhooks/secret/rotate", params=params, is_repeatable=False)
+    return Call("POST", f"{API}/webhooks/secret/rotate", params=params, is_repeatable=False)
+
+
+def upload_call() -> Call:
+    return Call("POST", f"{API}/uploads")
+
+
+def offer_call() -> Call:
+    return Call("GET", f"{API}/engines")
 
 
 def put_call(link: str, path: Path) -> Call:
@@ -175,7 +185,7 @@ def put_call(link: str, path: Path) -> Call:
 
 
 def job_path(job_id: str) -> str:
-    return f"/jobs/{quote(job_id, safe='')}"
+    return f"{API}/jobs/{quote(job_id, safe='')}"
 
 
 def is_link(text: str) -> bool:

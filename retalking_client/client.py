@@ -86,7 +86,7 @@ class Client:
     def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
-        upload = parse_response(Upload, self._send(Call("POST", "/uploads")))
+        upload = parse_response(Upload, self._send(calls.upload_call()))
         self._send(calls.put_call(upload.url, file))
         return upload
 
@@ -187,7 +187,7 @@ class Client:
 
     def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
-        return parse_response(dict, self._send(Call("GET", "/engines")))
+        return parse_response(dict, self._send(calls.offer_call()))
 
     def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)
