@@ -164,7 +164,8 @@ def list_jobs(
     query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
 
     def link(at: str | None) -> str:
-        return f"{caller.base}/jobs?" + urlencode({key: value for key, value in {**query, "cursor": at}.items() if value is not None})
+        given = {key: value for key, value in {**query, "cursor": at}.items() if value is not None}
+        return f"{caller.base}/jobs?{urlencode(given)}"
 
     body = JobList(
         jobs=[view(parts, job, caller) for job in page.jobs],

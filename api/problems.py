@@ -165,7 +165,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 405:
-        allow = allowed_methods(request) or (error.headers or {}).get("Allow", "")
+        allow = allowed_methods(request, (error.headers or {}).get("Allow", ""))
         detail = f"{request.url.path} does not support {request.method}; it supports {allow}."
         return problem_response(request, "method_not_allowed", detail, headers={"Allow": allow})
     if error.status_code == 404:
@@ -174,11 +174,13 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
     return problem_response(request, code, ERROR_CODES[code].title + ".", headers=error.headers)
 
 
-def allowed_methods(request: Request) -> str:
-    """Every method of the matched path. Starlette only reports those of the first route with that path."""
+def allowed_methods(request: Request, of_route: str) -> str:
+    """Every method of the matched path. of_route: those of the first route with that path, which is all that Starlette
+    reports."""
     template = getattr(request.scope.get("route"), "path", "")
     paths = request.app.openapi()["paths"]
-    methods = {method.upper() for method in paths.get(VERSION + template) or paths.get(template, {})}
+    documented = paths.get(VERSION + template) or paths.get(template)
+    methods = {method.upper() for method in documented} if documented else set(of_route.split(", "))
     return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 

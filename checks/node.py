@@ -1,4 +1,4 @@
-"""Node.js programs of the checks: a folder has a package.json with exact versions and a package-lock.json with hashes."""
+"""Node.js programs of the checks: package.json has their exact versions, package-lock.json their hashes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def view_job(
     """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
-    holder: id of the API key whose revocation ends such links; None: the job's owner. base: what their paths begin with.
+    holder: id of the API key whose revocation ends such links; None: the job's owner. base: prefix of their paths.
     """
     request = job.spec.request
     estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None

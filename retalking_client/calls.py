@@ -102,7 +102,8 @@ class Call:
 def submit_call(
     video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
 ) -> Call:
-    """POST /v1/jobs, or /v1/jobs/upload with files. Without a key one is generated, so that a retry after a lost response finds the job it made.
+    """POST /v1/jobs, or /v1/jobs/upload with files. Without a key one is generated, so that a retry after a lost
+    response finds the job it made.
 
     Raises FileNotFoundError.
     """

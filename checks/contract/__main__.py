@@ -1,6 +1,6 @@
-"""Lint of the OpenAPI document with Redocly's recommended rules, where Node.js is installed: `python -m checks.contract`.
+"""Lint of the OpenAPI document by Redocly's recommended rules, where Node.js is installed: `python -m checks.contract`.
 
-Packages: package.json beside this file. tests/api/test_generated_clients.py uses its TypeScript generator.
+Packages: package.json beside this file. tests/contract/test_generated_clients.py uses its TypeScript generator.
 """
 
 from __future__ import annotations

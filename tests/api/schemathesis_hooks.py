@@ -66,7 +66,7 @@ HOSTILE = [
 ]
 
 
-@schemathesis.hook.apply_to(method="POST", path="/jobs")  # type: ignore[attr-defined]
+@schemathesis.hook.apply_to(method="POST", path_regex=r"^/v1/jobs(/upload)?$")  # type: ignore[attr-defined]
 def before_call(context: Any, case: Any, **_: Any) -> None:
     """A third of the bodies, chosen by their content so that a run can be repeated, carry such metadata."""
     if isinstance(case.body, dict):
@@ -77,7 +77,7 @@ def before_call(context: Any, case: Any, **_: Any) -> None:
             case.body["metadata"] = json.dumps(hostile) if is_form else hostile
 
 
-@schemathesis.hook.apply_to(method="POST", path="/uploads")  # type: ignore[attr-defined]
+@schemathesis.hook.apply_to(method="POST", path="/v1/uploads")  # type: ignore[attr-defined]
 def after_call(context: Any, case: Any, response: Any) -> None:
     """The link gets its file, so that the jobs made of it are real."""
     if response.status_code == 201:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.api.running import RunningApi, check_problem
+from tests.api.running import RunningApi, api_in_both_forms, check_problem
+
+api = api_in_both_forms
 
 CONTENT = bytes(range(256)) * 40
 ETAG = f'"{"ab" * 32}"'

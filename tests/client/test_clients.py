@@ -43,7 +43,11 @@ def test_a_lost_answer_makes_one_job(
     made = {found.id for found in client.jobs()} - before
     assert made == {job.id}
     assert proxy.count("POST", "/v1/jobs/upload") == 3
-    keys = {headers["idempotency-key"] for method, path, headers in proxy.asked if (method, path) == ("POST", "/v1/jobs/upload")}
+    keys = {
+        headers["idempotency-key"]
+        for method, path, headers in proxy.asked
+        if (method, path) == ("POST", "/v1/jobs/upload")
+    }
     assert len(keys) == 1
     assert (job.status, job.options["length_mode"], job.options["output"]["crf"]) == ("queued", "loop", 20)
     assert job.metadata == {"title": "take 3"}
