@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -98,7 +98,7 @@ async def admit(
 ) -> Caller:
     """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
-        refuse_other_sites(request, parts.settings.public_url)
+        refuse_other_sites(request, parts.settings.public_url, parts.settings.cors_origins)
         return Caller(base=request.scope["root_path"])
     text = credentials.credentials if credentials else None
     key = await run_in_threadpool(_identify, parts, text)
@@ -179,12 +179,15 @@ def key_is_valid(parts: Dependencies, key_id: str) -> bool:
 _OWN_SITES = frozenset({"same-origin", "none"})
 
 
-def refuse_other_sites(request: Request, public_url: str) -> None:
+def refuse_other_sites(request: Request, public_url: str, allowed: Sequence[str]) -> None:
     """Raises cross_site_refused for requests from a page of another site. Programs send neither header.
 
+    allowed: origins of pages that may call (RETALKING_CORS_ORIGINS).
     Following a link to a file is allowed: it opens a page of its own, which the other site cannot read.
     """
     origin = request.headers.get("origin")
+    if origin in allowed:
+        return
     if origin is not None and not _is_same_origin(origin, request, public_url):
         raise _refusal(f"a page of {origin[:100]}")
     site = request.headers.get("sec-fetch-site", "none")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -54,7 +54,7 @@ EVENT_SCHEMA = {
             "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
         },
     },
-    "required": ["id", "event", "data"],
+    "required": ["id", "data"],
 }
 
 
@@ -69,6 +69,7 @@ EVENT_SCHEMA = {
             "JobEvent. A comment line every 15 s keeps the connection open.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         },
+        204: {"description": "The job is over, and nothing followed `Last-Event-ID`: a browser stops reconnecting"},
         **refusals("job_not_found", "record_unreadable", "too_many_open", "service_unavailable"),
     },
 )
@@ -86,11 +87,23 @@ async def stream_events(
             description="Replay starts after this event; browsers send it when they reconnect",
         ),
     ] = None,
+    named: Annotated[
+        bool | None,
+        Query(
+            description="Whether each event carries its name in an `event` line, for `addEventListener(name)`; without "
+            "one, `onmessage` gets it. Its name is in the data anyway. Default: false below `/v1`, else true"
+        ),
+    ] = None,
 ) -> Response:
-    await run_in_threadpool(find_job, parts, caller, job_id)
+    job = await run_in_threadpool(find_job, parts, caller, job_id)
+    if job.status.is_over and last_event_id is not None:
+        remaining = await run_in_threadpool(parts.store.jobs.events, job_id, after=last_event_id)
+        if not remaining:
+            return Response(status_code=204)
+    is_named = named if named is not None else not caller.base
     parts.metrics.listeners.inc()
     stream = EventStream(
-        _follow(parts, caller, job_id, last_event_id),
+        _follow(parts, caller, job_id, last_event_id, is_named),
         ping=HEARTBEAT_S,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -102,7 +115,7 @@ class EventStream(LimitedResponse, EventSourceResponse):
 
 
 async def _follow(
-    parts: Dependencies, caller: Caller, job_id: str, after: str | None
+    parts: Dependencies, caller: Caller, job_id: str, after: str | None, is_named: bool
 ) -> AsyncIterator[ServerSentEvent]:
     """Events after an id, until the job is over or deleted or the caller's key is revoked. While the job store is
     unavailable, events are delayed."""
@@ -117,7 +130,7 @@ async def _follow(
             found, is_over = [], False
         for event in found:
             after = event.id
-            yield _message(event)
+            yield _message(event, is_named)
             if event.status.is_over:
                 return
         if is_over and not found:
@@ -141,5 +154,6 @@ def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -
     return parts.store.jobs.events(job_id, after=after), is_over
 
 
-def _message(event: JobEvent) -> ServerSentEvent:
-    return ServerSentEvent(data=event.model_dump_json(), event=event.event, id=event.id, retry=RECONNECT_MS, sep="\n")
+def _message(event: JobEvent, is_named: bool) -> ServerSentEvent:
+    name = event.event if is_named else None
+    return ServerSentEvent(data=event.model_dump_json(), event=name, id=event.id, retry=RECONNECT_MS, sep="\n")

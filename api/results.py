@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
 from api.dependencies import Dependencies, WithDependencies
-from api.files import ServedFile, file_response
+from api.files import ServedFile, check_if_match, file_response, is_unchanged
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
@@ -64,6 +64,7 @@ RESULT_PARAMETERS = {
         {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
         for name, description in {
             "Range": "`bytes=first-last`, one range",
+            "If-Match": "ETag: 412 if the file has another one",
             "If-Range": "ETag: send the whole file if it has changed",
             "If-None-Match": "ETag: 304 if it has not changed",
         }.items()
@@ -125,6 +126,7 @@ def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller:
     """Redirects to a presigned link if the object store offers one, else sends the file, with ranges."""
     job = find_job(parts, caller, job_id)
     result = _result_of(job)
+    check_if_match(request.headers, served_result(job_id, result).etag)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
@@ -138,12 +140,17 @@ def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller:
     response_class=Response,
     responses={
         200: {"description": "The headers of the file", "headers": _FILE_HEADERS},
+        304: RESULT_RESPONSES[304],
         **{status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
     },
+    openapi_extra=RESULT_PARAMETERS,
 )
-def head_result(job_id: JobId, parts: WithDependencies, caller: WithDownloader) -> Response:
+def head_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Never redirected, because a presigned link is valid for GET only."""
     file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
+    check_if_match(request.headers, file.etag)
+    if is_unchanged(request.headers, file.etag):
+        return Response(status_code=304, headers=file.headers)
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
 
 

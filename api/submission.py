@@ -17,6 +17,7 @@ import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, StringConstraints, ValidationError
+from python_multipart.multipart import parse_options_header
 from redis.exceptions import RedisError
 
 from api.access import Caller
@@ -107,10 +108,18 @@ async def _receive(
         form = await receive_form(request, parts, reservation)
         return _body_of_form(form), form
     if kind == "application/json":
+        _check_charset(request)
         raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
         return _body_of_json(raw, "The body"), ReceivedForm()
     what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+
+
+def _check_charset(request: Request) -> None:
+    """JSON is UTF-8 (RFC 8259, section 8.1). Raises unsupported_media_type."""
+    charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise ServiceError("unsupported_media_type", f"The charset {charset[:40]!r} is not accepted; JSON is UTF-8.")
 
 
 def media_type_of(request: Request) -> str:
@@ -194,6 +203,8 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}"))
         elif len(given) > 1:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
+    if "webhook_events" in body.model_fields_set and body.webhook_url is None:
+        errors.append(FieldError(pointer="#/webhook_events", message="It has no effect without `webhook_url`"))
     if "expression" in form.files and body.expression not in ("neutral", "image"):
         errors.append(FieldError(pointer="#/expression", message="It was sent as a value and as a file; send one"))
     if "expression" not in form.files and body.expression == "image":

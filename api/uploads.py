@@ -113,6 +113,7 @@ def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
         "upload_not_found",
         "upload_complete",
         "content_range_not_supported",
+        "unsupported_media_type",
         "body_too_large",
         "request_timeout",
         "too_many_open",

@@ -196,6 +196,12 @@ _TABLE = [
         "link_invalid", 403, "The link is not valid", "Request a new link: links expire, and must not be modified."
     ),
     ErrorCode(
+        "precondition_failed",
+        412,
+        "If-Match does not hold",
+        "Read the resource again, and send its current ETag, or no If-Match.",
+    ),
+    ErrorCode(
         "range_not_satisfiable",
         416,
         "The range lies outside the file",

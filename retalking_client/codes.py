@@ -248,6 +248,13 @@ class LinkInvalidError(ApiError):
     advice = "Request a new link: links expire, and must not be modified."
 
 
+class PreconditionFailedError(ApiError):
+    """If-Match does not hold."""
+
+    code = "precondition_failed"
+    advice = "Read the resource again, and send its current ETag, or no If-Match."
+
+
 class RangeNotSatisfiableError(ApiError):
     """The range lies outside the file."""
 
