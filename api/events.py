@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import anyio
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
@@ -26,10 +25,8 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["events"])
 
 HEARTBEAT_S = 15
 RECONNECT_MS = 2000
-# Polled from a few dedicated threads: 200 listeners at one poll a second cost 200 short XRANGE calls; blocking reads
-# would hold 200 threads and Redis connections.
-POLL_FIRST_S = 0.2
-POLL_LONGEST_S = 1.0
+# Notifications wake a stream. It also looks this often: for a revoked key, and for a job that was deleted.
+CHECK_S = 1.0
 
 _JOB_EVENT = {
     "id": "1763812345678-0",
@@ -119,24 +116,25 @@ async def _follow(
 ) -> AsyncIterator[ServerSentEvent]:
     """Events after an id, until the job is over or deleted or the caller's key is revoked. While the job store is
     unavailable, events are delayed."""
-    pause_s = POLL_FIRST_S
-    while True:
-        try:
-            found, is_over = await parts.in_listener_thread(_poll, parts, caller, job_id, after)
-        except (JobNotFoundError, _KeyRevokedError):
-            return
-        except RedisError as error:
-            logger.warning("Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__)
-            found, is_over = [], False
-        for event in found:
-            after = event.id
-            yield _message(event, is_named)
-            if event.status.is_over:
+    with parts.changes.watch(job_id) as watch:
+        while True:
+            try:
+                found, is_over = await parts.in_listener_thread(_poll, parts, caller, job_id, after)
+            except (JobNotFoundError, _KeyRevokedError):
                 return
-        if is_over and not found:
-            return
-        pause_s = POLL_FIRST_S if found else min(POLL_LONGEST_S, pause_s * 1.5)
-        await anyio.sleep(pause_s)
+            except RedisError as error:
+                logger.warning(
+                    "Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__
+                )
+                found, is_over = [], False
+            for event in found:
+                after = event.id
+                yield _message(event, is_named)
+                if event.status.is_over:
+                    return
+            if is_over and not found:
+                return
+            await watch.wait(CHECK_S)
 
 
 class _KeyRevokedError(Exception):

@@ -6,6 +6,7 @@ import logging
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
+import anyio
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
@@ -15,6 +16,7 @@ from api.dependencies import Dependencies, WithDependencies
 from api.openapi import FORM_BODY, JSON_BODY
 from api.problems import refusals
 from api.submission import accept_submission, media_type_of
+from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
 from jobs.models import Job, JobStatus, JobView
 from jobs.names import is_job_id, job_prefix
@@ -25,6 +27,16 @@ logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["jobs"])
 
 POLL_AFTER_S = 1
+WaitQuery = Annotated[
+    int | None,
+    Query(
+        ge=0, le=MAX_WAIT_S, description="Answer when the job is over, or after this many seconds; as `Prefer: wait`"
+    ),
+]
+PreferHeader = Annotated[
+    str | None,
+    Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
+]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
     str | None,
@@ -64,6 +76,10 @@ SUBMISSION_REFUSALS = [
 ACCEPTED_HEADERS = {
     "Location": {"description": "Where the job is", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before polling again", "schema": {"type": "integer"}},
+    "Preference-Applied": {
+        "description": "`wait=N`: the seconds that the call was prepared to wait",
+        "schema": {"type": "string"},
+    },
     "Idempotent-Replayed": {
         "description": "`true`: the Idempotency-Key matched an existing job",
         "schema": {"type": "string", "enum": ["true"]},
@@ -87,6 +103,7 @@ class JobList(BaseModel):
 
 
 _SUBMITTED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The job was over within `wait` seconds", "headers": ACCEPTED_HEADERS, "model": JobView},
     202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
     **refusals(*SUBMISSION_REFUSALS),
 }
@@ -102,11 +119,16 @@ _SUBMITTED: dict[int | str, dict[str, Any]] = {
     openapi_extra=JSON_BODY,
 )
 async def submit_job(
-    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
 ) -> Response:
     """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`). This path takes forms with files as
     well; in this document they have a path of their own, because generated clients know one body per operation."""
-    return await _submit(request, parts, caller, idempotency_key)
+    return await _submit(request, parts, caller, idempotency_key, wait)
 
 
 @router.post(
@@ -119,14 +141,19 @@ async def submit_job(
     openapi_extra=FORM_BODY,
 )
 async def submit_job_files(
-    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
 ) -> Response:
     """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
     as files. Options are form fields (nested ones as JSON text or dotted names such as `output.crf`), or a single JSON
     part `spec`. An input that is not sent as a file is referenced as in `submitJob`."""
     if media_type_of(request) == "application/json":
         raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
-    return await _submit(request, parts, caller, idempotency_key)
+    return await _submit(request, parts, caller, idempotency_key, wait)
 
 
 @router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
@@ -135,13 +162,40 @@ def refuse_method() -> None:
     raise HTTPException(405)
 
 
-async def _submit(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Response:
+async def _submit(request: Request, parts: Dependencies, caller: Caller, key: str | None, wait: int | None) -> Response:
     created = await accept_submission(request, parts, caller, key)
-    body = await run_in_threadpool(view, parts, created.job, caller)
-    headers = {"Location": f"{caller.base}/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
+    headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
-    return view_response(body, 202, headers)
+    wait_s = _wait_s(request, wait, headers)
+    if wait_s is None:
+        body = await run_in_threadpool(view, parts, created.job, caller)
+    else:
+        body = await _wait_for_end(parts, caller, created.job.id, wait_s)
+    is_answered = wait_s is not None and body.status.is_over
+    if not is_answered:
+        headers["Retry-After"] = str(POLL_AFTER_S)
+    return view_response(body, 200 if is_answered else 202, headers)
+
+
+def _wait_s(request: Request, wait: int | None, headers: dict[str, str]) -> int | None:
+    """How long the caller wants to wait: the parameter, or the preference, which `headers` then confirms."""
+    preferred = preferred_wait_s(request.headers.getlist("prefer"))
+    if wait is None and preferred is not None:
+        headers["Preference-Applied"] = f"wait={preferred}"
+    return preferred if wait is None else wait
+
+
+async def _wait_for_end(parts: Dependencies, caller: Caller, job_id: str, wait_s: float) -> JobView:
+    """The job when it is over, or as it is after wait_s."""
+    ends_at = anyio.current_time() + wait_s
+    with parts.changes.watch(job_id, ends_only=True) as watch:
+        while True:
+            job = await parts.in_waiter_thread(find_job, parts, caller, job_id)
+            left_s = ends_at - anyio.current_time()
+            if job.status.is_over or left_s <= 0 or parts.changes.is_closing:
+                return await parts.in_waiter_thread(view, parts, job, caller)
+            await watch.wait(left_s)
 
 
 @router.get(
@@ -181,15 +235,27 @@ def list_jobs(
     summary="Status, progress, result link, evaluation, webhook log",
     response_model=JobView,
     responses={
-        200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}},
+        200: {"headers": {name: ACCEPTED_HEADERS[name] for name in ("Retry-After", "Preference-Applied")}},
         **refusals("job_not_found", "record_unreadable", "service_unavailable"),
     },
 )
-def get_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
-    job = find_job(parts, caller, job_id)
-    return view_response(
-        view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
-    )
+async def get_job(
+    request: Request,
+    job_id: JobId,
+    parts: WithDependencies,
+    caller: WithCaller,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
+) -> Response:
+    headers: dict[str, str] = {}
+    wait_s = _wait_s(request, wait, headers)
+    if wait_s is None:
+        body = await run_in_threadpool(lambda: view(parts, find_job(parts, caller, job_id), caller))
+    else:
+        body = await _wait_for_end(parts, caller, job_id, wait_s)
+    if not body.status.is_over:
+        headers["Retry-After"] = str(POLL_AFTER_S)
+    return view_response(body, headers=headers)
 
 
 @router.delete(

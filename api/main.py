@@ -19,6 +19,7 @@ from api.pages import install_pages
 from api.paths import HeadAsGet, PathForms
 from api.problems import install_problems, refusals
 from api.strictness import check_request
+from api.waiting import JobChanges
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
@@ -49,6 +50,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         event_streams=ConcurrencyLimit("event streams", settings.event_streams_per_key, settings.event_streams),
         downloads=ConcurrencyLimit("downloads", settings.downloads_open_per_key, settings.downloads_open),
         webhook_secrets=WebhookSecrets(settings, store.webhooks.secret_state),
+        changes=JobChanges(store),
     )
     _include_features(app)
     install_pages(app)

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -199,6 +199,19 @@ class Jobs:
         except redis.TimeoutError:
             return []
         return cast("list[Any]", streams)[0][1] if streams else []
+
+    def changes(self, poll_s: float = 5.0) -> Iterator[tuple[str, bool] | None]:
+        """Id of a job, and whether it goes on, at each of its events, as they happen; None whenever earlier ones may
+        have been missed, also at the start. Never ends. Raises redis.RedisError."""
+        with self._redis.client.pubsub() as subscription:
+            subscription.subscribe(self._redis.key("changes"))
+            while True:
+                message = subscription.get_message(timeout=poll_s)
+                if message is not None and message["type"] == "subscribe":
+                    yield None
+                elif message is not None:
+                    job_id, _, status = message["data"].partition(" ")
+                    yield job_id, status in (JobStatus.QUEUED, JobStatus.RUNNING)
 
     def _longest_wait_ms(self) -> int:
         socket_timeout_s = self._redis.client.connection_pool.connection_kwargs.get("socket_timeout") or 10.0
