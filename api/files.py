@@ -108,8 +108,8 @@ def requested_range(headers: Mapping[str, str], size: int, etag: str) -> ByteRan
 
 def check_if_match(headers: Mapping[str, str], etag: str) -> None:
     """Raises precondition_failed if If-Match does not name this content. Weak tags never match (RFC 9110, 13.1.1)."""
-    given = headers.get("if-match")
-    if given is not None and not {etag, "*"} & {tag.strip() for tag in given.split(",")}:
+    given = {tag.strip() for tag in headers.get("if-match", "").split(",")} - {""}
+    if given and not given & {etag, "*"}:
         raise ServiceError("precondition_failed", f"The file has another ETag: {etag}.")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import anyio
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
@@ -37,6 +38,7 @@ PreferHeader = Annotated[
     str | None,
     Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
 ]
+MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
     str | None,
@@ -73,6 +75,25 @@ SUBMISSION_REFUSALS = [
     "record_unreadable",
     "service_unavailable",
 ]
+RETRY_REFUSALS = [
+    "job_not_found",
+    "retry_not_possible",
+    "invalid_option",
+    "unsupported_option",
+    "engine_unavailable",
+    "idempotency_conflict",
+    "rate_limited",
+    "quota_exceeded",
+    "too_many_open",
+    "storage_quota_exceeded",
+    "storage_full",
+    "storage_failed",
+    "url_not_allowed",
+    "host_unresolved",
+    "priority_not_allowed",
+    "record_unreadable",
+    "service_unavailable",
+]
 ACCEPTED_HEADERS = {
     "Location": {"description": "Where the job is", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before polling again", "schema": {"type": "integer"}},
@@ -102,11 +123,11 @@ class JobList(BaseModel):
     links: JobListLinks
 
 
-_SUBMITTED: dict[int | str, dict[str, Any]] = {
+_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The job was over within `wait` seconds", "headers": ACCEPTED_HEADERS, "model": JobView},
     202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
-    **refusals(*SUBMISSION_REFUSALS),
 }
+_SUBMITTED = _ANSWERS | refusals(*SUBMISSION_REFUSALS)
 
 
 @router.post(
@@ -162,8 +183,15 @@ def refuse_method() -> None:
     raise HTTPException(405)
 
 
-async def _submit(request: Request, parts: Dependencies, caller: Caller, key: str | None, wait: int | None) -> Response:
-    created = await accept_submission(request, parts, caller, key)
+async def _submit(
+    request: Request,
+    parts: Dependencies,
+    caller: Caller,
+    key: str | None,
+    wait: int | None,
+    retry_of: Job | None = None,
+) -> Response:
+    created = await accept_submission(request, parts, caller, key, retry_of)
     headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
@@ -208,18 +236,60 @@ async def _wait_for_end(parts: Dependencies, caller: Caller, job_id: str, wait_s
 def list_jobs(
     parts: WithDependencies,
     caller: WithCaller,
-    status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
+    status: Annotated[
+        list[JobStatus] | None, Query(description="Only jobs in this status; repeat it for several")
+    ] = None,
+    created_after: Annotated[AwareDatetime | None, Query(description="Only jobs created at this time or later")] = None,
+    created_before: Annotated[AwareDatetime | None, Query(description="Only jobs created before this time")] = None,
+    metadata: Annotated[
+        list[MetadataFilter] | None,
+        Query(description="`name=value`: only jobs whose metadata have this value; repeat it for several names"),
+    ] = None,
+    webhook: Annotated[
+        Literal["undelivered"] | None, Query(description="Only jobs with an event that is not delivered")
+    ] = None,
+    engine: Annotated[
+        str | None, Query(max_length=40, description="Only jobs that this engine rendered, or that ask for it")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
     cursor: Annotated[
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.jobs.page(status=status, cursor=cursor, limit=limit, owner=caller.only)
-    query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
+    """With filters, a page may have fewer jobs than `limit`, even none, although `next_cursor` leads to more."""
+    pairs = [(name, value) for name, _, value in (each.partition("=") for each in metadata or ())]
+
+    def matches(job: Job) -> bool:
+        return (
+            (not status or job.status in status)
+            and (created_before is None or job.created_at < created_before)
+            and (engine is None or engine == (job.render.engine if job.render else job.spec.request.engine))
+            and all(_text(job.spec.request.metadata.get(name)) == value for name, value in pairs)
+            and (webhook is None or any(each.state != "delivered" for each in parts.store.webhooks.deliveries(job.id)))
+        )
+
+    is_filtered = len(status or ()) > 1 or created_before or pairs or webhook or engine is not None
+    page = parts.store.jobs.page(
+        status=status[0] if status and len(status) == 1 else None,
+        cursor=cursor,
+        limit=limit,
+        owner=caller.only,
+        matches=matches if is_filtered else None,
+        not_before=created_after,
+    )
+    query = {
+        "status": [each.value for each in status or ()],
+        "created_after": created_after and created_after.isoformat(),
+        "created_before": created_before and created_before.isoformat(),
+        "metadata": metadata,
+        "webhook": webhook,
+        "engine": engine,
+        "limit": limit,
+    }
 
     def link(at: str | None) -> str:
-        given = {key: value for key, value in {**query, "cursor": at}.items() if value is not None}
-        return f"{caller.base}/jobs?{urlencode(given)}"
+        given = {key: value for key, value in {**query, "cursor": at}.items() if value}
+        return f"{caller.base}/jobs?{urlencode(given, doseq=True)}"
 
     body = JobList(
         jobs=[view(parts, job, caller) for job in page.jobs],
@@ -227,6 +297,11 @@ def list_jobs(
         links=JobListLinks(self=link(cursor), next=link(page.next_cursor) if page.next_cursor else None),
     )
     return view_response(body)
+
+
+def _text(value: Any) -> str | None:
+    """A value of the metadata as it is written in a filter: a string as it is, anything else as JSON; None: absent."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @router.get(
@@ -299,6 +374,31 @@ def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Re
     find_job(parts, caller, job_id)
     job = parts.store.jobs.request_cancel(job_id, retention_s=parts.settings.retention_s)
     return view_response(view(parts, job, caller), 202)
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    operation_id="retryJob",
+    summary="Submit a failed or canceled job again",
+    status_code=202,
+    response_model=JobView,
+    responses=_ANSWERS | refusals(*RETRY_REFUSALS),
+)
+async def retry_job(
+    job_id: JobId,
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
+) -> Response:
+    """Makes a new job of the same request, which belongs to the caller and names the old one in `retry_of`. It has its
+    own copies of the input files; inputs given by URL are fetched again."""
+    job = await run_in_threadpool(find_job, parts, caller, job_id)
+    if job.status not in (JobStatus.FAILED, JobStatus.CANCELED):
+        raise ServiceError("retry_not_possible", f"The job is {job.status.value}; only failed and canceled jobs retry.")
+    return await _submit(request, parts, caller, idempotency_key, wait, job)
 
 
 @router.post(

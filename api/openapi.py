@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -17,6 +17,7 @@ from jobs.models import JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
 
+Json = dict[str, Any]
 DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id
 back, the lip-synced video and its evaluation when the job is done. Poll the job, follow its events, or give it a
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
@@ -101,7 +102,7 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
     _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
     asked = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
-        asked = json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"'))
+        asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}

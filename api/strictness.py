@@ -42,7 +42,7 @@ async def check_request(request: Request) -> None:
     if accepted.takes_body and (encoded := encodings - {"", "identity"}):
         message = f"The content encoding {min(encoded)[:40]!r} is not accepted; send the body as it is."
         raise ServiceError("unsupported_media_type", message, headers={"Accept-Encoding": "identity"})
-    if "if-match" not in accepted.headers and request.headers.get("if-match", "*").strip() != "*":
+    if "if-match" not in accepted.headers and request.headers.get("if-match", "").strip() not in ("", "*"):
         raise ServiceError("precondition_failed", "If-Match names an ETag, and this resource has none.")
 
 

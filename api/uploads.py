@@ -188,7 +188,8 @@ async def _receive(request: Request, parts: Dependencies, upload_id: str, owner:
             staged = await stream.seal()
             await run_in_threadpool(_claim_upload, parts, upload_id, token)
             settle = parts.store.uploads.settle
-            if not await run_in_threadpool(settle, upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S):
+            arrived = (upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S, staged.sha256)
+            if not await run_in_threadpool(settle, *arrived):
                 raise _upload_expired()
             await stream.commit()
             return staged

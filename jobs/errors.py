@@ -149,6 +149,12 @@ _TABLE = [
         "job_not_found", 404, "No such job", "Check the id; finished jobs are deleted after their retention time."
     ),
     ErrorCode(
+        "retry_not_possible",
+        409,
+        "The job cannot be retried",
+        "Wait until the job is over; one that succeeded needs no retry.",
+    ),
+    ErrorCode(
         "upload_not_found",
         404,
         "No such upload",

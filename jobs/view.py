@@ -7,11 +7,12 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, Job, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, InputView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
+from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
@@ -49,6 +50,8 @@ def view_job(
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
         options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
+        inputs={slot: _input(job, slot) for slot in job.inputs},
+        retry_of=job.spec.retry_of,
         priority=request.priority,
         metadata=request.metadata,
         created_at=job.created_at,
@@ -61,6 +64,23 @@ def view_job(
         render=job.render,
         evaluation=job.evaluation,
         webhook=_webhook(job, store),
+    )
+
+
+def _input(job: Job, slot: InputSlot) -> InputView:
+    asked, stored = job.asked_inputs[slot], job.inputs[slot]
+    decoded = job.render.inputs.get(slot) if job.render else None
+    return InputView(
+        kind="url" if asked.kind == "url" else "upload" if asked.upload_id else "file",
+        filename=asked.filename,
+        upload_id=asked.upload_id,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256 or (decoded.sha256 if decoded else None),
+        duration_s=decoded.duration_s if decoded else None,
+        width=decoded.width if decoded else None,
+        height=decoded.height if decoded else None,
+        fps=decoded.fps if decoded else None,
+        audio_track=job.render.audio_track if job.render and slot == "audio" else None,
     )
 
 

@@ -105,6 +105,7 @@ def _produce(attempt: Attempt) -> None:
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)
+        rendered = render_info(report, clip, inputs.digests)
         result = result_info(file, result_key(job.id, lease.fence, container), container, report)
         _publish(attempt, file, result, curves)
     try:
@@ -112,7 +113,7 @@ def _produce(attempt: Attempt) -> None:
             lambda: context.store.jobs.succeed(
                 lease,
                 result=result,
-                render=render_info(report),
+                render=rendered,
                 evaluation=metrics,
                 retention_s=context.settings.retention_s,
             )

@@ -97,7 +97,7 @@ class RunningApi:
             versions={"retalking": "0"},
             started_at=datetime.now(UTC),
         )
-        self.store.workers.report(worker, 120)
+        self.store.workers.report(worker, 1200)
         try:
             yield
         finally:
