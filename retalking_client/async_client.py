@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -94,11 +94,13 @@ class AsyncClient:
         """The current state of a job."""
         return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
-    async def jobs(self, *, status: Status | None = None, page_size: int = 20) -> AsyncIterator[Job]:
-        """All jobs, newest first; pages are fetched as needed."""
+    async def jobs(
+        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+    ) -> AsyncIterator[Job]:
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
         cursor = None
         while True:
-            page = parse_response(JobPage, await self._send(calls.list_call(status, page_size, cursor)))
+            page = parse_response(JobPage, await self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
             for job in page.jobs:
                 yield job
             if page.next_cursor is None:
@@ -166,6 +168,10 @@ class AsyncClient:
     async def evaluation(self, job: Job | str) -> Evaluation:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, await self._send(calls.job_call(id_of(job), "/evaluation")))
+
+    async def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
+        """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
+        return parse_response(Job, await self._send(calls.retry_call(id_of(job), idempotency_key)))
 
     async def cancel(self, job: Job | str) -> Job:
         """Cancel a job: a queued one at once, a running one within a batch of frames. A finished one is unchanged."""

@@ -87,7 +87,7 @@ class Call:
     method: str
     path: str
     json: Any = None
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     content: Path | None = None
@@ -131,12 +131,18 @@ def job_call(job_id: str, rest: str = "") -> Call:
     return Call("GET", job_path(job_id) + rest)
 
 
-def list_call(status: Status | None, page_size: int, cursor: str | None) -> Call:
+def list_call(status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None) -> Call:
     """Raises ValueError for an unknown status."""
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
-    params = {"status": status, "limit": str(page_size), "cursor": cursor}
+    pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
+    params = {"status": status, "metadata": pairs or None, "limit": str(page_size), "cursor": cursor}
     return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
+
+
+def compact_json(value: object) -> str:
+    """As the service compares values of metadata that are not text."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def events_call(job_id: str, after: str | None) -> Call:
@@ -148,6 +154,11 @@ def result_call(job_id: str, start: int) -> Call:
     """The result from byte `start` on, never compressed, because the offset counts bytes of the file."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     return Call("GET", f"{job_path(job_id)}/result", headers=headers)
+
+
+def retry_call(job_id: str, idempotency_key: str | None) -> Call:
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    return Call("POST", f"{job_path(job_id)}/retry", headers={"Idempotency-Key": key})
 
 
 def cancel_call(job_id: str) -> Call:

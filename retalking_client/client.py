@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -94,11 +94,13 @@ class Client:
         """The current state of a job."""
         return parse_response(Job, self._send(calls.job_call(id_of(job))))
 
-    def jobs(self, *, status: Status | None = None, page_size: int = 20) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as needed."""
+    def jobs(
+        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+    ) -> Iterator[Job]:
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
         cursor = None
         while True:
-            page = parse_response(JobPage, self._send(calls.list_call(status, page_size, cursor)))
+            page = parse_response(JobPage, self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
             yield from page.jobs
             if page.next_cursor is None:
                 return
@@ -161,6 +163,10 @@ class Client:
     def evaluation(self, job: Job | str) -> Evaluation:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, self._send(calls.job_call(id_of(job), "/evaluation")))
+
+    def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
+        """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
+        return parse_response(Job, self._send(calls.retry_call(id_of(job), idempotency_key)))
 
     def cancel(self, job: Job | str) -> Job:
         """Cancel a job: a queued one at once, a running one within a batch of frames. A finished one is unchanged."""

@@ -155,6 +155,13 @@ class JobNotFoundError(ApiError):
     advice = "Check the id; finished jobs are deleted after their retention time."
 
 
+class RetryNotPossibleError(ApiError):
+    """The job cannot be retried."""
+
+    code = "retry_not_possible"
+    advice = "Wait until the job is over; one that succeeded needs no retry."
+
+
 class UploadNotFoundError(ApiError):
     """No such upload."""
 

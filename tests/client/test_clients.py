@@ -284,6 +284,21 @@ def test_a_service_that_wants_keys(
             client.delete(job)
 
 
+def test_a_failed_job_is_retried_once(client: Any, api: RunningApi, face: Path, speech: Path) -> None:
+    job = client.submit(face, speech, metadata={"take": 3, "title": "b"})
+    assert (job.inputs["video"].kind, job.inputs["video"].filename) == ("file", "face.mp4")
+    api.fail(job.id)
+    made = client.retry(job, idempotency_key=f"again-{job.id}")
+    assert (made.status, made.retry_of) == ("queued", job.id)
+    assert client.retry(job, idempotency_key=f"again-{job.id}").id == made.id
+    found = [each.id for each in client.jobs(metadata={"take": 3, "title": "b"}, status="queued")]
+    assert made.id in found
+    assert job.id not in found
+    with pytest.raises(codes.RetryNotPossibleError):
+        client.retry(made)
+    client.cancel(made)
+
+
 def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, proxy: BreakingProxy) -> None:
     monkeypatch.setenv("RETALKING_URL", f"{proxy.url}/")
     monkeypatch.setenv("RETALKING_API_KEY", "from-outside")
