@@ -17,7 +17,7 @@ from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
-from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
+from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
 from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
-MediaPart = Literal["video", "audio", "result"]
+MediaPart = Literal["video", "audio", "result", "poster", "preview"]
 _MEDIA = {kind.playable_as: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
 MEDIA_RESPONSES = {
     status: entry | ({"content": _MEDIA} if "content" in entry else {})
@@ -51,6 +51,8 @@ class MediaLinks(BaseModel):
     video: MediaLink | None
     audio: MediaLink | None
     result: MediaLink | None
+    poster: MediaLink | None
+    preview: MediaLink | None
 
 
 @router.get(
@@ -124,6 +126,8 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
+    if part in ("poster", "preview"):
+        return find_excerpt(parts, job, part)
     return _input_file(parts, job, part, job.inputs[part])
 
 

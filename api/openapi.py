@@ -100,7 +100,7 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         name = {"title": message_name(event)}  # generators name classes by titles
         answers[message_name(event)] = message | name | {"properties": message["properties"] | kind}
     _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
-    asked = received["$defs"]
+    asked: Json = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
         asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}

@@ -10,15 +10,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import av
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
 from jobs.models import Job, MetricResult, ResultInfo
-from jobs.names import curves_key, result_key
+from jobs.names import curves_key, poster_key, preview_key, result_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.errors import RenderCanceled
+from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
@@ -107,7 +109,9 @@ def _produce(attempt: Attempt) -> None:
                 file = signer.sign(file, inputs.video, inputs.audio, report)
         rendered = render_info(report, clip, inputs.digests)
         result = result_info(file, result_key(job.id, lease.fence, container), container, report)
-        _publish(attempt, file, result, curves)
+        with keeper.expecting_progress():
+            excerpts = _make_excerpts(attempt, file, result.key, folder)
+        _publish(attempt, file, result, curves, excerpts)
     try:
         retry_redis(
             lambda: context.store.jobs.succeed(
@@ -166,11 +170,32 @@ def _report_evaluation(keeper: LeaseKeeper, progress: Progress) -> None:
     keeper.beat(progress.stage, fraction, (progress.done, progress.total))
 
 
-def _publish(attempt: Attempt, file: Path, result: ResultInfo, curves: Path) -> None:
-    """Upload the curves, then the result that makes them visible. Raises ObjectStoreError."""
+def _make_excerpts(attempt: Attempt, file: Path, key: str, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Poster and preview: object key -> file and content type. One that fails must not cost the render."""
+    made = {}
+    for write, name, content_type in (
+        (write_poster, poster_key(key), "image/jpeg"),
+        (write_preview, preview_key(key), "video/mp4"),
+    ):
+        path = folder / name.rpartition(".")[0].replace("/", "-")
+        try:
+            write(file, path)
+        except (av.FFmpegError, OSError, ValueError) as fault:
+            attempt.log(logging.WARNING, f"{write.__name__} failed", fault)
+        else:
+            made[name] = (path, content_type)
+    return made
+
+
+def _publish(
+    attempt: Attempt, file: Path, result: ResultInfo, curves: Path, excerpts: dict[str, tuple[Path, str]]
+) -> None:
+    """Upload curves and excerpts, then the result that makes them visible. Raises ObjectStoreError."""
     attempt.keeper.beat("publish", EVALUATED)
     if curves.exists():
         _put(attempt, curves_key(result.key), curves, "application/json")
+    for key, (path, content_type) in excerpts.items():
+        _put(attempt, key, path, content_type)
     _put(attempt, result.key, file, result.content_type)
     attempt.keeper.check()
 

@@ -78,7 +78,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 27
+    assert len(ids) == len(set(ids)) == 29
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -182,7 +182,7 @@ class Rendering(threading.Thread):
 CPYTHON_FAULT = "AST constructor recursion depth mismatch"
 
 
-@pytest.mark.timeout(640)
+@pytest.mark.timeout(1700)
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
     again."""
@@ -203,7 +203,7 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         }
         for _ in range(3):
             done = subprocess.run(
-                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=200
+                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=540
             )
             if CPYTHON_FAULT not in done.stdout:
                 break
