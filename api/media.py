@@ -126,7 +126,7 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    if part in ("poster", "preview"):
+    if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
         return find_excerpt(parts, job, part)
     return _input_file(parts, job, part, job.inputs[part])
 

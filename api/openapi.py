@@ -97,8 +97,8 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
     message = answers.pop("WebhookMessage")
     for event in get_args(WebhookEvent):
         kind = {"type": {"type": "string", "const": event}}
-        name = {"title": message_name(event)}  # generators name classes by titles
-        answers[message_name(event)] = message | name | {"properties": message["properties"] | kind}
+        title = message_name(event)  # generators name classes by titles
+        answers[title] = message | {"title": title, "properties": message["properties"] | kind}
     _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
     asked: Json = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
+from PIL import Image
 
 POSTER_PX = 960
 PREVIEW_PX = 360
@@ -27,7 +28,8 @@ def write_poster(result: Path, poster: Path) -> None:
         if shown is None:
             raise ValueError("the result has no picture")
         width, height = fitted(shown.width, shown.height, POSTER_PX)
-        shown.reformat(width=width, height=height).to_image().save(poster, "JPEG", quality=_JPEG_QUALITY)
+        rgb = shown.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        Image.fromarray(rgb).save(poster, "JPEG", quality=_JPEG_QUALITY)
 
 
 def write_preview(result: Path, preview: Path) -> None:
@@ -53,12 +55,12 @@ def write_preview(result: Path, preview: Path) -> None:
             if packet.dts is not None and packet.dts * packet.time_base >= PREVIEW_S + 1:
                 break  # what is shown before PREVIEW_S was decoded before this
             for frame in packet.decode():
-                if frame.time is None or frame.time >= PREVIEW_S:
+                if not isinstance(frame, VideoFrame | AudioFrame) or frame.time is None or frame.time >= PREVIEW_S:
                     continue
                 if isinstance(frame, VideoFrame):
                     small = frame.reformat(width=pictures.width, height=pictures.height, format="yuv420p")
                     out.mux(pictures.encode(small))
-                elif sound is not None and isinstance(frame, AudioFrame):
+                elif sound is not None:
                     out.mux(sound.encode(frame))
         out.mux(pictures.encode(None))
         if sound is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -21,10 +24,14 @@ from jobs.store import JobNotFoundError
 from jobs.store.keys import Scope
 from tests.api.running import MP4, WAV, RunningApi, run_api
 from tests.services import own_database
+from worker.delivery import signed_headers
 
 HERE = Path(__file__).parent
+TYPESCRIPT = HERE.parents[1] / "clients" / "typescript"
 NODE_FOLDER = HERE.parents[1] / "checks" / "contract"
 RESULT = b"0123456789" * 1000
+GENERATOR, COMPILER = "@hey-api/openapi-ts/bin/run.js", "typescript/bin/tsc"
+FETCH = ("--client", "@hey-api/client-fetch")
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +111,59 @@ def test_python(api: RunningApi, key: str, folder: Path) -> None:
     check(api, [sys.executable, str(script), api.url, key], folder, PYTHONPATH=str(made))
 
 
-def test_typescript(api: RunningApi, key: str, folder: Path) -> None:
-    """@hey-api/openapi-ts, compiled strictly."""
+@pytest.fixture
+def modules(folder: Path) -> Path:
+    """The packages of checks/contract, also for what is compiled in the folder."""
     if reason := reason_to_skip():
         pytest.skip(reason)
     install(NODE_FOLDER)
     modules = NODE_FOLDER / "node_modules"
     (folder / "node_modules").symlink_to(modules)
+    return modules
+
+
+def run_node(folder: Path, *command: str | Path) -> str:
+    done = subprocess.run(
+        ["node", *map(str, command)], cwd=folder, capture_output=True, text=True, check=False, timeout=250
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_typescript(api: RunningApi, key: str, folder: Path, modules: Path) -> None:
+    """@hey-api/openapi-ts, compiled strictly."""
     (folder / "caller.ts").write_text((HERE / "typescript_caller.ts").read_text())
-    program = [str(modules / "@hey-api/openapi-ts/bin/run.js"), "--input", "openapi.json", "--output", "client"]
     options = ["--target", "es2023", "--module", "commonjs", "--moduleResolution", "node10", "--types", "node"]
     options += ["--strict", "--skipLibCheck", "--outDir", "built", "caller.ts"]
-    for step in ([*program, "--client", "@hey-api/client-fetch"], [str(modules / "typescript/bin/tsc"), *options]):
-        done = subprocess.run(["node", *step], cwd=folder, capture_output=True, text=True, check=False, timeout=200)
-        assert done.returncode == 0, done.stdout + done.stderr
+    run_node(folder, modules / GENERATOR, "--input", "openapi.json", "--output", "client", *FETCH)
+    run_node(folder, modules / COMPILER, *options)
     check(api, ["node", "built/caller.js", api.url, key], folder)
+
+
+def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules: Path) -> None:
+    """clients/typescript: submit, events, wait, download, webhook verification, refusals."""
+    shutil.copytree(TYPESCRIPT / "src", folder / "src", ignore=shutil.ignore_patterns("generated"))
+    for name in ("package.json", "tsconfig.json"):
+        shutil.copy(TYPESCRIPT / name, folder)
+    shutil.copy(HERE / "typescript_layer.ts", folder / "src" / "layer.ts")
+    run_node(folder, modules / GENERATOR, "--input", "openapi.json", "--output", "src/generated", *FETCH)
+    run_node(folder, modules / COMPILER)
+    secret = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
+    body = json.dumps({"type": "job.succeeded", "data": {"id": "job_1", "metadata": {"name": "J\u00f6rg"}}})
+    headers = signed_headers([secret], "whd_1", datetime.now(UTC), body)
+    (folder / "webhook.json").write_text(json.dumps({"body": body, "headers": headers, "secret": secret}))
+    with rendering(api):
+        seen = json.loads(run_node(folder, "dist/layer.js", api.url, key).splitlines()[-1])
+    assert (seen["status"], seen["sha256"]) == ("succeeded", hashlib.sha256(RESULT).hexdigest())
+    assert (seen["crf"], seen["metadata"], seen["evaluate"], seen["isReplayed"]) == (20, {"order": 7}, [], True)
+    assert seen["events"] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
+    assert seen["webhook"] == ["job.succeeded", "job_1"]
+    invalid = "webhook_invalid"
+    assert seen["refusals"] == [
+        "url_not_allowed",
+        "job_not_found",
+        "retry_not_possible",
+        invalid,
+        invalid,
+        "job_not_found",
+    ]
