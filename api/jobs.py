@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import anyio
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
@@ -28,6 +29,7 @@ logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["jobs"])
 
 POLL_AFTER_S = 1
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 WaitQuery = Annotated[
     int | None,
     Query(
@@ -38,6 +40,8 @@ PreferHeader = Annotated[
     str | None,
     Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
 ]
+# A number is no time, although pydantic reads it as seconds since 1970
+Time = Annotated[AwareDatetime, BeforeValidator(lambda text: text if _RFC_3339.match(str(text)) else "no time")]
 MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
@@ -239,8 +243,8 @@ def list_jobs(
     status: Annotated[
         list[JobStatus] | None, Query(description="Only jobs in this status; repeat it for several")
     ] = None,
-    created_after: Annotated[AwareDatetime | None, Query(description="Only jobs created at this time or later")] = None,
-    created_before: Annotated[AwareDatetime | None, Query(description="Only jobs created before this time")] = None,
+    created_after: Annotated[Time | None, Query(description="Only jobs created at this time or later")] = None,
+    created_before: Annotated[Time | None, Query(description="Only jobs created before this time")] = None,
     metadata: Annotated[
         list[MetadataFilter] | None,
         Query(description="`name=value`: only jobs whose metadata have this value; repeat it for several names"),
