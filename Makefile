@@ -20,7 +20,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test corpus faults load check check-console format lock docs docs-reference try-images try-fresh clean
+.PHONY: demo test corpus faults load check check-console check-contract format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -41,7 +41,7 @@ faults: $(VENV)/.all
 load: $(VENV)/.all
 	$(BIN)/python -m bench.load --json bench/results/load.json
 
-check: $(VENV)/.all check-console
+check: $(VENV)/.all check-console check-contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -54,6 +54,10 @@ check: $(VENV)/.all check-console
 # The console's JavaScript: tsc and ESLint, where Node.js is installed; else the reason why not.
 check-console: $(VENV)/.all
 	$(BIN)/python -m checks.console
+
+# The OpenAPI document, with Redocly's recommended rules, where Node.js is installed.
+check-contract: $(VENV)/.all
+	$(BIN)/python -m checks.contract
 
 format: $(VENV)/.all
 	$(BIN)/ruff format .

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -41,9 +41,11 @@ WithKey = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Caller:
-    """key: None if keys are not required, and for the holder of a signed link."""
+    """key: None if keys are not required, and for the holder of a signed link. base: how the caller's path began, `/v1`
+    or nothing; the links of the answer begin alike."""
 
     key: ApiKey | None = None
+    base: str = ""
 
     @property
     def owner(self) -> str:
@@ -96,8 +98,8 @@ async def admit(
 ) -> Caller:
     """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
     if not parts.settings.require_keys:
-        refuse_other_sites(request, parts.settings.public_url)
-        return ANYONE
+        refuse_other_sites(request, parts.settings.public_url, parts.settings.cors_origins)
+        return Caller(base=request.scope["root_path"])
     text = credentials.credentials if credentials else None
     key = await run_in_threadpool(_identify, parts, text)
     if scope is not None and not key.allows(scope):
@@ -105,7 +107,7 @@ async def admit(
         message = f"This call needs a key with the scope `{scope.value}`."
         raise ServiceError("forbidden", message, headers={"WWW-Authenticate": header})
     await run_in_threadpool(_count_request, request, parts, key)
-    return Caller(key)
+    return Caller(key, request.scope["root_path"])
 
 
 def _identify(parts: Dependencies, text: str | None) -> ApiKey:
@@ -177,12 +179,15 @@ def key_is_valid(parts: Dependencies, key_id: str) -> bool:
 _OWN_SITES = frozenset({"same-origin", "none"})
 
 
-def refuse_other_sites(request: Request, public_url: str) -> None:
+def refuse_other_sites(request: Request, public_url: str, allowed: Sequence[str]) -> None:
     """Raises cross_site_refused for requests from a page of another site. Programs send neither header.
 
+    allowed: origins of pages that may call (RETALKING_CORS_ORIGINS).
     Following a link to a file is allowed: it opens a page of its own, which the other site cannot read.
     """
     origin = request.headers.get("origin")
+    if origin in allowed:
+        return
     if origin is not None and not _is_same_origin(origin, request, public_url):
         raise _refusal(f"a page of {origin[:100]}")
     site = request.headers.get("sec-fetch-site", "none")

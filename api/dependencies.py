@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from api.limits import ConcurrencyLimit, Pace
 from api.metrics import RequestMetrics
+from api.waiting import JobChanges
 from jobs.objects import ObjectStore
 from jobs.opening import FreeSpace
 from jobs.settings import Settings
@@ -26,6 +27,8 @@ T = TypeVar("T")
 # `GET /jobs/{id}`.
 UPLOAD_THREADS = 16
 LISTENER_THREADS = 8
+# Thousands of waiting calls may end at the same moment; their answers must not fill the threads of the others.
+WAITER_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Dependencies:
     event_streams: ConcurrencyLimit
     downloads: ConcurrencyLimit
     webhook_secrets: WebhookSecrets
+    changes: JobChanges
     upload_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(UPLOAD_THREADS))
     listener_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(LISTENER_THREADS))
+    waiter_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(WAITER_THREADS))
 
     @property
     def pace(self) -> Pace:
@@ -53,6 +58,9 @@ class Dependencies:
 
     async def in_upload_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.upload_threads)
+
+    async def in_waiter_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.waiter_threads)
 
     async def in_listener_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)

@@ -7,8 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import anyio
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from redis.exceptions import RedisError
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -26,10 +25,8 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["events"])
 
 HEARTBEAT_S = 15
 RECONNECT_MS = 2000
-# Polled from a few dedicated threads: 200 listeners at one poll a second cost 200 short XRANGE calls; blocking reads
-# would hold 200 threads and Redis connections.
-POLL_FIRST_S = 0.2
-POLL_LONGEST_S = 1.0
+# Notifications wake a stream. It also looks this often: for a revoked key, and for a job that was deleted.
+CHECK_S = 1.0
 
 _JOB_EVENT = {
     "id": "1763812345678-0",
@@ -54,7 +51,7 @@ EVENT_SCHEMA = {
             "contentSchema": {"$ref": "#/components/schemas/JobEvent"},
         },
     },
-    "required": ["id", "event", "data"],
+    "required": ["id", "data"],
 }
 
 
@@ -70,6 +67,7 @@ EVENT_SCHEMA = {
             "JobEvent. A comment line every 15 s keeps the connection open.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         },
+        204: {"description": "The job is over, and nothing followed `Last-Event-ID`: a browser stops reconnecting"},
         **refusals("job_not_found", "record_unreadable", "too_many_open", "service_unavailable"),
     },
 )
@@ -87,11 +85,23 @@ async def stream_events(
             description="Replay starts after this event; browsers send it when they reconnect",
         ),
     ] = None,
+    named: Annotated[
+        bool | None,
+        Query(
+            description="Whether each event carries its name in an `event` line, for `addEventListener(name)`; without "
+            "one, `onmessage` gets it. Its name is in the data anyway. Default: false below `/v1`, else true"
+        ),
+    ] = None,
 ) -> Response:
-    await run_in_threadpool(find_job, parts, caller, job_id)
+    job = await run_in_threadpool(find_job, parts, caller, job_id)
+    if job.status.is_over and not job.evaluation_pending and last_event_id is not None:
+        remaining = await run_in_threadpool(parts.store.jobs.events, job_id, after=last_event_id)
+        if not remaining:
+            return Response(status_code=204)
+    is_named = named if named is not None else not caller.base
     parts.metrics.listeners.inc()
     stream = EventStream(
-        _follow(parts, caller, job_id, last_event_id),
+        _follow(parts, caller, job_id, last_event_id, is_named),
         ping=HEARTBEAT_S,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
@@ -103,28 +113,29 @@ class EventStream(LimitedResponse, EventSourceResponse):
 
 
 async def _follow(
-    parts: Dependencies, caller: Caller, job_id: str, after: str | None
+    parts: Dependencies, caller: Caller, job_id: str, after: str | None, is_named: bool
 ) -> AsyncIterator[ServerSentEvent]:
     """Events after an id, until the job is over or deleted or the caller's key is revoked. While the job store is
     unavailable, events are delayed."""
-    pause_s = POLL_FIRST_S
-    while True:
-        try:
-            found, is_over = await parts.in_listener_thread(_poll, parts, caller, job_id, after)
-        except (JobNotFoundError, _KeyRevokedError):
-            return
-        except RedisError as error:
-            logger.warning("Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__)
-            found, is_over = [], False
-        for event in found:
-            after = event.id
-            yield _message(event)
-            if event.status.is_over and not event.detail.get("evaluation_pending"):
+    with parts.changes.watch(job_id) as watch:
+        while True:
+            try:
+                found, is_over = await parts.in_listener_thread(_poll, parts, caller, job_id, after)
+            except (JobNotFoundError, _KeyRevokedError):
                 return
-        if is_over and not found:
-            return
-        pause_s = POLL_FIRST_S if found else min(POLL_LONGEST_S, pause_s * 1.5)
-        await anyio.sleep(pause_s)
+            except RedisError as error:
+                logger.warning(
+                    "Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__
+                )
+                found, is_over = [], False
+            for event in found:
+                after = event.id
+                yield _message(event, is_named)
+                if event.status.is_over and not event.detail.get("evaluation_pending"):
+                    return
+            if is_over and not found:
+                return
+            await watch.wait(CHECK_S)
 
 
 class _KeyRevokedError(Exception):
@@ -143,5 +154,6 @@ def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -
     return parts.store.jobs.events(job_id, after=after), is_over
 
 
-def _message(event: JobEvent) -> ServerSentEvent:
-    return ServerSentEvent(data=event.model_dump_json(), event=event.event, id=event.id, retry=RECONNECT_MS, sep="\n")
+def _message(event: JobEvent, is_named: bool) -> ServerSentEvent:
+    name = event.event if is_named else None
+    return ServerSentEvent(data=event.model_dump_json(), event=name, id=event.id, retry=RECONNECT_MS, sep="\n")

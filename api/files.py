@@ -42,9 +42,11 @@ class Download(LimitedResponse, StreamingResponse):
 def file_response(request: Request, parts: Dependencies, owner: str, file: ServedFile) -> Response:
     """Answer 200, 206 or 304. owner: of the job; downloads through a link count as the owner's.
 
-    Raises range_not_satisfiable, storage_failed if the object is missing, and, while sending, too_many_open.
+    Raises precondition_failed, range_not_satisfiable, storage_failed if the object is missing, and, while sending,
+    too_many_open.
     """
     headers = file.headers
+    check_if_match(request.headers, file.etag)
     if is_unchanged(request.headers, file.etag):
         return Response(status_code=304, headers=headers)
     byte_range = requested_range(request.headers, file.size_bytes, file.etag)
@@ -102,6 +104,13 @@ def requested_range(headers: Mapping[str, str], size: int, etag: str) -> ByteRan
             headers={"Content-Range": f"bytes */{size}", "Accept-Ranges": "bytes"},
         )
     return ByteRange(start, end, size)
+
+
+def check_if_match(headers: Mapping[str, str], etag: str) -> None:
+    """Raises precondition_failed if If-Match does not name this content. Weak tags never match (RFC 9110, 13.1.1)."""
+    given = {tag.strip() for tag in headers.get("if-match", "").split(",")} - {""}
+    if given and not given & {etag, "*"}:
+        raise ServiceError("precondition_failed", f"The file has another ETag: {etag}.")
 
 
 def is_unchanged(headers: Mapping[str, str], etag: str) -> bool:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+import anyio
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
+from api.openapi import FORM_BODY, JSON_BODY
 from api.problems import refusals
-from api.submission import accept_submission
+from api.submission import accept_submission, media_type_of
+from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
 from jobs.models import Job, JobStatus, JobView
 from jobs.names import is_job_id, job_prefix
@@ -24,6 +29,20 @@ logger = logging.getLogger("retalking.api")
 router = APIRouter(tags=["jobs"])
 
 POLL_AFTER_S = 1
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+WaitQuery = Annotated[
+    int | None,
+    Query(
+        ge=0, le=MAX_WAIT_S, description="Answer when the job is over, or after this many seconds; as `Prefer: wait`"
+    ),
+]
+PreferHeader = Annotated[
+    str | None,
+    Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
+]
+# A number is no time, although pydantic reads it as seconds since 1970
+Time = Annotated[AwareDatetime, BeforeValidator(lambda text: text if _RFC_3339.match(str(text)) else "no time")]
+MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
     str | None,
@@ -60,9 +79,32 @@ SUBMISSION_REFUSALS = [
     "record_unreadable",
     "service_unavailable",
 ]
+RETRY_REFUSALS = [
+    "job_not_found",
+    "retry_not_possible",
+    "invalid_option",
+    "unsupported_option",
+    "engine_unavailable",
+    "idempotency_conflict",
+    "rate_limited",
+    "quota_exceeded",
+    "too_many_open",
+    "storage_quota_exceeded",
+    "storage_full",
+    "storage_failed",
+    "url_not_allowed",
+    "host_unresolved",
+    "priority_not_allowed",
+    "record_unreadable",
+    "service_unavailable",
+]
 ACCEPTED_HEADERS = {
     "Location": {"description": "Where the job is", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait before polling again", "schema": {"type": "integer"}},
+    "Preference-Applied": {
+        "description": "`wait=N`: the seconds that the call was prepared to wait",
+        "schema": {"type": "string"},
+    },
     "Idempotent-Replayed": {
         "description": "`true`: the Idempotency-Key matched an existing job",
         "schema": {"type": "string", "enum": ["true"]},
@@ -85,32 +127,107 @@ class JobList(BaseModel):
     links: JobListLinks
 
 
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The job was over within `wait` seconds", "headers": ACCEPTED_HEADERS, "model": JobView},
+    202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
+}
+_SUBMITTED = _ANSWERS | refusals(*SUBMISSION_REFUSALS)
+
+
 @router.post(
     "/jobs",
     operation_id="submitJob",
-    summary="Submit a job",
+    summary="Submit a job by reference",
     status_code=202,
     response_model=JobView,
-    responses={
-        202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
-        **refusals(*SUBMISSION_REFUSALS),
-    },
+    responses=_SUBMITTED,
+    openapi_extra=JSON_BODY,
 )
 async def submit_job(
-    request: Request, parts: WithDependencies, caller: WithCaller, idempotency_key: IdempotencyHeader = None
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
 ) -> Response:
-    """Files as multipart/form-data (streamed, never held in memory), or references as JSON.
+    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`). This path takes forms with files as
+    well; in this document they have a path of their own, because generated clients know one body per operation."""
+    return await _submit(request, parts, caller, idempotency_key, wait)
 
-    A form takes `video`, `audio` and optionally `expression` (a picture) as files. Options are form fields (nested ones
-    as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as a
-    file is referenced by `video_url` or `video_upload_id` (`audio_...`), in either kind of body.
-    """
-    created = await accept_submission(request, parts, caller, idempotency_key)
-    body = await run_in_threadpool(view, parts, created.job, caller)
-    headers = {"Location": f"/jobs/{created.job.id}", "Retry-After": str(POLL_AFTER_S)}
+
+@router.post(
+    "/jobs/upload",
+    operation_id="submitJobFiles",
+    summary="Submit a job with its files",
+    status_code=202,
+    response_model=JobView,
+    responses=_SUBMITTED,
+    openapi_extra=FORM_BODY,
+)
+async def submit_job_files(
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
+) -> Response:
+    """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
+    as files. Options are form fields (nested ones as JSON text or dotted names such as `output.crf`), or a single JSON
+    part `spec`. An input that is not sent as a file is referenced as in `submitJob`."""
+    if media_type_of(request) == "application/json":
+        raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
+    return await _submit(request, parts, caller, idempotency_key, wait)
+
+
+@router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+def refuse_method() -> None:
+    """`upload` is not the id of a job."""
+    raise HTTPException(405)
+
+
+async def _submit(
+    request: Request,
+    parts: Dependencies,
+    caller: Caller,
+    key: str | None,
+    wait: int | None,
+    retry_of: Job | None = None,
+) -> Response:
+    created = await accept_submission(request, parts, caller, key, retry_of)
+    headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
-    return view_response(body, 202, headers)
+    wait_s = _wait_s(request, wait, headers)
+    if wait_s is None:
+        body = await run_in_threadpool(view, parts, created.job, caller)
+    else:
+        body = await _wait_for_end(parts, caller, created.job.id, wait_s)
+    is_answered = wait_s is not None and body.status.is_over
+    if not is_answered:
+        headers["Retry-After"] = str(POLL_AFTER_S)
+    return view_response(body, 200 if is_answered else 202, headers)
+
+
+def _wait_s(request: Request, wait: int | None, headers: dict[str, str]) -> int | None:
+    """How long the caller wants to wait: the parameter, or the preference, which `headers` then confirms."""
+    preferred = preferred_wait_s(request.headers.getlist("prefer"))
+    if wait is None and preferred is not None:
+        headers["Preference-Applied"] = f"wait={preferred}"
+    return preferred if wait is None else wait
+
+
+async def _wait_for_end(parts: Dependencies, caller: Caller, job_id: str, wait_s: float) -> JobView:
+    """The job when it is over, or as it is after wait_s."""
+    ends_at = anyio.current_time() + wait_s
+    with parts.changes.watch(job_id, ends_only=True) as watch:
+        while True:
+            job = await parts.in_waiter_thread(find_job, parts, caller, job_id)
+            left_s = ends_at - anyio.current_time()
+            if job.status.is_over or left_s <= 0 or parts.changes.is_closing:
+                return await parts.in_waiter_thread(view, parts, job, caller)
+            await watch.wait(left_s)
 
 
 @router.get(
@@ -123,17 +240,60 @@ async def submit_job(
 def list_jobs(
     parts: WithDependencies,
     caller: WithCaller,
-    status: Annotated[JobStatus | None, Query(description="Only jobs in this status")] = None,
+    status: Annotated[
+        list[JobStatus] | None, Query(description="Only jobs in this status; repeat it for several")
+    ] = None,
+    created_after: Annotated[Time | None, Query(description="Only jobs created at this time or later")] = None,
+    created_before: Annotated[Time | None, Query(description="Only jobs created before this time")] = None,
+    metadata: Annotated[
+        list[MetadataFilter] | None,
+        Query(description="`name=value`: only jobs whose metadata have this value; repeat it for several names"),
+    ] = None,
+    webhook: Annotated[
+        Literal["undelivered"] | None, Query(description="Only jobs with an event that is not delivered")
+    ] = None,
+    engine: Annotated[
+        str | None, Query(max_length=40, description="Only jobs that this engine rendered, or that ask for it")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
     cursor: Annotated[
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
     ] = None,
 ) -> Response:
-    page = parts.store.jobs.page(status=status, cursor=cursor, limit=limit, owner=caller.only)
-    query: dict[str, Any] = {"status": status.value if status else None, "limit": limit}
+    """With filters, a page may have fewer jobs than `limit`, even none, although `next_cursor` leads to more."""
+    pairs = [(name, value) for name, _, value in (each.partition("=") for each in metadata or ())]
+
+    def matches(job: Job) -> bool:
+        return (
+            (not status or job.status in status)
+            and (created_before is None or job.created_at < created_before)
+            and (engine is None or engine == (job.render.engine if job.render else job.spec.request.engine))
+            and all(_text(job.spec.request.metadata.get(name)) == value for name, value in pairs)
+            and (webhook is None or any(each.state != "delivered" for each in parts.store.webhooks.deliveries(job.id)))
+        )
+
+    is_filtered = len(status or ()) > 1 or created_before or pairs or webhook or engine is not None
+    page = parts.store.jobs.page(
+        status=status[0] if status and len(status) == 1 else None,
+        cursor=cursor,
+        limit=limit,
+        owner=caller.only,
+        matches=matches if is_filtered else None,
+        not_before=created_after,
+    )
+    query = {
+        "status": [each.value for each in status or ()],
+        "created_after": created_after and created_after.isoformat(),
+        "created_before": created_before and created_before.isoformat(),
+        "metadata": metadata,
+        "webhook": webhook,
+        "engine": engine,
+        "limit": limit,
+    }
 
     def link(at: str | None) -> str:
-        return "/jobs?" + urlencode({key: value for key, value in {**query, "cursor": at}.items() if value is not None})
+        given = {key: value for key, value in {**query, "cursor": at}.items() if value}
+        return f"{caller.base}/jobs?{urlencode(given, doseq=True)}"
 
     body = JobList(
         jobs=[view(parts, job, caller) for job in page.jobs],
@@ -143,21 +303,38 @@ def list_jobs(
     return view_response(body)
 
 
+def _text(value: Any) -> str | None:
+    """A value of the metadata as it is written in a filter: a string as it is, anything else as JSON; None: absent."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
 @router.get(
     "/jobs/{job_id}",
     operation_id="getJob",
     summary="Status, progress, result link, evaluation, webhook log",
     response_model=JobView,
     responses={
-        200: {"headers": {"Retry-After": ACCEPTED_HEADERS["Retry-After"]}},
+        200: {"headers": {name: ACCEPTED_HEADERS[name] for name in ("Retry-After", "Preference-Applied")}},
         **refusals("job_not_found", "record_unreadable", "service_unavailable"),
     },
 )
-def get_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
-    job = find_job(parts, caller, job_id)
-    return view_response(
-        view(parts, job, caller), headers={} if job.status.is_over else {"Retry-After": str(POLL_AFTER_S)}
-    )
+async def get_job(
+    request: Request,
+    job_id: JobId,
+    parts: WithDependencies,
+    caller: WithCaller,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
+) -> Response:
+    headers: dict[str, str] = {}
+    wait_s = _wait_s(request, wait, headers)
+    if wait_s is None:
+        body = await run_in_threadpool(lambda: view(parts, find_job(parts, caller, job_id), caller))
+    else:
+        body = await _wait_for_end(parts, caller, job_id, wait_s)
+    if not body.status.is_over:
+        headers["Retry-After"] = str(POLL_AFTER_S)
+    return view_response(body, headers=headers)
 
 
 @router.delete(
@@ -204,6 +381,31 @@ def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Re
 
 
 @router.post(
+    "/jobs/{job_id}/retry",
+    operation_id="retryJob",
+    summary="Submit a failed or canceled job again",
+    status_code=202,
+    response_model=JobView,
+    responses=_ANSWERS | refusals(*RETRY_REFUSALS),
+)
+async def retry_job(
+    job_id: JobId,
+    request: Request,
+    parts: WithDependencies,
+    caller: WithCaller,
+    idempotency_key: IdempotencyHeader = None,
+    prefer: PreferHeader = None,
+    wait: WaitQuery = None,
+) -> Response:
+    """Makes a new job of the same request, which belongs to the caller and names the old one in `retry_of`. It has its
+    own copies of the input files; inputs given by URL are fetched again."""
+    job = await run_in_threadpool(find_job, parts, caller, job_id)
+    if job.status not in (JobStatus.FAILED, JobStatus.CANCELED):
+        raise ServiceError("retry_not_possible", f"The job is {job.status.value}; only failed and canceled jobs retry.")
+    return await _submit(request, parts, caller, idempotency_key, wait, job)
+
+
+@router.post(
     "/jobs/{job_id}/webhook/redeliver",
     operation_id="redeliverWebhook",
     summary="Redeliver the webhook",
@@ -246,7 +448,7 @@ def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
 
 def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
     """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
-    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner)
+    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner, base=caller.base)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from celery import Celery
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import Depends, FastAPI, Security
+from starlette.middleware.cors import CORSMiddleware
 
 from api import events, health, jobs, media, quarantine, results, service, uploads, webhooks
 from api.access import authorize, authorize_admin, authorize_any, authorize_metrics
 from api.dependencies import Dependencies
 from api.limits import ConcurrencyLimit
 from api.metrics import RequestMetrics
-from api.middleware import HostGuard, ResponseHeaders, Tracing, own_hosts
+from api.middleware import HostGuard, ResponseHeaders, Tracing, cors_rules, own_hosts
 from api.openapi import DESCRIPTION, install_openapi
 from api.pages import install_pages
+from api.paths import HeadAsGet, PathForms
 from api.problems import install_problems, refusals
+from api.strictness import check_request
+from api.waiting import JobChanges
 from jobs.objects import ObjectStore
 from jobs.opening import watched_space
 from jobs.settings import Settings
@@ -46,6 +50,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
         event_streams=ConcurrencyLimit("event streams", settings.event_streams_per_key, settings.event_streams),
         downloads=ConcurrencyLimit("downloads", settings.downloads_open_per_key, settings.downloads_open),
         webhook_secrets=WebhookSecrets(settings, store.webhooks.secret_state),
+        changes=JobChanges(store),
     )
     _include_features(app)
     install_pages(app)
@@ -53,8 +58,12 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
     install_openapi(app)
     if not settings.require_keys:
         app.add_middleware(HostGuard, own_hosts=own_hosts(settings))
+    app.add_middleware(HeadAsGet)
     app.add_middleware(ResponseHeaders)
     app.add_middleware(Tracing, metrics=app.state.parts.metrics)
+    app.add_middleware(PathForms)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors_rules(settings.cors_origins))
     app.openapi()  # takes 0.3 s: build it now, not in the event loop of the first request
     return app
 
@@ -62,17 +71,13 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 def _include_features(app: FastAPI) -> None:
     """Routers, each with the access it requires. Open: signed links, probes, the table of error codes."""
     refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
+    strict, unmatched = Depends(check_request), refusals("precondition_failed")
     for feature in (jobs, results, media, events, uploads, webhooks):
-        app.include_router(feature.router, dependencies=[Security(authorize)], responses=refused)
-    app.include_router(service.router, dependencies=[Security(authorize_any)], responses=refused)
-    app.include_router(quarantine.router, dependencies=[Security(authorize_admin)], responses=refused)
+        app.include_router(feature.router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
+    for router, access in ((service.router, authorize_any), (quarantine.router, authorize_admin)):
+        app.include_router(router, dependencies=[Security(access), strict], responses=refused | unmatched)
+    for router in (results.link_router, media.signed_router, uploads.link_router, service.open_router):
+        app.include_router(router, dependencies=[strict], responses=unmatched)
+    # Probes and scrapers add parameters of their own
     app.include_router(health.metrics_router, dependencies=[Security(authorize_metrics)], responses=refused)
-    open_routers: list[APIRouter] = [
-        results.link_router,
-        media.signed_router,
-        uploads.link_router,
-        service.open_router,
-        health.router,
-    ]
-    for router in open_routers:
-        app.include_router(router)
+    app.include_router(health.router)

@@ -17,7 +17,7 @@ from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
-from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, served_result
+from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
 from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
-MediaPart = Literal["video", "audio", "result"]
+MediaPart = Literal["video", "audio", "result", "poster", "preview"]
 _MEDIA = {kind.playable_as: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
 MEDIA_RESPONSES = {
     status: entry | ({"content": _MEDIA} if "content" in entry else {})
@@ -51,6 +51,8 @@ class MediaLinks(BaseModel):
     video: MediaLink | None
     audio: MediaLink | None
     result: MediaLink | None
+    poster: MediaLink | None
+    preview: MediaLink | None
 
 
 @router.get(
@@ -117,13 +119,15 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
     link = parts.objects.presign_get(file.key, parts.settings.link_ttl_s, file.download_name)
     if link is None:
         path = _path(job.id, part)
-        link = f"/{path}?{link_query(parts.link_key, 'GET', path, expires, caller.owner)}"
+        link = f"{caller.base}/{path}?{link_query(parts.link_key, 'GET', path, expires, caller.owner)}"
     return MediaLink(url=link, content_type=file.content_type)
 
 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
+    if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
+        return find_excerpt(parts, job, part)
     return _input_file(parts, job, part, job.inputs[part])
 
 

@@ -7,7 +7,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -151,6 +152,41 @@ class ResponseHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
+
+
+def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
+    """Arguments of CORSMiddleware: pages of these origins may call the service as programs do, with a key they hold
+    themselves. No cookies."""
+    return {
+        "allow_origins": origins,
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "DELETE"],
+        "allow_headers": [
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "If-Match",
+            "If-None-Match",
+            "If-Range",
+            "Last-Event-ID",
+            "Prefer",
+            "Range",
+            "Traceparent",
+            REQUEST_ID_HEADER,
+        ],
+        "expose_headers": [
+            "Content-Disposition",
+            "Content-Range",
+            "ETag",
+            "Idempotent-Replayed",
+            "Location",
+            "Preference-Applied",
+            "RateLimit",
+            "RateLimit-Policy",
+            "Retry-After",
+            REQUEST_ID_HEADER,
+        ],
+        "max_age": 600,
+    }
 
 
 # They reveal nothing, and orchestrators request them by the address of the container.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, cast, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.forms import NESTED_FIELDS
 from api.middleware import REQUEST_ID_HEADER
+from api.paths import VERSION, is_versioned
 from api.problems import Problem
 from api.submission import JobSubmission
-from jobs.models import JobEvent
+from jobs.models import JobEvent, WebhookEvent, WebhookMessage
+from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
 
+Json = dict[str, Any]
 DESCRIPTION = """Audio-driven lip-sync as an asynchronous service: a talking-face video and a speech track in, a job id
 back, the lip-synced video and its evaluation when the job is done. Poll the job, follow its events, or give it a
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
@@ -47,21 +50,18 @@ def install_openapi(app: FastAPI) -> None:
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:
+    settings: Settings = app.state.parts.settings
     document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=TAGS
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=TAGS,
+        servers=[{"url": settings.public_url.rstrip("/") or "/"}],
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    components = document.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    _, shapes = models_json_schema(
-        [(JobSubmission, "validation"), (Problem, "serialization"), (JobEvent, "serialization")],
-        ref_template=_REF + "{model}",
-    )
-    for name, shape in shapes["$defs"].items():
-        schemas.setdefault(name, shape)
-    fields = schemas.pop("JobSubmission")
-    schemas["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
-    schemas["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
-    schemas["JobForm"] = _form_schema(fields)
+    components = document["components"]
+    components["schemas"] = _schemas(components["schemas"])
     components["headers"] = {"RequestId": {"description": "Id of this request", "schema": {"type": "string"}}}
     components["parameters"] = {
         "RequestId": {
@@ -72,33 +72,117 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             "schema": {"type": "string"},
         }
     }
-    submit = document["paths"]["/jobs"]["post"]
-    submit["requestBody"] = _job_body()
-    submit["responses"]["202"]["links"] = {
+    document["paths"] = {
+        (VERSION if is_versioned(path) else "") + path: operations for path, operations in document["paths"].items()
+    }
+    document["webhooks"] = {event: {"post": _webhook(event)} for event in get_args(WebhookEvent)}
+    _link_operations(document["paths"])
+    for operation in _operations(document):
+        _complete(operation, is_open=not settings.require_keys)
+    return document
+
+
+def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
+    """All component schemas. answers: those of responses, by name.
+
+    A field of a response is always sent, whereas a request may leave out what has a default, so a model of both has two
+    schemas; that of requests is named `...Input`.
+    """
+    _, sent = models_json_schema(
+        [(Problem, "serialization"), (JobEvent, "serialization"), (WebhookMessage, "serialization")],
+        ref_template=_REF + "{model}",
+    )
+    answers = {name: _always_sent(shape) for name, shape in (answers | sent["$defs"]).items()}
+    answers["Problem"]["required"].remove("errors")
+    message = answers.pop("WebhookMessage")
+    for event in get_args(WebhookEvent):
+        kind = {"type": {"type": "string", "const": event}}
+        title = message_name(event)  # generators name classes by titles
+        answers[title] = message | {"title": title, "properties": message["properties"] | kind}
+    _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
+    asked: Json = received["$defs"]
+    for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
+        asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
+        asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
+    fields = asked.pop("JobSubmission")
+    asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
+    asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
+    asked["JobForm"] = {"title": "JobForm"} | _form_schema(fields)
+    return answers | asked
+
+
+def _always_sent(shape: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a response: every field is there, and later versions may add some."""
+    if "properties" not in shape:
+        return shape
+    fields = {name: _without_null_default(field) for name, field in shape["properties"].items()}
+    rest = {key: value for key, value in shape.items() if key != "additionalProperties"}
+    return rest | {"properties": fields, "required": [*fields]}
+
+
+def _without_null_default(field: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in field.items() if (key, value) != ("default", None)}
+
+
+def message_name(event: str) -> str:
+    """`job.succeeded` -> JobSucceededMessage."""
+    return "".join(word.capitalize() for word in event.split(".")) + "Message"
+
+
+def _webhook(event: WebhookEvent) -> dict[str, Any]:
+    headers = {"webhook-id": "The same for all attempts", "webhook-timestamp": "Seconds since 1970 of this attempt"}
+    headers["webhook-signature"] = "`v1,` and the signature; several are separated by spaces"
+    return {
+        "operationId": f"receive{message_name(event)}",
+        "summary": f"The event `{event}`",
+        "description": "Signed as in Standard Webhooks. Any 2xx status counts as delivered.",
+        "tags": ["webhooks"],
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in headers.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF + message_name(event)}}},
+        },
+        "responses": {
+            "200": {"description": "Delivered"},
+            "410": {"description": "Not wanted any more: no further attempts"},
+        },
+    }
+
+
+def _link_operations(paths: dict[str, Any]) -> None:
+    """What to call with the id that an answer names."""
+    followers = {
         operation["operationId"]: {
             "operationId": operation["operationId"],
             "parameters": {"job_id": "$response.body#/id"},
         }
-        for path, operations in document["paths"].items()
-        if path.startswith("/jobs/{job_id}")
+        for path, operations in paths.items()
+        if path.startswith(f"{VERSION}/jobs/{{job_id}}")
         for operation in operations.values()
     }
-    document["paths"]["/uploads"]["post"]["responses"]["201"]["links"] = {
+    for path in ("/jobs", "/jobs/upload"):
+        paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
+    paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
             "operationId": "submitJob",
             "description": "After the file was put to the link; a video with sound serves as both inputs",
             "requestBody": dict.fromkeys(("video_upload_id", "audio_upload_id"), "$response.body#/id"),
         }
     }
-    for operation in _operations(document):
-        for parameter in operation.get("parameters", ()):
-            parameter["schema"] = _without_null(parameter["schema"])
-        operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
-        if not app.state.parts.settings.require_keys:
-            operation.pop("security", None)
-        for response in operation["responses"].values():
-            response.setdefault("headers", {})[REQUEST_ID_HEADER] = {"$ref": "#/components/headers/RequestId"}
-    return document
+
+
+def _complete(operation: dict[str, Any], *, is_open: bool) -> None:
+    """What every operation has. is_open: the deployment requires no keys."""
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
+    operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/RequestId"})
+    operation["security"] = operation.get("security", []) + ([{}] if is_open and "security" in operation else [])
+    for response in operation["responses"].values():
+        response.setdefault("headers", {})[REQUEST_ID_HEADER] = {"$ref": "#/components/headers/RequestId"}
 
 
 def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -123,14 +207,12 @@ def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
         "audio": _BINARY | {"description": "The speech, or a video file with it"},
     }
     spec = {"$ref": _REF + "JobSpec"}
-    nested = "|".join(sorted(NESTED_FIELDS))
     return {
         "type": "object",
         "description": "Each input once: as a file, by address or by upload id. The options as fields (nested ones as "
         "JSON text, or their members by dotted names such as `output.crf`), or all of them in one `spec` part instead. "
         "An empty field counts as not sent.",
         "properties": files | fields | {"spec": spec},
-        "patternProperties": {rf"^({nested})\.[a-z_]+$": {"type": "string"}},
         "additionalProperties": False,
         "allOf": [_one_given("video"), _one_given("audio")],
     }
@@ -145,24 +227,35 @@ def _without_null(shape: dict[str, Any]) -> dict[str, Any]:
     arms = [arm for arm in shape.get("anyOf", ()) if arm != {"type": "null"}]
     if not arms:
         return shape
-    rest = {key: value for key, value in shape.items() if key != "anyOf"}
+    rest = {key: value for key, value in _without_null_default(shape).items() if key != "anyOf"}
     return {**rest, **arms[0]} if len(arms) == 1 else {**rest, "anyOf": arms}
 
 
-def _job_body() -> dict[str, Any]:
-    by_reference = {
-        "video_url": "https://example.com/face.mp4",
-        "audio_url": "https://example.com/speech.wav",
-        "output": {"crf": 20},
-        "metadata": {"order": 7},
-    }
-    return {
+# Bodies of the two ways to submit, for the `openapi_extra` of their routes
+JSON_BODY = {
+    "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}, "encoding": _FILE_ENCODING},
             "application/json": {
                 "schema": {"$ref": _REF + "JobSubmission"},
-                "examples": {"by-reference": {"summary": "Inputs by address", "value": by_reference}},
+                "examples": {
+                    "by-reference": {
+                        "summary": "Inputs by address",
+                        "value": {
+                            "video_url": "https://example.com/face.mp4",
+                            "audio_url": "https://example.com/speech.wav",
+                            "output": {"crf": 20},
+                            "metadata": {"order": 7},
+                        },
+                    }
+                },
             },
         },
     }
+}
+FORM_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}, "encoding": _FILE_ENCODING}},
+    }
+}

@@ -11,9 +11,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from api.paths import VERSION
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.store import JobNotFoundError, RecordUnreadableError
@@ -46,7 +48,9 @@ class Problem(BaseModel):
     request_id: str = Field(description="Same as the header X-Request-Id; quote it in bug reports")
     retryable: bool = Field(description="The same call may succeed later")
     advice: str = Field(description="What the caller can do")
-    errors: list[FieldError] | None = Field(None, description="Every field to correct, if there are several")
+    errors: list[FieldError] | SkipJsonSchema[None] = Field(
+        None, description="Every field to correct; absent if there is none"
+    )
 
 
 def describe_problem(
@@ -161,7 +165,7 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 405:
-        allow = allowed_methods(request) or (error.headers or {}).get("Allow", "")
+        allow = allowed_methods(request, (error.headers or {}).get("Allow", ""))
         detail = f"{request.url.path} does not support {request.method}; it supports {allow}."
         return problem_response(request, "method_not_allowed", detail, headers={"Allow": allow})
     if error.status_code == 404:
@@ -170,11 +174,14 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
     return problem_response(request, code, ERROR_CODES[code].title + ".", headers=error.headers)
 
 
-def allowed_methods(request: Request) -> str:
-    """Every method of the matched path. Starlette only reports those of the first route with that path."""
-    template = getattr(request.scope.get("route"), "path", None)
-    operations = request.app.openapi()["paths"].get(template, {})
-    return ", ".join(sorted(method.upper() for method in operations if method != "parameters"))
+def allowed_methods(request: Request, of_route: str) -> str:
+    """Every method of the matched path. of_route: those of the first route with that path, which is all that Starlette
+    reports."""
+    template = getattr(request.scope.get("route"), "path", "")
+    paths = request.app.openapi()["paths"]
+    documented = paths.get(VERSION + template) or paths.get(template)
+    methods = {method.upper() for method in documented} if documented else set(of_route.split(", "))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _on_unknown_job(request: Request, _: JobNotFoundError) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.concurrency import run_in_threadpool
@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api.access import ANYONE, LINK_SCHEME, Caller, LinkExpires, LinkHolder, WithCaller, WithKey, admit, check_link
 from api.dependencies import Dependencies, WithDependencies
-from api.files import ServedFile, file_response
+from api.files import ServedFile, check_if_match, file_response, is_unchanged
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import EvaluationCurves, Job, JobStatus, MetricResult, ResultInfo
-from jobs.names import curves_key
+from jobs.names import curves_key, poster_key, preview_key
 from jobs.objects import ObjectNotFoundError
 from jobs.store.keys import Scope
 from retalking_core.vocabulary.containers import OUTPUTS
@@ -44,6 +44,25 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "Presigned link"}},
     },
 }
+_EXCERPTS = {"poster": (poster_key, "image/jpeg", "jpg"), "preview": (preview_key, "video/mp4", "mp4")}
+
+
+def _excerpt_responses(content_type: str) -> dict[int | str, dict[str, Any]]:
+    files = {
+        status: RESULT_RESPONSES[status] | ({"content": {content_type: _VIDEO}} if status in (200, 206) else {})
+        for status in (200, 206, 304)
+    }
+    return files | refusals(
+        "too_many_open",
+        "job_not_found",
+        "record_unreadable",
+        "result_not_ready",
+        "range_not_satisfiable",
+        "storage_failed",
+        "service_unavailable",
+    )
+
+
 RESULT_REFUSALS = refusals(
     "unauthorized",
     "forbidden",
@@ -64,6 +83,7 @@ RESULT_PARAMETERS = {
         {"name": name, "in": "header", "required": False, "schema": {"type": "string"}, "description": description}
         for name, description in {
             "Range": "`bytes=first-last`, one range",
+            "If-Match": "ETag: 412 if the file has another one",
             "If-Range": "ETag: send the whole file if it has changed",
             "If-None-Match": "ETag: 304 if it has not changed",
         }.items()
@@ -125,6 +145,7 @@ def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller:
     """Redirects to a presigned link if the object store offers one, else sends the file, with ranges."""
     job = find_job(parts, caller, job_id)
     result = _result_of(job)
+    check_if_match(request.headers, served_result(job_id, result).etag)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
         return RedirectResponse(link, status_code=307, headers={"Cache-Control": "no-store"})
@@ -138,13 +159,68 @@ def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller:
     response_class=Response,
     responses={
         200: {"description": "The headers of the file", "headers": _FILE_HEADERS},
+        304: RESULT_RESPONSES[304],
         **{status: {"description": entry["description"]} for status, entry in RESULT_REFUSALS.items() if status != 416},
     },
+    openapi_extra=RESULT_PARAMETERS,
 )
-def head_result(job_id: JobId, parts: WithDependencies, caller: WithDownloader) -> Response:
+def head_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Never redirected, because a presigned link is valid for GET only."""
     file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
+    check_if_match(request.headers, file.etag)
+    if is_unchanged(request.headers, file.etag):
+        return Response(status_code=304, headers=file.headers)
     return Response(headers=file.headers | {"Content-Length": str(file.size_bytes)}, media_type=file.content_type)
+
+
+@router.get(
+    "/poster.jpg",
+    operation_id="getPoster",
+    summary="A picture from the middle of the result",
+    response_class=Response,
+    responses=_excerpt_responses("image/jpeg"),
+    openapi_extra=RESULT_PARAMETERS,
+)
+def get_poster(job_id: JobId, request: Request, parts: WithDependencies, caller: WithCaller) -> Response:
+    """JPEG, at most 960 pixels on its longer side."""
+    return _get_excerpt(job_id, request, parts, caller, "poster")
+
+
+@router.get(
+    "/preview.mp4",
+    operation_id="getPreview",
+    summary="A small clip of the beginning of the result",
+    response_class=Response,
+    responses=_excerpt_responses("video/mp4"),
+    openapi_extra=RESULT_PARAMETERS,
+)
+def get_preview(job_id: JobId, request: Request, parts: WithDependencies, caller: WithCaller) -> Response:
+    """H.264 and AAC, the first 4 seconds, at most 360 pixels on its longer side."""
+    return _get_excerpt(job_id, request, parts, caller, "preview")
+
+
+def _get_excerpt(
+    job_id: str, request: Request, parts: Dependencies, caller: Caller, kind: Literal["poster", "preview"]
+) -> Response:
+    job = find_job(parts, caller, job_id)
+    _result_of(job)
+    file = find_excerpt(parts, job, kind)
+    if file is None:
+        raise ServiceError("result_not_ready", f"This job has no {kind}.")
+    return file_response(request, parts, job.owner, file)
+
+
+def find_excerpt(parts: Dependencies, job: Job, kind: Literal["poster", "preview"]) -> ServedFile | None:
+    """None: the job has no result, or the worker made none of it."""
+    if job.result is None:
+        return None
+    make_key, content_type, ending = _EXCERPTS[kind]
+    key = make_key(job.result.key)
+    try:
+        size = parts.objects.info(key).size_bytes
+    except ObjectNotFoundError:
+        return None
+    return ServedFile(key, size, f'"{job.result.sha256}-{kind}"', content_type, f"{job.id}-{kind}.{ending}")
 
 
 @router.get(

@@ -15,6 +15,7 @@ import resource
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
@@ -112,6 +113,21 @@ class BoundedProtocol(H11Protocol):
             min(idle, key=lambda each: each.idle_since_s).transport.close()
 
 
+class Server(uvicorn.Server):
+    """Calls that wait for a job answer when the process is told to stop, or it would wait for them.
+
+    on_exit: called when the signal arrives.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_exit: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_exit = on_exit
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._on_exit()
+
+
 def app() -> FastAPI:
     settings = Settings()
     configure_logging(settings.log_format)
@@ -131,8 +147,18 @@ def serve(factory: Callable[[], FastAPI] = app, arguments: Sequence[str] | None 
         max_connections=settings.max_connections,
         unread_response_s=settings.unread_response_s,
     )
+    opened: list[FastAPI] = []
+
+    def build() -> FastAPI:
+        opened.append(factory())
+        return opened[0]
+
+    def close() -> None:
+        for application in opened:
+            application.state.parts.changes.close()
+
     config = uvicorn.Config(
-        factory,
+        build,
         factory=True,
         host=options.host,
         port=options.port,
@@ -145,7 +171,7 @@ def serve(factory: Callable[[], FastAPI] = app, arguments: Sequence[str] | None 
     )
     # Not through uvicorn's `fd`, which assumes a Unix socket and so leaves Nagle's algorithm on
     sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
-    uvicorn.Server(config).run(sockets)
+    Server(config, close).run(sockets)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,6 +17,7 @@ import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, StringConstraints, ValidationError
+from python_multipart.multipart import parse_options_header
 from redis.exceptions import RedisError
 
 from api.access import Caller
@@ -98,20 +99,73 @@ async def read_submission(
     return Submission(spec, _fingerprint(body, form))
 
 
+async def repeat_submission(
+    job: Job, parts: Dependencies, caller: Caller, reservation: StorageReservation
+) -> Submission:
+    """The request of an earlier job, checked as a new one, with copies of its files."""
+    asked = job.spec.request
+    workers = await run_in_threadpool(parts.store.workers.live)
+    _check_priority(asked, caller)
+    _check_metrics(asked, workers)
+    check_engine(asked, workers, parts.settings)
+    for name, address in (
+        ("webhook_url", asked.webhook_url),
+        ("video_url", job.spec.video.url),
+        ("audio_url", job.spec.audio.url),
+    ):
+        await _check_address(name, address, parts, caller)
+
+    def copy_files() -> dict[InputSlot, InputRef]:
+        copies = {}
+        for slot, ref in job.asked_inputs.items():
+            if ref.key is not None:
+                key = input_key(reservation.arrival, slot)
+                reservation.add(ref.size_bytes or 0)
+                try:
+                    parts.objects.copy(ref.key, key)
+                except ObjectNotFoundError:
+                    message = f"The {slot} of the job is not in the object store any more; submit it again."
+                    raise ServiceError("storage_failed", message) from None
+                copies[slot] = ref.model_copy(update={"key": key})
+        reservation.settle()
+        return job.asked_inputs | copies
+
+    inputs = await run_in_threadpool(copy_files)
+    spec = JobSpec(
+        video=inputs["video"],
+        audio=inputs["audio"],
+        expression_image=inputs.get("expression"),
+        request=asked,
+        retry_of=job.id,
+    )
+    return Submission(spec, hashlib.sha256(f"retry of {job.id}".encode()).hexdigest())
+
+
 async def _receive(
     request: Request, parts: Dependencies, reservation: StorageReservation
 ) -> tuple[JobSubmission, ReceivedForm]:
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     if kind == "multipart/form-data":
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
         return _body_of_form(form), form
     if kind == "application/json":
+        _check_charset(request)
         raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
         return _body_of_json(raw, "The body"), ReceivedForm()
     what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+
+
+def _check_charset(request: Request) -> None:
+    """JSON is UTF-8 (RFC 8259, section 8.1). Raises unsupported_media_type."""
+    charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise ServiceError("unsupported_media_type", f"The charset {charset[:40]!r} is not accepted; JSON is UTF-8.")
+
+
+def media_type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _body_of_form(form: ReceivedForm) -> JobSubmission:
@@ -191,6 +245,8 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}"))
         elif len(given) > 1:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
+    if "webhook_events" in body.model_fields_set and body.webhook_url is None:
+        errors.append(FieldError(pointer="#/webhook_events", message="It has no effect without `webhook_url`"))
     if "expression" in form.files and body.expression not in ("neutral", "image"):
         errors.append(FieldError(pointer="#/expression", message="It was sent as a value and as a file; send one"))
     if "expression" not in form.files and body.expression == "image":
@@ -259,7 +315,8 @@ def _copy_upload(
     except ObjectNotFoundError:
         message = f"There is no upload {upload_id} for the {slot}, or its file has not been sent yet."
         raise ServiceError("upload_not_found", message) from None
-    return InputRef(kind="object", key=key, size_bytes=size)
+    sha256 = parts.store.uploads.sha256(upload_id)
+    return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
 
 
 def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
@@ -273,13 +330,18 @@ def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
 logger = logging.getLogger("retalking.api")
 
 
-async def accept_submission(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
-    """Receive, check, store, enqueue. key: the Idempotency-Key. A refused submission leaves no files behind."""
+async def accept_submission(
+    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None = None
+) -> Created:
+    """Receive, check, store, enqueue. key: the Idempotency-Key. retry_of: the job to repeat instead of a request body.
+    A refused submission leaves no files behind."""
     with parts.submissions.slot(caller.owner):
-        return await _accept(request, parts, caller, key)
+        return await _accept(request, parts, caller, key, retry_of)
 
 
-async def _accept(request: Request, parts: Dependencies, caller: Caller, key: str | None) -> Created:
+async def _accept(
+    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None
+) -> Created:
     origin = Origin(
         caller.owner,
         caller.live_jobs(parts.settings.live_jobs_per_key),
@@ -293,7 +355,10 @@ async def _accept(request: Request, parts: Dependencies, caller: Caller, key: st
     reservation = StorageReservation(parts, job_id, byte_quota(parts.settings, caller.owner, caller.key))
     try:
         async with tracked_arrival(parts, job_id):
-            submission = await read_submission(request, parts, caller, reservation)
+            if retry_of is None:
+                submission = await read_submission(request, parts, caller, reservation)
+            else:
+                submission = await repeat_submission(retry_of, parts, caller, reservation)
             created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)
     except _OutcomeUnknownError as unknown:
         raise unknown.cause from None

@@ -113,6 +113,7 @@ def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
         "upload_not_found",
         "upload_complete",
         "content_range_not_supported",
+        "unsupported_media_type",
         "body_too_large",
         "request_timeout",
         "too_many_open",
@@ -187,7 +188,8 @@ async def _receive(request: Request, parts: Dependencies, upload_id: str, owner:
             staged = await stream.seal()
             await run_in_threadpool(_claim_upload, parts, upload_id, token)
             settle = parts.store.uploads.settle
-            if not await run_in_threadpool(settle, upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S):
+            arrived = (upload_id, reservation.arrival, staged.size_bytes, PUBLISH_S, staged.sha256)
+            if not await run_in_threadpool(settle, *arrived):
                 raise _upload_expired()
             await stream.commit()
             return staged
@@ -221,4 +223,4 @@ def _lock(upload_id: str) -> str:
 def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
     query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
-    return f"{parts.settings.public_url.rstrip('/')}/{path}/content?{query}"
+    return f"{parts.settings.public_url.rstrip('/')}{caller.base}/{path}/content?{query}"

@@ -1,11 +1,12 @@
 """How the service bears load: `python -m bench.load [--json FILE]` prints a table; about ten minutes on two cores.
 
 Real parts: Redis, the local object store, the API under uvicorn, render workers whose engine only copies, a webhook
-worker. Three measurements:
+worker. Four measurements:
 
 jobs     many clients submit jobs at once and ask for each until it is over: throughput, latency, memory, what was lost
 queue    one client asks for jobs in a line of 100,000
 upload   one file of 1 GB through `POST /jobs`
+waits    2,000 clients wait for jobs for 60 s (`Prefer: wait`): memory, and the latency of other calls meanwhile
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import secrets
 import statistics
 import sys
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from bench.loaded_service import MB, LoadedService, MemoryWatch
 from jobs.models import InputRef, JobRequest, JobSpec
@@ -182,6 +186,75 @@ def measure_queue(folder: Path, length: int, calls: int = 3000) -> dict[str, Any
         service.stop()
 
 
+def wait_for_jobs(port: int, ids: list[str], count: int, wait_s: int, ready: Any, outcomes: Any) -> None:
+    """Runs in a process of its own: `count` connections that wait, one third of them for jobs that end meanwhile."""
+
+    async def wait(number: int) -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"GET /v1/jobs/{ids[number % len(ids)]} HTTP/1.1\r\nHost: localhost\r\nPrefer: wait={wait_s}\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        head, _, body = answer.decode().partition("\r\n\r\n")
+        return json.loads(body)["status"] if head.startswith("HTTP/1.1 200 ") else head.partition("\r\n")[0]
+
+    async def run() -> Counter[str]:
+        calls = []
+        for number in range(count):
+            calls.append(asyncio.create_task(wait(number)))
+            if number % 50 == 49:  # callers do not arrive in the same millisecond
+                await asyncio.sleep(0.05)
+        ready.set()
+        return Counter(await asyncio.gather(*calls))
+
+    raise_file_limit()
+    outcomes.put(asyncio.run(run()))
+
+
+def measure_waits(folder: Path, clients: int, wait_s: int = 60) -> dict[str, Any]:
+    """Other calls: a plain GET of a job every 20 ms, from before the first wait to after the last."""
+    service = LoadedService(folder, workers=0, MAX_CONNECTIONS=str(clients + 500))
+    try:
+        ids = fill_line(service.store, 300)
+        spawn = multiprocessing.get_context("spawn")
+        ready, outcomes = spawn.Event(), spawn.Queue()
+        process = spawn.Process(
+            target=wait_for_jobs, args=(service.port, ids, clients, wait_s, ready, outcomes), daemon=True
+        )
+        seconds: list[float] = []
+        threads, finished = 0, iter(ids[::3])
+        cpu_s = service.api_cpu_s()
+        with MemoryWatch(service) as memory, httpx.Client(base_url=service.url) as http:
+            process.start()
+            while process.is_alive():
+                began = time.perf_counter()
+                http.get(f"/v1/jobs/{ids[1]}").raise_for_status()
+                seconds.append(time.perf_counter() - began)
+                threads = max(threads, psutil.Process(service.api.pid).num_threads())
+                if ready.is_set() and len(seconds) % 10 == 0 and (job_id := next(finished, None)):
+                    service.store.jobs.request_cancel(job_id, retention_s=3600)
+                time.sleep(0.02)
+                if not outcomes.empty():
+                    break
+            statuses = outcomes.get(timeout=60)
+        return {
+            "clients": clients,
+            "wait_s": wait_s,
+            "answers": dict(statuses),
+            "other_calls_ms": percentiles(seconds),
+            "api_cpu_ms_per_wait": round(1000 * (service.api_cpu_s() - cpu_s) / clients, 2),
+            "api_threads": threads,
+            "api_memory_mb": {"idle": round(memory.samples_mb[0]), "peak": round(max(memory.samples_mb))},
+        }
+    finally:
+        service.stop()
+
+
+def raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 async def upload_body(size: int, boundary: str) -> AsyncIterator[bytes]:
     """A form with a video of `size` bytes, made while it is sent."""
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="{{0}}"; filename="{{0}}"\r\n\r\n'
@@ -231,13 +304,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--queue", type=int, default=100_000)
     parser.add_argument("--upload-mb", type=int, default=1000)
-    parser.add_argument("--only", choices=["jobs", "queue", "upload"], action="append")
+    parser.add_argument("--waits", type=int, default=2000)
+    parser.add_argument("--only", choices=["jobs", "queue", "upload", "waits"], action="append")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     measurements: dict[str, Callable[[Path], dict[str, Any]]] = {
         "jobs": lambda folder: measure_jobs(folder, asked.clients, asked.jobs, asked.workers),
         "queue": lambda folder: measure_queue(folder, asked.queue),
         "upload": lambda folder: measure_upload(folder, asked.upload_mb * MB),
+        "waits": lambda folder: measure_waits(folder, asked.waits),
     }
     figures: dict[str, Any] = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load_before": os.getloadavg()[0]}

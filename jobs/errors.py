@@ -149,6 +149,12 @@ _TABLE = [
         "job_not_found", 404, "No such job", "Check the id; finished jobs are deleted after their retention time."
     ),
     ErrorCode(
+        "retry_not_possible",
+        409,
+        "The job cannot be retried",
+        "Wait until the job is over; one that succeeded needs no retry.",
+    ),
+    ErrorCode(
         "upload_not_found",
         404,
         "No such upload",
@@ -194,6 +200,12 @@ _TABLE = [
     ErrorCode("job_not_finished", 409, "The job has not finished", "Wait until the job has finished.", True),
     ErrorCode(
         "link_invalid", 403, "The link is not valid", "Request a new link: links expire, and must not be modified."
+    ),
+    ErrorCode(
+        "precondition_failed",
+        412,
+        "If-Match does not hold",
+        "Read the resource again, and send its current ETag, or no If-Match.",
     ),
     ErrorCode(
         "range_not_satisfiable",

@@ -79,6 +79,7 @@ class InputRef(FrozenModel):
     size_bytes: int | None = None
     sha256: str | None = None
     filename: str | None = Field(None, description="Name given by the caller: data, never used as a path")
+    upload_id: str | None = Field(None, description="The upload that it is a copy of")
 
 
 class JobSpec(FrozenModel):
@@ -88,6 +89,7 @@ class JobSpec(FrozenModel):
     audio: InputRef
     expression_image: InputRef | None = None
     request: JobRequest
+    retry_of: str | None = Field(None, description="Id of the job that this one repeats")
 
 
 class ErrorInfo(FrozenModel):
@@ -165,6 +167,16 @@ class AudioTrackInfo(FrozenModel):
     channels: int
 
 
+class DecodedInput(FrozenModel):
+    """An input as the worker read it. width, height, fps: of the upright picture, null for sound."""
+
+    sha256: str
+    duration_s: float
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+
+
 class RenderInfo(FrozenModel):
     """What the engine reported."""
 
@@ -182,6 +194,7 @@ class RenderInfo(FrozenModel):
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
+    inputs: dict[InputSlot, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
 
 
 class DeliveryAttempt(FrozenModel):
@@ -262,17 +275,37 @@ class Job(FrozenModel):
     )
 
     @property
-    def inputs(self) -> dict[InputSlot, InputRef]:
-        """By part (`video`, `audio`, `expression`); objects, unless `awaits_inputs`."""
+    def asked_inputs(self) -> dict[InputSlot, InputRef]:
+        """By part (`video`, `audio`, `expression`), as they were given."""
         asked: dict[InputSlot, InputRef | None] = {
             "video": self.spec.video,
             "audio": self.spec.audio,
             "expression": self.spec.expression_image,
         }
-        return {part: ref for part, ref in asked.items() if ref is not None} | self.fetched
+        return {part: ref for part, ref in asked.items() if ref is not None}
+
+    @property
+    def inputs(self) -> dict[InputSlot, InputRef]:
+        """By part; objects, unless `awaits_inputs`."""
+        return self.asked_inputs | self.fetched
 
 
 # Shown to callers
+
+
+class InputView(FrozenModel):
+    """An input of a job. Its URL is left out, because it may contain credentials."""
+
+    kind: Literal["file", "upload", "url"] = Field(description="How it was given")
+    filename: str | None = Field(description="Of a file, as the caller named it")
+    upload_id: str | None
+    size_bytes: int | None = Field(description="null while it is fetched")
+    sha256: str | None = Field(description="null until the file was read as a whole")
+    duration_s: float | None = Field(description="null until the job succeeded, as are the fields below; 0: a still")
+    width: int | None = Field(description="Pixels of the upright picture")
+    height: int | None
+    fps: float | None
+    audio_track: AudioTrackInfo | None = Field(description="The sound track that became the speech")
 
 
 class ResultView(FrozenModel):
@@ -325,6 +358,8 @@ class JobView(FrozenModel):
     max_attempts: int
     cancel_requested: bool
     options: JobOptions
+    inputs: dict[InputSlot, InputView] = Field(description="By part: `video`, `audio`, `expression`")
+    retry_of: str | None = Field(description="Id of the job that this one repeats")
     priority: int
     metadata: dict[str, Any]
     created_at: datetime
@@ -338,6 +373,15 @@ class JobView(FrozenModel):
     evaluation: list[MetricResult] | None
     evaluation_pending: bool = Field(description="The evaluation is still to come, with the event `job.evaluated`")
     webhook: WebhookView | None
+
+
+class WebhookMessage(FrozenModel):
+    """Body of a webhook. timestamp: when the event happened, not when it was sent."""
+
+    type: WebhookEvent
+    timestamp: str = Field(json_schema_extra={"format": "date-time"})
+    owner: str | None = Field(description="Id of the API key that submitted the job; null: keys were not required")
+    data: JobView = Field(description="The job at that time")
 
 
 class JobEvent(FrozenModel):

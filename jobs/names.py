@@ -87,6 +87,21 @@ def targets_key(result: str) -> str:
     return f"{result.rpartition('.')[0]}.targets.npz"
 
 
+def poster_key(result: str) -> str:
+    """JPEG next to the result of the same lease. result: its key."""
+    return f"{result.rpartition('.')[0]}.poster.jpg"
+
+
+def preview_key(result: str) -> str:
+    """MP4 of the beginning, next to the result of the same lease. result: its key."""
+    return f"{result.rpartition('.')[0]}.preview.mp4"
+
+
+def published_keys(result: str) -> tuple[str, ...]:
+    """Everything that a lease may publish. result: key of its result."""
+    return result, curves_key(result), targets_key(result), poster_key(result), preview_key(result)
+
+
 def segments_prefix(job_id: str) -> str:
     """Files that the workers of a split job exchange; deleted when the job is over."""
     return f"{job_prefix(job_id)}segments/"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.logging_config import LogFormat
@@ -40,6 +41,11 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Host names, comma separated, at which callers reach the API, besides loopback and the host of "
         "public_url. Checked only if no keys are required, against DNS rebinding",
+    )
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Origins, comma separated, whose pages may call the API from a browser, e.g. "
+        "https://app.example.com; `*`: any, only if keys are required. Empty: none",
     )
     requests_per_minute: int = Field(
         600, ge=1, le=60000, description="Requests per minute of one key; a key may have its own limit"
@@ -206,7 +212,18 @@ class Settings(BaseSettings):
     c2pa_key: Path | None = Field(None, description="Unencrypted PEM key of c2pa_cert, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Folder for temporary files; empty: the system default")
 
-    @field_validator("allow_private_hosts", "public_hosts", "webhook_retries_s", mode="before")
+    @field_validator("allow_private_hosts", "cors_origins", "public_hosts", "webhook_retries_s", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_origins(self) -> Self:
+        """An origin is what browsers send: scheme, host and port, without a path. Without keys, `*` would open the
+        service to every page that a user of this network visits."""
+        for origin in self.cors_origins:
+            if origin == "*" and not self.require_keys:
+                raise ValueError("RETALKING_CORS_ORIGINS may be * only if RETALKING_REQUIRE_KEYS is true")
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s?#@]+", origin):
+                raise ValueError(f"RETALKING_CORS_ORIGINS: {origin!r} is not an origin such as https://app.example.com")
+        return self

@@ -7,11 +7,12 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, Job, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, InputView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
+from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
@@ -26,11 +27,12 @@ def view_job(
     link_key: bytes | None = None,
     holder: str | None = None,
     at: datetime | None = None,
+    base: str = "",
 ) -> JobView:
     """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
-    holder: id of the API key whose revocation ends such links; None: the job's owner.
+    holder: id of the API key whose revocation ends such links; None: the job's owner. base: prefix of their paths.
     """
     request = job.spec.request
     estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
@@ -48,6 +50,8 @@ def view_job(
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
         options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
+        inputs={slot: _input(job, slot) for slot in job.inputs},
+        retry_of=job.spec.retry_of,
         priority=request.priority,
         metadata=request.metadata,
         created_at=job.created_at,
@@ -56,11 +60,28 @@ def view_job(
         deadline_at=job.deadline_at,
         delete_at=job.delete_at,
         error=job.error,
-        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder),
+        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder, base),
         render=job.render,
         evaluation=job.evaluation,
         evaluation_pending=job.evaluation_pending,
         webhook=_webhook(job, store),
+    )
+
+
+def _input(job: Job, slot: InputSlot) -> InputView:
+    asked, stored = job.asked_inputs[slot], job.inputs[slot]
+    decoded = job.render.inputs.get(slot) if job.render else None
+    return InputView(
+        kind="url" if asked.kind == "url" else "upload" if asked.upload_id else "file",
+        filename=asked.filename,
+        upload_id=asked.upload_id,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256 or (decoded.sha256 if decoded else None),
+        duration_s=decoded.duration_s if decoded else None,
+        width=decoded.width if decoded else None,
+        height=decoded.height if decoded else None,
+        fps=decoded.fps if decoded else None,
+        audio_track=job.render.audio_track if job.render and slot == "audio" else None,
     )
 
 
@@ -79,20 +100,21 @@ def _eta_s(job: Job, estimate: QueueEstimate | None, store: JobStore, at: dateti
 
 
 def _result(
-    job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str
+    job: Job, objects: ObjectStore, settings: Settings, link_key: bytes | None, holder: str, base: str
 ) -> ResultView | None:
     """A presigned link if the object store has them, else a URL of the API. The URL is signed if the API requires keys,
     because players and receivers of webhooks have none; otherwise it is valid as long as the job exists."""
     if job.result is None:
         return None
+    service = settings.public_url.rstrip("/") + base
     name = f"{job.id}.{job.result.key.rpartition('.')[2]}"
     link = objects.presign_get(job.result.key, settings.link_ttl_s, name)
     if link is None and settings.require_keys and link_key is not None:
         path, expires = f"jobs/{job.id}/result", int(time.time()) + settings.link_ttl_s
         query = link_query(link_key, "GET", path, expires, holder)
-        link = f"{settings.public_url.rstrip('/')}/{path}?{query}"
+        link = f"{service}/{path}?{query}"
     return ResultView(
-        url=link or f"{settings.public_url.rstrip('/')}/jobs/{job.id}/result",
+        url=link or f"{service}/jobs/{job.id}/result",
         expires_at=datetime.now(UTC) + timedelta(seconds=settings.link_ttl_s) if link else None,
         **job.result.model_dump(exclude={"key"}),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -86,7 +86,7 @@ class AsyncClient:
     async def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
-        upload = parse_response(Upload, await self._send(Call("POST", "/uploads")))
+        upload = parse_response(Upload, await self._send(calls.upload_call()))
         await self._send(calls.put_call(upload.url, file))
         return upload
 
@@ -94,11 +94,13 @@ class AsyncClient:
         """The current state of a job."""
         return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
-    async def jobs(self, *, status: Status | None = None, page_size: int = 20) -> AsyncIterator[Job]:
-        """All jobs, newest first; pages are fetched as needed."""
+    async def jobs(
+        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+    ) -> AsyncIterator[Job]:
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
         cursor = None
         while True:
-            page = parse_response(JobPage, await self._send(calls.list_call(status, page_size, cursor)))
+            page = parse_response(JobPage, await self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
             for job in page.jobs:
                 yield job
             if page.next_cursor is None:
@@ -167,6 +169,10 @@ class AsyncClient:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, await self._send(calls.job_call(id_of(job), "/evaluation")))
 
+    async def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
+        """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
+        return parse_response(Job, await self._send(calls.retry_call(id_of(job), idempotency_key)))
+
     async def cancel(self, job: Job | str) -> Job:
         """Cancel a job: a queued one at once, a running one within a batch of frames. A finished one is unchanged."""
         return parse_response(Job, await self._send(calls.cancel_call(id_of(job))))
@@ -192,7 +198,7 @@ class AsyncClient:
 
     async def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
-        return parse_response(dict, await self._send(Call("GET", "/engines")))
+        return parse_response(dict, await self._send(calls.offer_call()))
 
     async def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)

@@ -20,6 +20,7 @@ from retalking_client.models import Status, Upload
 from retalking_client.options import MediaInput, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+API = "/v1"
 VERSION = "0.1.0"
 MOST_REDIRECTS = 5
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -86,7 +87,7 @@ class Call:
     method: str
     path: str
     json: Any = None
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, Path] = field(default_factory=dict)
     content: Path | None = None
@@ -101,7 +102,8 @@ class Call:
 def submit_call(
     video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
 ) -> Call:
-    """POST /jobs. Without a key one is generated, so that a retry after a lost response finds the job it made.
+    """POST /v1/jobs, or /v1/jobs/upload with files. Without a key one is generated, so that a retry after a lost
+    response finds the job it made.
 
     Raises FileNotFoundError.
     """
@@ -121,19 +123,26 @@ def submit_call(
         files["expression"] = existing_file(expression)
         del spec["expression"]
     key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
-    return Call("POST", "/jobs", json=spec, files=files, headers={"Idempotency-Key": key})
+    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
+    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
 
 
 def job_call(job_id: str, rest: str = "") -> Call:
     return Call("GET", job_path(job_id) + rest)
 
 
-def list_call(status: Status | None, page_size: int, cursor: str | None) -> Call:
+def list_call(status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None) -> Call:
     """Raises ValueError for an unknown status."""
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
-    params = {"status": status, "limit": str(page_size), "cursor": cursor}
-    return Call("GET", "/jobs", params={name: value for name, value in params.items() if value is not None})
+    pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
+    params = {"status": status, "metadata": pairs or None, "limit": str(page_size), "cursor": cursor}
+    return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
+
+
+def compact_json(value: object) -> str:
+    """As the service compares values of metadata that are not text."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def events_call(job_id: str, after: str | None) -> Call:
@@ -145,6 +154,11 @@ def result_call(job_id: str, start: int) -> Call:
     """The result from byte `start` on, never compressed, because the offset counts bytes of the file."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     return Call("GET", f"{job_path(job_id)}/result", headers=headers)
+
+
+def retry_call(job_id: str, idempotency_key: str | None) -> Call:
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    return Call("POST", f"{job_path(job_id)}/retry", headers={"Idempotency-Key": key})
 
 
 def cancel_call(job_id: str) -> Call:
@@ -161,13 +175,21 @@ def redeliver_call(job_id: str) -> Call:
 
 
 def webhook_secret_call() -> Call:
-    return Call("GET", "/webhooks/secret")
+    return Call("GET", f"{API}/webhooks/secret")
 
 
 def rotate_webhook_secret_call(overlap_s: int) -> Call:
     """Not retried once it may have arrived: every call makes another secret."""
     params = {"overlap_s": str(overlap_s)}
-    return Call("POST", "/webhooks/secret/rotate", params=params, is_repeatable=False)
+    return Call("POST", f"{API}/webhooks/secret/rotate", params=params, is_repeatable=False)
+
+
+def upload_call() -> Call:
+    return Call("POST", f"{API}/uploads")
+
+
+def offer_call() -> Call:
+    return Call("GET", f"{API}/engines")
 
 
 def put_call(link: str, path: Path) -> Call:
@@ -175,7 +197,7 @@ def put_call(link: str, path: Path) -> Call:
 
 
 def job_path(job_id: str) -> str:
-    return f"/jobs/{quote(job_id, safe='')}"
+    return f"{API}/jobs/{quote(job_id, safe='')}"
 
 
 def is_link(text: str) -> bool:

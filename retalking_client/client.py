@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -86,7 +86,7 @@ class Client:
     def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
-        upload = parse_response(Upload, self._send(Call("POST", "/uploads")))
+        upload = parse_response(Upload, self._send(calls.upload_call()))
         self._send(calls.put_call(upload.url, file))
         return upload
 
@@ -94,11 +94,13 @@ class Client:
         """The current state of a job."""
         return parse_response(Job, self._send(calls.job_call(id_of(job))))
 
-    def jobs(self, *, status: Status | None = None, page_size: int = 20) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as needed."""
+    def jobs(
+        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+    ) -> Iterator[Job]:
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
         cursor = None
         while True:
-            page = parse_response(JobPage, self._send(calls.list_call(status, page_size, cursor)))
+            page = parse_response(JobPage, self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
             yield from page.jobs
             if page.next_cursor is None:
                 return
@@ -162,6 +164,10 @@ class Client:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, self._send(calls.job_call(id_of(job), "/evaluation")))
 
+    def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
+        """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
+        return parse_response(Job, self._send(calls.retry_call(id_of(job), idempotency_key)))
+
     def cancel(self, job: Job | str) -> Job:
         """Cancel a job: a queued one at once, a running one within a batch of frames. A finished one is unchanged."""
         return parse_response(Job, self._send(calls.cancel_call(id_of(job))))
@@ -187,7 +193,7 @@ class Client:
 
     def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
-        return parse_response(dict, self._send(Call("GET", "/engines")))
+        return parse_response(dict, self._send(calls.offer_call()))
 
     def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)

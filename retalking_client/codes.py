@@ -155,6 +155,13 @@ class JobNotFoundError(ApiError):
     advice = "Check the id; finished jobs are deleted after their retention time."
 
 
+class RetryNotPossibleError(ApiError):
+    """The job cannot be retried."""
+
+    code = "retry_not_possible"
+    advice = "Wait until the job is over; one that succeeded needs no retry."
+
+
 class UploadNotFoundError(ApiError):
     """No such upload."""
 
@@ -246,6 +253,13 @@ class LinkInvalidError(ApiError):
 
     code = "link_invalid"
     advice = "Request a new link: links expire, and must not be modified."
+
+
+class PreconditionFailedError(ApiError):
+    """If-Match does not hold."""
+
+    code = "precondition_failed"
+    advice = "Read the resource again, and send its current ETag, or no If-Match."
 
 
 class RangeNotSatisfiableError(ApiError):

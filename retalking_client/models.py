@@ -164,6 +164,21 @@ class Webhook(_Response):
     deliveries: list[Delivery]
 
 
+class Input(_Response):
+    """An input of a job. kind: `file`, `upload` or `url`. duration_s and what follows: known once the job succeeded."""
+
+    kind: str
+    filename: str | None = None
+    upload_id: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    duration_s: float | None = None
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    audio_track: AudioTrack | None = None
+
+
 class Job(_Response):
     """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left."""
 
@@ -180,6 +195,8 @@ class Job(_Response):
     max_attempts: int = 0
     cancel_requested: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, Input] = Field(default_factory=dict)
+    retry_of: str | None = None
     priority: int = 1
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime

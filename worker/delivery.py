@@ -21,7 +21,7 @@ from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
 from jobs.logging_config import log_context
-from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView
+from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView, WebhookMessage
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets
 from jobs.store import JobNotFoundError, JobStore
@@ -174,9 +174,8 @@ def retry_window_s(settings: Settings) -> float:
 def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
     """JSON of an event: `timestamp` is when it happened, `data` the job at that time, `owner` the id of the API key."""
     happened = delivery.created_at.astimezone(UTC).isoformat()
-    data = view.model_dump(mode="json")
-    event = {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": data}
-    return json.dumps(event, separators=(",", ":"))
+    message = WebhookMessage(type=delivery.event, timestamp=happened, owner=owner or None, data=view)
+    return json.dumps(message.model_dump(mode="json"), separators=(",", ":"))
 
 
 def signed_headers(secrets: Sequence[str], delivery_id: str, at: datetime, body: str) -> dict[str, str]:

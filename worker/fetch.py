@@ -6,6 +6,7 @@ files go straight into the object store, under names of this fetch; the job join
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -258,17 +259,16 @@ class Download:
             self._beat(part)
             if ref.kind == "url":
                 key = fetched_input_key(job.id, part, self.fetch.fence)
-                size_bytes = self._fetch(str(ref.url), part, key)
-                inputs[part] = InputRef(kind="object", key=key, size_bytes=size_bytes)
+                inputs[part] = self._fetch(str(ref.url), part, key)
         self._fraction = FETCHED
         self._beat(None)
         self.claim.settle(self._stored_bytes)
         return inputs
 
-    def _fetch(self, url: str, part: InputSlot, key: str) -> int:
+    def _fetch(self, url: str, part: InputSlot, key: str) -> InputRef:
         for pause_s in (*self.retry_pauses_s, None):
             try:
-                size_bytes = self._download(url, part, key)
+                stored = self._download(url, part, key)
             except _PassingError as fault:
                 if time.monotonic() + (pause_s or 0.0) >= self._ends_at:
                     raise self._too_late(part) from fault
@@ -276,22 +276,21 @@ class Download:
                     raise ServiceError("input_unreachable", f"The {part} could not be fetched: {fault}.") from fault
                 self.keeper.wait(pause_s)
             else:
-                self._stored_bytes += size_bytes
-                return size_bytes
+                self._stored_bytes += stored.size_bytes or 0
+                return stored
         raise AssertionError("the last try returns or raises")
 
-    def _download(self, url: str, part: InputSlot, key: str) -> int:
-        """Follows at most MAX_REDIRECTS redirects; each URL is checked like the first. Returns the size in
-        bytes."""
+    def _download(self, url: str, part: InputSlot, key: str) -> InputRef:
+        """Follows at most MAX_REDIRECTS redirects; each URL is checked like the first."""
         for _ in range(MAX_REDIRECTS + 1):
             outcome = self._request(url, part, key)
-            if isinstance(outcome, int):
+            if isinstance(outcome, InputRef):
                 return outcome
             url = _redirected(url, outcome, part)
         raise ServiceError("input_unreachable", f"The {part} URL redirects more than {MAX_REDIRECTS} times.")
 
-    def _request(self, url: str, part: InputSlot, key: str) -> int | str:
-        """One GET. Returns where it redirects to, or the size of the stored file."""
+    def _request(self, url: str, part: InputSlot, key: str) -> InputRef | str:
+        """One GET. Returns where it redirects to, or the stored file."""
         left_s = self._ends_at - time.monotonic()
         if left_s <= 0:
             raise self._too_late(part)
@@ -302,7 +301,8 @@ class Download:
                     return fields[b"location"].decode("latin-1")
                 self._check_answer(answer.status, fields.get(b"content-length", b""), part)
                 with self.objects.writer(key) as writer:
-                    return self._write_body(answer.iter_stream(), part, writer)
+                    size_bytes, sha256 = self._write_body(answer.iter_stream(), part, writer)
+                return InputRef(kind="object", key=key, size_bytes=size_bytes, sha256=sha256)
         except TooSlowError as fault:
             raise ServiceError("input_too_slow", f"The {part} comes too slowly from its URL: {fault}.") from None
         except UnreachableError as fault:
@@ -318,9 +318,9 @@ class Download:
             raise too_large(part, self.max_bytes)
         self.claim.need(self._stored_bytes + announced)
 
-    def _write_body(self, body: Iterable[bytes], part: InputSlot, writer: ObjectWriter) -> int:
-        """The kind of the file is read from its first bytes, before more of it is stored."""
-        size, head, is_checked = 0, b"", False
+    def _write_body(self, body: Iterable[bytes], part: InputSlot, writer: ObjectWriter) -> tuple[int, str]:
+        """Size and SHA-256. The kind of the file is read from its first bytes, before more of it is stored."""
+        size, head, is_checked, digest = 0, b"", False, hashlib.sha256()
         for chunk in body:
             size += len(chunk)
             if size > self.max_bytes:
@@ -330,13 +330,14 @@ class Download:
                 is_checked = len(head) >= HEAD_BYTES and bool(check_container(head[:HEAD_BYTES], part))
             self.claim.need(self._stored_bytes + size)
             writer.write(chunk)
+            digest.update(chunk)
             self._beat(size)
         if not size:
             raise ServiceError("file_empty", f"The {part} URL answered with an empty file.")
         if not is_checked:
             check_container(head[:HEAD_BYTES], part)
         writer.commit()
-        return size
+        return size, digest.hexdigest()
 
     def _beat(self, detail: object) -> None:
         self.keeper.beat("fetch", self._fraction, detail)

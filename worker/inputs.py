@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from jobs.errors import ServiceError
 from jobs.models import Job
 from jobs.objects import ObjectStore, ObjectTooLargeError
+from retalking_core.vocabulary.containers import InputSlot
 from worker.retry import retry_storage
 
 # Where having the inputs ends, in the progress of the whole job.
@@ -17,11 +19,13 @@ FETCHED = 0.05
 
 @dataclass(frozen=True)
 class Inputs:
-    """Local files of one attempt. Their names are ours; the kind of a file is read from its bytes."""
+    """Local files of one attempt. Their names are ours; the kind of a file is read from its bytes. digests: SHA-256 by
+    part."""
 
     video: Path
     audio: Path
     expression_image: Path | None
+    digests: dict[InputSlot, str]
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,19 @@ class InputLoader:
             self.beat("fetch", number / len(paths), part)
             self._load(str(ref.key), part, paths[part])
         self.beat("fetch", 1.0, None)
-        return Inputs(paths["video"], paths["audio"], paths.get("expression"))
+        digests = {part: ref.sha256 or _sha256(paths[part]) for part, ref in job.inputs.items()}
+        return Inputs(paths["video"], paths["audio"], paths.get("expression"), digests)
 
     def _load(self, key: str, part: str, path: Path) -> None:
         try:
             retry_storage(lambda: self.objects.fetch(key, path, self.max_bytes), self.pauses_s, self.wait)
         except ObjectTooLargeError:
             raise too_large(part, self.max_bytes) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def too_large(part: str, max_bytes: int) -> ServiceError:

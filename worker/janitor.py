@@ -21,16 +21,7 @@ from redis.exceptions import RedisError
 
 from jobs.messages import MessageNotSentError, ask_to_evaluate, send_job, waiting_renders
 from jobs.models import Job
-from jobs.names import (
-    UPLOADS_PREFIX,
-    curves_key,
-    is_job_id,
-    job_prefix,
-    result_key,
-    segments_prefix,
-    targets_key,
-    upload_key,
-)
+from jobs.names import UPLOADS_PREFIX, is_job_id, job_prefix, published_keys, result_key, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorQueue, JobNotFoundError, JobStore
@@ -290,5 +281,4 @@ class Janitor:
 
 def _lost_objects(job: Job) -> tuple[str, ...]:
     """Keys under which the attempt that lost its lease publishes."""
-    result = result_key(job.id, job.fence, job.spec.request.output.container)
-    return result, curves_key(result), targets_key(result)
+    return published_keys(result_key(job.id, job.fence, job.spec.request.output.container))

@@ -10,17 +10,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import av
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
-from jobs.models import Job, MetricResult, ResultInfo
-from jobs.names import curves_key, result_key, targets_key
+from jobs.models import Job, MetricResult, RenderInfo, ResultInfo
+from jobs.names import curves_key, poster_key, preview_key, result_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import RenderCanceled
+from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
-from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
 from worker.engines import choose_engine
 from worker.evaluation import RenderedClip, evaluate_after, follows, is_wanted
@@ -104,14 +105,17 @@ def _produce(attempt: Attempt) -> None:
         if signer is not None:
             with keeper.expecting_progress():
                 file = signer.sign(file, inputs.video, inputs.audio, report)
+        info = render_info(report, clip, inputs.digests)
         result = result_info(file, result_key(job.id, lease.fence, container), container, report)
-        _publish(attempt, rendered, file, result)
-        _succeed(attempt, result, report, None if follows(job) else metrics)
+        with keeper.expecting_progress():
+            excerpts = _make_excerpts(attempt, file, result.key, folder)
+        _publish(attempt, rendered, file, result, excerpts)
+        _succeed(attempt, result, info, None if follows(job) else metrics)
         if follows(job):
             evaluate_after(rendered, result.key, attempt)
 
 
-def _succeed(attempt: Attempt, result: ResultInfo, report: RenderReport, metrics: list[MetricResult] | None) -> None:
+def _succeed(attempt: Attempt, result: ResultInfo, info: RenderInfo, metrics: list[MetricResult] | None) -> None:
     """metrics: None if they follow. Raises RenderCanceled."""
     settings = attempt.context.settings
     try:
@@ -119,7 +123,7 @@ def _succeed(attempt: Attempt, result: ResultInfo, report: RenderReport, metrics
             lambda: attempt.context.store.jobs.succeed(
                 attempt.lease,
                 result=result,
-                render=render_info(report),
+                render=info,
                 evaluation=metrics,
                 retention_s=settings.retention_s,
                 evaluation_lease_s=settings.lease_s if metrics is None else None,
@@ -162,7 +166,26 @@ def _report_evaluation(keeper: LeaseKeeper, progress: Progress) -> None:
     keeper.beat(progress.stage, fraction, (progress.done, progress.total))
 
 
-def _publish(attempt: Attempt, rendered: RenderedClip, file: Path, result: ResultInfo) -> None:
+def _make_excerpts(attempt: Attempt, file: Path, key: str, folder: Path) -> dict[str, tuple[Path, str]]:
+    """Poster and preview: object key -> file and content type. One that fails must not cost the render."""
+    made = {}
+    for write, name, content_type in (
+        (write_poster, poster_key(key), "image/jpeg"),
+        (write_preview, preview_key(key), "video/mp4"),
+    ):
+        path = folder / name.rpartition(".")[0].replace("/", "-")
+        try:
+            write(file, path)
+        except (av.FFmpegError, OSError, ValueError) as fault:
+            attempt.log(logging.WARNING, f"{write.__name__} failed", fault)
+        else:
+            made[name] = (path, content_type)
+    return made
+
+
+def _publish(
+    attempt: Attempt, rendered: RenderedClip, file: Path, result: ResultInfo, excerpts: dict[str, tuple[Path, str]]
+) -> None:
     """Upload what belongs to the result, then the result that makes it visible. Raises ObjectStoreError."""
     attempt.keeper.beat("publish", EVALUATED)
     if rendered.curves.exists():
@@ -171,6 +194,8 @@ def _publish(attempt: Attempt, rendered: RenderedClip, file: Path, result: Resul
         stated = rendered.curves.with_name("targets.npz")
         Targets.of(rendered.report).save(stated)
         _put(attempt, targets_key(result.key), stated, "application/octet-stream")
+    for key, (path, content_type) in excerpts.items():
+        _put(attempt, key, path, content_type)
     _put(attempt, result.key, file, result.content_type)
     attempt.keeper.check()
 

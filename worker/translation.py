@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from celery.exceptions import SoftTimeLimitExceeded
 from numpy.typing import NDArray
 
-from jobs.models import AudioTrackInfo, MetricResult, RenderInfo, RenderNote, ResultInfo
+from jobs.models import AudioTrackInfo, DecodedInput, MetricResult, RenderInfo, RenderNote, ResultInfo
 from jobs.store import LeaseLostError
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.digests import file_sha256
@@ -27,7 +28,7 @@ from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import RenderReport
-from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
+from retalking_core.vocabulary.containers import OUTPUTS, InputSlot, OutputContainer
 from retalking_core.vocabulary.options import JobOptions
 from worker.lease import ShutdownRequestedError
 
@@ -80,7 +81,15 @@ def core_notes(notes: Iterable[RenderNote]) -> list[Note]:
     return [Note(note.code, note.sentence, tuple(note.ranges_s)) for note in notes]
 
 
-def render_info(report: RenderReport) -> RenderInfo:
+def render_info(report: RenderReport, clip: ClipPlan, digests: Mapping[InputSlot, str]) -> RenderInfo:
+    """digests: SHA-256 of the inputs, by part."""
+    info = clip.source.info
+    size = {"width": info.width, "height": info.height, "fps": float(info.fps)}
+    facts: dict[InputSlot, dict[str, Any]] = {
+        "video": {"duration_s": 0.0 if info.is_still else info.duration_s, **size},
+        "audio": {"duration_s": clip.speech.duration_s},
+        "expression": {"duration_s": 0.0},
+    }
     return RenderInfo(
         engine=report.engine,
         engine_version=report.engine_version,
@@ -92,6 +101,7 @@ def render_info(report: RenderReport) -> RenderInfo:
         notes=render_notes(report.notes),
         face_cache=report.face_cache,
         audio_track=None if report.audio_track is None else AudioTrackInfo(**asdict(report.audio_track)),
+        inputs={slot: DecodedInput(sha256=sha256, **facts[slot]) for slot, sha256 in digests.items()},
     )
 
 

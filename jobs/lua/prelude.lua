@@ -210,6 +210,7 @@ local function record_event(id, event, detail)
   local status, stage, progress = unpack(redis.call('HMGET', key('job', id), 'status', 'stage', 'progress'))
   redis.call('XADD', key('events', id), 'MAXLEN', '~', MAX_EVENTS, '*', 'event', event, 'at', NOW,
     'status', status, 'stage', stage or '', 'progress', progress, 'detail', cjson.encode(detail))
+  redis.call('PUBLISH', key('changes'), id .. ' ' .. status)
 end
 
 local function leave_line(id)

@@ -10,7 +10,8 @@ import hashlib
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
@@ -38,6 +39,8 @@ from jobs.store.types import (
 log = logging.getLogger(__name__)
 
 MAX_PAGE = 200
+# Jobs that are read for one page of a filtered list
+MAX_SCAN = 2000
 MAX_EVENTS = 1000
 _EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
 _CURSOR = re.compile(r"c\d{1,15}")
@@ -124,11 +127,21 @@ class Jobs:
             raise self._quarantine.find_job(job_id) or JobNotFoundError(f"There is no {job_id}")
         return job
 
-    def page(self, *, status: JobStatus | None, cursor: str | None, limit: int, owner: str | None = None) -> JobPage:
+    def page(
+        self,
+        *,
+        status: JobStatus | None,
+        cursor: str | None,
+        limit: int,
+        owner: str | None = None,
+        matches: Callable[[Job], bool] | None = None,
+        not_before: datetime | None = None,
+    ) -> JobPage:
         """Newest first by creation number, so that a page stays the same while jobs are added. owner None: of all
-        owners.
+        owners. not_before: jobs created earlier are left out.
 
-        Raises ValueError for a cursor that no page returned, and a limit outside 1..200.
+        With `matches`, at most MAX_SCAN jobs are read for a page: it may have fewer jobs than `limit`, even none, and
+        yet a next one. Raises ValueError for a cursor that no page returned, and a limit outside 1..200.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"limit is {limit}; it must be 1 to {MAX_PAGE}")
@@ -138,11 +151,25 @@ class Jobs:
             index = self._redis.key("created", owner)
         else:
             index = self._redis.key("status", status.value if owner is None else f"{status.value}:{owner}")
-        highest = "+inf" if cursor is None else f"({cursor[1:]}"
-        found = self._redis.client.zrevrangebyscore(index, highest, "-inf", start=0, num=limit + 1, withscores=True)
-        rows = cast("list[tuple[str, float]]", found)
-        jobs = self._read_all([job_id for job_id, _ in rows[:limit]])
-        return JobPage(jobs, f"c{int(rows[limit - 1][1])}" if len(rows) > limit else None)
+        step = limit if matches is None else MAX_PAGE
+        jobs: list[Job] = []
+        for _ in range(1 if matches is None else MAX_SCAN // step):
+            highest = "+inf" if cursor is None else f"({cursor[1:]}"
+            found = self._redis.client.zrevrangebyscore(index, highest, "-inf", start=0, num=step + 1, withscores=True)
+            rows = cast("list[tuple[str, float]]", found)
+            read = {job.id: job for job in self._read_all([job_id for job_id, _ in rows[:step]])}
+            for number, (job_id, seq) in enumerate(rows[:step], start=1):
+                job = read.get(job_id)
+                if job is not None and not_before is not None and job.created_at < not_before:
+                    return JobPage(jobs, None)
+                if job is not None and (matches is None or matches(job)):
+                    jobs.append(job)
+                cursor = f"c{int(seq)}"
+                if len(jobs) == limit:
+                    return JobPage(jobs, cursor if number < len(rows) else None)
+            if len(rows) <= step:
+                return JobPage(jobs, None)
+        return JobPage(jobs, cursor)
 
     def queue_position(self, job_id: str) -> int | None:
         """1 is next. O(log n)."""
@@ -199,6 +226,19 @@ class Jobs:
         except redis.TimeoutError:
             return []
         return cast("list[Any]", streams)[0][1] if streams else []
+
+    def changes(self, poll_s: float = 5.0) -> Iterator[tuple[str, bool] | None]:
+        """Id of a job, and whether it goes on, at each of its events, as they happen; None whenever earlier ones may
+        have been missed, also at the start. Never ends. Raises redis.RedisError."""
+        with self._redis.client.pubsub() as subscription:  # type: ignore[no-untyped-call]
+            subscription.subscribe(self._redis.key("changes"))
+            while True:
+                message = subscription.get_message(timeout=poll_s)
+                if message is not None and message["type"] == "subscribe":
+                    yield None
+                elif message is not None:
+                    job_id, _, status = message["data"].partition(" ")
+                    yield job_id, status in (JobStatus.QUEUED, JobStatus.RUNNING)
 
     def _longest_wait_ms(self) -> int:
         socket_timeout_s = self._redis.client.connection_pool.connection_kwargs.get("socket_timeout") or 10.0

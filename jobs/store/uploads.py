@@ -62,11 +62,15 @@ class Uploads:
         )
         return None if reply is None else str(reply[0])
 
-    def settle(self, upload_id: str, arrival: str, size_bytes: int, at_least_s: float) -> bool:
+    def settle(self, upload_id: str, arrival: str, size_bytes: int, at_least_s: float, sha256: str) -> bool:
         """The file that arrived under `arrival` becomes the upload's, with its bytes; kept as by keep(). False: the
         upload has expired."""
         keep_ms = int(at_least_s * 1000)
-        return self._redis.call_optional("settle_upload", upload_id, arrival, size_bytes, keep_ms) is not None
+        return self._redis.call_optional("settle_upload", upload_id, arrival, size_bytes, keep_ms, sha256) is not None
+
+    def sha256(self, upload_id: str) -> str | None:
+        """None: unknown, because the file was put to a presigned link."""
+        return self._redis.field(self._redis.key("upload_sha256"), upload_id)
 
     def expect(self, upload_id: str, link_ends_at: datetime, most_bytes: int, quota: ByteQuota) -> None:
         """Reserve most_bytes for a file that the caller may put to a presigned link, which this service does not see

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from retalking_client import Client, Job
+from retalking_client import Client, Job, calls
 from retalking_client.cli.common import (
     DEFAULT_URL,
     AsJson,
@@ -67,7 +67,7 @@ def list_jobs(
     """List jobs, newest first."""
     wanted = read_metadata(metadata or ())
     with open_client(url) as client:
-        found = list(islice(matching(client.jobs(status=status, page_size=min(limit, 100)), wanted), limit))
+        found = list(islice(client.jobs(status=status, metadata=wanted, page_size=min(limit, 100)), limit))
     if as_json:
         typer.echo(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
     elif not sys.stdout.isatty():
@@ -104,14 +104,6 @@ def read_metadata(pairs: Sequence[str]) -> dict[str, str]:
             raise CommandError("invalid_option", f"--metadata takes key=value, not {pair!r}.", EXIT_USAGE)
         wanted[name] = value
     return wanted
-
-
-def matching(found: Iterator[Job], wanted: dict[str, str]) -> Iterator[Job]:
-    """Jobs whose metadata hold every wanted value. A value that is no text is compared as JSON (`take=3`)."""
-    for job in found:
-        held = {name: value if isinstance(value, str) else json.dumps(value) for name, value in job.metadata.items()}
-        if all(held.get(name) == value for name, value in wanted.items()):
-            yield job
 
 
 def _table(found: Sequence[Job]) -> Table:
@@ -169,6 +161,7 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress")]
+OnlyId = Annotated[bool, typer.Option("--quiet", "-q", help="Print the id of the job alone, for scripts")]
 # Text, not a path: a path forgets the slash that makes `new/` a folder.
 Out = Annotated[str | None, typer.Option("--out", "-o", help="File or folder  [default: JOB.mp4 here]")]
 ResultOut = Annotated[str | None, typer.Option("--out", "-o", help="Fetch the result to here (implies waiting)")]
@@ -188,7 +181,7 @@ def wait(
         finish(client, follow(client, job, console, timeout_s), out, as_json, console)
 
 
-def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Console) -> None:
+def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Console, only_id: bool = False) -> None:
     """Print and fetch the result of a job that ended; raises if it did not succeed."""
     if as_json:
         print_json(job)
@@ -196,10 +189,19 @@ def finish(client: Client, job: Job, out: str | None, as_json: bool, console: Co
     if out is not None:
         path = fetch(client, job, out, console)
         console.print(f"Result: {path}", highlight=False, soft_wrap=True, markup=False)
-    if not as_json:
-        typer.echo(f"{job.id}  {job.status}  {client.url}/jobs/{job.id}")
+    if only_id:
+        typer.echo(job.id)
+    elif not as_json:
+        typer.echo(f"{job.id}  {job.status}  {client.url}{calls.job_path(job.id)}")
         if job.evaluation:
             print_metrics(Console(), [metric.model_dump() for metric in job.evaluation])
+
+
+def retry(job: JobId, url: ServiceUrl = DEFAULT_URL, quiet: OnlyId = False) -> None:
+    """Submit a failed or canceled job again, as a new job."""
+    with open_client(url) as client:
+        made = client.retry(job)
+    typer.echo(made.id if quiet else f"{made.id}  {made.status}  {client.url}{calls.job_path(made.id)}")
 
 
 def events(

@@ -18,7 +18,8 @@ from retalking_client.cli import jobs
 from retalking_client.cli.common import command_error
 from retalking_client.cli.failures import EXIT_FAILED, CommandError
 from retalking_client.cli.inspect_command import inspect
-from retalking_client.cli.jobs import cancel, delete, download, events, redeliver, wait
+from retalking_client.cli.jobs import cancel, delete, download, events, redeliver, retry, wait
+from retalking_client.cli.mcp_command import mcp
 from retalking_client.cli.submit import submit
 
 
@@ -32,7 +33,7 @@ def new_app(help_text: str) -> typer.Typer:
 def add_client_commands(app: typer.Typer) -> None:
     app.command()(submit)
     app.add_typer(jobs.app, name="jobs")
-    for command in (wait, events, download, cancel, delete, redeliver, inspect):
+    for command in (wait, events, download, cancel, delete, redeliver, retry, inspect, mcp):
         app.command()(command)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from retalking_client import Client, Job, SubmitOptions, Upload
+from retalking_client import Client, Job, SubmitOptions, Upload, calls
 from retalking_client.cli.common import (
     DEFAULT_URL,
     AsJson,
@@ -19,7 +19,7 @@ from retalking_client.cli.common import (
     validate_options,
 )
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
-from retalking_client.cli.jobs import ResultOut, Timeout, finish
+from retalking_client.cli.jobs import OnlyId, ResultOut, Timeout, finish
 from retalking_client.cli.progress import follow
 
 _LARGE_BYTES = 64 << 20
@@ -44,9 +44,10 @@ def submit(
         str | None, typer.Option(help="The same key never makes a second job  [default: one for this call]")
     ] = None,
     as_json: AsJson = False,
+    quiet: OnlyId = False,
 ) -> None:
-    """Submit a job. Prints its id and address; with --wait, follows it and says how it ended."""
-    console = Console(stderr=True)
+    """Submit a job. Prints its id, status and address; with --wait, follows it and says how it ended."""
+    console = Console(stderr=True, quiet=quiet)
     spec = read_pairs(option or [])
     if webhook_url is not None:
         spec["webhook_url"] = webhook_url
@@ -56,13 +57,15 @@ def submit(
 
     with open_client(url) as client:
         job = _send(client, video, audio, spec, idempotency_key)
-    place = f"{client.url}/jobs/{job.id}"
+    place = f"{client.url}{calls.job_path(job.id)}"
     if wait or out:
         console.print(f"{job.id} at {place}", highlight=False, soft_wrap=True)
         with Client(url) as client:
-            finish(client, follow(client, job, console, timeout_s), out, as_json, console)
+            finish(client, follow(client, job, console, timeout_s), out, as_json, console, quiet)
     elif as_json:
         print_json(job)
+    elif quiet:
+        typer.echo(job.id)
     else:
         typer.echo(f"{job.id}  {job.status}  {place}")
 

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from api.paths import VERSION, is_versioned
 from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
 from jobs.names import result_key
 from jobs.objects import ObjectStore
@@ -50,6 +52,7 @@ class RunningApi:
     objects: ObjectStore
     process: subprocess.Popen[bytes]
     log: Path
+    base: str = ""  # `/v1`: the client calls versioned paths
 
     def submit(self, **fields: str) -> httpx.Response:
         return self.client.post("/jobs", files=input_files(), data=fields)
@@ -99,11 +102,28 @@ class RunningApi:
             versions={"retalking": "0"},
             started_at=datetime.now(UTC),
         )
-        self.store.workers.report(worker, 120)
+        self.store.workers.report(worker, 1200)
         try:
             yield
         finally:
             self.store.workers.forget(worker.id)
+
+
+class VersionedTransport(httpx.HTTPTransport):
+    """Sends what a test asks of `/jobs` to `/v1/jobs`."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if is_versioned(request.url.path):
+            request.url = request.url.copy_with(raw_path=VERSION.encode() + request.url.raw_path)
+        return super().handle_request(request)
+
+
+@pytest.fixture(name="api", scope="module", params=["", VERSION], ids=["promised", "v1"])
+def api_in_both_forms(api: RunningApi, request: pytest.FixtureRequest) -> Iterator[RunningApi]:
+    """The same process, called by both forms of its paths."""
+    transport = VersionedTransport() if request.param else None
+    with httpx.Client(base_url=api.url, timeout=60, transport=transport) as client:
+        yield replace(api, client=client, base=request.param)
 
 
 @contextmanager

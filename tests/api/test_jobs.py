@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from jobs.models import DeliveryAttempt, JobStatus
-from tests.api.running import RunningApi, check_problem
+from tests.api.running import RunningApi, api_in_both_forms, check_problem
+
+api = api_in_both_forms
 
 ROUTES = [
     ("GET", ""),
@@ -41,7 +43,7 @@ def test_a_job_through_its_life(api: RunningApi) -> None:
     body = over.json()
     assert "retry-after" not in over.headers
     assert (body["status"], body["progress"], body["engine"]) == ("succeeded", 1.0, "preview")
-    assert body["result"]["url"] == f"{api.url.rstrip('/')}/jobs/{job_id}/result"
+    assert body["result"]["url"] == f"{api.url.rstrip('/')}{api.base}/jobs/{job_id}/result"
     assert body["evaluation"][0]["name"] == "sync_offset_frames"
     assert body["delete_at"] is not None
 

@@ -9,7 +9,9 @@ import pytest
 
 from jobs.names import curves_key
 from jobs.signing import link_secret, sign_link
-from tests.api.running import MP4, WAV, RunningApi, check_problem
+from tests.api.running import MP4, WAV, RunningApi, api_in_both_forms, check_problem
+
+api = api_in_both_forms
 
 CONTENT = bytes(range(256)) * 40
 

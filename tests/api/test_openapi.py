@@ -9,14 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from api.problems import PROBLEM_TYPE
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
-from jobs.models import JobRequest, JobStatus
+from jobs.models import JobRequest, JobStatus, WebhookEvent
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from jobs.store.keys import Scope
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
@@ -78,7 +78,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 25
+    assert len(ids) == len(set(ids)) == 29
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -91,13 +91,71 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
                 assert set(response["content"]) == {PROBLEM_TYPE}, f"{name} {status}"
 
 
-def test_both_bodies_of_a_submission(document: dict[str, Any]) -> None:
-    content = document["paths"]["/jobs"]["post"]["requestBody"]["content"]
-    assert set(content) == {"multipart/form-data", "application/json"}
+def test_each_submission_has_one_content_type(document: dict[str, Any]) -> None:
+    """Generators know one body per operation."""
+    bodies = {name: [*call["requestBody"]["content"]] for name, call in operations(document) if "requestBody" in call}
+    assert bodies == {
+        "POST /v1/jobs": ["application/json"],
+        "POST /v1/jobs/upload": ["multipart/form-data"],
+        "PUT /v1/uploads/{upload_id}/content": ["application/octet-stream"],
+    }
     schemas = document["components"]["schemas"]
     for name in ("JobForm", "JobSubmission", "JobSpec"):
         assert set(JobRequest.model_fields) <= set(schemas[name]["properties"])
     assert {"video", "audio", "spec"} <= set(schemas["JobForm"]["properties"])
+
+
+def test_paths_servers_and_security(api: RunningApi, document: dict[str, Any]) -> None:
+    assert document["servers"] == [{"url": api.url.rstrip("/")}]
+    bare = {path for path in document["paths"] if not path.startswith("/v1/")}
+    assert bare == {"/healthz", "/readyz", "/metrics"}
+    for name, operation in operations(document):
+        assert "security" in operation, name
+    assert document["paths"]["/v1/jobs"]["post"]["security"] == [{"ApiKey": []}, {}]
+    assert document["paths"]["/v1/errors"]["get"]["security"] == []
+
+
+def test_every_webhook_has_its_schema(document: dict[str, Any]) -> None:
+    assert set(document["webhooks"]) == set(get_args(WebhookEvent))
+    for event, hook in document["webhooks"].items():
+        name = hook["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        shape = document["components"]["schemas"][name]
+        assert shape["title"] == name
+        assert shape["properties"]["type"]["const"] == event
+        assert shape["properties"]["data"]["$ref"].endswith("/JobView")
+        assert set(shape["required"]) == {"type", "timestamp", "owner", "data"}
+
+
+def nodes(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield part
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from nodes(inner)
+
+
+def test_null_is_a_default_only_where_null_is_allowed(document: dict[str, Any]) -> None:
+    for shape in nodes(document["components"]["schemas"]):
+        if shape.get("default", ...) is None:
+            assert {"type": "null"} in shape.get("anyOf", ()), shape
+
+
+def test_response_fields_that_are_always_sent_are_required(api: RunningApi, document: dict[str, Any]) -> None:
+    job_id = api.new_job()
+    api.finish(job_id)
+    schemas = document["components"]["schemas"]
+    sent = {
+        "JobView": api.client.get(f"/jobs/{job_id}").json(),
+        "Evaluation": api.client.get(f"/jobs/{job_id}/evaluation").json(),
+        "Offer": api.client.get("/engines").json(),
+        "JobList": api.client.get("/jobs").json(),
+        "MediaLinks": api.client.get(f"/jobs/{job_id}/media").json(),
+        "UploadLink": api.client.post("/uploads").json(),
+    }
+    sent |= {"RenderInfo": sent["JobView"]["render"], "ResultView": sent["JobView"]["result"]}
+    for name, body in sent.items():
+        assert set(schemas[name]["required"]) == set(schemas[name]["properties"]) == set(body), name
+        assert "additionalProperties" not in schemas[name], "later versions may add fields"
+    assert set(schemas["Problem"]["properties"]) - set(schemas["Problem"]["required"]) == {"errors"}
 
 
 class Rendering(threading.Thread):
@@ -124,7 +182,7 @@ class Rendering(threading.Thread):
 CPYTHON_FAULT = "AST constructor recursion depth mismatch"
 
 
-@pytest.mark.timeout(640)
+@pytest.mark.timeout(1700)
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
     again."""
@@ -145,7 +203,7 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         }
         for _ in range(3):
             done = subprocess.run(
-                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=200
+                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=540
             )
             if CPYTHON_FAULT not in done.stdout:
                 break
@@ -160,6 +218,7 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     assert "retalking_quarantine_records 0.0" in served, "a generated request stored what nobody can read"
     for route, method in (
         ("/jobs", "POST"),
+        ("/jobs/upload", "POST"),
         ("/jobs/{job_id}/result", "GET"),
         ("/jobs/{job_id}/events", "GET"),
         ("/uploads/{upload_id}/content", "PUT"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 
-from tests.api.running import RunningApi, check_problem
+from jobs.names import poster_key, preview_key
+from tests.api.running import RunningApi, api_in_both_forms, check_problem
+
+api = api_in_both_forms
 
 CONTENT = bytes(range(256)) * 40
 ETAG = f'"{"ab" * 32}"'
@@ -124,3 +127,29 @@ def test_s3_takes_a_submission_and_gives_it_up_again(s3_api: RunningApi) -> None
     s3_api.client.delete(f"/jobs/{job_id}")
     assert s3_api.client.delete(f"/jobs/{job_id}").status_code == 204
     assert s3_api.input_keys() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type", "make_key"),
+    [("poster.jpg", "image/jpeg", poster_key), ("preview.mp4", "video/mp4", preview_key)],
+)
+def test_poster_and_preview(api: RunningApi, name: str, content_type: str, make_key: Callable[[str], str]) -> None:
+    job_id = api.new_job()
+    path, kind = f"/jobs/{job_id}/{name}", name.partition(".")[0]
+    check_problem(api.client.get(path), 409, "result_not_ready")
+    job = api.finish(job_id)
+    assert job.result is not None
+    check_problem(api.client.get(path), 409, "result_not_ready")
+    assert api.client.get(f"/jobs/{job_id}/media").json()[kind] is None
+    with api.objects.writer(make_key(job.result.key), content_type) as writer:
+        writer.write(CONTENT)
+        writer.commit()
+    whole = api.client.get(path)
+    assert (whole.status_code, whole.content) == (200, CONTENT)
+    assert whole.headers["content-type"] == content_type
+    assert api.client.head(path).headers["content-length"] == str(len(CONTENT))
+    assert api.client.get(path, headers={"Range": "bytes=0-9"}).content == CONTENT[:10]
+    assert api.client.get(path, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    link = api.client.get(f"/jobs/{job_id}/media").json()[kind]
+    assert link["content_type"] == content_type
+    assert api.client.get(link["url"]).content == CONTENT

@@ -132,7 +132,20 @@ def test_the_table_of_errors(api: RunningApi) -> None:
     assert all(row["advice"] for row in rows)
 
 
-@pytest.mark.parametrize("path", ["/nope", "/jobs/", "/jobs/a/b/c", "/docs/assets/nope.js", "/%00", "/..%2f..%2fetc"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nope",
+        "/jobs/a/b/c",
+        "/v1/nope",
+        "/v1/healthz",
+        "/v1",
+        "/v2/jobs",
+        "/docs/assets/nope.js",
+        "/%00",
+        "/..%2f..%2fetc",
+    ],
+)
 def test_addresses_that_are_not_there(api: RunningApi, path: str) -> None:
     answer = api.client.get(path)
     check_problem(answer, 404, "not_found")
@@ -141,13 +154,14 @@ def test_addresses_that_are_not_there(api: RunningApi, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/jobs", "GET, POST"),
-        ("TRACE", "/jobs", "GET, POST"),
-        ("PATCH", "/jobs/job_" + "0" * 32, "DELETE, GET"),
+        ("PUT", "/jobs", "GET, HEAD, POST"),
+        ("TRACE", "/v1/jobs", "GET, HEAD, POST"),
+        ("PATCH", "/jobs/job_" + "0" * 32, "DELETE, GET, HEAD"),
         ("POST", f"/jobs/job_{'0' * 32}/result", "GET, HEAD"),
+        ("GET", "/v1/jobs/upload", "POST"),
         ("DELETE", "/uploads", "POST"),
-        ("POST", "/", "GET"),
-        ("PROPFIND", "/healthz", "GET"),
+        ("POST", "/", "GET, HEAD"),
+        ("PROPFIND", "/healthz", "GET, HEAD"),
     ],
 )
 def test_methods_that_are_not_known(api: RunningApi, method: str, path: str, allow: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from jobs.names import input_key
-from tests.api.running import MP4, NEURAL, PNG, PREVIEW, WAV, RunningApi, check_problem, input_files
+from tests.api.running import MP4, NEURAL, PNG, PREVIEW, WAV, RunningApi, api_in_both_forms, check_problem, input_files
+
+api = api_in_both_forms
 
 BY_REFERENCE = {"video_url": "http://127.0.0.1:9/face.mp4", "audio_url": "http://127.0.0.1:9/speech.wav"}
 
@@ -19,7 +21,7 @@ def test_files_are_stored_and_the_job_waits(api: RunningApi) -> None:
     answer = api.submit(**{"output.crf": "20", "metadata": '{"order": 7}', "evaluate": "[]", "priority": "2"})
     assert answer.status_code == 202
     body = answer.json()
-    assert answer.headers["location"] == f"/jobs/{body['id']}"
+    assert answer.headers["location"] == f"{api.base}/jobs/{body['id']}"
     assert int(answer.headers["retry-after"]) >= 1
     assert body["status"] == "queued"
     assert body["queue_position"] >= 1

@@ -73,6 +73,19 @@ def test_a_job_from_submission_to_deletion(ask: Call, api: RunningApi, tmp_path:
     assert "retention" in gone.err, "the advice is said too"
 
 
+def test_quiet_prints_the_id_alone(ask: Call, api: RunningApi) -> None:
+    """`J=$(retalking submit ... --quiet)`."""
+    done = ask("submit", "face.mp4", "speech.wav", "--quiet")
+    job_id = done.out.removesuffix("\n")
+    assert api.store.jobs.get(job_id).id == job_id
+    assert done.err == ""
+    api.fail(job_id)
+    again = ask("retry", job_id, "--quiet").out.removesuffix("\n")
+    assert api.store.jobs.get(again).spec.retry_of == job_id
+    finish(api, again, VIDEO)
+    assert ask("retry", again).err.startswith("error: retry_not_possible: ")
+
+
 def test_waiting_brings_the_result(ask: Call, api: RunningApi, tmp_path: Path) -> None:
     before = set(ask("jobs", "--limit", "100").out.split())
 

@@ -37,24 +37,28 @@ VIDEO = bytes(range(256)) * 4000  # 1 MB
 def test_a_lost_answer_makes_one_job(
     client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path
 ) -> None:
-    proxy.will(Fault("POST", "/jobs", lose_answer=True, times=2))
+    proxy.will(Fault("POST", "/v1/jobs/upload", lose_answer=True, times=2))
     before = {job.id for job in client.jobs()}
     job = client.submit(face, speech, length_mode="loop", output={"crf": 20}, metadata={"title": "take 3"})
     made = {found.id for found in client.jobs()} - before
     assert made == {job.id}
-    assert proxy.count("POST", "/jobs") == 3
-    keys = {headers["idempotency-key"] for method, path, headers in proxy.asked if (method, path) == ("POST", "/jobs")}
+    assert proxy.count("POST", "/v1/jobs/upload") == 3
+    keys = {
+        headers["idempotency-key"]
+        for method, path, headers in proxy.asked
+        if (method, path) == ("POST", "/v1/jobs/upload")
+    }
     assert len(keys) == 1
     assert (job.status, job.options["length_mode"], job.options["output"]["crf"]) == ("queued", "loop", 20)
     assert job.metadata == {"title": "take 3"}
 
 
 def test_the_service_says_when_to_come_back(client: Any, proxy: BreakingProxy, face: Path, speech: Path) -> None:
-    proxy.will(Fault("POST", "/jobs", status=503, headers={"Retry-After": "1"}))
+    proxy.will(Fault("POST", "/v1/jobs/upload", status=503, headers={"Retry-After": "1"}))
     began_s = time.monotonic()
     client.submit(face, speech)
     assert time.monotonic() - began_s > 1.0
-    proxy.will(Fault("GET", "/jobs", status=429, headers={"Retry-After": "3600"}))
+    proxy.will(Fault("GET", "/v1/jobs", status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(UnexpectedAnswerError, match="answered 429"):
         next(client.jobs())
 
@@ -68,10 +72,10 @@ def test_what_is_refused_is_not_repeated(client: Any, proxy: BreakingProxy, face
     assert error.faults[0].pointer == "#/output/crf"
     assert error.advice == ERROR_CODES["invalid_option"].advice
     assert error.request_id
-    assert proxy.count("POST", "/jobs") == 1
+    assert proxy.count("POST", "/v1/jobs/upload") == 1
     with pytest.raises(FileNotFoundError):
         client.submit(face, face.with_name("nothing.wav"))
-    assert proxy.count("POST", "/jobs") == 1, "nothing was sent"
+    assert proxy.count("POST", "/v1/jobs/upload") == 1, "nothing was sent"
 
 
 def test_an_upload_serves_jobs(client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path) -> None:
@@ -231,10 +235,10 @@ def test_pages_are_walked(client: Any, proxy: BreakingProxy, face: Path, speech:
     made = [client.submit(face, speech).id for _ in range(3)]
     seen = [job.id for job, _ in zip(client.jobs(page_size=2), range(3), strict=False)]
     assert seen == made[::-1]
-    asked = proxy.count("GET", "/jobs")
+    asked = proxy.count("GET", "/v1/jobs")
     first = next(iter(client.jobs(status="queued", page_size=1)))
     assert first.id == made[-1]
-    assert proxy.count("GET", "/jobs") == asked + 1, "no page is fetched ahead of its need"
+    assert proxy.count("GET", "/v1/jobs") == asked + 1, "no page is fetched ahead of its need"
     with pytest.raises(ValueError, match="status is one of"):
         next(iter(client.jobs(status="done")))
 
@@ -278,6 +282,21 @@ def test_a_service_that_wants_keys(
             assert client.wait(job).status == "succeeded"
             assert client.download(job, tmp_path / "result.mp4").read_bytes() == VIDEO
             client.delete(job)
+
+
+def test_a_failed_job_is_retried_once(client: Any, api: RunningApi, face: Path, speech: Path) -> None:
+    job = client.submit(face, speech, metadata={"take": 3, "title": "b"})
+    assert (job.inputs["video"].kind, job.inputs["video"].filename) == ("file", "face.mp4")
+    api.fail(job.id)
+    made = client.retry(job, idempotency_key=f"again-{job.id}")
+    assert (made.status, made.retry_of) == ("queued", job.id)
+    assert client.retry(job, idempotency_key=f"again-{job.id}").id == made.id
+    found = [each.id for each in client.jobs(metadata={"take": 3, "title": "b"}, status="queued")]
+    assert made.id in found
+    assert job.id not in found
+    with pytest.raises(codes.RetryNotPossibleError):
+        client.retry(made)
+    client.cancel(made)
 
 
 def test_address_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, proxy: BreakingProxy) -> None:

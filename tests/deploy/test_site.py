@@ -94,7 +94,7 @@ def test_what_the_code_knows_is_told(site: Path, pages: dict[str, Page]) -> None
     assert set(ERROR_CODES) <= pages["troubleshooting.html"].ids
     assert set(JobOptions.model_fields) <= pages["options.html"].ids
     told = (site / "http-reference.html").read_text(encoding="utf-8")
-    for call in ("POST /jobs", "GET /jobs/{job_id}/events", "POST /uploads", "GET /metrics"):
+    for call in ("POST /v1/jobs", "GET /v1/jobs/{job_id}/events", "POST /v1/uploads", "GET /metrics"):
         assert f"<code>{call}</code>" in told
     assert "images/options/length_mode.jpg" in pages["options.html"].loaded
 

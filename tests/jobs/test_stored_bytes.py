@@ -128,7 +128,7 @@ def test_a_settled_file_belongs_to_its_upload(job_store: JobStore) -> None:
     upload_id = add_upload(job_store, 60)
     for size_bytes in (70, 40):  # put again: the file is replaced
         arrival = arrive(job_store, size_bytes)
-        assert job_store.uploads.settle(upload_id, arrival, size_bytes, 0)
+        assert job_store.uploads.settle(upload_id, arrival, size_bytes, 0, "ab")
         assert sums(job_store) == (size_bytes, size_bytes)
     assert job_store.uploads.expired_arrivals() == []
     job_store.uploads.drop(upload_id)
@@ -137,7 +137,7 @@ def test_a_settled_file_belongs_to_its_upload(job_store: JobStore) -> None:
 
 def test_an_expired_upload_accepts_no_file(job_store: JobStore) -> None:
     upload_id, arrival = add_upload(job_store, -1), arrive(job_store, 70)
-    assert not job_store.uploads.settle(upload_id, arrival, 70, 60)
+    assert not job_store.uploads.settle(upload_id, arrival, 70, 60, "ab")
     assert job_store.uploads.keep(upload_id, 60) is None
     assert job_store.uploads.expired() == [upload_id]
     job_store.uploads.drop_arrival(arrival)
@@ -189,7 +189,7 @@ def test_sums_match_the_held_bytes_after_any_sequence(job_store: JobStore) -> No
             job_store.uploads.drop_arrival(arrivals.pop())
         elif step == 3:
             uploads.append(add_upload(job_store, 60))
-            job_store.uploads.settle(uploads[-1], arrive(job_store, 50), 50, 0)
+            job_store.uploads.settle(uploads[-1], arrive(job_store, 50), 50, 0, "ab")
         elif step == 4 and uploads:
             job_store.uploads.drop(uploads.pop())
         elif step == 5 and made:

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.messages import MessageNotSentError, waiting_renders
 from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, curves_key, new_upload_id, result_key, upload_key
+from jobs.names import RENDER_QUEUE, new_upload_id, published_keys, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
 from tests.services import wait_until
@@ -84,7 +84,7 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
     job_id = stack.create(output={"container": "mkv"})
     lease = claim(stack, job_id, lease_s=0.001)
     key = result_key(job_id, lease.fence, "mkv")
-    for written in (key, curves_key(key)):
+    for written in published_keys(key):
         stack.objects.put_file(written, stack.clips.video, "video/x-matroska")
     time.sleep(0.01)
     janitor.round()

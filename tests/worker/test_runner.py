@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import curves_key, input_key, job_prefix, new_job_id
+from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, published_keys
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
 from jobs.settings import Settings
@@ -83,6 +84,10 @@ def submit(context: RunContext, clips: Clips) -> Callable[..., str]:
     return create
 
 
+def is_result(key: str) -> bool:
+    return not any(kind in key for kind in ("curves", "poster", "preview"))
+
+
 def results(context: RunContext, job_id: str) -> list[str]:
     return list(context.objects.list_keys(f"{job_prefix(job_id)}result/"))
 
@@ -109,8 +114,9 @@ def test_a_worker_that_lost_its_lease_publishes_nothing_and_removes_its_object(
 
     def put_late(key: str, path: Path, content_type: str) -> ObjectInfo:
         info = context.objects.put_file(key, path, content_type)
-        assert results(context, job_id) == [key]
-        lose_lease(context.store, job_id)
+        assert key in results(context, job_id)
+        if is_result(key):
+            lose_lease(context.store, job_id)
         return info
 
     slow = replace(without_renewal(context), objects=Interposed(context.objects, put_file=put_late))
@@ -149,7 +155,7 @@ def test_a_short_outage_of_the_object_store_does_not_cost_the_render(
 
     run_job(job_id, replace(context, objects=Interposed(context.objects, put_file=put)))
     job = context.store.jobs.get(job_id)
-    assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 3)
+    assert (job.status, job.attempt, len(tries)) == (JobStatus.SUCCEEDED, 1, 5), "poster, preview, result; two failed"
 
 
 def test_a_long_outage_of_the_object_store_costs_attempts_and_then_the_job(
@@ -212,7 +218,7 @@ def test_a_lost_answer_does_not_cost_the_published_result(context: RunContext, s
     job = context.store.jobs.get(job_id)
     assert job.status is JobStatus.SUCCEEDED
     assert job.result is not None
-    assert results(context, job_id) == [job.result.key]
+    assert set(results(context, job_id)) == {*published_keys(job.result.key)} - {curves_key(job.result.key)}
 
 
 def test_progress_never_falls_and_a_short_outage_of_redis_is_tolerated(
@@ -252,7 +258,7 @@ def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
 
     def put(key: str, path: Path, content_type: str) -> ObjectInfo:
         info = context.objects.put_file(key, path, content_type)
-        if "curves" not in key:
+        if is_result(key):
             going_down.give(0.0)
         return info
 
@@ -267,16 +273,46 @@ def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
     objects = Interposed(context.objects, put_file=put, delete=delete_late)
     run_job(job_id, replace(context, objects=objects, notice=going_down))
     job = context.store.jobs.get(job_id)
-    assert (job.status, job.worker, job.attempt, len(deleted)) == (JobStatus.SUCCEEDED, "w2", 1, 2)
+    assert (job.status, job.worker, job.attempt, len(deleted)) == (JobStatus.SUCCEEDED, "w2", 1, 4)
     assert job.result is not None
-    assert sorted(results(context, job_id)) == sorted([job.result.key, curves_key(job.result.key)])
+    assert sorted(results(context, job_id)) == sorted(published_keys(job.result.key))
+
+
+def test_excerpts_that_cannot_be_made_do_not_cost_the_render(
+    context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "write_preview", fail)
+    job_id = submit()
+    run_job(job_id, context)
+    job = context.store.jobs.get(job_id)
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.result is not None
+    assert sorted(results(context, job_id)) == sorted([job.result.key, poster_key(job.result.key)])
+
+
+def test_the_inputs_are_reported_as_they_were_read(
+    context: RunContext, submit: Callable[..., str], clips: Clips
+) -> None:
+    job_id = submit()
+    run_job(job_id, context)
+    render = context.store.jobs.get(job_id).render
+    assert render is not None
+    assert set(render.inputs) == {"video", "audio"}
+    for part, path in (("video", clips.video), ("audio", clips.audio)):
+        assert render.inputs[part].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert render.inputs[part].duration_s > 0
+    assert render.inputs["video"].width
+    assert render.inputs["audio"].width is None
 
 
 def test_curves_are_deleted_with_a_withdrawn_result(context: RunContext, submit: Callable[..., str]) -> None:
     job_id = submit(evaluate=["ssim"], max_attempts=1)
 
     def put(key: str, path: Path, content_type: str) -> ObjectInfo:
-        if "curves" not in key:
+        if is_result(key):
             raise ObjectStoreError("full")
         return context.objects.put_file(key, path, content_type)
 

@@ -1,0 +1,26 @@
+"""Node.js programs of the checks: package.json has their exact versions, package-lock.json their hashes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+OLDEST_NODE = (20, 19)
+
+
+def reason_to_skip() -> str | None:
+    if not shutil.which("npm") or not shutil.which("node"):
+        return "Node.js with npm is not installed"
+    version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    if tuple(map(int, version.removeprefix("v").split(".")[:2])) < OLDEST_NODE:
+        return f"Node.js {version} is older than {'.'.join(map(str, OLDEST_NODE))}"
+    return None
+
+
+def install(folder: Path) -> None:
+    """Exactly what package-lock.json names, unless it is installed already."""
+    installed, lock = folder / "node_modules" / ".installed-lock.json", folder / "package-lock.json"
+    if not installed.is_file() or installed.read_bytes() != lock.read_bytes():
+        subprocess.run(["npm", "ci", "--loglevel=error"], cwd=folder, check=True)
+        installed.write_bytes(lock.read_bytes())

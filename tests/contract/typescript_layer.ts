@@ -1,0 +1,53 @@
+// The hand-written layer of clients/typescript against a running service: `node layer.js URL KEY`, next to the
+// inputs. It prints what it saw as JSON.
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { Retalking, RetalkingError, raiseForStatus, verifyWebhook } from "./index";
+
+const [url, key] = process.argv.slice(2);
+const service = new Retalking({ url, apiKey: key });
+const file = (name: string) => new File([new Uint8Array(readFileSync(name))], name);
+
+async function refusal(call: () => Promise<unknown>): Promise<string> {
+  try {
+    await call();
+  } catch (fault) {
+    if (fault instanceof RetalkingError) return fault.code;
+    throw fault;
+  }
+  return "none";
+}
+
+async function main() {
+  const [face, speech] = [file("face.mp4"), file("speech.wav")];
+  const options = { output: { crf: 20 }, metadata: { order: 7 }, evaluate: [] };
+  const job = await service.submit(face, speech, options, "ts-layer");
+  const again = await service.submit(face, speech, options, "ts-layer");
+  const events = [];
+  for await (const event of service.events(job)) events.push(event.event);
+  const over = raiseForStatus(await service.wait(job));
+  const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
+  const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
+  console.log(JSON.stringify({
+    status: over.status,
+    bytes: result.length,
+    sha256: createHash("sha256").update(result).digest("hex"),
+    crf: over.options.output.crf,
+    metadata: over.metadata,
+    evaluate: over.options.evaluate,
+    isReplayed: again.id === job.id,
+    events,
+    webhook: [message.type, message.data.id],
+    refusals: [
+      await refusal(() => service.submit("ftp://a/b", speech)),
+      await refusal(() => service.get(`job_${"0".repeat(32)}`)),
+      await refusal(() => service.retry(job)),
+      await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
+      await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
+      await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
+    ],
+  }));
+}
+
+void main();
