@@ -24,6 +24,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from retalking_core.audio.phones import ARPABET_VISEMES
 from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme
 from retalking_core.types import Waveform
 
@@ -32,18 +33,13 @@ S, B, F, D, K, R, I, E, A = Viseme  # noqa: E741
 
 # ARPAbet, as flite and Festival's English voices write it. Diphthongs pass through two classes.
 ARPABET: dict[str, tuple[Viseme, ...]] = {
+    **ARPABET_VISEMES,
     **dict.fromkeys(["pau", "sil", "ssil", "h#", "brth"], (S,)),
-    **dict.fromkeys(["p", "b", "m", "em"], (B,)),
-    **dict.fromkeys(["f", "v"], (F,)),
-    **dict.fromkeys(["th", "dh", "t", "d", "n", "l", "s", "z", "dx", "nx", "en", "el"], (D,)),
-    **dict.fromkeys(["k", "g", "ng", "hh", "hv", "r"], (K,)),
-    **dict.fromkeys(["uw", "uh", "ow", "ao", "w", "sh", "zh", "ch", "jh"], (R,)),
-    **dict.fromkeys(["iy", "ih", "ix", "ey", "y"], (I,)),
-    **dict.fromkeys(["eh", "ah", "ax", "axr", "er"], (E,)),
-    **dict.fromkeys(["aa", "ae"], (A,)),
-    "ay": (A, I),
-    "aw": (A, R),
-    "oy": (R, I),
+    "em": (B,),
+    **dict.fromkeys(["dx", "nx", "en", "el"], (D,)),
+    "hv": (K,),
+    "ix": (I,),
+    **dict.fromkeys(["ax", "axr"], (E,)),
 }
 ROUNDED_VOWELS, SPREAD_VOWELS = frozenset(["uw", "uh", "ow", "ao"]), frozenset(["iy", "ih", "ey"])
 

@@ -12,15 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.spoken_text import (
-    ARPABET,
     ROUNDED_VOWELS,
     SPREAD_VOWELS,
     Phone,
@@ -29,7 +25,15 @@ from bench.spoken_text import (
     speak_espeak,
     speak_flite,
 )
-from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack, recognize_visemes
+from retalking_core.audio.phones import phone_visemes
+from retalking_core.audio.visemes import (
+    VISEME_RATE_HZ,
+    Viseme,
+    VisemeTrack,
+    band_levels,
+    network_posteriors,
+    recognize_visemes,
+)
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
 
@@ -270,44 +274,15 @@ def print_planned(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> N
         print(f"| {name} | {shut} | {pressed} | {other} | {toothed} | {tucked} | {opened} | {auc:.3f} |")
 
 
-def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
-    """Phones of PocketSphinx's English model without a dictionary, each frame sure of one class."""
-    decoder = _sphinx()
-    decoder.start_utt()
-    decoder.process_raw((np.clip(speech.samples, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
-    decoder.end_utt()
-    count = int(np.ceil(speech.duration_s * VISEME_RATE_HZ))
-    posteriors = np.zeros((count, len(Viseme)), np.float32)
-    for segment in decoder.seg():
-        found = ARPABET.get(segment.word.lower(), (Viseme.SILENCE,))
-        for viseme, frames in zip(
-            found, np.array_split(np.arange(segment.start_frame, segment.end_frame + 1), len(found)), strict=True
-        ):
-            posteriors[frames[frames < count], viseme] = 1
-    posteriors[posteriors.sum(axis=1) == 0, Viseme.SILENCE] = 1
+def recognize_network(speech: Waveform) -> VisemeTrack:
+    posteriors = network_posteriors(band_levels(speech))
     return VisemeTrack(posteriors, posteriors.max(axis=1))
 
 
-@lru_cache(maxsize=1)
-def _sphinx() -> Any:
-    import pocketsphinx
-
-    model = Path(pocketsphinx.get_model_path("en-us"))
-    return pocketsphinx.Decoder(
-        hmm=str(model / "en-us"),
-        allphone=str(model / "en-us-phone.lm.bin"),
-        lw=2.0,
-        beam=1e-20,
-        pbeam=1e-20,
-        loglevel="FATAL",
-    )
-
-
-def recognize_both(speech: Waveform) -> VisemeTrack:
-    """Product of both, with PocketSphinx right in 0.9 of its frames."""
-    heard = recognize_pocketsphinx(speech).posteriors * (0.9 - 0.0125) + 0.0125
-    posteriors = recognize_visemes(speech).posteriors * heard
-    posteriors /= posteriors.sum(axis=1, keepdims=True)
+def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
+    posteriors = phone_visemes(speech)
+    if posteriors is None:
+        raise SystemExit("PocketSphinx is not installed: pip install pocketsphinx")
     return VisemeTrack(posteriors, posteriors.max(axis=1))
 
 
@@ -320,9 +295,9 @@ def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
 
 
 RECOGNIZERS: dict[str, Recognizer] = {
-    "network": lambda spoken: recognize_visemes(spoken.speech),
+    "both": lambda spoken: recognize_visemes(spoken.speech),
+    "network": lambda spoken: recognize_network(spoken.speech),
     "pocketsphinx": lambda spoken: recognize_pocketsphinx(spoken.speech),
-    "both": lambda spoken: recognize_both(spoken.speech),
     "perfect": spoken_visemes,
 }
 
@@ -335,9 +310,8 @@ def main() -> None:
     parser.add_argument(
         "--recognizer",
         choices=list(RECOGNIZERS),
-        default="network",
-        help="pocketsphinx and both: for comparison, need `pip install pocketsphinx`; perfect: the classes that were "
-        "spoken",
+        default="both",
+        help="both: what is used; perfect: the classes that were spoken",
     )
     arguments = parser.parse_args()
     missing = missing_tools()

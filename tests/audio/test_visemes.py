@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from retalking_core.audio.transcript import TranscriptMismatchError, align_transcript
-from retalking_core.audio.visemes import Viseme, VisemeTrack, band_levels, bilabial_holds, recognize_visemes
+from retalking_core.audio.visemes import (
+    Viseme,
+    VisemeTrack,
+    band_levels,
+    bilabial_holds,
+    network_posteriors,
+    recognize_visemes,
+)
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.speech import load_waveform
 from retalking_core.types import Waveform
@@ -34,9 +41,9 @@ def of(names: Sequence[str]) -> list[tuple[str, float, float]]:
 def test_closed_lips_are_found_and_not_elsewhere() -> None:
     """docs/visemes.md has the shares over many sentences; this one holds what was reached for its ten bilabials."""
     track = recognize_visemes(read_spoken()[0])
-    assert np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) >= 0.6
-    assert np.mean(found_in(track, Viseme.BILABIAL, of(OTHERS))) <= 0.2
-    assert any(found_in(track, Viseme.LABIODENTAL, of(LABIODENTALS)))
+    assert np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) >= 0.9
+    assert np.mean(found_in(track, Viseme.BILABIAL, of(OTHERS))) <= 0.15
+    assert all(found_in(track, Viseme.LABIODENTAL, of(LABIODENTALS)))
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.1, 2.0])
@@ -46,7 +53,7 @@ def test_level_does_not_matter(gain: float) -> None:
     assert (plain.posteriors.argmax(1) == other.posteriors.argmax(1)).mean() > 0.95
 
 
-def test_noise_adds_no_closures_and_a_telephone_leaves_half_of_them() -> None:
+def test_noise_and_a_telephone_leave_most_closures_and_add_none() -> None:
     speech, _ = read_spoken()
     noisy = speech.samples + RNG.normal(0, 0.1 * speech.samples.std(), len(speech.samples)).astype(np.float32)
     spectrum, hz = np.fft.rfft(speech.samples), np.fft.rfftfreq(len(speech.samples), 1 / 16_000)
@@ -54,8 +61,8 @@ def test_noise_adds_no_closures_and_a_telephone_leaves_half_of_them() -> None:
     in_noise, on_telephone = recognize_visemes(Waveform(noisy)), recognize_visemes(Waveform(narrow))
     for track in (in_noise, on_telephone):
         assert np.mean(found_in(track, Viseme.BILABIAL, of(OTHERS))) <= 0.2
-    assert any(found_in(in_noise, Viseme.BILABIAL, of(BILABIALS)))
-    assert np.mean(found_in(on_telephone, Viseme.BILABIAL, of(BILABIALS))) >= 0.5
+    assert np.mean(found_in(in_noise, Viseme.BILABIAL, of(BILABIALS))) >= 0.5
+    assert np.mean(found_in(on_telephone, Viseme.BILABIAL, of(BILABIALS))) >= 0.7
 
 
 def test_rows_are_probabilities_of_hundredths_of_seconds() -> None:
@@ -76,6 +83,16 @@ def test_a_sound_is_found_at_its_time_anywhere_in_a_long_track() -> None:
     inside = track.posteriors[6100 : 6100 + len(alone.posteriors)]
     assert (inside.argmax(1) == alone.posteriors.argmax(1)).mean() > 0.9
     assert (track.posteriors[:6000, Viseme.SILENCE] > 0.5).all()
+
+
+def test_without_pocketsphinx_the_network_hears_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    speech, _ = read_spoken()
+    both = recognize_visemes(speech)
+    monkeypatch.setattr("retalking_core.audio.phones.find_spec", lambda _: None)
+    alone = recognize_visemes(speech)
+    assert np.array_equal(alone.posteriors, network_posteriors(band_levels(speech)))
+    closures = [np.sum(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (alone, both)]
+    assert closures[1] > closures[0]
 
 
 def test_the_rate_is_checked() -> None:
@@ -124,9 +141,11 @@ def test_real_speech_closes_its_bilabials() -> None:
 
 
 def test_a_transcript_finds_more_of_the_bilabials() -> None:
-    speech, _ = read_spoken()
-    heard, spelled = recognize_visemes(speech), recognize_visemes(speech, TEXT)
-    assert spelled.notes == ()
+    """Of those that the network alone leaves out: with PocketSphinx it leaves out none here."""
+    posteriors = network_posteriors(band_levels(read_spoken()[0]))
+    sure = np.ones(len(posteriors), np.float32)
+    heard, spelled = (VisemeTrack(each, sure) for each in (posteriors, align_transcript(TEXT, posteriors)))
+    assert recognize_visemes(read_spoken()[0], TEXT).notes == ()
     assert spelled.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
     before, after = (np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (heard, spelled))
     assert after >= before + 0.15
