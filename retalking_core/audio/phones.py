@@ -91,6 +91,7 @@ def _utterances(samples: NDArray[np.int16]) -> list[int]:
 def _decode(samples: NDArray[np.int16]) -> NDArray[np.int64]:
     """Viseme of each frame, as far as the decoder got: the last 25 ms give none."""
     decoder = _decoder()
+    decoder.reinit_feat()  # else its normalization starts from the speech before
     decoder.start_utt()
     decoder.process_raw(samples.tobytes(), full_utt=True)
     decoder.end_utt()

@@ -85,6 +85,13 @@ def test_a_sound_is_found_at_its_time_anywhere_in_a_long_track() -> None:
     assert (track.posteriors[:6000, Viseme.SILENCE] > 0.5).all()
 
 
+def test_speech_that_was_heard_before_changes_nothing() -> None:
+    speech, _ = read_spoken()
+    first = recognize_visemes(speech)
+    recognize_visemes(Waveform(unvoiced()["brown noise"]))
+    assert np.array_equal(recognize_visemes(speech).posteriors, first.posteriors)
+
+
 def test_without_pocketsphinx_the_network_hears_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     speech, _ = read_spoken()
     both = recognize_visemes(speech)
