@@ -1,8 +1,9 @@
 """Samples that lossy codecs put before and after the sound, where neither FFmpeg nor time stamps account for them.
 
 An encoder delays the sound, and so does the decoder's filter bank. MP4 (edit list, iTunSMPB), Matroska (CodecDelay) and
-the Info header of an MP3 state the delay, and FFmpeg takes it off. Raw MP3 and AAC streams do not state it, and FFmpeg
-does not read the headers of MP3 files that were joined to the first.
+the Info header of an MP3 state the delay, and FFmpeg takes it off. It does not read the headers of MP3 files that were
+joined to the first; this module does. Where nothing states a delay (raw AAC, MP3 without a header), it is unknown, no
+player removes it, and it stays.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from retalking_core.media.container import MediaFile
 from retalking_core.vocabulary.containers import MP3, locate, tag_bytes
 
 # Demuxers of files that hold frames alone, from the first sample of the encoder on.
-_RAW = frozenset({"mp3", "aac", "wav"})
-# Samples. Delay of every Layer III decoder (hybrid filter bank and overlap), and of LAME, the least of those in use.
-_MP3_DECODER_DELAY, _LAME_DELAY = 529, 576
+_RAW = frozenset({"mp3", "wav"})
+# Samples by which every Layer III decoder is late (hybrid filter bank and overlap).
+_MP3_DECODER_DELAY = 529
 # LAME's extension of the Xing header: 9 bytes of name, then 12 bytes, then 12 bits each of delay and padding.
 _ENCODER_NAMES = (b"LAME", b"Lavf", b"Lavc")
 _DELAYS_AT = 21
@@ -38,7 +39,7 @@ class Mp3Info:
     start, end: range that is sound; end None: not stated. total: how many samples the file has; 0: not stated.
     """
 
-    start: int = _MP3_DECODER_DELAY + _LAME_DELAY
+    start: int = 0
     end: int | None = None
     total: int = 0
 
@@ -46,19 +47,16 @@ class Mp3Info:
 class Priming:
     """Takes the codec's own samples off a decoded stream: decode `sound_of` each packet, then `trim` each frame.
 
-    is_stamped_as_sound: the lead-in has time stamps from 0 on, so that the first sample of sound belongs at 0.
+    is_stamped_as_sound: iTunSMPB states the lead-in and FFmpeg skips it, but its time stamps begin at 0, so the first
+    sample of sound belongs there. None before the first packet.
     """
 
     def __init__(self, path: Path, media: MediaFile, stream: AudioStream) -> None:
         is_raw, codec = media.kind.demuxer in _RAW, stream.codec_context.name
+        self._has_pictures = bool(media.films)
         self._is_mp3 = is_raw and codec.startswith("mp3")
-        # A frame of AAC is complete when the next one overlaps it (ISO/IEC 14496-3, 4.6.11): the first one that is
-        # decoded is the encoder's lead-in, of which no encoder has less.
-        self._drops_first = is_raw and codec == "aac"
-        # Recorders write MP4 without an edit list. With pictures the time stamps say what plays together.
-        self._may_lack_edit_list = media.kind.demuxer == "mov" and codec == "aac" and not media.films
-        self.is_stamped_as_sound = False
-        self._info = (_first_info(path) or Mp3Info()) if self._is_mp3 else Mp3Info(start=0)
+        self.is_stamped_as_sound: bool | None = None
+        self._info = (self._is_mp3 and _first_info(path)) or Mp3Info()
         # Samples since the file, or the one joined to it, began. FFmpeg skips the delay that a first header states, and
         # says so by a later start; the end of the first of joined files it does not skip.
         self._position = self._info.start if self._is_mp3 and stream.start_time else 0
@@ -66,9 +64,10 @@ class Priming:
 
     def sound_of(self, packet: Packet[AudioStream]) -> Packet[AudioStream] | None:
         """The packet without the tags of a joined MP3; None where it holds nothing else, or a header frame."""
-        if self._may_lack_edit_list and packet.pts is not None:
-            self.is_stamped_as_sound, self._may_lack_edit_list = packet.pts == 0, False
-            self._drops_first = self.is_stamped_as_sound and not packet.has_sidedata("skip_samples")
+        if self.is_stamped_as_sound is None:
+            self.is_stamped_as_sound = (
+                packet.pts == 0 and packet.has_sidedata("skip_samples") and not self._has_pictures
+            )
         if not self._is_mp3 or not packet.size:
             return packet
         data = bytes(packet)
@@ -92,9 +91,6 @@ class Priming:
 
     def trim(self, frame: AudioFrame) -> AudioFrame | None:
         """The part of the frame that is sound; None where nothing is."""
-        if self._drops_first:
-            self._drops_first = False
-            return None
         at, info = self._position, self._info
         self._position += frame.samples
         start, end = max(info.start - at, 0), frame.samples

@@ -17,10 +17,12 @@ from tests.media import formats
 from tests.media.corpus import utterance
 from tests.media.test_corpus import lag_s
 
-# AVI states no delay of MP3 and AC-3: such files play late everywhere. AMR has 5 ms of look-ahead, and is made for
-# voices and not for noise.
+# AVI, WAV and AAC without a container state no delay of the codec: such files play late everywhere. AMR has 5
+# ms of look-ahead, and is made for voices and not for noise.
 DELAYS_S = {
     (".avi", "libmp3lame"): 0.024,
+    (".wav", "libmp3lame"): 0.024,
+    (".aac", "aac"): 0.022,
     (".avi", "ac3"): 0.006,
     (".amr", "libopencore_amrnb"): 0.01,
     (".3gp", "libopencore_amrnb"): 0.01,
