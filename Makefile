@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo.mp4
 # Half of the suite waits for processes that it started: two workers halve its time on two cores.
+# Files in the order of their folders: by their number of tests, the longest one, with two tests, would run last and alone.
 WORKERS ?= 2
 # Threads of each worker's number crunching. More than the cores in all spin while they wait for each other: two network
 # tests beside other work took 56 and 64 s with 2 threads, 23 and 42 s with 1, and a third less CPU time.
@@ -26,7 +27,7 @@ demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
 
 test: $(VENV)/.all check
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --format=total
 
 # Every situation of tests/media/corpus.py through a running service: the table in docs/inputs.md.
