@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.visemes import Viseme, VisemeTrack, bilabial_holds
+from retalking_core.audio.phones import Viseme
+from retalking_core.audio.visemes import VisemeTrack, bilabial_holds
 
 MAX_LAG = 10
 LEAST_FRAMES = 12

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.visemes import VISEME_RATE_HZ, Viseme, VisemeTrack
+from retalking_core.audio.phones import Viseme
+from retalking_core.audio.visemes import VISEME_RATE_HZ, VisemeTrack
 from retalking_core.engines.preview.acoustic_motion import MEL_RATE_HZ, analyze_sound
 from retalking_core.numerics import smoothstep
 from retalking_core.types import Timeline, Waveform
