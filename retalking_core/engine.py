@@ -91,12 +91,15 @@ class SegmentedEngine(Engine, Protocol):
         ...
 
 
-def refuse_unsupported(options: RenderOptions, capabilities: EngineCapabilities) -> None:
-    """For an engine to call before it works. The original's arithmetic (`compat`) is the neural engine's alone.
+def refuse_unsupported(
+    options: RenderOptions, capabilities: EngineCapabilities, *, has_original_arithmetic: bool = False
+) -> None:
+    """For an engine to call before it works. has_original_arithmetic: `compat` is honored, by the neural engine alone.
 
     Raises: OptionUnsupportedError, naming the first option that the capabilities exclude.
     """
-    refused = refused_options(options, RenderOptions(), {**capabilities.unsupported_options, "compat": ()})
+    unsupported = {**({} if has_original_arithmetic else {"compat": ()}), **capabilities.unsupported_options}
+    refused = refused_options(options, RenderOptions(), unsupported)
     for option, value in refused.items():
         raise OptionUnsupportedError(
             f"The engine {capabilities.name} cannot honor {option}={value}; leave it out, or choose another engine.",

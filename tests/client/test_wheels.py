@@ -69,6 +69,7 @@ def test_the_client_wheel_requires_no_package_of_the_service(client_wheel: zipfi
     required = {str(re.match(r"[\w-]+", line)[0]) for line in headers.get_all("Requires-Dist", [])}
     assert required == {
         "c2pa-python",  # extra `inspect`
+        "mcp",  # extra `mcp`
         "httpx",
         "pydantic",
         "rich",

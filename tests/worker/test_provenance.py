@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import curves_key, input_key, job_prefix, new_job_id, published_keys
+from jobs.names import curves_key, input_key, job_prefix, new_job_id, published_keys, targets_key
 from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_client.provenance import read_provenance
@@ -90,7 +90,10 @@ def test_the_published_file_is_the_signed_one(
     assert manifest.state == "trusted"
     assert len(manifest.ingredients) == 2
     assert b"Anna" not in fetched.read_bytes(), "a caller's file name stays with the caller"
-    assert set(files_of(objects, job)) == {*published_keys(job.result.key)} - {curves_key(job.result.key)}
+    assert set(files_of(objects, job)) == {*published_keys(job.result.key)} - {
+        curves_key(job.result.key),
+        targets_key(job.result.key),
+    }
 
 
 def test_without_a_certificate_nothing_is_signed(work: Work, objects: LocalObjectStore, tmp_path: Path) -> None:

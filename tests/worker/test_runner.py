@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
-from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, published_keys
+from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, published_keys, targets_key
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
 from jobs.settings import Settings
@@ -218,7 +218,10 @@ def test_a_lost_answer_does_not_cost_the_published_result(context: RunContext, s
     job = context.store.jobs.get(job_id)
     assert job.status is JobStatus.SUCCEEDED
     assert job.result is not None
-    assert set(results(context, job_id)) == {*published_keys(job.result.key)} - {curves_key(job.result.key)}
+    assert set(results(context, job_id)) == {*published_keys(job.result.key)} - {
+        curves_key(job.result.key),
+        targets_key(job.result.key),
+    }
 
 
 def test_progress_never_falls_and_a_short_outage_of_redis_is_tolerated(
@@ -275,7 +278,7 @@ def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
     job = context.store.jobs.get(job_id)
     assert (job.status, job.worker, job.attempt, len(deleted)) == (JobStatus.SUCCEEDED, "w2", 1, 4)
     assert job.result is not None
-    assert sorted(results(context, job_id)) == sorted(published_keys(job.result.key))
+    assert sorted(results(context, job_id)) == sorted({*published_keys(job.result.key)} - {targets_key(job.result.key)})
 
 
 def test_excerpts_that_cannot_be_made_do_not_cost_the_render(

@@ -21,7 +21,7 @@ from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa, mel_windows
 from retalking_core.clip_plan import ClipPlan
-from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
+from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import AHEAD, ANALYZE_SHARE, ClipAnalysis, ClipAnalyzer
 from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
@@ -193,6 +193,7 @@ class VideoRetalkingEngine:
         then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
     ) -> Looked:
         """Do the first pass, and call `then` inside the face cache session."""
+        refuse_unsupported(options, self.capabilities, has_original_arithmetic=True)
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
