@@ -70,9 +70,11 @@ def test_a_split_job_has_the_length_of_what_is_decoded(
     notes = {note.code: note.sentence for note in job.render.notes}
     assert "2 segments by 2 workers" in notes["split_render"]
     stack.objects.fetch(job.result.key, result := tmp_path / "result.mp4")
-    assert open_video(result, DEFAULT_LIMITS).info.frame_count == SPOKEN_S * 25
+    # LAME's delay at 48 kHz, which the file does not state and no player removes
+    delay_s = 1105 / 48_000 if make is mp3_without_length else 0.0
+    assert abs(open_video(result, DEFAULT_LIMITS).info.frame_count - (SPOKEN_S + delay_s) * 25) <= 1
     expected = utterance(SPOKEN_S - 1) if make is mp3_without_length else utterance(SPOKEN_S)
     with read_speech(result, DEFAULT_LIMITS) as speech:
         late_s, likeness = lag_s(speech.waveform.samples, expected)
-    assert abs(late_s - (SPOKEN_S - len(expected) / 16_000)) < 0.002
+    assert abs(late_s - delay_s - (SPOKEN_S - len(expected) / 16_000)) < 0.002
     assert likeness > 0.9
