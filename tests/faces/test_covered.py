@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.engines.preview.engine import PreviewEngine, synthesize
+from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import LIPS, face_scale
 from retalking_core.faces.track import TrackRequest, covered_notes
@@ -47,7 +49,8 @@ def speaking(tracker: DlibFaceTracker, tmp_path_factory: pytest.TempPathFactory)
     moves = [portrait(130, 340, 320, 170 + 8 * np.sin(k / 9), 150 + 4 * np.cos(k / 11)) for k in range(COUNT)]
     source = PictureSource(moves)
     timeline = plan_timeline(source.info, speech.duration_s, "bounce")
-    scene = PreviewEngine(tracker=tracker).analyze(source, speech, timeline, RenderOptions(), ignore_progress)
+    motion = plan_mouth_motion(speech, timeline, recognize_visemes(speech))
+    scene = PreviewEngine(tracker=tracker).analyze(source, motion, timeline, RenderOptions(), ignore_progress)
     return [to_bgr(frame) for frame, _ in synthesize(scene, source, StageClock())][:COUNT]
 
 
