@@ -17,7 +17,7 @@ from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
-from api.results import RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
+from api.results import FILE_REFUSALS, RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
 from jobs.errors import ServiceError
 from jobs.models import InputRef, Job
 from jobs.objects import ObjectNotFoundError
@@ -79,13 +79,7 @@ def get_media(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Res
     responses=MEDIA_RESPONSES
     | refusals(
         "link_invalid",
-        "too_many_open",
-        "job_not_found",
-        "record_unreadable",
-        "result_not_ready",
-        "range_not_satisfiable",
-        "storage_failed",
-        "service_unavailable",
+        *FILE_REFUSALS,
     ),
     openapi_extra=RESULT_PARAMETERS,
 )

@@ -47,20 +47,24 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
 _EXCERPTS = {"poster": (poster_key, "image/jpeg", "jpg"), "preview": (preview_key, "video/mp4", "mp4")}
 
 
+# Of every call that sends a file of a job.
+FILE_REFUSALS = (
+    "too_many_open",
+    "job_not_found",
+    "record_unreadable",
+    "result_not_ready",
+    "range_not_satisfiable",
+    "storage_failed",
+    "service_unavailable",
+)
+
+
 def _excerpt_responses(content_type: str) -> dict[int | str, dict[str, Any]]:
     files = {
         status: RESULT_RESPONSES[status] | ({"content": {content_type: _VIDEO}} if status in (200, 206) else {})
         for status in (200, 206, 304)
     }
-    return files | refusals(
-        "too_many_open",
-        "job_not_found",
-        "record_unreadable",
-        "result_not_ready",
-        "range_not_satisfiable",
-        "storage_failed",
-        "service_unavailable",
-    )
+    return files | refusals(*FILE_REFUSALS)
 
 
 RESULT_REFUSALS = refusals(
@@ -70,13 +74,7 @@ RESULT_REFUSALS = refusals(
     "cross_site_refused",
     "host_not_allowed",
     "rate_limited",
-    "too_many_open",
-    "job_not_found",
-    "record_unreadable",
-    "result_not_ready",
-    "range_not_satisfiable",
-    "storage_failed",
-    "service_unavailable",
+    *FILE_REFUSALS,
 )
 RESULT_PARAMETERS = {
     "parameters": [

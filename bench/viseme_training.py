@@ -1,7 +1,7 @@
 """Train the network of `retalking_core.audio.visemes` in two steps, the second of which needs torch and numpy alone:
 
     python -m bench.viseme_training prepare speech.npz             # synthesizers; 12 minutes on one core
-    python bench/viseme_training.py train speech.npz visemes.npz   # 4 minutes on an H100
+    python bench/viseme_training.py train speech.npz visemes.npz   # --seconds and --steps: docs/visemes.md
 
 The data are levels of mel bands in half dB and a class for each frame. All augmentation happens on them while training:
 speed, length of the vocal tract, color, rooms, noise, other voices, telephone bands.

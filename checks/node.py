@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
+
+from docs.making.http_page import read_document
 
 OLDEST_NODE = (20, 19)
 
@@ -24,3 +27,11 @@ def install(folder: Path) -> None:
     if not installed.is_file() or installed.read_bytes() != lock.read_bytes():
         subprocess.run(["npm", "ci", "--loglevel=error"], cwd=folder, check=True)
         installed.write_bytes(lock.read_bytes())
+
+
+def write_document(folder: Path) -> Path:
+    """The service's OpenAPI document as build/openapi.json of a folder. Returns the build folder."""
+    build = folder / "build"
+    build.mkdir(exist_ok=True)
+    (build / "openapi.json").write_text(json.dumps(read_document()), "utf-8")
+    return build

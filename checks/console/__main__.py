@@ -6,17 +6,14 @@ Packages: package.json beside this file, with exact versions and hashes in packa
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from checks.node import install, reason_to_skip
-from docs.making.http_page import read_document
+from checks.node import install, reason_to_skip, write_document
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-BUILD = HERE / "build"
 
 
 def main() -> int:
@@ -25,9 +22,7 @@ def main() -> int:
         print(f"console not checked: {reason}")
         return 0
     install(HERE)
-    BUILD.mkdir(exist_ok=True)
-    (BUILD / "openapi.json").write_text(json.dumps(read_document()), "utf-8")
-    here, build = HERE.relative_to(ROOT), BUILD.relative_to(ROOT)
+    here, build = HERE.relative_to(ROOT), write_document(HERE).relative_to(ROOT)
     commands = {
         "openapi-typescript/bin/cli.js": [f"{build}/openapi.json", "--output", f"{build}/openapi.d.ts"],
         "typescript/bin/tsc": ["--project", str(here)],

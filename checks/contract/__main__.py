@@ -5,17 +5,14 @@ Packages: package.json beside this file. tests/contract/test_generated_clients.p
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from checks.node import install, reason_to_skip
-from docs.making.http_page import read_document
+from checks.node import install, reason_to_skip, write_document
 
 HERE = Path(__file__).parent
-BUILD = HERE / "build"
 
 
 def main() -> int:
@@ -24,8 +21,7 @@ def main() -> int:
         print(f"OpenAPI document not linted: {reason}")
         return 0
     install(HERE)
-    BUILD.mkdir(exist_ok=True)
-    (BUILD / "openapi.json").write_text(json.dumps(read_document()), "utf-8")
+    write_document(HERE)
     program = "node_modules/@redocly/cli/bin/cli.js"
     command = ["node", program, "lint", "build/openapi.json", "--config", "redocly.yaml", "--max-problems", "1000"]
     quiet = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true"}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.visemes import recognize_visemes
+from retalking_core.audio.visemes import VisemeTrack, recognize_visemes
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
@@ -92,8 +92,7 @@ class PreviewEngine:
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
         with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA, clip.tap) as writer:
             with clock.stage("analyze"):
-                visemes = recognize_visemes(clip.speech.waveform, options.transcript)
-                motion = plan_mouth_motion(clip.speech.waveform, timeline, visemes)
+                motion, visemes = _plan_motion(clip, options)
                 scene = self.analyze(source, motion, timeline, options, progress)
             if clip.tap is not None:
                 clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
@@ -130,8 +129,7 @@ class PreviewEngine:
         clock = StageClock()
         source = self._begin(clip, options, progress)
         with clock.stage("analyze"):
-            visemes = recognize_visemes(clip.speech.waveform, options.transcript)
-            motion = plan_mouth_motion(clip.speech.waveform, clip.timeline, visemes)
+            motion, visemes = _plan_motion(clip, options)
             save_analysis(scene, self.analyze(source, motion, clip.timeline, options, progress))
         return DrawingReport(dict(clock.times_s), list(visemes.notes))
 
@@ -197,6 +195,12 @@ class PreviewEngine:
         if options.missing_face == "fail":
             refuse_faceless(track, indices, source)
         return prepare_scene(source, timeline, track, motion, options.pads)
+
+
+def _plan_motion(clip: ClipPlan, options: RenderOptions) -> tuple[MouthMotion, VisemeTrack]:
+    speech = clip.speech.waveform
+    visemes = recognize_visemes(speech, options.transcript)
+    return plan_mouth_motion(speech, clip.timeline, visemes), visemes
 
 
 def _report(
