@@ -156,10 +156,12 @@ async def _on_service_error(request: Request, error: ServiceError) -> JSONRespon
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    errors = [
-        FieldError(location=entry["loc"][0], pointer=str(entry["loc"][-1]), message=entry["msg"])
-        for entry in error.errors()
-    ]
+    errors = []
+    for entry in error.errors():
+        location, *steps = entry["loc"]
+        # A parameter is called by its name, also where one of several values is wrong.
+        pointer = steps[-1] if location == "body" else steps[0]
+        errors.append(FieldError(location=location, pointer=str(pointer), message=entry["msg"]))
     return problem_response(request, "invalid_request", describe_errors(errors), errors=errors)
 
 
