@@ -208,6 +208,7 @@ class Fetch:
     holder: str  # token of this fetch
     fence: int  # grows with every fetch of the job
     attempt: int  # how many fetches of the job counted, from 1
+    last_error: ErrorInfo | None = None  # of the last attempt that ended by itself
 
     @property
     def job_id(self) -> str:
