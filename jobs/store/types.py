@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from jobs.models import Delivery, Job
+from jobs.models import Delivery, ErrorInfo, Job
 
 # What the janitor works through, item by item
 JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files"]
