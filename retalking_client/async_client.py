@@ -189,7 +189,7 @@ class AsyncClient:
         return parse_response(Job, await self._send(calls.redeliver_call(id_of(job))))
 
     async def webhook_secret(self) -> WebhookSecret:
-        """The secret that signs the webhooks of this key. Raises WebhookSecretSharedError if keys are not required."""
+        """The secret that signs the webhooks of this account. Raises WebhookSecretSharedError without keys."""
         return parse_response(WebhookSecret, await self._send(calls.webhook_secret_call()))
 
     async def rotate_webhook_secret(self, *, overlap_s: int = 86400) -> WebhookSecret:

@@ -184,7 +184,7 @@ class Client:
         return parse_response(Job, self._send(calls.redeliver_call(id_of(job))))
 
     def webhook_secret(self) -> WebhookSecret:
-        """The secret that signs the webhooks of this key. Raises WebhookSecretSharedError if keys are not required."""
+        """The secret that signs the webhooks of this account. Raises WebhookSecretSharedError without keys."""
         return parse_response(WebhookSecret, self._send(calls.webhook_secret_call()))
 
     def rotate_webhook_secret(self, *, overlap_s: int = 86400) -> WebhookSecret:

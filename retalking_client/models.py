@@ -270,14 +270,16 @@ class WebhookEvent(_Response):
 
     type: str
     timestamp: datetime
-    owner: str | None = Field(None, description="Id of the API key that submitted the job; None: keys are not required")
+    owner: str | None = Field(
+        None, description="Id of the account that the job belongs to; None: keys are not required"
+    )
     data: Job
 
 
 class WebhookSecret(_Response):
-    """The secret that signs the webhooks of a key's jobs. Both secrets sign until `previous_until`."""
+    """The secret that signs the webhooks of an account's jobs. Both secrets sign until `previous_until`."""
 
-    key_id: str
+    account: str
     secret: str = Field(repr=False)
     version: int
     previous_secret: str | None = Field(None, repr=False)
