@@ -64,8 +64,8 @@ class AccountChanges(FrozenModel):
 
 
 async def receive(model: type[Body], request: Request, parts: Dependencies) -> Body:
-    """The JSON body. Raises unsupported_media_type, body_too_large, request_timeout, malformed_json, value_out_of_bounds,
-    invalid_request."""
+    """The JSON body. Raises unsupported_media_type, body_too_large, request_timeout, malformed_json,
+    value_out_of_bounds, invalid_request."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ServiceError("unsupported_media_type", "This call takes a body of the content type application/json.")

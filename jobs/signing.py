@@ -40,8 +40,8 @@ def link_query(key: bytes, method: str, path: str, expires: int, holder: str = "
     """Query string of a link that opens one object until it expires, for object stores without presigned links.
 
     path: the resource, e.g. `jobs/<id>/media/result`. expires: Unix time in seconds. holder: whom the link was made
-    for, which the signature covers: the id of an API key, whose revocation ends the link, or `account_holder`. Empty if no
-    keys are required.
+    for, which the signature covers: the id of an API key, whose revocation ends the link, or `account_holder`. Empty if
+    no keys are required.
     """
     signature = sign_link(key, method, path, expires, holder)
     return urlencode({"expires": expires} | ({"key": holder} if holder else {}) | {"signature": signature})
