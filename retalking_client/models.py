@@ -291,6 +291,56 @@ class WebhookSecret(_Response):
         return [self.secret] + ([self.previous_secret] if self.previous_secret else [])
 
 
+class ApiKey(_Response):
+    """A key of an account, without its secret. While a rotation overlaps, `revoked_at` is in the future."""
+
+    id: str
+    account: str
+    name: str
+    scopes: list[str]
+    max_priority: int
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class IssuedKey(ApiKey):
+    """A new key. `key` is sent this once."""
+
+    key: str = Field(repr=False)
+
+
+class KeyPage(_Response):
+    keys: list[ApiKey]
+    next_cursor: str | None = None
+
+
+class MonthUsage(_Response):
+    """Totals of an account in one month (UTC). jobs: by outcome. gpu_s: the part of worker_s on CUDA devices."""
+
+    month: str
+    jobs: dict[str, int]
+    video_s: float
+    result_bytes: int
+    worker_s: float
+    gpu_s: float
+
+
+class AccountUsage(_Response):
+    """What an account uses now, and what it used by month, the current one first. account: None for all callers of a
+    service without keys."""
+
+    account: str | None
+    name: str | None
+    live_jobs: int
+    stored_bytes: int
+    months: list[MonthUsage]
+
+
+class UsagePage(_Response):
+    accounts: list[AccountUsage]
+    next_cursor: str | None = None
+
+
 class JobPage(_Response):
     jobs: list[Job]
     next_cursor: str | None = None
