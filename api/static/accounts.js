@@ -19,7 +19,7 @@ export async function showAccounts(root, { api, signal }) {
   if (signal.aborted) return;
   const view = { api, accounts, issued: h("div", { "aria-live": "polite" }), keys: h("div", { class: "job-list" }) };
   root.replaceChildren(h("h1", {}, "Usage and keys"), usageTable(accounts),
-    more && h("p", { class: "note" }, "More accounts: GET /v1/usage."), view.issued, view.keys);
+    more ? h("p", { class: "note" }, "More accounts: GET /v1/usage.") : "", view.issued, view.keys);
   if (accounts.length === 1 && accounts[0].account === null) {
     view.keys.replaceChildren(h("p", { class: "note" }, "This service requires no API keys, so all callers are one."));
     return;
@@ -47,7 +47,7 @@ function table(caption, heads, rows) {
 
 /**
  * @param {"tr"} tag
- * @param {Record<string, string>} attributes
+ * @param {import("#types").Properties} attributes
  * @param {string[]} heads
  * @param {import("#types").Child[]} contents
  */
