@@ -209,7 +209,7 @@ def check_keys(settings: Settings, store: JobStore) -> Finding:
             return Finding("keys", "ok", "not required, on loopback")
         remedy = "Set RETALKING_REQUIRE_KEYS=true, unless a proxy authenticates callers."
         return Finding("keys", "warning", f"not required, and callers reach {host}", remedy)
-    usable = [key for key in store.keys.all() if key.revoked_at is None]
+    usable = [key for key in store.keys.all() if key.is_valid]
     if not usable:
         remedy = "Run `retalking keys create NAME --scope admin`."
         return Finding("keys", "error", "required, and there is none", remedy)

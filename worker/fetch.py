@@ -229,7 +229,7 @@ class FetchClaim:
 
     def _find_quota(self) -> ByteQuota:
         owner = self._fetch.job.owner
-        return byte_quota(self._settings, owner, self._store.keys.find(owner) if owner else None)
+        return byte_quota(self._settings, owner, self._store.accounts.find(owner) if owner else None)
 
 
 @dataclass
