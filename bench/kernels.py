@@ -51,7 +51,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     store = NetworkStore(asked.models, device, fast_variants(asked.batch) if device == "cuda" else {})
     for name in asked.networks:
-        rows = measure(name, store.jobs.get(name), asked.batch)
+        rows = measure(name, store.get(name), asked.batch)
         held = f", {torch.cuda.memory_reserved() / 2**30:.2f} GiB held by torch" if device == "cuda" else ""
         print(f"\n{name}, batch {asked.batch} on {device}: {sum(ms for _, ms, _ in rows):.2f} ms{held}")
         for key, ms, count in rows[: asked.most]:
