@@ -2,7 +2,7 @@
 
 A package holds the kernels of one network (AOTInductor, `.pt2`) and a sheet (`.json`) that says what they fit: GPU
 architecture, versions, source of the networks, precision and batch. It holds no weights: those of the loaded network
-are bound to it.
+are bound to it. torch unpacks it below /tmp, from where code must be allowed to run.
 
     python -m retalking_core.networks.kernels NETWORK --folder DIR --device cuda --batch 16    compiles one
 """
@@ -347,7 +347,9 @@ class Compilation:
         root = str(Path(networks.__file__).parents[2])
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         toolkit = _toolkit()
-        environment = os.environ | ({} if toolkit is None else {"CUDA_HOME": toolkit}) | {"PYTHONPATH": path}
+        # What the compiler and Triton make is loaded as code, which a temporary folder may forbid.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(package.folder.resolve() / "cache"), **os.environ}
+        environment |= {"PYTHONPATH": path} | ({} if toolkit is None else {"CUDA_HOME": toolkit})
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=self._log, stderr=self._log, env=environment
         )
