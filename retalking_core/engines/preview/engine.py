@@ -7,7 +7,7 @@ every frame. It is labeled `preview` in the report and in the file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -204,15 +204,15 @@ class PreviewEngine:
 
 def plan_speech(speaker: Speaker, frames: int) -> tuple[MouthMotion, list[Note]]:
     """What the mouth of a speaker does on each of `frames` output frames, at rest between the lines."""
-    motion = MouthMotion(*np.zeros((5, frames), np.float32))
+    tracks = {field.name: np.zeros(frames, np.float32) for field in fields(MouthMotion)}
     notes: list[Note] = []
     for line in speaker.lines:
         visemes = recognize_visemes(line.speech, line.transcript)
         spoken = plan_mouth_motion(line.speech, line.timeline, visemes)
-        for whole, part in zip(astuple(motion), astuple(spoken), strict=True):
-            whole[line.frames.start : line.frames.stop] = part
+        for name, track in tracks.items():
+            track[line.frames.start : line.frames.stop] = getattr(spoken, name)
         notes += visemes.notes
-    return motion, notes
+    return MouthMotion(**tracks), notes
 
 
 def _report(
