@@ -1,8 +1,8 @@
 """What a second face costs: `python -m bench.lines [--repeat N]` prints one face against two at equal frames.
 
-The scene is made on the spot (tests/media/dialogs.py); each face speaks on every frame. The preview engine on the CPU, and
-where CUDA is, the neural engine with generated weights. `synthesis` is what grows with the faces that are drawn; one
-decode and one encode serve both. The bar: two faces take at most 2.1 times the synthesis of one.
+The scene is made on the spot (tests/media/dialogs.py); each face speaks on every frame. The preview engine on the CPU,
+and where CUDA is, the neural engine with generated weights. Drawing grows with the faces; one decode and one encode
+serve both. The bar: two faces take at most 2.1 times the synthesis of one.
 """
 
 from __future__ import annotations
