@@ -126,6 +126,7 @@ def test_segments_are_read_from_a_file(call: Call, tmp_path: Path, portrait: Pat
     listed.write_text('[{"audio": "line.wav", "start_s": 0.2, "end_s": 0.6, "face": "left_most"}]')
     done = call("run", str(portrait), "--segments", str(listed), "-o", "out.mp4", "--option", "length_mode=bounce")
     assert done.code == 0, done.err
+    assert "Segment 1, 0.20 to 0.60 s: mouth and speech correlate by " in done.err
     picture_s, sound_s, frame_s = media_seconds(tmp_path / "out.mp4")
     assert abs(picture_s - sound_s) <= frame_s
 
