@@ -33,7 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         dialog = make_dialog(Path(folder), SECONDS)
-        lines = [LineInput(dialog.first, face="left_most"), LineInput(dialog.second, face="right_most")]
+        lines = [
+            LineInput(dialog.first, end_s=SECONDS, face="left_most"),
+            LineInput(dialog.second, end_s=SECONDS, face="right_most"),
+        ]
         print(f"{'engine':<16}{'faces':>6}{'wall s':>9}{'drawing s':>11}{'ms/frame':>10}")
         for name, engine in _engines(Path(folder)):
 

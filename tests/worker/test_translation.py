@@ -76,7 +76,7 @@ def test_every_option_arrives() -> None:
         one_shot=True,
         fps=30,
         output=OutputOptions(20, 480, "mkv", 24, True),
-        sound=SoundOptions("over", -20.0),
+        sound=SoundOptions("over", -20),
         seed=7,
         audio_track="2",
         transcript="Hello, my friend.",
