@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +24,8 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
+    from retalking_core.evaluation.lines import LineScores
+    from retalking_core.lines import LineInput
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
     from retalking_core.progress import Progress
@@ -38,6 +40,8 @@ class Rendered:
     report: RenderReport
     wall_s: float
     """Elapsed seconds of the render, without loading the engine."""
+    segments: Sequence[LineScores] = ()
+    """Metrics of each line, where the caller gave lines."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,11 @@ class LocalRenderer:
     def __init__(self, engine: Engine, limits: MediaLimits, console: Console) -> None:
         self._engine, self._limits, self._console, self._warm = engine, limits, console, False
 
-    def render(self, video: Path, audio: Path, result: Path, options: RenderOptions) -> Rendered:
+    def render(self, video: Path, audio: Path | Sequence[LineInput], result: Path, options: RenderOptions) -> Rendered:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
-        from retalking_core.engine import render_files
+        from retalking_core.clip_plan import plan_clip
+        from retalking_core.engine import refuse_lines
+        from retalking_core.evaluation.lines import measure_lines
 
         result.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -83,10 +89,15 @@ class LocalRenderer:
                 self._warm = True
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
-            report = render_files(self._engine, video, audio, unfinished, options, stages.show, self._limits)
-            wall_s = time.monotonic() - started_s
+            with plan_clip(video, audio, options, self._limits) as clip:
+                refuse_lines(clip, self._engine.capabilities)
+                report = clip.complete(self._engine.render(clip, unfinished, options, stages.show))
+                wall_s = time.monotonic() - started_s
+                scores: Sequence[LineScores] = ()
+                if clip.has_lines:
+                    scores = measure_lines(unfinished, clip.lines, report.lines, self._limits, stages.show)
             unfinished.replace(result)
-        return Rendered(report, wall_s)
+        return Rendered(report, wall_s, scores)
 
 
 def open_renderer(request: RenderRequest, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:

@@ -426,6 +426,38 @@ class FaceNotFoundError(ApiError):
     advice = "Send a clip that shows a face from the front, at least 48 px high."
 
 
+class SegmentsOverlapError(ApiError):
+    """Two segments overlap for one face."""
+
+    code = "segments_overlap"
+    advice = (
+        "One face speaks one segment at a time: end the first segment before the second starts, or name another face."
+    )
+
+
+class SegmentOutOfRangeError(ApiError):
+    """A segment lies outside the video or its speech."""
+
+    code = "segment_out_of_range"
+    advice = (
+        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio."
+    )
+
+
+class SegmentTooShortError(ApiError):
+    """A segment is too short."""
+
+    code = "segment_too_short"
+    advice = "Make each segment at least 0.1 s long, and leave as much speech after `audio_offset_s`."
+
+
+class SegmentsTooManyError(ApiError):
+    """Too many segments."""
+
+    code = "segments_too_many"
+    advice = "Split the job: one render takes at most 200 segments for 8 different faces."
+
+
 class FaceMissingError(ApiError):
     """Some frames show no face."""
 
