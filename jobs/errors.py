@@ -127,6 +127,24 @@ _TABLE = [
         "Shorten or flatten the value listed in `errors`; the message states the limit.",
     ),
     ErrorCode(
+        "segment_end_before_start",
+        422,
+        "A segment ends before it starts",
+        "Send an `end_s` after `start_s`, or leave it out: the segment ends with its speech.",
+    ),
+    ErrorCode(
+        "segment_audio_missing",
+        422,
+        "The speech of a segment was not sent",
+        "Send a file part of the name that `audio` states, or name an http(s) address or an upload as `upload:<id>`.",
+    ),
+    ErrorCode(
+        "audio_files_too_many",
+        422,
+        "The segments name too many sound files",
+        "Join some of the files, and say with `audio_offset_s` where each speech begins.",
+    ),
+    ErrorCode(
         "unsupported_option",
         422,
         "The engine does not support an option",
@@ -276,6 +294,30 @@ _TABLE = [
     ),
     ErrorCode(
         "face_not_found", 422, "No face was found", "Send a clip that shows a face from the front, at least 48 px high."
+    ),
+    ErrorCode(
+        "segments_overlap",
+        422,
+        "Two segments overlap for one face",
+        "One face speaks one segment at a time: end the first segment before the second starts, or name another face.",
+    ),
+    ErrorCode(
+        "segment_out_of_range",
+        422,
+        "A segment lies outside the video or its speech",
+        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio.",
+    ),
+    ErrorCode(
+        "segment_too_short",
+        422,
+        "A segment is too short",
+        "Make each segment at least 0.1 s long, and leave as much speech after `audio_offset_s`.",
+    ),
+    ErrorCode(
+        "segments_too_many",
+        422,
+        "Too many segments",
+        "Split the job: one render takes at most 200 segments for 8 different faces.",
     ),
     ErrorCode(
         "face_missing",
