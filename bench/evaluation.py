@@ -53,9 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.mp4"
         renders, evaluations, besides, alone = [], [], [], {name: [] for name in apart}
-        draft = Measurement(
-            *(result, clip.speech.waveform, None, DEFAULT_LIMITS, video, clip.timeline.source_index, models)
-        )
+        draft = Measurement(*(result, clip.speech, None, DEFAULT_LIMITS, video, clip.timeline.source_index, models))
 
         def render_and_evaluate() -> list[MetricValue]:
             """As a worker does it: frames are looked at while later ones are drawn."""
@@ -70,7 +68,7 @@ def main() -> None:
             renders.append(cost)
             for wanted, costs in ((names, evaluations), *(([name], alone[name]) for name in apart)):
                 measurement = Measurement(
-                    result, clip.speech.waveform, report, DEFAULT_LIMITS, video, clip.timeline.source_index, models
+                    result, clip.speech, report, DEFAULT_LIMITS, video, clip.timeline.source_index, models
                 )
                 cost, values = timed(lambda m=measurement, w=wanted: measure_all(m, w))
                 costs.append(cost)

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from retalking_core.audio.visemes import recognize_visemes
-from retalking_core.engines.preview.engine import prepare_scene, synthesize
+from retalking_core.engines.preview.engine import PreviewAnalysis, black_level, learn_speaker, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import TrackRequest
@@ -80,7 +80,9 @@ def run_once(video: Path, speech: Path, result: Path, tracker: DlibFaceTracker, 
     track = clock.of("follow the face", lambda: tracker.track(source, TrackRequest(indices), lambda done, total: None))
     visemes = clock.of("recognize visemes", lambda: recognize_visemes(waveform))
     motion = clock.of("plan the mouth", lambda: plan_mouth_motion(waveform, timeline, visemes))
-    scene = clock.of("learn the mouth", lambda: prepare_scene(source, timeline, track, motion, (0, 0, 0, 0)))
+    always = np.ones(len(timeline.source_index), bool)
+    learned = clock.of("learn the mouth", lambda: learn_speaker(source, timeline, track, motion, always))
+    scene = PreviewAnalysis(timeline, (learned,), (0, 0, 0, 0), black_level(source.info))
     frames = clock.of("draw", lambda: [frame for frame, _ in synthesize(scene, source, StageClock())])
     clock.of("encode the frames", lambda: encode_frames(frames, source.info, timeline, result))
     clock.of("encode the speech", lambda: encode_speech(sound, timeline, result))
@@ -99,7 +101,7 @@ def encode_frames(frames: list[Frame], info: VideoInfo, timeline: Timeline, resu
 
 def encode_speech(speech: Speech, timeline: Timeline, result: Path) -> None:
     file = ResultFile(result, "mp4", {})
-    file.add_speech(speech, timeline)
+    file.add_sound(speech.sound, timeline)
     file.begin()
     file.mux([], None)
     file.discard()

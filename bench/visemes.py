@@ -176,7 +176,7 @@ def add_heard(heard: Heard, spoken: SpokenText, track: VisemeTrack) -> None:
 def add_planned(planned: Planned, spoken: SpokenText, track: VisemeTrack) -> None:
     """Measure the motion that the preview plans for this speech at 25 fps."""
     count = max(1, round(spoken.speech.duration_s * FPS))
-    timeline = Timeline(np.arange(count), Fraction(FPS), spoken.speech.duration_s)
+    timeline = Timeline(np.arange(count), Fraction(FPS))
     motion = plan_mouth_motion(spoken.speech, timeline, track)
     for phone in spoken.phones:
         hold, inside = _frames(phone, count, FPS, REACH_S), _frames(phone, count, FPS)

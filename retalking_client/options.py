@@ -59,6 +59,14 @@ class OutputOptions(TypedDict, total=False):
 
 
 @_NO_OTHER_KEYS
+class SoundOptions(TypedDict, total=False):
+    """mix: what becomes of the video's own sound. ducking_db: its level under the speech, with mix `over`."""
+
+    mix: Literal["replace", "over", "segments_only"]
+    ducking_db: float
+
+
+@_NO_OTHER_KEYS
 class SubmitOptions(TypedDict, total=False):
     """All optional. `GET /engines` lists meaning, range and default of each."""
 
@@ -73,6 +81,7 @@ class SubmitOptions(TypedDict, total=False):
     one_shot: bool
     fps: float
     output: OutputOptions
+    sound: SoundOptions
     evaluate: list[str] | None
     evaluate_policy: Literal["inline", "after", "none"]
     audio_track: int | str | None

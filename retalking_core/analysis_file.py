@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -23,8 +23,8 @@ _VALUES = "values.json"
 
 
 def save_analysis(path: Path, scene: object) -> None:
-    """Fields may be arrays, None, bool, int, float, str, Fraction, lists or tuples of numbers, and further dataclasses.
-    Raises TypeError for anything else: that is a fault of the engine's author."""
+    """Fields may be arrays, None, bool, int, float, str, Fraction, lists or tuples of numbers, further dataclasses, and
+    tuples of dataclasses of one kind. Raises TypeError for anything else: that is a fault of the engine's author."""
     arrays: dict[str, np.ndarray] = {}
     values: dict[str, Any] = {}
     _flatten(scene, "", arrays, values)
@@ -60,6 +60,10 @@ def _flatten(scene: Any, prefix: str, arrays: dict[str, np.ndarray], values: dic
             values[name] = [value.numerator, value.denominator]
         elif dataclasses.is_dataclass(value):
             _flatten(value, f"{name}.", arrays, values)
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            values[name] = len(value)
+            for number, each in enumerate(value):
+                _flatten(each, f"{name}.{number}.", arrays, values)
         elif value is None or isinstance(value, bool | int | float | str | list | tuple):
             values[name] = value
         elif isinstance(value, np.generic):
@@ -73,8 +77,11 @@ def _build(kind: Any, prefix: str, values: dict[str, Any], array_of: Callable[[s
     found = {}
     for field in dataclasses.fields(kind):
         name, hint = prefix + field.name, hints[field.name]
+        item = get_args(hint)[0] if get_origin(hint) is tuple else None
         if dataclasses.is_dataclass(hint):
             found[field.name] = _build(hint, f"{name}.", values, array_of)
+        elif dataclasses.is_dataclass(item):
+            found[field.name] = tuple(_build(item, f"{name}.{k}.", values, array_of) for k in range(values[name]))
         elif name not in values:
             found[field.name] = array_of(name)
         else:

@@ -1,23 +1,41 @@
-"""The inputs of one render, opened once, and the plan of its frames, from what was really decoded."""
+"""The inputs of one render, opened once, and the plan of its frames, from what was really decoded.
+
+What is spoken is a list of lines: one speech each, for one face, from a start to an end on the video's clock. A render
+of two files is one line over everything.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from retalking_core.errors import NoAudioStreamError, OptionUnsupportedError
+from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.mixing import MOST_GAIN_DB, SpeechMixer
 from retalking_core.media.reader import StillReader, VideoReader, open_video
-from retalking_core.media.speech import Speech, read_speech
+from retalking_core.media.speech import (
+    ANALYSIS_RATE_HZ,
+    SoundStore,
+    Speech,
+    is_audible,
+    read_speech,
+    sound_format,
+)
 from retalking_core.media.tap import ResultTap
-from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.timeline import plan_timeline, result_rate
 from retalking_core.media.writer import output_size
 from retalking_core.notes import Note, frame_ranges_s, merge_notes
 from retalking_core.options import RenderOptions
-from retalking_core.types import RenderReport, Timeline
+from retalking_core.types import AudioTrack, RenderReport, Timeline, VideoInfo, Waveform
+
+__all__ = ["ClipPlan", "Line", "LineInput", "Speaker", "plan_clip"]
 
 # Below this, as a share of the widest opening, no viewer sees a mouth move.
 _STILL_OPENING = 0.05
@@ -25,23 +43,48 @@ _STILL_OPENING = 0.05
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """What engines, splitting and evaluation share; a context manager that owns the samples of the speech.
+    """What engines, splitting and evaluation share; a context manager that owns the samples of the sound.
 
-    video, audio: the files; audio may be the video itself.
+    video: the file.
     source: the video's frames; every pass decodes them anew, and what is damaged is known when they were read.
-    speech: decoded to its end.
+    speakers: what is to be spoken, in order of the first line of each. has_lines: the caller gave a list of lines; an
+    engine that draws one face through the whole clip cannot render it.
+    sound: what the result plays.
     timeline: which source frame each frame of the result shows.
+    track: the sound track of the first line. notes: what was filled, chosen or corrected in the sound.
     read_s: seconds that opening and decoding took.
     tap: where the engine hands the result's packets to the evaluation while it writes them (docs/engines.md).
     """
 
     video: Path
-    audio: Path
     source: VideoReader | StillReader
-    speech: Speech
+    speakers: tuple[Speaker, ...]
+    has_lines: bool
+    sound: SoundStore
     timeline: Timeline
+    track: AudioTrack | None
+    notes: tuple[Note, ...]
     read_s: float
     tap: ResultTap | None = None
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """Of all speakers, as the caller listed them."""
+        lines = (line for speaker in self.speakers for line in speaker.lines)
+        return tuple(sorted(lines, key=lambda line: line.number))
+
+    @property
+    def speech(self) -> Waveform:
+        """All that the first speaker says, on the clock of the result."""
+        lines = self.speakers[0].lines
+        if len(lines) == 1 and lines[0].frames.start == 0:
+            return lines[0].speech
+        starts = [round(float(line.frames.start / self.timeline.fps) * ANALYSIS_RATE_HZ) for line in lines]
+        ends = (start + len(line.speech.samples) for start, line in zip(starts, lines, strict=True))
+        samples = np.zeros(max(ends), np.float32)
+        for start, line in zip(starts, lines, strict=True):
+            samples[start : start + len(line.speech.samples)] = line.speech.samples
+        return Waveform(samples)
 
     @property
     def frames(self) -> int:
@@ -53,13 +96,9 @@ class ClipPlan:
         end_s = self.timeline.duration_s
         notes = [
             replace(note, ranges_s=tuple((start, min(end, end_s)) for start, end in note.ranges_s if start < end_s))
-            for note in self.speech.notes
+            for note in self.notes
         ]
-        target = report.mouth_target
-        is_still = target is not None and report.face_coverage > 0 and float(target.max(initial=0.0)) < _STILL_OPENING
-        if is_still and self.speech.is_audible:
-            sentence = "The mouth never moves although there is sound: is it speech, and the right track?"
-            notes.append(Note("mouth_still", sentence))
+        notes += self._still_notes(report)
         info, size = self.source.info, (report.width, report.height)
         if size == output_size(info, None) != (info.width, info.height):
             sentence = f"Scaled from {info.width}x{info.height} so that phones play it; see output.max_height."
@@ -68,9 +107,24 @@ class ClipPlan:
         return replace(
             report,
             notes=merge_notes([*report.notes, *notes]),
-            audio_track=self.speech.track,
+            audio_track=self.track,
             stage_times_s={"read": self.read_s} | report.stage_times_s,
         )
+
+    def _still_notes(self, report: RenderReport) -> list[Note]:
+        """Of lines whose mouth never opens."""
+        sentence = "The mouth never moves although there is sound: is it speech, and the right track?"
+        still = [
+            line
+            for line, drawn in zip(self.lines, report.lines, strict=False)
+            if drawn.mouth_target is not None
+            and np.isfinite(drawn.face_boxes).any()
+            and float(drawn.mouth_target.max(initial=0.0)) < _STILL_OPENING
+            and is_audible(line.speech)
+        ]
+        if not self.has_lines:
+            return [Note("mouth_still", sentence)] if still else []
+        return [Note("mouth_still", sentence, ((round(line.start_s, 3), round(line.end_s, 3)),)) for line in still]
 
     def _frame_notes(self) -> list[Note]:
         """Of the frames that were read so far and are shown."""
@@ -93,7 +147,7 @@ class ClipPlan:
         return notes
 
     def close(self) -> None:
-        self.speech.sound.close()
+        self.sound.close()
 
     def __enter__(self) -> ClipPlan:
         return self
@@ -104,10 +158,119 @@ class ClipPlan:
         self.close()
 
 
-def plan_clip(video: Path, audio: Path, options: RenderOptions, limits: MediaLimits) -> ClipPlan:
-    """Open the video, decode the speech, plan the timeline. Raises the errors of `open_video` and `read_speech`."""
+def plan_clip(video: Path, audio: Path | Sequence[LineInput], options: RenderOptions, limits: MediaLimits) -> ClipPlan:
+    """Open the video, decode what is spoken, plan the timeline and mix the sound.
+
+    audio: one speech for the face of the options, over the whole result, whose length follows `options.length_mode`; or
+    a list of lines: then the result is as long as the video, and `length_mode` decides where a line goes on beyond its
+    end. Raises the errors of `open_video`, `read_speech`, `check_lines`, `cut_speech` and `cast_speakers`;
+    OptionUnsupportedError where the video's own sound cannot be kept.
+    """
     began = time.perf_counter()
+    has_lines = not isinstance(audio, Path)
+    inputs = [LineInput(audio, end_s=np.inf)] if isinstance(audio, Path) else list(audio)
     source = open_video(video, limits, options.fps)
-    speech = read_speech(audio, limits, options.audio_track)
-    timeline = plan_timeline(source.info, speech.duration_s, options.length_mode, options.output.fps)
-    return ClipPlan(video, audio, source, speech, timeline, time.perf_counter() - began)
+    if has_lines:
+        check_lines(inputs, source.info, limits)
+    with ExitStack() as opened:
+        own = _read_own_sound(video, options, limits)
+        if own is not None:
+            opened.callback(own.sound.close)
+        files = list(dict.fromkeys(line.audio for line in inputs))
+        mixer = SpeechMixer(*_result_format(files, own, options, limits))
+        opened.callback(mixer.sound.close)
+        spoken: list[SpokenLine] = []
+        track: AudioTrack | None = None
+        for file in files:
+            with read_speech(file, limits, options.audio_track, mixer.sound.rate_hz) as speech:
+                track = track or speech.track
+                for number, line in enumerate(inputs):
+                    if line.audio == file:
+                        one = cut_speech(number, line, speech, result_rate(source.info, options.output.fps))
+                        gain_db = _matching_db(speech, own)
+                        mixer.place(speech.sound, one.start_s, one.end_s, line.audio_offset_s, gain_db)
+                        spoken.append(one)
+        timeline = _plan_timeline(source.info, spoken, options, has_lines)
+        speakers = cast_speakers(inputs, spoken, timeline, options)
+        end_s = timeline.duration_s
+        notes = [note for one in spoken for note in one.notes]
+        notes += _cut_notes(spoken, end_s)
+        if options.transcript and len(spoken) > 1:
+            sentence = "The transcript is of no single segment and was left out."
+            notes.append(Note("transcript_unused", sentence))
+        if options.sound.mix != "replace":
+            notes += _own_sound_notes(own, source.info, options, end_s)
+        ranges_s = [(line.start_s, line.end_s) for speaker in speakers for line in speaker.lines]
+        sound = mixer.finish(None if own is None else own.sound, ranges_s, options.sound, end_s)
+        if sound is mixer.sound:
+            opened.pop_all()
+    return ClipPlan(
+        video=video,
+        source=source,
+        speakers=speakers,
+        has_lines=has_lines,
+        sound=sound,
+        timeline=timeline,
+        track=track,
+        notes=tuple(notes),
+        read_s=time.perf_counter() - began,
+    )
+
+
+def _read_own_sound(video: Path, options: RenderOptions, limits: MediaLimits) -> Speech | None:
+    """The video's own sound, where something of it is kept; None where it has none."""
+    if options.sound.mix == "replace":
+        return None
+    try:
+        return read_speech(video, limits)
+    except NoAudioStreamError:
+        return None
+
+
+def _result_format(
+    files: Sequence[Path], own: Speech | None, options: RenderOptions, limits: MediaLimits
+) -> tuple[int, int]:
+    """Rate in Hz and channels: the most of the speeches; where the video's own sound is kept, its rate, so that its
+    samples stay as they are."""
+    formats = [sound_format(file, limits, options.audio_track) for file in files]
+    if own is not None:
+        return own.sound.rate_hz, max(own.sound.channels, *(channels for _, channels in formats))
+    return max(rate_hz for rate_hz, _ in formats), max(channels for _, channels in formats)
+
+
+def _matching_db(speech: Speech, own: Speech | None) -> float:
+    """Gain that makes a speech as loud as the video's own sound, where both have a loudness."""
+    if own is None or own.loudness is None or speech.loudness is None:
+        return 0.0
+    return float(np.clip(own.loudness - speech.loudness, -MOST_GAIN_DB, MOST_GAIN_DB))
+
+
+def _plan_timeline(info: VideoInfo, spoken: Sequence[SpokenLine], options: RenderOptions, has_lines: bool) -> Timeline:
+    end_s = max(one.heard_end_s if np.isinf(one.end_s) else one.end_s for one in spoken)
+    if has_lines and end_s <= info.duration_s + float(1 / info.fps) / 2:
+        return plan_timeline(info, min(end_s, info.duration_s), "silence", options.output.fps)
+    return plan_timeline(info, end_s, options.length_mode, options.output.fps)
+
+
+def _cut_notes(spoken: Sequence[SpokenLine], end_s: float) -> list[Note]:
+    cut = [one for one in spoken if np.isfinite(one.end_s) and one.heard_end_s > end_s + 0.1]
+    return [
+        Note("segment_cut", f"{one.heard_end_s - end_s:.2f} s of segment {one.number + 1} lie after the result's end.")
+        for one in cut
+    ]
+
+
+def _own_sound_notes(own: Speech | None, info: VideoInfo, options: RenderOptions, end_s: float) -> list[Note]:
+    """Raises OptionUnsupportedError."""
+    if own is None:
+        return [Note("original_sound_missing", "The video has no sound of its own; the speech is all there is.")]
+    if end_s <= info.duration_s + 0.1:
+        return []
+    if options.length_mode == "remap":
+        raise OptionUnsupportedError(
+            "length_mode=remap changes the speed of the video, so that its own sound cannot be kept: use "
+            "sound.mix=replace, or another length_mode.",
+            option="sound.mix",
+        )
+    sentence = "The result is longer than the video, whose own sound ends with it."
+    return [Note("original_sound_ends", sentence, ((round(info.duration_s, 3), round(end_s, 3)),))]

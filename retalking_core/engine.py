@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from retalking_core.clip_plan import ClipPlan, plan_clip
+from retalking_core.clip_plan import ClipPlan, LineInput, plan_clip
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
@@ -22,6 +22,7 @@ __all__ = [
     "Engine",
     "EngineCapabilities",
     "SegmentedEngine",
+    "refuse_lines",
     "refuse_unsupported",
     "render_files",
     "sum_of_times",
@@ -38,7 +39,7 @@ class Engine(Protocol):
         ...
 
     def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
-        """Write `result`: the frames of the clip's timeline, and its speech. Raises a `RetalkingError`; leaves no
+        """Write `result`: the frames of the clip's timeline, and its sound. Raises a `RetalkingError`; leaves no
         partial file behind when it does."""
         ...
 
@@ -107,6 +108,16 @@ def refuse_unsupported(
         )
 
 
+def refuse_lines(clip: ClipPlan, capabilities: EngineCapabilities) -> None:
+    """Before an engine is given a clip. Raises OptionUnsupportedError for lines that it does not draw."""
+    if clip.has_lines and not capabilities.draws_lines:
+        raise OptionUnsupportedError(
+            f"The engine {capabilities.name} draws one face through the whole clip and no segments; choose another "
+            "engine.",
+            option="segments",
+        )
+
+
 def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:
     """Seconds by stage over all workers: more than the clock shows, since they ran side by side."""
     total: dict[str, float] = {}
@@ -119,12 +130,14 @@ def sum_of_times(drawn: Sequence[DrawingReport]) -> dict[str, float]:
 def render_files(
     engine: Engine,
     video: Path,
-    audio: Path,
+    audio: Path | Sequence[LineInput],
     result: Path,
     options: RenderOptions,
     progress: ProgressHook,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> RenderReport:
-    """Plan the clip and render it with one engine. Raises the errors of `plan_clip` and `Engine.render`."""
+    """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises its errors, those of `Engine.render`,
+    and OptionUnsupportedError for lines that the engine does not draw."""
     with plan_clip(video, audio, options, limits) as clip:
+        refuse_lines(clip, engine.capabilities)
         return clip.complete(engine.render(clip, result, options, progress))

@@ -77,6 +77,8 @@ EXAMPLES: dict[str, Any] = {
     "output.container": "mov",
     "output.fps": 12.5,
     "output.badge": True,
+    "sound.mix": "over",
+    "sound.ducking_db": -20.0,
     "audio_track": "1",
     "transcript": "My mother bought pumpkins.",
     "seed": 7,

@@ -90,6 +90,30 @@ class FaceNotFoundError(InputError):
     code = "face_not_found"
 
 
+class SegmentsOverlapError(InputError):
+    """Two segments ask one face to speak at the same time; `details["segments"]` has their numbers, from 0."""
+
+    code = "segments_overlap"
+
+
+class SegmentOutOfRangeError(InputError):
+    """A segment's times are not within the video, or not within its speech; `details["segment"]`: from 0."""
+
+    code = "segment_out_of_range"
+
+
+class SegmentTooShortError(InputError):
+    """A segment in which no mouth can move; `details["segment"]`: from 0."""
+
+    code = "segment_too_short"
+
+
+class TooManySegmentsError(InputError):
+    """More segments, or more different faces in them, than one render takes."""
+
+    code = "segments_too_many"
+
+
 class FaceMissingError(InputError):
     """`missing_face=fail` and some frames show no usable face; `details["ranges_s"]` names them."""
 

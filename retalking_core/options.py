@@ -13,6 +13,7 @@ from retalking_core.vocabulary.options import (
     LengthMode,
     MissingFace,
     OutputOptions,
+    SoundOptions,
     UpperFace,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "MissingFace",
     "OutputOptions",
     "RenderOptions",
+    "SoundOptions",
     "UpperFace",
 ]
 
@@ -51,6 +53,7 @@ class RenderOptions:
     one_shot: bool = DEFAULT_OPTIONS.one_shot
     fps: float = DEFAULT_OPTIONS.fps
     output: OutputOptions = field(default_factory=OutputOptions)
+    sound: SoundOptions = field(default_factory=SoundOptions)
     audio_track: str | None = DEFAULT_OPTIONS.audio_track
     transcript: str = DEFAULT_OPTIONS.transcript
     seed: int = DEFAULT_OPTIONS.seed

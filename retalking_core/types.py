@@ -133,13 +133,11 @@ class Waveform:
 class Timeline:
     """Which source frame each output frame shows.
 
-    source_index: i64 [M]. fps: output rate. duration_s: M / fps. speech_s: length of the speech inside it; the rest,
-    if any, is silence.
+    source_index: i64 [M]. fps: output rate. duration_s: M / fps.
     """
 
     source_index: NDArray[np.int64]
     fps: Fraction
-    speech_s: float
 
     @property
     def duration_s(self) -> float:
@@ -183,14 +181,33 @@ class DecodedClip:
 
 
 @dataclass(frozen=True)
+class LineReport:
+    """What a render did about one line of n output frames, from `first_frame` on.
+
+    number: of the line in the caller's list, from 0. start_s, end_s: on the clock of the result. face_boxes: f32
+    [n, 4], left, top, right, bottom px of its face in the result, NaN where it is not seen. mouth_target: f32 [n], as
+    of `RenderReport`.
+    """
+
+    number: int
+    start_s: float
+    end_s: float
+    first_frame: int
+    face_boxes: NDArray[np.float32] = field(repr=False, compare=False)
+    mouth_target: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class RenderReport:
     """What a render did. Times in seconds; regions and ranges in output time.
 
-    mouth_target: f32 [M], the mouth opening the engine aimed at per output frame, 0 (closed) .. 1; None for engines
-    without one. faceless_ranges_s: output ranges passed through untouched. synthetic_weights: made with generated
-    checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` where there is none.
+    face_coverage: share of the spoken frames that show the speaker's face. mouth_target: f32 [M], the mouth opening the
+    engine aimed at per output frame, 0 (closed) .. 1, of the first speaker; None for engines without one.
+    faceless_ranges_s: output ranges passed through untouched although somebody speaks. synthetic_weights: made with
+    generated checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` without one.
     audio_track: the sound that was used. held: the clip where its frames are still in memory. face_boxes: f32 [M, 4],
-    left, top, right, bottom px of the rendered face in the result, NaN where it is not seen.
+    left, top, right, bottom px of the first speaker's face in the result, NaN where it is not seen. lines: in the order
+    of the caller's list; none from an engine that draws no lines.
     """
 
     engine: str
@@ -211,3 +228,4 @@ class RenderReport:
     audio_track: AudioTrack | None = None
     held: DecodedClip | None = field(default=None, repr=False, compare=False)
     face_boxes: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    lines: tuple[LineReport, ...] = ()

@@ -50,6 +50,7 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
         one_shot=options.one_shot,
         fps=options.fps,
         output=options.output,
+        sound=options.sound,
         seed=options.seed,
         audio_track=options.audio_track,
         transcript=options.transcript,
@@ -148,7 +149,7 @@ def measurement_of(
     """A render with its inputs; frames are paired as in the clip's timeline. report: None before the render, and where
     another process rendered: then `targets` are what is left of it."""
     paired = clip.timeline.source_index
-    speech, badge = clip.speech.waveform, options.output.badge
+    speech, badge = clip.speech, options.output.badge
     known = (result, speech, report, limits, clip.video, paired, models, progress, badge)
     return Measurement(*known, early=early, **vars(targets or Targets()))
 

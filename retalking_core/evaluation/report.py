@@ -141,8 +141,8 @@ def write_players(measurement: Measurement, folder: Path) -> list[Path]:
 
 
 def _write(source: FrameSource, numbers: NDArray[np.int64], fps: Fraction, speech: Speech, path: Path) -> Path:
-    timeline = Timeline(numbers, fps, float(len(numbers) / fps))
-    with ResultWriter(path, source.info, timeline, speech, PLAYER, {}) as writer:
+    timeline = Timeline(numbers, fps)
+    with ResultWriter(path, source.info, timeline, speech.sound, PLAYER, {}) as writer:
         for frame in source.frames_at(numbers.tolist()):
             writer.write(frame)
     return path

@@ -15,7 +15,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 
 from retalking_core.errors import OutOfMemoryError, RetalkingError
-from retalking_core.media.speech import Speech
+from retalking_core.media.speech import SoundStore
 from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.types import Timeline
 from retalking_core.vocabulary import containers
@@ -43,9 +43,9 @@ class ResultFile:
         assert self._container is not None
         return self._container
 
-    def add_speech(self, speech: Speech, timeline: Timeline) -> None:
+    def add_sound(self, sound: SoundStore, timeline: Timeline) -> None:
         with self._building():
-            self._speech = SpeechTrack(self.container, speech.sound, timeline)
+            self._speech = SpeechTrack(self.container, sound, timeline)
 
     def begin(self) -> None:
         """Opens the file now, so that a bad folder or codec is known before work, and starts to encode the speech."""

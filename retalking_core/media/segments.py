@@ -15,7 +15,7 @@ from av.packet import Packet
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import GROUP_FRAMES, PictureEncoder, place
 from retalking_core.media.result_file import ResultFile, writing
-from retalking_core.media.speech import Speech
+from retalking_core.media.speech import SoundStore
 from retalking_core.media.writer import output_size
 from retalking_core.options import OutputOptions
 from retalking_core.progress import Progress, ProgressHook, ignore_progress
@@ -77,12 +77,12 @@ def join_segments(
     path: Path,
     parts: Sequence[Path],
     timeline: Timeline,
-    speech: Speech,
+    sound: SoundStore,
     output: OutputOptions,
     metadata: dict[str, str],
     progress: ProgressHook = ignore_progress,
 ) -> None:
-    """The segments of `plan_segments`, in order, and the speech into one file: the packets are those that one
+    """The segments of `plan_segments`, in order, and the sound into one file: the packets are those that one
     `ResultWriter` would have written.
 
     Raises EngineFaultError for parts that do not belong together, RetalkingError when the disk cannot be written.
@@ -98,7 +98,7 @@ def join_segments(
             with writing():
                 stream = file.container.add_stream_from_template(pictures)
                 stream.time_base = 1 / timeline.fps
-        file.add_speech(speech, timeline)
+        file.add_sound(sound, timeline)
         file.begin()
         for part, segment in zip(parts, segments, strict=True):
             for packet in _packets(part, segment, timeline.fps, header):

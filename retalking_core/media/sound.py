@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -93,7 +93,7 @@ class SoundRecord:
 
 def decode_sound(
     path: Path, limits: MediaLimits, wanted: str | None = None, record: SoundRecord | None = None
-) -> Iterator[AudioFrame]:
+) -> Generator[AudioFrame, None, None]:
     """Decoded frames of one format, layout and rate, in order, with silence where the file has none; time 0 is the
     start of the file's first picture or sound, whichever is earlier (ISO 14496-12, 8.6.6; RFC 9559, 10.2).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from retalking_core.notes import Note
 from retalking_core.types import AudioTrack, Waveform
 
 ANALYSIS_RATE_HZ = 16_000
+LAYOUTS = {1: "mono", 2: "stereo"}
 # A long interpolated filter. Mel distance to a soxr-HQ resampling of the same speech: mean 1e-4, largest 0.034 of 8.
 _RESAMPLING = {"filter_size": "128", "phase_shift": "10", "cutoff": "0.97", "linear_interp": "1"}
 # Sample rates of AAC (ISO 14496-3, table 1.18).
@@ -40,7 +42,10 @@ _DC_OFFSET = 0.005
 
 
 class SoundStore:
-    """Samples f32 [n, channels] at rate_hz, written once, read any number of times by one reader at a time."""
+    """Samples f32 [n, channels] at rate_hz, read any number of times by one reader at a time.
+
+    samples: how many. peak: largest absolute value that was stored. gain: factor of everything that is read.
+    """
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self.rate_hz, self.channels = rate_hz, channels
@@ -55,9 +60,21 @@ class SoundStore:
         self.samples += block.shape[1]
         self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
 
-    def blocks(self, size: int) -> Iterator[NDArray[np.float32]]:
-        """f32 [channels, <= size] in order, times `gain`."""
-        self._file.seek(0)
+    def add(self, start: int, block: NDArray[np.float32]) -> None:
+        """Mix a block f32 [channels or 1, k] in from sample `start` on; a gap before it is silent."""
+        block = np.broadcast_to(block, (self.channels, block.shape[1]))
+        self._file.seek(4 * self.channels * start)
+        below = np.frombuffer(self._file.read(block.nbytes), np.float32).reshape(-1, self.channels).T
+        mixed = block.astype(np.float32)
+        mixed[:, : below.shape[1]] += below
+        self._file.seek(4 * self.channels * start)
+        self._file.write(mixed.T.tobytes())
+        self.samples = max(self.samples, start + block.shape[1])
+        self.peak = max(self.peak, float(np.abs(mixed).max(initial=0.0)))
+
+    def blocks(self, size: int, start: int = 0) -> Iterator[NDArray[np.float32]]:
+        """f32 [channels, <= size] in order from sample `start` on, times `gain`."""
+        self._file.seek(4 * self.channels * start)
         while raw := self._file.read(4 * self.channels * size):
             samples = np.frombuffer(raw, np.float32).reshape(-1, self.channels).T
             yield samples * np.float32(self.gain) if self.gain != 1.0 else samples
@@ -71,22 +88,19 @@ class Speech:
     """A decoded speech file; a context manager that owns its samples.
 
     waveform: what the lips follow. sound: what the result plays, at a rate of AAC, in one or two channels.
+    loudness: of the sound in LUFS (`speech_loudness`); None where it is silent or as steady as noise.
     track: where it comes from; None: made, not read. notes: what was filled, chosen or corrected.
     """
 
     waveform: Waveform
     sound: SoundStore
+    loudness: float | None = None
     track: AudioTrack | None = None
     notes: tuple[Note, ...] = ()
 
     @property
     def duration_s(self) -> float:
         return self.waveform.duration_s
-
-    @property
-    def is_audible(self) -> bool:
-        """Whether anything is louder than -66 dBFS for a tenth of a second."""
-        return bool(block_levels_db(self.waveform.samples).max(initial=-np.inf) > _SOUND_DB)
 
     def __enter__(self) -> Speech:
         return self
@@ -97,8 +111,17 @@ class Speech:
         self.sound.close()
 
 
-def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None) -> Speech:
-    """Decode the speech of a sound or video file, once and to the end.
+def sound_format(path: Path, limits: MediaLimits, audio_track: str | None = None) -> tuple[int, int]:
+    """Rate in Hz and number of channels that `Speech.sound` of a file has. Raises the errors of `decode_sound`."""
+    with closing(decode_sound(path, limits, audio_track)) as frames:
+        frame = next(frames, None)
+    if frame is None:
+        raise empty_speech()
+    return nearest_aac_rate(frame.sample_rate), min(2, frame.layout.nb_channels)
+
+
+def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None, rate_hz: int | None = None) -> Speech:
+    """Decode the speech of a sound or video file, once and to the end. rate_hz: of `sound`; None: its own.
 
     The result's sound keeps level and channels; more than two are mixed to stereo with the coefficients of ITU-R
     BS.775 (FFmpeg's default), scaled down only where they would clip. Memory: 128 kB a second (77 MB at the default
@@ -111,8 +134,8 @@ def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None)
             for frame in decode_sound(path, limits, audio_track, record):
                 if store is None:
                     channels = min(2, frame.layout.nb_channels)
-                    layout = {1: "mono", 2: "stereo"}[channels]
-                    store = SoundStore(nearest_aac_rate(frame.sample_rate), channels)
+                    layout = LAYOUTS[channels]
+                    store = SoundStore(rate_hz or nearest_aac_rate(frame.sample_rate), channels)
                     played = AudioResampler(format="fltp", layout=layout, rate=store.rate_hz)
                     heard = AudioResampler(format="fltp", layout=layout, rate=ANALYSIS_RATE_HZ, options=_RESAMPLING)
                 source_s += frame.samples / frame.sample_rate
@@ -127,12 +150,12 @@ def read_speech(path: Path, limits: MediaLimits, audio_track: str | None = None)
             pieces.extend(map(_samples, heard.resample(None)))
         if store.channels == 2 and record.track is not None and record.track.channels > 2:
             store.gain = min(1.0, 1.0 / max(store.peak, 1e-9))
-        waveform, notes = _heard(pieces, int(np.ceil(round(source_s * ANALYSIS_RATE_HZ, 3))))
+        waveform, loudness, notes = _heard(pieces, int(np.ceil(round(source_s * ANALYSIS_RATE_HZ, 3))))
     except BaseException:
         if store is not None:
             store.close()
         raise
-    return Speech(waveform, store, record.track, (*record.notes(), *notes))
+    return Speech(waveform, store, loudness, record.track, (*record.notes(), *notes))
 
 
 def load_waveform(path: Path, limits: MediaLimits) -> Waveform:
@@ -154,8 +177,13 @@ def nearest_aac_rate(rate_hz: int) -> int:
     return min(_AAC_RATES_HZ, key=lambda legal: abs(np.log(legal / rate_hz)))
 
 
-def _heard(pieces: list[NDArray[np.float32]], wanted: int) -> tuple[Waveform, list[Note]]:
-    """One channel of exactly `wanted` samples at a level at which speech is heard."""
+def is_audible(speech: Waveform) -> bool:
+    """Whether anything is louder than -66 dBFS for a tenth of a second."""
+    return bool(block_levels_db(speech.samples).max(initial=-np.inf) > _SOUND_DB)
+
+
+def _heard(pieces: list[NDArray[np.float32]], wanted: int) -> tuple[Waveform, float | None, list[Note]]:
+    """One channel of exactly `wanted` samples at a level at which speech is heard, and how loud it was."""
     channels = np.concatenate(pieces, axis=1)[:, :wanted]
     pieces.clear()
     # The resampler's filter may end a few samples early or late.
@@ -176,7 +204,7 @@ def _heard(pieces: list[NDArray[np.float32]], wanted: int) -> tuple[Waveform, li
         samples = samples * np.float32(10 ** ((_TARGET_LUFS - loudness) / 20))
         sentence = f"The speech is very quiet ({loudness:.0f} LUFS); the lips follow an amplified copy of it."
         notes.append(Note("audio_quiet", sentence))
-    return Waveform(samples), notes
+    return Waveform(samples), loudness, notes
 
 
 def mix_channels(channels: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:

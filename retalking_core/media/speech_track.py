@@ -12,7 +12,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from numpy.typing import NDArray
 
-from retalking_core.media.speech import SoundStore
+from retalking_core.media.speech import LAYOUTS, SoundStore
 from retalking_core.threads import ReadAhead
 from retalking_core.types import Timeline
 
@@ -34,7 +34,7 @@ class SpeechTrack:
 
     def __init__(self, container: OutputContainer, sound: SoundStore, timeline: Timeline) -> None:
         self._sound, self._rate_hz = sound, sound.rate_hz
-        self._layout = {1: "mono", 2: "stereo"}[sound.channels]
+        self._layout = LAYOUTS[sound.channels]
         self._stream: AudioStream = container.add_stream("aac", rate=self._rate_hz, options=_AAC_OPTIONS)
         self._stream.codec_context.layout = self._layout
         self._stream.codec_context.format = "fltp"
@@ -45,7 +45,6 @@ class SpeechTrack:
             # Matroska states the encoder's 1024 lead-in samples as duration. Without a last, partly filled AAC frame
             # (23 ms at most) sound and pictures still agree within one picture.
             self._total = max(BLOCK, self._total // BLOCK * BLOCK)
-        self._spoken = min(self._total, round(timeline.speech_s * self._rate_hz))
         self._ahead: ReadAhead[tuple[int, list[Packet[AudioStream]]]] | None = None
         self._blocks: Iterator[tuple[int, list[Packet[AudioStream]]]] = iter(())
         self._given = 0
@@ -84,7 +83,7 @@ class SpeechTrack:
         """f32 [channels, <= 1024] pieces: the speech, cut, then silence, in all exactly `total` samples."""
         taken = 0
         for piece in self._sound.blocks(BLOCK):
-            spoken = piece[:, : self._spoken - taken]
+            spoken = piece[:, : self._total - taken]
             taken += spoken.shape[1]
             if spoken.shape[1] == BLOCK:
                 yield np.ascontiguousarray(spoken)

@@ -37,8 +37,7 @@ def plan_timeline(
     """
     if not (math.isfinite(speech_s) and speech_s > 0):
         raise ValueError(f"speech_s must be positive, not {speech_s}")
-    own_fps = info.fps if info.fps >= _LOWEST_RATE else _STILL_RATE
-    fps = own_fps if output_fps is None else exact_rate(output_fps)
+    fps = result_rate(info, output_fps)
     wanted_s = {
         "cut_off": min(speech_s, info.duration_s),
         "silence": max(speech_s, info.duration_s),
@@ -46,11 +45,14 @@ def plan_timeline(
     count = max(1, math.floor(wanted_s * fps + Fraction(1, 2)))
     output_s = np.arange(count, dtype=np.float64) * float(1 / fps)
     source_s = _source_times(output_s, info, length_mode, float(count / fps))
-    return Timeline(
-        source_index=nearest_in_time(info.frame_times_s, source_s),
-        fps=fps,
-        speech_s=min(speech_s, float(count / fps)),
-    )
+    return Timeline(source_index=nearest_in_time(info.frame_times_s, source_s), fps=fps)
+
+
+def result_rate(info: VideoInfo, output_fps: float | None = None) -> Fraction:
+    """Frames per second of the result, see `plan_timeline`."""
+    if output_fps is not None:
+        return exact_rate(output_fps)
+    return info.fps if info.fps >= _LOWEST_RATE else _STILL_RATE
 
 
 def exact_rate(fps: float) -> Fraction:

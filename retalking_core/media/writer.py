@@ -9,7 +9,7 @@ from types import TracebackType
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.result_file import ResultFile, writing
-from retalking_core.media.speech import Speech
+from retalking_core.media.speech import SoundStore
 from retalking_core.media.tap import ResultTap
 from retalking_core.options import OutputOptions
 from retalking_core.types import Frame, Timeline, VideoInfo
@@ -18,8 +18,8 @@ _MAX_BLOCKS, _MAX_BLOCKS_PER_S = 36_864, 2_073_600
 
 
 class ResultWriter:
-    """Writes frames at the constant rate of the timeline, and the speech cut or padded to exactly their length. The
-    speech is encoded from the beginning on, also while no frame is there yet.
+    """Writes frames at the constant rate of the timeline, and the sound cut or padded to exactly their length. The
+    sound is encoded from the beginning on, also while no frame is there yet.
 
     Use as a context manager: on success the file is moved to `path`, on any exception nothing is left behind.
     Raises EngineFaultError for a frame of another size or too few or too many of them, RetalkingError when the disk can
@@ -31,7 +31,7 @@ class ResultWriter:
         path: Path,
         info: VideoInfo,
         timeline: Timeline,
-        speech: Speech,
+        sound: SoundStore,
         output: OutputOptions,
         metadata: dict[str, str],
         tap: ResultTap | None = None,
@@ -42,7 +42,7 @@ class ResultWriter:
         try:
             size = output_size(info, output.max_height)
             self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
-            self._file.add_speech(speech, timeline)
+            self._file.add_sound(sound, timeline)
             self._file.begin()
             if tap is not None:
                 tap.begin(timeline, size, output.container, self._pictures.header)

@@ -24,6 +24,7 @@ ExpressionName = Literal["neutral", "smile", "image"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
 LengthMode = Literal["cut_off", "loop", "bounce", "silence", "remap"]
 FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"]
+SoundMix = Literal["replace", "over", "segments_only"]
 MissingFace = Literal["pass_through", "fail"]
 Compat = Literal["none", "original"]
 
@@ -96,6 +97,24 @@ class OutputOptions:
     badge: bool = Field(default=False, description="Draw a badge in a corner that labels the video as synthetic")
 
 
+@dataclass(frozen=True, config=_CONFIG)
+class SoundOptions:
+    """What of the video's own sound is kept under and between the speech."""
+
+    mix: SoundMix = Field(
+        default="replace",
+        description="The video's own sound in the result",
+        json_schema_extra=_describe_values(
+            replace="Left out: the speech alone, and silence where nobody speaks",
+            over="Kept all through, lowered by `ducking_db` while somebody speaks",
+            segments_only="Kept where nobody speaks; while somebody speaks, the speech alone",
+        ),
+    )
+    ducking_db: float = Field(
+        default=-12.0, ge=-60, le=0, description="Level of the video's own sound under the speech, with mix `over`"
+    )
+
+
 class JobOptions(BaseModel):
     """Options of a render."""
 
@@ -158,6 +177,7 @@ class JobOptions(BaseModel):
     one_shot: bool = Field(False, description="Take the expression from the first frame only")
     fps: float = Field(25.0, ge=1, le=120, description="Frame rate when the input is a still image")
     output: OutputOptions = Field(default_factory=OutputOptions)
+    sound: SoundOptions = Field(default_factory=SoundOptions)
     evaluate: list[MetricName] | None = Field(
         None, max_length=40, description="Metrics to compute; absent: all whose checkpoints are available; []: none"
     )

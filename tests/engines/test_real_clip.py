@@ -35,7 +35,7 @@ def _render(engine: VideoRetalkingEngine, frames: int, result: Path, patch: pyte
     def plan_few(*args, **kwargs):
         plan = plan_timeline(*args, **kwargs)
         assert abs(plan.duration_s - 80249 / 16000) <= 1 / plan.fps
-        return replace(plan, source_index=plan.source_index[:frames], speech_s=float(frames / plan.fps))
+        return replace(plan, source_index=plan.source_index[:frames])
 
     patch.setattr(clip_plan, "plan_timeline", plan_few)
     return render_files(engine, video, speech, result, RenderOptions(), ignore_progress)

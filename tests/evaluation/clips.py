@@ -28,9 +28,9 @@ RATE_HZ = 16_000
 def write_talking_clip(path: Path, pictures: Sequence[Picture], speech: Path, fps: int = 25) -> Path:
     """H.264 and AAC, as an engine writes it."""
     source = PictureSource(pictures, fps)
-    timeline = Timeline(np.arange(len(pictures)), Fraction(fps), len(pictures) / fps)
+    timeline = Timeline(np.arange(len(pictures)), Fraction(fps))
     with ResultWriter(
-        path, source.info, timeline, read_speech(speech, DEFAULT_LIMITS), OutputOptions(crf=8), {}
+        path, source.info, timeline, read_speech(speech, DEFAULT_LIMITS).sound, OutputOptions(crf=8), {}
     ) as writer:
         for frame in source.frames():
             writer.write(frame)

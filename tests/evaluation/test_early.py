@@ -55,7 +55,7 @@ def clip(inputs: tuple[Path, Path]) -> Iterator[ClipPlan]:
 def draft_of(clip: ClipPlan, result: Path, **more: object) -> Measurement:
     return Measurement(
         result,
-        clip.speech.waveform,
+        clip.speech,
         reference=clip.video,
         source_index=clip.timeline.source_index,
         **more,  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_the_tap_gives_the_frames_of_the_file(
     pictures = [np.roll(noise, k, axis=1).repeat(8, axis=0).repeat(8, axis=1) for k in range(GROUP_FRAMES + 9)]
     source = PictureSource(pictures, 25)
     info = replace(source.info, color=ColorTags(matrix=1, primaries=1, transfer=1, full_range=full_range))
-    timeline = Timeline(np.arange(len(pictures)), Fraction(25), len(pictures) / 25)
+    timeline = Timeline(np.arange(len(pictures)), Fraction(25))
     path, tap = tmp_path / "result.mp4", ResultTap()
     found: list[object] = []
 
@@ -125,7 +125,7 @@ def test_the_tap_gives_the_frames_of_the_file(
     reader = threading.Thread(target=read)
     reader.start()
     speech = read_speech(inputs[1], DEFAULT_LIMITS)
-    with ResultWriter(path, info, timeline, speech, OutputOptions(), {}, tap) as writer:
+    with ResultWriter(path, info, timeline, speech.sound, OutputOptions(), {}, tap) as writer:
         for frame in source.frames():
             writer.write(frame)
     reader.join()

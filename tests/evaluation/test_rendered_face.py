@@ -44,9 +44,7 @@ def test_the_rendered_face_is_measured(
     result = tmp_path / "result.mp4"
     with plan_clip(*inputs, options, DEFAULT_LIMITS) as clip:
         report = PreviewEngine().render(clip, result, options, ignore_progress)
-        measurement = Measurement(
-            result, clip.speech.waveform, report, DEFAULT_LIMITS, clip.video, clip.timeline.source_index
-        )
+        measurement = Measurement(result, clip.speech, report, DEFAULT_LIMITS, clip.video, clip.timeline.source_index)
         left, right = (side * measurement.video.info.width / WIDTH for side in SIDES[face])
         for points, scale in ((measurement.landmarks, 1.0), (measurement.reference_landmarks, WIDTH / report.width)):
             centers = bounding_box(points)[:, ::2].mean(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retalking_core.audio.visemes import recognize_visemes
-from retalking_core.engines.preview.engine import PreviewEngine, synthesize
+from retalking_core.engines.preview.engine import PreviewAnalysis, black_level, learn_speaker, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import LIPS, face_scale
@@ -19,7 +19,7 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.speech import read_speech
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
-from retalking_core.progress import StageClock, ignore_progress
+from retalking_core.progress import StageClock
 from retalking_core.types import FaceTrack, Frame
 from tests.faces.clips import PictureSource, portrait
 from tests.faces.covers import COVERS, Cover, Picture, covered
@@ -50,7 +50,9 @@ def speaking(tracker: DlibFaceTracker, tmp_path_factory: pytest.TempPathFactory)
     source = PictureSource(moves)
     timeline = plan_timeline(source.info, speech.duration_s, "bounce")
     motion = plan_mouth_motion(speech, timeline, recognize_visemes(speech))
-    scene = PreviewEngine(tracker=tracker).analyze(source, motion, timeline, RenderOptions(), ignore_progress)
+    track = follow(tracker, moves)
+    learned = learn_speaker(source, timeline, track, motion, np.ones(len(timeline.source_index), bool))
+    scene = PreviewAnalysis(timeline, (learned,), RenderOptions().pads, black_level(source.info))
     return [to_bgr(frame) for frame, _ in synthesize(scene, source, StageClock())][:COUNT]
 
 

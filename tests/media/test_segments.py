@@ -37,7 +37,7 @@ class Pieces:
     def write_whole(self) -> Path:
         path = self.folder / f"whole.{self.output.container}"
         with ResultWriter(
-            path, self.source.info, self.timeline, read_speech(self.speech, LIMITS), self.output, {}
+            path, self.source.info, self.timeline, read_speech(self.speech, LIMITS).sound, self.output, {}
         ) as writer:
             for frame in self.source.frames_at(self.timeline.source_index):
                 writer.write(frame)
@@ -54,7 +54,7 @@ class Pieces:
 
     def join(self, parts: list[Path]) -> Path:
         path = self.folder / f"joined.{self.output.container}"
-        join_segments(path, parts, self.timeline, read_speech(self.speech, LIMITS), self.output, {})
+        join_segments(path, parts, self.timeline, read_speech(self.speech, LIMITS).sound, self.output, {})
         return path
 
 

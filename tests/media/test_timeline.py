@@ -49,9 +49,7 @@ def test_cut_off_ends_with_the_shorter() -> None:
 
 def test_silence_holds_the_last_picture_or_lets_the_video_run_out() -> None:
     assert indices(regular(4), 0.28, "silence") == [0, 1, 2, 3, 3, 3, 3]
-    longer = plan_timeline(regular(10), 0.2, "silence")
-    assert longer.source_index.tolist() == list(range(10))
-    assert longer.speech_s == pytest.approx(0.2)
+    assert indices(regular(10), 0.2, "silence") == list(range(10))
 
 
 def test_remap_stretches_and_compresses() -> None:
@@ -116,7 +114,6 @@ def test_every_plan_is_as_long_as_promised_and_names_frames_that_exist(
     assert count == 1 or abs(timeline.duration_s - wanted_s) <= float(1 / fps) / 2 + 1e-9
     assert timeline.source_index.min() >= 0
     assert timeline.source_index.max() < info.frame_count
-    assert timeline.speech_s <= timeline.duration_s + 1e-9
     assert timeline.source_index.dtype == np.int64
 
 

@@ -37,7 +37,9 @@ def render(video: Path, speech: Path, result: Path, metadata: dict[str, str] | N
     source = open_video(video, LIMITS)
     output = OutputOptions(**options)
     timeline = plan_timeline(source.info, load_waveform(speech, LIMITS).duration_s, "bounce", output.fps)
-    with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS), output, metadata or {}) as writer:
+    with ResultWriter(
+        result, source.info, timeline, read_speech(speech, LIMITS).sound, output, metadata or {}
+    ) as writer:
         for frame in source.frames_at(timeline.source_index):
             writer.write(frame)
 
@@ -122,7 +124,7 @@ def test_silence_follows_a_speech_that_is_shorter(tmp_path: Path) -> None:
     source = open_video(video, LIMITS)
     timeline = plan_timeline(source.info, 1.0, "silence")
     result = tmp_path / "result.mp4"
-    with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {}) as writer:
+    with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}) as writer:
         for frame in source.frames_at(timeline.source_index):
             writer.write(frame)
     with av.open(str(result)) as media:
@@ -198,7 +200,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     result.write_bytes(b"an earlier result")
 
     def write(numbers: list[int], error: Exception | None = None) -> None:
-        with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {}) as writer:
+        with ResultWriter(
+            result, source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
+        ) as writer:
             for number in numbers:
                 writer.write(frames[number])
             if error:
@@ -221,7 +225,9 @@ def test_frames_of_another_size_are_an_engine_fault(tmp_path: Path) -> None:
     big = open_video(clips.make_video(tmp_path / "big.mp4", frames=2), LIMITS)
     speech = clips.make_wav(tmp_path / "speech.wav", 0.2)
     timeline = plan_timeline(big.info, 0.2, "loop")
-    writer = ResultWriter(tmp_path / "r.mp4", big.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {})
+    writer = ResultWriter(
+        tmp_path / "r.mp4", big.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
+    )
     with pytest.raises(EngineFaultError, match="64x48"), writer:
         writer.write(next(small.frames()))
 
@@ -232,7 +238,7 @@ def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path) -> Non
     timeline = plan_timeline(source.info, 0.2, "loop")
     with pytest.raises(RetalkingError, match="could not be written"):
         ResultWriter(
-            tmp_path / "absent" / "r.mp4", source.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {}
+            tmp_path / "absent" / "r.mp4", source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
         )
 
 
@@ -258,7 +264,7 @@ def test_a_constructor_that_fails_closes_what_it_opened(
     monkeypatch.setattr(ResultFile, "discard", note)
     makers = {
         writer_module: lambda: ResultWriter(
-            tmp_path / "r.mp4", source.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {}
+            tmp_path / "r.mp4", source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
         ),
         segments_module: lambda: SegmentWriter(tmp_path / "s.mp4", source.info, timeline, range(10), OutputOptions()),
     }
@@ -299,7 +305,7 @@ def test_bad_speech_is_noticed_before_the_file_is_begun(tmp_path: Path) -> None:
     speech = clips.make_float_wav(tmp_path / "speech.wav", np.full(8000, np.inf, np.float32))
     timeline = plan_timeline(source.info, 0.5, "loop")
     with pytest.raises(AudioInvalidError):
-        ResultWriter(tmp_path / "r.mp4", source.info, timeline, read_speech(speech, LIMITS), OutputOptions(), {})
+        ResultWriter(tmp_path / "r.mp4", source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {})
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*"))
 
 

@@ -24,7 +24,7 @@ Score = Sequence[tuple[str, float]]
 
 def plan(score: Score, fps: float = 100.0, confidence: float = 1.0, sound: Waveform | None = None) -> MouthMotion:
     speech, rate = sound or make_sound(score), Fraction(fps).limit_denominator(1001)
-    timeline = Timeline(np.arange(round(speech.duration_s * rate)), rate, speech.duration_s)
+    timeline = Timeline(np.arange(round(speech.duration_s * rate)), rate)
     return plan_mouth_motion(speech, timeline, recognized(score, confidence))
 
 
@@ -125,7 +125,7 @@ def test_doubt_falls_back_to_the_sound() -> None:
     """Wrong visemes without confidence change nothing; with half of it they pull half the way."""
     sound = make_sound([("a", 0.4), ("m", 0.08), ("a", 0.4), (" ", 0.2)])
     wrong = [("u", 0.96)]
-    timeline = Timeline(np.arange(96), Fraction(100), sound.duration_s)
+    timeline = Timeline(np.arange(96), Fraction(100))
     alone = plan_mouth_motion(sound, timeline, recognized(wrong, 0.0))
     for track in ("opening", "jaw", "spread", "closure", "tuck"):
         doubted = getattr(plan_mouth_motion(sound, timeline, recognized(wrong, 0.1)), track)
@@ -140,6 +140,6 @@ def test_a_moment_of_doubt_makes_no_jump() -> None:
     track = recognized(score)
     track.confidence[40:60] = 0
     sound = make_sound([("a", 0.1), ("i", 0.9)])
-    motion = plan_mouth_motion(sound, Timeline(np.arange(100), Fraction(100), 1.0), track)
+    motion = plan_mouth_motion(sound, Timeline(np.arange(100), Fraction(100)), track)
     assert motion.opening[35] - motion.opening[50] > 0.1
     assert np.abs(np.diff(motion.opening[30:70])).max() < 0.1

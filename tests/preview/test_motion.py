@@ -16,7 +16,7 @@ def plan(sound: Waveform, fps: float = 25.0) -> MouthMotion:
     rate = Fraction(fps).limit_denominator(1001)
     count = round(sound.duration_s * rate)
     guessed = recognized([("u", sound.duration_s)], 0.0)
-    return plan_mouth_motion(sound, Timeline(np.arange(count), rate, sound.duration_s), guessed)
+    return plan_mouth_motion(sound, Timeline(np.arange(count), rate), guessed)
 
 
 def during(track: np.ndarray, start_s: float, stop_s: float, fps: float = 25.0) -> np.ndarray:

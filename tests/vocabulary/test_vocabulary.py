@@ -58,10 +58,12 @@ def test_the_client_s_options_are_those_of_the_service() -> None:
         client.FaceBox: options.FaceBox,
         client.Margins: options.Crop,
         client.OutputOptions: options.OutputOptions,
+        client.SoundOptions: options.SoundOptions,
     }
     for theirs_, ours_ in shapes.items():
         assert set(get_type_hints(theirs_)) == set(get_type_hints(ours_)), ours_
     assert words(get_type_hints(client.OutputOptions)["container"]) == set(containers.OUTPUT_CONTAINERS)
+    assert words(get_type_hints(client.SoundOptions)["mix"]) == words(options.SoundMix)
     assert set(get_type_hints(client.Margins)) == set(get_type_hints(options.Pads))
     assert words(get_type_hints(Metric)["better"]) == words(Better)
     assert {kind.content_type: name for name, kind in containers.OUTPUTS.items()} == downloading.SUFFIXES
@@ -69,7 +71,7 @@ def test_the_client_s_options_are_those_of_the_service() -> None:
 
 def test_the_library_s_options_are_those_of_a_job() -> None:
     hints = get_type_hints(RenderOptions)
-    for name in ("upper_face", "length_mode", "face", "missing_face", "output"):
+    for name in ("upper_face", "length_mode", "face", "missing_face", "output", "sound"):
         assert hints[name] == typing.get_type_hints(options.JobOptions)[name], name
     assert set(TEMPLATE_KEYS) == set(options.EXPRESSION_TEMPLATES)
 

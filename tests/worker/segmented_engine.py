@@ -37,7 +37,7 @@ class SlowEngine:
     def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         self._mark("whole")
         info, timeline = clip.source.info, clip.timeline
-        with ResultWriter(result, info, timeline, clip.speech, options.output, {}) as writer:
+        with ResultWriter(result, info, timeline, clip.sound, options.output, {}) as writer:
             self._work(writer, clip.video, timeline, range(len(timeline.source_index)), options, progress)
         return _report(info, timeline, {})
 
@@ -71,7 +71,7 @@ class SlowEngine:
     ) -> RenderReport:
         self._mark("join")
         timeline, info = load_analysis(scene, Timeline), clip.source.info
-        join_segments(result, parts, timeline, clip.speech, options.output, {}, progress)
+        join_segments(result, parts, timeline, clip.sound, options.output, {}, progress)
         return _report(info, timeline, sum_of_times(drawn))
 
     def _work(

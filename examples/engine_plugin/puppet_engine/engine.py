@@ -52,12 +52,12 @@ class PuppetEngine:
             track = self._tracker.track(source, TrackRequest(shown.tolist(), options.face, options.crop), on_frame)
             if options.missing_face == "fail":
                 refuse_faceless(track, shown, source)
-            loudness = measure_loudness(clip.speech.waveform, timeline)
+            loudness = measure_loudness(clip.speech, timeline)
         metadata = {"comment": "Synthetic media: lip-sync by Retalking, engine puppet."}
         # Leaves no file behind when anything in the block raises, the progress hook included.
         with (
             clock.stage("synthesize"),
-            ResultWriter(result, source.info, timeline, clip.speech, options.output, metadata) as writer,
+            ResultWriter(result, source.info, timeline, clip.sound, options.output, metadata) as writer,
         ):
             frames = source.frames_at(timeline.source_index.tolist())
             for done, (number, frame) in enumerate(zip(timeline.source_index, frames, strict=True), start=1):

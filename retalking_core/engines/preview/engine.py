@@ -1,13 +1,13 @@
 """The preview engine: real pixels moved by landmarks, on any CPU, without a checkpoint.
 
-Pass one (`PreviewEngine.analyze`) tracks the face and learns the clip's own mouth; pass two (`synthesize`) draws every
-frame. It is labeled `preview` in the report and in the file.
+Pass one (`PreviewEngine.analyze`) tracks each speaker's face and learns its own mouth; pass two (`synthesize`) draws
+every frame. It is labeled `preview` in the report and in the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.visemes import VisemeTrack, recognize_visemes
+from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.engines.preview.mouth_render import (
     MouthInterior,
+    box_around,
     draw_mouth,
     paint_interior,
     rank_open_frames,
@@ -37,17 +38,17 @@ from retalking_core.faces.track import (
     FaceTracker,
     TrackRequest,
     covered_notes,
-    faceless_ranges_s,
     fade_strength,
-    refuse_faceless,
 )
+from retalking_core.line_reports import coverage_of, report_lines, track_speakers
+from retalking_core.lines import Speaker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.notes import Note, merge_notes
-from retalking_core.options import RenderOptions
+from retalking_core.options import FaceChoice, RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import ReadAhead, disable_opencv_threads
 from retalking_core.types import FaceTrack, Frame, FrameSource, RenderReport, Timeline, VideoInfo
@@ -79,6 +80,7 @@ class PreviewEngine:
             description="Landmark-driven mouth warp on real pixels; runs anywhere, needs no checkpoint.",
             unsupported_options=UNSUPPORTED,
             face_margin=0.5,
+            draws_lines=True,
         )
 
     def warm_up(self) -> None:
@@ -90,18 +92,17 @@ class PreviewEngine:
         clock, timeline = StageClock(), clip.timeline
         source = self._begin(clip, options, progress)
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
-        with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA, clip.tap) as writer:
+        with ResultWriter(result, source.info, timeline, clip.sound, options.output, METADATA, clip.tap) as writer:
             with clock.stage("analyze"):
-                motion, visemes = _plan_motion(clip, options)
-                scene = self.analyze(source, motion, timeline, options, progress)
+                scene, notes = self.analyze(clip, source, options, progress)
             if clip.tap is not None:
-                clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
+                clip.tap.announce(_face_boxes(scene, source.info, options)[0], source.held(clip.video))
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
         progress(Progress("synthesize", 1.0, count, count))
-        report = _report(scene, source.info, options, clock.times_s)
-        return replace(report, notes=[*report.notes, *visemes.notes], held=source.held(clip.video))
+        report = _report(clip, scene, options, clock.times_s)
+        return replace(report, notes=[*report.notes, *notes], held=source.held(clip.video))
 
     def _synthesize(
         self,
@@ -129,9 +130,9 @@ class PreviewEngine:
         clock = StageClock()
         source = self._begin(clip, options, progress)
         with clock.stage("analyze"):
-            motion, visemes = _plan_motion(clip, options)
-            save_analysis(scene, self.analyze(source, motion, clip.timeline, options, progress))
-        return DrawingReport(dict(clock.times_s), list(visemes.notes))
+            found, notes = self.analyze(clip, source, options, progress)
+            save_analysis(scene, found)
+        return DrawingReport(dict(clock.times_s), notes)
 
     def render_segment(
         self, scene: Path, video: Path, segment: range, result: Path, options: RenderOptions, progress: ProgressHook
@@ -163,8 +164,8 @@ class PreviewEngine:
     ) -> RenderReport:
         clock, learned = StageClock(), load_analysis(scene, PreviewAnalysis)
         with clock.stage("join"):
-            join_segments(result, parts, learned.timeline, clip.speech, options.output, METADATA, progress)
-        report = _report(learned, clip.source.info, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
+            join_segments(result, parts, learned.timeline, clip.sound, options.output, METADATA, progress)
+        report = _report(clip, learned, options, sum_of_times([*drawn, DrawingReport(clock.times_s)]))
         noted = [note for each in drawn for note in each.notes]
         return replace(report, notes=merge_notes([*report.notes, *noted]))
 
@@ -176,96 +177,121 @@ class PreviewEngine:
         return CachingFrameSource(PrefetchingFrameSource(clip.source), self._limits.max_held_bytes)
 
     def analyze(
-        self,
-        source: FrameSource,
-        motion: MouthMotion,
-        timeline: Timeline,
-        options: RenderOptions,
-        progress: ProgressHook,
-    ) -> PreviewAnalysis:
-        """Follow the face and learn the clip's mouth. Reads only frames that the timeline shows."""
-        indices = np.unique(timeline.source_index)
+        self, clip: ClipPlan, source: FrameSource, options: RenderOptions, progress: ProgressHook
+    ) -> tuple[PreviewAnalysis, list[Note]]:
+        """Follow each speaker's face and learn its mouth; and what there is to say about the speech. Reads only frames
+        that the timeline shows."""
+        motions, notes = zip(*(plan_speech(speaker, clip.frames) for speaker in clip.speakers), strict=True)
+        indices = np.unique(clip.timeline.source_index)
+        choices = list(dict.fromkeys(speaker.face for speaker in clip.speakers))
 
-        def on_frame(done: int, total: int) -> None:
-            if done % REPORT_EVERY == 0 or done == total:
-                progress(Progress("analyze", ANALYZE_SHARE * done / total, done, total))
+        def track(number: int, choice: FaceChoice) -> FaceTrack:
+            def on_frame(done: int, total: int) -> None:
+                if done % REPORT_EVERY == 0 or done == total:
+                    share = (number + done / total) / len(choices)
+                    progress(Progress("analyze", ANALYZE_SHARE * share, done, total))
 
-        request = TrackRequest(indices.tolist(), options.face, options.crop)
-        track = self._tracker.track(source, request, on_frame)
-        if options.missing_face == "fail":
-            refuse_faceless(track, indices, source)
-        return prepare_scene(source, timeline, track, motion, options.pads)
+            return self._tracker.track(source, TrackRequest(indices.tolist(), choice, options.crop), on_frame)
+
+        tracks = track_speakers(clip, options, track)
+        learned = tuple(
+            learn_speaker(source, clip.timeline, tracks[speaker.face], motion, speaker.speaks(clip.frames))
+            for speaker, motion in zip(clip.speakers, motions, strict=True)
+        )
+        analysis = PreviewAnalysis(clip.timeline, learned, options.pads, black_level(source.info))
+        return analysis, merge_notes(note for each in notes for note in each)
 
 
-def _plan_motion(clip: ClipPlan, options: RenderOptions) -> tuple[MouthMotion, VisemeTrack]:
-    speech = clip.speech.waveform
-    visemes = recognize_visemes(speech, options.transcript)
-    return plan_mouth_motion(speech, clip.timeline, visemes), visemes
+def plan_speech(speaker: Speaker, frames: int) -> tuple[MouthMotion, list[Note]]:
+    """What the mouth of a speaker does on each of `frames` output frames, at rest between the lines."""
+    tracks = {field.name: np.zeros(frames, np.float32) for field in fields(MouthMotion)}
+    notes: list[Note] = []
+    for line in speaker.lines:
+        visemes = recognize_visemes(line.speech, line.transcript)
+        spoken = plan_mouth_motion(line.speech, line.timeline, visemes)
+        for name, track in tracks.items():
+            track[line.frames.start : line.frames.stop] = getattr(spoken, name)
+        notes += visemes.notes
+    return MouthMotion(**tracks), notes
 
 
 def _report(
-    scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions, stage_times_s: dict[str, float]
+    clip: ClipPlan, scene: PreviewAnalysis, options: RenderOptions, stage_times_s: dict[str, float]
 ) -> RenderReport:
-    timeline = scene.timeline
-    count = len(timeline.source_index)
+    timeline, info = scene.timeline, clip.source.info
     width, height = output_size(info, options.output.max_height)
-    shown = scene.track.visible[timeline.source_index]
-    times_s = np.arange(count) / float(timeline.fps)
-    notes = [PAINTED] if scene.interior.drawn else []
-    if scene.track.covered is not None:
-        notes += covered_notes(scene.track.covered[timeline.source_index], timeline.fps)
+    order = timeline.source_index
+    visible = [speaker.track.visible[order] for speaker in scene.speakers]
+    covered = [speaker.track.covered[order] for speaker in scene.speakers if speaker.track.covered is not None]
+    targets = [speaker.motion.opening * speaker.strength for speaker in scene.speakers]
+    boxes = _face_boxes(scene, info, options)
+    notes = [PAINTED] if any(speaker.interior.drawn for speaker in scene.speakers) else []
+    if covered:
+        notes += covered_notes(np.any(covered, axis=0), timeline.fps)
+    coverage, faceless = coverage_of(clip, visible)
     return RenderReport(
         engine="preview",
         engine_version=__version__,
         device="cpu",
-        frames=count,
+        frames=clip.frames,
         fps=timeline.fps,
         duration_s=timeline.duration_s,
         width=width,
         height=height,
-        face_coverage=float(shown.mean()),
-        faceless_ranges_s=faceless_ranges_s(shown, times_s, timeline.duration_s),
+        face_coverage=coverage,
+        faceless_ranges_s=faceless,
         stage_times_s=dict(stage_times_s),
-        mouth_target=scene.motion.opening * scene.strength,
+        mouth_target=targets[0],
         notes=notes,
-        face_boxes=_face_boxes(scene, info, options),
+        face_boxes=boxes[0],
+        lines=report_lines(clip, boxes, targets),
     )
 
 
-def _face_boxes(scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions) -> NDArray[np.float32]:
-    """See `RenderReport.face_boxes`."""
-    width, _ = output_size(info, options.output.max_height)
-    return scene.track.boxes[scene.timeline.source_index] * np.float32(width / info.width)
+def _face_boxes(scene: PreviewAnalysis, info: VideoInfo, options: RenderOptions) -> list[NDArray[np.float32]]:
+    """See `RenderReport.face_boxes`, of each speaker."""
+    scale = np.float32(output_size(info, options.output.max_height)[0] / info.width)
+    return [speaker.track.boxes[scene.timeline.source_index] * scale for speaker in scene.speakers]
 
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class PreviewAnalysis:
-    """Everything that drawing needs. strength: f32 [M], 0 where the frame passes through .. 1 in full effect."""
+class SpeakerAnalysis:
+    """What drawing needs of one speaker. strength: f32 [M], 0 where its face passes through .. 1 in full effect."""
 
-    timeline: Timeline
     track: FaceTrack
     motion: MouthMotion
     rest: MouthRest
     interior: MouthInterior
     strength: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PreviewAnalysis:
+    """Everything that drawing needs. speakers: in the order in which they are drawn. black: luma of black."""
+
+    timeline: Timeline
+    speakers: tuple[SpeakerAnalysis, ...]
     pads: tuple[int, int, int, int]
     black: float
 
 
-def prepare_scene(
-    source: FrameSource, timeline: Timeline, track: FaceTrack, motion: MouthMotion, pads: tuple[int, int, int, int]
-) -> PreviewAnalysis:
-    """Learn the clip's own mouth and pick the inside of it."""
+def black_level(info: VideoInfo) -> float:
+    """Luma of black."""
+    return 0.0 if info.color.full_range else 16.0
+
+
+def learn_speaker(
+    source: FrameSource, timeline: Timeline, track: FaceTrack, motion: MouthMotion, speaks: NDArray[np.bool_]
+) -> SpeakerAnalysis:
+    """Learn the face's own mouth and pick the inside of it. speaks: bool [M], on which output frames."""
     bare = track.uncovered()
     rest = learn_rest(bare)
-    black = 0.0 if source.info.color.full_range else 16.0
-    interior = _find_interior(source, bare, rest, black)
-    shown = bare.visible[timeline.source_index]
-    strength = fade_strength(shown, round(FADE_S * float(timeline.fps)))
-    return PreviewAnalysis(timeline, track, motion, rest, interior, strength, pads, black)
+    interior = _find_interior(source, bare, rest, black_level(source.info))
+    drawn = bare.visible[timeline.source_index] & speaks
+    return SpeakerAnalysis(track, motion, rest, interior, fade_strength(drawn, round(FADE_S * float(timeline.fps))))
 
 
 def _find_interior(source: FrameSource, track: FaceTrack, rest: MouthRest, black: float) -> MouthInterior:
@@ -290,22 +316,25 @@ def synthesize(
     shown = segment or range(len(scene.timeline.source_index))
     order = scene.timeline.source_index[shown.start : shown.stop].tolist()
     for k, frame in zip(shown, source.frames_at(order), strict=True):
-        if scene.strength[k] <= 0:
-            yield frame, None
-            continue
-        with clock.stage("draw"):
-            drawn = _draw(scene, k, frame)
-        yield drawn
+        drawn: Frame = frame
+        changed: Box | None = None
+        for speaker in scene.speakers:
+            if speaker.strength[k] > 0:
+                with clock.stage("draw"):
+                    drawn, box = _draw(scene, speaker, k, drawn)
+                changed = box if changed is None else box_around(changed, box)
+        yield drawn, changed
 
 
-def _draw(scene: PreviewAnalysis, k: int, frame: Frame) -> tuple[Frame, Box]:
-    marks = scene.track.landmarks[frame.index]
-    strength = float(scene.strength[k])
-    shape = plan_shape(marks, scene.rest, float(scene.rest.widths[frame.index]), scene.motion.pose(k), strength)
+def _draw(scene: PreviewAnalysis, speaker: SpeakerAnalysis, k: int, frame: Frame) -> tuple[Frame, Box]:
+    """One speaker's mouth onto a frame, and the box of it."""
+    marks, rest = speaker.track.landmarks[frame.index], speaker.rest
+    strength = float(speaker.strength[k])
+    shape = plan_shape(marks, rest, float(rest.widths[frame.index]), speaker.motion.pose(k), strength)
     box = region_box(shape, scene.pads, *frame.y.shape)
     try:
         field = solve_field(shape, box)
     except np.linalg.LinAlgError as error:
         raise EngineFaultError("The face of one frame could not be warped; try another clip.") from error
     light = skin_light(frame, marks, scene.black)
-    return draw_mouth(frame, shape, field, scene.interior, light, scene.black, strength), box
+    return draw_mouth(frame, shape, field, speaker.interior, light, scene.black, strength), box

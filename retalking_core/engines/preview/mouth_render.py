@@ -317,7 +317,7 @@ def draw_mouth(
     curves = mouth_curves(shape.after, shape.gaps, reach=reach_of(shape))
     patch = mouth_patch(field.box, curves, MOUTH_ROOM * shape.scale)
     blended = field.upper + (field.lower - field.upper) * _coarse_weight(field, curves, shape.scale)[..., None]
-    window = _around(moving_window(blended, field.box), patch.window)
+    window = box_around(moving_window(blended, field.box), patch.window)
     luma, chroma = sample(frame, blended, field.box, window)
     _draw_lips(frame, *_inside(luma, chroma, patch.window, window), field, patch, shape)
     if 2 * float(curves.half_gap.max()) >= LEAST_GAP_PX:
@@ -363,7 +363,7 @@ def _lip_line(patch: MouthPatch, shape: MouthShape) -> NDArray[np.float32]:
     return 1 - depth * np.exp(-((patch.offset / width) ** 2))
 
 
-def _around(one: Box, other: Box) -> Box:
+def box_around(one: Box, other: Box) -> Box:
     """The smallest box around both."""
     return (min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3]))
 

@@ -119,7 +119,7 @@ class VideoRetalkingEngine:
 
         def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
             metadata = self._metadata()
-            writer = ResultWriter(result, source.info, scene.timeline, clip.speech, options.output, metadata, clip.tap)
+            writer = ResultWriter(result, source.info, scene.timeline, clip.sound, options.output, metadata, clip.tap)
             if clip.tap is not None:
                 clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
 
@@ -178,7 +178,7 @@ class VideoRetalkingEngine:
     ) -> RenderReport:
         clock, found = StageClock(), load_analysis(scene, ClipAnalysis)
         with clock.stage("join"):
-            join_segments(result, parts, found.timeline, clip.speech, options.output, self._metadata(), progress)
+            join_segments(result, parts, found.timeline, clip.sound, options.output, self._metadata(), progress)
         times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
         notes = merge_notes(note for report in drawn for note in report.notes)
         return self._report(found, clip.source.info, options, times_s, notes, "off")
@@ -197,7 +197,7 @@ class VideoRetalkingEngine:
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
-        sound = mel_windows(mel_spectrogram_librosa(clip.speech.waveform), timeline.fps, clip.frames)
+        sound = mel_windows(mel_spectrogram_librosa(clip.speech), timeline.fps, clip.frames)
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
         with self._analysis.memory(self._cache, clip.video, count, options, scratch, progress) as memory:
             with clock.stage("analyze"):
