@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
-from jobs.models import MAX_AUDIO_FILES, MAX_SEGMENTS, InputPart, JobSegment, SegmentOptions
+from jobs.models import MAX_AUDIO_FILES, MAX_SEGMENTS, MIN_SEGMENT_S, InputPart, JobSegment, SegmentOptions
 from retalking_core.vocabulary.options import FaceChoice
 
 UPLOAD = "upload:"
@@ -31,9 +31,6 @@ class SegmentSubmission(SegmentOptions):
 
 
 SegmentList = Annotated[list[SegmentSubmission], Field(min_length=1, max_length=MAX_SEGMENTS)]
-
-
-MIN_SEGMENT_S = 0.1
 
 
 def error_code_of(error: Mapping[str, Any]) -> str | None:

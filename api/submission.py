@@ -115,7 +115,7 @@ async def read_submission(
     check_metadata(job_request.metadata)
     _check_priority(job_request, caller)
     _check_metrics(job_request, workers)
-    check_engine(job_request, workers, parts.settings)
+    check_engine(job_request, body.segments or (), workers, parts.settings)
     for name, address in body.addresses.items():
         await _check_address(name, address, parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
@@ -131,7 +131,7 @@ async def repeat_submission(
     workers = await run_in_threadpool(parts.store.workers.live)
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
-    check_engine(asked, workers, parts.settings)
+    check_engine(asked, job.spec.segments, workers, parts.settings)
     urls = {f"{part}_url": ref.url for part, ref in job.spec.inputs.items()}
     for name, address in {"webhook_url": asked.webhook_url, **urls}.items():
         if address is not None:

@@ -73,6 +73,7 @@ class JobRequest(JobOptions):
 
 MAX_SEGMENTS = 200
 MAX_AUDIO_FILES = 50
+MIN_SEGMENT_S = 0.1
 InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
 """An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
 
@@ -247,6 +248,17 @@ class DecodedInput(FrozenModel):
     audio_track: AudioTrackInfo | None = None
 
 
+class SegmentInfo(FrozenModel):
+    """What became of one segment."""
+
+    start_s: float = Field(description="On the clock of the result")
+    end_s: float
+    face_coverage: float = Field(description="Share of its frames that show the speaker's face")
+    face_box: list[float] | None = Field(
+        None, description="Where the face is, usually: left, top, right, bottom in pixels of the result"
+    )
+
+
 class RenderInfo(FrozenModel):
     """What the engine reported."""
 
@@ -265,6 +277,7 @@ class RenderInfo(FrozenModel):
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
     inputs: dict[InputPart, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    segments: list[SegmentInfo] = Field(default_factory=list, description="In the order of the job's `segments`")
 
 
 class DeliveryAttempt(FrozenModel):

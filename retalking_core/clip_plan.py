@@ -7,9 +7,9 @@ of two files is one line over everything.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -42,6 +42,14 @@ _STILL_OPENING = 0.05
 
 
 @dataclass(frozen=True)
+class SpeechFile:
+    """A file of speech as it was decoded. track: the one that was used."""
+
+    duration_s: float
+    track: AudioTrack | None
+
+
+@dataclass(frozen=True)
 class ClipPlan:
     """What engines, splitting and evaluation share; a context manager that owns the samples of the sound.
 
@@ -52,7 +60,7 @@ class ClipPlan:
     sound: what the result plays.
     timeline: which source frame each frame of the result shows.
     track: the sound track of the first line. notes: what was filled, chosen or corrected in the sound.
-    read_s: seconds that opening and decoding took.
+    read_s: seconds that opening and decoding took. files: what was heard in each file of speech.
     tap: where the engine hands the result's packets to the evaluation while it writes them (docs/engines.md).
     """
 
@@ -65,6 +73,7 @@ class ClipPlan:
     track: AudioTrack | None
     notes: tuple[Note, ...]
     read_s: float
+    files: Mapping[Path, SpeechFile] = field(default_factory=dict)
     tap: ResultTap | None = None
 
     @property
@@ -181,9 +190,11 @@ def plan_clip(video: Path, audio: Path | Sequence[LineInput], options: RenderOpt
         opened.callback(mixer.sound.close)
         spoken: list[SpokenLine] = []
         track: AudioTrack | None = None
+        heard: dict[Path, SpeechFile] = {}
         for file in files:
             with read_speech(file, limits, options.audio_track, mixer.sound.rate_hz) as speech:
                 track = track or speech.track
+                heard[file] = SpeechFile(speech.duration_s, speech.track)
                 for number, line in enumerate(inputs):
                     if line.audio == file:
                         one = cut_speech(number, line, speech, result_rate(source.info, options.output.fps))
@@ -214,6 +225,7 @@ def plan_clip(video: Path, audio: Path | Sequence[LineInput], options: RenderOpt
         track=track,
         notes=tuple(notes),
         read_s=time.perf_counter() - began,
+        files=heard,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import ServiceError
-from jobs.models import InputPart, Job
+from jobs.models import InputPart, Job, slot_of
 from jobs.objects import ObjectStore, ObjectTooLargeError
 from worker.retry import retry_storage
 
@@ -27,6 +27,10 @@ class Inputs:
     @property
     def video(self) -> Path:
         return self.paths["video"]
+
+    @property
+    def speech(self) -> list[Path]:
+        return [path for part, path in self.paths.items() if slot_of(part) == "audio"]
 
     @property
     def expression_image(self) -> Path | None:
