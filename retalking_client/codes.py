@@ -127,6 +127,29 @@ class ValueOutOfBoundsError(ApiError):
     advice = "Shorten or flatten the value listed in `errors`; the message states the limit."
 
 
+class SegmentEndBeforeStartError(ApiError):
+    """A segment ends before it starts."""
+
+    code = "segment_end_before_start"
+    advice = "Send an `end_s` after `start_s`, or leave it out: the segment ends with its speech."
+
+
+class SegmentAudioMissingError(ApiError):
+    """The speech of a segment was not sent."""
+
+    code = "segment_audio_missing"
+    advice = (
+        "Send a file part of the name that `audio` states, or name an http(s) address or an upload as `upload:<id>`."
+    )
+
+
+class AudioFilesTooManyError(ApiError):
+    """The segments name too many sound files."""
+
+    code = "audio_files_too_many"
+    advice = "Join some of the files, and say with `audio_offset_s` where each speech begins."
+
+
 class UnsupportedOptionError(ApiError):
     """The engine does not support an option."""
 
@@ -396,6 +419,38 @@ class FaceNotFoundError(ApiError):
 
     code = "face_not_found"
     advice = "Send a clip that shows a face from the front, at least 48 px high."
+
+
+class SegmentsOverlapError(ApiError):
+    """Two segments overlap for one face."""
+
+    code = "segments_overlap"
+    advice = (
+        "One face speaks one segment at a time: end the first segment before the second starts, or name another face."
+    )
+
+
+class SegmentOutOfRangeError(ApiError):
+    """A segment lies outside the video or its speech."""
+
+    code = "segment_out_of_range"
+    advice = (
+        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio."
+    )
+
+
+class SegmentTooShortError(ApiError):
+    """A segment is too short."""
+
+    code = "segment_too_short"
+    advice = "Make each segment at least 0.1 s long, and leave as much speech after `audio_offset_s`."
+
+
+class SegmentsTooManyError(ApiError):
+    """Too many segments."""
+
+    code = "segments_too_many"
+    advice = "Split the job: one render takes at most 200 segments for 8 different faces."
 
 
 class FaceMissingError(ApiError):

@@ -47,7 +47,7 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
         {"audio": "anna", "start_s": LEFT_S[0], "end_s": LEFT_S[1], "face": "left_most"},
         {"audio": "ben", "start_s": RIGHT_S[0], "end_s": RIGHT_S[1], "face": "right_most", "audio_offset_s": 0.5},
     ]
-    job = submit(service, scene, segments, **{"sound.mix": "over"})
+    job = submit(service, scene, segments, **{"sound.mix": "over", "output.crf": "4"})
     assert job["status"] == "succeeded", job["error"]
     assert [each["audio"] for each in job["segments"]] == ["audio_1", "audio_2"]
     assert job["inputs"]["audio_2"]["audio_track"]["codec"] == "pcm_s16le"
@@ -66,7 +66,7 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
         spoken = (times_s >= start_s) & (times_s < end_s)
         moved = halves[side].max(axis=(1, 2))
         assert moved[spoken].max() > 40, side
-        assert moved[~spoken].max() < 25, f"{side}: only the codec changes what nobody speaks"
+        assert moved[~spoken].max() < 15, f"{side}: only the codec changes what nobody speaks"
 
 
 def test_lists_that_only_the_decoded_files_refute(service: Service, scene: dict[str, Path]) -> None:
