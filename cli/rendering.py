@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,6 +24,7 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
+    from retalking_core.lines import LineInput
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
     from retalking_core.progress import Progress
@@ -68,7 +69,7 @@ class LocalRenderer:
     def __init__(self, engine: Engine, limits: MediaLimits, console: Console) -> None:
         self._engine, self._limits, self._console, self._warm = engine, limits, console, False
 
-    def render(self, video: Path, audio: Path, result: Path, options: RenderOptions) -> Rendered:
+    def render(self, video: Path, audio: Path | Sequence[LineInput], result: Path, options: RenderOptions) -> Rendered:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
         from retalking_core.engine import render_files
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from cli.evaluate import chosen_engine
 from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times
+from cli.segments import read_segments
 from retalking_client.cli.common import describe_note, read_pairs, validate_options
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_core.vocabulary.containers import OUTPUT_CONTAINERS, PICTURE_SUFFIXES
 from retalking_core.vocabulary.options import JobOptions
+
+if TYPE_CHECKING:
+    from retalking_core.lines import LineInput
 
 
 class Compat(StrEnum):
@@ -29,6 +34,10 @@ def run(
     audio: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="Speech")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Result: .mp4, .mov or .mkv; of a data set: a folder")
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="JSON list of segments instead of AUDIO: who says what when"),
     ] = None,
     dataset: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Render every pairing of this folder instead")
@@ -58,23 +67,28 @@ def run(
         pairs["expression"] = "image" if picture else expression
     console = Console(stderr=True)
     if dataset is not None:
-        if video or audio:
-            raise CommandError("invalid_option", "Give either two files or --dataset, not both.", EXIT_USAGE)
+        if video or audio or segments:
+            raise CommandError("invalid_option", "Give either files or --dataset, not both.", EXIT_USAGE)
         from cli.dataset import render_dataset
 
         request = RenderRequest(_checked_options(pairs, picture), picture, compat.value, cache)
         render_dataset(dataset, out or Path("out/run"), request, console)
         return
-    if video is None or audio is None or out is None:
-        raise CommandError("invalid_option", "Give VIDEO, AUDIO and --out FILE, or --dataset DIR.", EXIT_USAGE)
+    if video is None or (audio is None) == (segments is None) or out is None:
+        message = "Give VIDEO, either AUDIO or --segments FILE, and --out FILE; or --dataset DIR."
+        raise CommandError("invalid_option", message, EXIT_USAGE)
     options = _checked_options(_with_container(pairs, out), picture)
-    _run_one(video, audio, out, RenderRequest(options, picture, compat.value, cache), console)
+    spoken = read_segments(segments) if segments is not None else audio
+    assert spoken is not None
+    _run_one(video, spoken, out, RenderRequest(options, picture, compat.value, cache), console)
 
 
-def _run_one(video: Path, audio: Path, out: Path, request: RenderRequest, console: Console) -> None:
+def _run_one(
+    video: Path, spoken: Path | Sequence[LineInput], out: Path, request: RenderRequest, console: Console
+) -> None:
     from jobs.settings import Settings
 
-    done = open_renderer(request, Settings(), console).render(video, audio, out, request.options())
+    done = open_renderer(request, Settings(), console).render(video, spoken, out, request.options())
     print_rendered(done, console)
     typer.echo(out)
 

@@ -6,7 +6,7 @@ face stands in for what it would find; its noise, drawn anew for every frame the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from retalking_core.engines.original.stages import (
     resize_256_original,
     stabilized_u8_original,
 )
-from retalking_core.engines.videoretalking.analysis import ClipAnalysis, ClipFaces, shown_frames
+from retalking_core.engines.videoretalking.analysis import ClipAnalysis, ClipFaces, DrawnFrame, SpeakerAnalysis
 from retalking_core.engines.videoretalking.batching import ValidatingNetworks
 from retalking_core.faces.landmarks import five_points
 from retalking_core.media.color import blend_bgr_into, region_to_bgr
@@ -36,7 +36,7 @@ from retalking_core.progress import StageClock
 from retalking_core.stages.lips import fixed_noise
 from retalking_core.stages.regions import CROP_PX, detector_boxes
 from retalking_core.stages.stabilize import to_signed
-from retalking_core.types import Frame, FrameSource, VideoInfo
+from retalking_core.types import Frame, VideoInfo
 
 Picture = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -120,10 +120,18 @@ NOTE = Note("compat_original", "compat=original: drawn with the arithmetic of th
 
 
 class OriginalRenderer:
-    """Pass two with the original's arithmetic, frame by frame."""
+    """Pass two with the original's arithmetic, frame by frame, for one speaker. info: of the video."""
 
-    def __init__(self, networks: ValidatingNetworks, scene: ClipAnalysis, options: RenderOptions) -> None:
-        self._networks, self._scene, self._options = networks, scene, options
+    def __init__(
+        self,
+        networks: ValidatingNetworks,
+        scene: ClipAnalysis,
+        speaker: SpeakerAnalysis,
+        options: RenderOptions,
+        info: VideoInfo,
+    ) -> None:
+        self._networks, self._scene, self._speaker = networks, scene, speaker
+        self._options, self._info = options, info
         self._noises = fixed_noise(ENet.noise_sizes, options.seed, networks.device)
         self._clock = StageClock()
         self.notes = [NOTE]
@@ -132,31 +140,32 @@ class OriginalRenderer:
     def times_s(self) -> dict[str, float]:
         return dict(self._clock.times_s)
 
-    def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
-        """Every output frame (of the segment) in order; those without a face as decoded. The original fades nothing."""
-        info, faces = source.info, self._scene.faces
+    def frames(self, items: Iterator[DrawnFrame]) -> Iterator[DrawnFrame]:
+        """The frames in order, with this speaker drawn on them. The original fades nothing."""
+        info, faces = self._info, self._speaker.faces
         rectangle = first_rectangle(faces.places.landmarks, faces.visible, info.width, info.height)
         boxes = clip_boxes_original(faces, info, self._options.pads)
-        for k, frame in shown_frames(self._scene, source, segment):
-            if self._scene.strength[k] <= 0:
-                yield frame
+        for item in items:
+            k, frame = item.number, item.drawn
+            if self._speaker.strength[k] <= 0:
+                yield item
                 continue
             place = OriginalPlace(faces.places.landmarks[frame.index], rectangle, tuple(boxes[frame.index].tolist()))
             with self._clock.stage("draw"):
                 drawn = self._draw(k, frame, place)
             self._networks.findings().check()
-            yield drawn
+            yield replace(item, drawn=drawn)
 
     def _draw(self, k: int, frame: Frame, place: OriginalPlace) -> Frame:
-        scene, whole = self._scene, (0, 0, frame.y.shape[1], frame.y.shape[0])
+        scene, speaker, whole = self._scene, self._speaker, (0, 0, frame.y.shape[1], frame.y.shape[0])
         picture = draw_frame_original(
             region_to_bgr(frame, whole, scene.color),
             place,
             OriginalNetworks(self._networks.get, self._networks.device),
-            scene.windows[frame.index],
-            scene.sound[k],
+            speaker.windows[frame.index],
+            speaker.sound[k],
             self._noises,
-            self._options.upper_face,
+            speaker.upper_face,
         )
         result = frame.copy()
         blend_bgr_into(result, whole, picture, None, scene.color)

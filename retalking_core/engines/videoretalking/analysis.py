@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core import __version__
+from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
+from retalking_core.clip_plan import ClipPlan
 from retalking_core.device import download, upload
 from retalking_core.engines.original.stages import first_rectangle
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks, in_groups
@@ -29,12 +31,14 @@ from retalking_core.engines.videoretalking.face_cache_session import (
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.landmarks import bounding_box, iou
-from retalking_core.faces.track import FADE_S, FaceTracker, TrackRequest, fade_strength, refuse_faceless, visible_runs
+from retalking_core.faces.track import FADE_S, FaceTracker, TrackRequest, fade_strength, visible_runs
 from retalking_core.imaging import crop_resized
+from retalking_core.line_reports import track_speakers
+from retalking_core.lines import Speaker
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import PrefetchingFrameSource
-from retalking_core.options import RenderOptions
+from retalking_core.options import FaceChoice, RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.composite import pyramid_levels
 from retalking_core.stages.regions import (
@@ -59,6 +63,8 @@ from retalking_core.weights.templates import TEMPLATE_KEYS
 SAME_SHOT_OVERLAP = 0.3
 # Source frames that are decoded ahead of their use: a batch for the networks and one more.
 AHEAD = 32
+# A face with an expression: what references are drawn of.
+Look = tuple[FaceChoice, str]
 
 
 @dataclass(frozen=True)
@@ -79,29 +85,45 @@ class ClipFaces:
 
 
 @dataclass(frozen=True)
-class ClipAnalysis:
-    """Everything that drawing needs. n analyzed source frames, M output frames.
+class SpeakerAnalysis:
+    """What drawing needs of one speaker. n analyzed source frames, M output frames.
 
-    windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16]. strength: f32 [M], 0 where a frame
-    passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the expression network sees with
-    one_shot, else None. color, height: of the video. covered: bool [M], where something is in front of the mouth, so
-    that the frame passes through.
+    look: number of the face cache session that holds its references; speakers of one face and expression share it.
+    windows: f32 [n, 73, 26], zero where no face is visible. sound: f32 [M, 80, 16], zero between the lines. strength:
+    f32 [M], 0 where a frame passes through .. 1. still: f32 [1, 3, 256, 256] RGB 0..255, the one picture that the
+    expression network sees with one_shot, else None. covered: bool [M], where something is in front of the mouth, so
+    that the frame passes through. upper_face: as of the options.
     """
 
-    timeline: Timeline
+    look: int
     faces: ClipFaces
     windows: NDArray[np.float32]
     sound: NDArray[np.float32]
     strength: NDArray[np.float32]
     still: NDArray[np.float32] | None
+    covered: NDArray[np.bool_]
+    upper_face: str
+
+
+@dataclass(frozen=True)
+class ClipAnalysis:
+    """Everything that drawing needs. speakers: in the order in which they are drawn. color, height: of the video."""
+
+    timeline: Timeline
+    speakers: tuple[SpeakerAnalysis, ...]
     color: ColorTags
     height: int
-    covered: NDArray[np.bool_]
 
     @property
-    def face_boxes(self) -> NDArray[np.float32]:
-        """Of the landmarks, f32 [M, 4] px of the video, NaN where the face is not visible."""
-        return bounding_box(self.faces.places.landmarks[self.timeline.source_index])
+    def looks(self) -> int:
+        """How many face cache sessions the speakers need."""
+        return 1 + max(speaker.look for speaker in self.speakers)
+
+    @property
+    def face_boxes(self) -> list[NDArray[np.float32]]:
+        """Of each speaker's landmarks, f32 [M, 4] px of the video, NaN where the face is not visible."""
+        order = self.timeline.source_index
+        return [bounding_box(speaker.faces.places.landmarks[order]) for speaker in self.speakers]
 
 
 def locate_faces(track: FaceTrack, count: int, source: FrameSource, pads: tuple[int, int, int, int]) -> ClipFaces:
@@ -179,11 +201,30 @@ def plan_windows(analysis: FaceAnalysis, faces: ClipFaces, template: NDArray[np.
     return windows
 
 
-def shown_frames(scene: ClipAnalysis, source: FrameSource, segment: range | None = None) -> Iterator[tuple[int, Frame]]:
-    """(output number, source frame) of the result, or of a segment of it, in order."""
-    shown = segment or range(len(scene.timeline.source_index))
-    wanted = scene.timeline.source_index[shown.start : shown.stop].tolist()
-    yield from zip(shown, PrefetchingFrameSource(source, AHEAD).frames_at(wanted), strict=True)
+@dataclass(frozen=True)
+class DrawnFrame:
+    """An output frame under way. source: as decoded. drawn: with the speakers so far; the same object where none
+    speaks."""
+
+    number: int
+    source: Frame
+    drawn: Frame
+
+
+def shown_frames(scene: ClipAnalysis, source: FrameSource, segment: range) -> Iterator[DrawnFrame]:
+    """The frames of a segment of the result in order, nothing drawn on them yet."""
+    wanted = scene.timeline.source_index[segment.start : segment.stop].tolist()
+    for number, frame in zip(segment, PrefetchingFrameSource(source, AHEAD).frames_at(wanted), strict=True):
+        yield DrawnFrame(number, frame, frame)
+
+
+def speech_windows(speaker: Speaker, frames: int) -> NDArray[np.float32]:
+    """The sound of each output frame, f32 [frames, 80, 16], zero between the lines."""
+    windows = np.zeros((frames, BANDS, WINDOW_FRAMES), np.float32)
+    for line in speaker.lines:
+        spoken = mel_windows(mel_spectrogram_librosa(line.speech), line.timeline.fps, len(line.frames))
+        windows[line.frames.start : line.frames.stop] = spoken
+    return windows
 
 
 # Those that the face memory hangs on.
@@ -236,63 +277,94 @@ class ClipAnalyzer:
         with open_session(cache, key, lambda: progress(Progress("analyze", 0.0, next(turns))), scratch) as memory:
             yield memory
 
+    @contextmanager
+    def sessions(
+        self,
+        cache: FaceCache | None,
+        clip: ClipPlan,
+        count: int,
+        options: RenderOptions,
+        scratch: Path,
+        progress: ProgressHook,
+    ) -> Iterator[dict[Look, FaceCacheSession]]:
+        """What is known about each face and expression. Opened in one order by all renders, which wait for each
+        other's."""
+        looks = {(speaker.face, speaker.expression) for speaker in clip.speakers}
+        with ExitStack() as opened:
+            found: dict[Look, FaceCacheSession] = {}
+            for face, expression in sorted(looks, key=repr):
+                asked = replace(options, face=face, expression=expression)
+                session = self.memory(cache, clip.video, count, asked, scratch, progress)
+                found[face, expression] = opened.enter_context(session)
+            yield found
+
     def scene(
         self,
+        clip: ClipPlan,
         source: FrameSource,
-        timeline: Timeline,
-        sound: NDArray[np.float32],
         options: RenderOptions,
-        memory: FaceCacheSession,
+        sessions: dict[Look, FaceCacheSession],
         count: int,
         progress: ProgressHook,
     ) -> ClipAnalysis:
-        """Pass one: one track for everything, coefficients, and what follows from both."""
-        analysis, faces = self._find_faces(source, options, memory, count, progress)
-        track = analysis.track
-        shown = track.uncovered().visible[timeline.source_index]
-        if not shown.any():
-            raise FaceNotFoundError("No usable face in the part of the video that would be shown.")
-        if options.missing_face == "fail":
-            refuse_faceless(track, np.unique(timeline.source_index), source)
-        return ClipAnalysis(
-            timeline=timeline,
-            faces=faces,
-            windows=plan_windows(analysis, faces, self._expression(options.expression)),
-            sound=sound,
-            strength=fade_strength(shown, round(FADE_S * float(timeline.fps))),
-            still=self._still(source, faces) if options.one_shot else None,
-            color=source.info.color,
-            height=source.info.height,
-            covered=(np.zeros_like(shown) if track.covered is None else track.covered[timeline.source_index]),
-        )
+        """Pass one: a track for each face, coefficients, and what follows from both."""
+        steps, done = len({speaker.face for speaker in clip.speakers}) + len(sessions), 0
 
-    def _find_faces(
-        self, source: FrameSource, options: RenderOptions, memory: FaceCacheSession, count: int, progress: ProgressHook
-    ) -> tuple[FaceAnalysis, ClipFaces]:
-        def tell(part: int) -> Callable[[int, int], None]:
-            share = ANALYZE_SHARE / 2
-            return lambda done, total: progress(Progress("analyze", share * (part + done / total), done, total))
+        def tell(part: int, total: int) -> None:
+            progress(Progress("analyze", ANALYZE_SHARE * (done + part / total) / steps, part, total))
 
-        def locate(track: FaceTrack) -> ClipFaces:
-            faces = locate_faces(track, count, source, options.pads)
-            if options.compat != "original":
-                return faces
-            # The original cuts one rectangle from all frames.
-            info = source.info
-            y1, y2, x1, x2 = first_rectangle(faces.places.landmarks, faces.visible, info.width, info.height)
-            crops = np.where(faces.visible[:, None], np.array([x1, y1, x2, y2], np.float64), np.nan)
-            return replace(faces, places=replace(faces.places, crops=crops))
+        def track(_number: int, choice: FaceChoice) -> FaceTrack:
+            nonlocal done
+            known = (session.analysis for look, session in sessions.items() if look[0] == choice)
+            analysis = next((each for each in known if each is not None), None)
+            done += 1
+            if analysis is not None:
+                return analysis.track
+            done -= 1
+            request = TrackRequest(range(count), choice, options.crop)
+            found = self._tracker.track(PrefetchingFrameSource(source, AHEAD), request, tell)
+            done += 1
+            return found
 
-        if memory.analysis is not None:
-            return memory.analysis, locate(memory.analysis.track)
-        request = TrackRequest(range(count), options.face, options.crop)
-        track = self._tracker.track(PrefetchingFrameSource(source, AHEAD), request, tell(0))
-        faces = locate(track)
-        batches = AdaptiveBatcher(self._batch_size)
-        memory.remember(
-            analysis := FaceAnalysis(track, read_coefficients(source, faces, self._networks, batches, tell(1)))
-        )
-        return analysis, faces
+        tracks = track_speakers(clip, options, track)
+        looks = list(sessions)
+        faces = {face: self._locate(found, count, source, options) for face, found in tracks.items()}
+        for look, session in sessions.items():
+            if session.analysis is None:
+                batches = AdaptiveBatcher(self._batch_size)
+                rows = read_coefficients(source, faces[look[0]], self._networks, batches, tell)
+                session.remember(FaceAnalysis(tracks[look[0]], rows))
+            done += 1
+
+        def learn(speaker: Speaker) -> SpeakerAnalysis:
+            look, found = (speaker.face, speaker.expression), faces[speaker.face]
+            analysis, order = sessions[look].analysis, clip.timeline.source_index
+            assert analysis is not None  # remembered above
+            drawn = analysis.track.uncovered().visible[order] & speaker.speaks(clip.frames)
+            covered = np.zeros_like(drawn) if analysis.track.covered is None else analysis.track.covered[order]
+            return SpeakerAnalysis(
+                look=looks.index(look),
+                faces=found,
+                windows=plan_windows(analysis, found, self._expression(speaker.expression)),
+                sound=speech_windows(speaker, clip.frames),
+                strength=fade_strength(drawn, round(FADE_S * float(clip.timeline.fps))),
+                still=self._still(source, found) if options.one_shot else None,
+                covered=covered & speaker.speaks(clip.frames),
+                upper_face=speaker.upper_face,
+            )
+
+        speakers = tuple(map(learn, clip.speakers))
+        return ClipAnalysis(clip.timeline, speakers, source.info.color, source.info.height)
+
+    def _locate(self, track: FaceTrack, count: int, source: FrameSource, options: RenderOptions) -> ClipFaces:
+        faces = locate_faces(track, count, source, options.pads)
+        if options.compat != "original":
+            return faces
+        # The original cuts one rectangle from all frames.
+        info = source.info
+        y1, y2, x1, x2 = first_rectangle(faces.places.landmarks, faces.visible, info.width, info.height)
+        crops = np.where(faces.visible[:, None], np.array([x1, y1, x2, y2], np.float64), np.nan)
+        return replace(faces, places=replace(faces.places, crops=crops))
 
     def _still(self, source: FrameSource, faces: ClipFaces) -> NDArray[np.float32]:
         """The first picture with a face: all that the expression network sees with one_shot."""

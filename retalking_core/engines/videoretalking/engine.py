@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,17 +20,25 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa, mel_windows
+from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
-from retalking_core.engines.videoretalking.analysis import AHEAD, ANALYZE_SHARE, ClipAnalysis, ClipAnalyzer
+from retalking_core.engines.videoretalking.analysis import (
+    AHEAD,
+    ANALYZE_SHARE,
+    ClipAnalysis,
+    ClipAnalyzer,
+    SpeakerAnalysis,
+    shown_frames,
+)
 from retalking_core.engines.videoretalking.batching import NetworkSource, ValidatingNetworks
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession, analyzed_count
 from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import FaceTracker, covered_notes, faceless_ranges_s
+from retalking_core.faces.track import FaceTracker, covered_notes
+from retalking_core.line_reports import coverage_of, report_lines
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
@@ -92,6 +101,7 @@ class VideoRetalkingEngine:
             description="Neural lip-sync at the video's own resolution (VideoReTalking).",
             unsupported_options={"transcript": ()} | ({"expression": ("smile",)} if no_smile else {}),
             synthetic_weights=synthetic_weights,
+            draws_lines=True,
             face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
 
@@ -117,21 +127,24 @@ class VideoRetalkingEngine:
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
-        def draw(source: CachingFrameSource, scene: ClipAnalysis, memory: FaceCacheSession) -> RenderReport:
+        def draw(source: CachingFrameSource, scene: ClipAnalysis, memories: list[FaceCacheSession]) -> RenderReport:
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, clip.sound, options.output, metadata, clip.tap)
             if clip.tap is not None:
-                clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
+                clip.tap.announce(_face_boxes(scene, source.info, options)[0], source.held(clip.video))
 
             def tell(done: int, total: int) -> None:
                 share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)
                 progress(Progress("synthesize", share, done, total))
 
             everything = range(len(scene.timeline.source_index))
-            notes = self._draw(source, scene, everything, options, memory, writer, clock, tell)
+            notes = self._draw(source, scene, everything, options, memories, writer, clock, tell)
             progress(Progress("synthesize", 1.0, len(everything), len(everything)))
-            memory.keep()
-            report = self._report(scene, source.info, options, clock.times_s, notes, memory.outcome)
+            for memory in memories:
+                memory.keep()
+            outcomes = {memory.outcome for memory in memories}
+            face_cache = outcomes.pop() if len(outcomes) == 1 else "partial"
+            report = self._report(clip, scene, options, clock.times_s, notes, face_cache)
             return replace(report, held=source.held(clip.video))
 
         return self._analyze(clip, result.parent, options, progress, clock, draw)
@@ -148,7 +161,7 @@ class VideoRetalkingEngine:
             options,
             progress,
             clock,
-            lambda _source, found, _memory: save_analysis(scene, found),
+            lambda _source, found, _memories: save_analysis(scene, found),
         )
         return DrawingReport(dict(clock.times_s))
 
@@ -162,8 +175,12 @@ class VideoRetalkingEngine:
         def tell(done: int, total: int) -> None:
             progress(Progress("synthesize", done / total, done, total))
 
-        with self._analysis.memory(None, video, 0, options, result.parent, progress) as memory:
-            notes = self._draw(source, found, segment, options, memory, writer, clock, tell)
+        with ExitStack() as opened:
+            memories = [
+                opened.enter_context(self._analysis.memory(None, video, 0, options, result.parent, progress))
+                for _ in range(found.looks)
+            ]
+            notes = self._draw(source, found, segment, options, memories, writer, clock, tell)
         return DrawingReport(dict(clock.times_s), notes)
 
     def join_clip(
@@ -181,7 +198,7 @@ class VideoRetalkingEngine:
             join_segments(result, parts, found.timeline, clip.sound, options.output, self._metadata(), progress)
         times_s = sum_of_times([*drawn, DrawingReport(clock.times_s)])
         notes = merge_notes(note for report in drawn for note in report.notes)
-        return self._report(found, clip.source.info, options, times_s, notes, "off")
+        return self._report(clip, found, options, times_s, notes, "off")
 
     def _analyze(
         self,
@@ -190,19 +207,18 @@ class VideoRetalkingEngine:
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
-        then: Callable[[CachingFrameSource, ClipAnalysis, FaceCacheSession], Looked],
+        then: Callable[[CachingFrameSource, ClipAnalysis, list[FaceCacheSession]], Looked],
     ) -> Looked:
-        """Do the first pass, and call `then` inside the face cache session."""
+        """Do the first pass, and call `then` inside the face cache sessions."""
         refuse_unsupported(options, self.capabilities, has_original_arithmetic=True)
         progress(Progress("analyze", 0.0))
         self._networks.findings()  # of a render that ended early
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
-        sound = mel_windows(mel_spectrogram_librosa(clip.speech), timeline.fps, clip.frames)
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
-        with self._analysis.memory(self._cache, clip.video, count, options, scratch, progress) as memory:
+        with self._analysis.sessions(self._cache, clip, count, options, scratch, progress) as sessions:
             with clock.stage("analyze"):
-                scene = self._analysis.scene(source, timeline, sound, options, memory, count, progress)
-            return then(source, scene, memory)
+                scene = self._analysis.scene(clip, source, options, sessions, count, progress)
+            return then(source, scene, list(sessions.values()))
 
     def _draw(
         self,
@@ -210,50 +226,66 @@ class VideoRetalkingEngine:
         scene: ClipAnalysis,
         segment: range,
         options: RenderOptions,
-        memory: FaceCacheSession,
+        memories: list[FaceCacheSession],
         writer: ResultWriter | SegmentWriter,
         clock: StageClock,
         tell: Callable[[int, int], None],
     ) -> list[Note]:
-        """Pass two, encoded beside it. Returns what there is to say about it."""
+        """Pass two, encoded beside it: each speaker is drawn onto the frames of the one before. Returns what there is
+        to say about it."""
         self._networks.findings()
-        drawing = self._renderer(scene, options, memory)
+        made_exact: list[str] = []
+        drawings = [
+            self._renderer(scene, speaker, options, source.info, memories[speaker.look], made_exact)
+            for speaker in scene.speakers
+        ]
+        items = shown_frames(scene, source, segment)
+        for drawing in drawings:
+            items = drawing.frames(items)
 
         def encode(frame: Frame) -> None:
             with clock.stage("encode"):
                 writer.write(frame)
 
         with clock.stage("synthesize"), writer, EncoderThread(encode, AHEAD) as out:
-            for done, frame in enumerate(drawing.frames(source, segment), start=1):
-                out.put(frame)
+            for done, item in enumerate(items, start=1):
+                out.put(item.drawn)
                 if done % REPORT_EVERY == 0 or done == len(segment):
                     tell(done, len(segment))
-        clock.times_s |= drawing.times_s
-        return drawing.notes
+        clock.times_s |= sum_of_times([DrawingReport(drawing.times_s) for drawing in drawings])
+        return merge_notes(note for drawing in drawings for note in drawing.notes)
 
     def _renderer(
-        self, scene: ClipAnalysis, options: RenderOptions, memory: FaceCacheSession
+        self,
+        scene: ClipAnalysis,
+        speaker: SpeakerAnalysis,
+        options: RenderOptions,
+        info: VideoInfo,
+        memory: FaceCacheSession,
+        made_exact: list[str],
     ) -> FrameRenderer | OriginalRenderer:
-        """Pass two, with this project's arithmetic or, for `compat=original`, with the original's."""
+        """Pass two of a speaker, with this project's arithmetic or, for `compat=original`, with the original's."""
         if options.compat == "original":
-            return OriginalRenderer(self._networks, scene, options)
-        return FrameRenderer(self._networks, self._batch_size, scene, options, memory)
+            return OriginalRenderer(self._networks, scene, speaker, options, info)
+        return FrameRenderer(self._networks, self._batch_size, scene, speaker, options, memory, made_exact)
 
-    def _standing_notes(self, options: RenderOptions) -> Iterator[Note]:
-        """Notes that hold for every render of this engine with these options."""
+    def _standing_notes(self, clip: ClipPlan) -> Iterator[Note]:
+        """Notes that hold for every render of this engine with these looks."""
         if self.capabilities.synthetic_weights:
             yield Note("synthetic_weights", UNTRAINED)
-        if options.expression not in TEMPLATE_KEYS:  # a picture of the caller's
-            return
+        for expression in dict.fromkeys(speaker.expression for speaker in clip.speakers):
+            if expression in TEMPLATE_KEYS:  # else a picture of the caller's
+                yield self._template_note(expression)
+
+    def _template_note(self, expression: str) -> Note:
         if self._templates is None or not self._templates.is_file():
-            yield Note(
+            return Note(
                 "expression_zero",
                 "expression.mat is not in the weights folder: `neutral` is the zero expression of the 3DMM, which "
                 "differs from the original's.",
             )
-        else:
-            variable = TEMPLATE_KEYS[options.expression]
-            yield Note("expression_template", f"`{options.expression}` is {variable} of {self._templates.name}.")
+        variable = TEMPLATE_KEYS[expression]
+        return Note("expression_template", f"`{expression}` is {variable} of {self._templates.name}.")
 
     def _metadata(self) -> dict[str, str]:
         comment = f"{MADE_BY} {UNTRAINED}" if self.capabilities.synthetic_weights else MADE_BY
@@ -261,37 +293,38 @@ class VideoRetalkingEngine:
 
     def _report(
         self,
+        clip: ClipPlan,
         scene: ClipAnalysis,
-        info: VideoInfo,
         options: RenderOptions,
         times_s: dict[str, float],
         notes: list[Note],
         face_cache: str,
     ) -> RenderReport:
-        timeline = scene.timeline
-        count = len(timeline.source_index)
+        timeline, info = scene.timeline, clip.source.info
         width, height = output_size(info, options.output.max_height)
-        shown = (scene.strength > 0) | scene.covered
+        coverage, faceless = coverage_of(clip, [(one.strength > 0) | one.covered for one in scene.speakers])
+        boxes, covered = _face_boxes(scene, info, options), np.any([one.covered for one in scene.speakers], axis=0)
         return RenderReport(
             engine="videoretalking",
             engine_version=__version__,
             device=str(self._networks.device),
-            frames=count,
+            frames=clip.frames,
             fps=timeline.fps,
             duration_s=timeline.duration_s,
             width=width,
             height=height,
-            face_coverage=float(shown.mean()),
-            faceless_ranges_s=faceless_ranges_s(shown, np.arange(count) / float(timeline.fps), timeline.duration_s),
+            face_coverage=coverage,
+            faceless_ranges_s=faceless,
             stage_times_s=dict(times_s),
             synthetic_weights=self.capabilities.synthetic_weights,
-            notes=[*self._standing_notes(options), *covered_notes(scene.covered, timeline.fps), *notes],
+            notes=[*self._standing_notes(clip), *covered_notes(covered, timeline.fps), *notes],
             face_cache=face_cache,
-            face_boxes=_face_boxes(scene, info, options),
+            face_boxes=boxes[0],
+            lines=report_lines(clip, boxes, None),
         )
 
 
-def _face_boxes(scene: ClipAnalysis, info: VideoInfo, options: RenderOptions) -> NDArray[np.float32]:
-    """See `RenderReport.face_boxes`."""
-    width, _ = output_size(info, options.output.max_height)
-    return scene.face_boxes * np.float32(width / info.width)
+def _face_boxes(scene: ClipAnalysis, info: VideoInfo, options: RenderOptions) -> list[NDArray[np.float32]]:
+    """See `RenderReport.face_boxes`, of each speaker."""
+    scale = np.float32(output_size(info, options.output.max_height)[0] / info.width)
+    return [boxes * scale for boxes in scene.face_boxes]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core.device import DeviceClock, download, upload
-from retalking_core.engines.videoretalking.analysis import ClipAnalysis, shown_frames
+from retalking_core.engines.videoretalking.analysis import ClipAnalysis, DrawnFrame, SpeakerAnalysis
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession
 from retalking_core.errors import EngineFaultError
@@ -34,12 +34,10 @@ from retalking_core.stages.regions import (
     region_side,
 )
 from retalking_core.stages.stabilize import stabilize
-from retalking_core.types import Frame, FrameSource
+from retalking_core.types import Frame
 
 # Largest region of which a full batch is drawn: 16 such take 200 MB a picture.
 FULL_BATCH_SIDE_PX = 1024
-
-Item = tuple[int, Frame]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class DrawnBatch:
     which of the networks' settings it was drawn with.
     """
 
-    items: list[Item]
+    items: list[DrawnFrame]
     origins: NDArray[np.int64]
     side: int
     planes: Tensor
@@ -71,30 +69,32 @@ class DrawnBatch:
         return replace(self, reference_frames=self.reference_frames[:0], findings=OutputChecks([], torch.zeros(0)))
 
 
-def fitting_batch(batch_size: int, scene: ClipAnalysis) -> int:
+def fitting_batch(batch_size: int, speaker: SpeakerAnalysis) -> int:
     """Fewer frames at once where faces are large: about ten pictures of the region are held for each frame."""
-    side = region_side(scene.faces.at(np.flatnonzero(scene.faces.visible)))
+    side = region_side(speaker.faces.at(np.flatnonzero(speaker.faces.visible)))
     return max(1, min(batch_size, int(batch_size * (FULL_BATCH_SIDE_PX / side) ** 2)))
 
 
 class FrameRenderer:
-    """Pass two over one clip."""
+    """Pass two over one clip, for one speaker. made_exact: networks that were found to need float32, shared by all
+    renderers of a clip."""
 
     def __init__(
         self,
         networks: ValidatingNetworks,
         batch_size: int,
         scene: ClipAnalysis,
+        speaker: SpeakerAnalysis,
         options: RenderOptions,
         memory: FaceCacheSession,
+        made_exact: list[str],
     ) -> None:
-        self._networks, self._scene, self._options, self._memory = networks, scene, options, memory
-        self._batches = AdaptiveBatcher(fitting_batch(batch_size, scene))
+        self._networks, self._scene, self._speaker, self._memory = networks, scene, speaker, memory
+        self._batches = AdaptiveBatcher(fitting_batch(batch_size, speaker))
         self._noises = fixed_noise(ENet.noise_sizes, options.seed, networks.device)
         self._clock = DeviceClock(networks.device)
         self._under_way: deque[DrawnBatch] = deque()
-        self._settings = 0
-        self._made_exact: list[str] = []
+        self._made_exact = made_exact
         self._unparsed: list[int] = []  # output frames
 
     @property
@@ -117,11 +117,11 @@ class FrameRenderer:
             notes.append(Note("face_parts_not_found", sentence, ranges_s))
         return notes
 
-    def frames(self, source: FrameSource, segment: range | None = None) -> Iterator[Frame]:
-        """Every output frame (of the segment) in order; those without a face as they were decoded."""
-        waiting: deque[tuple[list[Item], int]] = deque()
-        for group in in_groups(shown_frames(self._scene, source, segment), self._batches.size):
-            speaking = [item for item in group if self._scene.strength[item[0]] > 0]
+    def frames(self, items: Iterator[DrawnFrame]) -> Iterator[DrawnFrame]:
+        """The frames in order, with this speaker drawn on them; those on which it does not speak as they came."""
+        waiting: deque[tuple[list[DrawnFrame], int]] = deque()
+        for group in in_groups(items, self._batches.size):
+            speaking = [item for item in group if self._speaker.strength[item.number] > 0]
             before = len(self._under_way)
             for batch in self._batches.run(speaking, self.render_batch):
                 self._under_way.append(batch)
@@ -131,15 +131,15 @@ class FrameRenderer:
         for group, batches in waiting:
             yield from self._finished(group, batches)
 
-    def _finished(self, group: list[Item], batches: int) -> Iterator[Frame]:
+    def _finished(self, group: list[DrawnFrame], batches: int) -> Iterator[DrawnFrame]:
         drawn: dict[int, Frame] = {}
         for _ in range(batches):
             batch = self._checked(self._under_way.popleft())
-            numbers = np.array([k for k, _ in batch.items])
+            numbers = np.array([item.number for item in batch.items])
             self._unparsed += numbers[~np.asarray(batch.parsed)].tolist()
-            new = put_regions([frame for _, frame in batch.items], batch.origins, batch.side, batch.planes.numpy())
-            drawn |= zip((k for k, _ in batch.items), new, strict=True)
-        yield from (drawn.get(k, frame) for k, frame in group)
+            new = put_regions([item.drawn for item in batch.items], batch.origins, batch.side, batch.planes.numpy())
+            drawn |= zip(numbers.tolist(), new, strict=True)
+        yield from (replace(item, drawn=drawn.get(item.number, item.drawn)) for item in group)
 
     def _checked(self, batch: DrawnBatch) -> DrawnBatch:
         """The batch once it is done and found right; drawn again where half precision was too little for a network."""
@@ -150,7 +150,7 @@ class FrameRenderer:
                 batch.findings.check()
                 break
             except EngineFaultError as error:
-                if batch.settings == self._settings:
+                if batch.settings == len(self._made_exact):
                     self._make_exact(error)
                 batch = self.render_batch(batch.items)
         if len(batch.reference_frames):
@@ -162,19 +162,23 @@ class FrameRenderer:
         if not self._networks.run_in_float32(name):
             raise error
         self._made_exact.append(name)
-        self._settings += 1
 
-    def render_batch(self, items: Sequence[Item]) -> DrawnBatch:
-        """A batch of (output number, frame) with speaking faces: the method, step by step."""
-        scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
-        outputs, frames = np.array([k for k, _ in items]), [frame for _, frame in items]
+    def render_batch(self, items: Sequence[DrawnFrame]) -> DrawnBatch:
+        """A batch of frames on which the face speaks: the method, step by step. The networks see the frames as they
+        were decoded; what they change is added to what other speakers have changed."""
+        scene, speaker = self._scene, self._speaker
+        net, device, step = self._networks.get, self._networks.device, self._clock.step
+        outputs, frames = np.array([item.number for item in items]), [item.source for item in items]
         used = scene.timeline.source_index[outputs]
 
         with torch.inference_mode():
             # Where the face is, at the frame's own resolution.
             with step("cut"):
-                places = scene.faces.at(used)
-                regions = cut_regions(frames, places, region_side(places), scene.color, device)
+                places = speaker.faces.at(used)
+                regions = below = cut_regions(frames, places, region_side(places), scene.color, device)
+                if any(item.drawn is not item.source for item in items):
+                    drawn = [item.drawn for item in items]
+                    below = cut_regions(drawn, places, region_side(places), scene.color, device)
                 here = places.shifted(regions.origins)
                 boxes = upload(here.boxes, device)
 
@@ -186,18 +190,18 @@ class FrameRenderer:
                 faces = crop_resized(regions.pictures, boxes, LIP_PX) / 255
                 in_crops = upload(here.boxes_in_crops(), device)
                 references = build_references(faces, steady.flip(1) / 255, here.scaled(), in_crops)
-                sound = upload(scene.sound[outputs], device)
+                sound = upload(speaker.sound[outputs], device)
                 spoken = synthesize_lips(net("enet"), faces, references, sound, self._noises)
-                spoken = redraw_upper_half(lambda: net("ganimation"), spoken, faces, self._options.upper_face)
+                spoken = redraw_upper_half(lambda: net("ganimation"), spoken, faces, speaker.upper_face)
 
             # Restored, and laid into the frame where face and mouth are.
             with step("restore"):
                 pasted = paste_prediction(regions.pictures, spoken, boxes)
                 restored = restore(net("gfpgan"), net("parsenet"), pasted, here.landmarks)
             with step("composite"):
-                change = composite(regions.pictures, pasted, restored, BlendPlan(scene.faces.levels, boxes))
-                change = change * upload(scene.strength[outputs], device)[:, None, None, None]
-                planes = changed_planes(regions, change, scene.color, scene.height)
+                change = composite(regions.pictures, pasted, restored, BlendPlan(speaker.faces.levels, boxes))
+                change = change * upload(speaker.strength[outputs], device)[:, None, None, None]
+                planes = changed_planes(below, change, scene.color, scene.height)
             parsed = faces_found(restored)
             return self._handed_over(items, regions, (planes, parsed, new_steady), new_frames)
 
@@ -233,19 +237,20 @@ class FrameRenderer:
         self, frames: NDArray[np.int64], rows: NDArray[np.int64], regions: RegionBatch, here: FacePlaces
     ) -> Tensor:
         """u8 [b, 3, 256, 256] RGB of source frames; rows: where they are in the batch."""
-        scene, net, device, step = self._scene, self._networks.get, self._networks.device, self._clock.step
+        speaker = self._speaker
+        net, device, step = self._networks.get, self._networks.device, self._clock.step
         at = upload(rows, device)
         with step("stabilize"):
             crops = crop_resized(regions.pictures[at], upload(here.crops[rows], device), 256).flip(1)
-            seen = crops if scene.still is None else upload(scene.still, device).expand_as(crops)
-            steady = stabilize(net("dnet"), seen, upload(scene.windows[frames], device))
+            seen = crops if speaker.still is None else upload(speaker.still, device).expand_as(crops)
+            steady = stabilize(net("dnet"), seen, upload(speaker.windows[frames], device))
         with step("enhance"):
             steady = enhance(net("gpen512"), net("parsenet"), steady, here.scaled()[rows])
         return steady.round().clamp(0, 255).to(torch.uint8)
 
     def _handed_over(
         self,
-        items: Sequence[Item],
+        items: Sequence[DrawnFrame],
         regions: RegionBatch,
         results: tuple[Tensor, Tensor, Tensor],
         reference_frames: NDArray[np.int64],
@@ -264,6 +269,6 @@ class FrameRenderer:
             reference_frames=reference_frames,
             drawn_references=references,
             findings=findings,
-            settings=self._settings,
+            settings=len(self._made_exact),
             done=done,
         )
