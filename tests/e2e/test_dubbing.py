@@ -11,23 +11,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cli.demo_input import write_demo_speech
 from tests.e2e.conftest import Service
-from tests.media.scenes import make_two_faces
+from tests.media.dialogs import FPS, WIDTH, make_dialog
 
 pytestmark = pytest.mark.e2e
 LEFT_S, RIGHT_S = (0.4, 2.0), (1.4, 3.2)  # they overlap from 1.4 to 2 s
+LENGTH_S = 4.0
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("scene")
-    write_demo_speech(folder / "speech.wav")
-    return {"video": make_two_faces(folder / "scene.mp4"), "speech": folder / "speech.wav"}
+    made = make_dialog(tmp_path_factory.mktemp("scene"), LENGTH_S)
+    return {"video": made.video, "anna": made.first, "ben": made.second}
 
 
 def submit(service: Service, scene: dict[str, Path], segments: list[dict[str, Any]], **fields: str) -> dict[str, Any]:
-    with scene["video"].open("rb") as video, scene["speech"].open("rb") as anna, scene["speech"].open("rb") as ben:
+    with scene["video"].open("rb") as video, scene["anna"].open("rb") as anna, scene["ben"].open("rb") as ben:
         files = {"video": ("scene.mp4", video), "anna": ("anna.wav", anna), "ben": ("ben.wav", ben)}
         named = {each["audio"] for each in segments}
         parts = {name: file for name, file in files.items() if name == "video" or name in named}
@@ -55,13 +54,14 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
     told = job["render"]["segments"]
     assert [(each["start_s"], each["end_s"]) for each in told] == [LEFT_S, RIGHT_S]
     assert all(each["face_coverage"] == 1 for each in told)
-    assert told[0]["face_box"][2] < 256 < told[1]["face_box"][0]
-    assert job["result"]["duration_s"] == pytest.approx(4.0, abs=0.04), "as long as the video"
+    assert told[0]["face_box"][2] < WIDTH / 2 < told[1]["face_box"][0]
+    assert "original_sound_missing" in [note["code"] for note in job["render"]["notes"]]
+    assert job["result"]["duration_s"] == pytest.approx(LENGTH_S, abs=0.04), "as long as the video"
 
     before, after = luma_of(scene["video"]), luma_of(service.download(job["id"], tmp_path / "result.mp4"))
     changed = np.abs(after - before)
-    halves = {"left": changed[:, :, :256], "right": changed[:, :, 256:]}
-    times_s = np.arange(len(before)) / 25
+    halves = {"left": changed[:, :, : WIDTH // 2], "right": changed[:, :, WIDTH // 2 :]}
+    times_s = np.arange(len(before)) / FPS
     for side, (start_s, end_s) in (("left", LEFT_S), ("right", RIGHT_S)):
         spoken = (times_s >= start_s) & (times_s < end_s)
         moved = halves[side].max(axis=(1, 2))
@@ -78,7 +78,7 @@ def test_lists_that_only_the_decoded_files_refute(service: Service, scene: dict[
     assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
     lines = [
         {"audio": "anna", "start_s": 0, "face": "left_most"},
-        {"audio": "anna", "start_s": 0, "face": {"x": 128, "y": 128}},
+        {"audio": "anna", "start_s": 0, "face": {"x": WIDTH / 4, "y": 110}},
     ]
     assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
     nobody = submit(

@@ -66,7 +66,7 @@ class ScriptedEngine:
             self._act(Act(options.seed), progress)
         finally:
             (self._marks / "left").write_text(str(time.monotonic()))
-        report = remux(clip.video, clip.audio, result)
+        report = remux(clip.video, next(iter(clip.files)), result)
         progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report
 

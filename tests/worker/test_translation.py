@@ -24,7 +24,7 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
 from retalking_core.media.result_file import writing
-from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions
+from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions, SoundOptions
 from retalking_core.progress import Progress
 from retalking_core.types import RenderReport
 from retalking_core.vocabulary.options import JobOptions
@@ -58,6 +58,7 @@ def test_every_option_arrives() -> None:
         one_shot=True,
         fps=30,
         output={"crf": 20, "max_height": 480, "container": "mkv", "fps": 24, "badge": True},
+        sound={"mix": "over", "ducking_db": -20},
         seed=7,
         audio_track="2",
         transcript="Hello, my friend.",
@@ -75,6 +76,7 @@ def test_every_option_arrives() -> None:
         one_shot=True,
         fps=30,
         output=OutputOptions(20, 480, "mkv", 24, True),
+        sound=SoundOptions("over", -20),
         seed=7,
         audio_track="2",
         transcript="Hello, my friend.",
