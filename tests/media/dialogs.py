@@ -49,8 +49,8 @@ def make_dialog(folder: Path, seconds: float = SECONDS) -> Dialog:
             canvas[:, side * WIDTH // 2 :][:, : WIDTH // 2] = cv2.flip(half, 1) if side else half
         pictures.append(canvas)
     video = write_clip(folder / "two.mp4", pictures, FPS)
-    quick = [(sound, length) for vowel in "aiaaiaaaia" for sound, length in ((vowel, 0.17), (" ", 0.13))]
-    slow = [(sound, length) for vowel in "aaaa" for sound, length in ((" ", 0.36), (vowel, 0.37))]
+    quick = [(sound, length) for vowel in "aaaaaaa" for sound, length in ((vowel, 0.22), (" ", 0.2))]
+    slow = [(sound, length) for vowel in "aaaa" for sound, length in ((" ", 0.45), (vowel, 0.4))]
     first = write_wav(folder / "first.wav", make_sound(quick))
     second = write_wav(folder / "second.wav", make_sound(slow, seed=11))
     return Dialog(video, first, second)
