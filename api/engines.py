@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from api.problems import FieldError
 from jobs.errors import ServiceError
-from jobs.models import JobRequest, WorkerInfo
+from jobs.models import JobRequest, SegmentOptions, WorkerInfo
 from jobs.settings import Settings
 from retalking_core.vocabulary.engines import AUTO, EngineInfo, preferred_engine
 from retalking_core.vocabulary.options import DEFAULT_OPTIONS, refused_options
 
 
-def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: Settings) -> None:
+def check_engine(
+    request: JobRequest, segments: Sequence[SegmentOptions], workers: Sequence[WorkerInfo], settings: Settings
+) -> None:
     """Raises engine_unavailable or unsupported_option. Without a live worker this cannot be checked; the worker that
     takes the job checks again."""
     if not workers:
@@ -20,10 +22,10 @@ def check_engine(request: JobRequest, workers: Sequence[WorkerInfo], settings: S
     offers = [engine for worker in workers for engine in worker.engines]
     reasons = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
     name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers}, reasons)
-    refused = [_refused(request, offer) for offer in offers if offer.name == name]
+    refused = [_refused(request, segments, offer) for offer in offers if offer.name == name]
     # Workers of different versions can offer the same engine: one that supports all options is enough.
     if all(refused):
-        raise _unsupported(name, refused[0], request, offers)
+        raise _unsupported(name, refused[0], request, segments, offers)
 
 
 def choose_engine(requested: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
@@ -41,12 +43,28 @@ def choose_engine(requested: str, configured: str, offered: set[str], reasons: M
     raise ServiceError("engine_unavailable", message.rstrip())
 
 
-def _refused(request: JobRequest, engine: EngineInfo) -> dict[str, str]:
-    return refused_options(request, DEFAULT_OPTIONS, engine.unsupported_options)
+def _refused(request: JobRequest, segments: Sequence[SegmentOptions], engine: EngineInfo) -> dict[str, str]:
+    """Option -> value, for each that the engine does not support; options of segments by dotted names."""
+    refused = refused_options(request, DEFAULT_OPTIONS, engine.unsupported_options)
+    if segments and not engine.draws_lines:
+        return refused | {"segments": f"[{len(segments)}]"}
+    for number, segment in enumerate(segments):
+        look = {name: getattr(segment, name) for name in ("expression", "upper_face")}
+        given = {name: value for name, value in look.items() if value is not None}
+        asked = DEFAULT_OPTIONS.model_copy(update=given)
+        found = refused_options(asked, DEFAULT_OPTIONS, engine.unsupported_options)
+        refused |= {f"segments.{number}.{option}": value for option, value in found.items()}
+    return refused
 
 
-def _unsupported(name: str, refused: dict[str, str], request: JobRequest, offers: Sequence[EngineInfo]) -> ServiceError:
-    able = sorted({o.name for o in offers if o.name != name and not _refused(request, o)})
+def _unsupported(
+    name: str,
+    refused: dict[str, str],
+    request: JobRequest,
+    segments: Sequence[SegmentOptions],
+    offers: Sequence[EngineInfo],
+) -> ServiceError:
+    able = sorted({o.name for o in offers if o.name != name and not _refused(request, segments, o)})
     remedy = f"request the engine {able[0]}" if able else "wait for a worker with an engine that does (`GET /engines`)"
     errors = [
         FieldError(pointer=f"#/{option.replace('.', '/')}", message=f"The engine {name} does not support {value}")

@@ -5,6 +5,7 @@ Parsed by python-multipart; nothing is spooled to disk.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -17,25 +18,30 @@ from starlette.requests import Request
 from api.dependencies import Dependencies
 from api.limits import body_chunks, check_filename, read_json, too_large
 from api.problems import FieldError
+from api.segments import PART_NAME
 from api.staging import StagedFile, StorageReservation, UploadStream
 from jobs.errors import ServiceError
+from jobs.models import MAX_AUDIO_FILES, JobRequest
 from jobs.names import input_key
 from retalking_core.vocabulary.containers import InputSlot
 
 SLOTS: tuple[InputSlot, ...] = get_args(InputSlot)
 # Fields whose value is an object or a list: JSON text, or (objects) dotted names such as `output.crf`.
-NESTED_FIELDS = frozenset({"face", "crop", "pads", "output", "metadata"})
+NESTED_FIELDS = frozenset({"face", "crop", "pads", "output", "sound", "segments", "metadata"})
 LIST_FIELDS = frozenset({"evaluate", "webhook_events"})
+# JSON parts; clients like to send them with a file name.
+JSON_PARTS = frozenset({"spec", "segments"})
 # Boundaries and part headers: 100 parts with at most 8 headers of 4 kB would be 3 MB; real forms need a few kB.
 FRAMING_BYTES = 1 << 16
 
 
 @dataclass
 class ReceivedForm:
-    """files: staged files by slot. filenames: as sent, by slot. fields: values by field name, in the order sent."""
+    """files: staged files by the name of their part: a slot, or a name of the caller's for speech of segments.
+    filenames: as sent, by the same name. fields: values by field name, in the order sent."""
 
-    files: dict[InputSlot, StagedFile] = field(default_factory=dict)
-    filenames: dict[InputSlot, str] = field(default_factory=dict)
+    files: dict[str, StagedFile] = field(default_factory=dict)
+    filenames: dict[str, str] = field(default_factory=dict)
     fields: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -75,16 +81,19 @@ class _FormReceiver:
 
     def start(self, part: PartStart) -> None:
         self._part = part
-        slot = slot_of(part)
+        slot, name = slot_of(part), part.name
         if slot is None:
-            if part.filename is not None and part.name != "spec":
-                names = ", ".join(SLOTS)
-                raise refuse_field(part.name, f"There is no file part of this name; the file parts are {names}")
             return
-        if slot in self.form.files:
-            raise refuse_field(part.name, "This file was sent twice")
-        check_filename(part.filename or "", slot)
-        self._stream = UploadStream(self._parts, self._reservation, input_key(self._reservation.arrival, slot), slot)
+        if name in self.form.files:
+            raise refuse_field(name, "This file was sent twice")
+        check_filename(part.filename or "", name)
+        count = len(self.form.files)
+        if count >= len(SLOTS) + MAX_AUDIO_FILES:
+            message = f"The form has more than {MAX_AUDIO_FILES} files for segments."
+            raise ServiceError("audio_files_too_many", message)
+        # The names are the caller's, so they are no part of a key.
+        key = input_key(self._reservation.arrival, name if name in SLOTS else f"file_{count}")
+        self._stream = UploadStream(self._parts, self._reservation, key, slot, name)
 
     async def add(self, data: bytes) -> None:
         if self._stream is not None:
@@ -100,14 +109,13 @@ class _FormReceiver:
         part, self._part = self._part, None
         if part is None:
             return
-        slot = slot_of(part)
-        if slot is None or self._stream is None:
+        if self._stream is None:
             self._end_field(part.name)
             return
         stream, is_unused = self._stream, part.filename == "" and self._stream.is_empty
         if not is_unused:  # Browsers send an empty file input as an empty part with an empty name.
-            self.form.files[slot] = await stream.finish()
-            self.form.filenames[slot] = part.filename or ""
+            self.form.files[part.name] = await stream.finish()
+            self.form.filenames[part.name] = part.filename or ""
         self._stream = None
 
     def _end_field(self, name: str) -> None:
@@ -124,10 +132,19 @@ class _FormReceiver:
 
 
 def slot_of(part: PartStart) -> InputSlot | None:
-    """The slot of a file part. `expression` is also a plain field (`smile`)."""
+    """The slot of a file part; None for a field. `expression` is also a plain field (`smile`). A file of another name
+    is the speech of segments, which name it. Raises invalid_request for a file that cannot be one."""
     if part.name == "expression" and part.filename is None and part.content_type.startswith("text/"):
         return None
-    return next((slot for slot in SLOTS if slot == part.name), None)
+    slot = next((slot for slot in SLOTS if slot == part.name), None)
+    if slot is not None or part.filename is None or part.name in JSON_PARTS:
+        return slot
+    if part.name in JobRequest.model_fields or not re.fullmatch(PART_NAME, part.name):
+        names = ", ".join(SLOTS)
+        raise refuse_field(
+            part.name, f"There is no file part of this name; the file parts are {names}, and the `audio` of segments"
+        )
+    return "audio"
 
 
 def fields_to_body(fields: dict[str, list[str]]) -> dict[str, Any]:

@@ -62,6 +62,13 @@ SUBMISSION_REFUSALS = [
     "request_timeout",
     "invalid_option",
     "unsupported_option",
+    "segments_too_many",
+    "segments_overlap",
+    "segment_out_of_range",
+    "segment_too_short",
+    "segment_end_before_start",
+    "segment_audio_missing",
+    "audio_files_too_many",
     "engine_unavailable",
     "idempotency_conflict",
     "rate_limited",
@@ -151,8 +158,9 @@ async def submit_job(
     prefer: PreferHeader = None,
     wait: WaitQuery = None,
 ) -> Response:
-    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`). This path takes forms with files as
-    well; in this document they have a path of their own, because generated clients know one body per operation."""
+    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`); with `segments`, each of them references
+    its speech. This path takes forms with files as well; in this document they have a path of their own, because
+    generated clients know one body per operation."""
     return await _submit(request, parts, caller, idempotency_key, wait)
 
 
@@ -174,8 +182,9 @@ async def submit_job_files(
     wait: WaitQuery = None,
 ) -> Response:
     """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
-    as files. Options are form fields (nested ones as JSON text or dotted names such as `output.crf`), or a single JSON
-    part `spec`. An input that is not sent as a file is referenced as in `submitJob`."""
+    as files; with `segments`, each of them names the file part that has its speech. Options are form fields (nested
+    ones as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as
+    a file is referenced as in `submitJob`."""
     if media_type_of(request) == "application/json":
         raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
     return await _submit(request, parts, caller, idempotency_key, wait)

@@ -45,7 +45,8 @@ class MediaLink(BaseModel):
 
 
 class MediaLinks(BaseModel):
-    """The playable files of a job. null: missing, or its URL is not fetched yet."""
+    """The playable files of a job. null: missing, or its URL is not fetched yet; `audio` also for a job with
+    segments."""
 
     expires_at: datetime
     video: MediaLink | None
@@ -122,7 +123,8 @@ def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | Non
         return served_result(job.id, job.result) if job.result else None
     if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
         return find_excerpt(parts, job, part)
-    return _input_file(parts, job, part, job.inputs[part])
+    source = job.inputs.get(part)  # a job with segments has no `audio`
+    return _input_file(parts, job, part, source) if source else None
 
 
 def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:

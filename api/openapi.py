@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api.account_bodies import AccountChanges, NewKey
+from api.forms import JSON_PARTS
 from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
 from api.problems import Problem
+from api.segments import PART_NAME
 from api.submission import JobSubmission
 from jobs.models import JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
@@ -35,7 +37,7 @@ TAGS = [
 ]
 _REF = "#/components/schemas/"
 _FILE_ENCODING = {
-    "spec": {"contentType": "application/json"},
+    **{name: {"contentType": "application/json"} for name in sorted(JSON_PARTS)},
     **{slot: {"contentType": ", ".join(kind.content_type for kind in ACCEPTED[slot])} for slot in ("video", "audio")},
 }
 _BINARY = {"type": "string", "format": "binary"}
@@ -112,7 +114,7 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
-    asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
+    asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio", segments="array")]}
     asked["JobForm"] = {"title": "JobForm"} | _form_schema(fields)
     return answers | asked
 
@@ -195,10 +197,10 @@ def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-def _one_source(slot: str) -> dict[str, Any]:
-    """Exactly one of the two references of an input is not null."""
-    ways = (f"{slot}_url", f"{slot}_upload_id")
-    return {"oneOf": [{"required": [way], "properties": {way: {"type": "string"}}} for way in ways]}
+def _one_source(slot: str, **others: str) -> dict[str, Any]:
+    """Exactly one of the two references of an input is not null. others: fields that may stand for it, by type."""
+    ways = {f"{slot}_url": "string", f"{slot}_upload_id": "string"} | others
+    return {"oneOf": [{"required": [way], "properties": {way: {"type": kind}}} for way, kind in ways.items()]}
 
 
 def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
@@ -217,15 +219,16 @@ def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "description": "Each input once: as a file, by address or by upload id. The options as fields (nested ones as "
         "JSON text, or their members by dotted names such as `output.crf`), or all of them in one `spec` part instead. "
-        "An empty field counts as not sent.",
+        "An empty field counts as not sent. Files of other names are the speech of `segments`, which name them.",
         "properties": files | fields | {"spec": spec},
-        "additionalProperties": False,
-        "allOf": [_one_given("video"), _one_given("audio")],
+        "additionalProperties": _BINARY,
+        "propertyNames": {"pattern": f"^{PART_NAME}$"},
+        "allOf": [_one_given("video"), _one_given("audio", "segments")],
     }
 
 
-def _one_given(slot: str) -> dict[str, Any]:
-    return {"anyOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id", "spec")]}
+def _one_given(slot: str, *others: str) -> dict[str, Any]:
+    return {"anyOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id", *others, "spec")]}
 
 
 def _without_null(shape: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +262,18 @@ JSON_BODY = {
                             "output": {"crf": 20},
                             "metadata": {"order": 7},
                         },
-                    }
+                    },
+                    "segments": {
+                        "summary": "Two people, a line for each",
+                        "value": {
+                            "video_url": "https://example.com/interview.mp4",
+                            "segments": [
+                                {"audio": "https://example.com/anna.wav", "start_s": 0.5, "face": "left_most"},
+                                {"audio": "https://example.com/ben.wav", "start_s": 4, "face": "right_most"},
+                            ],
+                            "sound": {"mix": "over"},
+                        },
+                    },
                 },
             },
         },

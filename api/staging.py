@@ -125,14 +125,18 @@ class UploadStream:
     """Writes one file to the object store while it arrives: limited, hashed and sniffed, in constant memory.
 
     Call add() with each chunk, then finish(), or seal() and commit(); abandon() at any time. Nothing is visible under
-    the key before commit(). slot: purpose of the file; None: any container that some slot accepts.
+    the key before commit(). slot: purpose of the file; None: any container that some slot accepts. part: its name in
+    messages, where it is not the slot's.
     """
 
-    def __init__(self, parts: Dependencies, reservation: StorageReservation, key: str, slot: InputSlot | None) -> None:
+    def __init__(
+        self, parts: Dependencies, reservation: StorageReservation, key: str, slot: InputSlot | None, part: str = ""
+    ) -> None:
         self._parts = parts
         self._reservation = reservation
         self._key = key
         self._slot = slot
+        self._part = part or slot
         self._max_bytes = parts.settings.max_upload_bytes
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -144,7 +148,7 @@ class UploadStream:
 
     @property
     def name(self) -> str:
-        return f"`{self._slot}` file" if self._slot else "file"
+        return f"`{self._part}` file" if self._part else "file"
 
     @property
     def is_empty(self) -> bool:
@@ -185,7 +189,7 @@ class UploadStream:
             await self._parts.in_upload_thread(self._close)
 
     def _sniff(self) -> None:
-        check_container(b"".join(self._pending)[:HEAD_BYTES], self._slot)
+        check_container(b"".join(self._pending)[:HEAD_BYTES], self._slot, self.name)
         self._is_sniffed = True
 
     async def _flush(self) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import Request
@@ -26,12 +26,21 @@ from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
 from api.limits import check_metadata, read_body, read_json, too_large
 from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
+from api.segments import (
+    UPLOAD,
+    SegmentList,
+    check_segments,
+    error_code_of,
+    is_part_name,
+    parts_of,
+    stored_segments,
+)
 from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
 from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.messages import MessageNotSentError, send_job
-from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
+from jobs.models import InputPart, InputRef, Job, JobRequest, JobSpec, WorkerInfo, slot_of
 from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
@@ -47,7 +56,7 @@ from jobs.store import (
     RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
-from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
+from retalking_core.vocabulary.containers import HEAD_BYTES
 
 # Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0
@@ -63,6 +72,21 @@ class JobSubmission(JobRequest):
     video_upload_id: UploadId | None = Field(None, description="Id from `POST /uploads`")
     audio_url: Address | None = Field(None, description="http(s) address of the speech")
     audio_upload_id: UploadId | None = Field(None, description="Id from `POST /uploads`")
+    segments: SegmentList | None = Field(
+        None,
+        description="Who speaks when, each with a speech of its own, instead of one `audio` for the whole video. "
+        "Between segments the picture passes through unchanged",
+    )
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Every URL that the service would connect to, by the path of its field; a repeated one once."""
+        named = {"webhook_url": self.webhook_url, "video_url": self.video_url, "audio_url": self.audio_url}
+        for number, segment in enumerate(self.segments or ()):
+            if segment.audio.startswith("http"):
+                named[f"segments/{number}/audio"] = segment.audio
+        given = {address: name for name, address in reversed(named.items()) if address is not None}
+        return {name: address for address, name in reversed(given.items())}
 
     def request(self) -> JobRequest:
         return JobRequest.model_construct(**{name: getattr(self, name) for name in JobRequest.model_fields})
@@ -91,9 +115,9 @@ async def read_submission(
     check_metadata(job_request.metadata)
     _check_priority(job_request, caller)
     _check_metrics(job_request, workers)
-    check_engine(job_request, workers, parts.settings)
-    for name in ("webhook_url", "video_url", "audio_url"):
-        await _check_address(name, getattr(body, name), parts, caller)
+    check_engine(job_request, body.segments or (), workers, parts.settings)
+    for name, address in body.addresses.items():
+        await _check_address(name, address, parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
     await run_in_threadpool(reservation.settle)
     return Submission(spec, _fingerprint(body, form))
@@ -107,37 +131,29 @@ async def repeat_submission(
     workers = await run_in_threadpool(parts.store.workers.live)
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
-    check_engine(asked, workers, parts.settings)
-    for name, address in (
-        ("webhook_url", asked.webhook_url),
-        ("video_url", job.spec.video.url),
-        ("audio_url", job.spec.audio.url),
-    ):
-        await _check_address(name, address, parts, caller)
+    check_engine(asked, job.spec.segments, workers, parts.settings)
+    urls = {f"{part}_url": ref.url for part, ref in job.spec.inputs.items()}
+    for name, address in {"webhook_url": asked.webhook_url, **urls}.items():
+        if address is not None:
+            await _check_address(name, address, parts, caller)
 
-    def copy_files() -> dict[InputSlot, InputRef]:
+    def copy_files() -> dict[InputPart, InputRef]:
         copies = {}
-        for slot, ref in job.asked_inputs.items():
+        for part, ref in job.spec.inputs.items():
             if ref.key is not None:
-                key = input_key(reservation.arrival, slot)
+                key = input_key(reservation.arrival, part)
                 reservation.add(ref.size_bytes or 0)
                 try:
                     parts.objects.copy(ref.key, key)
                 except ObjectNotFoundError:
-                    message = f"The {slot} of the job is not in the object store any more; submit it again."
+                    message = f"The {part} of the job is not in the object store any more; submit it again."
                     raise ServiceError("storage_failed", message) from None
-                copies[slot] = ref.model_copy(update={"key": key})
+                copies[part] = ref.model_copy(update={"key": key})
         reservation.settle()
-        return job.asked_inputs | copies
+        return job.spec.inputs | copies
 
     inputs = await run_in_threadpool(copy_files)
-    spec = JobSpec(
-        video=inputs["video"],
-        audio=inputs["audio"],
-        expression_image=inputs.get("expression"),
-        request=asked,
-        retry_of=job.id,
-    )
+    spec = JobSpec.of(inputs, job.spec.segments, asked, retry_of=job.id)
     return Submission(spec, hashlib.sha256(f"retry of {job.id}".encode()).hexdigest())
 
 
@@ -199,11 +215,18 @@ def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
     raise ServiceError(_code_of(found), describe_errors(errors), errors=errors)
 
 
+# Fields whose value is an option; the others say where inputs are.
+OPTION_FIELDS = frozenset({*JobRequest.model_fields, "segments"})
+
+
 def _code_of(errors: list[Any]) -> str:
-    """invalid_option if an existing option has a bad value; invalid_request for unknown fields and everything else."""
+    """invalid_option if an existing option has a bad value; invalid_request for unknown fields and everything else.
+    Faults of segments that have a code of their own come first."""
+    for code in map(error_code_of, errors):
+        if code is not None:
+            return code
     is_option = [
-        error["type"] not in UNKNOWN_FIELD and error["loc"][:1] and error["loc"][0] in JobRequest.model_fields
-        for error in errors
+        error["type"] not in UNKNOWN_FIELD and error["loc"][:1] and error["loc"][0] in OPTION_FIELDS for error in errors
     ]
     return "invalid_option" if any(is_option) else "invalid_request"
 
@@ -226,25 +249,35 @@ def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
         )
 
 
-def _sources(slot: InputSlot, body: JobSubmission, form: ReceivedForm) -> list[str]:
+def _sources(slot: Literal["video", "audio"], body: JobSubmission, form: ReceivedForm) -> list[str]:
     """How this input was given, for messages."""
     ways: Mapping[str, object] = {
         f"the file part `{slot}`": form.files.get(slot),
-        f"`{slot}_url`": getattr(body, f"{slot}_url", None),
-        f"`{slot}_upload_id`": getattr(body, f"{slot}_upload_id", None),
+        f"`{slot}_url`": getattr(body, f"{slot}_url"),
+        f"`{slot}_upload_id`": getattr(body, f"{slot}_upload_id"),
     }
     return [way for way, value in ways.items() if value is not None]
 
 
 def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
+    segments = body.segments or []
+    named = {segment.audio for segment in segments if is_part_name(segment.audio)}
     errors = []
     for slot in ("video", "audio"):
         given = _sources(slot, body, form)
         ways = f"the file part `{slot}`, `{slot}_url` or `{slot}_upload_id`"
-        if not given:
-            errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}"))
+        if slot == "audio" and segments:
+            if given and not (slot in named and len(given) == 1 and slot in form.files):
+                message = f"It was sent as {' and as '.join(given)}, but no segment uses it; name it in `segments`"
+                errors.append(FieldError(pointer="#/audio", message=message))
+        elif not given:
+            more = ", or `segments`" if slot == "audio" else ""
+            errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}{more}"))
         elif len(given) > 1:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
+    for name in form.files.keys() - {*SLOTS, *named}:
+        message = f"No segment names this file; the other file parts are {', '.join(SLOTS)}"
+        errors.append(FieldError(pointer=f"#/{name}", message=message))
     if "webhook_events" in body.model_fields_set and body.webhook_url is None:
         errors.append(FieldError(pointer="#/webhook_events", message="It has no effect without `webhook_url`"))
     if "expression" in form.files and body.expression not in ("neutral", "image"):
@@ -252,8 +285,16 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
     if "expression" not in form.files and body.expression == "image":
         message = "The picture is missing; send it as the file part `expression`, or name an upload"
         errors.append(FieldError(pointer="#/expression", message=message))
+    if "expression" not in form.files and not body.expression.startswith(UPLOAD):
+        message = "There is no picture; send it as the `expression` of the job"
+        errors += [
+            FieldError(pointer=f"#/segments/{number}/expression", message=message)
+            for number, segment in enumerate(segments)
+            if segment.expression == "image"
+        ]
     if errors:
         raise ServiceError("invalid_request", describe_errors(errors), errors=errors)
+    check_segments(segments, body.face, form.files.keys() - {"expression"})
 
 
 def _resolve(
@@ -261,35 +302,37 @@ def _resolve(
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
-    def refer(slot: InputSlot, url: str | None, upload_id: str | None) -> InputRef:
-        staged = form.files.get(slot)
+    def refer(part: InputPart, name: str, url: str | None, upload_id: str | None) -> InputRef:
+        """name: of the file part that it may have come as."""
+        staged = form.files.get(name)
         if staged is not None:
             return InputRef(
                 kind="object",
                 key=staged.key,
                 size_bytes=staged.size_bytes,
                 sha256=staged.sha256,
-                filename=form.filenames[slot] or None,
+                filename=form.filenames[name] or None,
             )
         if url is not None:
             return InputRef(kind="url", url=url)
-        return _copy_upload(parts, caller, slot, str(upload_id), reservation)
+        return _copy_upload(parts, caller, part, str(upload_id), reservation)
 
-    image: InputRef | None = None
-    if "expression" in form.files or body.expression.startswith("upload:"):
-        image = refer("expression", None, body.expression.removeprefix("upload:"))
-    return JobSpec(
-        video=refer("video", body.video_url, body.video_upload_id),
-        audio=refer("audio", body.audio_url, body.audio_upload_id),
-        expression_image=image,
-        request=body.request(),
-    )
+    inputs = {"video": refer("video", "video", body.video_url, body.video_upload_id)}
+    if body.segments is None:
+        inputs["audio"] = refer("audio", "audio", body.audio_url, body.audio_upload_id)
+    for source, part in parts_of(body.segments or ()).items():
+        url = source if source.startswith("http") else None
+        inputs[part] = refer(part, source, url, source.removeprefix(UPLOAD))
+    if "expression" in form.files or body.expression.startswith(UPLOAD):
+        inputs["expression"] = refer("expression", "expression", None, body.expression.removeprefix(UPLOAD))
+    spec = JobSpec.of(inputs, stored_segments(body.segments or ()), body.request())
+    if sum(ref.size_bytes or 0 for ref in spec.segment_audio.values()) > parts.settings.max_upload_bytes:
+        raise too_large(parts.settings.max_upload_bytes, "speech of all segments together")
+    return spec
 
 
-async def _check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
+async def _check_address(name: str, address: str, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, with the name of the field."""
-    if address is None:
-        return
     try:
         await check_url_async(address, parts.settings.allow_private_hosts, caller.owner)
     except UrlNotAllowedError as refusal:
@@ -298,9 +341,9 @@ async def _check_address(name: str, address: str | None, parts: Dependencies, ca
 
 
 def _copy_upload(
-    parts: Dependencies, caller: Caller, slot: InputSlot, upload_id: str, reservation: StorageReservation
+    parts: Dependencies, caller: Caller, part: InputPart, upload_id: str, reservation: StorageReservation
 ) -> InputRef:
-    source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
+    source, key = upload_key(upload_id), input_key(reservation.arrival, part)
     try:
         if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
             raise ObjectNotFoundError(source)
@@ -309,11 +352,13 @@ def _copy_upload(
             raise too_large(parts.settings.max_upload_bytes, f"upload {upload_id}")
         if size == 0:
             raise ServiceError("file_empty", f"The upload {upload_id} is empty.")
-        check_container(b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot)
+        check_container(
+            b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot_of(part), f"upload {upload_id}"
+        )
         reservation.add(size)
         parts.objects.copy(source, key)
     except ObjectNotFoundError:
-        message = f"There is no upload {upload_id} for the {slot}, or its file has not been sent yet."
+        message = f"There is no upload {upload_id} for the {part}, or its file has not been sent yet."
         raise ServiceError("upload_not_found", message) from None
     sha256 = parts.store.uploads.sha256(upload_id)
     return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
@@ -322,7 +367,7 @@ def _copy_upload(
 def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
     content = {
         "body": body.model_dump(mode="json"),
-        "files": {slot: form.files[slot].sha256 for slot in SLOTS if slot in form.files},
+        "files": {name: file.sha256 for name, file in form.files.items()},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -127,6 +127,24 @@ _TABLE = [
         "Shorten or flatten the value listed in `errors`; the message states the limit.",
     ),
     ErrorCode(
+        "segment_end_before_start",
+        422,
+        "A segment ends before it starts",
+        "Send an `end_s` after `start_s`, or leave it out: the segment ends with its speech.",
+    ),
+    ErrorCode(
+        "segment_audio_missing",
+        422,
+        "The speech of a segment was not sent",
+        "Send a file part of the name that `audio` states, or name an http(s) address or an upload as `upload:<id>`.",
+    ),
+    ErrorCode(
+        "audio_files_too_many",
+        422,
+        "The segments name too many sound files",
+        "Join some of the files, and say with `audio_offset_s` where each speech begins.",
+    ),
+    ErrorCode(
         "unsupported_option",
         422,
         "The engine does not support an option",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.metrics import Better
-from retalking_core.vocabulary.options import JobOptions
+from retalking_core.vocabulary.options import ExpressionName, FaceChoice, JobOptions, UpperFace
 from retalking_core.vocabulary.stages import JOB_STAGES
 
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
@@ -70,6 +71,41 @@ class JobRequest(JobOptions):
     )
 
 
+MAX_SEGMENTS = 200
+MAX_AUDIO_FILES = 50
+MIN_SEGMENT_S = 0.1
+InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
+"""An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
+
+
+def slot_of(part: InputPart) -> InputSlot:
+    """The purpose of an input: which containers it may have, and what it is called in messages."""
+    slots: dict[str, InputSlot] = {"video": "video", "expression": "expression"}
+    return slots.get(part, "audio")
+
+
+Seconds = Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)]
+
+
+class SegmentOptions(FrozenModel):
+    """What a segment says besides its speech. Times are seconds on the video's clock."""
+
+    start_s: Seconds = Field(description="Where the speech starts in the video")
+    end_s: Seconds | None = Field(None, description="Where it ends; absent: where the speech ends")
+    audio_offset_s: Seconds = Field(0.0, description="How much to skip at the start of the sound file")
+    face: FaceChoice | None = Field(None, description="Who speaks; absent: the `face` of the job")
+    expression: ExpressionName | None = Field(
+        None, description="Absent: the `expression` of the job; `image`: the picture that was sent with it"
+    )
+    upper_face: UpperFace | None = Field(None, description="Absent: the `upper_face` of the job")
+
+
+class JobSegment(SegmentOptions):
+    """A part of the video in which one face speaks. Segments of different faces may overlap in time."""
+
+    audio: InputPart = Field(description="Which of the job's `inputs` is the speech")
+
+
 class InputRef(FrozenModel):
     """Where an input is: an object in our store, or a URL that is fetched before the job can be claimed."""
 
@@ -86,10 +122,43 @@ class JobSpec(FrozenModel):
     """The whole request, fixed at submission."""
 
     video: InputRef
-    audio: InputRef
+    audio: InputRef | None = Field(None, description="The speech of a job without segments")
     expression_image: InputRef | None = None
+    segments: list[JobSegment] = Field(default_factory=list, max_length=MAX_SEGMENTS)
+    segment_audio: dict[InputPart, InputRef] = Field(default_factory=dict, max_length=MAX_AUDIO_FILES)
     request: JobRequest
     retry_of: str | None = Field(None, description="Id of the job that this one repeats")
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Mapping[InputPart, InputRef],
+        segments: Sequence[JobSegment],
+        request: JobRequest,
+        retry_of: str | None = None,
+    ) -> Self:
+        """The reverse of `inputs`."""
+        single = ("video", "audio", "expression")
+        return cls(
+            video=inputs["video"],
+            audio=inputs.get("audio"),
+            expression_image=inputs.get("expression"),
+            segments=list(segments),
+            segment_audio={part: ref for part, ref in inputs.items() if part not in single},
+            request=request,
+            retry_of=retry_of,
+        )
+
+    @property
+    def inputs(self) -> dict[InputPart, InputRef]:
+        """By part, as they were given."""
+        given: dict[InputPart, InputRef | None] = {
+            "video": self.video,
+            "audio": self.audio,
+            **self.segment_audio,
+            "expression": self.expression_image,
+        }
+        return {part: ref for part, ref in given.items() if ref is not None}
 
 
 class ErrorInfo(FrozenModel):
@@ -168,13 +237,26 @@ class AudioTrackInfo(FrozenModel):
 
 
 class DecodedInput(FrozenModel):
-    """An input as the worker read it. width, height, fps: of the upright picture, null for sound."""
+    """An input as the worker read it. width, height, fps: of the upright picture, null for sound. audio_track: which
+    sound of the file was used."""
 
     sha256: str
     duration_s: float
     width: int | None = None
     height: int | None = None
     fps: float | None = None
+    audio_track: AudioTrackInfo | None = None
+
+
+class SegmentInfo(FrozenModel):
+    """What became of one segment."""
+
+    start_s: float = Field(description="On the clock of the result")
+    end_s: float
+    face_coverage: float = Field(description="Share of its frames that show the speaker's face")
+    face_box: list[float] | None = Field(
+        None, description="Where the face is, usually: left, top, right, bottom in pixels of the result"
+    )
 
 
 class RenderInfo(FrozenModel):
@@ -194,7 +276,8 @@ class RenderInfo(FrozenModel):
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
-    inputs: dict[InputSlot, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    inputs: dict[InputPart, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    segments: list[SegmentInfo] = Field(default_factory=list, description="In the order of the job's `segments`")
 
 
 class DeliveryAttempt(FrozenModel):
@@ -270,24 +353,14 @@ class Job(FrozenModel):
     evaluation_pending: bool = Field(False, description="It succeeded, and its evaluation is still to be made")
     render: RenderInfo | None = None
     awaits_inputs: bool = Field(False, description="Its inputs are still to be fetched; no worker can claim it")
-    fetched: dict[InputSlot, InputRef] = Field(
+    fetched: dict[InputPart, InputRef] = Field(
         default_factory=dict, description="Fetched inputs by part: objects we hold"
     )
 
     @property
-    def asked_inputs(self) -> dict[InputSlot, InputRef]:
-        """By part (`video`, `audio`, `expression`), as they were given."""
-        asked: dict[InputSlot, InputRef | None] = {
-            "video": self.spec.video,
-            "audio": self.spec.audio,
-            "expression": self.spec.expression_image,
-        }
-        return {part: ref for part, ref in asked.items() if ref is not None}
-
-    @property
-    def inputs(self) -> dict[InputSlot, InputRef]:
+    def inputs(self) -> dict[InputPart, InputRef]:
         """By part; objects, unless `awaits_inputs`."""
-        return self.asked_inputs | self.fetched
+        return self.spec.inputs | self.fetched
 
 
 # Shown to callers
@@ -358,7 +431,10 @@ class JobView(FrozenModel):
     max_attempts: int
     cancel_requested: bool
     options: JobOptions
-    inputs: dict[InputSlot, InputView] = Field(description="By part: `video`, `audio`, `expression`")
+    inputs: dict[InputPart, InputView] = Field(
+        description="By part: `video`, `audio`, `expression`; `audio_1`, `audio_2`, ... are the speeches of segments"
+    )
+    segments: list[JobSegment] = Field(description="Who speaks when; empty: one speech for the whole video")
     retry_of: str | None = Field(description="Id of the job that this one repeats")
     priority: int
     metadata: dict[str, Any]

@@ -62,7 +62,7 @@ def job_prefix(job_id: str) -> str:
 
 
 def input_key(job_id: str, part: str) -> str:
-    """part: `video`, `audio` or `expression`."""
+    """part: an `InputPart`, or `file_N` for a file of a form whose part is not known yet."""
     return f"{job_prefix(job_id)}input/{part}"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 LOOKUP_S = 5.0
 SLOTS = 32
 PER_OWNER = 4
-# Queued lookups of one owner; a submission has at most three, one after the other.
+# Queued lookups of one owner; a submission makes one after the other.
 QUEUE_LIMIT = 256
 
 Rows = list[Any]

@@ -7,12 +7,11 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, InputView, Job, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import DeliveryView, InputPart, InputView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import account_holder, link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
-from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
@@ -50,7 +49,8 @@ def view_job(
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
         options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
-        inputs={slot: _input(job, slot) for slot in job.inputs},
+        inputs={part: _input(job, part) for part in job.inputs},
+        segments=job.spec.segments,
         retry_of=job.spec.retry_of,
         priority=request.priority,
         metadata=request.metadata,
@@ -68,9 +68,12 @@ def view_job(
     )
 
 
-def _input(job: Job, slot: InputSlot) -> InputView:
-    asked, stored = job.asked_inputs[slot], job.inputs[slot]
-    decoded = job.render.inputs.get(slot) if job.render else None
+def _input(job: Job, part: InputPart) -> InputView:
+    asked, stored = job.spec.inputs[part], job.inputs[part]
+    decoded = job.render.inputs.get(part) if job.render else None
+    track = decoded.audio_track if decoded else None
+    if track is None and job.render and part == "audio":  # as earlier versions stored it
+        track = job.render.audio_track
     return InputView(
         kind="url" if asked.kind == "url" else "upload" if asked.upload_id else "file",
         filename=asked.filename,
@@ -81,7 +84,7 @@ def _input(job: Job, slot: InputSlot) -> InputView:
         width=decoded.width if decoded else None,
         height=decoded.height if decoded else None,
         fps=decoded.fps if decoded else None,
-        audio_track=job.render.audio_track if job.render and slot == "audio" else None,
+        audio_track=track,
     )
 
 

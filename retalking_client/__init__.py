@@ -39,7 +39,7 @@ from retalking_client.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import SubmitOptions
+from retalking_client.options import Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
@@ -63,6 +63,7 @@ __all__ = [
     "Result",
     "RetalkingClientError",
     "RetryPolicy",
+    "Segment",
     "ServiceUnreachableError",
     "SubmitOptions",
     "UnexpectedAnswerError",

@@ -6,7 +6,7 @@ import json
 import mimetypes
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,13 @@ import httpx
 
 from retalking_client.errors import ServiceUnreachableError
 from retalking_client.models import Status, Upload
-from retalking_client.options import MediaInput, SubmitOptions
+from retalking_client.options import MediaInput, Segment, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
 VERSION = "0.1.0"
 MOST_REDIRECTS = 5
+UPLOAD = "upload:"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -100,16 +101,26 @@ class Call:
 
 
 def submit_call(
-    video: MediaInput, audio: MediaInput, options: SubmitOptions, idempotency_key: str | None = None
+    video: MediaInput,
+    audio: MediaInput | None,
+    options: SubmitOptions,
+    idempotency_key: str | None = None,
+    segments: Sequence[Segment] | None = None,
 ) -> Call:
     """POST /v1/jobs, or /v1/jobs/upload with files. Without a key one is generated, so that a retry after a lost
     response finds the job it made.
 
-    Raises FileNotFoundError.
+    Raises FileNotFoundError; TypeError unless either `audio` or `segments` is given.
     """
+    if (audio is None) == (segments is None):
+        raise TypeError("pass either audio, one speech for the whole video, or segments")
     spec: dict[str, Any] = dict(options)
     files: dict[str, Path] = {}
+    if segments is not None:
+        spec["segments"] = [_segment_spec(segment, files) for segment in segments]
     for name, given in (("video", video), ("audio", audio)):
+        if given is None:
+            continue
         if isinstance(given, Upload):
             spec[f"{name}_upload_id"] = given.id
         elif is_link(os.fspath(given)):
@@ -118,13 +129,27 @@ def submit_call(
             files[name] = existing_file(given)
     expression = spec.get("expression")
     if isinstance(expression, Upload):
-        spec["expression"] = f"upload:{expression.id}"
+        spec["expression"] = f"{UPLOAD}{expression.id}"
     elif isinstance(expression, os.PathLike):
         files["expression"] = existing_file(expression)
         del spec["expression"]
     key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
     path = f"{API}/jobs/upload" if files else f"{API}/jobs"
     return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+
+
+def _segment_spec(segment: Segment, files: dict[str, Path]) -> dict[str, Any]:
+    """Adds the segment's file to the parts of the form, unless another segment did."""
+    given = segment["audio"]
+    if isinstance(given, Upload):
+        source = f"{UPLOAD}{given.id}"
+    elif is_link(os.fspath(given)) or os.fspath(given).startswith(UPLOAD):
+        source = os.fspath(given)
+    else:
+        path = existing_file(given)
+        source = next((name for name, file in files.items() if file == path), f"speech_{len(files) + 1}")
+        files[source] = path
+    return {**segment, "audio": source}
 
 
 def job_call(job_id: str, rest: str = "") -> Call:

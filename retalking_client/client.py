@@ -31,7 +31,7 @@ from retalking_client.models import (
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import MediaInput, SubmitOptions
+from retalking_client.options import MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -71,27 +71,30 @@ class Client:
     def submit(
         self,
         video: MediaInput,
-        audio: MediaInput,
+        audio: MediaInput | None = None,
         *,
+        segments: Sequence[Segment] | None = None,
         idempotency_key: str | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Job:
-        """Submit a face and a speech track; returns the queued job. A lost response never makes a second job, because
-        retries share an idempotency key (yours, or a generated one). Raises FileNotFoundError for a missing file."""
-        return parse_response(Job, self._send(calls.submit_call(video, audio, options, idempotency_key)))
+        """Submit a video and its speech; returns the queued job. audio: one speech for the whole video; segments:
+        several, each for one face at one time. A lost response never makes a second job, because retries share an
+        idempotency key (yours, or a generated one). Raises FileNotFoundError for a missing file."""
+        return parse_response(Job, self._send(calls.submit_call(video, audio, options, idempotency_key, segments)))
 
     def run(
         self,
         video: MediaInput,
-        audio: MediaInput,
+        audio: MediaInput | None,
         target: str | os.PathLike[str],
         *,
+        segments: Sequence[Segment] | None = None,
         timeout_s: float | None = None,
         on_progress: ProgressHook | None = None,
         **options: Unpack[SubmitOptions],
     ) -> Job:
         """Submit, wait and download. Raises the exception of the job's code if it fails."""
-        job = self.submit(video, audio, **options)
+        job = self.submit(video, audio, segments=segments, **options)
         job = self.wait(job, timeout_s=timeout_s, on_progress=on_progress).raise_for_status()
         self.download(job, target)
         return job

@@ -127,6 +127,29 @@ class ValueOutOfBoundsError(ApiError):
     advice = "Shorten or flatten the value listed in `errors`; the message states the limit."
 
 
+class SegmentEndBeforeStartError(ApiError):
+    """A segment ends before it starts."""
+
+    code = "segment_end_before_start"
+    advice = "Send an `end_s` after `start_s`, or leave it out: the segment ends with its speech."
+
+
+class SegmentAudioMissingError(ApiError):
+    """The speech of a segment was not sent."""
+
+    code = "segment_audio_missing"
+    advice = (
+        "Send a file part of the name that `audio` states, or name an http(s) address or an upload as `upload:<id>`."
+    )
+
+
+class AudioFilesTooManyError(ApiError):
+    """The segments name too many sound files."""
+
+    code = "audio_files_too_many"
+    advice = "Join some of the files, and say with `audio_offset_s` where each speech begins."
+
+
 class UnsupportedOptionError(ApiError):
     """The engine does not support an option."""
 

@@ -122,6 +122,16 @@ class AudioTrack(_Response):
     channels: int
 
 
+class RenderedSegment(_Response):
+    """What became of one segment. start_s, end_s: seconds of the result. face_coverage: share of its frames that show
+    the speaker's face. face_box: where it usually is; left, top, right, bottom in pixels of the result."""
+
+    start_s: float
+    end_s: float
+    face_coverage: float
+    face_box: list[float] | None = None
+
+
 class Render(_Response):
     """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless."""
 
@@ -134,6 +144,7 @@ class Render(_Response):
     synthetic_weights: bool = False
     notes: list[RenderNote] = Field(default_factory=list)
     audio_track: AudioTrack | None = None
+    segments: list[RenderedSegment] = Field(default_factory=list)
 
 
 class DeliveryAttempt(_Response):
@@ -179,8 +190,21 @@ class Input(_Response):
     audio_track: AudioTrack | None = None
 
 
+class JobSegment(_Response):
+    """One speech of one face, as it was submitted. audio: its file, among the job's `inputs`."""
+
+    audio: str
+    start_s: float
+    end_s: float | None = None
+    audio_offset_s: float = 0.0
+    face: Any = None
+    expression: str | None = None
+    upper_face: str | None = None
+
+
 class Job(_Response):
-    """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left."""
+    """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left. segments: empty for one
+    speech for the whole video."""
 
     id: str
     status: Status
@@ -196,6 +220,7 @@ class Job(_Response):
     cancel_requested: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, Input] = Field(default_factory=dict)
+    segments: list[JobSegment] = Field(default_factory=list)
     retry_of: str | None = None
     priority: int = 1
     metadata: dict[str, Any] = Field(default_factory=dict)

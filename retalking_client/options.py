@@ -4,7 +4,7 @@ types before it sends anything."""
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Required
 
 from pydantic import with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
@@ -66,6 +66,26 @@ class SoundOptions(TypedDict, total=False):
     ducking_db: float
 
 
+FaceChoice = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"] | FacePoint | FaceBox
+
+
+@_NO_OTHER_KEYS
+class Segment(TypedDict, total=False):
+    """One speech of one face. Times are seconds on the video's clock.
+
+    audio: the speech; segments may share one. end_s: by default where the speech ends. audio_offset_s: skipped at the
+    start of the sound file. face, expression, upper_face: by default those of the job; `image` is the job's picture.
+    """
+
+    audio: Required[MediaInput]
+    start_s: Required[float]
+    end_s: float | None
+    audio_offset_s: float
+    face: FaceChoice | None
+    expression: Literal["neutral", "smile", "image"] | None
+    upper_face: Literal["original", "surprise", "angry", "sad"] | None
+
+
 @_NO_OTHER_KEYS
 class SubmitOptions(TypedDict, total=False):
     """All optional. `GET /engines` lists meaning, range and default of each."""
@@ -74,7 +94,7 @@ class SubmitOptions(TypedDict, total=False):
     expression: MediaInput
     upper_face: Literal["original", "surprise", "angry", "sad"]
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"]
-    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"] | FacePoint | FaceBox
+    face: FaceChoice
     missing_face: Literal["pass_through", "fail"]
     crop: Margins
     pads: Margins

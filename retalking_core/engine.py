@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -108,9 +108,15 @@ def refuse_unsupported(
         )
 
 
-def refuse_lines(clip: ClipPlan, capabilities: EngineCapabilities) -> None:
-    """Before an engine is given a clip. Raises OptionUnsupportedError for lines that it does not draw."""
-    if clip.has_lines and not capabilities.draws_lines:
+def refuse_lines(clip: ClipPlan, options: RenderOptions, capabilities: EngineCapabilities) -> None:
+    """Before an engine is given a clip. Raises OptionUnsupportedError for lines, and looks of lines, that it does not
+    draw."""
+    if not clip.has_lines:
+        return
+    for speaker in clip.speakers:
+        asked = replace(options, compat="none", expression=speaker.expression, upper_face=speaker.upper_face)
+        refuse_unsupported(asked, capabilities)
+    if not capabilities.draws_lines:
         raise OptionUnsupportedError(
             f"The engine {capabilities.name} draws one face through the whole clip and no segments; choose another "
             "engine.",
@@ -139,5 +145,5 @@ def render_files(
     """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises its errors, those of `Engine.render`,
     and OptionUnsupportedError for lines that the engine does not draw."""
     with plan_clip(video, audio, options, limits) as clip:
-        refuse_lines(clip, engine.capabilities)
+        refuse_lines(clip, options, engine.capabilities)
         return clip.complete(engine.render(clip, result, options, progress))

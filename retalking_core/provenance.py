@@ -48,7 +48,7 @@ class ProvenanceClaim:
     engine_version: str
     synthetic_weights: bool
     video: InputFile
-    speech: InputFile
+    speech: tuple[InputFile, ...]
     mime: str
     badge: bool = False
 
@@ -74,7 +74,7 @@ def manifest_definition(claim: ProvenanceClaim) -> dict[str, Any]:
         {
             "action": "c2pa.placed",
             "description": "The speech track took the place of the sound",
-            "parameters": {"ingredientIds": [SPEECH]},
+            "parameters": {"ingredientIds": [*_speech_names(claim)]},
         },
     ]
     if claim.badge:
@@ -86,6 +86,13 @@ def manifest_definition(claim: ProvenanceClaim) -> dict[str, Any]:
         "format": claim.mime,
         "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": actions}}],
     }
+
+
+def _speech_names(claim: ProvenanceClaim) -> dict[str, InputFile]:
+    """Files of speech by the names of their ingredients: `speech`, or `speech_1`, `speech_2`, ..."""
+    if len(claim.speech) == 1:
+        return {SPEECH: claim.speech[0]}
+    return {f"{SPEECH}_{number}": file for number, file in enumerate(claim.speech, start=1)}
 
 
 def ingredient(name: str, relationship: str, file: InputFile, note: str = "") -> dict[str, Any]:
@@ -205,7 +212,8 @@ def sign_file(source: Path, target: Path, claim: ProvenanceClaim, credentials: C
 
 def _sign(source: Path, target: Path, claim: ProvenanceClaim, credentials: Credentials, context: c2pa.Context) -> None:
     definition = manifest_definition(claim)
-    inputs = [(VIDEO, "parentOf", claim.video), (SPEECH, "componentOf", claim.speech)]
+    inputs = [(VIDEO, "parentOf", claim.video)]
+    inputs += [(name, "componentOf", file) for name, file in _speech_names(claim).items()]
     unread = [each for each in inputs if not _is_readable(each[2], context)]
     # Kinds that the library cannot look into are recorded as well, only without what they say of their own origin.
     definition["ingredients"] = [ingredient(*each, note="; its own provenance was not read") for each in unread]

@@ -32,7 +32,7 @@ from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
-from worker.translation import Targets, measure, measurement_of, metrics_of, render_options, write_curves
+from worker.translation import Targets, measure, measurement_of, metrics_of, render_options, spoken, write_curves
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _evaluate_stored(
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
     options = render_options(request, inputs.expression_image, job.owner)
     with ExitStack() as opened:
-        clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
+        clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
         targets = Targets.load(stated)
         measurement = measurement_of(
             *(file, clip, None, request, context.limits, context.models), progress=progress, targets=targets

@@ -21,7 +21,7 @@ from jobs.containers import check_container
 from jobs.errors import ServiceError
 from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError, send_job
-from jobs.models import ErrorInfo, InputRef, Job
+from jobs.models import ErrorInfo, InputPart, InputRef, Job, slot_of
 from jobs.names import fetched_input_key
 from jobs.objects import ObjectStore, ObjectStoreError, ObjectWriter
 from jobs.opening import FreeSpace, byte_quota, storage_refusal
@@ -29,7 +29,7 @@ from jobs.settings import Settings
 from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostError, StorageQuotaError
 from jobs.traces import span
 from retalking_core.errors import RenderCanceled
-from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
+from retalking_core.vocabulary.containers import HEAD_BYTES
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
 from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, too_large
@@ -136,7 +136,7 @@ class InputFetcher:
             log.info("inputs fetched")
             self._send(job)
 
-    def _download(self, fetch: Fetch, keeper: LeaseKeeper) -> dict[InputSlot, InputRef]:
+    def _download(self, fetch: Fetch, keeper: LeaseKeeper) -> dict[InputPart, InputRef]:
         settings = self._settings
         egress = Egress(
             tuple(settings.allow_private_hosts),
@@ -248,9 +248,10 @@ class Download:
     def __post_init__(self) -> None:
         self._ends_at = time.monotonic() + self.egress.total_s
         self._stored_bytes = 0
+        self._segment_bytes = sum(ref.size_bytes or 0 for ref in self.fetch.job.spec.segment_audio.values())
         self._fraction = 0.0
 
-    def run(self) -> dict[InputSlot, InputRef]:
+    def run(self) -> dict[InputPart, InputRef]:
         """Raises ServiceError (input_unreachable, input_too_slow, url_not_allowed, body_too_large, file_empty,
         container_unsupported, storage_full, storage_quota_exceeded), ObjectStoreError, and what the keeper raises."""
         job, inputs = self.fetch.job, {}
@@ -265,7 +266,7 @@ class Download:
         self.claim.settle(self._stored_bytes)
         return inputs
 
-    def _fetch(self, url: str, part: InputSlot, key: str) -> InputRef:
+    def _fetch(self, url: str, part: InputPart, key: str) -> InputRef:
         for pause_s in (*self.retry_pauses_s, None):
             try:
                 stored = self._download(url, part, key)
@@ -277,10 +278,12 @@ class Download:
                 self.keeper.wait(pause_s)
             else:
                 self._stored_bytes += stored.size_bytes or 0
+                if part in self.fetch.job.spec.segment_audio:
+                    self._segment_bytes += stored.size_bytes or 0
                 return stored
         raise AssertionError("the last try returns or raises")
 
-    def _download(self, url: str, part: InputSlot, key: str) -> InputRef:
+    def _download(self, url: str, part: InputPart, key: str) -> InputRef:
         """Follows at most MAX_REDIRECTS redirects; each URL is checked like the first."""
         for _ in range(MAX_REDIRECTS + 1):
             outcome = self._request(url, part, key)
@@ -289,7 +292,7 @@ class Download:
             url = _redirected(url, outcome, part)
         raise ServiceError("input_unreachable", f"The {part} URL redirects more than {MAX_REDIRECTS} times.")
 
-    def _request(self, url: str, part: InputSlot, key: str) -> InputRef | str:
+    def _request(self, url: str, part: InputPart, key: str) -> InputRef | str:
         """One GET. Returns where it redirects to, or the stored file."""
         left_s = self._ends_at - time.monotonic()
         if left_s <= 0:
@@ -314,20 +317,27 @@ class Download:
         if status != 200:
             raise ServiceError("input_unreachable", f"The {part} URL answered with status {status}.")
         announced = int(length) if length.isdigit() else 0
-        if announced > self.max_bytes:
-            raise too_large(part, self.max_bytes)
+        self._check_size(announced, part)
         self.claim.need(self._stored_bytes + announced)
 
-    def _write_body(self, body: Iterable[bytes], part: InputSlot, writer: ObjectWriter) -> tuple[int, str]:
+    def _check_size(self, size_bytes: int, part: InputPart) -> None:
+        if size_bytes > self.max_bytes:
+            raise too_large(part, self.max_bytes)
+        if part in self.fetch.job.spec.segment_audio and self._segment_bytes + size_bytes > self.max_bytes:
+            message = f"The speech of all segments together is larger than {self.max_bytes} bytes."
+            raise ServiceError("body_too_large", message)
+
+    def _write_body(self, body: Iterable[bytes], part: InputPart, writer: ObjectWriter) -> tuple[int, str]:
         """Size and SHA-256. The kind of the file is read from its first bytes, before more of it is stored."""
         size, head, is_checked, digest = 0, b"", False, hashlib.sha256()
         for chunk in body:
             size += len(chunk)
-            if size > self.max_bytes:
-                raise too_large(part, self.max_bytes)
+            self._check_size(size, part)
             if not is_checked:
                 head += chunk
-                is_checked = len(head) >= HEAD_BYTES and bool(check_container(head[:HEAD_BYTES], part))
+                is_checked = len(head) >= HEAD_BYTES and bool(
+                    check_container(head[:HEAD_BYTES], slot_of(part), f"`{part}` file")
+                )
             self.claim.need(self._stored_bytes + size)
             writer.write(chunk)
             digest.update(chunk)
@@ -335,7 +345,7 @@ class Download:
         if not size:
             raise ServiceError("file_empty", f"The {part} URL answered with an empty file.")
         if not is_checked:
-            check_container(head[:HEAD_BYTES], part)
+            check_container(head[:HEAD_BYTES], slot_of(part), f"`{part}` file")
         writer.commit()
         return size, digest.hexdigest()
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import ServiceError
-from jobs.models import Job
+from jobs.models import InputPart, Job, slot_of
 from jobs.objects import ObjectStore, ObjectTooLargeError
-from retalking_core.vocabulary.containers import InputSlot
 from worker.retry import retry_storage
 
 # Where having the inputs ends, in the progress of the whole job.
@@ -19,13 +18,23 @@ FETCHED = 0.05
 
 @dataclass(frozen=True)
 class Inputs:
-    """Local files of one attempt. Their names are ours; the kind of a file is read from its bytes. digests: SHA-256 by
-    part."""
+    """Local files of one attempt, by part. Their names are ours; the kind of a file is read from its bytes. digests:
+    SHA-256 by part."""
 
-    video: Path
-    audio: Path
-    expression_image: Path | None
-    digests: dict[InputSlot, str]
+    paths: dict[InputPart, Path]
+    digests: dict[InputPart, str]
+
+    @property
+    def video(self) -> Path:
+        return self.paths["video"]
+
+    @property
+    def speech(self) -> list[Path]:
+        return [path for part, path in self.paths.items() if slot_of(part) == "audio"]
+
+    @property
+    def expression_image(self) -> Path | None:
+        return self.paths.get("expression")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class InputLoader:
             self._load(str(ref.key), part, paths[part])
         self.beat("fetch", 1.0, None)
         digests = {part: ref.sha256 or _sha256(paths[part]) for part, ref in job.inputs.items()}
-        return Inputs(paths["video"], paths["audio"], paths.get("expression"), digests)
+        return Inputs(paths, digests)
 
     def _load(self, key: str, part: str, path: Path) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class ResultSigner:
     """Media type of the result."""
     badge: bool
 
-    def sign(self, file: Path, video: Path, speech: Path, report: RenderReport) -> Path:
+    def sign(self, file: Path, video: Path, speech: Sequence[Path], report: RenderReport) -> Path:
         """The signed copy, beside the file. Raises ProvenanceError."""
         from retalking_core.provenance import sign_file
 
@@ -32,7 +33,7 @@ class ResultSigner:
             engine_version=report.engine_version,
             synthetic_weights=report.synthetic_weights,
             video=_input(video),
-            speech=_input(speech),
+            speech=tuple(map(_input, speech)),
             mime=self.mime,
             badge=self.badge,
         )

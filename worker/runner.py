@@ -19,6 +19,7 @@ from jobs.names import curves_key, poster_key, preview_key, result_key, targets_
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.clip_plan import plan_clip
+from retalking_core.engine import refuse_lines
 from retalking_core.errors import RenderCanceled
 from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
@@ -33,7 +34,7 @@ from worker.provenance import open_signer
 from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
-from worker.translation import Targets, early_looks, render_info, render_options, result_info
+from worker.translation import Targets, early_looks, render_info, render_options, result_info, spoken
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,8 @@ def _produce(attempt: Attempt) -> None:
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
-            clip = opened.enter_context(plan_clip(inputs.video, inputs.audio, options, context.limits))
+            clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
+            refuse_lines(clip, options, engine.capabilities)
             on_progress = partial(_report_render, keeper)
             early = None
             if is_wanted(job) and not follows(job):  # else it would only take cores from the render
@@ -104,8 +106,8 @@ def _produce(attempt: Attempt) -> None:
             report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
         if signer is not None:
             with keeper.expecting_progress():
-                file = signer.sign(file, inputs.video, inputs.audio, report)
-        info = render_info(report, clip, inputs.digests)
+                file = signer.sign(file, inputs.video, inputs.speech, report)
+        info = render_info(report, clip, inputs)
         result = result_info(file, result_key(job.id, lease.fence, container), container, report)
         with keeper.expecting_progress():
             excerpts = _make_excerpts(attempt, file, result.key, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,19 @@ import numpy as np
 from celery.exceptions import SoftTimeLimitExceeded
 from numpy.typing import NDArray
 
-from jobs.models import AudioTrackInfo, DecodedInput, MetricResult, RenderInfo, RenderNote, ResultInfo
+from jobs.models import (
+    AudioTrackInfo,
+    DecodedInput,
+    InputPart,
+    JobSpec,
+    MetricResult,
+    RenderInfo,
+    RenderNote,
+    ResultInfo,
+    SegmentInfo,
+)
 from jobs.store import LeaseLostError
-from retalking_core.clip_plan import ClipPlan
+from retalking_core.clip_plan import ClipPlan, LineInput
 from retalking_core.digests import file_sha256
 from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
@@ -27,9 +37,10 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook, ignore_progress
-from retalking_core.types import RenderReport
-from retalking_core.vocabulary.containers import OUTPUTS, InputSlot, OutputContainer
-from retalking_core.vocabulary.options import JobOptions
+from retalking_core.types import AudioTrack, LineReport, RenderReport
+from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
+from retalking_core.vocabulary.options import EXPRESSION_IMAGE, JobOptions
+from worker.inputs import Inputs
 from worker.lease import ShutdownRequestedError
 
 
@@ -58,6 +69,28 @@ def render_options(options: JobOptions, expression_image: Path | None, owner: st
     )
 
 
+def spoken(spec: JobSpec, inputs: Inputs) -> Path | list[LineInput]:
+    """The speech of a job, for `plan_clip`."""
+    if not spec.segments:
+        return inputs.paths["audio"]
+
+    def expression(name: str | None) -> str | None:
+        return str(inputs.expression_image) if name == EXPRESSION_IMAGE else name
+
+    return [
+        LineInput(
+            inputs.paths[each.audio],
+            each.start_s,
+            each.end_s,
+            each.audio_offset_s,
+            each.face,
+            expression(each.expression),
+            each.upper_face,
+        )
+        for each in spec.segments
+    ]
+
+
 def result_info(path: Path, key: str, container: OutputContainer, report: RenderReport) -> ResultInfo:
     """Describes the file at `path`, which will be published under `key`."""
     return ResultInfo(
@@ -82,15 +115,18 @@ def core_notes(notes: Iterable[RenderNote]) -> list[Note]:
     return [Note(note.code, note.sentence, tuple(note.ranges_s)) for note in notes]
 
 
-def render_info(report: RenderReport, clip: ClipPlan, digests: Mapping[InputSlot, str]) -> RenderInfo:
-    """digests: SHA-256 of the inputs, by part."""
+def render_info(report: RenderReport, clip: ClipPlan, inputs: Inputs) -> RenderInfo:
     info = clip.source.info
     size = {"width": info.width, "height": info.height, "fps": float(info.fps)}
-    facts: dict[InputSlot, dict[str, Any]] = {
-        "video": {"duration_s": 0.0 if info.is_still else info.duration_s, **size},
-        "audio": {"duration_s": clip.speech.duration_s},
-        "expression": {"duration_s": 0.0},
-    }
+
+    def facts(part: InputPart) -> dict[str, Any]:
+        if part == "video":
+            return {"duration_s": 0.0 if info.is_still else info.duration_s, **size}
+        heard = clip.files.get(inputs.paths[part])
+        if heard is None:
+            return {"duration_s": 0.0}
+        return {"duration_s": heard.duration_s, "audio_track": _track_info(heard.track)}
+
     return RenderInfo(
         engine=report.engine,
         engine_version=report.engine_version,
@@ -101,8 +137,23 @@ def render_info(report: RenderReport, clip: ClipPlan, digests: Mapping[InputSlot
         synthetic_weights=report.synthetic_weights,
         notes=render_notes(report.notes),
         face_cache=report.face_cache,
-        audio_track=None if report.audio_track is None else AudioTrackInfo(**asdict(report.audio_track)),
-        inputs={slot: DecodedInput(sha256=sha256, **facts[slot]) for slot, sha256 in digests.items()},
+        audio_track=_track_info(report.audio_track),
+        inputs={part: DecodedInput(sha256=sha256, **facts(part)) for part, sha256 in inputs.digests.items()},
+        segments=[_segment_info(line) for line in report.lines] if clip.has_lines else [],
+    )
+
+
+def _track_info(track: AudioTrack | None) -> AudioTrackInfo | None:
+    return None if track is None else AudioTrackInfo(**asdict(track))
+
+
+def _segment_info(line: LineReport) -> SegmentInfo:
+    seen: NDArray[np.bool_] = np.isfinite(line.face_boxes).all(axis=1)
+    return SegmentInfo(
+        start_s=line.start_s,
+        end_s=line.end_s,
+        face_coverage=float(seen.mean()) if seen.size else 0.0,
+        face_box=[float(side) for side in np.median(line.face_boxes[seen], axis=0)] if seen.any() else None,
     )
 
 

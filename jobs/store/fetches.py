@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs.models import ErrorInfo, InputRef, Job
+from jobs.models import ErrorInfo, InputPart, InputRef, Job
 from jobs.names import new_delivery_id
 from jobs.store.base import RedisBase
 from jobs.store.quarantine import Quarantine
@@ -21,7 +21,6 @@ from jobs.store.types import (
     ReceiverRules,
     RecordUnreadableError,
 )
-from retalking_core.vocabulary.containers import InputSlot
 
 
 class Fetches:
@@ -30,7 +29,7 @@ class Fetches:
 
     def take(self, free: int, rules: ReceiverRules) -> list[Fetch]:
         """At most `free` due fetches, shared among receivers by the rules, each held for rules.hold_s. The receiver of
-        a job is the host of its video's URL, or of its audio's if the video has none."""
+        a job is the host of the first URL among its inputs."""
         taken = []
         for fields, _ in self._redis.take_shared("fetch", free, rules):
             try:
@@ -57,7 +56,7 @@ class Fetches:
             "reserve", fetch.job_id, size_bytes, quota.owner, quota.of_owner, quota.of_all, "", fetch.holder
         )
 
-    def finish(self, fetch: Fetch, inputs: Mapping[InputSlot, InputRef]) -> Job:
+    def finish(self, fetch: Fetch, inputs: Mapping[InputPart, InputRef]) -> Job:
         """The inputs are stored: the job joins queue and outbox. Raises LeaseLostError, also if the job is over: then
         the caller must delete the files."""
         return self._end(fetch, "ready", outcome=inputs_json(inputs), receiver_did="answered")

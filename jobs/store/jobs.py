@@ -93,7 +93,7 @@ class Jobs:
         )
         receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
         submitter = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived), receiver)
-        urls = [str(ref.url) for ref in (spec.video, spec.audio) if ref.kind == "url"]
+        urls = [str(ref.url) for ref in spec.inputs.values() if ref.kind == "url"]
         fetch_receiver = f"{origin.owner}@{receiver_of(urls[0])}" if urls else ""
         job = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
         is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter, fetch_receiver)

@@ -13,6 +13,7 @@ from jobs.models import (
     Delivery,
     DeliveryAttempt,
     ErrorInfo,
+    InputPart,
     InputRef,
     Job,
     JobEvent,
@@ -25,10 +26,9 @@ from jobs.models import (
 )
 from jobs.objects import checked_key
 from jobs.store.types import RecordNotStorableError
-from retalking_core.vocabulary.containers import InputSlot
 
 _METRICS = TypeAdapter(list[MetricResult])
-_INPUTS = TypeAdapter(dict[InputSlot, InputRef])
+_INPUTS = TypeAdapter(dict[InputPart, InputRef])
 M = TypeVar("M", bound=BaseModel)
 
 # What reading a record raises if the record is at fault. Errors of pydantic, of JSON and of UTF-8 are ValueErrors.
@@ -117,11 +117,11 @@ def job_of(fields: dict[str, str]) -> Job:
     )
 
 
-def inputs_json(inputs: Mapping[InputSlot, InputRef]) -> str:
+def inputs_json(inputs: Mapping[InputPart, InputRef]) -> str:
     return _INPUTS.dump_json(dict(inputs)).decode()
 
 
-def _fetched_of(text: str | None) -> dict[InputSlot, InputRef]:
+def _fetched_of(text: str | None) -> dict[InputPart, InputRef]:
     inputs = _INPUTS.validate_json(text) if text else {}
     for ref in inputs.values():
         checked_key(str(ref.key))

@@ -32,6 +32,7 @@ class EngineInfo(BaseModel):
         description="Option -> values that it refuses; []: all except the default"
     )
     synthetic_weights: bool = False
+    draws_lines: bool = Field(False, description="Whether it renders `segments`: several faces, each for a time")
 
 
 class EngineCapabilities(EngineInfo):
@@ -44,12 +45,10 @@ class EngineCapabilities(EngineInfo):
             draw the same.
         face_margin: With default options, pixels outside the box of the face's 68 landmarks, grown on each side by
             this share of its size, are those of the source. None: the engine may change the whole frame.
-        draws_lines: Whether it draws several faces, and faces that speak only for a time.
     """
 
     fingerprint: str = ""
     face_margin: float | None = Field(None, ge=0)
-    draws_lines: bool = False
 
     def public(self) -> EngineInfo:
         return EngineInfo(**{name: getattr(self, name) for name in EngineInfo.model_fields})

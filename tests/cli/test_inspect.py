@@ -26,7 +26,7 @@ def test_a_test_certificate_signs_and_is_inspected(call: Call, tmp_path: Path) -
     speech = clips.make_wav(tmp_path / "speech.wav", 0.2)
     render(video, speech, tmp_path / "plain.mp4", TAGS)
     credentials = load_credentials(Path(lines["RETALKING_C2PA_CERT"]), Path(lines["RETALKING_C2PA_KEY"]))
-    inputs = (InputFile(video, "video/mp4"), InputFile(speech, "audio/wav"))
+    inputs = (InputFile(video, "video/mp4"), (InputFile(speech, "audio/wav"),))
     claim = ProvenanceClaim("videoretalking", "0.1.0", False, *inputs, mime="video/mp4")
     sign_file(tmp_path / "plain.mp4", tmp_path / "signed.mp4", claim, credentials)
 

@@ -45,6 +45,28 @@ def submitted(ask: Call, *options: str) -> str:
     return done.out.split()[0]
 
 
+def test_segments_from_a_file(ask: Call, api: RunningApi, tmp_path: Path) -> None:
+    lines = [
+        {"audio": "speech.wav", "start_s": 0.5, "end_s": 2, "face": "left_most"},
+        {"audio": "speech.wav", "start_s": 1, "face": "right_most"},
+    ]
+    (tmp_path / "segments.json").write_text(json.dumps(lines))
+    done = ask("submit", "face.mp4", "--segments", "segments.json", "--option", "sound.mix=segments_only", "--json")
+    assert done.code == 0, done.err
+    job = json.loads(done.out)
+    assert [(each["audio"], each["face"]) for each in job["segments"]] == [
+        ("audio_1", "left_most"),
+        ("audio_1", "right_most"),
+    ]
+    both = ask("submit", "face.mp4", "speech.wav", "--segments", "segments.json")
+    neither = ask("submit", "face.mp4")
+    assert (both.code, neither.code) == (2, 2)
+    assert "either AUDIO or --segments" in both.err + neither.err
+    (tmp_path / "segments.json").write_text(json.dumps([{**lines[0], "end_s": 0.1}]))
+    refused = ask("submit", "face.mp4", "--segments", "segments.json")
+    assert refused.err.startswith("error: segment_end_before_start: ")
+
+
 def test_a_job_from_submission_to_deletion(ask: Call, api: RunningApi, tmp_path: Path) -> None:
     job_id = submitted(ask, "--option", "length_mode=loop", "--option", 'metadata={"title": "take 3"}')
     assert ask("jobs", "show", job_id).out.splitlines()[0].split() == ["job", job_id]

@@ -36,7 +36,7 @@ class Material:
             "engine_version": "1.2",
             "synthetic_weights": False,
             "video": InputFile(self.video, "video/mp4"),
-            "speech": InputFile(self.speech, "audio/wav"),
+            "speech": (InputFile(self.speech, "audio/wav"),),
             "mime": "video/mp4",
         }
         return ProvenanceClaim(**(given | changes))

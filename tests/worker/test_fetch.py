@@ -139,7 +139,7 @@ def test_a_worker_loads_what_was_fetched(bench: Bench, receiver: Receiver, tmp_p
     seen: list[object] = []
     loader = InputLoader(bench.objects, 1024, beat=lambda *told: seen.append(told), wait=time.sleep)
     inputs = loader.load(job, tmp_path)
-    assert (inputs.video.read_bytes(), inputs.audio.read_bytes()) == (FILM + b"a" * 400, SPEECH + b"\0" * 8)
+    assert (inputs.video.read_bytes(), inputs.paths["audio"].read_bytes()) == (FILM + b"a" * 400, SPEECH + b"\0" * 8)
     assert seen == [("fetch", 0.0, "video"), ("fetch", 0.5, "audio"), ("fetch", 1.0, None)]
 
 

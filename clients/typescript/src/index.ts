@@ -12,13 +12,19 @@ import type {
   JobSucceededMessage,
   JobView,
   Problem,
+  SegmentSubmission,
 } from "./generated";
 
 export type * from "./generated";
 
 /** A file, or the http(s) address of one. */
 export type Input = Blob | string | URL;
-export type Options = Omit<JobSpec, "video_url" | "video_upload_id" | "audio_url" | "audio_upload_id">;
+/** One speech of one face; segments may share a file. */
+export type Segment = Omit<SegmentSubmission, "audio"> & { audio: Input };
+export type Options = Omit<
+  JobSpec,
+  "video_url" | "video_upload_id" | "audio_url" | "audio_upload_id" | "segments"
+>;
 export type WebhookMessage =
   | JobStartedMessage
   | JobProgressMessage
@@ -62,20 +68,31 @@ export class Retalking {
   }
 
   /**
-   * Submit a face and a speech track; returns the queued job. Retries after a lost connection share one idempotency key,
-   * so they never make a second job.
+   * Submit a video and its speech; returns the queued job. speech: one for the whole video, or segments, each for one
+   * face at one time. Retries after a lost connection share one idempotency key, so they never make a second job.
    */
-  async submit(video: Input, audio: Input, options: Options = {}, idempotencyKey?: string): Promise<JobView> {
+  async submit(
+    video: Input,
+    speech: Input | Segment[],
+    options: Options = {},
+    idempotencyKey?: string,
+  ): Promise<JobView> {
     const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
-    const inputs = { ...input("video", video), ...input("audio", audio) };
-    if (!(video instanceof Blob) && !(audio instanceof Blob)) {
-      const body = { ...options, ...inputs } as calls.JobSubmission;
+    const files = new Map<Blob, string>();
+    const segments = Array.isArray(speech) ? speech.map((each) => referTo(each, files)) : undefined;
+    const audio = Array.isArray(speech) ? {} : input("audio", speech);
+    const parts = Object.fromEntries([...files].map(([file, name]) => [name, file]));
+    const inputs = { ...input("video", video), ...audio, ...parts };
+    if (!Object.values(inputs).some((each) => each instanceof Blob)) {
+      const body = { ...options, ...inputs, ...(segments ? { segments } : {}) } as calls.JobSubmission;
       return this.send(() => calls.submitJob({ client: this.client, headers, body }));
     }
     const { evaluate, ...rest } = options;
     // A form has no null, and an empty list is the text []
     const fields = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== null));
-    const body = { ...fields, ...inputs, ...(evaluate ? { evaluate: JSON.stringify(evaluate) } : {}) };
+    const lists = Object.entries({ evaluate, segments }).filter(([, value]) => value);
+    const texts = Object.fromEntries(lists.map(([name, value]) => [name, JSON.stringify(value)]));
+    const body = { ...fields, ...inputs, ...texts };
     return this.send(() => calls.submitJobFiles({ client: this.client, headers, body: body as calls.JobForm }));
   }
 
@@ -188,6 +205,13 @@ export async function verifyWebhook(
 
 function input(slot: "video" | "audio", value: Input): Record<string, Blob | string> {
   return value instanceof Blob ? { [slot]: value } : { [`${slot}_url`]: String(value) };
+}
+
+/** The segment as it is sent: a file becomes a part of the form, once however many segments share it. */
+function referTo({ audio, ...rest }: Segment, files: Map<Blob, string>): SegmentSubmission {
+  if (!(audio instanceof Blob)) return { ...rest, audio: String(audio) };
+  if (!files.has(audio)) files.set(audio, `speech_${files.size + 1}`);
+  return { ...rest, audio: files.get(audio)! };
 }
 
 function idOf(job: JobView | string): string {

@@ -1,0 +1,88 @@
+"""Two people in one shot, a line for each, through HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.e2e.conftest import Service
+from tests.media.dialogs import FPS, WIDTH, make_dialog
+
+pytestmark = pytest.mark.e2e
+LEFT_S, RIGHT_S = (0.4, 2.0), (1.4, 3.2)  # they overlap from 1.4 to 2 s
+LENGTH_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = make_dialog(tmp_path_factory.mktemp("scene"), LENGTH_S)
+    return {"video": made.video, "anna": made.first, "ben": made.second}
+
+
+def submit(service: Service, scene: dict[str, Path], segments: list[dict[str, Any]], **fields: str) -> dict[str, Any]:
+    with scene["video"].open("rb") as video, scene["anna"].open("rb") as anna, scene["ben"].open("rb") as ben:
+        files = {"video": ("scene.mp4", video), "anna": ("anna.wav", anna), "ben": ("ben.wav", ben)}
+        named = {each["audio"] for each in segments}
+        parts = {name: file for name, file in files.items() if name == "video" or name in named}
+        answer = service.client.post("/v1/jobs/upload", files=parts, data={"segments": json.dumps(segments), **fields})
+    assert answer.status_code == 202, answer.text
+    return service.finish(answer.json()["id"])
+
+
+def luma_of(path: Path) -> NDArray[np.int16]:
+    """i16 [frames, rows, columns]."""
+    with av.open(str(path)) as media:
+        return np.stack([frame.to_ndarray()[: frame.height] for frame in media.decode(video=0)]).astype(np.int16)
+
+
+def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[str, Path], tmp_path: Path) -> None:
+    segments = [
+        {"audio": "anna", "start_s": LEFT_S[0], "end_s": LEFT_S[1], "face": "left_most"},
+        {"audio": "ben", "start_s": RIGHT_S[0], "end_s": RIGHT_S[1], "face": "right_most", "audio_offset_s": 0.5},
+    ]
+    job = submit(service, scene, segments, **{"sound.mix": "over", "output.crf": "4"})
+    assert job["status"] == "succeeded", job["error"]
+    assert [each["audio"] for each in job["segments"]] == ["audio_1", "audio_2"]
+    assert job["inputs"]["audio_2"]["audio_track"]["codec"] == "pcm_s16le"
+    assert job["inputs"]["audio_2"]["duration_s"] > 1
+    told = job["render"]["segments"]
+    assert [(each["start_s"], each["end_s"]) for each in told] == [LEFT_S, RIGHT_S]
+    assert all(each["face_coverage"] == 1 for each in told)
+    assert told[0]["face_box"][2] < WIDTH / 2 < told[1]["face_box"][0]
+    assert "original_sound_missing" in [note["code"] for note in job["render"]["notes"]]
+    assert job["result"]["duration_s"] == pytest.approx(LENGTH_S, abs=0.04), "as long as the video"
+
+    before, after = luma_of(scene["video"]), luma_of(service.download(job["id"], tmp_path / "result.mp4"))
+    changed = np.abs(after - before)
+    halves = {"left": changed[:, :, : WIDTH // 2], "right": changed[:, :, WIDTH // 2 :]}
+    times_s = np.arange(len(before)) / FPS
+    for side, (start_s, end_s) in (("left", LEFT_S), ("right", RIGHT_S)):
+        spoken = (times_s >= start_s) & (times_s < end_s)
+        moved = halves[side].max(axis=(1, 2))
+        assert moved[spoken].max() > 40, side
+        assert moved[~spoken].max() < 15, f"{side}: only the codec changes what nobody speaks"
+
+
+def test_lists_that_only_the_decoded_files_refute(service: Service, scene: dict[str, Path]) -> None:
+    beyond = submit(service, scene, [{"audio": "anna", "start_s": 99}])
+    assert beyond["error"]["code"] == "segment_out_of_range"
+    skipped = submit(service, scene, [{"audio": "anna", "start_s": 0, "audio_offset_s": 60}])
+    assert skipped["error"]["code"] == "segment_out_of_range"
+    lines = [{"audio": "anna", "start_s": 0}, {"audio": "anna", "start_s": 0.5}]
+    assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
+    lines = [
+        {"audio": "anna", "start_s": 0, "face": "left_most"},
+        {"audio": "anna", "start_s": 0, "face": {"x": WIDTH / 4, "y": 110}},
+    ]
+    assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
+    nobody = submit(
+        service, scene, [{"audio": "anna", "start_s": 0, "face": {"left": 0, "top": 0, "right": 5, "bottom": 5}}]
+    )
+    assert nobody["error"]["code"] == "face_not_found"
+    assert "Segment 1" in nobody["error"]["message"]
