@@ -188,9 +188,9 @@ def prepare(name: str, network: nn.Module, variant: InferenceVariant) -> Inferen
         if variant.fold:
             optimize_for_inference(network)
         _cast_products(network, half)
-    for tensor in (*network.parameters(), *network.buffers()):
-        # Compiled kernels read weights where they lie, and some checkpoints hold transposed ones.
-        tensor.data = _channels_last(tensor.data) if variant.channels_last else tensor.data.contiguous()
+    if variant.channels_last:
+        for parameter in network.parameters():
+            parameter.data = _channels_last(parameter.data)
     return InferenceNetwork(network.requires_grad_(False), variant)
 
 
