@@ -184,19 +184,11 @@ class Settings(BaseSettings):
     )
     inference: Literal["auto", "exact", "fast"] = Field(
         "auto",
-        description="Arithmetic of the neural engine: exact (float32), fast (half precision; needs CUDA), or "
+        description="Arithmetic of the neural engine: exact (float32), fast (half precision, compiled; needs CUDA), or "
         "auto: fast if CUDA is available",
     )
     inference_batch: int = Field(
         16, ge=1, le=32, description="Batch size of the neural engine on a CUDA device, in frames"
-    )
-    kernels: Literal["background", "before_ready", "plain"] = Field(
-        "background",
-        description="Compiled kernels of the neural engine: background (jobs start at once with plain kernels), "
-        "before_ready (the worker is ready once they are there), or plain (never)",
-    )
-    kernels_dir: Path | None = Field(
-        None, description="Folder of compiled kernels (`retalking compile`); empty: `compiled` in the data folder"
     )
     gpu_slots: int = Field(
         1,

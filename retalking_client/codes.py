@@ -586,13 +586,6 @@ class InternalError(ApiError):
     advice = "Report the request id or the job id."
 
 
-class KernelsUnfitError(ApiError):
-    """Compiled kernels do not fit this GPU."""
-
-    code = "kernels_unfit"
-    advice = "Run `retalking compile --out DIR` on such a machine."
-
-
 class WeightsMissingError(ApiError):
     """A weight file is missing."""
 
