@@ -99,6 +99,8 @@ def test_each_submission_has_one_content_type(document: dict[str, Any]) -> None:
         "POST /v1/jobs": ["application/json"],
         "POST /v1/jobs/upload": ["multipart/form-data"],
         "PUT /v1/uploads/{upload_id}/content": ["application/octet-stream"],
+        "PATCH /v1/accounts/{account_id}": ["application/json"],
+        "POST /v1/keys": ["application/json"],
     }
     schemas = document["components"]["schemas"]
     for name in ("JobForm", "JobSubmission", "JobSpec"):
