@@ -148,7 +148,7 @@ def _track_info(track: AudioTrack | None) -> AudioTrackInfo | None:
 
 
 def _segment_info(line: LineReport) -> SegmentInfo:
-    seen: NDArray[np.bool_] = np.isfinite(line.face_boxes).all(axis=1)
+    seen = np.asarray(np.isfinite(line.face_boxes).all(axis=1))
     return SegmentInfo(
         start_s=line.start_s,
         end_s=line.end_s,

@@ -104,8 +104,9 @@ def read_segments(path: Path) -> list[Segment]:
     for line in lines:
         source = str(line["audio"])
         if not _is_link(source) and not source.startswith(calls.UPLOAD):
-            line["audio"] = str(path.parent / Path(source).expanduser())
-            _check_file(line["audio"])
+            source = str(path.parent / Path(source).expanduser())
+            _check_file(source)
+            line["audio"] = source
     return lines
 
 
