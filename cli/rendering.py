@@ -24,6 +24,7 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
+    from retalking_core.evaluation.lines import LineScores
     from retalking_core.lines import LineInput
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
@@ -39,6 +40,8 @@ class Rendered:
     report: RenderReport
     wall_s: float
     """Elapsed seconds of the render, without loading the engine."""
+    segments: Sequence[LineScores] = ()
+    """Metrics of each line, where the caller gave lines."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class LocalRenderer:
 
     def render(self, video: Path, audio: Path | Sequence[LineInput], result: Path, options: RenderOptions) -> Rendered:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
-        from retalking_core.engine import render_files
+        from retalking_core.clip_plan import plan_clip
+        from retalking_core.engine import refuse_lines
+        from retalking_core.evaluation.lines import measure_lines
 
         result.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -84,10 +89,15 @@ class LocalRenderer:
                 self._warm = True
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
-            report = render_files(self._engine, video, audio, unfinished, options, stages.show, self._limits)
-            wall_s = time.monotonic() - started_s
+            with plan_clip(video, audio, options, self._limits) as clip:
+                refuse_lines(clip, self._engine.capabilities)
+                report = clip.complete(self._engine.render(clip, unfinished, options, stages.show))
+                wall_s = time.monotonic() - started_s
+                scores: Sequence[LineScores] = ()
+                if clip.has_lines:
+                    scores = measure_lines(unfinished, clip.lines, report.lines, self._limits, stages.show)
             unfinished.replace(result)
-        return Rendered(report, wall_s)
+        return Rendered(report, wall_s, scores)
 
 
 def open_renderer(request: RenderRequest, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:

@@ -104,6 +104,14 @@ def print_rendered(done: Rendered, console: Console) -> None:
         f"a face in {report.face_coverage:.0%} of the frames{cached}",
         highlight=False,
     )
+    for scores in done.segments:
+        value = scores.value("mouth_speech_correlation")
+        follows = "-" if value is None else f"{value:.2f}"
+        console.print(
+            f"Segment {scores.number + 1}, {scores.start_s:.2f} to {scores.end_s:.2f} s: "
+            f"mouth and speech correlate by {follows}",
+            highlight=False,
+        )
     for note in report.notes:
         line = describe_note(note.sentence, note.ranges_s)
         console.print(f"Note: {line}", highlight=False, soft_wrap=True, markup=False)

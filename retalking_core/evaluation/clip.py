@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.sources import PrefetchingFrameSource
+from retalking_core.media.sources import ExcerptFrameSource, PrefetchingFrameSource
 from retalking_core.media.tap import ResultTap
 from retalking_core.progress import ProgressHook, ProgressReporter, ignore_progress
 from retalking_core.types import FrameSource, RenderReport, Waveform
@@ -32,7 +32,8 @@ class EvaluatedClip:
     `output.badge` was requested, so the badge is no error of the picture. stored_mouth_target: f32 [M], the report's
     `mouth_target` where an earlier process rendered and kept no report. face_boxes: f32 [M, 4] px of the face to
     measure, NaN where it is unknown; None: the one that the report names, else the largest. tap: the result while it is
-    being written; None: it is complete.
+    being written; None: it is complete. frames: only these of the result are looked at; None: all. Everything else that
+    goes by frames begins with the first of them.
     """
 
     result: Path
@@ -47,6 +48,7 @@ class EvaluatedClip:
     stored_mouth_target: NDArray[np.float32] | None = None
     face_boxes: NDArray[np.float32] | None = None
     tap: ResultTap | None = None
+    frames: range | None = None
 
     @property
     def rendered_face(self) -> NDArray[np.float32] | None:
@@ -66,7 +68,10 @@ class EvaluatedClip:
 
     @cached_property
     def video(self) -> FrameSource:
-        return open_video(self.result, self.limits) if self.tap is None else self.tap
+        if self.tap is not None:
+            return self.tap
+        video = open_video(self.result, self.limits)
+        return video if self.frames is None else ExcerptFrameSource(video, self.frames)
 
     @cached_property
     def reference_video(self) -> FrameSource:

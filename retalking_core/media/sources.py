@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,32 @@ class PrefetchingFrameSource:
     def _ahead(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         with ReadAhead(frames, self._depth) as ahead:
             yield from ahead
+
+
+class ExcerptFrameSource:
+    """Some frames of a `FrameSource` that follow each other, counted from 0, as a source of its own."""
+
+    def __init__(self, source: FrameSource, frames: range) -> None:
+        self._source, self._frames = source, frames
+        info, end = source.info, frames.stop
+        times_s = info.frame_times_s
+        end_s = float(times_s[end]) if end < info.frame_count else info.duration_s
+        first_s = float(times_s[frames.start])
+        shown_s = times_s[frames.start : end] - first_s
+        self.info: VideoInfo = replace(info, frame_times_s=shown_s, duration_s=end_s - first_s)
+
+    @property
+    def damaged(self) -> AbstractSet[int]:
+        """As of `VideoReader`."""
+        return {number - self._frames.start for number in self._source.damaged if number in self._frames}
+
+    def frames(self) -> Iterator[Frame]:
+        return self.frames_at(range(len(self._frames)))
+
+    def frames_at(self, indices: Sequence[int]) -> Iterator[Frame]:
+        wanted = [self._frames[int(index)] for index in indices]
+        for frame in self._source.frames_at(wanted):
+            yield replace(frame, index=frame.index - self._frames.start)
 
 
 class CachingFrameSource:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from cli.dataset import Pairing, result_names
@@ -118,3 +119,36 @@ def test_each_stage_has_a_bar_on_a_terminal() -> None:
     last = out.getvalue().rsplit("load", 1)[1]
     for line in ("analyze ", "3/3", "analyze 2", "1/1", "synthesize", "1/2"):
         assert line in last
+
+
+def test_segments_are_read_from_a_file(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+    shutil.copy(short_speech, tmp_path / "line.wav")
+    listed = tmp_path / "segments.json"
+    listed.write_text('[{"audio": "line.wav", "start_s": 0.2, "end_s": 0.6, "face": "left_most"}]')
+    done = call("run", str(portrait), "--segments", str(listed), "-o", "out.mp4", "--option", "length_mode=bounce")
+    assert done.code == 0, done.err
+    assert "Segment 1, 0.20 to 0.60 s: mouth and speech correlate by " in done.err
+    picture_s, sound_s, _ = media_seconds(tmp_path / "out.mp4")
+    assert picture_s == pytest.approx(0.6)
+    assert abs(picture_s - sound_s) < 1024 / 16_000, "one AAC frame"
+
+
+def test_a_wrong_file_of_segments_is_one_line(call: Call, tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+    listed = tmp_path / "segments.json"
+    audio = f'"audio": "{short_speech}"'
+    for content, words in (
+        ("no json", "invalid_request"),
+        ("[]", "lists no segment"),
+        ('[{"audio": "absent.wav"}]', "file_not_found"),
+        (f'[{{{audio}, "start": 1}}]', "0.start"),
+        (f'[{{{audio}, "start_s": NaN}}]', "invalid_request"),
+        (f'[{{{audio}, "end_s": 0.5}}, {{{audio}, "start_s": 0.2, "end_s": 0.6}}]', "segments_overlap"),
+        (f'[{{{audio}, "start_s": -1}}]', "segment_out_of_range"),
+    ):
+        listed.write_text(content)
+        done = call("run", str(portrait), "--segments", str(listed), "-o", "out.mp4")
+        assert done.code != 0
+        assert words in done.err, done.err
+        assert "Traceback" not in done.err
+    both = call("run", str(portrait), str(short_speech), "--segments", str(listed), "-o", "out.mp4")
+    assert both.code == 2

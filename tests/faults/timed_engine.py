@@ -50,6 +50,6 @@ class TimedEngine:
         while (spent_s := time.monotonic() - began) < length_s:
             time.sleep(BATCH_S)
             progress(Progress("synthesize", min(1.0, spent_s / length_s), int(spent_s / BATCH_S)))
-        report = remux(clip.video, clip.audio, result)
+        report = remux(clip.video, next(iter(clip.files)), result)
         progress(Progress("synthesize", 1.0, report.frames, report.frames))
         return report
