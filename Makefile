@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test corpus faults load check check-console check-contract format lock docs docs-reference try-images try-fresh clean
+.PHONY: demo test corpus faults generated load check check-console check-contract format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -41,6 +41,10 @@ corpus: $(VENV)/.all
 # `pytest -m faults` is the short part.
 faults: $(VENV)/.all
 	$(BIN)/python -m pytest -m "faults or faults_long" tests/faults tests/worker/test_split_job.py
+
+# Ten thousand generated requests with real uploads, each operation alone and in sequences: about half an hour.
+generated: $(VENV)/.all
+	RETALKING_TEST_EXAMPLES=250 RETALKING_TEST_CASES=10000 $(BIN)/python -m pytest tests/api/test_openapi.py -k generated
 
 load: $(VENV)/.all
 	$(BIN)/python -m bench.load --json bench/results/load.json

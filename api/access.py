@@ -25,8 +25,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
 from jobs.models import MAX_PRIORITY
-from jobs.signing import is_signed
-from jobs.store.keys import ApiKey, Scope, is_key_id, key_id_of
+from jobs.signing import account_of_holder, is_signed
+from jobs.store.keys import Account, ApiKey, Scope, key_id_of
 
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
@@ -41,15 +41,21 @@ WithKey = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Caller:
-    """key: None if keys are not required, and for the holder of a signed link. base: how the caller's path began, `/v1`
-    or nothing; the links of the answer begin alike."""
+    """key, account: None if keys are not required, and for the holder of a signed link. base: how the caller's path
+    began, `/v1` or nothing; the links of the answer begin alike."""
 
     key: ApiKey | None = None
+    account: Account | None = None
     base: str = ""
 
     @property
     def owner(self) -> str:
-        """Owner of the jobs that this caller submits: id of the key, or empty."""
+        """Owner of the jobs that this caller submits: id of the account, or empty."""
+        return self.account.id if self.account else ""
+
+    @property
+    def key_id(self) -> str:
+        """The holder of links that this caller gets: id of the key, or empty."""
         return self.key.id if self.key else ""
 
     @property
@@ -66,7 +72,7 @@ class Caller:
         return MAX_PRIORITY if self.key is None else self.key.max_priority
 
     def live_jobs(self, usual: int) -> int:
-        return usual if self.key is None or self.key.live_jobs is None else self.key.live_jobs
+        return usual if self.account is None or self.account.live_jobs is None else self.account.live_jobs
 
 
 ANYONE = Caller()
@@ -88,7 +94,7 @@ async def authorize_admin(request: Request, parts: WithDependencies, credentials
 
 
 async def authorize_metrics(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
-    """An admin key, because the metrics count the jobs of all keys; anyone if the setting `metrics_open` is true."""
+    """An admin key, because the metrics count the jobs of all accounts; anyone with the setting `metrics_open`."""
     if not parts.settings.metrics_open:
         await admit(request, parts, credentials, Scope.ADMIN)
 
@@ -101,39 +107,40 @@ async def admit(
         refuse_other_sites(request, parts.settings.public_url, parts.settings.cors_origins)
         return Caller(base=request.scope["root_path"])
     text = credentials.credentials if credentials else None
-    key = await run_in_threadpool(_identify, parts, text)
+    key, account = await run_in_threadpool(_identify, parts, text)
     if scope is not None and not key.allows(scope):
         header = f'Bearer error="insufficient_scope", scope="{scope.value}"'
         message = f"This call needs a key with the scope `{scope.value}`."
         raise ServiceError("forbidden", message, headers={"WWW-Authenticate": header})
-    await run_in_threadpool(_count_request, request, parts, key)
-    return Caller(key, request.scope["root_path"])
+    await run_in_threadpool(_count_request, request, parts, account)
+    return Caller(key, account, request.scope["root_path"])
 
 
-def _identify(parts: Dependencies, text: str | None) -> ApiKey:
+def _identify(parts: Dependencies, text: str | None) -> tuple[ApiKey, Account]:
     """Unknown, wrong and revoked keys get the same answer, so that it reveals nothing."""
     if text is None:
         message = "This call needs an API key, and none was sent."
         raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     key_id = key_id_of(text)
     key = parts.store.keys.find(key_id) if key_id else None
-    if key is None or not key.matches(text) or key.revoked_at is not None:
+    account = parts.store.accounts.find(key.account) if key and key.matches(text) and key.is_valid else None
+    if key is None or account is None:
         header = 'Bearer error="invalid_token"'
         raise ServiceError("unauthorized", "This API key is not valid.", headers={"WWW-Authenticate": header})
-    return key
+    return key, account
 
 
-def _count_request(request: Request, parts: Dependencies, key: ApiKey) -> None:
+def _count_request(request: Request, parts: Dependencies, account: Account) -> None:
     """Raises rate_limited. Header fields: draft-ietf-httpapi-ratelimit-headers-09."""
-    per_minute = key.requests_per_minute or parts.settings.requests_per_minute
-    allowance = parts.store.keys.consume_token(key.id, per_minute)
+    per_minute = account.requests_per_minute or parts.settings.requests_per_minute
+    allowance = parts.store.keys.consume_token(account.id, per_minute)
     request.state.headers = {
         "RateLimit-Policy": f'"requests";q={per_minute};w=60',
         "RateLimit": f'"requests";r={allowance.left};t={math.ceil(allowance.full_in_s)}',
     }
     if not allowance.is_allowed:
         wait_s = max(1, math.ceil(allowance.retry_in_s))
-        message = f"This key is limited to {per_minute} requests a minute; the next one is allowed in {wait_s} s."
+        message = f"This account is limited to {per_minute} requests a minute; the next one is allowed in {wait_s} s."
         raise ServiceError("rate_limited", message, headers={"Retry-After": str(wait_s)})
 
 
@@ -152,7 +159,8 @@ LinkHolder = Annotated[
     str,
     Query(
         max_length=128,
-        description="From the link: id of the API key that it was made with; revoking that key ends the link",
+        description="From the link: id of the API key that it was made with, whose revocation ends the link; or the "
+        "account, in webhooks, whose last valid key's does",
     ),
 ]
 LinkSignature = Annotated[str, Query(max_length=128, description="From the link")]
@@ -164,16 +172,23 @@ def check_link(parts: Dependencies, method: str, path: str, expires: int | None,
     is_genuine = expires is not None and is_signed(
         parts.link_key, method, path, expires, signature, time.time(), holder
     )
-    if not is_genuine or not key_is_valid(parts, holder):
+    if not is_genuine or not _is_valid_holder(parts, holder):
         raise ServiceError("link_invalid", "The link was altered, has expired, or its API key was revoked.")
+
+
+def _is_valid_holder(parts: Dependencies, holder: str) -> bool:
+    account = account_of_holder(holder)
+    if account is not None:
+        return any(key.is_valid for key in parts.store.keys.of_account(account))
+    return key_is_valid(parts, holder)
 
 
 def key_is_valid(parts: Dependencies, key_id: str) -> bool:
     """True if the key exists and is not revoked; for the empty id, if keys are not required."""
     if not key_id:
         return not parts.settings.require_keys
-    key = parts.store.keys.find(key_id) if is_key_id(key_id) else None
-    return key is not None and key.revoked_at is None
+    key = parts.store.keys.find(key_id)
+    return key is not None and key.is_valid
 
 
 _OWN_SITES = frozenset({"same-origin", "none"})

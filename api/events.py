@@ -147,7 +147,7 @@ def _poll(parts: Dependencies, caller: Caller, job_id: str, after: str | None) -
 
     Raises JobNotFoundError and _KeyRevokedError.
     """
-    if not key_is_valid(parts, caller.owner):
+    if not key_is_valid(parts, caller.key_id):
         raise _KeyRevokedError
     job = parts.store.jobs.get(job_id)
     is_over = job.status.is_over and not job.evaluation_pending

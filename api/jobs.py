@@ -441,7 +441,7 @@ def redeliver_webhook(job_id: JobId, parts: WithDependencies, caller: WithCaller
 
 
 def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
-    """The job. Raises JobNotFoundError, also for malformed ids and for jobs of another key."""
+    """The job. Raises JobNotFoundError, also for malformed ids and for jobs of another account."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
     try:
@@ -457,7 +457,7 @@ def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
 
 def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
     """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
-    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.owner, base=caller.base)
+    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.key_id, base=caller.base)
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -224,7 +224,7 @@ class ConcurrencyLimit:
     def slot(self, owner: str) -> Iterator[None]:
         """Occupy one slot. Raises too_many_open."""
         if owner and self._open[owner] >= self._per_owner:
-            raise self._refusal(f"This key has {self._per_owner} {self._what} open, which is the limit.")
+            raise self._refusal(f"This account has {self._per_owner} {self._what} open, which is the limit.")
         if self._open.total() >= self._total:
             raise self._refusal(f"{self._total} {self._what} are open, which is the limit of the service.")
         self._open[owner] += 1

@@ -8,7 +8,7 @@ from celery import Celery
 from fastapi import Depends, FastAPI, Security
 from starlette.middleware.cors import CORSMiddleware
 
-from api import events, health, jobs, media, quarantine, results, service, uploads, webhooks
+from api import accounts, events, health, jobs, media, quarantine, results, service, uploads, webhooks
 from api.access import authorize, authorize_admin, authorize_any, authorize_metrics
 from api.dependencies import Dependencies
 from api.limits import ConcurrencyLimit
@@ -74,7 +74,12 @@ def _include_features(app: FastAPI) -> None:
     strict, unmatched = Depends(check_request), refusals("precondition_failed")
     for feature in (jobs, results, media, events, uploads, webhooks):
         app.include_router(feature.router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
-    for router, access in ((service.router, authorize_any), (quarantine.router, authorize_admin)):
+    app.include_router(accounts.usage_router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
+    for router, access in (
+        (service.router, authorize_any),
+        (quarantine.router, authorize_admin),
+        (accounts.router, authorize_admin),
+    ):
         app.include_router(router, dependencies=[Security(access), strict], responses=refused | unmatched)
     for router in (results.link_router, media.signed_router, uploads.link_router, service.open_router):
         app.include_router(router, dependencies=[strict], responses=unmatched)

@@ -114,7 +114,7 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
     link = parts.objects.presign_get(file.key, parts.settings.link_ttl_s, file.download_name)
     if link is None:
         path = _path(job.id, part)
-        link = f"{caller.base}/{path}?{link_query(parts.link_key, 'GET', path, expires, caller.owner)}"
+        link = f"{caller.base}/{path}?{link_query(parts.link_key, 'GET', path, expires, caller.key_id)}"
     return MediaLink(url=link, content_type=file.content_type)
 
 

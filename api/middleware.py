@@ -159,7 +159,7 @@ def cors_rules(origins: Sequence[str]) -> dict[str, Any]:
     themselves. No cookies."""
     return {
         "allow_origins": origins,
-        "allow_methods": ["GET", "HEAD", "POST", "PUT", "DELETE"],
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         "allow_headers": [
             "Authorization",
             "Content-Type",

@@ -7,8 +7,10 @@ from typing import Any, cast, get_args
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from api.account_bodies import AccountChanges, NewKey
 from api.forms import JSON_PARTS
 from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
@@ -29,6 +31,7 @@ TAGS = [
     {"name": "events", "description": "Server-Sent Events"},
     {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
     {"name": "uploads", "description": "Files that are sent before their job"},
+    {"name": "accounts", "description": "Accounts, their keys, and what they used"},
     {"name": "service", "description": "Current offer and error codes"},
     {"name": "operations", "description": "For probes and scrapers"},
 ]
@@ -101,7 +104,10 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         kind = {"type": {"type": "string", "const": event}}
         title = message_name(event)  # generators name classes by titles
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
-    _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
+    _, received = models_json_schema(
+        [(JobSubmission, "validation"), (NewKey, "validation"), (AccountChanges, "validation")],
+        ref_template=_REF + "{model}",
+    )
     asked: Json = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
         asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
@@ -232,6 +238,12 @@ def _without_null(shape: dict[str, Any]) -> dict[str, Any]:
         return shape
     rest = {key: value for key, value in _without_null_default(shape).items() if key != "anyOf"}
     return {**rest, **arms[0]} if len(arms) == 1 else {**rest, "anyOf": arms}
+
+
+def json_body(model: type[BaseModel], example: Json) -> Json:
+    """The body of a route that reads it by itself, for its `openapi_extra`; `_schemas` has the model."""
+    content = {"schema": {"$ref": f"{_REF}{model.__name__}"}, "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 # Bodies of the two ways to submit, for the `openapi_extra` of their routes

@@ -10,8 +10,8 @@ import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = "/v1"
-# First segments of the paths that callers were promised
-VERSIONED = frozenset({"jobs", "uploads", "webhooks", "engines", "errors", "quarantine"})
+# First segments of the paths of the API
+VERSIONED = frozenset({"jobs", "uploads", "webhooks", "engines", "errors", "quarantine", "keys", "accounts", "usage"})
 
 
 def is_versioned(path: str) -> bool:

@@ -23,7 +23,7 @@ class UnreadableRecord(BaseModel):
 
     kind: RecordKind
     id: str
-    owner: str = Field(description="Id of the API key that a job belongs to; empty if unknown")
+    owner: str = Field(description="Id of the account that a job belongs to; empty if unknown")
     reason: str = Field(description="What is wrong and where, without the content")
     found_at: datetime
 

@@ -397,7 +397,7 @@ async def _accept(
     if key is None:  # with a key it may repeat a job that exists
         await run_in_threadpool(_check_quota, parts, origin)
     job_id = new_job_id()
-    reservation = StorageReservation(parts, job_id, byte_quota(parts.settings, caller.owner, caller.key))
+    reservation = StorageReservation(parts, job_id, byte_quota(parts.settings, caller.owner, caller.account))
     try:
         async with tracked_arrival(parts, job_id):
             if retry_of is None:
@@ -440,7 +440,7 @@ def _quota_exceeded(parts: Dependencies, origin: Origin) -> ServiceError:
         "RateLimit-Policy": f'"live-jobs";q={origin.live_jobs}',
         "RateLimit": f'"live-jobs";r=0;t={wait_s}',
     }
-    message = f"This key has {origin.live_jobs} unfinished jobs, which is its limit."
+    message = f"This account has {origin.live_jobs} unfinished jobs, which is its limit."
     return ServiceError("quota_exceeded", message, headers=headers)
 
 

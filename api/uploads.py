@@ -86,7 +86,7 @@ def create_upload(parts: WithDependencies, caller: WithCaller) -> Response:
     link = parts.objects.presign_put(upload_key(upload_id), link_s)
     parts.store.uploads.add(upload_id, expires_at, caller.owner)
     if link is not None:  # the file bypasses this service, so the largest size is reserved until it is measured
-        quota = byte_quota(parts.settings, caller.owner, caller.key)
+        quota = byte_quota(parts.settings, caller.owner, caller.account)
         try:
             with storage_refusals():
                 parts.store.uploads.expect(upload_id, link_ends_at, settings.max_upload_bytes, quota)
@@ -202,8 +202,8 @@ async def _receive(request: Request, parts: Dependencies, upload_id: str, owner:
 
 
 def _open_reservation(parts: Dependencies, owner: str) -> StorageReservation:
-    key = parts.store.keys.find(owner) if owner else None
-    return StorageReservation(parts, new_job_id(), byte_quota(parts.settings, owner, key))
+    account = parts.store.accounts.find(owner) if owner else None
+    return StorageReservation(parts, new_job_id(), byte_quota(parts.settings, owner, account))
 
 
 def _upload_expired() -> ServiceError:
@@ -222,5 +222,5 @@ def _lock(upload_id: str) -> str:
 
 def _own_link(parts: Dependencies, upload_id: str, ttl_s: int, caller: Caller) -> str:
     path, expires = f"uploads/{upload_id}", int(time.time()) + ttl_s
-    query = link_query(parts.link_key, "PUT", path, expires, caller.owner)
+    query = link_query(parts.link_key, "PUT", path, expires, caller.key_id)
     return f"{parts.settings.public_url.rstrip('/')}{caller.base}/{path}/content?{query}"

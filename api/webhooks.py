@@ -1,4 +1,4 @@
-"""Webhooks of the caller's key: undelivered events, redelivery, and the signing secret."""
+"""Webhooks of the caller's account: undelivered events, redelivery, and the signing secret."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from jobs.errors import ServiceError
 from jobs.models import DeliveryView
 from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
-from jobs.store.keys import is_key_id
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
 OVERLAP_S = 86400
 KeyId = Annotated[
-    str | None, Query(description="Id of a key; any but the caller's own needs the scope `admin`", max_length=64)
+    str | None,
+    Query(
+        description="Id of a key: the secret of its account; any other account needs the scope `admin`", max_length=64
+    ),
 ]
 
 
@@ -40,9 +42,9 @@ class DeliveryList(BaseModel):
 
 
 class WebhookSecret(BaseModel):
-    """The secret that signs the webhooks of a key's jobs. While `previous_secret` is set, both secrets sign."""
+    """The secret that signs the webhooks of an account's jobs. While `previous_secret` is set, both secrets sign."""
 
-    key_id: str = Field(description="Also `owner` in every event")
+    account: str = Field(description="Also `owner` in every event")
     secret: str = Field(description="`whsec_` and base64, as in Standard Webhooks")
     version: int
     previous_secret: str | None
@@ -100,7 +102,7 @@ def redeliver_event(
 @router.get(
     "/secret",
     operation_id="getWebhookSecret",
-    summary="The secret that signs a key's webhooks",
+    summary="The secret that signs an account's webhooks",
     response_model=WebhookSecret,
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
@@ -112,7 +114,7 @@ def get_webhook_secret(parts: WithDependencies, caller: WithCaller, key_id: KeyI
 @router.post(
     "/secret/rotate",
     operation_id="rotateWebhookSecret",
-    summary="Replace the secret that signs a key's webhooks",
+    summary="Replace the secret that signs an account's webhooks",
     response_model=WebhookSecret,
     responses=refusals("key_not_found", "webhook_secret_shared", "service_unavailable"),
 )
@@ -131,23 +133,24 @@ def rotate_webhook_secret(
 
 
 def _owner_of(parts: Dependencies, caller: Caller, key_id: str | None) -> str:
-    """Id of the key whose secret is requested. Raises webhook_secret_shared, forbidden, key_not_found."""
+    """Id of the account whose secret is requested. Raises webhook_secret_shared, forbidden, key_not_found."""
     if caller.key is None:
         message = "Keys are not required here, so all webhooks are signed with the secret of the service."
         raise ServiceError("webhook_secret_shared", message)
-    if key_id is None or key_id == caller.owner:
+    key = parts.store.keys.find(key_id) if key_id is not None else caller.key
+    if key is not None and key.account == caller.owner:
         return caller.owner
     if not caller.sees_all:
-        raise ServiceError("forbidden", "The secret of another key needs a key with the scope `admin`.")
-    if not is_key_id(key_id) or parts.store.keys.find(key_id) is None:
+        raise ServiceError("forbidden", "The secret of another account needs a key with the scope `admin`.")
+    if key is None:
         raise ServiceError("key_not_found", "There is no key with this id.")
-    return key_id
+    return key.account
 
 
 def _secret_response(parts: Dependencies, owner: str, state: WebhookSecretState) -> Response:
     secret, *previous = parts.webhook_secrets.at(owner, state)
     body = WebhookSecret(
-        key_id=owner,
+        account=owner,
         secret=secret,
         version=state.version,
         previous_secret=previous[0] if previous else None,

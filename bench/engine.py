@@ -34,6 +34,7 @@ from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.face_cache import LocalFaceCache
 from retalking_core.networks.inference import fast_variants
+from retalking_core.networks.kernels import KernelSwap
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import FaceTrack, RenderReport
@@ -43,8 +44,9 @@ from retalking_core.weights.store import NetworkStore
 class Bench:
     """Engines by mode and batch; one is held at a time."""
 
-    def __init__(self, models: Path, inputs: Inputs, folder: Path, repeat: int) -> None:
-        self._models, self._inputs, self._folder, self._repeat = models, inputs, folder, repeat
+    def __init__(self, models: Path, kernels: Path, inputs: Inputs, folder: Path, repeat: int) -> None:
+        self._models, self._kernels = models, kernels
+        self._inputs, self._folder, self._repeat = inputs, folder, repeat
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._held: tuple[tuple[str, int], NetworkStore] | None = None
         self.starts_s: dict[str, float] = {}
@@ -58,6 +60,9 @@ class Bench:
             began = time.perf_counter()
             store = NetworkStore(self._models, self._device, variants)
             VideoRetalkingEngine(store, tracker=_nothing(), batch_size=batch).warm_up()
+            if variants:
+                store.get("fan2d")
+                KernelSwap(store.networks, self._kernels).run()
             if self._device == "cuda":
                 torch.cuda.synchronize()
             self.starts_s[f"{mode}, batch {batch}"] = time.perf_counter() - began
@@ -144,6 +149,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("video", type=Path)
     parser.add_argument("speech", type=Path, nargs="?")
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--kernels", type=Path, default=Path("data/compiled"), help="folder of compiled kernels")
     parser.add_argument("--track", type=Path, help="replay this face track")
     parser.add_argument("--save-track", type=Path, help="write a face track and end")
     names = [case.name for case in CASES]
@@ -166,7 +172,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         track = load_track(asked.track) if asked.track else None
-        bench = Bench(asked.models, Inputs(asked.video, asked.speech, track, Path(folder)), Path(folder), asked.repeat)
+        inputs = Inputs(asked.video, asked.speech, track, Path(folder))
+        bench = Bench(asked.models, asked.kernels, inputs, Path(folder), asked.repeat)
         document = measure_all(bench, asked)
     if asked.against and (slower := slower_cases(document, json.loads(asked.against.read_text()))):
         print("slower than before:", *slower, sep="\n  ")

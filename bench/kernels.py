@@ -1,6 +1,6 @@
 """Where a network of the fast engine spends its time: the device's kernels, the longest first.
 
-    TORCHINDUCTOR_CACHE_DIR=DIR python -m bench.kernels --models DIR [--networks NAME ...] [--batch N] [--most N]
+    python -m bench.kernels --models DIR --kernels DIR [--networks NAME ...] [--batch N] [--most N]
 
 One replay of each network, on noise. Without a GPU the operators of the plain float32 network are told instead.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from retalking_core.engines.videoretalking.engine import call_options, warm_up_network
 from retalking_core.networks import INPUT_SHAPES
-from retalking_core.networks.inference import InferenceNetwork, fast_variants
+from retalking_core.networks.inference import InferenceNetwork, InferenceVariant, fast_variants
+from retalking_core.networks.kernels import KernelSwap, example_inputs
 from retalking_core.weights.store import NetworkStore
 
 CALLS = 2
@@ -26,9 +26,8 @@ def measure(name: str, network: InferenceNetwork, batch: int) -> list[tuple[str,
     """(kernel, ms a call, times a call), the longest first."""
     device = network.device
     on_gpu = device.type == "cuda"
-    inputs = [torch.randn(batch, *shape, device=device) for shape in INPUT_SHAPES[name]]
-    options = call_options(name, device)
-    warm_up_network(name, network, device)
+    inputs, options = example_inputs(name, InferenceVariant(compiled_batch=batch), device)
+    network(*inputs, **options)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         for _ in range(CALLS):
             network(*inputs, **options)
@@ -44,6 +43,7 @@ def measure(name: str, network: InferenceNetwork, batch: int) -> list[tuple[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--kernels", type=Path, default=Path("data/compiled"), help="folder of compiled kernels")
     parser.add_argument("--networks", nargs="*", default=list(INPUT_SHAPES), choices=list(INPUT_SHAPES))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--most", type=int, default=20, help="kernels of each network")
@@ -51,7 +51,9 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     store = NetworkStore(asked.models, device, fast_variants(asked.batch) if device == "cuda" else {})
     for name in asked.networks:
-        rows = measure(name, store.jobs.get(name), asked.batch)
+        store.get(name)
+        KernelSwap(store.networks, asked.kernels).run()
+        rows = measure(name, store.get(name), asked.batch)
         held = f", {torch.cuda.memory_reserved() / 2**30:.2f} GiB held by torch" if device == "cuda" else ""
         print(f"\n{name}, batch {asked.batch} on {device}: {sum(ms for _, ms, _ in rows):.2f} ms{held}")
         for key, ms, count in rows[: asked.most]:

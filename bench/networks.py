@@ -13,6 +13,7 @@ import argparse
 import copy
 import gc
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from retalking_core.networks import NETWORKS
+from retalking_core.networks import INPUT_SHAPES, NETWORKS
 from retalking_core.networks.inference import (
     CHANNELS_LAST_ALLOWED,
     FOLDABLE,
@@ -30,6 +31,7 @@ from retalking_core.networks.inference import (
     InferenceVariant,
     prepare,
 )
+from retalking_core.networks.kernels import KernelPackage, compile_network
 from tests.networks.golden import RUNNERS, GoldenSet, load_synthetic, make_input, read_golden
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +171,11 @@ def bench_network(
             cells.append(Cell(name, label, 0, note="not measured: out of time"))
             continue
         network = prepare(name, copy.deepcopy(weights).to(device), variant)
+        if variant.compiled_batch is not None and name in INPUT_SHAPES:
+            with tempfile.TemporaryDirectory() as folder:
+                package = KernelPackage(name, Path(folder), variant, device)
+                compile_network(package, network.network)
+                package.adopt(network)
         if label == "fp32":
             golden_worst = golden_error(golden, network)
             print(f"{name}: float32 on {device} against the golden slices: {golden_worst:.1e}", flush=True)

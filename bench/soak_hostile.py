@@ -422,7 +422,9 @@ def too_many_requests(caller: HostileCaller) -> str:
     count = caller.key.per_minute * 3 // 2
     for _ in range(count):
         outcomes.add(outcome_of(caller.api.get("/jobs", params={"limit": 1})))
-    if "429 rate_limited" in outcomes or UNAVAILABLE_ANSWER in outcomes:
+    if UNAVAILABLE_ANSWER in outcomes:
+        return UNAVAILABLE_ANSWER
+    if "429 rate_limited" in outcomes:
         outcomes.discard("200")
         return ", ".join(sorted(outcomes))
     allowed = caller.key.per_minute * (1 + (time.monotonic() - began) / 60)

@@ -1,8 +1,10 @@
 """Speech to learn mouth classes from: many voices say pseudo-words whose sounds are evenly spread.
 
 Synthesizers read any letters aloud, so made-up words give every sound in every neighborhood, in any language, without
-a text corpus. Festival's voices are recordings of people (diphones, units), flite's are too; espeak-ng's are formants.
-None of them is one that `bench.visemes` measures with. Debian packages: `FESTIVAL_PACKAGES`, flite, espeak-ng.
+a text corpus; English voices say common words too, which have the neighborhoods that English has. Festival's voices are
+recordings of people (diphones, units), flite's are too; SVOX Pico's are statistical and of women; espeak-ng's are
+formants. None of them is one that `bench.visemes` measures with, and Festival's slt, who is flite's slt, is left out.
+Debian packages: `FESTIVAL_PACKAGES`, flite, espeak-ng; from PyPI: py-nanotts (SVOX Pico, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +24,14 @@ from bench.spoken_text import (
     ARPABET,
     Phone,
     SpokenText,
+    arpabet_phone,
     at_analysis_rate,
     read_wave,
     speak_espeak,
     speak_flite,
 )
 from retalking_core.audio.visemes import Viseme
+from retalking_core.types import Waveform
 
 FESTIVAL_PACKAGES = (
     "festival festvox-kallpc16k festvox-kdlpc16k festvox-italp16k festvox-itapc16k festvox-suopuhe-lj"
@@ -117,8 +123,12 @@ class Words:
     onsets: str
     nuclei: str
     codas: str = ""
+    common: tuple[str, ...] = ()
 
     def sentence(self, chance: np.random.Generator) -> str:
+        """Pseudo-words, or, where `common` words are given, in half of the sentences these."""
+        if self.common and chance.random() < 0.5:
+            return real_sentence(self.common, chance)
         onsets, nuclei = self.onsets.split(), self.nuclei.split()
         codas = [*self.codas.split(), *[""] * (3 + len(self.codas.split()) // 2)]
         said = []
@@ -129,10 +139,15 @@ class Words:
         return " ".join(said).strip(",") + "."
 
 
+def real_sentence(words: tuple[str, ...], chance: np.random.Generator) -> str:
+    return " ".join(str(word) for word in chance.choice(words, chance.integers(5, 11))) + "."
+
+
 ENGLISH_WORDS = Words(
     "b p m b p m f v w th sh ch j s z t d k g n l r h y br pl sm sp fl st tr kr sw thr gl mm",
     "a ee oo o i ai ou ay ow ir e u aw oy ea oa or ar",
     "m p b mp n t s v f l k ng th sh ch st nd mb rm lp x",
+    tuple(Path(__file__).with_name("english_words.txt").read_text().split()),
 )
 LATIN_WORDS = Words(
     "b p m b p m f v t d s z c g n l r k br pr tr pl fl sp st gr",
@@ -186,6 +201,7 @@ FESTIVAL_VOICES = (
     FestivalVoice("upc_ca_ona_hts", CATALAN, LATIN_WORDS, has_pitch=False),
 )
 FLITE_VOICES = ("awb", "kal16", "kal")
+PICO_VOICES = ("en-US", "en-GB")
 ESPEAK_LANGUAGES: dict[str, Words] = {
     **dict.fromkeys(["en-us", "en-gb-x-rp", "en-gb-scotland", "nl", "sv", "de"], ENGLISH_WORDS),
     **dict.fromkeys(["es", "es-419", "fr", "it", "pt", "pt-br", "ro", "tr", "id", "sw", "el"], LATIN_WORDS),
@@ -245,6 +261,50 @@ def speak_festival(voice: FestivalVoice, texts: list[str], chance: np.random.Gen
                     yield SpokenText(read_wave(Path(name)), tuple(phones))
 
 
+def speak_pico(text: str, voice: str, speed: float = 1.0, pitch: float = 1.0) -> SpokenText | None:
+    """Common English words by a voice of SVOX Pico, which does not tell the times of its phones: PocketSphinx aligns
+    the text. None where it does not get to the end."""
+    from py_nanotts import NanoTTS
+
+    raw = NanoTTS().speak(text, voice=voice, speed=speed, pitch=pitch)
+    speech = Waveform(np.frombuffer(raw, np.int16).astype(np.float32) / 32768)
+    phones = align_english(speech, text.strip("."))
+    return SpokenText(speech, phones) if phones else None
+
+
+@lru_cache(maxsize=1)
+def _aligner() -> Any:
+    import pocketsphinx
+
+    return pocketsphinx.Decoder(lm=None, loglevel="FATAL")
+
+
+def align_english(speech: Waveform, text: str) -> tuple[Phone, ...]:
+    """Phones of known words of PocketSphinx's dictionary; empty where they do not fit the speech."""
+    decoder = _aligner()
+    peak = max(float(np.abs(speech.samples).max()), 1e-9)
+    raw = (speech.samples * (20_000 / peak)).astype(np.int16).tobytes()
+    decoder.set_align_text(text)
+    for pass_ in range(2):  # words, then their phones
+        decoder.reinit_feat()
+        decoder.start_utt()
+        decoder.process_raw(raw, full_utt=True)
+        decoder.end_utt()
+        if not decoder.hyp() or decoder.seg() is None:
+            return ()
+        if pass_ == 0:
+            decoder.set_alignment()
+    return tuple(
+        arpabet_phone(
+            phone.name.lower() if phone.name[0].isalpha() and phone.name != "SIL" else "pau",
+            phone.start / 100,
+            (phone.start + phone.duration) / 100,
+        )
+        for word in decoder.get_alignment().words()
+        for phone in word
+    )
+
+
 def resize(spoken: SpokenText, factor: float) -> SpokenText:
     """Another head, `factor` times smaller, with pitch and speed that go with it."""
     speech = at_analysis_rate(spoken.speech.samples, round(ANALYSIS_RATE_HZ * factor))
@@ -269,6 +329,16 @@ def all_speakers(chance: np.random.Generator) -> Iterator[tuple[str, Callable[[i
                 yield speak_flite(ENGLISH_WORDS.sentence(chance), voice, *settings)
 
         yield f"flite {name}", flite
+    for name in PICO_VOICES:
+
+        def pico(count: int, voice: str = name) -> Iterator[SpokenText]:
+            for _ in range(count):
+                speed, pitch = chance.uniform(0.8, 1.25), chance.uniform(0.75, 1.3)
+                spoken = speak_pico(real_sentence(ENGLISH_WORDS.common, chance), voice, speed, pitch)
+                if spoken is not None:
+                    yield spoken
+
+        yield f"pico {name}", pico
     for language, words in ESPEAK_LANGUAGES.items():
 
         def espeak(count: int, language: str = language, words: Words = words) -> Iterator[SpokenText]:

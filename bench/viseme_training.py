@@ -25,7 +25,7 @@ KERNEL, DILATIONS = 3, (1, 2, 4, 8, 1, 2, 4, 8, 1)
 RANGE_DB, ACTIVE_DB, SCALE_DB = 60.0, 25.0, 15.0
 LOWEST_DB, STEP_DB = -100.0, 0.5
 # Recorded voices of the language of most users weigh twice.
-ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16")
+ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16", "en-US", "en-GB")
 SEQUENCE, BATCH = 400, 128
 # Closed lips are what a viewer sees first, and the rarest sounds.
 WEIGHTS = (1.0, 1.25, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -41,13 +41,15 @@ def prepare(result: Path, minutes: float, seed: int) -> None:
     levels, labels, voices, names = [], [], [], []
     speakers = list(all_speakers(chance))
     for number, (name, speak) in enumerate(speakers):
-        english = name.endswith(ENGLISH_VOICES)
+        english = not name.startswith("espeak") and name.endswith(ENGLISH_VOICES)
         share_s = 60 * minutes / len(speakers) * (0.5 if name.startswith("espeak") else 3.0 if english else 1.4)
         heard_s = 0.0
         while heard_s < share_s:
             texts = list(speak(16))
+            if not texts:
+                raise SystemExit(f"{name} says nothing: is all of it installed?")
             for text in texts:
-                spoken = text if name.startswith("espeak") else resize(text, chance.uniform(0.9, 1.2))
+                spoken = text if name.startswith("espeak") else resize(text, chance.uniform(0.88, 1.25))
                 found = spoken.labels()
                 level = band_levels(spoken.speech)
                 levels.append(np.clip((level - LOWEST_DB) / STEP_DB, 0, 255).astype(np.uint8))
@@ -190,15 +192,28 @@ class Augmenter:
         return LOWEST_DB + STEP_DB * (first * (1 - part) + second * part), labels
 
     def warp(self, levels: Tensor) -> Tensor:
-        """Another length of the vocal tract: band at f takes the level at f times 0.86 to 1.16."""
+        """Another length of the vocal tract: band at f takes the level at f times 0.82 to 1.22, throat and mouth each
+        by their own factor, as between the sexes (Fant 1966)."""
         count = len(levels)
-        factor = self.uniform(0.86, 1.16, count, 1)
-        wanted = (self.centers_hz[None] * factor).clamp(max=float(self.centers_hz[-1]))
+        factor = self.uniform(0.85, 1.18, count, 1)
+        slope = self.uniform(-0.04, 0.04, count, 1) * torch.linspace(-1, 1, BANDS, device=self.device)[None]
+        wanted = (self.centers_hz[None] * (factor + slope)).clamp(max=float(self.centers_hz[-1]))
         right = torch.searchsorted(self.centers_hz, wanted.contiguous()).clamp(1, BANDS - 1)
         low, high = self.centers_hz[right - 1], self.centers_hz[right]
         part = ((wanted - low) / (high - low)).clamp(0, 1)[:, None, :]
         index = right[:, None, :].expand(-1, levels.shape[1], -1)
         return levels.gather(2, index - 1) * (1 - part) + levels.gather(2, index) * part
+
+    def mask(self, levels: Tensor) -> Tensor:
+        """Bands and moments that are missing, so that no cue is the only one (Park et al. 2019, SpecAugment)."""
+        for dim, most, share in ((2, 7, 0.4), (1, 6, 0.4)):
+            size, count = levels.shape[dim], len(levels)
+            start, width = self.uniform(0, size, count, 1), self.uniform(0, most, count, 1)
+            place = torch.arange(size, device=self.device)[None]
+            missing = ((place >= start) & (place < start + width)).float()
+            missing = missing[:, :, None] if dim == 1 else missing[:, None, :]
+            levels = levels * (1 - missing * self.happens(share, count))
+        return levels
 
     def color(self, count: int, strength_db: float) -> Tensor:
         """Smooth gain over the bands in dB [count, 1, 40]."""
@@ -229,11 +244,11 @@ class Augmenter:
     def blur(self, levels: Tensor) -> Tensor:
         """What statistical synthesizers do: levels smeared over time and bands."""
         count = len(levels)
-        for dim, reach, most in ((1, 4, 1.6), (2, 2, 0.9)):
+        for dim, reach, most in ((1, 4, 1.8), (2, 2, 1.0)):
             width = self.uniform(0.25, most, count, 1, 1)
             taps = [torch.exp(-0.5 * (k / width) ** 2) for k in range(-reach, reach + 1)]
             smooth = sum(tap * levels.roll(k, dim) for k, tap in zip(range(-reach, reach + 1), taps, strict=True))
-            levels = torch.where(self.happens(0.3, count) > 0, smooth / sum(taps), levels)
+            levels = torch.where(self.happens(0.4, count) > 0, smooth / sum(taps), levels)
         return levels
 
     def noise(self, count: int) -> Tensor:
@@ -274,7 +289,8 @@ class Augmenter:
         levels = 10 * torch.log10(heard + 1e-9) + self.color(BATCH, 8)
         levels = levels + self.telephone()
         floor = 10 ** (self.uniform(-75, -45, BATCH, 1, 1) / 10)
-        return normalize(10 * torch.log10(10 ** (levels / 10) + floor * (0.3 + self.noise(BATCH)))), labels
+        heard = 10 * torch.log10(10 ** (levels / 10) + floor * (0.3 + self.noise(BATCH)))
+        return self.mask(normalize(heard).transpose(1, 2)).transpose(1, 2), labels
 
     def telephone(self) -> Tensor:
         """Gain in dB of a band limit [BATCH, 1, 40]: 300 to 3400 Hz, or a low-pass of a codec."""
@@ -296,12 +312,22 @@ def band_centers_hz() -> list[float]:
     return [float(x) for x in (hz[1:-1:2] + hz[2:-1:2]) / 2]
 
 
-def train(data: Path, result: Path, seconds: float, steps: int, seed: int) -> None:
+def load(data: Path, left_out: list[str]) -> dict[str, NDArray[Any]]:
+    """Levels, labels and voices without the voices whose names contain one of `left_out`."""
+    with np.load(data, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in ("levels", "labels", "voices")}
+        names = file["names"].tolist()
+    kept = [k for k, name in enumerate(names) if not any(part in name for part in left_out)]
+    print("without", sorted(set(names) - {names[k] for k in kept}))
+    chosen = np.isin(arrays["voices"], kept)
+    return {name: array[chosen] for name, array in arrays.items()}
+
+
+def train(data: Path, result: Path, seconds: float, steps: int, seed: int, left_out: list[str]) -> None:
     """Stops at `steps`, or at `seconds` with the learning rate already low."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
-    with np.load(data, allow_pickle=False) as file:
-        maker = Augmenter({name: file[name] for name in ("levels", "labels", "voices")}, device, seed)
+    maker = Augmenter(load(data, left_out), device, seed)
     network = Network().to(device)
     print(f"{sum(p.numel() for p in network.parameters())} parameters, {len(maker.labels) / 6000:.0f} minutes")
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
@@ -349,11 +375,12 @@ def main() -> None:
     second.add_argument("--seconds", type=float, default=270)
     second.add_argument("--steps", type=int, default=30000)
     second.add_argument("--seed", type=int, default=1)
+    second.add_argument("--leave-out", nargs="*", default=[], metavar="VOICE", help="parts of names of voices")
     arguments = parser.parse_args()
     if arguments.command == "prepare":
         prepare(arguments.result, arguments.minutes, arguments.seed)
     else:
-        train(arguments.data, arguments.result, arguments.seconds, arguments.steps, arguments.seed)
+        train(arguments.data, arguments.result, arguments.seconds, arguments.steps, arguments.seed, arguments.leave_out)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def check_keys(settings: Settings, store: JobStore) -> Finding:
             return Finding("keys", "ok", "not required, on loopback")
         remedy = "Set RETALKING_REQUIRE_KEYS=true, unless a proxy authenticates callers."
         return Finding("keys", "warning", f"not required, and callers reach {host}", remedy)
-    usable = [key for key in store.keys.all() if key.revoked_at is None]
+    usable = [key for key in store.keys.all() if key.is_valid]
     if not usable:
         remedy = "Run `retalking keys create NAME --scope admin`."
         return Finding("keys", "error", "required, and there is none", remedy)
@@ -399,13 +399,14 @@ def check_cuda(settings: Settings) -> Finding:
     try:
         import torch
 
-        from retalking_core.networks.inference import missing_build_tools
+        from retalking_core.networks.kernels import missing_build_tools
     except ImportError:
         return Finding("cuda", state, "torch is not installed", "pip install 'retalking[gpu]' on the worker.")
     if not torch.cuda.is_available():
         remedy = f"Install a driver for CUDA {torch.version.cuda or '-'}; the neural engine needs a device."
         return Finding("cuda", state, "no device found", remedy)
-    if settings.inference != "exact" and (obstacle := missing_build_tools()):
-        return Finding("cuda", "error", "a device was found, but networks cannot be compiled for it", obstacle)
+    if settings.inference != "exact" and settings.kernels != "plain" and (obstacle := missing_build_tools()):
+        remedy = f"{obstacle} Or compile elsewhere: `retalking compile --out DIR`, RETALKING_KERNELS_DIR=DIR."
+        return Finding("cuda", "warning", "a device was found, but networks cannot be compiled on this machine", remedy)
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return Finding("cuda", "ok", ", ".join(f"{each.name} ({each.total_memory / 1024**3:.0f} GiB)" for each in devices))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cli import bench, keys, provenance, weights
+from cli.compile import compile_kernels
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
@@ -25,6 +26,7 @@ add_client_commands(app)
 app.command()(run)
 app.command()(evaluate)
 app.command()(doctor)
+app.command("compile")(compile_kernels)
 app.command(context_settings=bench.PASS_ON)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.add_typer(provenance.app, name="provenance")

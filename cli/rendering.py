@@ -90,7 +90,7 @@ class LocalRenderer:
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
             with plan_clip(video, audio, options, self._limits) as clip:
-                refuse_lines(clip, self._engine.capabilities)
+                refuse_lines(clip, options, self._engine.capabilities)
                 report = clip.complete(self._engine.render(clip, unfinished, options, stages.show))
                 wall_s = time.monotonic() - started_s
                 scores: Sequence[LineScores] = ()

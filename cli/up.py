@@ -74,7 +74,7 @@ def _create_first_key(console: Console, data: Path | None) -> None:
     from jobs.store.keys import Scope
 
     store = open_store(store_settings(data))
-    if any(key.revoked_at is None for key in store.keys.all()):
+    if any(key.is_valid for key in store.keys.all()):
         return
     text = make_key(store, "first", frozenset({Scope.ADMIN}))
     console.print("\nThe first API key (scope admin), shown only once. `retalking keys` creates others:")

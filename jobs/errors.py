@@ -48,14 +48,14 @@ _TABLE = [
     ErrorCode(
         "rate_limited",
         429,
-        "The key made too many requests",
+        "The account made too many requests",
         "Wait as long as `Retry-After` says, and poll less often.",
         True,
     ),
     ErrorCode(
         "quota_exceeded",
         429,
-        "The key has too many unfinished jobs",
+        "The account has too many unfinished jobs",
         "Wait until some of its jobs have finished, or cancel them.",
         True,
     ),
@@ -82,7 +82,7 @@ _TABLE = [
     ErrorCode(
         "storage_quota_exceeded",
         429,
-        "The storage quota of the key is used up",
+        "The storage quota of the account is used up",
         "Delete finished jobs, or wait until files and uploads expire.",
         True,
     ),
@@ -208,11 +208,20 @@ _TABLE = [
         "delivery_not_found", 404, "No such webhook delivery", "Check the id; deliveries are deleted with their job."
     ),
     ErrorCode("key_not_found", 404, "No such API key", "Check the id; `retalking keys list` lists all keys."),
+    ErrorCode("account_not_found", 404, "No such account", "Check the id; `retalking keys list` names all accounts."),
+    ErrorCode("key_revoked", 409, "The API key is revoked", "Create another key for the account."),
+    ErrorCode("too_many_keys", 409, "The account has too many keys", "Revoke keys that are no longer used."),
+    ErrorCode(
+        "keys_not_required",
+        409,
+        "The service requires no API keys",
+        "Set RETALKING_REQUIRE_KEYS=true first. `retalking keys create` works without it.",
+    ),
     ErrorCode(
         "webhook_secret_shared",
         409,
         "The service has a single webhook secret",
-        "Ask the operator for RETALKING_WEBHOOK_SECRET. Each key has its own secret only if the service requires keys.",
+        "Ask the operator for RETALKING_WEBHOOK_SECRET. Each account has its own only if the service requires keys.",
     ),
     ErrorCode("webhook_not_configured", 409, "The job has no webhook", "Submit the job with `webhook_url`."),
     ErrorCode("job_not_finished", 409, "The job has not finished", "Wait until the job has finished.", True),
@@ -382,6 +391,12 @@ _TABLE = [
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),
     ErrorCode("canceled", 409, "The job was canceled", "Submit it again if you still need it."),
     ErrorCode("internal_error", 500, "Internal error", "Report the request id or the job id.", True),
+    ErrorCode(
+        "kernels_unfit",
+        503,
+        "Compiled kernels do not fit this GPU",
+        "Run `retalking compile --out DIR` on such a machine.",
+    ),
     # Weight files (reported by `retalking weights`, and by a worker that cannot load its engine)
     ErrorCode("weights_missing", 503, "A weight file is missing", "Run `retalking weights fetch`."),
     ErrorCode("weights_truncated", 503, "A weight file is truncated", "Run `retalking weights fetch` again."),

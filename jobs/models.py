@@ -272,7 +272,7 @@ class RenderInfo(FrozenModel):
     notes: list[RenderNote] = Field(default_factory=list)
     face_cache: Literal["hit", "partial", "miss", "off"] = Field(
         "off",
-        description="Whether the face analysis of an earlier job of the same key on the same video was reused; "
+        description="Whether the face analysis of an earlier job of the same account on the same video was reused; "
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
@@ -331,7 +331,7 @@ class Job(FrozenModel):
 
     id: str
     spec: JobSpec
-    owner: str = Field("", description="Id of the API key that submitted it; empty: keys were not required")
+    owner: str = Field("", description="Id of the account that it belongs to; empty: keys were not required")
     request_id: str = Field("", description="Of the submission")
     traceparent: str = Field("", description="Trace context of the submission (W3C), if tracing is enabled")
     status: JobStatus = JobStatus.QUEUED
@@ -456,7 +456,7 @@ class WebhookMessage(FrozenModel):
 
     type: WebhookEvent
     timestamp: str = Field(json_schema_extra={"format": "date-time"})
-    owner: str | None = Field(description="Id of the API key that submitted the job; null: keys were not required")
+    owner: str | None = Field(description="Id of the account that the job belongs to; null: keys were not required")
     data: JobView = Field(description="The job at that time")
 
 

@@ -15,7 +15,7 @@ from jobs.errors import ServiceError
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import ByteQuota, JobStore
-from jobs.store.keys import ApiKey
+from jobs.store.keys import Account
 
 # Pause before Redis is asked again where its data is (it was starting, or does not allow the question).
 ASK_AGAIN_S = 60.0
@@ -85,16 +85,16 @@ def watched_space(settings: Settings, store: JobStore) -> FreeSpace:
     return FreeSpace([settings.data_dir], settings.min_free_bytes, store.data_folder)
 
 
-def byte_quota(settings: Settings, owner: str, key: ApiKey | None) -> ByteQuota:
-    """key: the owner's API key, None for jobs without one."""
-    own = key.stored_bytes if key is not None else None
+def byte_quota(settings: Settings, owner: str, account: Account | None) -> ByteQuota:
+    """account: of the owner, None for jobs without one."""
+    own = account.stored_bytes if account is not None else None
     return ByteQuota(owner, own or settings.stored_bytes_per_key, settings.stored_bytes)
 
 
 def storage_refusal(*, is_owners: bool) -> ServiceError:
     """The public error for a StorageQuotaError."""
     if is_owners:
-        message = "This key has reached its storage quota: uploads, inputs and results together."
+        message = "This account has reached its storage quota: uploads, inputs and results together."
         return ServiceError("storage_quota_exceeded", message)
     return ServiceError("storage_full", "The service has reached its storage quota.")
 

@@ -48,13 +48,15 @@ class Settings(BaseSettings):
         "https://app.example.com; `*`: any, only if keys are required. Empty: none",
     )
     requests_per_minute: int = Field(
-        600, ge=1, le=60000, description="Requests per minute of one key; a key may have its own limit"
+        600, ge=1, le=60000, description="Requests per minute of one account; an account may have its own limit"
     )
-    live_jobs_per_key: int = Field(100, ge=1, description="Unfinished jobs of one key; a key may have its own limit")
+    live_jobs_per_key: int = Field(
+        100, ge=1, description="Unfinished jobs of one account; an account may have its own limit"
+    )
     stored_bytes_per_key: int = Field(
         100 * 1024**3,
         ge=1024,
-        description="Bytes of uploads, inputs and results that one key may store; a key may have its own limit",
+        description="Bytes of uploads, inputs and results of one account; an account may have its own limit",
     )
     stored_bytes: int = Field(1024**4, ge=1024, description="The same for all callers together")
     min_free_bytes: int = Field(
@@ -98,15 +100,15 @@ class Settings(BaseSettings):
         8192, ge=0, description="A request body slower than this, after upload_idle_s, is aborted; 0: no limit"
     )
     submissions_open_per_key: int = Field(
-        16, ge=1, description="Concurrent submissions and uploads of one key, per API process"
+        16, ge=1, description="Concurrent submissions and uploads of one account, per API process"
     )
     submissions_open: int = Field(
         64, ge=1, description="The same for all callers. Each takes up to 1 MB of memory, 9 MB with S3"
     )
-    event_streams_per_key: int = Field(100, ge=1, description="Open event streams of one key, per API process")
+    event_streams_per_key: int = Field(100, ge=1, description="Open event streams of one account, per API process")
     event_streams: int = Field(400, ge=1, description="The same for all callers")
     downloads_open_per_key: int = Field(
-        64, ge=1, description="Concurrent downloads of one key's files, per API process"
+        64, ge=1, description="Concurrent downloads of one account's files, per API process"
     )
     downloads_open: int = Field(256, ge=1, description="The same for all callers")
     fetch_min_bytes_per_s: int = Field(
@@ -182,11 +184,19 @@ class Settings(BaseSettings):
     )
     inference: Literal["auto", "exact", "fast"] = Field(
         "auto",
-        description="Arithmetic of the neural engine: exact (float32), fast (half precision, compiled; needs CUDA), or "
+        description="Arithmetic of the neural engine: exact (float32), fast (half precision; needs CUDA), or "
         "auto: fast if CUDA is available",
     )
     inference_batch: int = Field(
         16, ge=1, le=32, description="Batch size of the neural engine on a CUDA device, in frames"
+    )
+    kernels: Literal["background", "before_ready", "plain"] = Field(
+        "background",
+        description="Compiled kernels of the neural engine: background (jobs start at once with plain kernels), "
+        "before_ready (the worker is ready once they are there), or plain (never)",
+    )
+    kernels_dir: Path | None = Field(
+        None, description="Folder of compiled kernels (`retalking compile`); empty: `compiled` in the data folder"
     )
     gpu_slots: int = Field(
         1,

@@ -39,11 +39,25 @@ def link_secret(settings: Settings) -> bytes:
 def link_query(key: bytes, method: str, path: str, expires: int, holder: str = "") -> str:
     """Query string of a link that opens one object until it expires, for object stores without presigned links.
 
-    path: the resource, e.g. `jobs/<id>/media/result`. expires: Unix time in seconds. holder: id of the API key that the
-    link was made for, which the signature covers: revoking the key ends the link. Empty if no keys are required.
+    path: the resource, e.g. `jobs/<id>/media/result`. expires: Unix time in seconds. holder: whom the link was made
+    for, which the signature covers: the id of an API key, whose revocation ends the link, or `account_holder`. Empty if
+    no keys are required.
     """
     signature = sign_link(key, method, path, expires, holder)
     return urlencode({"expires": expires} | ({"key": holder} if holder else {}) | {"signature": signature})
+
+
+_ACCOUNT_HOLDER = "account."
+
+
+def account_holder(account: str) -> str:
+    """Holder of links that no key asked for: they end with the last valid key of the account."""
+    return f"{_ACCOUNT_HOLDER}{account}" if account else ""
+
+
+def account_of_holder(holder: str) -> str | None:
+    """None: the holder is a key."""
+    return holder.removeprefix(_ACCOUNT_HOLDER) if holder.startswith(_ACCOUNT_HOLDER) else None
 
 
 def sign_link(key: bytes, method: str, path: str, expires: int, holder: str = "") -> str:
@@ -77,9 +91,9 @@ def webhook_secret(settings: Settings) -> str:
 class WebhookSecrets:
     """The secrets that sign webhooks.
 
-    Each API key has its own, derived from the secret of the deployment, the id of the key and a version: the job store
-    holds no secret, and one key's secret reveals nothing about another's. Webhooks of jobs without an owner are signed
-    with the deployment's own secret.
+    Each account has its own, derived from the secret of the deployment, the id of the account and a version: the job
+    store holds no secret, and one account's secret reveals nothing about another's. Webhooks of jobs without an owner
+    are signed with the deployment's own secret.
     """
 
     def __init__(self, settings: Settings, state_of: Callable[[str], WebhookSecretState]) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from jobs.models import DeliveryView, InputPart, InputView, Job, JobStatus, JobView, ResultView, WebhookView
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
-from jobs.signing import link_query
+from jobs.signing import account_holder, link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
 from retalking_core.vocabulary.options import JobOptions
 
@@ -31,7 +31,7 @@ def view_job(
     """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
-    holder: id of the API key whose revocation ends such links; None: the job's owner. base: prefix of their paths.
+    holder: id of the API key whose revocation ends such links; None: the owner's last one. base: prefix of their paths.
     """
     request = job.spec.request
     estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
@@ -60,7 +60,7 @@ def view_job(
         deadline_at=job.deadline_at,
         delete_at=job.delete_at,
         error=job.error,
-        result=_result(job, objects, settings, link_key, job.owner if holder is None else holder, base),
+        result=_result(job, objects, settings, link_key, account_holder(job.owner) if holder is None else holder, base),
         render=job.render,
         evaluation=job.evaluation,
         evaluation_pending=job.evaluation_pending,

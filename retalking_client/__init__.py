@@ -23,12 +23,16 @@ from retalking_client.errors import (
 )
 from retalking_client.events import Progress
 from retalking_client.models import (
+    AccountUsage,
     ApiError,
+    ApiKey,
     Evaluation,
     FieldFault,
+    IssuedKey,
     Job,
     JobEvent,
     Metric,
+    MonthUsage,
     RenderNote,
     Result,
     Upload,
@@ -40,16 +44,20 @@ from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [
+    "AccountUsage",
     "ApiError",
+    "ApiKey",
     "AsyncClient",
     "Client",
     "DownloadDamagedError",
     "Evaluation",
     "EventsLostError",
     "FieldFault",
+    "IssuedKey",
     "Job",
     "JobEvent",
     "Metric",
+    "MonthUsage",
     "Progress",
     "RenderNote",
     "Result",

@@ -17,7 +17,20 @@ from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
 from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
-from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
+from retalking_client.models import (
+    AccountUsage,
+    ApiKey,
+    Evaluation,
+    IssuedKey,
+    Job,
+    JobEvent,
+    JobPage,
+    KeyPage,
+    Status,
+    Upload,
+    UsagePage,
+    WebhookSecret,
+)
 from retalking_client.options import MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
@@ -194,12 +207,65 @@ class AsyncClient:
         return parse_response(Job, await self._send(calls.redeliver_call(id_of(job))))
 
     async def webhook_secret(self) -> WebhookSecret:
-        """The secret that signs the webhooks of this key. Raises WebhookSecretSharedError if keys are not required."""
+        """The secret that signs the webhooks of this account. Raises WebhookSecretSharedError without keys."""
         return parse_response(WebhookSecret, await self._send(calls.webhook_secret_call()))
 
     async def rotate_webhook_secret(self, *, overlap_s: int = 86400) -> WebhookSecret:
         """Replace the secret. The previous one keeps signing for overlap_s; use 0 for a leaked secret."""
         return parse_response(WebhookSecret, await self._send(calls.rotate_webhook_secret_call(overlap_s)))
+
+    async def keys(self, *, account: str | None = None) -> AsyncIterator[ApiKey]:
+        """All keys, oldest first, including revoked ones; account: only its keys. Needs the scope `admin`."""
+        cursor = None
+        while True:
+            page = parse_response(KeyPage, await self._send(calls.keys_call(account, cursor)))
+            for key in page.keys:
+                yield key
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
+
+    async def create_key(
+        self,
+        name: str,
+        *,
+        scopes: Sequence[str] | None = None,
+        max_priority: int | None = None,
+        account: str | None = None,
+        requests_per_minute: int | None = None,
+        live_jobs: int | None = None,
+        stored_bytes: int | None = None,
+    ) -> IssuedKey:
+        """A key of an account, or of a new one of the same name with these limits. Needs the scope `admin`. Raises
+        AccountNotFoundError, TooManyKeysError."""
+        fields = {
+            "scopes": None if scopes is None else list(scopes),
+            "max_priority": max_priority,
+            "account": account,
+            "requests_per_minute": requests_per_minute,
+            "live_jobs": live_jobs,
+            "stored_bytes": stored_bytes,
+        }
+        return parse_response(IssuedKey, await self._send(calls.create_key_call(name, fields)))
+
+    async def rotate_key(self, key_id: str, *, overlap_s: int = 86400) -> IssuedKey:
+        """Replace a key; the old one stays valid for overlap_s. Needs the scope `admin`. Raises KeyRevokedError."""
+        return parse_response(IssuedKey, await self._send(calls.rotate_key_call(key_id, overlap_s)))
+
+    async def revoke_key(self, key_id: str) -> ApiKey:
+        """Revoke a key; its jobs stay with the account. Needs the scope `admin`. Raises KeyNotFoundError."""
+        return parse_response(ApiKey, await self._send(calls.revoke_key_call(key_id)))
+
+    async def usage(self, *, months: int = 1, account: str | None = None) -> AsyncIterator[AccountUsage]:
+        """What your account used in the last months; with the scope `admin`, every account or the one named."""
+        cursor = None
+        while True:
+            page = parse_response(UsagePage, await self._send(calls.usage_call(months, account, cursor)))
+            for used in page.accounts:
+                yield used
+            if page.next_cursor is None:
+                return
+            cursor = page.next_cursor
 
     async def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""

@@ -209,6 +209,32 @@ def rotate_webhook_secret_call(overlap_s: int) -> Call:
     return Call("POST", f"{API}/webhooks/secret/rotate", params=params, is_repeatable=False)
 
 
+def keys_call(account: str | None, cursor: str | None) -> Call:
+    params = {name: value for name, value in (("account", account), ("cursor", cursor)) if value is not None}
+    return Call("GET", f"{API}/keys", params=params)
+
+
+def create_key_call(name: str, fields: Mapping[str, Any]) -> Call:
+    """Not retried once it may have arrived: every call makes another key."""
+    given = {field: value for field, value in fields.items() if value is not None}
+    return Call("POST", f"{API}/keys", json={"name": name} | given, is_repeatable=False)
+
+
+def rotate_key_call(key_id: str, overlap_s: int) -> Call:
+    """Not retried once it may have arrived: every call makes another key."""
+    path = f"{API}/keys/{quote(key_id, safe='')}/rotate"
+    return Call("POST", path, params={"overlap_s": str(overlap_s)}, is_repeatable=False)
+
+
+def revoke_key_call(key_id: str) -> Call:
+    return Call("POST", f"{API}/keys/{quote(key_id, safe='')}/revoke")
+
+
+def usage_call(months: int, account: str | None, cursor: str | None) -> Call:
+    params = {"months": str(months), "account": account, "cursor": cursor}
+    return Call("GET", f"{API}/usage", params={name: value for name, value in params.items() if value is not None})
+
+
 def upload_call() -> Call:
     return Call("POST", f"{API}/uploads")
 

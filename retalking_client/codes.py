@@ -27,14 +27,14 @@ class PriorityNotAllowedError(ApiError):
 
 
 class RateLimitedError(ApiError):
-    """The key made too many requests."""
+    """The account made too many requests."""
 
     code = "rate_limited"
     advice = "Wait as long as `Retry-After` says, and poll less often."
 
 
 class QuotaExceededError(ApiError):
-    """The key has too many unfinished jobs."""
+    """The account has too many unfinished jobs."""
 
     code = "quota_exceeded"
     advice = "Wait until some of its jobs have finished, or cancel them."
@@ -65,7 +65,7 @@ class TooManyOpenError(ApiError):
 
 
 class StorageQuotaExceededError(ApiError):
-    """The storage quota of the key is used up."""
+    """The storage quota of the account is used up."""
 
     code = "storage_quota_exceeded"
     advice = "Delete finished jobs, or wait until files and uploads expire."
@@ -248,12 +248,40 @@ class KeyNotFoundError(ApiError):
     advice = "Check the id; `retalking keys list` lists all keys."
 
 
+class AccountNotFoundError(ApiError):
+    """No such account."""
+
+    code = "account_not_found"
+    advice = "Check the id; `retalking keys list` names all accounts."
+
+
+class KeyRevokedError(ApiError):
+    """The API key is revoked."""
+
+    code = "key_revoked"
+    advice = "Create another key for the account."
+
+
+class TooManyKeysError(ApiError):
+    """The account has too many keys."""
+
+    code = "too_many_keys"
+    advice = "Revoke keys that are no longer used."
+
+
+class KeysNotRequiredError(ApiError):
+    """The service requires no API keys."""
+
+    code = "keys_not_required"
+    advice = "Set RETALKING_REQUIRE_KEYS=true first. `retalking keys create` works without it."
+
+
 class WebhookSecretSharedError(ApiError):
     """The service has a single webhook secret."""
 
     code = "webhook_secret_shared"
     advice = (
-        "Ask the operator for RETALKING_WEBHOOK_SECRET. Each key has its own secret only if the service requires keys."
+        "Ask the operator for RETALKING_WEBHOOK_SECRET. Each account has its own only if the service requires keys."
     )
 
 
@@ -556,6 +584,13 @@ class InternalError(ApiError):
 
     code = "internal_error"
     advice = "Report the request id or the job id."
+
+
+class KernelsUnfitError(ApiError):
+    """Compiled kernels do not fit this GPU."""
+
+    code = "kernels_unfit"
+    advice = "Run `retalking compile --out DIR` on such a machine."
 
 
 class WeightsMissingError(ApiError):

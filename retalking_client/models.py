@@ -295,14 +295,16 @@ class WebhookEvent(_Response):
 
     type: str
     timestamp: datetime
-    owner: str | None = Field(None, description="Id of the API key that submitted the job; None: keys are not required")
+    owner: str | None = Field(
+        None, description="Id of the account that the job belongs to; None: keys are not required"
+    )
     data: Job
 
 
 class WebhookSecret(_Response):
-    """The secret that signs the webhooks of a key's jobs. Both secrets sign until `previous_until`."""
+    """The secret that signs the webhooks of an account's jobs. Both secrets sign until `previous_until`."""
 
-    key_id: str
+    account: str
     secret: str = Field(repr=False)
     version: int
     previous_secret: str | None = Field(None, repr=False)
@@ -312,6 +314,56 @@ class WebhookSecret(_Response):
     def all(self) -> list[str]:
         """For `verify_webhook`."""
         return [self.secret] + ([self.previous_secret] if self.previous_secret else [])
+
+
+class ApiKey(_Response):
+    """A key of an account, without its secret. While a rotation overlaps, `revoked_at` is in the future."""
+
+    id: str
+    account: str
+    name: str
+    scopes: list[str]
+    max_priority: int
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+class IssuedKey(ApiKey):
+    """A new key. `key` is sent this once."""
+
+    key: str = Field(repr=False)
+
+
+class KeyPage(_Response):
+    keys: list[ApiKey]
+    next_cursor: str | None = None
+
+
+class MonthUsage(_Response):
+    """Totals of an account in one month (UTC). jobs: by outcome. gpu_s: the part of worker_s on CUDA devices."""
+
+    month: str
+    jobs: dict[str, int]
+    video_s: float
+    result_bytes: int
+    worker_s: float
+    gpu_s: float
+
+
+class AccountUsage(_Response):
+    """What an account uses now, and what it used by month, the current one first. account: None for all callers of a
+    service without keys."""
+
+    account: str | None
+    name: str | None
+    live_jobs: int
+    stored_bytes: int
+    months: list[MonthUsage]
+
+
+class UsagePage(_Response):
+    accounts: list[AccountUsage]
+    next_cursor: str | None = None
 
 
 class JobPage(_Response):

@@ -13,7 +13,7 @@ from retalking_client.models import WebhookEvent
 
 def verify_webhook(body: bytes | str, headers: Mapping[str, str], secret: str | Sequence[str]) -> WebhookEvent:
     """The event. body: as it was received, before any JSON parser touched it. headers: names in any case. secret:
-    `whsec_...`, as `Client.webhook_secret` gives it for your API key, or RETALKING_WEBHOOK_SECRET of a service without
+    `whsec_...`, as `Client.webhook_secret` gives it for your account, or RETALKING_WEBHOOK_SECRET of a service without
     keys; several while it is rotated: one that fits is enough.
 
     Raises WebhookInvalidError: wrong signature, changed body, or a timestamp more than five minutes off; ValueError for

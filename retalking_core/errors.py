@@ -166,6 +166,12 @@ class WeightsError(RetalkingError):
     code = "weights_invalid"
 
 
+class KernelsUnfitError(RetalkingError):
+    """Compiled kernels are missing, damaged, or made for something else: another GPU, version, or batch."""
+
+    code = "kernels_unfit"
+
+
 class WeightsMissingError(WeightsError):
     """The file is not in the folder."""
 

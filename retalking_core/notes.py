@@ -17,6 +17,8 @@ NOTE_CODES: dict[str, str] = {
     "expression_template": "the expression is a template of `expression.mat`, as in the original",
     "expression_zero": "`expression.mat` is not in the weights folder, so `neutral` is the zero expression of the 3DMM",
     "compat_original": "drawn with the arithmetic of the original, its defects included",
+    "kernels_plain": "networks ran plain kernels, because compiled ones were not ready: rounding differs",
+    "kernels_mixed": "the same for the first frames only",
     "half_precision_exceeded": "a network ran in float32, because its numbers left the range of half precision",
     "face_parts_not_found": "frames kept as they were, because no face parts were found in them",
     "mouth_interior_painted": "the clip never shows an open mouth, so the inside of the mouth is painted",

@@ -172,7 +172,7 @@ def retry_window_s(settings: Settings) -> float:
 
 
 def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
-    """JSON of an event: `timestamp` is when it happened, `data` the job at that time, `owner` the id of the API key."""
+    """JSON of an event: `timestamp` is when it happened, `data` the job at that time, `owner` the id of its account."""
     happened = delivery.created_at.astimezone(UTC).isoformat()
     message = WebhookMessage(type=delivery.event, timestamp=happened, owner=owner or None, data=view)
     return json.dumps(message.model_dump(mode="json"), separators=(",", ":"))

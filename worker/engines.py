@@ -34,13 +34,14 @@ def media_limits(settings: Settings) -> MediaLimits:
 def engine_environment(settings: Settings, cache: FaceCache | None = None) -> EngineEnvironment:
     return EngineEnvironment(
         models_dir=settings.models_dir,
-        compiled_dir=settings.data_dir / "compiled",
+        compiled_dir=settings.kernels_dir or settings.data_dir / "compiled",
         chosen=settings.engine,
         limits=media_limits(settings),
         face_cache=cache,
         tracker=settings.tracker,
         inference=settings.inference,
         inference_batch=settings.inference_batch,
+        kernels=settings.kernels,
     )
 
 

@@ -1,6 +1,6 @@
 """The face cache of a service: entries in the object store, and a lock per key in the job store.
 
-A key begins with the job's owner (the id of an API key; empty if keys are not required), so that no owner learns from a
+A key begins with the job's owner (the id of an account; empty if keys are not required), so that no owner learns from a
 `hit` what another has sent, and the entries of one owner can be deleted alone.
 
 Under face-cache/<key>/: manifest.json lists the files of the entry, <generation>/ holds them, `used` is the time of the

@@ -111,7 +111,7 @@ class InputFetcher:
             raise LeaseLostError(fetch.job_id)
         if fetch.attempt > fetch.job.max_attempts:
             message = "The process that fetched the inputs died in every attempt that was allowed."
-            self._fail(fetch, describe_fault(ServiceError("worker_lost", message)))
+            self._fail(fetch, fetch.last_error or describe_fault(ServiceError("worker_lost", message)))
             return
         keeper = LeaseKeeper(
             FetchLeaseBackend(self._store),
@@ -127,7 +127,7 @@ class InputFetcher:
         except (LeaseLostError, RenderCanceled):
             raise LeaseLostError(fetch.job_id) from None
         except ShutdownRequestedError:
-            self._release(fetch, pause_s=0.0, count_attempt=False)
+            self._release(fetch, pause_s=0.0, error=None)
         except RedisError:
             raise
         except Exception as fault:
@@ -160,7 +160,7 @@ class InputFetcher:
             exc_info=fault if is_unexpected(error) else None,
         )
         if is_transient(fault) and fetch.attempt < fetch.job.max_attempts:
-            self._release(fetch, pause_s=RELEASE_PAUSE_S * fetch.attempt**2, count_attempt=True)
+            self._release(fetch, pause_s=RELEASE_PAUSE_S * fetch.attempt**2, error=error)
         else:
             self._fail(fetch, error)
 
@@ -170,9 +170,9 @@ class InputFetcher:
         retention_s = self._settings.retention_s
         retry_redis(lambda: self._store.fetches.fail(fetch, error, is_receivers=is_receivers, retention_s=retention_s))
 
-    def _release(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> None:
+    def _release(self, fetch: Fetch, *, pause_s: float, error: ErrorInfo | None) -> None:
         self._delete_files(fetch, [fetch.fence])
-        retry_redis(lambda: self._store.fetches.release(fetch, pause_s=pause_s, count_attempt=count_attempt))
+        retry_redis(lambda: self._store.fetches.release(fetch, pause_s=pause_s, error=error))
 
     def _drop(self, fetch: Fetch) -> None:
         """The files first: from then on nothing leads to them."""
@@ -229,7 +229,7 @@ class FetchClaim:
 
     def _find_quota(self) -> ByteQuota:
         owner = self._fetch.job.owner
-        return byte_quota(self._settings, owner, self._store.keys.find(owner) if owner else None)
+        return byte_quota(self._settings, owner, self._store.accounts.find(owner) if owner else None)
 
 
 @dataclass

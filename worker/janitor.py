@@ -208,11 +208,12 @@ class Janitor:
                 log.info("file of an expired upload deleted", extra={"key": key})
 
     def sweep_face_cache(self) -> None:
-        """Also deletes the entries of revoked keys."""
+        """Also deletes the entries of accounts without a valid key."""
         if not self._is_time_to_sweep("face cache"):
             return
-        revoked = {key.id for key in self._store.keys.all() if key.revoked_at is not None}
-        for key in self._cache.sweep(revoked):
+        keys = self._store.keys.all()
+        closed = {key.account for key in keys} - {key.account for key in keys if key.is_valid}
+        for key in self._cache.sweep(closed):
             log.info("cache entry deleted", extra={"key": key})
 
     def _is_time_to_sweep(self, what: str) -> bool:

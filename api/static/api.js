@@ -1,6 +1,7 @@
 // @ts-check
 // Calls to the service. Every refusal becomes a Problem with what happened and what to do.
-/** @import { ErrorRow, Evaluation, Job, JobList, MediaLinks, Offer, OpenApi, ProblemDocument } from "#types" */
+/** @import { ErrorRow, Evaluation, IssuedKey, Job, JobList, KeyList, MediaLinks } from "#types" */
+/** @import { Offer, OpenApi, ProblemDocument, UsageReport } from "#types" */
 /** @import { Keyring } from "./keyring.js" */
 
 export class Problem extends Error {
@@ -80,21 +81,33 @@ export class Api {
     return response.status === 204 ? null : response.json();
   }
 
-  offer = () => /** @type {Promise<Offer>} */ (this.json("engines"));
-  errorCodes = () => /** @type {Promise<ErrorRow[]>} */ (this.json("errors"));
+  offer = () => /** @type {Promise<Offer>} */ (this.json("v1/engines"));
+  errorCodes = () => /** @type {Promise<ErrorRow[]>} */ (this.json("v1/errors"));
   document = () => /** @type {Promise<OpenApi>} */ (this.json("openapi.json"));
   /** @param {string} id @param {{ signal?: AbortSignal }} [options] @returns {Promise<Job>} */
-  job = (id, options) => this.json(`jobs/${id}`, options);
+  job = (id, options) => this.json(`v1/jobs/${id}`, options);
   /** @param {Record<string, string>} query @param {{ signal: AbortSignal }} options @returns {Promise<JobList>} */
-  jobs = (query, options) => this.json(`jobs?${new URLSearchParams(query)}`, options);
+  jobs = (query, options) => this.json(`v1/jobs?${new URLSearchParams(query)}`, options);
   /** @param {string} id */
-  remove = (id) => this.json(`jobs/${id}`, { method: "DELETE" });
+  remove = (id) => this.json(`v1/jobs/${id}`, { method: "DELETE" });
   /** @param {string} id @returns {Promise<Job>} */
-  redeliver = (id) => this.json(`jobs/${id}/webhook/redeliver`, { method: "POST" });
+  redeliver = (id) => this.json(`v1/jobs/${id}/webhook/redeliver`, { method: "POST" });
   /** @param {string} id @returns {Promise<Evaluation>} */
-  evaluation = (id) => this.json(`jobs/${id}/evaluation`);
+  evaluation = (id) => this.json(`v1/jobs/${id}/evaluation`);
   /** @param {string} id @returns {Promise<MediaLinks>} */
-  media = (id) => this.json(`jobs/${id}/media`);
+  media = (id) => this.json(`v1/jobs/${id}/media`);
+
+  /** @param {number} months @returns {Promise<UsageReport>} */
+  usage = (months) => this.json(`v1/usage?months=${months}`);
+  /** @param {string | null} cursor @returns {Promise<KeyList>} */
+  keys = (cursor) => this.json(`v1/keys?limit=100${cursor ? `&cursor=${cursor}` : ""}`);
+  /** @param {{ name: string, account: string | null, scopes: string[] }} key @returns {Promise<IssuedKey>} */
+  createKey = (key) => this.json("v1/keys",
+    { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(key) });
+  /** @param {string} id @returns {Promise<IssuedKey>} */
+  rotateKey = (id) => this.json(`v1/keys/${id}/rotate`, { method: "POST" });
+  /** @param {string} id */
+  revokeKey = (id) => this.json(`v1/keys/${id}/revoke`, { method: "POST" });
 
   /**
    * Submits a form. A retry with the same idempotency key never makes a second job. Uses XMLHttpRequest, because fetch
@@ -125,7 +138,7 @@ export class Api {
 function send(form, headers, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", Api.address("jobs"));
+    request.open("POST", Api.address("v1/jobs/upload"));
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => onProgress(event.loaded, event.total);
     request.onload = () => resolve({ status: request.status, document: parse(request.responseText) });

@@ -54,7 +54,7 @@ export async function* followJob(api, id, { signal, onConnection = () => {} }) {
   for (let failures = 0; ; ) {
     try {
       const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await api.call(`jobs/${id}/events`, { headers, signal });
+      const response = await api.call(`v1/jobs/${id}/events`, { headers, signal });
       onConnection(true);
       for await (const message of messages(response)) {
         failures = 0;

@@ -2,6 +2,7 @@
 // Entry point: builds what all pages share, and shows the page of the current address.
 /** @import { PageContext } from "#types" */
 
+import { showAccounts } from "./accounts.js";
 import { Api, Problem } from "./api.js";
 import { byId, h } from "./elements.js";
 import { pause } from "./events.js";
@@ -18,7 +19,8 @@ const api = new Api(new Keyring());
 let leaving = new AbortController();
 
 /**
- * The page of an address: #/ new job, #/jobs?status=&cursor= list, #/jobs/<id> one job.
+ * The page of an address: #/ new job, #/jobs?status=&cursor= list, #/jobs/<id> one job,
+ * #/accounts usage and keys.
  * @param {string} hash
  * @returns {{ nav: string, name: string, show: (root: HTMLElement, context: PageContext) => Promise<void> }}
  */
@@ -30,6 +32,7 @@ function pageOf(hash) {
     return { show, nav: "jobs", name: "Job" };
   }
   if (view === "jobs") return { show: showJobList.bind(null, new URLSearchParams(query)), nav: "jobs", name: "Jobs" };
+  if (view === "accounts") return { show: showAccounts, nav: "accounts", name: "Usage and keys" };
   return { show: showNewJob, nav: "new", name: "New job" };
 }
 

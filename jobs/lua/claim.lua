@@ -30,7 +30,7 @@ local attempt = redis.call('HINCRBY', key('job', id), 'attempt', 1)
 local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
 leave_line(id)
 move(id, 'running')
-set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '')
+set(id, 'worker', worker, 'claim_token', token, 'started_ms', NOW, 'stage', '', 'on_gpu', has_gpu(worker) and '1' or '0')
 -- What fetching had reached stays
 if not is_first then set(id, 'progress', '0', 'told_percent', 0) end
 redis.call('ZADD', key('leases'), NOW + tonumber(lease_ms), id)

@@ -17,7 +17,8 @@ if not number then
   end
   if not number then return {'none'} end
   redis.call('HSET', split, 'token:' .. token, number, 'held:' .. number, redis.call('HINCRBY', split, 'fence', 1),
-    'worker:' .. number, worker, 'progress:' .. number, '0')
+    'worker:' .. number, worker, 'progress:' .. number, '0', 'began:' .. number, NOW,
+    'gpu:' .. number, has_gpu(worker) and '1' or '0')
   redis.call('HINCRBY', split, 'begun:' .. number, 1)
 end
 redis.call('ZADD', due, NOW + tonumber(lease_ms), number)

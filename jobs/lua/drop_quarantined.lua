@@ -14,6 +14,9 @@ elseif kind == 'delivery' then
 elseif kind == 'api_key' then
   redis.call('DEL', key('api_key', id))
   redis.call('ZREM', key('api_keys'), id)
+elseif kind == 'account' then
+  redis.call('DEL', key('account', id))
+  redis.call('ZREM', key('accounts'), id)
 elseif kind == 'worker' then
   redis.call('DEL', key('worker', id))
   redis.call('ZREM', key('workers'), id)

@@ -1,5 +1,5 @@
 -- A fetcher lets go of a job. verb: ready (outcome: the stored inputs), fail (outcome: the error), release (due again after
--- pause_ms), drop (the job went on without it). did: how the receiver did, as in note_receiver.
+-- pause_ms; outcome: the error of this attempt, if it had one), drop (the job went on without it). did: how the receiver did, as in note_receiver.
 local id, holder, verb, outcome, did, pause_ms, counts, retention_ms, delivery_id = unpack(ARGV)
 if not get(id, 'status') then return {'missing'} end
 -- A repeated call, whose reply got lost
@@ -18,6 +18,7 @@ if verb ~= 'ready' or not is_live then hold(id, tonumber(get(id, 'arrived_bytes'
 if not is_live then
   set(id, 'inputs', 'dropped')
 elseif verb == 'release' or verb == 'drop' then
+  if outcome ~= '' then set(id, 'fetch_error', outcome) end
   if counts == '0' then redis.call('HINCRBY', key('job', id), 'fetch_tries', -1) end
   end_stage(id)
   set(id, 'stage', '')

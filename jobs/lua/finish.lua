@@ -17,7 +17,10 @@ if verb == 'succeed' then
   observe('run', math.max(0, run_ms))
   local cache = cjson.decode(render).face_cache
   if type(cache) == 'string' then count('face_cache:' .. cache) end
-  hold(id, held_by(id) + cjson.decode(result).size_bytes, owner_of(id))
+  local made = cjson.decode(result)
+  add_usage(owner_of(id) or '', 'video_ms', made.duration_s * 1000)
+  add_usage(owner_of(id) or '', 'result_bytes', made.size_bytes)
+  hold(id, held_by(id) + made.size_bytes, owner_of(id))
   set(id, 'result', result, 'render', render, 'evaluation', evaluation, 'progress', '1', 'error', '')
   local detail = {attempt = tonumber(get(id, 'attempt'))}
   if evaluation_lease_ms ~= '' then

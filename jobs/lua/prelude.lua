@@ -32,6 +32,41 @@ local function observe(name, ms)
   count(name .. '|inf')
 end
 
+-- Year and month in UTC of a time in ms since 1970, as 2026-11: days of the Gregorian calendar, counted from March.
+local function month_of(ms)
+  local day = math.floor(ms / 86400000) + 719468
+  local of_era = day % 146097
+  local year_of_era = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365)
+  local of_year = of_era - (365 * year_of_era + math.floor(year_of_era / 4) - math.floor(year_of_era / 100))
+  local from_march = math.floor((5 * of_year + 2) / 153)
+  local year = math.floor(day / 146097) * 400 + year_of_era + (from_march < 10 and 0 or 1)
+  return string.format('%04d-%02d', year, from_march < 10 and from_march + 3 or from_march - 9)
+end
+
+-- Totals of an account by month. They outlive its jobs.
+local USAGE_MEMORY_MS = 760 * 86400000
+local function add_usage(owner, name, by)
+  local totals = key('usage', owner .. ':' .. month_of(NOW))
+  redis.call('HINCRBY', totals, name, string.format('%.0f', by))
+  redis.call('PEXPIRE', totals, USAGE_MEMORY_MS)
+end
+
+-- Whether a live worker offers an engine on a CUDA device.
+local function has_gpu(worker)
+  local is_read, record = pcall(function() return cjson.decode(redis.call('GET', key('worker', worker))) end)
+  if not is_read or type(record) ~= 'table' or type(record.engines) ~= 'table' then return false end
+  for _, engine in ipairs(record.engines) do
+    if type(engine.device) == 'string' and string.find(engine.device, '^cuda') then return true end
+  end
+  return false
+end
+
+-- A worker worked for this long for an owner. on_gpu: '1' or not.
+local function add_work(owner, ms, on_gpu)
+  add_usage(owner or '', 'worker_ms', math.max(0, ms))
+  if on_gpu == '1' then add_usage(owner or '', 'gpu_ms', math.max(0, ms)) end
+end
+
 -- Bytes in the object store, by the id that leads the janitor to them: a job, an arrival, an upload. The sums of each
 -- owner and of all change in the same step, so that no crash can part them.
 local function held_by(id) return tonumber(redis.call('HGET', key('held'), id) or '0') end
@@ -285,9 +320,26 @@ local function tell_progress(id, stage, progress, delivery_id)
   end
 end
 
+-- The attempt of a job ends. A worker that was lost counts until its lease ended.
+local function end_work(id)
+  local status, began, on_gpu = unpack(redis.call('HMGET', key('job', id), 'status', 'started_ms', 'on_gpu'))
+  if status ~= 'running' or not tonumber(began or '') then return end
+  local lease_ends = tonumber(redis.call('ZSCORE', key('leases'), id) or NOW)
+  add_work(owner_of(id), math.min(NOW, lease_ends) - tonumber(began), on_gpu)
+end
+
+-- A worker stops working on a segment. What the job's own worker does is part of its attempt.
+local function end_segment_work(id, number)
+  local began, worker, on_gpu = unpack(redis.call('HMGET', key('split', id), 'began:' .. number, 'worker:' .. number,
+    'gpu:' .. number))
+  if began and worker ~= get(id, 'worker') then add_work(owner_of(id), NOW - tonumber(began), on_gpu) end
+end
+
 -- The only way into a terminal state. Callers have checked that the job is live.
 local function finish(id, status, retention_ms, delivery_id, detail)
   leave_line(id)
+  end_work(id)
+  add_usage(owner_of(id) or '', status, 1)
   redis.call('ZREM', key('leases'), id)
   move(id, status)
   local owner = owner_of(id)
@@ -312,13 +364,14 @@ end
 -- A job whose attempt ended without an outcome: canceled if that was asked, failed when the attempts are used up,
 -- else back to its place in the line.
 local function give_back(id, reason, error_json, retention_ms, delivery_id)
-  redis.call('ZREM', key('leases'), id)
   local attempt, most = tonumber(get(id, 'attempt')), tonumber(get(id, 'max_attempts'))
   if get(id, 'cancel_requested') == '1' then
     finish(id, 'canceled', retention_ms, delivery_id, {reason = reason})
   elseif attempt >= most then
     fail(id, error_json, retention_ms, delivery_id)
   else
+    end_work(id)
+    redis.call('ZREM', key('leases'), id)
     move(id, 'queued')
     set(id, 'worker', '', 'stage', '', 'progress', '0', 'started_ms', '')
     join_line(id)
@@ -342,8 +395,14 @@ end
 local function hold_evaluation(id, worker, token, lease_ms)
   redis.call('HINCRBY', key('job', id), 'evaluation_fence', 1)
   redis.call('HINCRBY', key('job', id), 'evaluation_attempt', 1)
-  set(id, 'evaluation_state', 'pending', 'evaluation_holder', worker, 'evaluation_token', token, 'evaluation_sent', 0)
+  set(id, 'evaluation_state', 'pending', 'evaluation_holder', worker, 'evaluation_token', token, 'evaluation_sent', 0,
+    'evaluation_began_ms', NOW, 'evaluation_on_gpu', has_gpu(worker) and '1' or '0')
   redis.call('ZADD', key('evaluations'), NOW + tonumber(lease_ms), id)
+end
+
+local function end_evaluation_work(id)
+  local began, on_gpu = unpack(redis.call('HMGET', key('job', id), 'evaluation_began_ms', 'evaluation_on_gpu'))
+  if began then add_work(owner_of(id), NOW - tonumber(began), on_gpu) end
 end
 
 local function holds_evaluation(id, fence)

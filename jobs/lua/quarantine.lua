@@ -15,7 +15,8 @@ if kind == 'job' then
   redis.call('RENAME', record, key('quarantined', id))
   leave_line(id)
   for _, line in ipairs({'leases', 'delete_at', 'created', 'evaluations'}) do redis.call('ZREM', key(line), id) end
-  local owners = owner ~= '' and {owner} or redis.call('ZRANGE', key('api_keys'), 0, -1)
+  -- The key of an earlier version, which no call has used since, is an account that has no record yet
+  local owners = owner ~= '' and {owner} or redis.call('ZUNION', 2, key('accounts'), key('api_keys'))
   for _, status in ipairs({'queued', 'running', 'succeeded', 'failed', 'canceled'}) do
     redis.call('ZREM', key('status', status), id)
     for _, each in ipairs(owners) do redis.call('ZREM', key('status', status .. ':' .. each), id) end

@@ -2,6 +2,7 @@
 local id, number, fence, counts = unpack(ARGV)
 local split = key('split', id)
 if not holds_segment(id, number, fence) then return {'none'} end
+end_segment_work(id, number)
 redis.call('HDEL', split, 'held:' .. number)
 redis.call('HSET', split, 'progress:' .. number, '0')
 if counts == '0' then redis.call('HINCRBY', split, 'begun:' .. number, -1) end

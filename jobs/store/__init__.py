@@ -3,7 +3,7 @@ one Lua script per transition. Times are those of the clock of Redis.
 
 Keys (after the prefix), all bounded by the number of jobs kept:
     job:<id>               everything about a job; its spec is one JSON text that never changes
-    created, status:<s>    listing, by creation number; with :<key id> the same for the jobs of one API key
+    created, status:<s>    listing, by creation number; with :<account> the same for the jobs of one account
     waiting                the queue, by priority class and creation number: the rank is the queue position
     outbox, sent           queued jobs whose message is still to be sent, and when a sent one was sent
     leases, deadlines, delete_at, uploads, workers, webhooks_due    by the time at which something falls due
@@ -11,15 +11,17 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     evaluations            jobs that succeeded before their evaluation, by the time at which its lease ends
     split:<id>, segments:<id>, split_files      a job that several workers render, until it is over
     delivery:<id>, attempts:<id>, job_deliveries:<job>              webhooks; how slots are shared: lua/prelude.lua
-    deliveries:<state>     undelivered events, by number; with :<key id> the same for one API key
+    deliveries:<state>     undelivered events, by number; with :<account> the same for one account
     webhook_receiver:<r>   health of a receiver, for a week; fetch_receiver:<r> the same of a host of inputs
     fetches_due            jobs whose inputs are not fetched yet; how slots are shared: lua/prelude.lua
-    webhook_secret:<id>    which version of a key's webhook secret signs
+    webhook_secret:<id>    which version of an account's webhook secret signs
     janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and their owner
     stored                 the sums per owner and of all, changed in the same step
     unmeasured, link_ends  uploads by presigned links, whose size the janitor looks up
-    api_keys, api_key:<id>, rate:<id>, live:<id>    callers, their rate limits, their jobs that are not over
+    accounts, account:<id>, rate:<id>, live:<id>    owners, their rate limits, their jobs that are not over
+    api_keys, api_key:<id>, account_keys:<account>  keys, of all and of one account, by the time of their creation
+    usage:<account>:<month>                         totals of an account, kept for 25 months
     quarantine, quarantine_notes, quarantined:<id>  unreadable records, by time; their owner and fault; their content
     idempotency:<hash>, lock:<name>, worker:<id>                    expire by their ttl
     seq, mean_run_ms       a counter, a smoothed duration
@@ -36,12 +38,13 @@ from jobs.store.base import RedisBase
 from jobs.store.evaluations import Evaluations
 from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
-from jobs.store.keys import Keys
+from jobs.store.keys import Accounts, Keys
 from jobs.store.operations import Counters, JanitorFailures, Locks, Workers
 from jobs.store.quarantine import Quarantine
 from jobs.store.segments import SegmentLease, SegmentOutcome, Segments, SplitPlan, SplitState
 from jobs.store.types import (
     UNOWNED,
+    AccountNotFoundError,
     Allowance,
     ArrivalLostError,
     ByteQuota,
@@ -55,6 +58,7 @@ from jobs.store.types import (
     JobNotFoundError,
     JobPage,
     KeyNotFoundError,
+    KeyRevokedError,
     Lease,
     LeaseLostError,
     Origin,
@@ -67,16 +71,20 @@ from jobs.store.types import (
     RecordUnreadableError,
     StorageQuotaError,
     Tally,
+    TooManyKeysError,
     UndeliveredState,
+    UnknownCursorError,
     WebhookBacklog,
     WebhookSecretState,
     WrongStateError,
 )
 from jobs.store.uploads import Uploads
+from jobs.store.usage import UsageTotals
 from jobs.store.webhooks import Webhooks
 
 __all__ = [
     "UNOWNED",
+    "AccountNotFoundError",
     "Allowance",
     "ArrivalLostError",
     "ByteQuota",
@@ -91,6 +99,7 @@ __all__ = [
     "JobPage",
     "JobStore",
     "KeyNotFoundError",
+    "KeyRevokedError",
     "Lease",
     "LeaseLostError",
     "Origin",
@@ -107,7 +116,9 @@ __all__ = [
     "SplitState",
     "StorageQuotaError",
     "Tally",
+    "TooManyKeysError",
     "UndeliveredState",
+    "UnknownCursorError",
     "WebhookBacklog",
     "WebhookSecretState",
     "WrongStateError",
@@ -132,7 +143,9 @@ class JobStore:
         self.evaluations = Evaluations(self.redis, self.quarantine)
         self.webhooks = Webhooks(self.redis, self.quarantine)
         self.uploads = Uploads(self.redis)
+        self.accounts = Accounts(self.redis, self.quarantine)
         self.keys = Keys(self.redis, self.quarantine)
+        self.usage = UsageTotals(self.redis)
         self.workers = Workers(self.redis, self.quarantine)
         self.locks = Locks(self.redis)
         self.janitor_failures = JanitorFailures(self.redis)

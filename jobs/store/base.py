@@ -19,6 +19,7 @@ from jobs.store.types import (
     QuotaExceededError,
     ReceiverRules,
     StorageQuotaError,
+    UnknownCursorError,
     WrongStateError,
 )
 
@@ -72,7 +73,7 @@ class RedisBase:
             case "late":
                 raise ArrivalLostError(f"{subject} was discarded before its files had arrived")
             case "quota":
-                raise QuotaExceededError("The key has as many live jobs as allowed")
+                raise QuotaExceededError("The account has as many live jobs as allowed")
         raise WrongStateError(f"{subject}: {reply[0]}")
 
     def take_shared(self, kind: str, free: int, rules: ReceiverRules) -> list[tuple[dict[str, str], list[str]]]:
@@ -92,12 +93,28 @@ class RedisBase:
         latest = self.now_ms() if before_ms is None else before_ms
         return [member for member, _ in self.range_by_score(self.key(queue), "-inf", latest, limit)]
 
+    def page(self, index: str, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Members of a sorted set after a member (None: from the start), and the last one of them if there are more.
+        Raises UnknownCursorError if `after` is not in the set."""
+        start = 0
+        if after is not None:
+            rank = cast("int | None", self.client.zrank(self.key(index), after))
+            if rank is None:
+                raise UnknownCursorError("It was not returned by a page; start again without it")
+            start = rank + 1
+        found = cast("list[str]", self.client.zrange(self.key(index), start, start + limit))
+        return found[:limit], found[limit - 1] if len(found) > limit else None
+
     # Replies of redis-py are typed as bytes or text; with decode_responses they are text.
 
     def range_by_score(self, key: str, low: str | float, high: str | float, limit: int) -> list[tuple[str, float]]:
         """(member, score) in ascending order of scores."""
         rows = self.client.zrangebyscore(key, low, high, start=0, num=limit, withscores=True)
         return cast("list[tuple[str, float]]", rows)
+
+    def members(self, index: str, item: str | None = None) -> list[str]:
+        """Of a sorted set, in its order."""
+        return cast("list[str]", self.client.zrange(self.key(index, item), 0, -1))
 
     def text(self, key: str) -> str | None:
         return cast("str | None", self.client.get(key))

@@ -36,7 +36,10 @@ class Fetches:
                 job = self._quarantine.readable_job(fields["id"], fields)
             except RecordUnreadableError:
                 continue
-            taken.append(Fetch(job, fields["holder"], int(fields["fetch_fence"]), int(fields["fetch_tries"])))
+            error = fields.get("fetch_error")
+            last_error = ErrorInfo.model_validate_json(error) if error else None
+            tries = int(fields["fetch_tries"])
+            taken.append(Fetch(job, fields["holder"], int(fields["fetch_fence"]), tries, last_error))
         return taken
 
     def renew(self, fetch: Fetch, hold_s: float, *, stage: str = "", progress: float = 0.0) -> bool:
@@ -66,9 +69,12 @@ class Fetches:
             fetch, "fail", outcome=stored_json(error), receiver_did=receiver_did, retention_ms=retention_ms
         )
 
-    def release(self, fetch: Fetch, *, pause_s: float, count_attempt: bool) -> Job:
-        """Due again after pause_s. Raises LeaseLostError."""
-        return self._end(fetch, "release", pause_ms=int(pause_s * 1000), counts=int(count_attempt))
+    def release(self, fetch: Fetch, *, pause_s: float, error: ErrorInfo | None) -> Job:
+        """Due again after pause_s. error: of this attempt; None if it was interrupted, and does not count. Raises
+        LeaseLostError."""
+        outcome = stored_json(error) if error else ""
+        counts = int(error is not None)
+        return self._end(fetch, "release", outcome=outcome, pause_ms=int(pause_s * 1000), counts=counts)
 
     def drop(self, fetch: Fetch) -> None:
         """End a fetch whose files are deleted because the job ended or went on without it. Does nothing if another

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from jobs.models import Delivery, Job
+from jobs.models import Delivery, ErrorInfo, Job
 
 # What the janitor works through, item by item
 JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files"]
 
 # Kinds of records that can be in quarantine
-RecordKind = Literal["job", "delivery", "api_key", "worker"]
+RecordKind = Literal["job", "delivery", "account", "api_key", "worker"]
 
 UndeliveredState = Literal["pending", "given_up"]
 
@@ -62,6 +62,22 @@ class KeyNotFoundError(LookupError):
     """No API key with this id."""
 
 
+class KeyRevokedError(Exception):
+    """The API key is revoked, so it cannot be rotated."""
+
+
+class TooManyKeysError(Exception):
+    """The account has as many valid keys as allowed."""
+
+
+class UnknownCursorError(LookupError):
+    """No page returned this cursor, or what it names is gone."""
+
+
+class AccountNotFoundError(LookupError):
+    """No account with this id."""
+
+
 class LeaseLostError(Exception):
     """The job is over or leased to another worker. Stop, and publish nothing."""
 
@@ -87,7 +103,7 @@ class IdempotencyKey:
 class Origin:
     """Where a submission came from."""
 
-    owner: str = ""  # id of an API key; empty if the service requires none
+    owner: str = ""  # id of an account; empty if the service requires no keys
     live_jobs: int = 0  # most unfinished jobs that the owner may have
     request_id: str = ""  # for finding its log lines
     traceparent: str = ""  # W3C trace context
@@ -208,6 +224,7 @@ class Fetch:
     holder: str  # token of this fetch
     fence: int  # grows with every fetch of the job
     attempt: int  # how many fetches of the job counted, from 1
+    last_error: ErrorInfo | None = None  # of the last attempt that ended by itself
 
     @property
     def job_id(self) -> str:

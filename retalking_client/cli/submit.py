@@ -104,9 +104,9 @@ def read_segments(path: Path) -> list[Segment]:
     for line in lines:
         source = str(line["audio"])
         if not _is_link(source) and not source.startswith(calls.UPLOAD):
-            source = str(path.parent / Path(source).expanduser())
-            _check_file(source)
-            line["audio"] = source
+            beside = str(path.parent / Path(source).expanduser())
+            _check_file(beside)
+            line["audio"] = beside
     return lines
 
 

@@ -199,9 +199,10 @@ def _inverse_spectrum(spectrum: Tensor, size: torch.Size) -> Tensor:
     complex-to-real transform does not promise to ignore it.
     """
     rows = torch.fft.ifft(spectrum, dim=-2, norm="ortho")
-    edges = torch.zeros(rows.shape[-1], dtype=torch.bool, device=rows.device)
-    edges[0] = True
-    edges[-1] = size[-1] % 2 == 0
+    columns = torch.arange(rows.shape[-1], device=rows.device)
+    edges = columns == 0
+    if size[-1] % 2 == 0:
+        edges = edges | (columns == rows.shape[-1] - 1)
     rows = torch.complex(rows.real, rows.imag.masked_fill(edges, 0))
     return torch.fft.irfft(rows, n=size[-1], dim=-1, norm="ortho")
 

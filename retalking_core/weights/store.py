@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retalking_core import networks
 from retalking_core.device import enable_expandable_segments
 from retalking_core.digests import file_sha256
+from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
 from retalking_core.weights.checkpoint import check_digest, read_state_dict, synthetic_seed
 from retalking_core.weights.table import WEIGHT_FILES, find_file, read_lock
@@ -44,6 +45,15 @@ class NetworkStore:
     def loaded(self) -> tuple[str, ...]:
         return tuple(self._loaded)
 
+    @property
+    def networks(self) -> Mapping[str, InferenceNetwork]:
+        """What is loaded, by name."""
+        return dict(self._loaded)
+
+    def uncompiled(self) -> frozenset[str]:
+        """Networks that run plain kernels until compiled ones are ready (`networks/kernels.py`)."""
+        return frozenset(name for name, each in self.networks.items() if each.awaits_kernels and name in INPUT_SHAPES)
+
     def get(self, name: str) -> InferenceNetwork:
         """The network, ready to run. The first call reads its file; raises a `WeightsError` if that is not right."""
         if name not in self._loaded:
@@ -52,7 +62,8 @@ class NetworkStore:
         return self._loaded[name]
 
     def digest(self, name: str) -> str:
-        """Of the file and of how the network runs: one digest, one result."""
+        """Of the file and of how the network runs: one digest, one result, up to the rounding of plain and compiled
+        kernels."""
         if name not in self._digests:
             path = find_file(self.folder, WEIGHT_FILES[name])
             locked = read_lock(self.folder).get(path.name)

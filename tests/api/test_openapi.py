@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from cli.keys import make_key
 from jobs.errors import ERROR_CODES
 from jobs.models import JobRequest, JobStatus, WebhookEvent
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
-from jobs.store.keys import Scope
+from jobs.store.keys import Scope, key_id_of
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
 from tests.services import own_database
 
@@ -78,7 +79,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 29
+    assert len(ids) == len(set(ids)) == 36
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -182,7 +183,12 @@ class Rendering(threading.Thread):
 CPYTHON_FAULT = "AST constructor recursion depth mismatch"
 
 
-@pytest.mark.timeout(1700)
+# `make generated` asks for more requests an operation, and for this many in all
+EXAMPLES = int(os.environ.get("RETALKING_TEST_EXAMPLES", "25"))
+LEAST_CASES = int(os.environ.get("RETALKING_TEST_CASES", "1000"))
+
+
+@pytest.mark.timeout(1700 * max(1, EXAMPLES // 25))
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
     again."""
@@ -195,15 +201,22 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         tool = Path(sys.executable).with_name("schemathesis")
         config = Path(__file__).with_name("schemathesis.toml")
         command = [str(tool), "--config-file", str(config), "run", f"{api.url}/openapi.json"]
-        command += ["--header", f"Authorization: Bearer {key}"]
+        command += ["--header", f"Authorization: Bearer {key}", "--max-examples", str(EXAMPLES)]
         variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
+            "RETALKING_TEST_KEY_ID": str(key_id_of(key)),
         }
         for _ in range(3):
             done = subprocess.run(
-                command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=540
+                command,
+                cwd=tmp_path,
+                env=variables,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=540 * max(1, EXAMPLES // 25),
             )
             if CPYTHON_FAULT not in done.stdout:
                 break
@@ -215,6 +228,9 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     print(done.stdout[-3000:])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
+    cases = re.search(r"([\d,]+) generated", done.stdout)
+    assert cases is not None
+    assert int(cases[1].replace(",", "")) >= LEAST_CASES
     assert "retalking_quarantine_records 0.0" in served, "a generated request stored what nobody can read"
     for route, method in (
         ("/jobs", "POST"),

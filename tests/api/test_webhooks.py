@@ -79,7 +79,7 @@ def test_a_key_reads_and_rotates_its_own_secret(locked: RunningApi) -> None:
     answer = one.ask("GET", "/webhooks/secret")
     assert answer.headers["cache-control"] == "no-store"
     mine = answer.json()
-    assert (mine["key_id"], mine["version"], mine["previous_secret"]) == (key_id(one), 1, None)
+    assert (mine["account"], mine["version"], mine["previous_secret"]) == (key_id(one), 1, None)
     Webhook(mine["secret"])
     secrets = WebhookSecrets(locked.settings, locked.store.webhooks.secret_state)
     assert [mine["secret"]] == secrets.of(key_id(one))

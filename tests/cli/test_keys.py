@@ -118,3 +118,40 @@ def test_the_webhook_secret_of_a_key_is_shown_and_rotated(
     assert on_redis("keys", "webhook-secret", key_id).out.split() == rotated
     assert len(on_redis("keys", "webhook-secret", key_id, "--rotate", "--overlap-s", "0").out.split()) == 1
     assert on_redis("keys", "webhook-secret", "0" * 16).code == 1
+
+
+def test_an_account_with_keys_that_come_and_go(on_redis: Call) -> None:
+    first = KEY.findall(on_redis("keys", "create", "studio", "--live-jobs", "7").out)[0].split("_")[1]
+    second = KEY.findall(on_redis("keys", "create", "ci", "--account", first).out)[0].split("_")[1]
+    third = KEY.findall(on_redis("keys", "rotate", second, "--overlap-s", "0").out)[0].split("_")[1]
+    rows = [line.split() for line in on_redis("keys", "list").out.splitlines()[1:4]]
+    assert [row[0] for row in rows] == [first, second, third]
+    assert [row[-2:] for row in rows] == [[first, "studio"]] * 3
+    assert [row[5] for row in rows] == ["7"] * 3, "the limit of the account"
+    changed = on_redis("keys", "limits", first, "--live-jobs", "0", "--stored-bytes", "4096").out
+    assert changed == f"{first}  studio  requests_per_minute=default  live_jobs=default  stored_bytes=4096\n"
+    used = on_redis("keys", "usage", "--months", "2").out.splitlines()
+    assert [line.split()[:2] for line in used[1:]] == [[first, "studio"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["create", "x", "--account", "0" * 16], 1, "account_not_found"),
+        (["create", "x", "--account", "0" * 16, "--live-jobs", "3"], 2, "limits_of_account"),
+        (["rotate", "0" * 16], 1, "key_not_found"),
+        (["limits", "nobody", "--live-jobs", "3"], 1, "account_not_found"),
+        (["limits", "0" * 16, "--stored-bytes", "10"], 2, "invalid_limit"),
+    ],
+)
+def test_refusals_about_accounts(on_redis: Call, arguments: list[str], code: int, said: str) -> None:
+    ended = on_redis("keys", *arguments)
+    assert (ended.code, ended.err.split(": ")[1]) == (code, said)
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_a_revoked_key_is_not_rotated(on_redis: Call) -> None:
+    key_id = KEY.findall(on_redis("keys", "create", "studio").out)[0].split("_")[1]
+    assert on_redis("keys", "revoke", key_id).code == 0
+    ended = on_redis("keys", "rotate", key_id)
+    assert (ended.code, ended.err.startswith("error: key_revoked: ")) == (1, True)

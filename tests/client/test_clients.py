@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from retalking_client import (
     WaitTimeoutError,
     codes,
 )
+from retalking_client.async_client import AsyncClient
 from retalking_client.client import Client
 from tests.api.running import RunningApi, run_api
 from tests.client.breaking_proxy import BreakingProxy, Fault
@@ -282,6 +284,39 @@ def test_a_service_that_wants_keys(
             assert client.wait(job).status == "succeeded"
             assert client.download(job, tmp_path / "result.mp4").read_bytes() == VIDEO
             client.delete(job)
+
+
+def test_keys_and_usage(redis_url: str, tmp_path_factory: pytest.TempPathFactory, face: Path, speech: Path) -> None:
+    with run_api(tmp_path_factory.mktemp("accounts"), own_database(redis_url), REQUIRE_KEYS="true") as locked:
+        admin_key = make_key(locked.store, "ops", frozenset({Scope.ADMIN}))
+        with Client(locked.url, api_key=admin_key) as admin:
+            made = admin.create_key("studio", live_jobs=5)
+            assert (made.account, made.scopes, made.max_priority) == (made.id, ["read", "submit"], 1)
+            assert made.key not in repr(made)
+            rotated = admin.rotate_key(made.id, overlap_s=0)
+            assert [key.id for key in admin.keys(account=made.account)] == [made.id, rotated.id]
+            with pytest.raises(codes.KeyRevokedError):
+                admin.rotate_key(made.id)
+            with Client(locked.url, api_key=rotated.key) as owner:
+                finish(locked, owner.submit(face, speech).id, VIDEO)
+                (mine,) = owner.usage(months=2)
+                assert (mine.account, mine.name, len(mine.months)) == (made.account, "studio", 2)
+                assert mine.months[0].jobs == {"succeeded": 1, "failed": 0, "canceled": 0}
+                with pytest.raises(codes.ForbiddenError):
+                    list(owner.keys())
+            assert [used.name for used in admin.usage()] == ["ops", "studio"]
+            assert admin.revoke_key(rotated.id).revoked_at is not None
+            assert [key.name for key in list(admin.keys())] == ["ops", "studio", "studio"]
+
+        async def same() -> None:
+            async with AsyncClient(locked.url, api_key=admin_key) as admin:
+                made = await admin.create_key("film", scopes=["read"], account=rotated.account)
+                assert [key.id async for key in admin.keys(account=rotated.account)][-1] == made.id
+                assert (await admin.rotate_key(made.id)).account == rotated.account
+                assert (await admin.revoke_key(made.id)).id == made.id
+                assert [used.account async for used in admin.usage(account=rotated.account)] == [rotated.account]
+
+        asyncio.run(same())
 
 
 def test_a_failed_job_is_retried_once(client: Any, api: RunningApi, face: Path, speech: Path) -> None:

@@ -47,6 +47,9 @@ class StandIns:
     def run_in_float32(self, name: str) -> bool:
         return False
 
+    def uncompiled(self) -> frozenset[str]:
+        return frozenset()
+
     def get(self, name: str) -> Callable[..., Any]:
         plain = getattr(self, f"_{name}")
         chosen = self._replaced.get(name, plain)

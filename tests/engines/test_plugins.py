@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from retalking_core.engine_plugins import EngineEnvironment, PluginError, check_
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.engines.videoretalking.plugin import chosen_tracker, computes_fast, obstacle
-from retalking_core.networks import inference
+from retalking_core.networks import kernels
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.api.running import ROOT
@@ -235,8 +236,7 @@ def test_the_engine_needs_the_weights_that_the_table_says() -> None:
         ("fast", True, True),
     ],
 )
-def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "missing_build_tools", lambda: None)
+def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool) -> None:
     assert computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference=asked), has_cuda) is fast
 
 
@@ -245,17 +245,18 @@ def test_fast_by_name_needs_a_gpu() -> None:
         computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference="fast"), has_cuda=False)
 
 
-@pytest.mark.parametrize("missing", ["compiler", "headers"])
+@pytest.mark.parametrize("missing", ["compiler", "headers", "toolkit"])
 def test_nothing_to_compile_with_is_said(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) if missing == "compiler" else os.environ["PATH"])
+    monkeypatch.setenv("CXX", "nothing" if missing == "compiler" else str(compiler))
     if missing == "compiler":
-        monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.delenv("CC", raising=False)
-    else:
-        compiler = tmp_path / "gcc"
-        compiler.touch(mode=0o755)
-        monkeypatch.setenv("CC", str(compiler))
+        compiler.unlink()
+    if missing == "headers":
         monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
-    told = "apt-get install g\\+\\+" if missing == "compiler" else "apt-get install libpython3-dev"
-    assert not computes_fast(EngineEnvironment(NOWHERE, NOWHERE), has_cuda=True)
-    with pytest.raises(RuntimeError, match=told):
-        computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference="fast"), has_cuda=True)
+    if missing == "toolkit":
+        monkeypatch.setattr(kernels.torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(kernels, "_toolkit", lambda: None)
+    told = {"compiler": r"apt-get install g\+\+", "headers": "apt-get install libpython3-dev", "toolkit": "CUDA_HOME"}
+    assert re.search(told[missing], kernels.missing_build_tools() or "")

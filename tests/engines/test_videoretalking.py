@@ -13,7 +13,7 @@ import torch
 
 from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking import engine as videoretalking
-from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
+from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine, kernel_notes
 from retalking_core.errors import EngineFaultError, FaceMissingError, FaceNotFoundError, OptionUnsupportedError
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -267,3 +267,13 @@ def _spoiled(result: object) -> object:
         return result
     parts = [_spoiled(part) for part in result]
     return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+
+
+def test_a_render_says_which_kernels_drew_it() -> None:
+    two, one, none = frozenset({"enet", "gfpgan"}), frozenset({"enet"}), frozenset[str]()
+    assert kernel_notes(none, none) == []
+    assert [note.code for note in kernel_notes(two, two)] == ["kernels_plain"]
+    assert [note.code for note in kernel_notes(two, one)] == ["kernels_mixed"]
+    (note,) = kernel_notes(two, none)
+    assert note.code == "kernels_mixed"
+    assert "enet, gfpgan" in note.sentence

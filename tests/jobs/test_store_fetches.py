@@ -36,7 +36,7 @@ def trust(store: JobStore, host: str, owner: str = "") -> None:
         if fetch.job_id == job_id:
             store.fetches.finish(fetch, FILES)
         else:
-            store.fetches.release(fetch, pause_s=0, count_attempt=False)
+            store.fetches.release(fetch, pause_s=0, error=None)
 
 
 def hosts(fetches: list[Fetch]) -> list[str]:
@@ -83,7 +83,7 @@ def test_a_fetch_whose_holder_died_is_due_again_and_the_late_one_has_no_say(job_
         lambda: job_store.fetches.reserve(dead, 1, quota),
         lambda: job_store.fetches.finish(dead, FILES),
         lambda: job_store.fetches.fail(dead, ERROR, is_receivers=True, retention_s=1),
-        lambda: job_store.fetches.release(dead, pause_s=0, count_attempt=True),
+        lambda: job_store.fetches.release(dead, pause_s=0, error=ERROR),
     ):
         with pytest.raises(LeaseLostError):
             call()
@@ -243,7 +243,7 @@ def test_what_a_fetch_reserves_comes_on_top_of_what_arrived(job_store: JobStore)
     assert job_store.uploads.stored_bytes(owner) == 100
     with pytest.raises(StorageQuotaError):
         job_store.fetches.reserve(fetch, 61, quota)
-    job_store.fetches.release(fetch, pause_s=0, count_attempt=True)
+    job_store.fetches.release(fetch, pause_s=0, error=ERROR)
     assert job_store.uploads.stored_bytes(owner) == 40
     (fetch,) = take(job_store)
     job_store.fetches.reserve(fetch, 30, quota)

@@ -174,5 +174,5 @@ def test_two_choices_of_one_face_at_one_time_are_refused(dialog: Dialog, engine:
 def test_an_engine_that_draws_no_lines_refuses_them(clip: ClipPlan) -> None:
     plain = EngineCapabilities(name="plain", version="1", device="cpu", description="", unsupported_options={})
     with pytest.raises(OptionUnsupportedError, match="no segments") as refusal:
-        refuse_lines(clip, plain)
+        refuse_lines(clip, OPTIONS, plain)
     assert refusal.value.details == {"option": "segments"}

@@ -420,3 +420,20 @@ def test_a_job_whose_fetchers_always_die_ends(bench: Bench, receiver: Receiver) 
     bench.fetcher().fetch(bench.take())
     assert bench.store.jobs.get(job_id).error.code == "worker_lost"
     assert receiver.calls == []
+
+
+def test_a_fetch_that_dies_after_a_failed_attempt_ends_with_the_error_of_that_attempt(
+    bench: Bench, receiver: Receiver
+) -> None:
+    job_id = bench.add(receiver.url)
+    away = S3ObjectStore(
+        "bucket", endpoint=f"http://127.0.0.1:{free_port()}", access_key_id="id", secret_access_key="secret"
+    )
+    receiver.replies = [Reply(chunks=(FILM,))]
+    bench.fetcher(objects=away).fetch(bench.take())
+    bench.make_due(job_id)
+    for _ in range(2):
+        bench.take(ReceiverRules(slots=8, hold_s=0.05))
+        time.sleep(0.1)
+    bench.fetcher().fetch(bench.take())
+    assert bench.store.jobs.get(job_id).error.code == "storage_failed"

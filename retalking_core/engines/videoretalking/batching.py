@@ -35,6 +35,10 @@ class NetworkSource(Protocol):
         """From now on, if it ran in half precision. False when it did not: then its numbers are its own."""
         ...
 
+    def uncompiled(self) -> frozenset[str]:
+        """Networks that run plain kernels until compiled ones are ready."""
+        ...
+
 
 class ValidatingNetworks:
     """Networks whose results are looked at: NaN or a picture of one color never leaves.
@@ -55,6 +59,9 @@ class ValidatingNetworks:
 
     def run_in_float32(self, name: str) -> bool:
         return self._source.run_in_float32(name)
+
+    def uncompiled(self) -> frozenset[str]:
+        return self._source.uncompiled()
 
     def get(self, name: str) -> Callable[..., Any]:
         network = self._source.get(name)

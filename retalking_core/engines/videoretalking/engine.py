@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from retalking_core import __version__
@@ -44,12 +44,9 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.writer import ResultWriter, output_size
-from retalking_core.networks import INPUT_SHAPES
-from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
-from retalking_core.stages.lips import fixed_noise
 from retalking_core.threads import EncoderThread
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
 from retalking_core.weights.templates import TEMPLATE_KEYS
@@ -57,6 +54,8 @@ from retalking_core.weights.templates import TEMPLATE_KEYS
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
+# Threads that load networks at the start.
+LOADERS = 4
 # Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
 KEPT_BYTES = 2**29
 Looked = TypeVar("Looked")
@@ -64,14 +63,16 @@ MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
 
 
-def warm_up_network(name: str, network: Callable[..., object], device: torch.device) -> None:
-    """One call with inputs of the right sizes, as the engine makes it."""
-    network(*(torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]), **call_options(name, device))
-
-
-def call_options(name: str, device: torch.device) -> dict[str, object]:
-    """What the engine gives a network besides its batch."""
-    return {"noises": fixed_noise(ENet.noise_sizes, 0, device)} if name == "enet" else {}
+def kernel_notes(before: frozenset[str], after: frozenset[str]) -> list[Note]:
+    """What to say about a render during which these networks ran plain kernels, at its beginning and at its end."""
+    if not before:
+        return []
+    share = "The networks" if after == before else "The networks at first"
+    sentence = (
+        f"{share} ran plain half-precision kernels, because compiled ones were not ready: the picture differs by "
+        f"rounding, and the render took longer. Concerned: {', '.join(sorted(before))}."
+    )
+    return [Note("kernels_plain" if after == before else "kernels_mixed", sentence)]
 
 
 class VideoRetalkingEngine:
@@ -106,18 +107,15 @@ class VideoRetalkingEngine:
         )
 
     def warm_up(self) -> None:
-        """Load the tracker and every network that a plain render needs. On a GPU each runs once: what is compiled is
-        compiled now (or read from the compiler's cache), and not by the first job."""
-        on_gpu = self._networks.device.type == "cuda"
-        for name in NETWORKS:
-            network = self._networks.get(name)
-            if on_gpu and name in INPUT_SHAPES:
-                warm_up_network(name, network, self._networks.device)
-        self._tracker.warm_up()
-        mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
-        self._networks.findings()
-        if on_gpu:
-            torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
+        """Load the tracker and every network that a plain render needs, side by side: files, copies to the device and
+        imports wait for one another little."""
+        with ThreadPoolExecutor(LOADERS, thread_name_prefix="weights") as pool:
+            # LNet is loaded with ENet, whose part it is.
+            loading = [pool.submit(self._networks.get, name) for name in NETWORKS if name != "lnet"]
+            self._tracker.warm_up()
+            mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
+            for each in loading:
+                each.result()
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
@@ -234,6 +232,7 @@ class VideoRetalkingEngine:
         """Pass two, encoded beside it: each speaker is drawn onto the frames of the one before. Returns what there is
         to say about it."""
         self._networks.findings()
+        uncompiled = self._networks.uncompiled()
         made_exact: list[str] = []
         drawings = [
             self._renderer(scene, speaker, options, source.info, memories[speaker.look], made_exact)
@@ -253,7 +252,8 @@ class VideoRetalkingEngine:
                 if done % REPORT_EVERY == 0 or done == len(segment):
                     tell(done, len(segment))
         clock.times_s |= sum_of_times([DrawingReport(drawing.times_s) for drawing in drawings])
-        return merge_notes(note for drawing in drawings for note in drawing.notes)
+        notes = merge_notes(note for drawing in drawings for note in drawing.notes)
+        return [*notes, *kernel_notes(uncompiled, self._networks.uncompiled())]
 
     def _renderer(
         self,

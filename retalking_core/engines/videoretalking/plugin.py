@@ -58,11 +58,13 @@ def _has_cuda() -> bool:
 
 
 def load(environment: EngineEnvironment) -> Engine:
-    """The networks are read now: only loading shows whether the weights are right. Raises a WeightsError."""
+    """The networks are read now: only loading shows whether the weights are right. Their compiled kernels may follow
+    while jobs run. Raises a WeightsError."""
     import torch
 
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
+    from retalking_core.networks.kernels import KernelSwap
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
@@ -70,9 +72,6 @@ def load(environment: EngineEnvironment) -> Engine:
     files = [find_file(environment.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
     has_cuda = torch.cuda.is_available()
     variants = fast_variants(environment.inference_batch) if computes_fast(environment, has_cuda) else {}
-    if variants:
-        # A start that finds it takes 40 s instead of 3 minutes.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(environment.compiled_dir.resolve()))
     # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.compiled_dir.resolve() / "numba"))
     networks = NetworkStore(environment.models_dir, "cuda" if has_cuda else "cpu", variants)
@@ -86,6 +85,12 @@ def load(environment: EngineEnvironment) -> Engine:
         cache=environment.face_cache,
     )
     engine.warm_up()
+    if variants and environment.kernels != "plain":
+        swap = KernelSwap(networks.networks, environment.compiled_dir)
+        if environment.kernels == "before_ready":
+            swap.run()
+        else:
+            swap.start()
     return engine
 
 
@@ -106,19 +111,10 @@ def _expression_templates(models_dir: Path) -> Path | None:
 
 
 def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
-    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
-    from retalking_core.networks.inference import missing_build_tools
-
+    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is."""
     if environment.inference == "fast" and not has_cuda:
         raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
-    if environment.inference == "exact" or not has_cuda:
-        return False
-    missing = missing_build_tools()
-    if missing is not None and environment.inference == "fast":
-        raise RuntimeError(f"RETALKING_INFERENCE=fast compiles its networks. {missing}")
-    if missing is not None:
-        log.error("networks cannot be compiled and run in float32, several times slower. %s", missing)
-    return missing is None
+    return has_cuda and environment.inference != "exact"
 
 
 def chosen_tracker(environment: EngineEnvironment, has_cuda: bool) -> str:
