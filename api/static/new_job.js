@@ -9,6 +9,7 @@ import { InvalidField } from "./fields.js";
 import { bytes, percent } from "./format.js";
 import { problemBox } from "./notices.js";
 import { buildOptions } from "./options_form.js";
+import { buildSegments } from "./segments.js";
 import { buildSource } from "./source_input.js";
 
 /** @typedef {"video" | "audio"} Slot */
@@ -24,7 +25,7 @@ export async function showNewJob(root, { api, signal, go }) {
   const draft = { offer, api, signal, go, ...buildParts(offer, document) };
   const onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); submit(draft); };
   const form = h("form", { class: "new-job", novalidate: true, onsubmit },
-    h("div", { class: "sources" }, draft.video.element, draft.audio.element),
+    h("div", { class: "sources" }, draft.video.element, draft.audio.element), draft.segments.element,
     h("section", { class: "card", "aria-labelledby": "options-title" },
       h("h2", { id: "options-title" }, "Options"), engineNote(offer), draft.options.element),
     draft.problem,
@@ -48,11 +49,16 @@ function buildParts(offer, document) {
   });
   const options = buildOptions(offer, document);
   offerFacePicker(options.fields.face, video);
+  const { shape } = options.fields.face;
+  const segments = buildSegments({
+    video, faces: shape.kind === "choice" ? shape.choices : [], maxBytes: limits.max_upload_bytes,
+    onSwitch: (isOn) => { audio.element.hidden = isOn; },
+  });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const text = h("span", { class: "fine" });
   const stop = h("button", { type: "button", class: "quiet" }, "Stop the upload");
   return {
-    video, audio, options, bar, text, stop,
+    video, audio, segments, options, bar, text, stop,
     sending: h("div", { class: "sending", hidden: true }, bar, text, stop),
     button: h("button", { class: "primary large" }, "Make the video"),
     problem: h("div", { class: "problem" }),
@@ -97,15 +103,19 @@ async function submit(draft) {
 
 /** The form to send, or null if something is missing, which is then shown and focused. @param {Draft} draft */
 function readForm(draft) {
-  const [video, audio] = [draft.video.read(), draft.audio.read()];
+  const { segments } = draft;
+  const video = draft.video.read();
+  const audio = segments.isOn ? null : draft.audio.read();
+  const spoken = segments.isOn ? segments.read() : null;
+  const speech = segments.isOn ? segments : draft.audio;
   draft.video.showError(video ? "" : MISSING.video);
-  draft.audio.showError(audio ? "" : MISSING.audio);
-  if (!video || !audio) {
-    (video ? draft.audio : draft.video).focus();
+  draft.audio.showError(audio || segments.isOn ? "" : MISSING.audio);
+  if (!video || !(audio || spoken)) {
+    (video ? speech : draft.video).focus();
     return null;
   }
   try {
-    return toForm(draft, { video, audio });
+    return toForm(draft, audio ? { video, audio } : { video }, spoken);
   } catch (fault) {
     if (!(fault instanceof InvalidField)) throw fault;
     draft.options.showErrors([{ pointer: `#/${fault.field.shape.path.replaceAll(".", "/")}`, message: fault.message }]);
@@ -113,22 +123,27 @@ function readForm(draft) {
   }
 }
 
-/** @param {Draft} draft @param {Record<Slot, Source>} sources */
-function toForm(draft, sources) {
+/**
+ * @param {Draft} draft
+ * @param {Partial<Record<Slot, Source>>} sources
+ * @param {{ segments: object[], files: Map<string, File> } | null} spoken
+ */
+function toForm(draft, sources, spoken) {
   const { spec, expression } = draft.options.read();
   const form = new FormData();
+  /** @type {Map<string, File>} */
+  const files = new Map(spoken?.files);
+  if (spoken) spec.segments = spoken.segments;
   for (const slot of SLOTS) {
-    const { url } = sources[slot];
+    const { url, file } = sources[slot] ?? {};
     if (url) spec[`${slot}_url`] = url;
+    if (file) files.set(slot, file);
   }
+  if (expression) files.set("expression", expression);
   form.append("spec", new Blob([JSON.stringify(spec)], { type: "application/json" }));
-  for (const slot of SLOTS) {
-    const { file } = sources[slot];
-    if (file) form.append(slot, file);
-  }
-  if (expression) form.append("expression", expression);
-  const files = [sources.video.file, sources.audio.file, expression];
-  renewKey(draft, JSON.stringify([spec, files.map((file) => file && [file.name, file.size, file.lastModified])]));
+  for (const [name, file] of files) form.append(name, file);
+  const named = [...files].map(([name, file]) => [name, file.name, file.size, file.lastModified]);
+  renewKey(draft, JSON.stringify([spec, named]));
   return form;
 }
 
@@ -171,7 +186,10 @@ function showRefusal(draft, fault) {
     for (const slot of SLOTS) {
       if (fault.message.includes(`The \`${slot}\` file`)) draft[slot].showError(fault.message);
     }
+    const isOfSegments = (/** @type {{ pointer: string }} */ { pointer }) => pointer.startsWith("#/segments");
+    draft.segments.showErrors(fault.errors.filter(isOfSegments));
     draft.options.showErrors(fault.errors.filter(({ pointer, message }) => {
+      if (isOfSegments({ pointer })) return false;
       const slot = SLOTS.find((each) => pointer.startsWith(`#/${each}`));
       if (slot) draft[slot].showError(message);
       return !slot;

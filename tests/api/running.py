@@ -35,9 +35,15 @@ PREVIEW = EngineInfo(
     device="cpu",
     description="for tests",
     unsupported_options={"upper_face": [], "expression": ["smile", "image"], "output.crf": ["51"]},
+    draws_lines=True,
 )
 NEURAL = EngineInfo(
-    name="videoretalking", version="1", device="cuda:0", description="for tests", unsupported_options={}
+    name="videoretalking",
+    version="1",
+    device="cuda:0",
+    description="for tests",
+    unsupported_options={},
+    draws_lines=True,
 )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.models import MAX_AUDIO_FILES, MAX_SEGMENTS
-from tests.api.running import MP4, PNG, WAV, RunningApi, api_in_both_forms, check_problem, input_files
+from tests.api.running import MP4, PNG, PREVIEW, WAV, RunningApi, api_in_both_forms, check_problem, input_files
 
 api = api_in_both_forms
 
@@ -278,3 +278,15 @@ def test_links_for_players_of_a_job_with_segments(api: RunningApi) -> None:
     links = api.client.get(f"/jobs/{job_id}/media").json()
     assert links["audio"] is None
     assert links["video"]["content_type"] == "video/mp4"
+
+
+def test_what_the_engine_does_not_draw(api: RunningApi) -> None:
+    files = {name: FILES[name] for name in ("video", "anna")}
+    with api.live_worker(PREVIEW):
+        answer = submit(api, [segment(), segment(5, upper_face="angry")], files, engine="preview")
+        problem = check_problem(answer, 422, "unsupported_option")
+        assert [error["pointer"] for error in problem["errors"]] == ["#/segments/1/upper_face"]
+        assert submit(api, [segment()], files, engine="preview").status_code == 202
+    with api.live_worker(PREVIEW.model_copy(update={"draws_lines": False})):
+        problem = check_problem(submit(api, [segment()], files), 422, "unsupported_option")
+        assert [error["pointer"] for error in problem["errors"]] == ["#/segments"]

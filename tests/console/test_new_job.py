@@ -168,3 +168,45 @@ def test_the_upload_shows_how_far_it_is_and_can_be_stopped(
         job_id = job_id_of(page)
     assert len(live.client.get("/jobs").json()["jobs"]) == before + 1
     live.client.delete(f"/jobs/{job_id}")
+
+
+def test_several_speakers_on_a_timeline(browser: Browser, live: RunningApi, files: tuple[Path, Path]) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        page.get_by_role("region", name="Face").locator("input[type=file]").set_input_files(files[0])
+        page.get_by_role("switch", name="Several speakers").check()
+        expect(page.get_by_role("region", name="Speech")).to_be_hidden()
+        speakers = page.get_by_role("region", name="Speakers")
+        submit(page)
+        expect(speakers.get_by_role("alert")).to_have_text("Add the speech of each speaker.")
+        speakers.get_by_label("Add speech").set_input_files([files[1]])
+        speakers.get_by_label("Add speech").set_input_files([files[1]])
+        rows = speakers.get_by_role("listitem")
+        expect(rows).to_have_count(2)
+        blocks = speakers.get_by_role("group", name="Timeline").get_by_role("button")
+        first, second = (float(rows.nth(k).get_by_label("Starts at").input_value()) for k in (0, 1))
+        assert (first, second > 0) == (0, True), "the second begins where the first ends"
+        drawn = "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+        assert blocks.nth(0).locator("canvas").evaluate(drawn), "no waveform"
+
+        blocks.nth(1).press("ArrowRight")
+        box = blocks.nth(0).bounding_box()
+        assert box
+        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 5 + box["width"] / 2, box["y"] + 5)
+        page.mouse.up()
+        assert float(rows.nth(0).get_by_label("Starts at").input_value()) > 0, "dragged"
+        rows.nth(0).get_by_label("Starts at").fill("1")
+        rows.nth(0).get_by_label("Ends at").fill("0.5")
+        assert watched.audit() == []
+        submit(page)
+        expect(rows.nth(0).get_by_role("alert")).to_contain_text("It ends at 0.5 s")
+        rows.nth(0).get_by_label("Ends at").fill("3")
+        rows.nth(1).get_by_label("Skip in the file").fill("0.1")
+        submit(page)
+        segments = live.store.jobs.get(job_id_of(page)).spec.segments
+    assert [each.face for each in segments] == ["left_most", "right_most"]
+    assert (segments[0].start_s, segments[0].end_s) == (1, 3)
+    assert segments[1].start_s == pytest.approx(second + 0.1)
+    assert (segments[1].end_s, segments[1].audio_offset_s) == (None, 0.1)
