@@ -63,6 +63,8 @@ PAINTED = Note(
 )
 # Share of the whole render that the analysis takes (measured on a 700x700 clip).
 ANALYZE_SHARE = 0.4
+# Of it, recognizing the visemes of the speech.
+LISTEN_SHARE = 0.1
 REPORT_EVERY = 4
 
 
@@ -92,7 +94,7 @@ class PreviewEngine:
         # The writer comes first: it encodes the speech while the analysis keeps no more than one core busy.
         with ResultWriter(result, source.info, timeline, clip.speech, options.output, METADATA, clip.tap) as writer:
             with clock.stage("analyze"):
-                motion, visemes = _plan_motion(clip, options)
+                motion, visemes = _plan_motion(clip, options, progress)
                 scene = self.analyze(source, motion, timeline, options, progress)
             if clip.tap is not None:
                 clip.tap.announce(_face_boxes(scene, source.info, options), source.held(clip.video))
@@ -129,7 +131,7 @@ class PreviewEngine:
         clock = StageClock()
         source = self._begin(clip, options, progress)
         with clock.stage("analyze"):
-            motion, visemes = _plan_motion(clip, options)
+            motion, visemes = _plan_motion(clip, options, progress)
             save_analysis(scene, self.analyze(source, motion, clip.timeline, options, progress))
         return DrawingReport(dict(clock.times_s), list(visemes.notes))
 
@@ -188,7 +190,8 @@ class PreviewEngine:
 
         def on_frame(done: int, total: int) -> None:
             if done % REPORT_EVERY == 0 or done == total:
-                progress(Progress("analyze", ANALYZE_SHARE * done / total, done, total))
+                share = LISTEN_SHARE + (ANALYZE_SHARE - LISTEN_SHARE) * done / total
+                progress(Progress("analyze", share, done, total))
 
         request = TrackRequest(indices.tolist(), options.face, options.crop)
         track = self._tracker.track(source, request, on_frame)
@@ -197,9 +200,11 @@ class PreviewEngine:
         return prepare_scene(source, timeline, track, motion, options.pads)
 
 
-def _plan_motion(clip: ClipPlan, options: RenderOptions) -> tuple[MouthMotion, VisemeTrack]:
+def _plan_motion(clip: ClipPlan, options: RenderOptions, progress: ProgressHook) -> tuple[MouthMotion, VisemeTrack]:
     speech = clip.speech.waveform
-    visemes = recognize_visemes(speech, options.transcript)
+    visemes = recognize_visemes(
+        speech, options.transcript, lambda share: progress(Progress("analyze", LISTEN_SHARE * share))
+    )
     return plan_mouth_motion(speech, clip.timeline, visemes), visemes
 
 
