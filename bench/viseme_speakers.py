@@ -13,9 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,13 +28,15 @@ from bench.spoken_text import (
     speak_espeak,
     speak_flite,
 )
+from retalking_core.audio.phones import VISEME_LETTERS
 from retalking_core.audio.visemes import Viseme
 from retalking_core.types import Waveform
 
 FESTIVAL_PACKAGES = (
     "festival festvox-kallpc16k festvox-kdlpc16k festvox-italp16k festvox-itapc16k festvox-suopuhe-lj"
     " festvox-suopuhe-mv festival-czech festvox-czech-dita festvox-czech-krb festvox-czech-machac festvox-czech-ph"
-    " festvox-ru festvox-hi-nsk festvox-mr-nsk festvox-te-nsk festvox-ca-ona-hts"
+    " festvox-ru festvox-hi-nsk festival-hi festvox-mr-nsk festival-mr festvox-te-nsk festival-te"
+    " festvox-ca-ona-hts"
 )
 S, B, F, D, K, R, I, E, A = Viseme  # noqa: E741
 Classes = dict[str, tuple[Viseme, ...]]
@@ -44,7 +44,7 @@ Classes = dict[str, tuple[Viseme, ...]]
 
 def _classes(**symbols: str) -> Classes:
     """Letters of the classes -> symbols, separated by spaces."""
-    letters = dict(zip("SBFDKRIEA", Viseme, strict=True))
+    letters = dict(zip(VISEME_LETTERS, Viseme, strict=True))
     return {symbol: (letters[letter],) for letter, listed in symbols.items() for symbol in listed.split()}
 
 
@@ -272,25 +272,19 @@ def speak_pico(text: str, voice: str, speed: float = 1.0, pitch: float = 1.0) ->
     return SpokenText(speech, phones) if phones else None
 
 
-@lru_cache(maxsize=1)
-def _aligner() -> Any:
-    import pocketsphinx
-
-    return pocketsphinx.Decoder(lm=None, loglevel="FATAL")
-
-
 def align_english(speech: Waveform, text: str) -> tuple[Phone, ...]:
     """Phones of known words of PocketSphinx's dictionary; empty where they do not fit the speech."""
-    decoder = _aligner()
+    import pocketsphinx
+
+    decoder = pocketsphinx.Decoder(lm=None, bestpath=False, loglevel="FATAL")
     peak = max(float(np.abs(speech.samples).max()), 1e-9)
     raw = (speech.samples * (20_000 / peak)).astype(np.int16).tobytes()
     decoder.set_align_text(text)
     for pass_ in range(2):  # words, then their phones
-        decoder.reinit_feat()
         decoder.start_utt()
         decoder.process_raw(raw, full_utt=True)
         decoder.end_utt()
-        if not decoder.hyp() or decoder.seg() is None:
+        if decoder.seg() is None:
             return ()
         if pass_ == 0:
             decoder.set_alignment()

@@ -7,6 +7,7 @@ not, and hardly hears other languages; `visemes` weighs it by how far both agree
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,6 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.types import Waveform
+
+Report = Callable[[float], None]
+
+
+def ignore_share(_: float) -> None:
+    """For callers that need no progress."""
 
 
 class Viseme(IntEnum):
@@ -34,6 +41,8 @@ class Viseme(IntEnum):
     OPEN = 8  # a ɑ æ
 
 
+# A letter for each class, in their order, for tables of letters and phones.
+VISEME_LETTERS = "SBFDKRIEA"
 # Visemes that each phone passes through in equal times.
 ARPABET_VISEMES: dict[str, tuple[Viseme, ...]] = {
     **dict.fromkeys(["p", "b", "m"], (Viseme.BILABIAL,)),
@@ -57,10 +66,11 @@ _PEAK = 20_000
 _LOCK = threading.Lock()
 
 
-def phone_visemes(speech: Waveform) -> NDArray[np.float32] | None:
+def phone_visemes(speech: Waveform, report: Report = ignore_share) -> NDArray[np.float32] | None:
     """One viseme for each hundredth of a second, f32 [T, 9] of zeros and ones, at 0.08 of real time on one core.
 
-    speech: at 16 kHz. None where PocketSphinx is not installed (it has no wheel for Python 3.14).
+    speech: at 16 kHz. report: called with the share of the speech that is heard, 0..1, at least once a minute of it; an
+    exception from it ends the recognition. None where PocketSphinx is not installed (it has no wheel for Python 3.14).
     """
     if find_spec("pocketsphinx") is None:
         return None
@@ -68,10 +78,11 @@ def phone_visemes(speech: Waveform) -> NDArray[np.float32] | None:
     classes = np.zeros(count, np.int64)
     peak = max(float(np.abs(speech.samples).max(initial=0.0)), 1e-9)
     samples = (speech.samples * (_PEAK / peak)).astype(np.int16)
-    with _LOCK:
-        for start, stop in pairwise(_utterances(samples)):
+    for start, stop in pairwise(_utterances(samples)):
+        with _LOCK:
             found = _decode(samples[start * _FRAME : stop * _FRAME])[: stop - start]
-            classes[start : start + len(found)] = found
+        classes[start : start + len(found)] = found
+        report(stop / max(count, 1))
     return np.eye(len(Viseme), dtype=np.float32)[classes]
 
 

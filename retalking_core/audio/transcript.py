@@ -13,8 +13,9 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.audio.phones import VISEME_LETTERS
+
 Posteriors = NDArray[np.float32]
-_CLASSES = "SBFDKRIEA"  # `Viseme` by its order
 # Classes that a letter may stand for, likeliest first; a letter may always be silent.
 _LETTERS = {
     **dict.fromkeys("bpm", "B"),
@@ -132,7 +133,7 @@ def _romanize(transcript: str) -> str:
 
 def _weights(kind: str) -> list[float]:
     chosen = {letter: 1.0 if k == 0 else float(np.exp(-SECOND_CHOICE)) for k, letter in enumerate(kind)}
-    return [chosen.get(letter, 0.0) for letter in _CLASSES]
+    return [chosen.get(letter, 0.0) for letter in VISEME_LETTERS]
 
 
 def _best_path(

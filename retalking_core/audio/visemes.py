@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.audio.mel import FFT_SIZE, RATE_HZ, mel_basis
-from retalking_core.audio.phones import Viseme, phone_visemes
+from retalking_core.audio.phones import Report, Viseme, ignore_share, phone_visemes
 from retalking_core.audio.transcript import TranscriptMismatchError, align_transcript
 from retalking_core.notes import Note
 from retalking_core.numerics import tiled_matmul
@@ -153,27 +153,28 @@ def _convolve(
     return found
 
 
-def recognize_visemes(speech: Waveform, transcript: str = "") -> VisemeTrack:
+def recognize_visemes(speech: Waveform, transcript: str = "", report: Report = ignore_share) -> VisemeTrack:
     """Mouth classes of a speech track in any language, at about 1/10 of real time on one core.
 
     transcript: what is said, in letters that stand for sounds; it makes the classes surer. Where it does not fit the
-    speech it is left out, with a note. The last answer is kept: a metric asks again for what the engine heard.
+    speech it is left out, with a note. report: see `phone_visemes`. The last answer is kept: a metric asks again for
+    what the engine heard.
     """
     question = (blake2b(speech.samples.tobytes()).digest(), speech.rate_hz, transcript)
     track = _last_answer.get(question)
     if track is None:
-        track = _recognize(speech, transcript)
+        track = _recognize(speech, transcript, report)
         _last_answer.clear()
         _last_answer[question] = track
     return track
 
 
-def _recognize(speech: Waveform, transcript: str) -> VisemeTrack:
+def _recognize(speech: Waveform, transcript: str, report: Report) -> VisemeTrack:
     levels = band_levels(speech)
     if not len(levels) or levels.max() < SILENCE_LEVEL_DB:
         return _silence(len(levels))
     posteriors = network_posteriors(levels)
-    phones = phone_visemes(speech)
+    phones = phone_visemes(speech, report)
     if phones is not None:
         posteriors = _fuse(posteriors, phones)
     notes: tuple[Note, ...] = ()

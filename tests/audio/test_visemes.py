@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from retalking_core.audio.phones import VISEME_LETTERS
 from retalking_core.audio.transcript import TranscriptMismatchError, align_transcript
 from retalking_core.audio.visemes import (
     Viseme,
@@ -104,6 +106,28 @@ def test_without_pocketsphinx_the_network_hears_alone(monkeypatch: pytest.Monkey
     assert np.array_equal(alone.posteriors, network_posteriors(band_levels(speech)))
     closures = [np.sum(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (alone, both)]
     assert closures[1] > closures[0]
+
+
+@pytest.mark.skipif(find_spec("pocketsphinx") is None, reason="PocketSphinx is not installed: no long decoding")
+def test_long_speech_reports_every_minute_and_can_be_stopped() -> None:
+    speech, _ = read_spoken()
+    long = Waveform(np.concatenate([speech.samples, np.zeros(125 * 16_000, np.float32)]))
+    shares: list[float] = []
+    recognize_visemes(long, report=shares.append)
+    assert len(shares) >= 3
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+
+    def stop(share: float) -> None:
+        raise InterruptedError(share)
+
+    with pytest.raises(InterruptedError):
+        recognize_visemes(Waveform(long.samples[160:]), report=stop)
+    assert recognize_visemes(speech).posteriors.any(), "the decoder serves the next caller"
+
+
+def test_every_class_has_its_letter() -> None:
+    assert len(set(VISEME_LETTERS)) == len(VISEME_LETTERS) == len(Viseme)
 
 
 def test_the_rate_is_checked() -> None:

@@ -6,7 +6,7 @@ every frame. It is labeled `preview` in the report and in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -64,6 +64,8 @@ PAINTED = Note(
 )
 # Share of the whole render that the analysis takes (measured on a 700x700 clip).
 ANALYZE_SHARE = 0.4
+# Of it, recognizing the visemes of the speech.
+LISTEN_SHARE = 0.1
 REPORT_EVERY = 4
 
 
@@ -181,7 +183,19 @@ class PreviewEngine:
     ) -> tuple[PreviewAnalysis, list[Note]]:
         """Follow each speaker's face and learn its mouth; and what there is to say about the speech. Reads only frames
         that the timeline shows."""
-        motions, notes = zip(*(plan_speech(speaker, clip.frames) for speaker in clip.speakers), strict=True)
+        total_lines = len(clip.lines)
+        heard = 0
+
+        def listen(speaker: Speaker) -> tuple[MouthMotion, list[Note]]:
+            nonlocal heard
+            before, heard = heard, heard + len(speaker.lines)
+
+            def on_share(share: float) -> None:
+                progress(Progress("analyze", LISTEN_SHARE * (before + share * len(speaker.lines)) / total_lines))
+
+            return plan_speech(speaker, clip.frames, on_share)
+
+        motions, notes = zip(*(listen(speaker) for speaker in clip.speakers), strict=True)
         indices = np.unique(clip.timeline.source_index)
         choices = list(dict.fromkeys(speaker.face for speaker in clip.speakers))
 
@@ -189,7 +203,8 @@ class PreviewEngine:
             def on_frame(done: int, total: int) -> None:
                 if done % REPORT_EVERY == 0 or done == total:
                     share = (number + done / total) / len(choices)
-                    progress(Progress("analyze", ANALYZE_SHARE * share, done, total))
+                    share = LISTEN_SHARE + (ANALYZE_SHARE - LISTEN_SHARE) * share
+                    progress(Progress("analyze", share, done, total))
 
             return self._tracker.track(source, TrackRequest(indices.tolist(), choice, options.crop), on_frame)
 
@@ -202,12 +217,20 @@ class PreviewEngine:
         return analysis, merge_notes(note for each in notes for note in each)
 
 
-def plan_speech(speaker: Speaker, frames: int) -> tuple[MouthMotion, list[Note]]:
-    """What the mouth of a speaker does on each of `frames` output frames, at rest between the lines."""
+def plan_speech(
+    speaker: Speaker, frames: int, on_share: Callable[[float], None] = lambda _share: None
+) -> tuple[MouthMotion, list[Note]]:
+    """What the mouth of a speaker does on each of `frames` output frames, at rest between the lines. on_share: gets the
+    share of the speaker's lines that was heard, 0..1."""
     tracks = {field.name: np.zeros(frames, np.float32) for field in fields(MouthMotion)}
     notes: list[Note] = []
-    for line in speaker.lines:
-        visemes = recognize_visemes(line.speech, line.transcript)
+    count = len(speaker.lines)
+    for number, line in enumerate(speaker.lines):
+
+        def report(share: float, before: int = number) -> None:
+            on_share((before + share) / count)
+
+        visemes = recognize_visemes(line.speech, line.transcript, report)
         spoken = plan_mouth_motion(line.speech, line.timeline, visemes)
         for name, track in tracks.items():
             track[line.frames.start : line.frames.stop] = getattr(spoken, name)
