@@ -6,7 +6,8 @@ from typing import Annotated, Self, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from api.dependencies import Dependencies
 from api.limits import read_body, read_json
@@ -19,10 +20,17 @@ MAX_BODY_BYTES = 64 * 1024
 Body = TypeVar("Body", bound=BaseModel)
 # Without control characters, which terminals obey, and lone surrogates, which cannot be stored
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-RequestsPerMinute = Annotated[int, Field(ge=1, le=60_000)]
-LiveJobs = Annotated[int, Field(ge=1, le=1_000_000)]
-StoredBytes = Annotated[int, Field(ge=1024, le=2**53)]
+# JSON has one kind of number: 296.0 is the integer 296
+Count = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
+RequestsPerMinute = Annotated[Count, Field(ge=1, le=60_000)]
+LiveJobs = Annotated[Count, Field(ge=1, le=1_000_000)]
+StoredBytes = Annotated[Count, Field(ge=1024, le=2**53)]
 LIMITS = ("requests_per_minute", "live_jobs", "stored_bytes")
+
+
+def _allow_repetition(schema: JsonDict) -> None:
+    """A scope that is named twice is as good as once."""
+    schema.pop("uniqueItems", None)
 
 
 class NewKey(FrozenModel):
@@ -30,9 +38,13 @@ class NewKey(FrozenModel):
 
     name: Name = Field(description="For people: who uses it")
     scopes: frozenset[Scope] = Field(
-        frozenset({Scope.SUBMIT, Scope.READ}), min_length=1, max_length=3, description="What it allows"
+        frozenset({Scope.SUBMIT, Scope.READ}),
+        min_length=1,
+        max_length=3,
+        description="What it allows",
+        json_schema_extra=_allow_repetition,
     )
-    max_priority: int = Field(
+    max_priority: Count = Field(
         USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="The most urgent priority that its jobs may have"
     )
     account: str | None = Field(

@@ -16,7 +16,7 @@ from api.account_bodies import AccountChanges, NewKey, receive
 from api.dependencies import Dependencies, WithDependencies
 from api.jobs import view_response
 from api.openapi import json_body
-from api.problems import FieldError, refusals
+from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.store import AccountNotFoundError, KeyNotFoundError, KeyRevokedError, TooManyKeysError, UnknownCursorError
 from jobs.store.keys import MAX_KEYS, Account, ApiKey, Scope
@@ -108,7 +108,7 @@ class UsageReport(BaseModel):
     operation_id="listKeys",
     summary="List keys, oldest first",
     response_model=KeyList,
-    responses=refusals("account_not_found", "service_unavailable"),
+    responses=refusals("account_not_found", "key_not_found", "service_unavailable"),
 )
 def list_keys(
     parts: WithDependencies,
@@ -185,7 +185,7 @@ def revoke_key(key_id: KeyPath, parts: WithDependencies) -> Response:
     operation_id="listAccounts",
     summary="List accounts, oldest first",
     response_model=AccountList,
-    responses=refusals("service_unavailable"),
+    responses=refusals("account_not_found", "service_unavailable"),
 )
 def list_accounts(
     parts: WithDependencies,
@@ -312,5 +312,5 @@ def _problems() -> Iterator[None]:
     except TooManyKeysError:
         raise ServiceError("too_many_keys", f"This account has {MAX_KEYS} valid keys, which is the limit.") from None
     except UnknownCursorError as fault:
-        errors = [FieldError(location="query", pointer="cursor", message=str(fault))]
-        raise ServiceError("invalid_request", f"cursor: {fault}.", errors=errors) from None
+        code = "key_not_found" if fault.index == "api_keys" else "account_not_found"
+        raise ServiceError(code, f"cursor: {fault}.") from None

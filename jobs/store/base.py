@@ -100,7 +100,7 @@ class RedisBase:
         if after is not None:
             rank = cast("int | None", self.client.zrank(self.key(index), after))
             if rank is None:
-                raise UnknownCursorError("It was not returned by a page; start again without it")
+                raise UnknownCursorError(index)
             start = rank + 1
         found = cast("list[str]", self.client.zrange(self.key(index), start, start + limit))
         return found[:limit], found[limit - 1] if len(found) > limit else None

@@ -71,7 +71,11 @@ class TooManyKeysError(Exception):
 
 
 class UnknownCursorError(LookupError):
-    """No page returned this cursor, or what it names is gone."""
+    """No page returned this cursor, or what it names is gone. index: the kind of records that are listed."""
+
+    def __init__(self, index: str) -> None:
+        super().__init__("It was not returned by a page, or what it names is gone; start again without it")
+        self.index = index
 
 
 class AccountNotFoundError(LookupError):
