@@ -21,10 +21,11 @@ Body = TypeVar("Body", bound=BaseModel)
 # Without control characters, which terminals obey, and lone surrogates, which cannot be stored
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 # JSON has one kind of number: 296.0 is the integer 296
-Count = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
-RequestsPerMinute = Annotated[Count, Field(ge=1, le=60_000)]
-LiveJobs = Annotated[Count, Field(ge=1, le=1_000_000)]
-StoredBytes = Annotated[Count, Field(ge=1024, le=2**53)]
+INTEGRAL = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+RequestsPerMinute = Annotated[int, Field(ge=1, le=60_000), INTEGRAL]
+LiveJobs = Annotated[int, Field(ge=1, le=1_000_000), INTEGRAL]
+StoredBytes = Annotated[int, Field(ge=1024, le=2**53), INTEGRAL]
+Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY), INTEGRAL]
 LIMITS = ("requests_per_minute", "live_jobs", "stored_bytes")
 
 
@@ -44,9 +45,7 @@ class NewKey(FrozenModel):
         description="What it allows",
         json_schema_extra=_allow_repetition,
     )
-    max_priority: Count = Field(
-        USUAL_PRIORITY, ge=0, le=MAX_PRIORITY, description="The most urgent priority that its jobs may have"
-    )
+    max_priority: Priority = Field(USUAL_PRIORITY, description="The most urgent priority that its jobs may have")
     account: str | None = Field(
         None, max_length=64, description="Id of the account that the key is for; null: a new account of the same name"
     )
