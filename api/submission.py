@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from python_multipart.multipart import parse_options_header
 from redis.exceptions import RedisError
 
@@ -24,15 +24,15 @@ from api.access import Caller
 from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
-from api.limits import check_metadata, read_body, read_json, too_large
+from api.limits import check_metadata, read_body, read_json
 from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
 from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
-from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
+from jobs.intake import check_upload
 from jobs.messages import MessageNotSentError, send_job
 from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
-from jobs.names import input_key, job_prefix, new_job_id, upload_key
+from jobs.names import input_key, job_prefix, new_job_id
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
 from jobs.store import (
@@ -47,13 +47,17 @@ from jobs.store import (
     RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
-from retalking_core.vocabulary.containers import HEAD_BYTES, InputSlot
+from retalking_core.vocabulary.containers import InputSlot
 
-# Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
-KEEP_UPLOAD_S = 300.0
+# Jobs of one batch
+MAX_ITEMS = 500
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+
+# Fields that name somebody else's server
+ADDRESSES = ("webhook_url", "video_url", "audio_url")
 
 
 class JobSubmission(JobRequest):
@@ -66,6 +70,21 @@ class JobSubmission(JobRequest):
 
     def request(self) -> JobRequest:
         return JobRequest.model_construct(**{name: getattr(self, name) for name in JobRequest.model_fields})
+
+
+class BatchSubmission(BaseModel):
+    """Many jobs by reference, and one webhook for the end of all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    jobs: list[JobSubmission] | None = Field(
+        None, min_length=1, max_length=MAX_ITEMS, description="The jobs, each as in `POST /jobs`"
+    )
+    jobs_upload_id: UploadId | None = Field(
+        None, description="Instead of `jobs`: an uploaded list (JSON Lines), one job a line, at most 8 MiB"
+    )
+    webhook_url: Address | None = Field(None, description="http(s) URL that receives the event `batch.completed`")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Returned with the batch; as that of a job")
 
 
 @dataclass(frozen=True)
@@ -87,13 +106,9 @@ async def read_submission(
     _check_sources(body, form)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
-    job_request = body.request()
-    check_metadata(job_request.metadata)
-    _check_priority(job_request, caller)
-    _check_metrics(job_request, workers)
-    check_engine(job_request, workers, parts.settings)
-    for name in ("webhook_url", "video_url", "audio_url"):
-        await _check_address(name, getattr(body, name), parts, caller)
+    _check_request(body.request(), workers, parts, caller)
+    for name in ADDRESSES:
+        await check_address(name, getattr(body, name), parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
     await run_in_threadpool(reservation.settle)
     return Submission(spec, _fingerprint(body, form))
@@ -105,20 +120,20 @@ async def repeat_submission(
     """The request of an earlier job, checked as a new one, with copies of its files."""
     asked = job.spec.request
     workers = await run_in_threadpool(parts.store.workers.live)
-    _check_priority(asked, caller)
-    _check_metrics(asked, workers)
-    check_engine(asked, workers, parts.settings)
+    _check_request(asked, workers, parts, caller)
     for name, address in (
         ("webhook_url", asked.webhook_url),
         ("video_url", job.spec.video.url),
         ("audio_url", job.spec.audio.url),
     ):
-        await _check_address(name, address, parts, caller)
+        await check_address(name, address, parts, caller)
 
     def copy_files() -> dict[InputSlot, InputRef]:
         copies = {}
         for slot, ref in job.asked_inputs.items():
-            if ref.key is not None:
+            if ref.key is None and ref.upload_id is not None:  # an item of a batch that never got its files
+                copies[slot] = _copy_upload(parts, caller, slot, ref.upload_id, reservation)
+            elif ref.key is not None:
                 key = input_key(reservation.arrival, slot)
                 reservation.add(ref.size_bytes or 0)
                 try:
@@ -149,12 +164,17 @@ async def _receive(
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
         return _body_of_form(form), form
-    if kind == "application/json":
-        _check_charset(request)
-        raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
-        return _body_of_json(raw, "The body"), ReceivedForm()
-    what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
-    raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+    return _body_of_json(await read_json_body(request, parts), "The body"), ReceivedForm()
+
+
+async def read_json_body(request: Request, parts: Dependencies) -> bytes:
+    """Raises unsupported_media_type for any other body."""
+    kind = media_type_of(request)
+    if kind != "application/json":
+        what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
+        raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+    _check_charset(request)
+    return await read_body(request, parts.settings.max_json_bytes, parts.pace)
 
 
 def _check_charset(request: Request) -> None:
@@ -206,6 +226,19 @@ def _code_of(errors: list[Any]) -> str:
         for error in errors
     ]
     return "invalid_option" if any(is_option) else "invalid_request"
+
+
+def check_item(body: JobSubmission, workers: Sequence[WorkerInfo], parts: Dependencies, caller: Caller) -> None:
+    """As a submission by reference is checked, without its addresses and uploads."""
+    _check_sources(body, ReceivedForm())
+    _check_request(body.request(), workers, parts, caller)
+
+
+def _check_request(request: JobRequest, workers: Sequence[WorkerInfo], parts: Dependencies, caller: Caller) -> None:
+    check_metadata(request.metadata)
+    _check_priority(request, caller)
+    _check_metrics(request, workers)
+    check_engine(request, workers, parts.settings)
 
 
 def _check_priority(request: JobRequest, caller: Caller) -> None:
@@ -286,7 +319,7 @@ def _resolve(
     )
 
 
-async def _check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
+async def check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, with the name of the field."""
     if address is None:
         return
@@ -300,23 +333,9 @@ async def _check_address(name: str, address: str | None, parts: Dependencies, ca
 def _copy_upload(
     parts: Dependencies, caller: Caller, slot: InputSlot, upload_id: str, reservation: StorageReservation
 ) -> InputRef:
-    source, key = upload_key(upload_id), input_key(reservation.arrival, slot)
-    try:
-        if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
-            raise ObjectNotFoundError(source)
-        size = parts.objects.info(source).size_bytes
-        if size > parts.settings.max_upload_bytes:  # S3 cannot limit a presigned PUT.
-            raise too_large(parts.settings.max_upload_bytes, f"upload {upload_id}")
-        if size == 0:
-            raise ServiceError("file_empty", f"The upload {upload_id} is empty.")
-        check_container(b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot)
-        reservation.add(size)
-        parts.objects.copy(source, key)
-    except ObjectNotFoundError:
-        message = f"There is no upload {upload_id} for the {slot}, or its file has not been sent yet."
-        raise ServiceError("upload_not_found", message) from None
-    sha256 = parts.store.uploads.sha256(upload_id)
-    return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
+    source = check_upload(parts.store, parts.objects, parts.settings, slot, upload_id, caller.only)
+    reservation.add(source.size_bytes)
+    return source.copy_to(parts.objects, input_key(reservation.arrival, slot))
 
 
 def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:

@@ -149,6 +149,9 @@ _TABLE = [
         "job_not_found", 404, "No such job", "Check the id; finished jobs are deleted after their retention time."
     ),
     ErrorCode(
+        "batch_not_found", 404, "No such batch", "Check the id; batches are deleted when their retention time is over."
+    ),
+    ErrorCode(
         "retry_not_possible",
         409,
         "The job cannot be retried",

@@ -32,6 +32,8 @@ class JobStatus(StrEnum):
 
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
+BATCH_EVENT: Literal["batch.completed"] = "batch.completed"
+DeliveryEvent = WebhookEvent | Literal["batch.completed"]
 EvaluatePolicy = Literal["inline", "after", "none"]
 
 
@@ -82,6 +84,13 @@ class InputRef(FrozenModel):
     upload_id: str | None = Field(None, description="The upload that it is a copy of")
 
 
+class BatchPlace(FrozenModel):
+    """Where an item stands in its batch."""
+
+    id: str = Field(description="Id of the batch")
+    index: int = Field(description="Of the item, from 0")
+
+
 class JobSpec(FrozenModel):
     """The whole request, fixed at submission."""
 
@@ -90,6 +99,7 @@ class JobSpec(FrozenModel):
     expression_image: InputRef | None = None
     request: JobRequest
     retry_of: str | None = Field(None, description="Id of the job that this one repeats")
+    batch: BatchPlace | None = Field(None, description="The batch that it is an item of")
 
 
 class ErrorInfo(FrozenModel):
@@ -221,11 +231,12 @@ class JobSnapshot(FrozenModel):
 
 
 class Delivery(FrozenModel):
-    """One webhook event of a job. `id` is the webhook-id header, the same for all attempts."""
+    """One webhook event of a job or batch. `id` is the webhook-id header, the same for all attempts."""
 
     id: str
-    job_id: str
-    event: WebhookEvent
+    job_id: str = Field("", description="Empty for the event of a batch")
+    batch_id: str = Field("", description="Empty for an event of a job")
+    event: DeliveryEvent
     state: DeliveryState = "pending"
     created_at: datetime
     next_attempt_at: datetime | None = None
@@ -323,7 +334,7 @@ class ResultView(FrozenModel):
 
 class DeliveryView(FrozenModel):
     id: str
-    event: WebhookEvent
+    event: DeliveryEvent
     state: DeliveryState
     created_at: datetime
     next_attempt_at: datetime | None
@@ -336,7 +347,7 @@ class DeliveryView(FrozenModel):
 
 class WebhookView(FrozenModel):
     url: str
-    events: list[WebhookEvent]
+    events: list[DeliveryEvent]
     deliveries: list[DeliveryView]
 
 
@@ -360,6 +371,7 @@ class JobView(FrozenModel):
     options: JobOptions
     inputs: dict[InputSlot, InputView] = Field(description="By part: `video`, `audio`, `expression`")
     retry_of: str | None = Field(description="Id of the job that this one repeats")
+    batch: BatchPlace | None = Field(description="The batch that it is an item of")
     priority: int
     metadata: dict[str, Any]
     created_at: datetime
@@ -375,6 +387,73 @@ class JobView(FrozenModel):
     webhook: WebhookView | None
 
 
+class BatchCounts(FrozenModel):
+    """Items of a batch by state. Together they are `total`."""
+
+    waiting: int = Field(description="Not a job yet: at most a few items of a batch are live at a time")
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    canceled: int = Field(description="Canceled jobs, and items that were dropped before they became jobs")
+
+
+class BatchFailure(FrozenModel):
+    """An item that failed. Kept as long as the batch, also when the job is deleted."""
+
+    index: int = Field(description="Of the item, from 0")
+    job_id: str
+    code: str = Field(description="Stable code, see GET /errors")
+    message: str
+
+
+BatchStatus = Literal["running", "completed", "canceled"]
+
+
+class Batch(FrozenModel):
+    """A batch as stored. Changed by jobs/store/batches.py and by transitions of its jobs."""
+
+    id: str
+    status: BatchStatus
+    owner: str = Field(description="Id of the API key that submitted it; empty: keys were not required")
+    live_jobs: int = Field(description="Most unfinished jobs that the owner may have")
+    request_id: str
+    traceparent: str
+    metadata: dict[str, Any]
+    webhook_url: str | None
+    total: int
+    next: int = Field(description="Index of the first item that is not a job yet")
+    cancel_requested: bool
+    counts: BatchCounts
+    tries: int = Field(description="Failed attempts to make the next item a job")
+    paused_until: datetime | None = Field(description="When the next item is tried again")
+    created_at: datetime
+    kept_at: datetime = Field(description="When the uploads of its items were last kept from expiring")
+    finished_at: datetime | None
+    delete_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != "running"
+
+
+class BatchView(FrozenModel):
+    """A batch as shown to callers: the body of `GET /batches/{id}` and the `data` of `batch.completed`."""
+
+    id: str
+    status: BatchStatus = Field(description="canceled: it was canceled, and none of its jobs is live any more")
+    total: int
+    counts: BatchCounts
+    failures: list[BatchFailure] = Field(description="By index")
+    cancel_requested: bool
+    metadata: dict[str, Any]
+    created_at: datetime
+    finished_at: datetime | None
+    delete_at: datetime | None
+    jobs_url: str = Field(description="List of its jobs")
+    webhook: WebhookView | None
+
+
 class WebhookMessage(FrozenModel):
     """Body of a webhook. timestamp: when the event happened, not when it was sent."""
 
@@ -382,6 +461,15 @@ class WebhookMessage(FrozenModel):
     timestamp: str = Field(json_schema_extra={"format": "date-time"})
     owner: str | None = Field(description="Id of the API key that submitted the job; null: keys were not required")
     data: JobView = Field(description="The job at that time")
+
+
+class BatchMessage(FrozenModel):
+    """Body of the webhook of a batch. timestamp: when the batch was over."""
+
+    type: Literal["batch.completed"]
+    timestamp: str = Field(json_schema_extra={"format": "date-time"})
+    owner: str | None = Field(description="Id of the API key that submitted it; null: keys were not required")
+    data: BatchView
 
 
 class JobEvent(FrozenModel):

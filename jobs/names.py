@@ -24,6 +24,7 @@ UPLOADS_PREFIX = "uploads/"
 # Ids have 128 random bits, so that they cannot be guessed.
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _UPLOAD = re.compile(r"up_[0-9a-f]{32}")
+_BATCH = re.compile(r"batch_[0-9a-f]{32}")
 _DELIVERY = re.compile(r"whd_[0-9a-f]{32}")
 
 
@@ -33,6 +34,10 @@ def new_job_id() -> str:
 
 def new_upload_id() -> str:
     return f"up_{secrets.token_hex(16)}"
+
+
+def new_batch_id() -> str:
+    return f"batch_{secrets.token_hex(16)}"
 
 
 def new_delivery_id() -> str:
@@ -45,6 +50,10 @@ def is_job_id(text: str) -> bool:
 
 def is_upload_id(text: str) -> bool:
     return _UPLOAD.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    return _BATCH.fullmatch(text) is not None
 
 
 def is_delivery_id(text: str) -> bool:

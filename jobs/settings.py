@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         600, ge=1, le=60000, description="Requests per minute of one key; a key may have its own limit"
     )
     live_jobs_per_key: int = Field(100, ge=1, description="Unfinished jobs of one key; a key may have its own limit")
+    batch_items_per_key: int = Field(
+        1000, ge=1, description="Items of one key's batches that wait to become jobs; without keys: of all callers"
+    )
     stored_bytes_per_key: int = Field(
         100 * 1024**3,
         ge=1024,

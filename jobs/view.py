@@ -7,7 +7,18 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, InputView, Job, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import (
+    BATCH_EVENT,
+    Batch,
+    BatchView,
+    DeliveryView,
+    InputView,
+    Job,
+    JobStatus,
+    JobView,
+    ResultView,
+    WebhookView,
+)
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import link_query
@@ -52,6 +63,7 @@ def view_job(
         options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
         inputs={slot: _input(job, slot) for slot in job.inputs},
         retry_of=job.spec.retry_of,
+        batch=job.spec.batch,
         priority=request.priority,
         metadata=request.metadata,
         created_at=job.created_at,
@@ -132,6 +144,32 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
         url=masked_url(request.webhook_url),
         events=request.webhook_events,
         deliveries=[DeliveryView.of(delivery) for delivery in deliveries],
+    )
+
+
+def view_batch(batch: Batch, store: JobStore, settings: Settings, base: str = "") -> BatchView:
+    """base: prefix of paths, as in view_job()."""
+    webhook = None
+    if batch.webhook_url is not None:
+        try:
+            deliveries = store.webhooks.deliveries(batch.id)
+        except JobNotFoundError:  # deleted meanwhile
+            deliveries = []
+        views = [DeliveryView.of(each) for each in deliveries]
+        webhook = WebhookView(url=masked_url(batch.webhook_url), events=[BATCH_EVENT], deliveries=views)
+    return BatchView(
+        id=batch.id,
+        status=batch.status,
+        total=batch.total,
+        counts=batch.counts,
+        failures=store.batches.failures(batch.id),
+        cancel_requested=batch.cancel_requested,
+        metadata=batch.metadata,
+        created_at=batch.created_at,
+        finished_at=batch.finished_at,
+        delete_at=batch.delete_at,
+        jobs_url=f"{settings.public_url.rstrip('/')}{base}/jobs?batch={batch.id}",
+        webhook=webhook,
     )
 
 

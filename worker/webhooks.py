@@ -1,4 +1,4 @@
-"""Entry of the webhook worker: `python -m worker.webhooks`. It also fetches inputs and runs the janitor.
+"""Entry of the webhook worker: `python -m worker.webhooks`. It also fetches inputs, feeds batches and runs the janitor.
 
 Needs no media library and no torch.
 """
@@ -18,7 +18,8 @@ from jobs.settings import Settings
 from jobs.signing import WebhookSecrets, link_secret
 from jobs.store import Fetch
 from jobs.traces import start_traces
-from jobs.view import view_job
+from jobs.view import view_batch, view_job
+from worker.batches import BatchFeeder
 from worker.delivery import WebhookDeliverer
 from worker.dispatcher import Dispatcher, fetch_dispatcher, webhook_dispatcher
 from worker.fetch import InputFetcher
@@ -28,7 +29,9 @@ from worker.supervision import ShutdownNotice
 log = logging.getLogger(__name__)
 
 
-def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[Delivery], Dispatcher[Fetch], Janitor]:
+def open_parts(
+    settings: Settings, notice: ShutdownNotice
+) -> tuple[Dispatcher[Delivery], Dispatcher[Fetch], BatchFeeder, Janitor]:
     """Connects to nothing yet. notice: of fetches that are to be handed back. Raises SecretInvalidError."""
     store, objects, app = open_store(settings), open_objects(settings), make_celery(settings)
     link_key = link_secret(settings)
@@ -37,11 +40,14 @@ def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[Dispatcher[D
         settings,
         WebhookSecrets(settings, store.webhooks.secret_state),
         lambda job, at: view_job(job, store, objects, settings, link_key, at=at),
+        lambda batch: view_batch(batch, store, settings),
     )
-    fetcher = InputFetcher(app, store, objects, watched_space(settings, store), settings, notice)
+    space = watched_space(settings, store)
+    fetcher = InputFetcher(app, store, objects, space, settings, notice)
     return (
         webhook_dispatcher(store, deliverer, settings),
         fetch_dispatcher(store, fetcher, settings),
+        BatchFeeder(app, store, objects, space, settings),
         Janitor(app, store, objects, settings),
     )
 
@@ -58,16 +64,18 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     try:
-        webhooks, fetches, janitor = open_parts(settings, notice)
+        webhooks, fetches, batches, janitor = open_parts(settings, notice)
     except Exception:
         log.critical("the webhook worker could not be opened", exc_info=True)
         raise SystemExit(1) from None
     webhooks.start()
     fetches.start()
+    batches.start()
     janitor.start()
     is_over.wait()
     notice.give(settings.shutdown_grace_s / 2)
     janitor.stop()
+    batches.stop()
     webhooks.stop(settings.shutdown_grace_s)
     fetches.stop(settings.shutdown_grace_s)
 

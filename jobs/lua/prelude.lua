@@ -72,8 +72,18 @@ local function owner_of(id)
   return owner and owner ~= '' and owner or nil
 end
 
+-- The batch that a job is an item of, if it still has a record.
+local function batch_of(id)
+  local batch = get(id, 'batch')
+  return batch and redis.call('EXISTS', key('batch', batch)) == 1 and batch or nil
+end
+
 local function move(id, status)
-  local was, owner = get(id, 'status'), owner_of(id)
+  local was, owner, batch = get(id, 'status'), owner_of(id), batch_of(id)
+  if batch then
+    if was then redis.call('HINCRBY', key('batch', batch), was, -1) end
+    redis.call('HINCRBY', key('batch', batch), status, 1)
+  end
   for _, suffix in ipairs(owner and {'', ':' .. owner} or {''}) do
     if was then redis.call('ZREM', key('status', was .. suffix), id) end
     redis.call('ZADD', key('status', status .. suffix), get(id, 'seq'), id)
@@ -251,6 +261,40 @@ local function end_unbegun_fetch(id)
   if inputs == 'wanted' and not fence then unschedule('fetch', id, receiver) end
 end
 
+-- A batch is over when all its items became jobs (or were dropped by a cancel), and none of these is live. Its event has an
+-- id made from its own: there is only one.
+local function end_batch(batch)
+  local record = key('batch', batch)
+  local status, total, next_index, canceled, retention_ms, receiver =
+    unpack(redis.call('HMGET', record, 'status', 'total', 'next', 'cancel_requested', 'retention_ms', 'webhook_receiver'))
+  if status ~= 'running' or tonumber(next_index) < tonumber(total) then return end
+  if redis.call('HLEN', key('batch_live', batch)) > 0 then return end
+  local delete_ms = NOW + tonumber(retention_ms)
+  redis.call('HSET', record, 'status', canceled == '1' and 'canceled' or 'completed', 'finished_ms', NOW,
+    'delete_ms', delete_ms)
+  redis.call('DEL', key('batch_items', batch))
+  redis.call('ZREM', key('batches_open'), batch)
+  redis.call('ZADD', key('batches_over'), delete_ms, batch)
+  if receiver == '' then return end
+  local delivery = 'whd_' .. string.sub(batch, #'batch_' + 1)
+  redis.call('HSET', key('delivery', delivery), 'id', delivery, 'batch_id', batch, 'event', 'batch.completed',
+    'created_ms', NOW, 'held_until', 0)
+  open_delivery(delivery, receiver, NOW)
+  redis.call('RPUSH', key('job_deliveries', batch), delivery)
+end
+
+-- A job of a batch is over. The reason of a failure outlives the job.
+local function leave_batch(batch, id, status, error)
+  local index = redis.call('HGET', key('batch_live', batch), id)
+  if not index then return end
+  redis.call('HDEL', key('batch_live', batch), id)
+  if status == 'failed' then
+    redis.call('HSET', key('batch_failures', batch), index,
+      cjson.encode({index = tonumber(index), job_id = id, code = error.code, message = error.message}))
+  end
+  end_batch(batch)
+end
+
 -- Helpers that still render find nothing to finish; the janitor deletes the files of the segments.
 local function end_split(id)
   if redis.call('DEL', key('split', id), key('segments', id)) > 0 then
@@ -300,6 +344,8 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   count('finished:' .. status)
   record_event(id, 'job.' .. status, detail)
   deliver(id, 'job.' .. status, delivery_id)
+  local batch = batch_of(id)
+  if batch then leave_batch(batch, id, status, detail) end
 end
 
 local function fail(id, error_json, retention_ms, delivery_id)

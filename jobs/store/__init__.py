@@ -22,6 +22,10 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     api_keys, api_key:<id>, rate:<id>, live:<id>    callers, their rate limits, their jobs that are not over
     quarantine, quarantine_notes, quarantined:<id>  unreadable records, by time; their owner and fault; their content
     idempotency:<hash>, lock:<name>, worker:<id>                    expire by their ttl
+    batch:<id>             a batch; batch_items: specs that are not jobs yet; batch_jobs: its jobs, by creation number;
+                           batch_live: those that are not over, with their index; batch_failures: by index
+    batches_open, batches_over      batches by creation number, and by the time at which they are deleted
+    batch_waiting          items that are not jobs yet, by owner
     seq, mean_run_ms       a counter, a smoothed duration
     counters               counts and histograms for /metrics
 """
@@ -33,6 +37,7 @@ from pathlib import Path
 import redis
 
 from jobs.store.base import RedisBase
+from jobs.store.batches import Batches
 from jobs.store.evaluations import Evaluations
 from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
@@ -44,8 +49,10 @@ from jobs.store.types import (
     UNOWNED,
     Allowance,
     ArrivalLostError,
+    BatchNotFoundError,
     ByteQuota,
     Created,
+    CreatedBatch,
     DeliveryPage,
     Durations,
     Fetch,
@@ -79,8 +86,10 @@ __all__ = [
     "UNOWNED",
     "Allowance",
     "ArrivalLostError",
+    "BatchNotFoundError",
     "ByteQuota",
     "Created",
+    "CreatedBatch",
     "DeliveryPage",
     "Durations",
     "Fetch",
@@ -127,6 +136,7 @@ class JobStore:
         self.redis = RedisBase(client, prefix)
         self.quarantine = Quarantine(self.redis)
         self.jobs = Jobs(self.redis, self.quarantine, retention_s)
+        self.batches = Batches(self.redis, retention_s)
         self.fetches = Fetches(self.redis, self.quarantine)
         self.segments = Segments(self.redis)
         self.evaluations = Evaluations(self.redis, self.quarantine)
