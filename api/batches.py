@@ -24,10 +24,10 @@ from api.limits import check_metadata, read_json, too_large
 from api.openapi import BATCH_BODY
 from api.problems import FieldError, describe_errors, field_errors, refusals, request_id_of
 from api.submission import (
-    ADDRESSES,
     MAX_ITEMS,
     BatchSubmission,
     JobSubmission,
+    addresses_of,
     check_address,
     check_item,
     read_json_body,
@@ -292,9 +292,8 @@ async def _check_addresses(
     await check_address("webhook_url", body.webhook_url, parts, caller)
     first: dict[str, tuple[int, str, str]] = {}
     for index, item in enumerate(items):
-        for name in ADDRESSES:
-            if (url := getattr(item, name)) is not None:
-                first.setdefault(receiver_of(url) or url, (index, name, url))
+        for name, url in addresses_of(item).items():
+            first.setdefault(receiver_of(url) or url, (index, name, url))
     refused: list[tuple[int, ServiceError]] = []
     slots = anyio.CapacityLimiter(CONCURRENT_LOOKUPS)
 

@@ -32,7 +32,7 @@ from jobs.errors import ServiceError
 from jobs.intake import check_upload
 from jobs.messages import MessageNotSentError, send_job
 from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
-from jobs.names import input_key, job_prefix, new_job_id
+from jobs.names import export_key, input_key, job_prefix, new_job_id
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
 from jobs.store import (
@@ -54,10 +54,6 @@ MAX_ITEMS = 500
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-
-
-# Fields that name somebody else's server
-ADDRESSES = ("webhook_url", "video_url", "audio_url")
 
 
 class JobSubmission(JobRequest):
@@ -107,8 +103,8 @@ async def read_submission(
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
     _check_request(body.request(), workers, parts, caller)
-    for name in ADDRESSES:
-        await check_address(name, getattr(body, name), parts, caller)
+    for name, url in addresses_of(body).items():
+        await check_address(name, url, parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
     await run_in_threadpool(reservation.settle)
     return Submission(spec, _fingerprint(body, form))
@@ -125,6 +121,7 @@ async def repeat_submission(
         ("webhook_url", asked.webhook_url),
         ("video_url", job.spec.video.url),
         ("audio_url", job.spec.audio.url),
+        ("output/put_url", asked.output.put_url),
     ):
         await check_address(name, address, parts, caller)
 
@@ -239,6 +236,7 @@ def _check_request(request: JobRequest, workers: Sequence[WorkerInfo], parts: De
     _check_priority(request, caller)
     _check_metrics(request, workers)
     check_engine(request, workers, parts.settings)
+    _check_output(request, parts, caller)
 
 
 def _check_priority(request: JobRequest, caller: Caller) -> None:
@@ -246,6 +244,22 @@ def _check_priority(request: JobRequest, caller: Caller) -> None:
         message = f"priority: This key allows at most {caller.max_priority}, not {request.priority}."
         errors = [FieldError(pointer="#/priority", message=f"At most {caller.max_priority} with this key")]
         raise ServiceError("priority_not_allowed", message, errors=errors)
+
+
+def _check_output(request: JobRequest, parts: Dependencies, caller: Caller) -> None:
+    """Raises invalid_option for two destinations, and for a folder that the deployment does not allow."""
+    output, allowed = request.output, parts.settings.output_prefixes
+    if output.prefix is None:
+        return
+    message = ""
+    if output.put_url is not None:
+        message = "The result is put to `put_url` or below `prefix`; send one"
+    elif export_key(output.prefix, allowed, caller.owner, "job", "mp4") is None:
+        folders = f"these folders: {', '.join(allowed)}" if allowed else "no folder (RETALKING_OUTPUT_PREFIXES)"
+        message = f"This deployment allows {folders}"
+    if message:
+        errors = [FieldError(pointer="#/output/prefix", message=message)]
+        raise ServiceError("invalid_option", f"output.prefix: {message}.", errors=errors)
 
 
 def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
@@ -319,6 +333,17 @@ def _resolve(
     )
 
 
+def addresses_of(body: JobSubmission) -> dict[str, str]:
+    """Of somebody else's server, by where they stand in the body."""
+    given = {
+        "webhook_url": body.webhook_url,
+        "video_url": body.video_url,
+        "audio_url": body.audio_url,
+        "output/put_url": body.output.put_url,
+    }
+    return {name: url for name, url in given.items() if url is not None}
+
+
 async def check_address(name: str, address: str | None, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, with the name of the field."""
     if address is None:
@@ -327,7 +352,8 @@ async def check_address(name: str, address: str | None, parts: Dependencies, cal
         await check_url_async(address, parts.settings.allow_private_hosts, caller.owner)
     except UrlNotAllowedError as refusal:
         errors = [FieldError(pointer=f"#/{name}", message=refusal.message)]
-        raise ServiceError(refusal.code, f"{name}: {refusal.message}", errors=errors) from None
+        place = name.replace("/", ".")
+        raise ServiceError(refusal.code, f"{place}: {refusal.message}", errors=errors) from None
 
 
 def _copy_upload(

@@ -300,6 +300,21 @@ _TABLE = [
         "Upload the file to a link from `POST /uploads`, or serve it from a faster server.",
         True,
     ),
+    # Exports of results (`output.put_url`, `output.prefix`)
+    ErrorCode(
+        "export_refused",
+        422,
+        "The destination refused the result",
+        "Download the result here. Next time, send a URL that takes one PUT without further headers and is valid for "
+        "as long as the job may take.",
+    ),
+    ErrorCode(
+        "export_unreachable",
+        504,
+        "The destination did not take the result",
+        "Download the result here, and check that the server of `output.put_url` answers.",
+        True,
+    ),
     # Jobs
     ErrorCode(
         "deadline_exceeded",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.dataclasses import dataclass
 
 from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.metrics import Better
-from retalking_core.vocabulary.options import JobOptions
+from retalking_core.vocabulary.options import JobOptions, OutputOptions
 from retalking_core.vocabulary.stages import JOB_STAGES
 
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
 USUAL_PRIORITY, MAX_PRIORITY = 1, 2
+
+
+# Segments of a key of the object store: no `..`, no hidden file (jobs/objects.py)
+PREFIX_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
 class JobStatus(StrEnum):
@@ -30,8 +36,16 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
 
 
-WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
-DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
+WebhookEvent = Literal[
+    "job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated", "job.exported"
+]
+DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = (
+    "job.succeeded",
+    "job.failed",
+    "job.canceled",
+    "job.evaluated",
+    "job.exported",
+)
 BATCH_EVENT: Literal["batch.completed"] = "batch.completed"
 DeliveryEvent = WebhookEvent | Literal["batch.completed"]
 EvaluatePolicy = Literal["inline", "after", "none"]
@@ -43,14 +57,41 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class JobOutput(OutputOptions):
+    """How the result is encoded, and where it is put besides this service."""
+
+    put_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = Field(
+        default=None, description="http(s) URL that takes the result by PUT, e.g. a presigned link of your bucket"
+    )
+    prefix: Annotated[str, StringConstraints(pattern=PREFIX_PATTERN, max_length=200)] | None = Field(
+        default=None,
+        description="Folder in the bucket of the service where a copy of the result is put, below one that the "
+        "operator allows (RETALKING_OUTPUT_PREFIXES)",
+    )
+
+    @property
+    def encoding(self) -> OutputOptions:
+        """Without destinations, which may contain credentials."""
+        return OutputOptions(**{each.name: getattr(self, each.name) for each in fields(OutputOptions)})
+
+
 class JobRequest(JobOptions):
     """The `spec` of a submission: render options, webhook, priority, deadline and metadata."""
+
+    output: JobOutput = Field(default_factory=JobOutput)
+
+    @property
+    def options(self) -> JobOptions:
+        """The options of the render alone."""
+        names = JobOptions.model_fields.keys() - {"output"}
+        return JobOptions(**{name: getattr(self, name) for name in names}, output=self.output.encoding)
 
     webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
         None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
-        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=6, description="Which events are delivered"
+        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=7, description="Which events are delivered"
     )
     evaluate_policy: EvaluatePolicy = Field(
         "inline",
@@ -351,6 +392,37 @@ class WebhookView(FrozenModel):
     deliveries: list[DeliveryView]
 
 
+ExportState = Literal["pending", "done", "failed"]
+
+
+class Export(FrozenModel):
+    """A result on its way to where its caller wants it, as stored."""
+
+    job_id: str
+    state: ExportState
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: datetime | None
+    error: ErrorInfo | None
+    finished_at: datetime | None
+    key: str = Field(description="Of the copy in the object store; empty: not copied, or put to a URL")
+    tries: int
+    holder: str = Field(description="Token of the process that works on it")
+
+
+class ExportView(FrozenModel):
+    """Whether the result is where `output.put_url` or `output.prefix` wants it. It stays downloadable here."""
+
+    state: Literal["waiting", "pending", "done", "failed", "skipped"] = Field(
+        description="waiting: for the end of the job; skipped: the job has no result"
+    )
+    url: str | None = Field(description="`output.put_url` without its secrets")
+    key: str | None = Field(description="With `output.prefix`: key of the copy, which is deleted with the job")
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: datetime | None
+    error: ErrorInfo | None
+    finished_at: datetime | None
+
+
 class JobView(FrozenModel):
     """A job as shown to callers: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
@@ -385,6 +457,7 @@ class JobView(FrozenModel):
     evaluation: list[MetricResult] | None
     evaluation_pending: bool = Field(description="The evaluation is still to come, with the event `job.evaluated`")
     webhook: WebhookView | None
+    export: ExportView | None = Field(description="null: no destination was given")
 
 
 class BatchCounts(FrozenModel):
@@ -485,6 +558,7 @@ class JobEvent(FrozenModel):
         "job.failed",
         "job.canceled",
         "job.evaluated",
+        "job.exported",
     ]
     at: datetime
     status: JobStatus

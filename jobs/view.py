@@ -12,6 +12,7 @@ from jobs.models import (
     Batch,
     BatchView,
     DeliveryView,
+    ExportView,
     InputView,
     Job,
     JobStatus,
@@ -24,7 +25,6 @@ from jobs.settings import Settings
 from jobs.signing import link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
 from retalking_core.vocabulary.containers import InputSlot
-from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
 MIN_PROGRESS_FOR_RATE = 0.05
@@ -60,7 +60,7 @@ def view_job(
         attempts=job.attempt,
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
-        options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
+        options=request.options,
         inputs={slot: _input(job, slot) for slot in job.inputs},
         retry_of=job.spec.retry_of,
         batch=job.spec.batch,
@@ -77,6 +77,7 @@ def view_job(
         evaluation=job.evaluation,
         evaluation_pending=job.evaluation_pending,
         webhook=_webhook(job, store),
+        export=_export(job, store),
     )
 
 
@@ -144,6 +145,22 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
         url=masked_url(request.webhook_url),
         events=request.webhook_events,
         deliveries=[DeliveryView.of(delivery) for delivery in deliveries],
+    )
+
+
+def _export(job: Job, store: JobStore) -> ExportView | None:
+    output = job.spec.request.output
+    if output.put_url is None and output.prefix is None:
+        return None
+    export = store.exports.find(job.id) if job.status is JobStatus.SUCCEEDED else None
+    return ExportView(
+        state=export.state if export else "skipped" if job.status.is_over else "waiting",
+        url=masked_url(output.put_url) if output.put_url else None,
+        key=(export.key or None) if export else None,
+        attempts=export.attempts if export else [],
+        next_attempt_at=export.next_attempt_at if export else None,
+        error=export.error if export else None,
+        finished_at=export.finished_at if export else None,
     )
 
 

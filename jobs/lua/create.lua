@@ -3,7 +3,7 @@ local id, spec, max_attempts, priority, expires_ms, webhook_events = unpack(ARGV
 local idempotency, fingerprint, ttl_ms = unpack(ARGV, 7, 9)
 local owner, most_live, request_id, traceparent, arrived, webhook_receiver, fetch_receiver = unpack(ARGV, 10, 16)
 -- An item of a batch: its place there. error_json: why it cannot be rendered; it fails as soon as it exists.
-local batch, index, error_json, retention_ms, delivery_id = unpack(ARGV, 17, 21)
+local batch, index, error_json, retention_ms, delivery_id, export_receiver = unpack(ARGV, 17, 22)
 
 local stored = get(id, 'spec')
 if stored == spec then return {'ok', '1', redis.call('HGETALL', key('job', id))} end
@@ -32,7 +32,7 @@ local seq = redis.call('INCR', key('seq'))
 set(id, 'id', id, 'spec', spec, 'status', 'queued', 'seq', seq, 'priority', priority, 'progress', '0', 'attempt', 0,
   'fence', 0, 'max_attempts', max_attempts, 'cancel_requested', '0', 'created_ms', NOW, 'told_percent', 0,
   'told_tenth', 0, 'progress_events', 0, 'webhook_events', webhook_events,
-  'webhook_receiver', webhook_receiver, 'inputs', 'ready', 'owner', owner, 'request_id', request_id, 'traceparent', traceparent)
+  'webhook_receiver', webhook_receiver, 'export_receiver', export_receiver, 'inputs', 'ready', 'owner', owner, 'request_id', request_id, 'traceparent', traceparent)
 redis.call('ZADD', key('created'), seq, id)
 if owner ~= '' then
   redis.call('ZADD', key('created', owner), seq, id)

@@ -11,6 +11,7 @@ for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)
   withdraw_delivery(delivery)
   redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
 end
+drop_export(id)
 redis.call('ZREM', key('status', status), id)
 redis.call('ZREM', key('created'), id)
 redis.call('ZREM', key('delete_at'), id)

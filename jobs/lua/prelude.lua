@@ -91,12 +91,12 @@ local function move(id, status)
   set(id, 'status', status)
 end
 
--- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`) and fetches of inputs (kind
--- `fetch`, record `job`). A receiver is "owner@host:port": one caller's slow server must not hold up another's work at the
+-- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`), fetches of inputs (kind
+-- `fetch`, record `job`) and exports of results (kind `export`, record `export`). A receiver is "owner@host:port": one caller's slow server must not hold up another's work at the
 -- same host. <kind>_owners, <kind>_receivers:<owner>: when take_shared.lua looks at them next. <kind>_queue:<receiver>: items
 -- by the time at which they fall due. A held item stays queued, due again when its hold ends.
-local RECORD = {webhook = 'delivery', fetch = 'job'}
-local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due'}
+local RECORD = {webhook = 'delivery', fetch = 'job', export = 'export'}
+local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due', export = 'exports_due'}
 local RECEIVER_MEMORY_MS = 7 * 86400000
 
 local function owner_of_receiver(receiver) return string.match(receiver, '^(.-)@') end
@@ -259,6 +259,36 @@ end
 local function end_unbegun_fetch(id)
   local inputs, receiver, fence = unpack(redis.call('HMGET', key('job', id), 'inputs', 'fetch_receiver', 'fetch_fence'))
   if inputs == 'wanted' and not fence then unschedule('fetch', id, receiver) end
+end
+
+-- The result of a job is to be put where its caller wants it. The record has the job's id.
+local function begin_export(id)
+  local receiver = get(id, 'export_receiver')
+  if not receiver or receiver == '' then return end
+  redis.call('HSET', key('export', id), 'id', id, 'state', 'pending', 'receiver', receiver, 'holder', '', 'held_until', 0,
+    'tries', 0, 'next_ms', NOW, 'error', '', 'key', '', 'finished_ms', '')
+  schedule('export', id, receiver, NOW)
+end
+
+-- The job is deleted. A copy in the object store is deleted by the janitor, once nobody can be writing it any more.
+local function drop_export(id)
+  local record = key('export', id)
+  if redis.call('TYPE', record).ok ~= 'hash' then return end
+  local receiver, copy, held_until = unpack(redis.call('HMGET', record, 'receiver', 'key', 'held_until'))
+  if receiver then
+    end_hold('export', id, receiver)
+    unschedule('export', id, receiver)
+  end
+  if copy and copy ~= '' then
+    redis.call('HSET', key('exported'), id, copy)
+    redis.call('ZADD', key('exported_files'), math.max(NOW, tonumber(held_until) or 0), id)
+  end
+  redis.call('DEL', record, key('attempts', id))
+end
+
+local function holds_export(id, holder)
+  local state, holding = unpack(redis.call('HMGET', key('export', id), 'state', 'holder'))
+  return state == 'pending' and holding == holder
 end
 
 -- A batch is over when all its items became jobs (or were dropped by a cancel), and none of these is live. Its event has an

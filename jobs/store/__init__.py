@@ -14,6 +14,8 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     deliveries:<state>     undelivered events, by number; with :<key id> the same for one API key
     webhook_receiver:<r>   health of a receiver, for a week; fetch_receiver:<r> the same of a host of inputs
     fetches_due            jobs whose inputs are not fetched yet; how slots are shared: lua/prelude.lua
+    export:<id>, exports_due        a result on its way to where its caller wants it; shared as fetches are
+    exported, exported_files        copies of deleted jobs that the janitor still has to delete
     webhook_secret:<id>    which version of a key's webhook secret signs
     janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and their owner
@@ -39,6 +41,7 @@ import redis
 from jobs.store.base import RedisBase
 from jobs.store.batches import Batches
 from jobs.store.evaluations import Evaluations
+from jobs.store.exports import Exports
 from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
 from jobs.store.keys import Keys
@@ -137,6 +140,7 @@ class JobStore:
         self.quarantine = Quarantine(self.redis)
         self.jobs = Jobs(self.redis, self.quarantine, retention_s)
         self.batches = Batches(self.redis, retention_s)
+        self.exports = Exports(self.redis)
         self.fetches = Fetches(self.redis, self.quarantine)
         self.segments = Segments(self.redis)
         self.evaluations = Evaluations(self.redis, self.quarantine)

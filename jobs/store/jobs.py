@@ -103,7 +103,17 @@ class Jobs:
         job = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
         place = (spec.batch.id, spec.batch.index) if spec.batch else ("", "")
         failure = (stored_json(error) if error else "", self.retention_s * 1000, new_delivery_id())
-        is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter, fetch_receiver, *place, *failure)
+        is_new, fields = self._create(
+            job_id,
+            memory[0],
+            *job,
+            *memory,
+            *submitter,
+            fetch_receiver,
+            *place,
+            *failure,
+            _export_receiver(spec, origin),
+        )
         if is_new == "1":
             return Created(self._quarantine.readable_job(job_id, pairs(fields)), True)
         first = self._redis.field(self._redis.key("idempotency", memory[0]), "job_id")
@@ -461,6 +471,14 @@ class Jobs:
         except RecordUnreadableError:
             return
         raise fault
+
+
+def _export_receiver(spec: JobSpec, origin: Origin) -> str:
+    """Whom the export of the result waits for; the object store is one receiver of each owner."""
+    output = spec.request.output
+    if output.put_url is not None:
+        return f"{origin.owner}@{receiver_of(output.put_url)}"
+    return f"{origin.owner}@" if output.prefix is not None else ""
 
 
 def _identity(lease: Lease) -> tuple[str, int, str]:

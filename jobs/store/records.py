@@ -15,6 +15,7 @@ from jobs.models import (
     Delivery,
     DeliveryAttempt,
     ErrorInfo,
+    Export,
     InputRef,
     Job,
     JobEvent,
@@ -200,6 +201,22 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
         tries=int(fields.get("tries", 0)),
         holder=fields.get("holder", ""),
         snapshot=_snapshot_of(json.loads(fields["snapshot"])) if "snapshot" in fields else None,
+    )
+
+
+def export_of(fields: dict[str, str], attempts: Iterable[str]) -> Export:
+    """Raises one of UNREADABLE."""
+    is_pending = fields["state"] == "pending"
+    return Export(
+        job_id=fields["id"],
+        state=fields["state"],
+        attempts=[read_json(DeliveryAttempt, line) for line in attempts],
+        next_attempt_at=time_of(fields["next_ms"]) if is_pending else None,
+        error=read_json(ErrorInfo, fields["error"]) if fields["error"] else None,
+        finished_at=time_of(fields["finished_ms"]),
+        key=fields["key"],
+        tries=int(fields["tries"]),
+        holder=fields["holder"],
     )
 
 

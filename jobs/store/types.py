@@ -9,7 +9,7 @@ from typing import Literal
 from jobs.models import Batch, Delivery, Job
 
 # What the janitor works through, item by item
-JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files"]
+JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files", "exported_files"]
 
 # Kinds of records that can be in quarantine
 RecordKind = Literal["job", "delivery", "api_key", "worker"]
