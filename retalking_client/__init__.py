@@ -24,6 +24,8 @@ from retalking_client.errors import (
 from retalking_client.events import Progress
 from retalking_client.models import (
     ApiError,
+    Batch,
+    BatchFailure,
     Evaluation,
     FieldFault,
     Job,
@@ -35,13 +37,16 @@ from retalking_client.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import SubmitOptions
+from retalking_client.options import BatchJob, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "Batch",
+    "BatchFailure",
+    "BatchJob",
     "Client",
     "DownloadDamagedError",
     "Evaluation",

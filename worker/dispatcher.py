@@ -20,7 +20,7 @@ from jobs.settings import Settings
 from jobs.store import Fetch, JobStore, ReceiverRules
 from worker.delivery import WebhookDeliverer
 from worker.egress import tls_context
-from worker.export import HOLD_S, ResultExporter
+from worker.export import ResultExporter, hold_s
 from worker.fetch import InputFetcher
 
 log = logging.getLogger(__name__)
@@ -145,5 +145,5 @@ def fetch_dispatcher(store: JobStore, fetcher: InputFetcher, settings: Settings)
 
 
 def export_dispatcher(store: JobStore, exporter: ResultExporter, settings: Settings) -> Dispatcher[Export]:
-    rules = ReceiverRules(settings.export_slots, HOLD_S, per_untrusted=EXPORTS_PER_UNTRUSTED)
+    rules = ReceiverRules(settings.export_slots, hold_s(settings), per_untrusted=EXPORTS_PER_UNTRUSTED)
     return Dispatcher("export", rules.slots, lambda free: store.exports.take(free, rules), exporter.export)

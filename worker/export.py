@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urlsplit
 
 from jobs.errors import ERROR_CODES, ServiceError
 from jobs.logging_config import log_context
@@ -29,10 +30,8 @@ from worker.retry import retry_redis
 
 log = logging.getLogger(__name__)
 
+# Longest silence of a receiver, if a lease is not shorter: a hold outlives it.
 IDLE_S = 20.0
-# A hold outlives the longest silence of a receiver, and is renewed in between.
-HOLD_S = 60.0
-RENEW_EVERY_S = 10.0
 # Statuses that may be others in a while; any other refusal is final.
 _PASSING = frozenset({408, 425, 429})
 
@@ -108,10 +107,10 @@ class ResultExporter:
 
     def _put(self, export: Export, job: Job, url: str, result: ResultInfo) -> _Outcome:
         settings = self._settings
-        hold = _Hold(self._store, export)
+        hold = _Hold(self._store, export, hold_s(settings))
         egress = Egress(
             tuple(settings.allow_private_hosts),
-            idle_s=min(IDLE_S, settings.export_limit_s),
+            idle_s=min(IDLE_S, settings.lease_s, settings.export_limit_s),
             total_s=settings.export_limit_s,
             min_bytes_per_s=settings.export_min_bytes_per_s,
             rate_window_s=self._rate_window_s,
@@ -119,7 +118,9 @@ class ResultExporter:
             poll=hold.renew,
         )
         body = hold.watched(self._objects.read(result.key))
-        headers = {"Content-Type": result.content_type, "Content-Length": str(result.size_bytes)}
+        headers = {"Content-Length": str(result.size_bytes)}
+        if not _signs_empty_type(url):
+            headers["Content-Type"] = result.content_type
         with egress.exchange("PUT", url, headers, body) as answer:
             status = answer.status
         if 200 <= status < 300:
@@ -135,23 +136,37 @@ class ResultExporter:
         if key is None:
             message = f"The operator does not allow copies in {prefix} any more."
             return _Outcome(_error("export_refused", message), is_final=True)
-        self._store.exports.renew(export, HOLD_S, key)  # before it is written, so that it is deleted with the job
+        self._store.exports.renew(
+            export, hold_s(self._settings), key
+        )  # before it is written, so that it is deleted with the job
         self._objects.copy(result.key, key)
         return _Outcome(copy_bytes=result.size_bytes)
+
+
+def hold_s(settings: Settings) -> float:
+    """How long an export is held. Renewed by the process that works on it; after its death, the export is due again."""
+    return 2 * settings.lease_s
+
+
+def _signs_empty_type(url: str) -> bool:
+    """True for presigned links of signature version 2 (boto3's default in us-east-1): the type is part of what they
+    sign, and they are made without one. Version 4 signs the headers that it names, by default the host alone."""
+    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    return "Signature" in names and bool(names & {"AWSAccessKeyId", "GoogleAccessId"})
 
 
 class _Hold:
     """Renews the hold of an export while its file is on the way."""
 
-    def __init__(self, store: JobStore, export: Export) -> None:
-        self._store, self._export = store, export
-        self._renew_at = time.monotonic() + RENEW_EVERY_S
+    def __init__(self, store: JobStore, export: Export, hold_s: float) -> None:
+        self._store, self._export, self._hold_s = store, export, hold_s
+        self._renew_at = 0.0
 
     def renew(self) -> None:
         """Raises LeaseLostError."""
         if time.monotonic() >= self._renew_at:
-            self._store.exports.renew(self._export, HOLD_S)
-            self._renew_at = time.monotonic() + RENEW_EVERY_S
+            self._store.exports.renew(self._export, self._hold_s)
+            self._renew_at = time.monotonic() + self._hold_s / 6
 
     def watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
