@@ -316,7 +316,7 @@ def _create(
     parts: Dependencies, body: BatchSubmission, items: Sequence[JobSubmission], key: str | None, origin: Origin
 ) -> CreatedBatch:
     settings, batch_id = parts.settings, new_batch_id()
-    idempotency = IdempotencyKey(key, _fingerprint(body, items), settings.idempotency_ttl_s) if key else None
+    idempotency = IdempotencyKey(key, _fingerprint(parts, body, items), settings.idempotency_ttl_s) if key else None
     try:
         return parts.store.batches.create(
             batch_id,
@@ -369,7 +369,16 @@ def _spec(item: JobSubmission, place: BatchPlace) -> JobSpec:
     )
 
 
-def _fingerprint(body: BatchSubmission, items: Sequence[JobSubmission]) -> str:
+def _fingerprint(parts: Dependencies, body: BatchSubmission, items: Sequence[JobSubmission]) -> str:
+    """Files count by their content, where that is known: a client that repeats a batch uploads them again."""
+    digests: dict[str, str] = {}
     content = body.model_dump(mode="json", include={"webhook_url", "metadata"})
-    content["jobs"] = [item.model_dump(mode="json") for item in items]
+    content["jobs"] = lines = []
+    for item in items:
+        line = item.model_dump(mode="json")
+        for name, upload_id in uploads_of(item).items():
+            if upload_id not in digests:
+                digests[upload_id] = parts.store.uploads.sha256(upload_id) or upload_id
+            line[name] = digests[upload_id]
+        lines.append(line)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

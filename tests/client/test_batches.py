@@ -68,7 +68,7 @@ def test_the_event_of_a_batch_is_read(client: Any, api: RunningApi, face: Path, 
     from retalking_client import Batch
     from worker.delivery import event_body
 
-    batch = client.submit_batch([{"video": face, "audio": speech}], webhook_url="https://example.com/hook")
+    batch = client.submit_batch([{"video": face, "audio": speech}], webhook_url="https://93.184.215.14/hook")
     play_feeder(api, batch.id)
     (delivery,) = api.store.webhooks.deliveries(batch.id)
     body = event_body(delivery, "", view_batch(api.store.batches.get(batch.id), api.store, api.settings))
@@ -103,5 +103,8 @@ def test_the_command(api: RunningApi, face: Path, speech: Path, tmp_path: Path) 
     batch_id = done.stdout.strip()
     assert api.store.batches.get(batch_id).total == 2
     play_feeder(api, batch_id)
-    over = run("--wait", "--idempotency-key", "once")
-    assert over.returncode == 2, "the files were sent again, so that the request is another one"
+    over = run("--wait", "--idempotency-key", "once")  # uploads the same files again, and finds the batch
+    assert (over.returncode, over.stdout.split()[0]) == (1, batch_id), over.stderr
+    assert "line 1: face_not_found" in over.stderr
+    file.write_text('{"video": "face.mp4"}')
+    assert "line 1" in run().stderr
