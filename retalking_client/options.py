@@ -38,6 +38,13 @@ class FaceBox(TypedDict):
 
 
 @_NO_OTHER_KEYS
+class FaceTrackId(TypedDict):
+    """The face of one person, by the id that `analyze` gave it, such as `person_2`."""
+
+    track: str
+
+
+@_NO_OTHER_KEYS
 class Margins(TypedDict, total=False):
     """`crop`: fractions of the picture. `pads`: pixels."""
 
@@ -66,7 +73,12 @@ class SubmitOptions(TypedDict, total=False):
     expression: MediaInput
     upper_face: Literal["original", "surprise", "angry", "sad"]
     length_mode: Literal["cut_off", "loop", "bounce", "silence", "remap"]
-    face: Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"] | FacePoint | FaceBox
+    face: (
+        Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center", "speaking"]
+        | FacePoint
+        | FaceBox
+        | FaceTrackId
+    )
     missing_face: Literal["pass_through", "fail"]
     crop: Margins
     pads: Margins

@@ -32,6 +32,7 @@ class ClipPlan:
     speech: decoded to its end.
     timeline: which source frame each frame of the result shows.
     read_s: seconds that opening and decoding took.
+    notes: what was guessed before the render, such as who speaks.
     tap: where the engine hands the result's packets to the evaluation while it writes them (docs/engines.md).
     """
 
@@ -41,6 +42,7 @@ class ClipPlan:
     speech: Speech
     timeline: Timeline
     read_s: float
+    notes: tuple[Note, ...] = ()
     tap: ResultTap | None = None
 
     @property
@@ -64,7 +66,7 @@ class ClipPlan:
         if size == output_size(info, None) != (info.width, info.height):
             sentence = f"Scaled from {info.width}x{info.height} so that phones play it; see output.max_height."
             notes.append(Note("output_scaled", sentence))
-        notes += [*self.source.info.notes, *self._frame_notes()]
+        notes += [*self.notes, *self.source.info.notes, *self._frame_notes()]
         return replace(
             report,
             notes=merge_notes([*report.notes, *notes]),

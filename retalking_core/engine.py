@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.errors import OptionUnsupportedError
+from retalking_core.face_choice import settle_faces
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -125,6 +126,8 @@ def render_files(
     progress: ProgressHook,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> RenderReport:
-    """Plan the clip and render it with one engine. Raises the errors of `plan_clip` and `Engine.render`."""
+    """Plan the clip and render it with one engine. Raises the errors of `plan_clip`, `settle_faces` and
+    `Engine.render`."""
     with plan_clip(video, audio, options, limits) as clip:
-        return clip.complete(engine.render(clip, result, options, progress))
+        settled = settle_faces(clip, options, limits, progress)
+        return settled.clip.complete(engine.render(settled.clip, result, settled.options, settled.progress))

@@ -34,6 +34,8 @@ NOTE_CODES: dict[str, str] = {
     "video_smeared": "frames that are predicted from damaged ones and may show smears",
     "color_profile_unusable": "the still's color profile is missing or unusable, so its colors are approximate",
     "output_scaled": "scaled down to what H.264 level 5.2 allows; `output.max_height` asks for more",
+    "speaker_chosen": "with `face=speaking`: the person who speaks in the video's own sound",
+    "speaker_unknown": "with `face=speaking`: no face moves with the video's own sound, so the largest one was taken",
     "mouth_still": "the mouth never moves although there is sound",
     "transcript_unused": "the transcript does not fit the speech and was left out",
     "split_render": "rendered as segments by several workers",

@@ -21,6 +21,7 @@ from jobs.names import scene_key
 from jobs.store import LeaseLostError, SplitPlan, SplitState
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
+from retalking_core.face_choice import settle_faces
 from retalking_core.media.segments import plan_segments
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -58,13 +59,15 @@ class RenderTask:
 
 def render(task: RenderTask) -> RenderReport:
     """Render by this worker alone, or as a split job. Raises what the engine and the keeper's checks raise."""
-    context, options = task.attempt.context, task.options
+    context = task.attempt.context
+    settled = settle_faces(task.clip, task.options, context.limits, task.on_progress)
+    task = replace(task, clip=settled.clip, options=settled.options, on_progress=settled.progress)
     if isinstance(task.engine, SegmentedEngine) and context.settings.split_min_s:
         state = _earlier_split(task, context)
         is_long = task.clip.timeline.duration_s > context.settings.split_min_s
         if state is not None or (is_long and _helpers(task.engine, context)):
             return task.clip.complete(SplitRender(task, task.engine).run(state))
-    return task.clip.complete(task.engine.render(task.clip, task.result, options, task.on_progress))
+    return task.clip.complete(task.engine.render(task.clip, task.result, task.options, task.on_progress))
 
 
 class SplitRender:

@@ -23,7 +23,7 @@ MAX_TRANSCRIPT = 5000
 ExpressionName = Literal["neutral", "smile", "image"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
 LengthMode = Literal["cut_off", "loop", "bounce", "silence", "remap"]
-FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"]
+FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center", "speaking"]
 MissingFace = Literal["pass_through", "fail"]
 Compat = Literal["none", "original"]
 
@@ -58,7 +58,14 @@ class FaceBox:
     bottom: float = Field(ge=0, le=MAX_SIDE_PX)
 
 
-FaceChoice = FaceName | FacePoint | FaceBox
+@dataclass(frozen=True, config=_CONFIG)
+class FaceTrackId:
+    """The face of one person, by the id that the analysis of the same video gave (`POST /v1/videos/analyze`)."""
+
+    track: str = Field(pattern=r"^person_[1-9][0-9]{0,3}$", examples=["person_2"])
+
+
+FaceChoice = FaceName | FacePoint | FaceBox | FaceTrackId
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -146,6 +153,7 @@ class JobOptions(BaseModel):
             top_most="The face farthest up",
             bottom_most="The face farthest down",
             center="The face nearest to the center of the picture",
+            speaking="The face that speaks in the video's own sound; where none does, the largest",
         ),
     )
     missing_face: MissingFace = Field(
