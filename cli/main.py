@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from cli import bench, keys, provenance, weights
 from cli.demo import demo
 from cli.doctor import doctor
+from cli.analyze import analyze
 from cli.evaluate import evaluate
 from cli.run import run
 from cli.up import up
@@ -23,6 +24,7 @@ app.command()(up)
 app.command()(demo)
 add_client_commands(app)
 app.command()(run)
+app.command()(analyze)
 app.command()(evaluate)
 app.command()(doctor)
 app.command(context_settings=bench.PASS_ON)(bench.bench)

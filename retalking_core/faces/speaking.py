@@ -1,9 +1,9 @@
 """Who speaks: how well the motion of each mouth fits the sound.
 
-From the sound alone follows how a speaking mouth would move (`plan_mouth_motion`) and when anybody speaks at all. Four
-correlations compare that with what a face does: height of the mouth with the expected opening, its change with the
-expected change, its width with the expected spread, and how much it moves with the voice being active. Chewing and
-smiling move a mouth as well, but not with the sound. Measured in docs/speakers.md.
+From the sound alone follows how a speaking mouth would move (`plan_mouth_motion`) and when anybody speaks at all. Five
+correlations compare that with what a face does: the height of the mouth with the expected opening, its change with the
+expected change, its width with the expected spread, and how much it moves with how much it should, and with the voice
+being active. Chewing and smiling move a mouth as well, but not with the sound. Measured in docs/speakers.md.
 """
 
 from __future__ import annotations
@@ -29,15 +29,18 @@ SLOWEST_S = 1.5
 LAGS = range(-1, 4)
 # Standard deviation of a mouth's height, in face scales, up to which it counts as still (the scatter of the landmarks)
 # and from which as moving.
-STILL, MOVING = 0.008, 0.02
+STILL, MOVING = 0.008, 0.03
+# Standard deviation of the voice's probability from which its pauses count fully.
+VARIED = 0.25
 # Fewer frames of `RATE_HZ` say nothing.
 LEAST_FRAMES = 12
 # Share of a range in which a voice must be active for anybody to speak in it, and what counts as active.
 LEAST_VOICED, ACTIVE = 0.08, 0.5
-# Score from which a face speaks: of 40 made scenes, silent faces stay below (docs/speakers.md).
-SPEAKS = 0.12
-# Probability over time: windows of this length, a quarter of a second apart, and the steepness of the logistic.
-WINDOW_S, STEP_S, STEEPNESS = 2.0, 0.24, 22.0
+# Score from which a face can be chosen as the speaker: somebody is heard, and most often somebody who is seen.
+SPEAKS = 0.06
+# Probability over time: windows of this length, a quarter of a second apart; the score that is as likely as not (faces
+# that do not speak stay below it, docs/speakers.md), and the steepness of the logistic around it.
+WINDOW_S, STEP_S, EVEN, STEEPNESS = 2.0, 0.24, 0.17, 25.0
 
 Values = NDArray[np.float64]
 
@@ -101,19 +104,29 @@ def speaking_score(mouth: MouthTrack, cues: SpeechCues, start: int, stop: int) -
     seen = np.isfinite(mouth.height[start:stop])
     if seen.sum() < LEAST_FRAMES:
         return 0.0
-    height, width = (_filled(track[start:stop]) for track in (mouth.height, mouth.width))
-    heard = SpeechCues(*(track[start:stop] for track in (cues.opening, cues.spread, cues.voice)))
-    height, width, change = _without_drift(height), _without_drift(width), np.gradient(_smooth(height, 3))
-    travel = _smooth(np.abs(np.gradient(height)), 9)
+    # Filtered with what lies around the range, so that its ends are no edges.
+    around = slice(max(0, start - RATE_HZ), stop + RATE_HZ)
+    inside = slice(start - around.start, stop - around.start)
+    height, width = (_filled(track[around]) for track in (mouth.height, mouth.width))
+    opening, spread, voice = (track[around] for track in (cues.opening, cues.spread, cues.voice))
+    moved = _without_drift(height)
+    # A voice that never pauses says nothing about when a mouth rests.
+    varies = min(1.0, float(voice[inside].std()) / VARIED) ** 2
+    travel = _smooth(np.abs(np.gradient(moved)), 9)
     pairs = (
-        (height, _without_drift(heard.opening)),
-        (change, np.gradient(_smooth(heard.opening, 3))),
-        (width, _without_drift(heard.spread)),
-        (travel, _smooth(heard.voice, 5)),
+        (1.0, moved, _without_drift(opening)),
+        (1.0, np.gradient(_smooth(height, 3)), np.gradient(_smooth(opening, 3))),
+        (1.0, _without_drift(width), _without_drift(spread)),
+        (1.0, travel, _smooth(np.abs(np.gradient(opening)), 9)),
+        (varies, travel, _smooth(voice, 5)),
     )
-    fit = max(float(np.mean([_correlation(one, other, seen, lag) for one, other in pairs])) for lag in LAGS)
-    moves = float(np.clip((height[seen].std() - STILL) / (MOVING - STILL), 0, 1))
-    return fit * moves * float(seen.mean())
+    total = sum(weight for weight, _, _ in pairs)
+    fits = [
+        sum(weight * _correlation(one[inside], other[inside], seen, lag) for weight, one, other in pairs) / total
+        for lag in LAGS
+    ]
+    moves = float(np.clip((moved[inside][seen].std() - STILL) / (MOVING - STILL), 0, 1))
+    return max(fits) * moves * float(seen.mean())
 
 
 def voiced_share(cues: SpeechCues, start: int, stop: int) -> float:
@@ -140,7 +153,7 @@ def speaking_probability(mouth: MouthTrack, cues: SpeechCues) -> Values:
     half = int(WINDOW_S * RATE_HZ / 2)
     centers = np.arange(0, count, round(STEP_S * RATE_HZ))
     scores = np.array([speaking_score(mouth, cues, int(c) - half, int(c) + half) for c in centers])
-    likely = 1 / (1 + np.exp(-STEEPNESS * (np.interp(np.arange(count), centers, scores) - SPEAKS)))
+    likely = 1 / (1 + np.exp(-STEEPNESS * (np.interp(np.arange(count), centers, scores) - EVEN)))
     voice = np.interp(np.arange(count), np.arange(len(cues.voice)), cues.voice, right=0.0)
     return np.where(np.isfinite(mouth.height), likely * voice, np.nan)
 
