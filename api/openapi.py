@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
 from api.problems import Problem
-from api.submission import JobSubmission
+from api.submission import AnalysisSubmission, JobSubmission
 from jobs.models import JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
@@ -23,6 +23,7 @@ back, the lip-synced video and its evaluation when the job is done. Poll the job
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete"},
+    {"name": "analyses", "description": "Who is in a video, and who speaks"},
     {"name": "results", "description": "Video and evaluation of a finished job"},
     {"name": "events", "description": "Server-Sent Events"},
     {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
@@ -99,11 +100,17 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         kind = {"type": {"type": "string", "const": event}}
         title = message_name(event)  # generators name classes by titles
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
-    _, received = models_json_schema([(JobSubmission, "validation")], ref_template=_REF + "{model}")
+    _, received = models_json_schema(
+        [(JobSubmission, "validation"), (AnalysisSubmission, "validation")], ref_template=_REF + "{model}"
+    )
     asked: Json = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
         asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
+    analysis = asked.pop("AnalysisSubmission")
+    asked["AnalysisSpec"] = analysis | {"title": "AnalysisSpec", "description": "All fields except the file"}
+    asked["AnalysisSubmission"] = analysis | {"allOf": [_one_source("video")]}
+    asked["AnalysisForm"] = {"title": "AnalysisForm"} | _analysis_form_schema(analysis)
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
     asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio")]}
@@ -164,7 +171,7 @@ def _link_operations(paths: dict[str, Any]) -> None:
         if path.startswith(f"{VERSION}/jobs/{{job_id}}")
         for operation in operations.values()
     }
-    for path in ("/jobs", "/jobs/upload"):
+    for path in ("/jobs", "/jobs/upload", "/videos/analyze", "/videos/analyze/upload"):
         paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
     paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
@@ -218,6 +225,19 @@ def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _analysis_form_schema(submission: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: _without_null(shape) for name, shape in submission["properties"].items()}
+    video = {"video": _BINARY | {"description": "The video or still image"}}
+    return {
+        "type": "object",
+        "description": "The video once: as a file, by address or by upload id. The rest as fields, or in one `spec` "
+        "part. An empty field counts as not sent.",
+        "properties": video | fields | {"spec": {"$ref": _REF + "AnalysisSpec"}},
+        "additionalProperties": False,
+        "allOf": [_one_given("video")],
+    }
+
+
 def _one_given(slot: str) -> dict[str, Any]:
     return {"anyOf": [{"required": [way]} for way in (slot, f"{slot}_url", f"{slot}_upload_id", "spec")]}
 
@@ -257,5 +277,32 @@ FORM_BODY = {
     "requestBody": {
         "required": True,
         "content": {"multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}, "encoding": _FILE_ENCODING}},
+    }
+}
+ANALYSIS_JSON_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF + "AnalysisSubmission"},
+                "examples": {
+                    "by-reference": {
+                        "summary": "The video by address",
+                        "value": {"video_url": "https://example.com/interview.mp4"},
+                    }
+                },
+            },
+        },
+    }
+}
+ANALYSIS_FORM_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"$ref": _REF + "AnalysisForm"},
+                "encoding": {name: _FILE_ENCODING[name] for name in ("spec", "video")},
+            }
+        },
     }
 }

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = "/v1"
 # First segments of the paths that callers were promised
-VERSIONED = frozenset({"jobs", "uploads", "webhooks", "engines", "errors", "quarantine"})
+VERSIONED = frozenset({"jobs", "videos", "uploads", "webhooks", "engines", "errors", "quarantine"})
 
 
 def is_versioned(path: str) -> bool:

@@ -31,7 +31,7 @@ from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.messages import MessageNotSentError, send_job
-from jobs.models import InputRef, Job, JobRequest, JobSpec, WorkerInfo
+from jobs.models import InputRef, Job, JobHandling, JobKind, JobRequest, JobSpec, WorkerInfo
 from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
@@ -68,6 +68,19 @@ class JobSubmission(JobRequest):
         return JobRequest.model_construct(**{name: getattr(self, name) for name in JobRequest.model_fields})
 
 
+class AnalysisSubmission(JobHandling):
+    """An analysis by reference: the address or upload id of the video."""
+
+    video_url: Address | None = Field(None, description="http(s) address of the video or still image")
+    video_upload_id: UploadId | None = Field(None, description="Id from `POST /uploads`")
+
+    def as_job(self) -> JobSubmission:
+        """The same submission in the shape that all kinds share: its options are defaults, and nothing is measured."""
+        asked = {name: getattr(self, name) for name in AnalysisSubmission.model_fields}
+        sent = set(self.model_fields_set)
+        return JobSubmission.model_construct(sent, **asked, evaluate=[], evaluate_policy="none")
+
+
 @dataclass(frozen=True)
 class Submission:
     """fingerprint: hash of the whole request, including the contents of its files."""
@@ -77,26 +90,27 @@ class Submission:
 
 
 async def read_submission(
-    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation
+    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation, kind: JobKind
 ) -> Submission:
     """Receive and check. Inputs from the request or from uploads are stored under the job's prefix, also if this
     raises: the caller removes them in that case."""
     # First, so that nobody sends 2 GB only to learn that the job store is unavailable.
     workers = await run_in_threadpool(parts.store.workers.live)
-    body, form = await _receive(request, parts, reservation)
-    _check_sources(body, form)
+    body, form = await _receive(request, parts, reservation, kind)
+    _check_sources(body, form, kind)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
     job_request = body.request()
     check_metadata(job_request.metadata)
     _check_priority(job_request, caller)
     _check_metrics(job_request, workers)
-    check_engine(job_request, workers, parts.settings)
+    if kind == "render":
+        check_engine(job_request, workers, parts.settings)
     for name in ("webhook_url", "video_url", "audio_url"):
         await _check_address(name, getattr(body, name), parts, caller)
-    spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
+    spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation, kind)
     await run_in_threadpool(reservation.settle)
-    return Submission(spec, _fingerprint(body, form))
+    return Submission(spec, _fingerprint(body, form, kind))
 
 
 async def repeat_submission(
@@ -107,12 +121,10 @@ async def repeat_submission(
     workers = await run_in_threadpool(parts.store.workers.live)
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
-    check_engine(asked, workers, parts.settings)
-    for name, address in (
-        ("webhook_url", asked.webhook_url),
-        ("video_url", job.spec.video.url),
-        ("audio_url", job.spec.audio.url),
-    ):
+    if job.spec.kind == "render":
+        check_engine(asked, workers, parts.settings)
+    addresses = {f"{slot}_url": ref.url for slot, ref in job.asked_inputs.items()}
+    for name, address in {"webhook_url": asked.webhook_url, **addresses}.items():
         await _check_address(name, address, parts, caller)
 
     def copy_files() -> dict[InputSlot, InputRef]:
@@ -132,8 +144,9 @@ async def repeat_submission(
 
     inputs = await run_in_threadpool(copy_files)
     spec = JobSpec(
+        kind=job.spec.kind,
         video=inputs["video"],
-        audio=inputs["audio"],
+        audio=inputs.get("audio"),
         expression_image=inputs.get("expression"),
         request=asked,
         retry_of=job.id,
@@ -142,18 +155,18 @@ async def repeat_submission(
 
 
 async def _receive(
-    request: Request, parts: Dependencies, reservation: StorageReservation
+    request: Request, parts: Dependencies, reservation: StorageReservation, kind: JobKind
 ) -> tuple[JobSubmission, ReceivedForm]:
-    kind = media_type_of(request)
-    if kind == "multipart/form-data":
+    media_type = media_type_of(request)
+    if media_type == "multipart/form-data":
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
-        return _body_of_form(form), form
-    if kind == "application/json":
+        return _body_of_form(form, kind), form
+    if media_type == "application/json":
         _check_charset(request)
         raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
-        return _body_of_json(raw, "The body"), ReceivedForm()
-    what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
+        return _body_of_json(raw, "The body", kind), ReceivedForm()
+    what = f"The content type {media_type[:100]!r} is" if media_type else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
 
 
@@ -168,35 +181,35 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _body_of_form(form: ReceivedForm) -> JobSubmission:
+def _body_of_form(form: ReceivedForm, kind: JobKind) -> JobSubmission:
     fields = dict(form.fields)
     spec = fields.pop("spec", None)
     if spec is None:
-        return _validate(fields_to_body(fields))
+        return _validate(fields_to_body(fields), kind)
     if fields or len(spec) != 1:
         raise ServiceError("invalid_request", "Send the options once: as fields, or in one `spec` part.")
-    return _body_of_json(spec[0].encode(), "The part `spec`")
+    return _body_of_json(spec[0].encode(), "The part `spec`", kind)
 
 
-def _body_of_json(raw: bytes, what: str) -> JobSubmission:
+def _body_of_json(raw: bytes, what: str, kind: JobKind) -> JobSubmission:
     value = read_json(raw, what)
     if not isinstance(value, dict):
         raise ServiceError("invalid_request", f"{what} is not a JSON object.")
-    return _validate(raw)
+    return _validate(raw, kind)
 
 
-def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
+def _validate(body: bytes | dict[str, Any], kind: JobKind) -> JobSubmission:
     """JSON is validated strictly (`"18"` is not a number); form fields are text and are converted."""
     try:
-        if isinstance(body, bytes):
-            return JobSubmission.model_validate_json(body, strict=True)
-        return JobSubmission.model_validate(body)
+        asked = AnalysisSubmission if kind == "analyze" else JobSubmission
+        found = asked.model_validate_json(body, strict=True) if isinstance(body, bytes) else asked.model_validate(body)
+        return found.as_job() if isinstance(found, AnalysisSubmission) else found
     except ValidationError as failure:
-        found = failure.errors(include_url=False, include_input=False, include_context=False)
-    if any(error["type"] == "json_invalid" for error in found):
+        faults = failure.errors(include_url=False, include_input=False, include_context=False)
+    if any(error["type"] == "json_invalid" for error in faults):
         raise ServiceError("malformed_json", "The body is not JSON.")
-    errors = field_errors(found)
-    raise ServiceError(_code_of(found), describe_errors(errors), errors=errors)
+    errors = field_errors(faults)
+    raise ServiceError(_code_of(faults), describe_errors(errors), errors=errors)
 
 
 def _code_of(errors: list[Any]) -> str:
@@ -236,9 +249,14 @@ def _sources(slot: InputSlot, body: JobSubmission, form: ReceivedForm) -> list[s
     return [way for way, value in ways.items() if value is not None]
 
 
-def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
+def _check_sources(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> None:
     errors = []
-    for slot in ("video", "audio"):
+    needed: tuple[InputSlot, ...] = ("video",) if kind == "analyze" else ("video", "audio")
+    if kind == "analyze":
+        for slot in form.files:
+            if slot not in needed:
+                errors.append(FieldError(pointer=f"#/{slot}", message="An analysis takes a video alone"))
+    for slot in needed:
         given = _sources(slot, body, form)
         ways = f"the file part `{slot}`, `{slot}_url` or `{slot}_upload_id`"
         if not given:
@@ -247,7 +265,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
     if "webhook_events" in body.model_fields_set and body.webhook_url is None:
         errors.append(FieldError(pointer="#/webhook_events", message="It has no effect without `webhook_url`"))
-    if "expression" in form.files and body.expression not in ("neutral", "image"):
+    if kind == "render" and "expression" in form.files and body.expression not in ("neutral", "image"):
         errors.append(FieldError(pointer="#/expression", message="It was sent as a value and as a file; send one"))
     if "expression" not in form.files and body.expression == "image":
         message = "The picture is missing; send it as the file part `expression`, or name an upload"
@@ -257,7 +275,12 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
 
 
 def _resolve(
-    body: JobSubmission, form: ReceivedForm, parts: Dependencies, caller: Caller, reservation: StorageReservation
+    body: JobSubmission,
+    form: ReceivedForm,
+    parts: Dependencies,
+    caller: Caller,
+    reservation: StorageReservation,
+    kind: JobKind,
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
@@ -279,8 +302,9 @@ def _resolve(
     if "expression" in form.files or body.expression.startswith("upload:"):
         image = refer("expression", None, body.expression.removeprefix("upload:"))
     return JobSpec(
+        kind=kind,
         video=refer("video", body.video_url, body.video_upload_id),
-        audio=refer("audio", body.audio_url, body.audio_upload_id),
+        audio=None if kind == "analyze" else refer("audio", body.audio_url, body.audio_upload_id),
         expression_image=image,
         request=body.request(),
     )
@@ -319,11 +343,13 @@ def _copy_upload(
     return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
 
 
-def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
-    content = {
+def _fingerprint(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> str:
+    content: dict[str, object] = {
         "body": body.model_dump(mode="json"),
         "files": {slot: form.files[slot].sha256 for slot in SLOTS if slot in form.files},
     }
+    if kind != "render":
+        content["kind"] = kind
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -331,16 +357,21 @@ logger = logging.getLogger("retalking.api")
 
 
 async def accept_submission(
-    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None = None
+    request: Request,
+    parts: Dependencies,
+    caller: Caller,
+    key: str | None,
+    retry_of: Job | None = None,
+    kind: JobKind = "render",
 ) -> Created:
     """Receive, check, store, enqueue. key: the Idempotency-Key. retry_of: the job to repeat instead of a request body.
     A refused submission leaves no files behind."""
     with parts.submissions.slot(caller.owner):
-        return await _accept(request, parts, caller, key, retry_of)
+        return await _accept(request, parts, caller, key, retry_of, kind)
 
 
 async def _accept(
-    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None
+    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None, kind: JobKind
 ) -> Created:
     origin = Origin(
         caller.owner,
@@ -356,7 +387,7 @@ async def _accept(
     try:
         async with tracked_arrival(parts, job_id):
             if retry_of is None:
-                submission = await read_submission(request, parts, caller, reservation)
+                submission = await read_submission(request, parts, caller, reservation, kind)
             else:
                 submission = await repeat_submission(retry_of, parts, caller, reservation)
             created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)

@@ -22,7 +22,7 @@ def analyze(
         Path | None, typer.Option(file_okay=False, help="Write a picture of each person into this folder")
     ] = None,
 ) -> None:
-    """List everyone in VIDEO. The name of a track goes into the option `face`: --option 'face={"track": "person_2"}'."""
+    """List everyone in VIDEO. A track is a value of the option `face`: --option 'face={"track": "person_2"}'."""
     try:
         from jobs.settings import Settings
         from retalking_core.errors import RetalkingError

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cli import bench, keys, provenance, weights
+from cli.analyze import analyze
 from cli.demo import demo
 from cli.doctor import doctor
-from cli.analyze import analyze
 from cli.evaluate import evaluate
 from cli.run import run
 from cli.up import up

@@ -33,6 +33,7 @@ class JobStatus(StrEnum):
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
 EvaluatePolicy = Literal["inline", "after", "none"]
+JobKind = Literal["render", "analyze"]
 
 
 class FrozenModel(BaseModel):
@@ -41,19 +42,16 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class JobRequest(JobOptions):
-    """The `spec` of a submission: render options, webhook, priority, deadline and metadata."""
+class JobHandling(BaseModel):
+    """What every kind of job takes: webhook, priority, deadline and metadata."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
         None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
         default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=6, description="Which events are delivered"
-    )
-    evaluate_policy: EvaluatePolicy = Field(
-        "inline",
-        description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
-        "succeeds first, and `job.evaluated` follows; none: never",
     )
     priority: int = Field(
         USUAL_PRIORITY,
@@ -67,6 +65,16 @@ class JobRequest(JobOptions):
     metadata: dict[str, Any] = Field(
         default_factory=dict,
         description="Returned with the job and its webhooks; at most 16 kB, 16 levels, 1000 names and values",
+    )
+
+
+class JobRequest(JobHandling, JobOptions):
+    """The `spec` of a submission: render options, and how the job is handled."""
+
+    evaluate_policy: EvaluatePolicy = Field(
+        "inline",
+        description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
+        "succeeds first, and `job.evaluated` follows; none: never",
     )
 
 
@@ -85,8 +93,9 @@ class InputRef(FrozenModel):
 class JobSpec(FrozenModel):
     """The whole request, fixed at submission."""
 
+    kind: JobKind = "render"
     video: InputRef
-    audio: InputRef
+    audio: InputRef | None = Field(None, description="null for an analysis")
     expression_image: InputRef | None = None
     request: JobRequest
     retry_of: str | None = Field(None, description="Id of the job that this one repeats")
@@ -289,6 +298,11 @@ class Job(FrozenModel):
         """By part; objects, unless `awaits_inputs`."""
         return self.asked_inputs | self.fetched
 
+    @property
+    def result_suffix(self) -> str:
+        """Of the published file."""
+        return "json" if self.spec.kind == "analyze" else self.spec.request.output.container
+
 
 # Shown to callers
 
@@ -344,6 +358,7 @@ class JobView(FrozenModel):
     """A job as shown to callers: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
     id: str
+    kind: JobKind = Field(description="render: a video; analyze: who is in a video (`POST /videos/analyze`)")
     status: JobStatus
     stage: str | None = Field(description=f"Current stage: {', '.join(JOB_STAGES)}", examples=list(JOB_STAGES))
     progress: float = Field(description="0..1")

@@ -23,23 +23,27 @@ from retalking_client.errors import (
 )
 from retalking_client.events import Progress
 from retalking_client.models import (
+    Analysis,
     ApiError,
     Evaluation,
     FieldFault,
     Job,
     JobEvent,
     Metric,
+    Person,
     RenderNote,
     Result,
     Upload,
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import SubmitOptions
+from retalking_client.options import AnalyzeOptions, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [
+    "Analysis",
+    "AnalyzeOptions",
     "ApiError",
     "AsyncClient",
     "Client",
@@ -50,6 +54,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "Metric",
+    "Person",
     "Progress",
     "RenderNote",
     "Result",

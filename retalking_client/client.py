@@ -17,8 +17,8 @@ from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
 from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
-from retalking_client.models import Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
-from retalking_client.options import MediaInput, SubmitOptions
+from retalking_client.models import Analysis, Evaluation, Job, JobEvent, JobPage, Status, Upload, WebhookSecret
+from retalking_client.options import AnalyzeOptions, MediaInput, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -66,6 +66,16 @@ class Client:
         """Submit a face and a speech track; returns the queued job. A lost response never makes a second job, because
         retries share an idempotency key (yours, or a generated one). Raises FileNotFoundError for a missing file."""
         return parse_response(Job, self._send(calls.submit_call(video, audio, options, idempotency_key)))
+
+    def analyze(
+        self, video: MediaInput, *, idempotency_key: str | None = None, **options: Unpack[AnalyzeOptions]
+    ) -> Job:
+        """Find out who is in a video; returns the queued job. After `wait`, `analysis` has the answer."""
+        return parse_response(Job, self._send(calls.analyze_call(video, options, idempotency_key)))
+
+    def analysis(self, job: Job | str) -> Analysis:
+        """The people of a video that was analyzed. Raises ResultNotReadyError."""
+        return parse_response(Analysis, self._send(calls.job_call(id_of(job), "/analysis")))
 
     def run(
         self,

@@ -66,7 +66,18 @@ class OutputOptions(TypedDict, total=False):
 
 
 @_NO_OTHER_KEYS
-class SubmitOptions(TypedDict, total=False):
+class AnalyzeOptions(TypedDict, total=False):
+    """All optional: what every kind of job takes."""
+
+    webhook_url: str | None
+    webhook_events: list[str]
+    priority: int
+    expires_in_s: int | None
+    metadata: dict[str, Any]
+
+
+@_NO_OTHER_KEYS
+class SubmitOptions(AnalyzeOptions, total=False):
     """All optional. `GET /engines` lists meaning, range and default of each."""
 
     engine: str
@@ -90,8 +101,3 @@ class SubmitOptions(TypedDict, total=False):
     audio_track: int | str | None
     transcript: str
     seed: int
-    webhook_url: str | None
-    webhook_events: list[str]
-    priority: int
-    expires_in_s: int | None
-    metadata: dict[str, Any]

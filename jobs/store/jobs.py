@@ -93,7 +93,7 @@ class Jobs:
         )
         receiver = f"{origin.owner}@{receiver_of(str(request.webhook_url))}" if request.webhook_url else ""
         submitter = (origin.owner, origin.live_jobs, origin.request_id, origin.traceparent, int(arrived), receiver)
-        urls = [str(ref.url) for ref in (spec.video, spec.audio) if ref.kind == "url"]
+        urls = [str(ref.url) for ref in (spec.video, spec.audio) if ref is not None and ref.kind == "url"]
         fetch_receiver = f"{origin.owner}@{receiver_of(urls[0])}" if urls else ""
         job = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
         is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter, fetch_receiver)
@@ -282,19 +282,19 @@ class Jobs:
         lease: Lease,
         *,
         result: ResultInfo,
-        render: RenderInfo,
+        render: RenderInfo | None,
         evaluation: Sequence[MetricResult] | None,
         retention_s: int,
         evaluation_lease_s: float | None = None,
     ) -> Job:
         """running -> succeeded. Raises WrongStateError if cancellation was requested before: then call cancel().
 
-        evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this worker holds it under the first
-        fence.
+        render: None for an analysis. evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this
+        worker holds it under the first fence.
         """
         metrics = "" if evaluation is None else metrics_json(evaluation)
         pending = "" if evaluation_lease_s is None else str(int(evaluation_lease_s * 1000))
-        outcome = (stored_json(result), stored_json(render), metrics, "")
+        outcome = (stored_json(result), stored_json(render) if render else "", metrics, "")
         return self._finish(lease, "succeed", retention_s, outcome, pending)
 
     def fail(self, lease: Lease, error: ErrorInfo, *, retention_s: int) -> Job:
