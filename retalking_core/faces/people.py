@@ -39,8 +39,9 @@ MISSES_TO_END = 2
 SAME_PLACE = 0.3
 # Faces followed at a time: the largest ones.
 MOST_FACES = 12
-# A shorter sighting is more often a mistake of the detector than a person, unless its shot is as short.
-SHORTEST_SIGHTING = 6
+# A shorter sighting, which no second detection confirmed, is more often a mistake of the detector than a person, unless
+# its shot is as short.
+SHORTEST_SIGHTING = CHECK_EVERY + 1
 # Pictures of a sighting whose descriptors are averaged.
 PORTRAITS = 3
 # The mean of several descriptors varies less than one of them, for which dlib publishes its threshold.

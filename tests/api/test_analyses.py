@@ -97,11 +97,13 @@ def test_a_render_has_no_analysis(api: RunningApi) -> None:
 
 def test_the_same_key_means_the_same_analysis_and_no_render(api: RunningApi) -> None:
     headers = {"Idempotency-Key": f"analysis-{new_job_id()}"}
-    body = {"video_url": "http://127.0.0.1:9/face.mp4"}
-    first, second = (api.client.post("/videos/analyze", json=body, headers=headers).json()["id"] for _ in range(2))
-    assert first == second
-    render = body | {"audio_url": "http://127.0.0.1:9/speech.wav"}
-    check_problem(api.client.post("/jobs", json=render, headers=headers), 422, "idempotency_conflict")
+    files = {"video": ("face.mp4", MP4)}
+    answers = [api.client.post("/videos/analyze", files=files, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [202, 202], answers[0].text
+    assert answers[0].json()["id"] == answers[1].json()["id"]
+    assert answers[1].headers["idempotent-replayed"] == "true"
+    render = api.client.post("/jobs", files=files | {"audio": ("speech.wav", WAV)}, headers=headers)
+    check_problem(render, 422, "idempotency_conflict")
 
 
 @pytest.mark.parametrize(
