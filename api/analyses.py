@@ -89,9 +89,7 @@ async def analyze_video_file(
     operation_id="getAnalysis",
     summary="Who is in the video",
     response_model=VideoAnalysis,
-    responses=refusals(
-        "job_not_found", "record_unreadable", "result_not_ready", "storage_failed", "service_unavailable"
-    ),
+    responses=refusals("job_not_found", "record_unreadable", "result_not_ready", "service_unavailable"),
 )
 def get_analysis(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Response:
     """The result of a job of the kind `analyze`."""
@@ -129,4 +127,5 @@ def _read_analysis(parts: Dependencies, result: ResultInfo) -> VideoAnalysis:
     try:
         return VideoAnalysis.model_validate_json(b"".join(parts.objects.read(result.key)))
     except (ObjectNotFoundError, ValidationError):
-        raise ServiceError("storage_failed", "The analysis cannot be read; submit the video again.") from None
+        message = "The analysis is of another version of the service; submit the video again."
+        raise ServiceError("result_not_ready", message) from None

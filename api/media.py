@@ -122,7 +122,8 @@ def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | Non
         return served_result(job.id, job.result) if job.result else None
     if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
         return find_excerpt(parts, job, part)
-    return _input_file(parts, job, part, job.inputs[part])
+    source = job.inputs.get(part)
+    return None if source is None else _input_file(parts, job, part, source)
 
 
 def _input_file(parts: Dependencies, job: Job, part: str, source: InputRef) -> ServedFile | None:

@@ -50,7 +50,7 @@ UPPER_LIP, LOWER_LIP, LEFT_CORNER, RIGHT_CORNER = 51, 57, 48, 54
 LEFT_JAW, RIGHT_JAW, NOSE_TIP = 2, 14, 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sighting:
     """One face followed through a shot without a break, over n frames.
 
@@ -72,7 +72,7 @@ class Sighting:
         return self.first + len(self.boxes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Person:
     """id: `person_1`, `person_2`, ... sightings: in order of time; never two at a time."""
 
@@ -139,7 +139,7 @@ def find_people(
     return VideoPeople(tuple(zip(starts, ends, strict=True)), _identify(shots), watcher.is_crowded)
 
 
-@dataclass
+@dataclass(eq=False)
 class _FollowedFace:
     """A face while it is followed. confirmed: how many of the frames lie before or at the last detection."""
 
@@ -290,7 +290,7 @@ def portrait_quality(landmarks: NDArray[np.float32]) -> float:
     return float(face_scale(landmarks)) * min(left, right) / max(left, right, 1e-6)
 
 
-@dataclass
+@dataclass(eq=False)
 class _KnownPerson:
     """descriptor: mean of the sightings'."""
 

@@ -82,6 +82,9 @@ def test_the_answer_and_the_pictures_are_read(api: RunningApi) -> None:
     assert (job["render"], job["engine"], job["evaluation"]) == (None, None, [])
     assert api.client.get(f"/jobs/{job_id}/analysis").json() == ANALYSIS.model_dump(mode="json")
     assert api.client.get(f"/jobs/{job_id}/result").json() == ANALYSIS.model_dump(mode="json")
+    media = api.client.get(f"/jobs/{job_id}/media").json()
+    assert media["video"] is not None
+    assert media["audio"] is None
     picture = api.client.get(f"/jobs/{job_id}/people/person_1.jpg")
     assert (picture.content, picture.headers["content-type"]) == (b"a picture", "image/jpeg")
     check_problem(api.client.get(f"/jobs/{job_id}/people/person_2.jpg"), 409, "result_not_ready")

@@ -93,6 +93,14 @@ def test_a_face_that_comes_later_is_found_and_one_that_goes_is_not_held() -> Non
     assert np.isnan(boxes[-10:]).all()
 
 
+def test_one_of_two_faces_goes_in_the_middle_of_a_shot() -> None:
+    people = people_of([two_heads()] * 14 + [two_heads(right=900)] * 14)
+    first, second = (person.boxes(28) for person in people.people)
+    assert np.isfinite(first).all()
+    assert np.isfinite(second[:14]).all()
+    assert np.isnan(second[14:]).all()
+
+
 def test_nobody_and_progress_and_its_end() -> None:
     empty = [backdrop(320, 240)] * 5
     assert people_of(empty).people == ()
