@@ -9,8 +9,8 @@ from pydantic import Field, StringConstraints
 
 from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
-from jobs.models import MAX_AUDIO_FILES, MAX_SEGMENTS, MIN_SEGMENT_S, InputPart, JobSegment, SegmentOptions
-from retalking_core.vocabulary.options import FaceChoice
+from jobs.models import MAX_AUDIO_FILES, InputPart, JobSegment, SegmentOptions
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, FaceChoice
 
 UPLOAD = "upload:"
 PART_NAME = r"[A-Za-z][A-Za-z0-9._-]{0,63}"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.metrics import Better
-from retalking_core.vocabulary.options import ExpressionName, FaceChoice, JobOptions, UpperFace
+from retalking_core.vocabulary.options import MAX_SEGMENTS, ExpressionName, FaceChoice, JobOptions, UpperFace
 from retalking_core.vocabulary.stages import JOB_STAGES
 
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
@@ -71,9 +71,7 @@ class JobRequest(JobOptions):
     )
 
 
-MAX_SEGMENTS = 200
 MAX_AUDIO_FILES = 50
-MIN_SEGMENT_S = 0.1
 InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
 """An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
 

@@ -24,10 +24,9 @@ from retalking_core.media.speech import ANALYSIS_RATE_HZ, Speech
 from retalking_core.notes import Note
 from retalking_core.options import FaceChoice, RenderOptions, UpperFace
 from retalking_core.types import Timeline, VideoInfo, Waveform
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S
 
-MAX_LINES, MAX_SPEAKERS = 200, 8
-# Shorter than this no syllable is.
-MIN_LINE_S = 0.1
+MAX_SPEAKERS = 8
 # Times of neighboring lines may differ by rounding.
 _ROUNDING_S = 1e-6
 
@@ -123,8 +122,8 @@ def check_lines(inputs: Sequence[LineInput], info: VideoInfo, limits: MediaLimit
     SegmentTooShortError, and ValueError for an empty list."""
     if not inputs:
         raise ValueError("a render needs at least one line")
-    if len(inputs) > MAX_LINES:
-        raise TooManySegmentsError(f"There are {len(inputs)} segments; one render takes {MAX_LINES}. Split the job.")
+    if len(inputs) > MAX_SEGMENTS:
+        raise TooManySegmentsError(f"There are {len(inputs)} segments; one render takes {MAX_SEGMENTS}. Split the job.")
     for number, line in enumerate(inputs):
         name, end_s = f"Segment {number + 1}", line.end_s
         times = (line.start_s, line.audio_offset_s, *(() if end_s is None else (end_s,)))
@@ -132,7 +131,7 @@ def check_lines(inputs: Sequence[LineInput], info: VideoInfo, limits: MediaLimit
             raise _out_of_range(number, f"{name} has a time that is negative or no number.")
         if end_s is not None and end_s <= line.start_s:
             raise _out_of_range(number, f"{name} ends at {end_s:g} s, before it starts at {line.start_s:g} s.")
-        if end_s is not None and end_s - line.start_s < MIN_LINE_S - _ROUNDING_S:
+        if end_s is not None and end_s - line.start_s < MIN_SEGMENT_S - _ROUNDING_S:
             raise _too_short(number, f"{name} is {end_s - line.start_s:.3f} s long")
         if not info.is_still and line.start_s >= info.duration_s:
             raise _out_of_range(
@@ -153,7 +152,7 @@ def cut_speech(number: int, line: LineInput, speech: Speech, fps: Fraction) -> S
         )
     spoken_end_s = line.start_s + left_s
     end_s = spoken_end_s if line.end_s is None else line.end_s
-    if line.end_s is None and left_s < MIN_LINE_S - _ROUNDING_S:
+    if line.end_s is None and left_s < MIN_SEGMENT_S - _ROUNDING_S:
         raise _too_short(number, f"Segment {number + 1} has {left_s:.3f} s of speech")
     heard_end_s, shift_s = min(end_s, spoken_end_s), line.start_s - line.audio_offset_s
     first_s = float(first_frame_at(line.start_s, fps) / fps)
@@ -246,4 +245,4 @@ def _out_of_range(number: int, message: str) -> SegmentOutOfRangeError:
 
 
 def _too_short(number: int, what: str) -> SegmentTooShortError:
-    return SegmentTooShortError(f"{what}; at least {MIN_LINE_S:g} s are needed.", segment=number)
+    return SegmentTooShortError(f"{what}; at least {MIN_SEGMENT_S:g} s are needed.", segment=number)

@@ -17,6 +17,9 @@ from retalking_core.vocabulary.engines import EngineChoice
 from retalking_core.vocabulary.metrics import MetricName
 
 MAX_SIDE_PX = 16384
+MAX_SEGMENTS = 200
+# Shorter than this no syllable is.
+MIN_SEGMENT_S = 0.1
 # Characters: about six minutes of speech.
 MAX_TRANSCRIPT = 5000
 

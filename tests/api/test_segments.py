@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.models import MAX_AUDIO_FILES, MAX_SEGMENTS
+from jobs.models import MAX_AUDIO_FILES
+from retalking_core.vocabulary.options import MAX_SEGMENTS
 from tests.api.running import MP4, PNG, PREVIEW, WAV, RunningApi, api_in_both_forms, check_problem, input_files
 
 api = api_in_both_forms

@@ -21,11 +21,12 @@ from retalking_core.errors import (
     SegmentTooShortError,
     TooManySegmentsError,
 )
-from retalking_core.lines import MAX_LINES, MAX_SPEAKERS
+from retalking_core.lines import MAX_SPEAKERS
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.speech import speech_loudness
 from retalking_core.options import FacePoint, OutputOptions, RenderOptions, SoundOptions
 from retalking_core.types import Waveform
+from retalking_core.vocabulary.options import MAX_SEGMENTS
 from tests.media import clips
 from tests.preview.speech import talk, write_wav
 
@@ -229,7 +230,7 @@ BAD: list[tuple[str, type[RetalkingError], str, list[tuple[float, float | None, 
     ("offset beyond the speech", SegmentOutOfRangeError, "skips 1.5 s", [(0.0, 1.0, 1.5)]),
     ("too short", SegmentTooShortError, "0.050 s long", [(0.0, 0.05, 0.0)]),
     ("too little speech", SegmentTooShortError, "0.050 s of speech", [(0.0, None, 0.95)]),
-    ("too many", TooManySegmentsError, str(MAX_LINES), [(0.0, 1.0, 0.0)] * 1000),
+    ("too many", TooManySegmentsError, str(MAX_SEGMENTS), [(0.0, 1.0, 0.0)] * 1000),
 ]
 
 
