@@ -202,7 +202,7 @@ def measurement_of(
     paired = clip.timeline.source_index
     speech, badge = clip.speech, options.output.badge
     known = (result, speech, report, limits, clip.video, paired, models, progress, badge)
-    return Measurement(*known, early=early, **vars(targets or Targets()))
+    return Measurement(*known, early=early, speakers=len(clip.speakers), **vars(targets or Targets()))
 
 
 def early_looks(

@@ -33,7 +33,7 @@ class EvaluatedClip:
     `mouth_target` where an earlier process rendered and kept no report. face_boxes: f32 [M, 4] px of the face to
     measure, NaN where it is unknown; None: the one that the report names, else the largest. tap: the result while it is
     being written; None: it is complete. frames: only these of the result are looked at; None: all. Everything else that
-    goes by frames begins with the first of them.
+    goes by frames begins with the first of them. speakers: how many faces speak in the result.
     """
 
     result: Path
@@ -49,6 +49,7 @@ class EvaluatedClip:
     face_boxes: NDArray[np.float32] | None = None
     tap: ResultTap | None = None
     frames: range | None = None
+    speakers: int = 1
 
     @property
     def rendered_face(self) -> NDArray[np.float32] | None:

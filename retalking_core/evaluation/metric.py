@@ -37,6 +37,11 @@ class Metric(MetricInfo):
     compute: Callable[[Measurement], Outcome] = field(kw_only=True)
     requires: frozenset[str] = frozenset()
 
+    @property
+    def is_about_one_face(self) -> bool:
+        """Means nothing for a result in which several faces speak."""
+        return self.requires >= POINTS or "syncnet" in self.checkpoints
+
 
 def measured(name: str, compute: Callable[[Measurement], Outcome], requires: frozenset[str] = frozenset()) -> Metric:
     """The metric of that name in `METRIC_TABLE`."""

@@ -109,6 +109,8 @@ def _has_files(models: EvaluationModels | None, metric: Metric) -> bool:
 
 def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
     try:
+        if measurement.speakers > 1 and metric.is_about_one_face:
+            raise MetricUnavailableError(f"it is about one face, and {measurement.speakers} speak in this result")
         outcome = metric.compute(measurement)
     except InputError as error:
         outcome = error.message

@@ -57,6 +57,11 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
     assert told[0]["face_box"][2] < WIDTH / 2 < told[1]["face_box"][0]
     assert "original_sound_missing" in [note["code"] for note in job["render"]["notes"]]
     assert job["result"]["duration_s"] == pytest.approx(LENGTH_S, abs=0.04), "as long as the video"
+    scores = {each["name"]: each for each in service.client.get(f"/v1/jobs/{job['id']}/evaluation").json()["metrics"]}
+    for name in ("mouth_speech_correlation", "psnr_outside_face"):
+        assert scores[name]["value"] is None, name
+        assert "2 speak in this result" in scores[name]["reason"], name
+    assert scores["ssim"]["value"] > 0.5, "it is about the whole picture"
 
     before, after = luma_of(scene["video"]), luma_of(service.download(job["id"], tmp_path / "result.mp4"))
     changed = np.abs(after - before)
