@@ -6,8 +6,15 @@ from typing import Annotated, Self, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
-from pydantic.config import JsonDict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from api.dependencies import Dependencies
 from api.limits import read_body, read_json
@@ -29,21 +36,23 @@ Priority = Annotated[int, Field(ge=0, le=MAX_PRIORITY), INTEGRAL]
 LIMITS = ("requests_per_minute", "live_jobs", "stored_bytes")
 
 
-def _allow_repetition(schema: JsonDict) -> None:
-    """A scope that is named twice is as good as once."""
-    schema.pop("uniqueItems", None)
+def _without_repetition(scopes: list[Scope]) -> list[Scope]:
+    """As the schema says: a set would drop repeated entries in silence."""
+    if len(set(scopes)) < len(scopes):
+        raise ValueError("a scope is named twice")
+    return scopes
 
 
 class NewKey(FrozenModel):
     """A key to create."""
 
     name: Name = Field(description="For people: who uses it")
-    scopes: frozenset[Scope] = Field(
-        frozenset({Scope.SUBMIT, Scope.READ}),
+    scopes: Annotated[list[Scope], AfterValidator(_without_repetition)] = Field(
+        [Scope.SUBMIT, Scope.READ],
         min_length=1,
         max_length=3,
         description="What it allows",
-        json_schema_extra=_allow_repetition,
+        json_schema_extra={"uniqueItems": True},
     )
     max_priority: Priority = Field(USUAL_PRIORITY, description="The most urgent priority that its jobs may have")
     account: str | None = Field(

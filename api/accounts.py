@@ -141,7 +141,7 @@ async def create_key(request: Request, parts: WithDependencies, caller: WithCall
 
     def create() -> tuple[ApiKey, str]:
         with _problems():
-            return parts.store.keys.create(**body.model_dump())
+            return parts.store.keys.create(**{**body.model_dump(), "scopes": frozenset(body.scopes)})
 
     return _issued(*await run_in_threadpool(create))
 

@@ -148,6 +148,7 @@ def test_changing_an_account(admin: User) -> None:
         ("POST", "/v1/keys", {"name": "\ud800"}, 400, "malformed_json"),
         ("POST", "/v1/keys", {"name": "x", "scopes": ["root"]}, 422, "invalid_request"),
         ("POST", "/v1/keys", {"name": "x", "scopes": []}, 422, "invalid_request"),
+        ("POST", "/v1/keys", {"name": "x", "scopes": ["read", "read"]}, 422, "invalid_request"),
         ("POST", "/v1/keys", {"name": "x", "max_priority": 3}, 422, "invalid_request"),
         ("POST", "/v1/keys", {"name": "x", "id": "0" * 16}, 422, "invalid_request"),
         ("POST", "/v1/keys", {"name": "x", "account": "0" * 16}, 404, "account_not_found"),
