@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from api.access import Caller, WithCaller
 from api.account_bodies import AccountChanges, NewKey, receive
 from api.dependencies import Dependencies, WithDependencies
-from api.jobs import view_response
+from api.jobs import NextCursor, view_response
 from api.openapi import json_body
 from api.problems import refusals
 from jobs.errors import ServiceError
@@ -63,7 +63,7 @@ class KeyList(BaseModel):
     """One page of keys, oldest first."""
 
     keys: list[KeyView]
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    next_cursor: NextCursor
 
 
 class AccountView(BaseModel):
@@ -81,7 +81,7 @@ class AccountList(BaseModel):
     """One page of accounts, oldest first."""
 
     accounts: list[AccountView]
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    next_cursor: NextCursor
 
 
 class AccountUsage(BaseModel):
@@ -100,7 +100,7 @@ class UsageReport(BaseModel):
     """One page of accounts with their usage, oldest account first."""
 
     accounts: list[AccountUsage]
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    next_cursor: NextCursor
 
 
 @router.get(

@@ -41,6 +41,7 @@ PreferHeader = Annotated[
     Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
 ]
 # A number is no time, although pydantic reads it as seconds since 1970
+NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the following page; null at the end")]
 Time = Annotated[AwareDatetime, BeforeValidator(lambda text: text if _RFC_3339.match(str(text)) else "no time")]
 MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
@@ -130,7 +131,7 @@ class JobList(BaseModel):
     """One page of jobs, newest first."""
 
     jobs: list[JobView]
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    next_cursor: NextCursor
     links: JobListLinks
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.jobs import find_job, view_response
+from api.jobs import NextCursor, find_job, view_response
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import DeliveryView
@@ -38,7 +38,7 @@ class DeliveryList(BaseModel):
     """One page of undelivered events, oldest first."""
 
     deliveries: list[UndeliveredEvent]
-    next_cursor: str | None = Field(description="Pass it as `cursor` for the following page; null at the end")
+    next_cursor: NextCursor
 
 
 class WebhookSecret(BaseModel):
