@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retalking_core.errors import NoAudioStreamError, OptionUnsupportedError
 from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech
@@ -121,19 +122,16 @@ class ClipPlan:
         )
 
     def _still_notes(self, report: RenderReport) -> list[Note]:
-        """Of lines whose mouth never opens."""
+        """Of the speech, or of each line that the caller gave, whose mouth never opens."""
         sentence = "The mouth never moves although there is sound: is it speech, and the right track?"
-        still = [
-            line
-            for line, drawn in zip(self.lines, report.lines, strict=False)
-            if drawn.mouth_target is not None
-            and np.isfinite(drawn.face_boxes).any()
-            and float(drawn.mouth_target.max(initial=0.0)) < _STILL_OPENING
-            and is_audible(line.speech)
-        ]
         if not self.has_lines:
-            return [Note("mouth_still", sentence)] if still else []
-        return [Note("mouth_still", sentence, ((round(line.start_s, 3), round(line.end_s, 3)),)) for line in still]
+            is_still = report.face_coverage > 0 and _is_still(report.mouth_target) and is_audible(self.speech)
+            return [Note("mouth_still", sentence)] if is_still else []
+        return [
+            Note("mouth_still", sentence, ((round(line.start_s, 3), round(line.end_s, 3)),))
+            for line, drawn in zip(self.lines, report.lines, strict=True)
+            if np.isfinite(drawn.face_boxes).any() and _is_still(drawn.mouth_target) and is_audible(line.speech)
+        ]
 
     def _frame_notes(self) -> list[Note]:
         """Of the frames that were read so far and are shown."""
@@ -165,6 +163,11 @@ class ClipPlan:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_still(mouth_target: NDArray[np.float32] | None) -> bool:
+    """Whether a viewer sees no motion in what the engine aimed at; False where it stated nothing."""
+    return mouth_target is not None and float(mouth_target.max(initial=0.0)) < _STILL_OPENING
 
 
 def plan_clip(video: Path, audio: Path | Sequence[LineInput], options: RenderOptions, limits: MediaLimits) -> ClipPlan:
