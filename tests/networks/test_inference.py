@@ -108,7 +108,7 @@ def test_channels_last_changes_rounding_only(name: str) -> None:
 
 
 # A CPU without bfloat16 instructions computes these in plain loops: minutes a network, which is slow and not wrong.
-EMULATED = pytest.mark.timeout(1200)
+EMULATED = pytest.mark.timeout(2400)
 
 
 @EMULATED
