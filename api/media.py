@@ -123,7 +123,7 @@ def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | Non
         return served_result(job.id, job.result) if job.result else None
     if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
         return find_excerpt(parts, job, part)
-    source = job.inputs.get(part)  # a job with segments has no `audio`
+    source = job.inputs.get(part)  # neither a job with segments nor an analysis has `audio`
     return _input_file(parts, job, part, source) if source else None
 
 
