@@ -129,9 +129,11 @@ def _evaluate_stored(
     options = render_options(request, inputs.expression_image, job.owner)
     with ExitStack() as opened:
         planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
-        # Whom a choice means decides how many faces speak; found again, since only an evaluation that lost its worker
+        # How many faces speak depends on whom the choices mean. Found again: only an evaluation that lost its worker
         # comes here.
-        clip = settle_faces(planned, options, context.limits, progress).clip
+        clip = settle_faces(
+            planned, options, context.limits, lambda found: keeper.beat(EVALUATE, 0.0, (found.stage, found.done))
+        ).clip
         targets = Targets.load(stated)
         measurement = measurement_of(
             *(file, clip, None, request, context.limits, context.models), progress=progress, targets=targets
