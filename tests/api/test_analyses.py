@@ -6,55 +6,11 @@ import json
 
 import pytest
 
-from jobs.models import InputRef, JobRequest, JobSpec, ResultInfo
-from jobs.names import input_key, new_job_id, portrait_key, result_key
-from retalking_core.vocabulary.video_analysis import AnalyzedPerson, TimeRange, VideoAnalysis
-from tests.api.running import MP4, WAV, RunningApi, api_in_both_forms, check_problem
+from jobs.models import InputRef, JobRequest, JobSpec
+from jobs.names import input_key, new_job_id
+from tests.api.running import ANALYSIS, MP4, WAV, RunningApi, api_in_both_forms, check_problem
 
 api = api_in_both_forms
-
-WHOLE = TimeRange(start_s=0, end_s=0.4)
-ANALYSIS = VideoAnalysis(
-    duration_s=0.4,
-    width=64,
-    height=48,
-    fps=25,
-    frames=10,
-    step_s=0.2,
-    shots=[WHOLE],
-    people=[
-        AnalyzedPerson(
-            track="person_1",
-            seen=[WHOLE],
-            visibility=1,
-            speaking_s=0.1,
-            face_px=30,
-            best_s=0.2,
-            boxes=[(1, 2, 3, 4), None],
-            speaking=[0.5, None],
-        )
-    ],
-    voice=[1, 0],
-    notes=[],
-)
-
-
-def analyzed(api: RunningApi, job_id: str) -> None:
-    """What a worker does with an analysis."""
-    lease = api.store.jobs.claim(job_id, "worker-of-the-test", 30)
-    assert lease is not None
-    key = result_key(job_id, lease.fence, "json")
-    document = ANALYSIS.model_dump_json().encode()
-    for name, content, kind in (
-        (portrait_key(key, "person_1"), b"a picture", "image/jpeg"),
-        (key, document, "application/json"),
-    ):
-        with api.objects.writer(name, kind) as writer:
-            writer.write(content)
-            writer.commit()
-    facts = ANALYSIS.model_dump(include={"duration_s", "width", "height", "fps", "frames"})
-    result = ResultInfo(key=key, content_type="application/json", size_bytes=len(document), sha256="0" * 64, **facts)
-    api.store.jobs.succeed(lease, result=result, render=None, evaluation=[], retention_s=60)
 
 
 def test_an_analysis_is_a_job_like_any_other(api: RunningApi) -> None:
@@ -76,7 +32,7 @@ def test_an_analysis_is_a_job_like_any_other(api: RunningApi) -> None:
 def test_the_answer_and_the_pictures_are_read(api: RunningApi) -> None:
     job_id = api.client.post("/videos/analyze/upload", files={"video": ("face.mp4", MP4)}).json()["id"]
     check_problem(api.client.get(f"/jobs/{job_id}/analysis"), 409, "result_not_ready")
-    analyzed(api, job_id)
+    api.finish_analysis(job_id)
     job = api.client.get(f"/jobs/{job_id}").json()
     assert job["status"] == "succeeded"
     assert (job["render"], job["engine"], job["evaluation"]) == (None, None, [])

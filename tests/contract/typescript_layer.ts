@@ -27,6 +27,8 @@ async function main() {
   for await (const event of service.events(job)) events.push(event.event);
   const over = raiseForStatus(await service.wait(job));
   const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const analyzed = await service.wait(await service.analyze(face, { metadata: { order: 8 }, expires_in_s: null }));
+  const { people } = await service.analysis(raiseForStatus(analyzed));
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
   const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
   console.log(JSON.stringify({
@@ -39,6 +41,7 @@ async function main() {
     isReplayed: again.id === job.id,
     events,
     webhook: [message.type, message.data.id],
+    analyzed: [analyzed.kind, analyzed.metadata, ...people.map((person) => person.track)],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
@@ -46,6 +49,8 @@ async function main() {
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
       await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
+      await refusal(() => service.analysis(job)),
+      await refusal(() => service.analyze("ftp://a/b")),
     ],
   }));
 }
