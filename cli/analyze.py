@@ -57,6 +57,8 @@ def _print_people(found: VideoAnalysis, console: Console) -> None:
         speaks = f"{person.speaking_s:.1f} s"
         table.add_row(person.track, f"{person.visibility:.0%}", f"{first_s:.2f} s", f"{person.face_px:.0f} px", speaks)
     console.print(table)
-    console.print(f"{len(found.people)} people in {len(found.shots)} shots, {found.duration_s:.2f} s", highlight=False)
+    people, shots = len(found.people), len(found.shots)
+    counts = f"{people} {'person' if people == 1 else 'people'} in {shots} {'shot' if shots == 1 else 'shots'}"
+    console.print(f"{counts}, {found.duration_s:.2f} s", highlight=False)
     for note in found.notes:
         console.print(f"Note: {note}", highlight=False, soft_wrap=True, markup=False)

@@ -1,7 +1,7 @@
 """Everyone in a video: its shots, the faces in each, and which of them are the same person.
 
 Faces are detected on every tenth frame of a shot, and on its first; in between each is followed by its landmarks, which
-costs a tenth of a detection. A face that was followed through a shot is a `Sighting`. Sightings become people by
+costs far less than a detection. A face that was followed through a shot is a `Sighting`. Sightings become people by
 dlib's face descriptor, so that a person keeps one id over all cuts. Ids are given in order of first appearance, from
 left to right: the same video gives the same ids.
 """
