@@ -120,14 +120,14 @@ class RunningApi:
             evaluation_lease_s=evaluation_lease_s,
         )
 
-    def finish_analysis(self, job_id: str) -> Job:
-        """What a worker does with an analysis, less the search."""
+    def finish_analysis(self, job_id: str, portrait: bytes = b"a picture") -> Job:
+        """What a worker does with an analysis, less the search. portrait: of its only person."""
         lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)
         assert lease is not None
         key = result_key(job_id, lease.fence, "json")
         document = ANALYSIS.model_dump_json().encode()
         for name, content, content_type in (
-            (portrait_key(key, "person_1"), b"a picture", "image/jpeg"),
+            (portrait_key(key, "person_1"), portrait, "image/jpeg"),
             (key, document, "application/json"),
         ):
             with self.objects.writer(name, content_type) as writer:
