@@ -20,7 +20,7 @@ const WAIT_S = 20;
 export async function listPeople(api, id, analysis, onPick) {
   const pictures = await Promise.all(analysis.people.map(({ track }) => api.portrait(id, track)));
   const items = analysis.people.map((person, number) => {
-    const picture = h("img", { src: URL.createObjectURL(pictures[number]), alt: "" });
+    const picture = h("img", { src: URL.createObjectURL(pictures[number]), alt: `Face of ${nameOf(person)}` });
     picture.addEventListener("load", () => URL.revokeObjectURL(picture.src), { once: true });
     const spoken = person.speaking_s ? `, speaks ${seconds(person.speaking_s)}` : "";
     const facts = h("small", {}, `seen ${percent(person.visibility)}${spoken}`);

@@ -237,7 +237,7 @@ def test_the_people_of_a_video_are_clicked_on(browser: Browser, live: RunningApi
         page.get_by_text("Several speakers").click()
         speakers = page.get_by_role("region", name="Speakers")
         speakers.get_by_label("Add speech").set_input_files([files[1]])
-        speakers.get_by_label("Face").select_option("Person 1")
+        speakers.get_by_role("combobox", name="Face").select_option("Person 1")
         submit(page)
         spec = live.store.jobs.get(job_id_of(page)).spec
     assert spec.request.face == FaceTrackId("person_1")
