@@ -38,8 +38,8 @@ LEAST_FRAMES = 12
 LEAST_VOICED, ACTIVE = 0.08, 0.5
 # Score from which a face can be chosen as the speaker: somebody is heard, and most often somebody who is seen.
 SPEAKS = 0.06
-# Probability over time: windows of this length, a quarter of a second apart; the score that is as likely as not, and the
-# steepness of the logistic around it.
+# Probability over time: windows of this length, a quarter of a second apart; the score that is as likely as not, and
+# the steepness of the logistic around it.
 WINDOW_S, STEP_S, EVEN, STEEPNESS = 2.0, 0.24, 0.17, 25.0
 
 Values = NDArray[np.float64]
