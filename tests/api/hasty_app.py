@@ -1,4 +1,5 @@
-"""Entry of an API whose uploads expire after seconds; a setting can not be shorter than a minute."""
+"""Entry of an API whose uploads expire after seconds, and which waits for heads as briefly: a test of it need not wait
+for the minute that the setting has to last, and for the constant of the server."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 
 UPLOAD_TTL_S = 12
+HEAD_S = 3.0
 
 
 def app() -> FastAPI:
@@ -19,4 +21,5 @@ def app() -> FastAPI:
 
 
 if __name__ == "__main__":
+    server.HEAD_S = HEAD_S
     server.serve(app)
