@@ -126,7 +126,10 @@ def test_silence_follows_a_speech_that_is_shorter(tmp_path: Path) -> None:
     source = open_video(video, LIMITS)
     timeline = plan_timeline(source.info, 1.0, "silence")
     result = tmp_path / "result.mp4"
-    with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}) as writer:
+    with (
+        read_speech(speech, LIMITS) as spoken,
+        ResultWriter(result, source.info, timeline, spoken.sound, OutputOptions(), {}) as writer,
+    ):
         for frame in source.frames_at(timeline.source_index):
             writer.write(frame)
     with av.open(str(result)) as media:

@@ -322,6 +322,8 @@ def test_a_fetch_killed_at_any_line_and_repeated_ends_right(server_changes: bool
             check_right(folder, bodies[1 if server_changes and not kept else 0])
 
 
+# Since Python 3.12: the child calls nothing that another thread may have locked.
+@pytest.mark.filterwarnings("ignore:This process .*is multi-threaded:DeprecationWarning")
 def test_a_killed_process_leaves_what_the_disk_held(tmp_path: Path) -> None:
     """A child is killed at every twentieth line: what the test above starts from is what is there."""
     older = legacy_bytes(3)
