@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
 from jobs.store import JobStore
 from tests.services import DATABASES, S3Endpoint, start_s3
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """Closes at the end of a test what it enters."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,8 @@ def test_a_data_set_is_rendered_scored_and_resumed(call: Call, dataset: Path, tm
     assert scores["mean"]["ssim"] == pytest.approx(sum(values) / 2)
     assert scores["mean"]["csim"] is None
     assert scores["clips"][0]["notes"] == []
-    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    with (tmp_path / "out" / "scores.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
     assert [row["clip"] for row in rows] == ["face + talk0", "face + talk1", "mean"]
     assert float(rows[0]["ssim"]) == values[0]
     assert rows[0]["csim"] == ""

@@ -124,8 +124,10 @@ def test_the_tap_gives_the_frames_of_the_file(
 
     reader = threading.Thread(target=read)
     reader.start()
-    speech = read_speech(inputs[1], DEFAULT_LIMITS)
-    with ResultWriter(path, info, timeline, speech.sound, OutputOptions(), {}, tap) as writer:
+    with (
+        read_speech(inputs[1], DEFAULT_LIMITS) as speech,
+        ResultWriter(path, info, timeline, speech.sound, OutputOptions(), {}, tap) as writer,
+    ):
         for frame in source.frames():
             writer.write(frame)
     reader.join()

@@ -102,9 +102,8 @@ def test_a_transcript_that_does_not_fit_is_noted(engine, speech, moving_clip, tm
     report = render_files(engine, moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
     assert "transcript_unused" in [note.code for note in report.notes]
     scene = tmp_path / "scene"
-    found = engine.analyze_clip(
-        plan_clip(moving_clip, speech, options, DEFAULT_LIMITS), scene, options, ignore_progress
-    )
+    with plan_clip(moving_clip, speech, options, DEFAULT_LIMITS) as plan:
+        found = engine.analyze_clip(plan, scene, options, ignore_progress)
     assert "transcript_unused" in [note.code for note in found.notes]
 
 

@@ -60,8 +60,8 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
     context.store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
     lease = context.store.jobs.claim(job_id, "owner", 30.0)
     assert lease is not None
-    clip = plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS)
-    engine.analyze_clip(clip, tmp_path / "scene", RenderOptions(), ignore_progress)
+    with plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS) as clip:
+        engine.analyze_clip(clip, tmp_path / "scene", RenderOptions(), ignore_progress)
     context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
     plan = SplitPlan(
         engine="preview",
