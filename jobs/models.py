@@ -179,6 +179,13 @@ class ResultInfo(FrozenModel):
     frames: int
 
 
+class SegmentValue(FrozenModel):
+    """A metric of one segment: of its face, in its time, against its speech. If value is null, reason says why."""
+
+    value: float | None
+    reason: str | None = None
+
+
 class MetricResult(FrozenModel):
     """One metric of the result; if value is null, reason says why."""
 
@@ -188,6 +195,12 @@ class MetricResult(FrozenModel):
     better: Better = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
+    segments: list[SegmentValue] = Field(
+        default_factory=list,
+        max_length=MAX_SEGMENTS,
+        description="Of each segment, in the order of the job's `segments`; empty for a metric of the whole "
+        "picture and for a job with one speech for the whole video",
+    )
 
 
 class SyncCurve(FrozenModel):

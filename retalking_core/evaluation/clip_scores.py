@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, MetricValue
+from retalking_core.evaluation.metric import POINTS, LineValue, MetricValue
 from retalking_core.evaluation.metrics import METRICS, measure_all
 
 Curve = list[float | None]
@@ -61,7 +61,10 @@ class ClipScores:
     def from_json(cls, document: dict[str, Any]) -> ClipScores:
         curves = dict(document["curves"])
         curves["sync"] = {name: SyncCurve(**curve) for name, curve in curves["sync"].items()}
-        metrics = [MetricValue(**metric) for metric in document["metrics"]]
+        metrics = [
+            MetricValue(**metric | {"lines": tuple(LineValue(**line) for line in metric.get("lines", ()))})
+            for metric in document["metrics"]
+        ]
         return cls(metrics, ClipCurves(**curves), document["synthetic_weights"])
 
 

@@ -15,8 +15,8 @@ from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_line
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceNotFoundError, OptionUnsupportedError, SegmentsOverlapError
 from retalking_core.evaluation.face_points import find_points
-from retalking_core.evaluation.lines import measure_lines
 from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import measure_all
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.media.limits import DEFAULT_LIMITS
@@ -78,11 +78,11 @@ def test_each_face_moves_with_its_own_speech_only(
     assert [(line.number, line.first_frame, len(line.face_boxes)) for line in report.lines] == [
         (line.number, line.frames.start, len(line.frames)) for line in clip.lines
     ]
-    scores = measure_lines(result, clip.lines, report.lines)
-    for score in scores:
-        assert score.value("face_coverage") == 1.0
-        assert (score.value("mouth_speech_correlation") or 0) >= 0.6
-        assert (score.value("mouth_target_correlation") or 0) >= 0.8
+    whole = Measurement(result, clip.speech, report, speakers=clip.speakers)
+    names = ("face_coverage", "mouth_speech_correlation", "mouth_target_correlation")
+    for value, least in zip(measure_all(whole, names), (1.0, 0.6, 0.8), strict=True):
+        assert len(value.lines) == len(clip.lines)
+        assert all((line.value or 0) >= least for line in value.lines), value
     video = open_video(result, DEFAULT_LIMITS)
     levels = [Measurement(result, line.speech).speech_level[: len(line.frames)] for line in clip.lines]
     for drawn, line in zip(report.lines, clip.lines, strict=True):

@@ -98,7 +98,8 @@ class PreviewEngine:
             with clock.stage("analyze"):
                 scene, notes = self.analyze(clip, source, options, progress)
             if clip.tap is not None:
-                clip.tap.announce(_face_boxes(scene, source.info, options)[0], source.held(clip.video))
+                boxes = _face_boxes(scene, source.info, options)
+                clip.tap.announce(boxes[0], source.held(clip.video), report_lines(clip, boxes, None))
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
