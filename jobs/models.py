@@ -72,7 +72,9 @@ class JobRequest(JobOptions):
 
 
 MAX_AUDIO_FILES = 50
-InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
+SEGMENT_AUDIO = "audio_[1-9][0-9]?"
+"""Pattern of the names of the speeches of segments."""
+InputPart = Annotated[str, StringConstraints(pattern=rf"^(video|audio|{SEGMENT_AUDIO}|expression)$")]
 """An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
 
 
