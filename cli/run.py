@@ -104,10 +104,10 @@ def print_rendered(done: Rendered, console: Console) -> None:
         f"a face in {report.face_coverage:.0%} of the frames{cached}",
         highlight=False,
     )
-    for line, correlation in zip(report.lines, done.follows, strict=False):
+    for drawn, correlation in zip(report.lines, done.follows, strict=False):
         follows = "-" if correlation.value is None else f"{correlation.value:.2f}"
         console.print(
-            f"Segment {line.number + 1}, {line.start_s:.2f} to {line.end_s:.2f} s: "
+            f"Segment {drawn.number + 1}, {drawn.start_s:.2f} to {drawn.end_s:.2f} s: "
             f"mouth and speech correlate by {follows}",
             highlight=False,
         )

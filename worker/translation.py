@@ -183,32 +183,32 @@ class Targets:
     @classmethod
     def load(cls, path: Path) -> Targets:
         with np.load(path, allow_pickle=False) as stored:
-            known = dict(stored)
-        whole = {name: known.get(name) for name in ("stored_mouth_target", "face_boxes")}
-        if LINE_TIMES not in known:
-            return cls(**whole)
-        lines = tuple(
-            LineReport(number, *times_s, first, known[f"{LINE_BOXES}_{number}"], known.get(f"{LINE_TARGET}_{number}"))
-            for number, (times_s, first) in enumerate(
-                zip(known[LINE_TIMES].tolist(), known[LINE_FRAMES].tolist(), strict=True)
+            known: dict[str, NDArray[Any]] = dict(stored)
+        times_s, first_frames = (known.get(name, np.empty(0)).tolist() for name in (LINE_TIMES, LINE_FRAMES))
+        lines = (
+            LineReport(
+                number, start_s, end_s, first, known[f"{LINE_BOXES}_{number}"], known.get(f"{LINE_TARGET}_{number}")
             )
+            for number, ((start_s, end_s), first) in enumerate(zip(times_s, first_frames, strict=True))
         )
-        return cls(**whole, stored_lines=lines)
+        return cls(known.get("stored_mouth_target"), known.get("face_boxes"), tuple(lines))
 
     def save(self, path: Path) -> None:
         """An npz file; the arrays of each line are named by its number."""
         lines = self.stored_lines
-        arrays = {"stored_mouth_target": self.stored_mouth_target, "face_boxes": self.face_boxes}
+        arrays: dict[str, NDArray[Any] | None] = {
+            "stored_mouth_target": self.stored_mouth_target,
+            "face_boxes": self.face_boxes,
+        }
         if lines:
             arrays[LINE_TIMES] = np.array([(line.start_s, line.end_s) for line in lines])
             arrays[LINE_FRAMES] = np.array([line.first_frame for line in lines])
         for line in lines:
-            arrays |= {
-                f"{LINE_BOXES}_{line.number}": line.face_boxes,
-                f"{LINE_TARGET}_{line.number}": line.mouth_target,
-            }
+            arrays[f"{LINE_BOXES}_{line.number}"] = line.face_boxes
+            arrays[f"{LINE_TARGET}_{line.number}"] = line.mouth_target
+        known: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
         with path.open("wb") as file:
-            np.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+            np.savez(file, **known)
 
 
 def measurement_of(
