@@ -130,8 +130,10 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
-        return find_excerpt(parts, job, part)
+    if part == "poster":
+        return find_excerpt(parts, job, "poster")
+    if part == "preview":
+        return find_excerpt(parts, job, "preview")
     source = job.inputs.get(part)  # a job with segments has no `audio`
     return _input_file(parts, job, part, source) if source else None
 

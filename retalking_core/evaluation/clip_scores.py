@@ -71,14 +71,15 @@ class ClipScores:
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     """Measure, and keep the curves behind the numbers. Raises the media errors of a result that cannot be opened."""
     fps = float(measurement.video.info.fps)
-    # The curve of the mouth is always drawn: looked for in the same pass.
-    metrics = measure_all(measurement, names, POINTS)
+    # The curve of the mouth is always drawn, unless several speak: looked for in the same pass.
+    is_single = len(measurement.speakers) < 2
+    metrics = measure_all(measurement, names, POINTS if is_single else frozenset())
     asked = set(names)
     sync = _sync_curves(measurement, asked)
     curves = ClipCurves(
         fps=fps,
-        mouth_opening=_known(lambda: as_curve(measurement.mouth_opening)) or [],
-        speech_level=_known(lambda: as_curve(measurement.speech_level)) or [],
+        mouth_opening=(_known(lambda: as_curve(measurement.mouth_opening)) or []) if is_single else [],
+        speech_level=(_known(lambda: as_curve(measurement.speech_level)) or []) if is_single else [],
         ssim=(_known(lambda: as_curve(measurement.ssim_per_frame)) or []) if "ssim" in asked else [],
         window_distance=_known(lambda: as_curve(measurement.frame_sync.window_distances)) or []
         if "frame" in sync
