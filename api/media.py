@@ -20,7 +20,7 @@ from api.middleware import EMBEDDABLE
 from api.problems import refusals
 from api.results import FILE_REFUSALS, RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
 from jobs.errors import ServiceError
-from jobs.models import SEGMENT_AUDIO, InputPart, InputRef, Job
+from jobs.models import SEGMENT_AUDIO, InputRef, Job
 from jobs.objects import ObjectNotFoundError
 from jobs.signing import link_query
 from retalking_core.vocabulary.containers import HEAD_BYTES, KINDS, sniff
@@ -54,7 +54,7 @@ class MediaLinks(BaseModel):
     expires_at: datetime
     video: MediaLink | None
     audio: MediaLink | None
-    segment_audio: dict[InputPart, MediaLink | None] = Field(
+    segment_audio: dict[str, MediaLink | None] = Field(
         description="The speeches of segments: `audio_1`, `audio_2`, ..., as the `inputs` of the job"
     )
     result: MediaLink | None

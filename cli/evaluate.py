@@ -244,7 +244,9 @@ def _document(result: Path, reference: Path | None, scores: ClipScores) -> dict[
 def _rows(scores: ClipScores) -> list[dict[str, object]]:
     """The metrics under the names that they have in a job: what the library calls a line is a segment there."""
     rows = [asdict(metric) for metric in scores.metrics]
-    return [{**row, "segments": list(row.pop("lines"))} for row in rows]
+    for row in rows:
+        row["segments"] = row.pop("lines")
+    return rows
 
 
 def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> None:

@@ -289,7 +289,7 @@ class RenderInfo(FrozenModel):
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
-    inputs: dict[InputPart, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    inputs: dict[str, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
     segments: list[SegmentInfo] = Field(default_factory=list, description="In the order of the job's `segments`")
 
 
@@ -444,7 +444,7 @@ class JobView(FrozenModel):
     max_attempts: int
     cancel_requested: bool
     options: JobOptions
-    inputs: dict[InputPart, InputView] = Field(
+    inputs: dict[str, InputView] = Field(
         description="By part: `video`, `audio`, `expression`; `audio_1`, `audio_2`, ... are the speeches of segments"
     )
     segments: list[JobSegment] = Field(description="Who speaks when; empty: one speech for the whole video")

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from api.paths import VERSION, is_versioned
-from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
+from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, SegmentValue, WorkerInfo
 from jobs.names import result_key
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
@@ -45,6 +45,12 @@ NEURAL = EngineInfo(
     unsupported_options={},
     draws_lines=True,
 )
+
+
+def _metric(segments: int) -> MetricResult:
+    """Of the segments of a job the first one has a value."""
+    values = [SegmentValue(value=0.5), *[SegmentValue(value=None, reason="No face.")] * (segments - 1)][:segments]
+    return MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower", segments=values)
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,7 @@ class RunningApi:
             lease,
             result=result_info(key, len(content)),
             render=render_info(),
-            evaluation=None
-            if evaluation_lease_s
-            else [MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower")],
+            evaluation=None if evaluation_lease_s else [_metric(len(self.store.jobs.get(job_id).spec.segments))],
             retention_s=3600,
             evaluation_lease_s=evaluation_lease_s,
         )

@@ -1,4 +1,4 @@
-"""A job of two speakers by the neural engine, from its claim to its result, with light networks in place of the real."""
+"""A job of two speakers by the neural engine, from its claim to its result, with light stand-in networks."""
 
 from __future__ import annotations
 
