@@ -60,6 +60,7 @@ def test_players_get_a_link_to_each_speech(api: RunningApi) -> None:
     job_id = submit(api, SEGMENTS).json()["id"]
     links = api.client.get(f"/v1/jobs/{job_id}/media").json()
     assert links["audio"] is None
+    assert links["video"]["content_type"] == "video/mp4"
     assert links["segment_audio"].keys() == {"audio_1", "audio_2"}
     for part, content in (("audio_1", WAV), ("audio_2", OTHER_WAV)):
         link = links["segment_audio"][part]
@@ -290,13 +291,6 @@ def test_the_bytes_of_all_files_are_counted(api: RunningApi) -> None:
     api.fail(job_id)
     api.client.delete(f"/jobs/{job_id}")
     assert api.store.uploads.stored_bytes() == before
-
-
-def test_links_for_players_of_a_job_with_segments(api: RunningApi) -> None:
-    job_id = submit(api, SEGMENTS).json()["id"]
-    links = api.client.get(f"/jobs/{job_id}/media").json()
-    assert links["audio"] is None
-    assert links["video"]["content_type"] == "video/mp4"
 
 
 def test_what_the_engine_does_not_draw(api: RunningApi) -> None:
