@@ -27,6 +27,13 @@ async function main() {
   for await (const event of service.events(job)) events.push(event.event);
   const over = raiseForStatus(await service.wait(job));
   const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const other = new File([await speech.arrayBuffer(), "more"], "other.wav");
+  const dubbed = await service.submit(face, [
+    { audio: speech, start_s: 0.5, end_s: 3, face: "left_most" },
+    { audio: other, start_s: 2, face: { x: 4, y: 5 } },
+    { audio: speech, start_s: 4, audio_offset_s: 1.5 },
+  ], { evaluate: ["face_coverage"], sound: { mix: "over" } });
+  const spoken = raiseForStatus(await service.wait(dubbed));
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
   const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
   console.log(JSON.stringify({
@@ -38,9 +45,16 @@ async function main() {
     evaluate: over.options.evaluate,
     isReplayed: again.id === job.id,
     events,
+    dubbed: {
+      segments: spoken.segments.map((each) => [each.audio, each.start_s, each.end_s, each.audio_offset_s]),
+      files: Object.entries(spoken.inputs).map(([part, { filename }]) => [part, filename]),
+      mix: spoken.options.sound.mix,
+      values: spoken.evaluation?.flatMap((metric) => metric.segments?.map((each) => each.value) ?? []),
+    },
     webhook: [message.type, message.data.id],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
+      await refusal(() => service.submit(face, [{ audio: speech, start_s: 2, end_s: 1 }])),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
       await refusal(() => service.retry(job)),
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),

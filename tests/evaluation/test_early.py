@@ -76,7 +76,7 @@ def test_every_value_and_curve_is_that_of_the_finished_file(
 ) -> None:
     result = tmp_path / f"result.{options.output.container}"
     draft = draft_of(clip, result, has_badge=options.output.badge)
-    with EarlyLooks(draft, looks_of(None, NAMES)) as early:
+    with EarlyLooks(draft, looks_of(draft, NAMES)) as early:
         report = PreviewEngine().render(replace(clip, tap=early.tap), result, options, ignore_progress)
         beside = replace(draft, report=report, early=early)
         values = measure_all(beside, NAMES)
@@ -144,7 +144,7 @@ def test_an_engine_that_knows_no_tap_is_evaluated_afterwards(clip: ClipPlan, tmp
     result = tmp_path / "result.mp4"
     draft = draft_of(clip, result)
     report = PreviewEngine().render(clip, result, RenderOptions(), ignore_progress)
-    with EarlyLooks(draft, looks_of(None, NAMES)) as early:
+    with EarlyLooks(draft, looks_of(draft, NAMES)) as early:
         beside = replace(draft, report=report, early=early)
         values = measure_all(beside, NAMES)
     assert values == measure_all(replace(draft, report=report), NAMES)
