@@ -31,6 +31,7 @@ from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import evaluation, runner
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
@@ -60,7 +61,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=settings,
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"preview": engine},
+        engines=EngineSet({"preview": engine}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
