@@ -38,7 +38,7 @@ LoadEngines = Callable[[Settings], EngineSet]
 # The one engine that needs no memory to speak of: a worker set to it loads no other.
 PREVIEW = "preview"
 # What keeps an engine away without being a fault of its program.
-EXPECTED = (PluginError, WeightsError, EngineUnavailableError)
+EXPECTED = (PluginError, WeightsError, EngineUnavailableError, PermissionError)
 NOT_INSTALLED = "No installed package declares an engine of this name: install it, or correct RETALKING_ENGINE."
 
 
@@ -160,4 +160,6 @@ def _public_reason(error: Exception) -> str:
         return f"{error.message.rstrip('.')} ({error.code}). Check the files with `retalking weights verify`."
     if isinstance(error, RetalkingError):
         return error.message
+    if isinstance(error, PermissionError):
+        return "The worker may not read one of its files, which the worker's log names; give its user the right."
     return "It could not be loaded; see the worker's log."

@@ -19,6 +19,8 @@ from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
+from retalking_core.engine import Engine
+from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin, FoundPlugin
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
@@ -138,6 +140,20 @@ def test_wrong_weights_keep_the_neural_engine_away(
     assert "retalking weights verify" in reason
     with pytest.raises(ServiceError, match=re.escape(reason)):
         choose_engine("videoretalking", settings, engines)
+
+
+def test_weights_that_the_worker_may_not_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(_: EngineEnvironment) -> Engine:
+        raise PermissionError(errno.EACCES, "Permission denied", "/models/DNet.pt")
+
+    found = [FoundPlugin("videoretalking", "retalking 1", is_ours=True, plugin=EnginePlugin(load))]
+    monkeypatch.setattr("worker.engines.find_plugins", lambda: found)
+    engines = load_engines(Settings(_env_file=None, engine="videoretalking"))
+    assert "may not read one of its files" in engines.unavailable["videoretalking"]
+    assert "/models" not in engines.unavailable["videoretalking"], "callers see it"
+    assert any("/models/DNet.pt" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
