@@ -126,6 +126,16 @@ def test_a_failed_job_says_what_to_do(browser: Browser, live: RunningApi) -> Non
         assert watched.audit() == []
 
 
+def test_the_notes_of_a_result_are_seen_at_once(browser: Browser, live: RunningApi) -> None:
+    job_id = live.new_job()
+    live.finish(job_id)
+    with open_page(browser, f"{live.url}/#/jobs/{job_id}") as watched:
+        notes = watched.page.locator(".outcome .notes li")
+        expect(notes).to_have_text(["Painted. (0.50–1.00 s)"])
+        expect(notes).to_be_visible()
+        assert watched.audit() == []
+
+
 def test_a_job_that_is_not_there(browser: Browser, live: RunningApi) -> None:
     with open_page(browser, f"{live.url}/#/jobs/job_{'0' * 32}") as watched:
         expect(watched.page.get_by_role("alert")).to_contain_text("There is no job with this id.")

@@ -30,6 +30,7 @@ from tests.worker.test_runner import Interposed
 from worker import evaluation as worker_evaluation
 from worker import runner
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.evaluation import resume_evaluation
 from worker.janitor import Janitor
 from worker.runner import run_job
@@ -56,7 +57,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=settings,
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"preview": PreviewEngine()},
+        engines=EngineSet({"preview": PreviewEngine()}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
