@@ -20,7 +20,7 @@ from api.problems import refusals
 from api.submission import accept_submission, media_type_of
 from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
-from jobs.models import Job, JobStatus, JobView
+from jobs.models import Job, JobKind, JobStatus, JobView
 from jobs.names import is_job_id, job_prefix
 from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
@@ -135,11 +135,11 @@ class JobList(BaseModel):
     links: JobListLinks
 
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+ACCEPTED_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The job was over within `wait` seconds", "headers": ACCEPTED_HEADERS, "model": JobView},
     202: {"description": "Accepted; poll `Location`", "headers": ACCEPTED_HEADERS},
 }
-_SUBMITTED = _ANSWERS | refusals(*SUBMISSION_REFUSALS)
+_SUBMITTED = ACCEPTED_ANSWERS | refusals(*SUBMISSION_REFUSALS)
 
 
 @router.post(
@@ -162,7 +162,7 @@ async def submit_job(
     """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`); with `segments`, each of them references
     its speech. This path takes forms with files as well; in this document they have a path of their own, because
     generated clients know one body per operation."""
-    return await _submit(request, parts, caller, idempotency_key, wait)
+    return await submit(request, parts, caller, idempotency_key, wait)
 
 
 @router.post(
@@ -188,7 +188,7 @@ async def submit_job_files(
     a file is referenced as in `submitJob`."""
     if media_type_of(request) == "application/json":
         raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
-    return await _submit(request, parts, caller, idempotency_key, wait)
+    return await submit(request, parts, caller, idempotency_key, wait)
 
 
 @router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
@@ -197,15 +197,16 @@ def refuse_method() -> None:
     raise HTTPException(405)
 
 
-async def _submit(
+async def submit(
     request: Request,
     parts: Dependencies,
     caller: Caller,
     key: str | None,
     wait: int | None,
     retry_of: Job | None = None,
+    kind: JobKind = "render",
 ) -> Response:
-    created = await accept_submission(request, parts, caller, key, retry_of)
+    created = await accept_submission(request, parts, caller, key, retry_of, kind)
     headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
@@ -396,7 +397,7 @@ def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Re
     summary="Submit a failed or canceled job again",
     status_code=202,
     response_model=JobView,
-    responses=_ANSWERS | refusals(*RETRY_REFUSALS),
+    responses=ACCEPTED_ANSWERS | refusals(*RETRY_REFUSALS),
 )
 async def retry_job(
     job_id: JobId,
@@ -412,7 +413,7 @@ async def retry_job(
     job = await run_in_threadpool(find_job, parts, caller, job_id)
     if job.status not in (JobStatus.FAILED, JobStatus.CANCELED):
         raise ServiceError("retry_not_possible", f"The job is {job.status.value}; only failed and canceled jobs retry.")
-    return await _submit(request, parts, caller, idempotency_key, wait, job)
+    return await submit(request, parts, caller, idempotency_key, wait, job)
 
 
 @router.post(

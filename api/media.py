@@ -134,7 +134,7 @@ def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | Non
         return find_excerpt(parts, job, "poster")
     if part == "preview":
         return find_excerpt(parts, job, "preview")
-    source = job.inputs.get(part)  # a job with segments has no `audio`
+    source = job.inputs.get(part)  # neither a job with segments nor an analysis has `audio`
     return _input_file(parts, job, part, source) if source else None
 
 

@@ -16,7 +16,7 @@ from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
 from api.problems import Problem
 from api.segments import PART_NAME
-from api.submission import JobSubmission
+from api.submission import AnalysisSubmission, JobSubmission
 from jobs.models import JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
@@ -27,6 +27,7 @@ back, the lip-synced video and its evaluation when the job is done. Poll the job
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete"},
+    {"name": "analyses", "description": "Who is in a video, and who speaks"},
     {"name": "results", "description": "Video and evaluation of a finished job"},
     {"name": "events", "description": "Server-Sent Events"},
     {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
@@ -105,13 +106,17 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         title = message_name(event)  # generators name classes by titles
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
     _, received = models_json_schema(
-        [(JobSubmission, "validation"), (NewKey, "validation"), (AccountChanges, "validation")],
+        [(model, "validation") for model in (JobSubmission, AnalysisSubmission, NewKey, AccountChanges)],
         ref_template=_REF + "{model}",
     )
     asked: Json = received["$defs"]
     for name in [name for name in asked if answers.get(name, asked[name]) != asked[name]]:
         asked = cast(Json, json.loads(json.dumps(asked).replace(f'"{_REF}{name}"', f'"{_REF}{name}Input"')))
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
+    analysis = asked.pop("AnalysisSubmission")
+    asked["AnalysisSpec"] = analysis | {"title": "AnalysisSpec", "description": "All fields except the file"}
+    asked["AnalysisSubmission"] = analysis | {"allOf": [_one_source("video")]}
+    asked["AnalysisForm"] = {"title": "AnalysisForm"} | _analysis_form_schema(analysis)
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
     asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio", segments="array")]}
@@ -172,7 +177,7 @@ def _link_operations(paths: dict[str, Any]) -> None:
         if path.startswith(f"{VERSION}/jobs/{{job_id}}")
         for operation in operations.values()
     }
-    for path in ("/jobs", "/jobs/upload"):
+    for path in ("/jobs", "/jobs/upload", "/videos/analyze", "/videos/analyze/upload"):
         paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
     paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
@@ -224,6 +229,19 @@ def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": _BINARY,
         "propertyNames": {"pattern": f"^{PART_NAME}$"},
         "allOf": [_one_given("video"), _one_given("audio", "segments")],
+    }
+
+
+def _analysis_form_schema(submission: dict[str, Any]) -> dict[str, Any]:
+    fields = {name: _without_null(shape) for name, shape in submission["properties"].items()}
+    video = {"video": _BINARY | {"description": "The video or still image"}}
+    return {
+        "type": "object",
+        "description": "The video once: as a file, by address or by upload id. The rest as fields, or in one `spec` "
+        "part. An empty field counts as not sent.",
+        "properties": video | fields | {"spec": {"$ref": _REF + "AnalysisSpec"}},
+        "additionalProperties": False,
+        "allOf": [_one_given("video")],
     }
 
 
@@ -283,5 +301,32 @@ FORM_BODY = {
     "requestBody": {
         "required": True,
         "content": {"multipart/form-data": {"schema": {"$ref": _REF + "JobForm"}, "encoding": _FILE_ENCODING}},
+    }
+}
+ANALYSIS_JSON_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF + "AnalysisSubmission"},
+                "examples": {
+                    "by-reference": {
+                        "summary": "The video by address",
+                        "value": {"video_url": "https://example.com/interview.mp4"},
+                    }
+                },
+            },
+        },
+    }
+}
+ANALYSIS_FORM_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"$ref": _REF + "AnalysisForm"},
+                "encoding": {name: _FILE_ENCODING[name] for name in ("spec", "video")},
+            }
+        },
     }
 }

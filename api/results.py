@@ -59,7 +59,7 @@ FILE_REFUSALS = (
 )
 
 
-def _excerpt_responses(content_type: str) -> dict[int | str, dict[str, Any]]:
+def excerpt_responses(content_type: str) -> dict[int | str, dict[str, Any]]:
     files = {
         status: RESULT_RESPONSES[status] | ({"content": {content_type: _VIDEO}} if status in (200, 206) else {})
         for status in (200, 206, 304)
@@ -142,7 +142,7 @@ class Evaluation(BaseModel):
 def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Redirects to a presigned link if the object store offers one, else sends the file, with ranges."""
     job = find_job(parts, caller, job_id)
-    result = _result_of(job)
+    result = result_of(job)
     check_if_match(request.headers, served_result(job_id, result).etag)
     link = parts.objects.presign_get(result.key, parts.settings.link_ttl_s, _download_name(job_id, result))
     if link is not None:
@@ -164,7 +164,7 @@ def get_result(job_id: JobId, request: Request, parts: WithDependencies, caller:
 )
 def head_result(job_id: JobId, request: Request, parts: WithDependencies, caller: WithDownloader) -> Response:
     """Never redirected, because a presigned link is valid for GET only."""
-    file = served_result(job_id, _result_of(find_job(parts, caller, job_id)))
+    file = served_result(job_id, result_of(find_job(parts, caller, job_id)))
     check_if_match(request.headers, file.etag)
     if is_unchanged(request.headers, file.etag):
         return Response(status_code=304, headers=file.headers)
@@ -176,7 +176,7 @@ def head_result(job_id: JobId, request: Request, parts: WithDependencies, caller
     operation_id="getPoster",
     summary="A picture from the middle of the result",
     response_class=Response,
-    responses=_excerpt_responses("image/jpeg"),
+    responses=excerpt_responses("image/jpeg"),
     openapi_extra=RESULT_PARAMETERS,
 )
 def get_poster(job_id: JobId, request: Request, parts: WithDependencies, caller: WithCaller) -> Response:
@@ -189,7 +189,7 @@ def get_poster(job_id: JobId, request: Request, parts: WithDependencies, caller:
     operation_id="getPreview",
     summary="A small clip of the beginning of the result",
     response_class=Response,
-    responses=_excerpt_responses("video/mp4"),
+    responses=excerpt_responses("video/mp4"),
     openapi_extra=RESULT_PARAMETERS,
 )
 def get_preview(job_id: JobId, request: Request, parts: WithDependencies, caller: WithCaller) -> Response:
@@ -201,7 +201,7 @@ def _get_excerpt(
     job_id: str, request: Request, parts: Dependencies, caller: Caller, kind: Literal["poster", "preview"]
 ) -> Response:
     job = find_job(parts, caller, job_id)
-    _result_of(job)
+    result_of(job)
     file = find_excerpt(parts, job, kind)
     if file is None:
         raise ServiceError("result_not_ready", f"This job has no {kind}.")
@@ -254,7 +254,7 @@ def _curves_of(parts: Dependencies, result: ResultInfo) -> EvaluationCurves | No
         return None
 
 
-def _result_of(job: Job) -> ResultInfo:
+def result_of(job: Job) -> ResultInfo:
     if job.result is None or job.status is not JobStatus.SUCCEEDED:
         raise ServiceError("result_not_ready", f"The job is {job.status.value}; it has no result.")
     return job.result

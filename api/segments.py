@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints
 from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
 from jobs.models import MAX_AUDIO_FILES, InputPart, JobSegment, SegmentOptions
-from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, FaceChoice
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, SPEAKING, FaceChoice
 
 UPLOAD = "upload:"
 PART_NAME = r"[A-Za-z][A-Za-z0-9._-]{0,63}"
@@ -112,7 +112,8 @@ def _too_short(segments: Sequence[SegmentSubmission]) -> list[FieldError]:
 
 
 def _overlaps(segments: Sequence[SegmentSubmission], face: FaceChoice) -> list[FieldError]:
-    """Of segments that name the same face in the same way. Where one has no `end_s`, its speech decides later."""
+    """Of segments that name the same face in the same way. Where one has no `end_s`, its speech decides later; whom
+    `speaking` means is known later as well."""
     errors = []
     order = sorted(range(len(segments)), key=lambda number: segments[number].start_s)
     last: dict[FaceChoice, int] = {}  # face -> the segment that ends last, of those that are known to end
@@ -120,7 +121,7 @@ def _overlaps(segments: Sequence[SegmentSubmission], face: FaceChoice) -> list[F
         segment = segments[number]
         chosen = face if segment.face is None else segment.face
         other = last.get(chosen)
-        if other is not None and segment.start_s < _end_s(segments[other]):
+        if chosen != SPEAKING and other is not None and segment.start_s < _end_s(segments[other]):
             message = (
                 f"It starts at {segment.start_s:g} s, while segment {other} still speaks with the same face; "
                 "let one end before the other starts, or choose another `face`"

@@ -40,7 +40,7 @@ from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
 from jobs.messages import MessageNotSentError, send_job
-from jobs.models import InputPart, InputRef, Job, JobRequest, JobSpec, WorkerInfo, slot_of
+from jobs.models import InputPart, InputRef, Job, JobHandling, JobKind, JobRequest, JobSpec, WorkerInfo, slot_of
 from jobs.names import input_key, job_prefix, new_job_id, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
@@ -92,6 +92,19 @@ class JobSubmission(JobRequest):
         return JobRequest.model_construct(**{name: getattr(self, name) for name in JobRequest.model_fields})
 
 
+class AnalysisSubmission(JobHandling):
+    """An analysis by reference: the address or upload id of the video."""
+
+    video_url: Address | None = Field(None, description="http(s) address of the video or still image")
+    video_upload_id: UploadId | None = Field(None, description="Id from `POST /uploads`")
+
+    def as_job(self) -> JobSubmission:
+        """The same submission in the shape that all kinds share: its options are defaults, and nothing is measured."""
+        asked = {name: getattr(self, name) for name in AnalysisSubmission.model_fields}
+        sent = set(self.model_fields_set)
+        return JobSubmission.model_construct(sent, **asked, evaluate=[], evaluate_policy="none")
+
+
 @dataclass(frozen=True)
 class Submission:
     """fingerprint: hash of the whole request, including the contents of its files."""
@@ -101,26 +114,27 @@ class Submission:
 
 
 async def read_submission(
-    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation
+    request: Request, parts: Dependencies, caller: Caller, reservation: StorageReservation, kind: JobKind
 ) -> Submission:
     """Receive and check. Inputs from the request or from uploads are stored under the job's prefix, also if this
     raises: the caller removes them in that case."""
     # First, so that nobody sends 2 GB only to learn that the job store is unavailable.
     workers = await run_in_threadpool(parts.store.workers.live)
-    body, form = await _receive(request, parts, reservation)
-    _check_sources(body, form)
+    body, form = await _receive(request, parts, reservation, kind)
+    _check_sources(body, form, kind)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
     job_request = body.request()
     check_metadata(job_request.metadata)
     _check_priority(job_request, caller)
     _check_metrics(job_request, workers)
-    check_engine(job_request, body.segments or (), workers, parts.settings)
+    if kind == "render":
+        check_engine(job_request, body.segments or (), workers, parts.settings)
     for name, address in body.addresses.items():
         await _check_address(name, address, parts, caller)
-    spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation)
+    spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation, kind)
     await run_in_threadpool(reservation.settle)
-    return Submission(spec, _fingerprint(body, form))
+    return Submission(spec, _fingerprint(body, form, kind))
 
 
 async def repeat_submission(
@@ -131,7 +145,8 @@ async def repeat_submission(
     workers = await run_in_threadpool(parts.store.workers.live)
     _check_priority(asked, caller)
     _check_metrics(asked, workers)
-    check_engine(asked, job.spec.segments, workers, parts.settings)
+    if job.spec.kind == "render":
+        check_engine(asked, job.spec.segments, workers, parts.settings)
     urls = {f"{part}_url": ref.url for part, ref in job.spec.inputs.items()}
     for name, address in {"webhook_url": asked.webhook_url, **urls}.items():
         if address is not None:
@@ -153,23 +168,23 @@ async def repeat_submission(
         return job.spec.inputs | copies
 
     inputs = await run_in_threadpool(copy_files)
-    spec = JobSpec.of(inputs, job.spec.segments, asked, retry_of=job.id)
+    spec = JobSpec.of(inputs, job.spec.segments, asked, retry_of=job.id, kind=job.spec.kind)
     return Submission(spec, hashlib.sha256(f"retry of {job.id}".encode()).hexdigest())
 
 
 async def _receive(
-    request: Request, parts: Dependencies, reservation: StorageReservation
+    request: Request, parts: Dependencies, reservation: StorageReservation, kind: JobKind
 ) -> tuple[JobSubmission, ReceivedForm]:
-    kind = media_type_of(request)
-    if kind == "multipart/form-data":
+    media_type = media_type_of(request)
+    if media_type == "multipart/form-data":
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
-        return _body_of_form(form), form
-    if kind == "application/json":
+        return _body_of_form(form, kind), form
+    if media_type == "application/json":
         _check_charset(request)
         raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
-        return _body_of_json(raw, "The body"), ReceivedForm()
-    what = f"The content type {kind[:100]!r} is" if kind else "A body without a content type is"
+        return _body_of_json(raw, "The body", kind), ReceivedForm()
+    what = f"The content type {media_type[:100]!r} is" if media_type else "A body without a content type is"
     raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
 
 
@@ -184,35 +199,35 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _body_of_form(form: ReceivedForm) -> JobSubmission:
+def _body_of_form(form: ReceivedForm, kind: JobKind) -> JobSubmission:
     fields = dict(form.fields)
     spec = fields.pop("spec", None)
     if spec is None:
-        return _validate(fields_to_body(fields))
+        return _validate(fields_to_body(fields), kind)
     if fields or len(spec) != 1:
         raise ServiceError("invalid_request", "Send the options once: as fields, or in one `spec` part.")
-    return _body_of_json(spec[0].encode(), "The part `spec`")
+    return _body_of_json(spec[0].encode(), "The part `spec`", kind)
 
 
-def _body_of_json(raw: bytes, what: str) -> JobSubmission:
+def _body_of_json(raw: bytes, what: str, kind: JobKind) -> JobSubmission:
     value = read_json(raw, what)
     if not isinstance(value, dict):
         raise ServiceError("invalid_request", f"{what} is not a JSON object.")
-    return _validate(raw)
+    return _validate(raw, kind)
 
 
-def _validate(body: bytes | dict[str, Any]) -> JobSubmission:
+def _validate(body: bytes | dict[str, Any], kind: JobKind) -> JobSubmission:
     """JSON is validated strictly (`"18"` is not a number); form fields are text and are converted."""
     try:
-        if isinstance(body, bytes):
-            return JobSubmission.model_validate_json(body, strict=True)
-        return JobSubmission.model_validate(body)
+        asked = AnalysisSubmission if kind == "analyze" else JobSubmission
+        found = asked.model_validate_json(body, strict=True) if isinstance(body, bytes) else asked.model_validate(body)
+        return found.as_job() if isinstance(found, AnalysisSubmission) else found
     except ValidationError as failure:
-        found = failure.errors(include_url=False, include_input=False, include_context=False)
-    if any(error["type"] == "json_invalid" for error in found):
+        faults = failure.errors(include_url=False, include_input=False, include_context=False)
+    if any(error["type"] == "json_invalid" for error in faults):
         raise ServiceError("malformed_json", "The body is not JSON.")
-    errors = field_errors(found)
-    raise ServiceError(_code_of(found), describe_errors(errors), errors=errors)
+    errors = field_errors(faults)
+    raise ServiceError(_code_of(faults), describe_errors(errors), errors=errors)
 
 
 # Fields whose value is an option; the others say where inputs are.
@@ -259,11 +274,12 @@ def _sources(slot: Literal["video", "audio"], body: JobSubmission, form: Receive
     return [way for way, value in ways.items() if value is not None]
 
 
-def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
+def _check_sources(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> None:
     segments = body.segments or []
     named = {segment.audio for segment in segments if is_part_name(segment.audio)}
     errors = []
-    for slot in ("video", "audio"):
+    needed: tuple[Literal["video", "audio"], ...] = ("video", "audio") if kind == "render" else ("video",)
+    for slot in needed:
         given = _sources(slot, body, form)
         ways = f"the file part `{slot}`, `{slot}_url` or `{slot}_upload_id`"
         if slot == "audio" and segments:
@@ -275,12 +291,14 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It is missing; send one of {ways}{more}"))
         elif len(given) > 1:
             errors.append(FieldError(pointer=f"#/{slot}", message=f"It was sent as {' and as '.join(given)}; send one"))
-    for name in form.files.keys() - {*SLOTS, *named}:
+    for name in form.files.keys() - ({*SLOTS, *named} if kind == "render" else {"video"}):
         message = f"No segment names this file; the other file parts are {', '.join(SLOTS)}"
+        if kind == "analyze":
+            message = "An analysis takes the file part `video` alone"
         errors.append(FieldError(pointer=f"#/{name}", message=message))
     if "webhook_events" in body.model_fields_set and body.webhook_url is None:
         errors.append(FieldError(pointer="#/webhook_events", message="It has no effect without `webhook_url`"))
-    if "expression" in form.files and body.expression not in ("neutral", "image"):
+    if kind == "render" and "expression" in form.files and body.expression not in ("neutral", "image"):
         errors.append(FieldError(pointer="#/expression", message="It was sent as a value and as a file; send one"))
     if "expression" not in form.files and body.expression == "image":
         message = "The picture is missing; send it as the file part `expression`, or name an upload"
@@ -298,7 +316,12 @@ def _check_sources(body: JobSubmission, form: ReceivedForm) -> None:
 
 
 def _resolve(
-    body: JobSubmission, form: ReceivedForm, parts: Dependencies, caller: Caller, reservation: StorageReservation
+    body: JobSubmission,
+    form: ReceivedForm,
+    parts: Dependencies,
+    caller: Caller,
+    reservation: StorageReservation,
+    kind: JobKind,
 ) -> JobSpec:
     """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
 
@@ -318,14 +341,14 @@ def _resolve(
         return _copy_upload(parts, caller, part, str(upload_id), reservation)
 
     inputs = {"video": refer("video", "video", body.video_url, body.video_upload_id)}
-    if body.segments is None:
+    if kind == "render" and body.segments is None:
         inputs["audio"] = refer("audio", "audio", body.audio_url, body.audio_upload_id)
     for source, part in parts_of(body.segments or ()).items():
         url = source if source.startswith("http") else None
         inputs[part] = refer(part, source, url, source.removeprefix(UPLOAD))
     if "expression" in form.files or body.expression.startswith(UPLOAD):
         inputs["expression"] = refer("expression", "expression", None, body.expression.removeprefix(UPLOAD))
-    spec = JobSpec.of(inputs, stored_segments(body.segments or ()), body.request())
+    spec = JobSpec.of(inputs, stored_segments(body.segments or ()), body.request(), kind=kind)
     if sum(ref.size_bytes or 0 for ref in spec.segment_audio.values()) > parts.settings.max_upload_bytes:
         raise too_large(parts.settings.max_upload_bytes, "speech of all segments together")
     return spec
@@ -364,11 +387,13 @@ def _copy_upload(
     return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
 
 
-def _fingerprint(body: JobSubmission, form: ReceivedForm) -> str:
-    content = {
+def _fingerprint(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> str:
+    content: dict[str, object] = {
         "body": body.model_dump(mode="json"),
         "files": {name: file.sha256 for name, file in form.files.items()},
     }
+    if kind != "render":
+        content["kind"] = kind
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -376,16 +401,21 @@ logger = logging.getLogger("retalking.api")
 
 
 async def accept_submission(
-    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None = None
+    request: Request,
+    parts: Dependencies,
+    caller: Caller,
+    key: str | None,
+    retry_of: Job | None = None,
+    kind: JobKind = "render",
 ) -> Created:
     """Receive, check, store, enqueue. key: the Idempotency-Key. retry_of: the job to repeat instead of a request body.
     A refused submission leaves no files behind."""
     with parts.submissions.slot(caller.owner):
-        return await _accept(request, parts, caller, key, retry_of)
+        return await _accept(request, parts, caller, key, retry_of, kind)
 
 
 async def _accept(
-    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None
+    request: Request, parts: Dependencies, caller: Caller, key: str | None, retry_of: Job | None, kind: JobKind
 ) -> Created:
     origin = Origin(
         caller.owner,
@@ -401,7 +431,7 @@ async def _accept(
     try:
         async with tracked_arrival(parts, job_id):
             if retry_of is None:
-                submission = await read_submission(request, parts, caller, reservation)
+                submission = await read_submission(request, parts, caller, reservation, kind)
             else:
                 submission = await repeat_submission(retry_of, parts, caller, reservation)
             created = await run_in_threadpool(_create, parts, job_id, submission, key, origin)

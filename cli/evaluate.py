@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_core.vocabulary.engines import MODELS, PREFERENCE
 from retalking_core.vocabulary.metrics import METRIC_TABLE
-from retalking_core.vocabulary.options import FaceChoice, JobOptions
+from retalking_core.vocabulary.options import FaceChoice, FaceName, JobOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,8 +138,9 @@ def chosen_face(text: str) -> FaceChoice:
         value = json.loads(text) if text.lstrip().startswith("{") else text
         return JobOptions(face=value).face
     except ValueError as error:
-        names = "largest, left_most, right_most, top_most, bottom_most, centre"
-        raise CommandError("invalid_option", f"--face takes {names}, or a point or box as JSON.", EXIT_USAGE) from error
+        names = ", ".join(get_args(FaceName))
+        message = f"--face takes {names}, or a point, box or track as JSON."
+        raise CommandError("invalid_option", message, EXIT_USAGE) from error
 
 
 def _score_file(
@@ -184,6 +185,7 @@ def _score_file(
 def _boxes_of(result: Path, choice: FaceChoice) -> NDArray[np.float32]:
     """Where the chosen face is on every frame, f32 [M, 4] px. Raises CommandError where there is none."""
     from retalking_core.errors import InputError
+    from retalking_core.face_choice import locate_choice
     from retalking_core.faces.dlib_tracker import DlibFaceTracker
     from retalking_core.faces.track import TrackRequest
     from retalking_core.media.limits import DEFAULT_LIMITS
@@ -191,7 +193,8 @@ def _boxes_of(result: Path, choice: FaceChoice) -> NDArray[np.float32]:
 
     try:
         video = open_video(result, DEFAULT_LIMITS)
-        request = TrackRequest(range(video.info.frame_count), choice)
+        place, _ = locate_choice(choice, result, video, DEFAULT_LIMITS, lambda done, total: None)
+        request = TrackRequest(range(video.info.frame_count), place)
         return DlibFaceTracker().track(video, request, lambda done, total: None).boxes
     except InputError as error:
         raise CommandError(error.code, error.message) from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cli import bench, keys, provenance, weights
+from cli.analyze import analyze
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
@@ -23,6 +24,7 @@ app.command()(up)
 app.command()(demo)
 add_client_commands(app)
 app.command()(run)
+app.command()(analyze)
 app.command()(evaluate)
 app.command()(doctor)
 app.command(context_settings=bench.PASS_ON)(bench.bench)

@@ -78,6 +78,7 @@ class LocalRenderer:
         from retalking_core.engine import refuse_lines
         from retalking_core.evaluation.measurement import Measurement
         from retalking_core.evaluation.metrics import measure_all
+        from retalking_core.face_choice import settle_faces
 
         result.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -90,9 +91,11 @@ class LocalRenderer:
                 self._warm = True
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
-            with plan_clip(video, audio, options, self._limits) as clip:
-                refuse_lines(clip, options, self._engine.capabilities)
-                report = clip.complete(self._engine.render(clip, unfinished, options, stages.show))
+            with plan_clip(video, audio, options, self._limits) as planned:
+                refuse_lines(planned, options, self._engine.capabilities)
+                settled = settle_faces(planned, options, self._limits, stages.show)
+                clip = settled.clip
+                report = clip.complete(self._engine.render(clip, unfinished, settled.options, settled.progress))
                 wall_s = time.monotonic() - started_s
                 follows: Sequence[LineValue] = ()
                 if clip.has_lines:

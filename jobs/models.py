@@ -34,6 +34,7 @@ class JobStatus(StrEnum):
 WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
 DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
 EvaluatePolicy = Literal["inline", "after", "none"]
+JobKind = Literal["render", "analyze"]
 
 
 class FrozenModel(BaseModel):
@@ -42,19 +43,16 @@ class FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class JobRequest(JobOptions):
-    """The `spec` of a submission: render options, webhook, priority, deadline and metadata."""
+class JobHandling(BaseModel):
+    """What every kind of job takes: webhook, priority, deadline and metadata."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     webhook_url: Annotated[str, StringConstraints(max_length=2048)] | None = Field(
         None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
         default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=6, description="Which events are delivered"
-    )
-    evaluate_policy: EvaluatePolicy = Field(
-        "inline",
-        description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
-        "succeeds first, and `job.evaluated` follows; none: never",
     )
     priority: int = Field(
         USUAL_PRIORITY,
@@ -68,6 +66,16 @@ class JobRequest(JobOptions):
     metadata: dict[str, Any] = Field(
         default_factory=dict,
         description="Returned with the job and its webhooks; at most 16 kB, 16 levels, 1000 names and values",
+    )
+
+
+class JobRequest(JobHandling, JobOptions):
+    """The `spec` of a submission: render options, and how the job is handled."""
+
+    evaluate_policy: EvaluatePolicy = Field(
+        "inline",
+        description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
+        "succeeds first, and `job.evaluated` follows; none: never",
     )
 
 
@@ -121,8 +129,9 @@ class InputRef(FrozenModel):
 class JobSpec(FrozenModel):
     """The whole request, fixed at submission."""
 
+    kind: JobKind = "render"
     video: InputRef
-    audio: InputRef | None = Field(None, description="The speech of a job without segments")
+    audio: InputRef | None = Field(None, description="The speech of a render without segments")
     expression_image: InputRef | None = None
     segments: list[JobSegment] = Field(default_factory=list, max_length=MAX_SEGMENTS)
     segment_audio: dict[InputPart, InputRef] = Field(default_factory=dict, max_length=MAX_AUDIO_FILES)
@@ -136,10 +145,12 @@ class JobSpec(FrozenModel):
         segments: Sequence[JobSegment],
         request: JobRequest,
         retry_of: str | None = None,
+        kind: JobKind = "render",
     ) -> Self:
         """The reverse of `inputs`."""
         single = ("video", "audio", "expression")
         return cls(
+            kind=kind,
             video=inputs["video"],
             audio=inputs.get("audio"),
             expression_image=inputs.get("expression"),
@@ -375,6 +386,11 @@ class Job(FrozenModel):
         """By part; objects, unless `awaits_inputs`."""
         return self.spec.inputs | self.fetched
 
+    @property
+    def result_suffix(self) -> str:
+        """Of the published file."""
+        return "json" if self.spec.kind == "analyze" else self.spec.request.output.container
+
 
 # Shown to callers
 
@@ -430,6 +446,7 @@ class JobView(FrozenModel):
     """A job as shown to callers: the body of `GET /jobs/{id}` and the `data` of every webhook."""
 
     id: str
+    kind: JobKind = Field(description="render: a video; analyze: who is in a video (`POST /videos/analyze`)")
     status: JobStatus
     stage: str | None = Field(description=f"Current stage: {', '.join(JOB_STAGES)}", examples=list(JOB_STAGES))
     progress: float = Field(description="0..1")

@@ -97,6 +97,11 @@ def preview_key(result: str) -> str:
     return f"{result.rpartition('.')[0]}.preview.mp4"
 
 
+def portrait_key(result: str, track: str) -> str:
+    """JPEG of a person of an analysis, next to its result. result: its key."""
+    return f"{result.rpartition('.')[0]}.{track}.jpg"
+
+
 def published_keys(result: str) -> tuple[str, ...]:
     """Everything that a lease may publish. result: key of its result."""
     return result, curves_key(result), targets_key(result), poster_key(result), preview_key(result)

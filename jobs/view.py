@@ -37,6 +37,7 @@ def view_job(
     estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
     return JobView(
         id=job.id,
+        kind=job.spec.kind,
         status=job.status,
         stage=job.stage,
         progress=job.progress,

@@ -24,6 +24,7 @@ from retalking_client.errors import (
 from retalking_client.events import Progress
 from retalking_client.models import (
     AccountUsage,
+    Analysis,
     ApiError,
     ApiKey,
     Evaluation,
@@ -33,18 +34,21 @@ from retalking_client.models import (
     JobEvent,
     Metric,
     MonthUsage,
+    Person,
     RenderNote,
     Result,
     Upload,
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [
     "AccountUsage",
+    "Analysis",
+    "AnalyzeOptions",
     "ApiError",
     "ApiKey",
     "AsyncClient",
@@ -58,6 +62,7 @@ __all__ = [
     "JobEvent",
     "Metric",
     "MonthUsage",
+    "Person",
     "Progress",
     "RenderNote",
     "Result",

@@ -19,6 +19,7 @@ from retalking_client.errors import EventsLostError, UnexpectedAnswerError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
     AccountUsage,
+    Analysis,
     ApiKey,
     Evaluation,
     IssuedKey,
@@ -31,7 +32,7 @@ from retalking_client.models import (
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -83,6 +84,16 @@ class AsyncClient:
         return parse_response(
             Job, await self._send(calls.submit_call(video, audio, options, idempotency_key, segments))
         )
+
+    async def analyze(
+        self, video: MediaInput, *, idempotency_key: str | None = None, **options: Unpack[AnalyzeOptions]
+    ) -> Job:
+        """Find out who is in a video; returns the queued job. After `wait`, `analysis` has the answer."""
+        return parse_response(Job, await self._send(calls.analyze_call(video, options, idempotency_key)))
+
+    async def analysis(self, job: Job | str) -> Analysis:
+        """The people of a video that was analyzed. Raises ResultNotReadyError."""
+        return parse_response(Analysis, await self._send(calls.job_call(id_of(job), "/analysis")))
 
     async def run(
         self,

@@ -17,7 +17,7 @@ import httpx
 
 from retalking_client.errors import ServiceUnreachableError
 from retalking_client.models import Status, Upload
-from retalking_client.options import MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
@@ -119,14 +119,8 @@ def submit_call(
     if segments is not None:
         spec["segments"] = [_segment_spec(segment, files) for segment in segments]
     for name, given in (("video", video), ("audio", audio)):
-        if given is None:
-            continue
-        if isinstance(given, Upload):
-            spec[f"{name}_upload_id"] = given.id
-        elif is_link(os.fspath(given)):
-            spec[f"{name}_url"] = os.fspath(given)
-        else:
-            files[name] = existing_file(given)
+        if given is not None:
+            _add_input(name, given, spec, files)
     expression = spec.get("expression")
     if isinstance(expression, Upload):
         spec["expression"] = f"{UPLOAD}{expression.id}"
@@ -150,6 +144,26 @@ def _segment_spec(segment: Segment, files: dict[str, Path]) -> dict[str, Any]:
         source = next((name for name, file in files.items() if file == path), f"speech_{len(files) + 1}")
         files[source] = path
     return {**segment, "audio": source}
+
+
+def analyze_call(video: MediaInput, options: AnalyzeOptions, idempotency_key: str | None = None) -> Call:
+    """POST /v1/videos/analyze, or its /upload with a file; keys as in `submit_call`. Raises FileNotFoundError."""
+    spec: dict[str, Any] = dict(options)
+    files: dict[str, Path] = {}
+    _add_input("video", video, spec, files)
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    path = f"{API}/videos/analyze/upload" if files else f"{API}/videos/analyze"
+    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+
+
+def _add_input(name: str, given: MediaInput, spec: dict[str, Any], files: dict[str, Path]) -> None:
+    """Raises FileNotFoundError."""
+    if isinstance(given, Upload):
+        spec[f"{name}_upload_id"] = given.id
+    elif is_link(os.fspath(given)):
+        spec[f"{name}_url"] = os.fspath(given)
+    else:
+        files[name] = existing_file(given)
 
 
 def job_call(job_id: str, rest: str = "") -> Call:

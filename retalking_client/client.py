@@ -19,6 +19,7 @@ from retalking_client.errors import EventsLostError, UnexpectedAnswerError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
     AccountUsage,
+    Analysis,
     ApiKey,
     Evaluation,
     IssuedKey,
@@ -31,7 +32,7 @@ from retalking_client.models import (
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -81,6 +82,16 @@ class Client:
         several, each for one face at one time. A lost response never makes a second job, because retries share an
         idempotency key (yours, or a generated one). Raises FileNotFoundError for a missing file."""
         return parse_response(Job, self._send(calls.submit_call(video, audio, options, idempotency_key, segments)))
+
+    def analyze(
+        self, video: MediaInput, *, idempotency_key: str | None = None, **options: Unpack[AnalyzeOptions]
+    ) -> Job:
+        """Find out who is in a video; returns the queued job. After `wait`, `analysis` has the answer."""
+        return parse_response(Job, self._send(calls.analyze_call(video, options, idempotency_key)))
+
+    def analysis(self, job: Job | str) -> Analysis:
+        """The people of a video that was analyzed. Raises ResultNotReadyError."""
+        return parse_response(Analysis, self._send(calls.job_call(id_of(job), "/analysis")))
 
     def run(
         self,

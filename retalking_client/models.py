@@ -216,6 +216,7 @@ class Job(_Response):
     speech for the whole video."""
 
     id: str
+    kind: str = "render"
     status: Status
     stage: str | None = None
     progress: float = 0.0
@@ -288,6 +289,42 @@ class Evaluation(_Response):
     synthetic_weights: bool = False
     metrics: list[Metric]
     curves: EvaluationCurves | None = None
+
+
+class TimeRange(_Response):
+    """Seconds on the video's clock."""
+
+    start_s: float
+    end_s: float
+
+
+class Person(_Response):
+    """One person of a video. track: for the option `face`, as `{"track": ...}`. boxes: left, top, right, bottom in
+    pixels, and speaking: probability, one for each `step_s` of the analysis; None where the face is not seen."""
+
+    track: str
+    seen: list[TimeRange]
+    visibility: float
+    speaking_s: float
+    face_px: float
+    best_s: float
+    boxes: list[tuple[float, float, float, float] | None]
+    speaking: list[float | None]
+
+
+class Analysis(_Response):
+    """Who is in a video. voice: probability that anybody is heard, one for each `step_s`; None: no usable sound."""
+
+    duration_s: float
+    width: int
+    height: int
+    fps: float
+    frames: int
+    step_s: float
+    shots: list[TimeRange]
+    people: list[Person]
+    voice: list[float] | None = None
+    notes: list[str] = Field(default_factory=list)
 
 
 class Upload(_Response):

@@ -38,6 +38,13 @@ class FaceBox(TypedDict):
 
 
 @_NO_OTHER_KEYS
+class FaceTrackId(TypedDict):
+    """The face of one person, by the id that `analyze` gave it, such as `person_2`."""
+
+    track: str
+
+
+@_NO_OTHER_KEYS
 class Margins(TypedDict, total=False):
     """`crop`: fractions of the picture. `pads`: pixels."""
 
@@ -66,7 +73,12 @@ class SoundOptions(TypedDict, total=False):
     ducking_db: float
 
 
-FaceChoice = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"] | FacePoint | FaceBox
+FaceChoice = (
+    Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center", "speaking"]
+    | FacePoint
+    | FaceBox
+    | FaceTrackId
+)
 
 
 @_NO_OTHER_KEYS
@@ -87,7 +99,18 @@ class Segment(TypedDict, total=False):
 
 
 @_NO_OTHER_KEYS
-class SubmitOptions(TypedDict, total=False):
+class AnalyzeOptions(TypedDict, total=False):
+    """All optional: what every kind of job takes."""
+
+    webhook_url: str | None
+    webhook_events: list[str]
+    priority: int
+    expires_in_s: int | None
+    metadata: dict[str, Any]
+
+
+@_NO_OTHER_KEYS
+class SubmitOptions(AnalyzeOptions, total=False):
     """All optional. `GET /engines` lists meaning, range and default of each."""
 
     engine: str
@@ -107,8 +130,3 @@ class SubmitOptions(TypedDict, total=False):
     audio_track: int | str | None
     transcript: str
     seed: int
-    webhook_url: str | None
-    webhook_events: list[str]
-    priority: int
-    expires_in_s: int | None
-    metadata: dict[str, Any]

@@ -60,7 +60,7 @@ class ClipPlan:
     engine that draws one face through the whole clip cannot render it.
     sound: what the result plays.
     timeline: which source frame each frame of the result shows.
-    track: the sound track of the first line. notes: what was filled, chosen or corrected in the sound.
+    track: the sound track of the first line. notes: what was filled, chosen or corrected before the render.
     read_s: seconds that opening and decoding took. files: what was heard in each file of speech.
     tap: where the engine hands the result's packets to the evaluation while it writes them (docs/engines.md).
     """
@@ -112,7 +112,7 @@ class ClipPlan:
         if size == output_size(info, None) != (info.width, info.height):
             sentence = f"Scaled from {info.width}x{info.height} so that phones play it; see output.max_height."
             notes.append(Note("output_scaled", sentence))
-        notes += [*self.source.info.notes, *self._frame_notes()]
+        notes += [*self.notes, *self.source.info.notes, *self._frame_notes()]
         return replace(
             report,
             notes=merge_notes([*report.notes, *notes]),

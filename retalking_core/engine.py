@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from retalking_core.clip_plan import ClipPlan, LineInput, plan_clip
 from retalking_core.errors import OptionUnsupportedError
+from retalking_core.face_choice import settle_faces
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -142,8 +143,9 @@ def render_files(
     progress: ProgressHook,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> RenderReport:
-    """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises its errors, those of `Engine.render`,
-    and OptionUnsupportedError for lines that the engine does not draw."""
+    """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises its errors, those of `settle_faces`
+    and `Engine.render`, and OptionUnsupportedError for lines that the engine does not draw."""
     with plan_clip(video, audio, options, limits) as clip:
         refuse_lines(clip, options, engine.capabilities)
-        return clip.complete(engine.render(clip, result, options, progress))
+        settled = settle_faces(clip, options, limits, progress)
+        return settled.clip.complete(engine.render(settled.clip, result, settled.options, settled.progress))

@@ -24,7 +24,7 @@ from retalking_core.media.speech import ANALYSIS_RATE_HZ, Speech
 from retalking_core.notes import Note
 from retalking_core.options import FaceChoice, RenderOptions, UpperFace
 from retalking_core.types import Timeline, VideoInfo, Waveform
-from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, SPEAKING
 
 MAX_SPEAKERS = 8
 # Times of neighboring lines may differ by rounding.
@@ -86,8 +86,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Speaker:
-    """One choice of a face with one look, and its lines in order of time, which do not overlap. Different speakers may
-    speak at the same time."""
+    """One choice of a face with one look, and its lines in order of time, which do not overlap (but for `speaking`,
+    before `settle_faces`). Different speakers may speak at the same time."""
 
     face: FaceChoice
     expression: str
@@ -174,25 +174,39 @@ def cast_speakers(
 ) -> tuple[Speaker, ...]:
     """Lines of one face and look together, in order of their first line.
 
-    Raises SegmentsOverlapError for two lines at a time for one choice of a face, SegmentOutOfRangeError for a line that
-    no frame of the result shows, TooManySegmentsError.
+    Raises the errors of `gather_speakers`, and SegmentOutOfRangeError for a line that no frame of the result shows.
     """
-    _check_overlaps(inputs, spoken, options)
-    cast: dict[tuple[FaceChoice, str, UpperFace], list[Line]] = {}
-    for one in sorted(spoken, key=lambda each: (each.start_s, each.number)):
+
+    def speaker(one: SpokenLine) -> Speaker:
         asked = inputs[one.number]
-        key = (
+        return Speaker(
             asked.face or options.face,
             asked.expression or options.expression,
             asked.upper_face or options.upper_face,
+            (_planned(one, timeline, options.transcript if len(spoken) == 1 else ""),),
         )
-        transcript = options.transcript if len(spoken) == 1 else ""
-        cast.setdefault(key, []).append(_planned(one, timeline, transcript))
-    if len(cast) > MAX_SPEAKERS:
+
+    return gather_speakers([speaker(one) for one in spoken])
+
+
+def gather_speakers(speakers: Sequence[Speaker]) -> tuple[Speaker, ...]:
+    """Speakers of one face and look made one, in order of their first line.
+
+    Raises SegmentsOverlapError for two lines at a time for one choice of a face; `speaking` is none before
+    `settle_faces` has found who speaks. Raises TooManySegmentsError.
+    """
+    parts = [replace(speaker, lines=(line,)) for speaker in speakers for line in speaker.lines]
+    parts.sort(key=lambda part: (part.lines[0].start_s, part.lines[0].number))
+    _check_overlaps(parts)
+    gathered: dict[tuple[FaceChoice, str, UpperFace], list[Line]] = {}
+    for part in parts:
+        gathered.setdefault((part.face, part.expression, part.upper_face), []).extend(part.lines)
+    if len(gathered) > MAX_SPEAKERS:
         raise TooManySegmentsError(
-            f"The segments name {len(cast)} different faces or looks; one render draws {MAX_SPEAKERS}. Split the job."
+            f"The segments name {len(gathered)} different faces or looks; one render draws {MAX_SPEAKERS}. Split the "
+            "job."
         )
-    return tuple(Speaker(*key, tuple(lines)) for key, lines in cast.items())
+    return tuple(Speaker(*key, tuple(lines)) for key, lines in gathered.items())
 
 
 def first_frame_at(time_s: float, fps: Fraction) -> int:
@@ -215,14 +229,15 @@ def _planned(line: SpokenLine, timeline: Timeline, transcript: str) -> Line:
     return Line(line.number, line.start_s, end_s, range(first, stop), line.speech, part, transcript)
 
 
-def _check_overlaps(inputs: Sequence[LineInput], spoken: Sequence[SpokenLine], options: RenderOptions) -> None:
-    last: dict[FaceChoice, SpokenLine] = {}
-    for line in sorted(spoken, key=lambda each: (each.start_s, each.number)):
-        face = inputs[line.number].face or options.face
-        before = last.get(face)
-        if before is not None and line.start_s < before.end_s - _ROUNDING_S:
+def _check_overlaps(parts: Sequence[Speaker]) -> None:
+    """parts: of one line each, in order of time."""
+    last: dict[FaceChoice, Line] = {}
+    for part in parts:
+        (line,) = part.lines
+        before = last.get(part.face)
+        if before is not None and part.face != SPEAKING and line.start_s < before.end_s - _ROUNDING_S:
             raise overlap_error(before.number, line.number, line.start_s, min(line.end_s, before.end_s))
-        last[face] = line
+        last[part.face] = line
 
 
 def overlap_error(one: int, other: int, start_s: float, end_s: float) -> SegmentsOverlapError:

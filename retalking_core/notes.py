@@ -38,6 +38,8 @@ NOTE_CODES: dict[str, str] = {
     "original_sound_missing": "the video has no sound of its own that could be kept",
     "original_sound_ends": "the result is longer than the video, and so than its own sound",
     "segment_cut": "the result ends before the segment does, so the rest of its speech is left out",
+    "speaker_chosen": "with `face=speaking`: the person who speaks in the video's own sound",
+    "speaker_unknown": "with `face=speaking`: no mouth moves with the video's own sound, so the largest face was taken",
     "mouth_still": "the mouth never moves although there is sound",
     "transcript_unused": "the transcript does not fit the speech and was left out",
     "split_render": "rendered as segments by several workers",

@@ -23,6 +23,7 @@ from jobs.store.evaluations import FIRST_FENCE, EvaluationLease, Evaluations
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.measurement import Measurement
+from retalking_core.face_choice import settle_faces
 from retalking_core.progress import EVALUATE, Progress, ProgressHook
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
@@ -127,7 +128,12 @@ def _evaluate_stored(
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
     options = render_options(request, inputs.expression_image, job.owner)
     with ExitStack() as opened:
-        clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
+        planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
+        # How many faces speak depends on whom the choices mean. Found again: only an evaluation that lost its worker
+        # comes here.
+        clip = settle_faces(
+            planned, options, context.limits, lambda found: keeper.beat(EVALUATE, 0.0, (found.stage, found.done))
+        ).clip
         targets = Targets.load(stated)
         measurement = measurement_of(
             *(file, clip, None, request, context.limits, context.models), progress=progress, targets=targets

@@ -48,14 +48,19 @@ class InputLoader:
     pauses_s: tuple[float, ...] = ()
 
     def load(self, job: Job, folder: Path) -> Inputs:
-        """Raises ServiceError (body_too_large), ObjectStoreError, ObjectNotFoundError."""
+        """Of a render. Raises the errors of `fetch`."""
+        paths = self.fetch(job, folder)
+        digests = {part: ref.sha256 or _sha256(paths[part]) for part, ref in job.inputs.items()}
+        return Inputs(paths, digests)
+
+    def fetch(self, job: Job, folder: Path) -> dict[InputPart, Path]:
+        """By part. Raises ServiceError (body_too_large), ObjectStoreError, ObjectNotFoundError."""
         paths = {part: folder / part for part in job.inputs}
         for number, (part, ref) in enumerate(job.inputs.items()):
             self.beat("fetch", number / len(paths), part)
             self._load(str(ref.key), part, paths[part])
         self.beat("fetch", 1.0, None)
-        digests = {part: ref.sha256 or _sha256(paths[part]) for part, ref in job.inputs.items()}
-        return Inputs(paths, digests)
+        return paths
 
     def _load(self, key: str, part: str, path: Path) -> None:
         try:

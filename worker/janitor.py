@@ -282,4 +282,4 @@ class Janitor:
 
 def _lost_objects(job: Job) -> tuple[str, ...]:
     """Keys under which the attempt that lost its lease publishes."""
-    return published_keys(result_key(job.id, job.fence, job.spec.request.output.container))
+    return published_keys(result_key(job.id, job.fence, job.result_suffix))

@@ -16,14 +16,17 @@ from redis.exceptions import RedisError
 
 from jobs.messages import MessageNotSentError
 from jobs.models import Job, JobStatus, MetricResult, RenderInfo, ResultInfo
-from jobs.names import curves_key, poster_key, preview_key, result_key, targets_key
+from jobs.names import curves_key, portrait_key, poster_key, preview_key, result_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.clip_plan import plan_clip
+from retalking_core.digests import file_sha256
 from retalking_core.engine import refuse_lines
 from retalking_core.errors import RenderCanceled
+from retalking_core.face_choice import settle_faces
 from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
+from retalking_core.video_analysis import analyze_video
 from retalking_core.vocabulary.engines import preferred_engine
 from worker.context import Attempt, RunContext
 from worker.engines import choose_engine, wanted_engine
@@ -93,6 +96,8 @@ def _hand_on(job_id: str, context: RunContext) -> bool:
         job = retry_redis(lambda: context.store.jobs.get(job_id))
     except JobNotFoundError:
         return False
+    if job.spec.kind == "analyze":  # needs no engine
+        return False
     wanted = wanted_engine(job.spec.request.engine, context.settings)
     if job.status is not JobStatus.QUEUED or preferred_engine(wanted, context.engines.by_name) is not None:
         return False
@@ -118,6 +123,9 @@ def _produce(attempt: Attempt) -> None:
     """Load inputs, render, evaluate, publish, and mark the job as succeeded."""
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
     job = retry_redis(lambda: context.store.jobs.get(lease.job_id))
+    if job.spec.kind == "analyze":
+        _produce_analysis(attempt, job)
+        return
     container = job.spec.request.output.container
     signer = open_signer(context.settings, job.spec.request)
     with ExitStack() as opened:
@@ -127,14 +135,16 @@ def _produce(attempt: Attempt) -> None:
         file = folder / f"result.{container}"
         options = render_options(job.spec.request, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
-            clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
-            refuse_lines(clip, options, engine.capabilities)
-            on_progress = partial(_report_render, keeper)
+            planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
+            refuse_lines(planned, options, engine.capabilities)
+            settled = settle_faces(planned, options, context.limits, partial(_report_render, keeper))
+            clip = settled.clip
             early = None
             if is_wanted(job) and not follows(job):  # else it would only take cores from the render
                 early = opened.enter_context(early_looks(file, clip, job.spec.request, context.limits, context.models))
                 clip = replace(clip, tap=early.tap)
-            report = render(RenderTask(attempt, job, engine, clip, options, folder, file, on_progress))
+            task = RenderTask(attempt, job, engine, clip, settled.options, folder, file, settled.progress)
+            report = render(task)
         rendered = RenderedClip(job, file, clip, report, early, folder / "curves.json")
         metrics: list[MetricResult] = []
         if is_wanted(job) and not follows(job):
@@ -154,8 +164,36 @@ def _produce(attempt: Attempt) -> None:
             evaluate_after(rendered, result.key, attempt)
 
 
-def _succeed(attempt: Attempt, result: ResultInfo, info: RenderInfo, metrics: list[MetricResult] | None) -> None:
-    """metrics: None if they follow. Raises RenderCanceled."""
+def _produce_analysis(attempt: Attempt, job: Job) -> None:
+    """Load the video, find who is in it, publish what was found with the thumbnails, and mark the job as succeeded."""
+    context, keeper = attempt.context, attempt.keeper
+    key = result_key(job.id, attempt.lease.fence, job.result_suffix)
+    root = scratch_root(context.settings.work_dir)
+    with attempt_folder(root, job.id, attempt.lease.attempt) as folder:
+        video = _input_loader(attempt).fetch(job, folder)["video"]
+        thumbnails, file = folder / "thumbnails", folder / "analysis.json"
+        thumbnails.mkdir()
+        with keeper.expecting_progress():
+            found = analyze_video(video, thumbnails, context.limits, partial(_report_render, keeper))
+        file.write_text(found.model_dump_json(), encoding="utf-8")
+        keeper.beat("publish", EVALUATED)
+        for person in found.people:
+            picture = thumbnails / f"{person.track}.jpg"
+            _put(attempt, portrait_key(key, person.track), picture, "image/jpeg")
+        _put(attempt, key, file, "application/json")
+        keeper.check()
+        result = ResultInfo(
+            key=key,
+            content_type="application/json",
+            size_bytes=file.stat().st_size,
+            sha256=file_sha256(file),
+            **found.model_dump(include={"duration_s", "width", "height", "fps", "frames"}),
+        )
+    _succeed(attempt, result, None, [])
+
+
+def _succeed(attempt: Attempt, result: ResultInfo, info: RenderInfo | None, metrics: list[MetricResult] | None) -> None:
+    """info: of a render. metrics: None if they follow. Raises RenderCanceled."""
     settings = attempt.context.settings
     try:
         retry_redis(
@@ -175,15 +213,18 @@ def _succeed(attempt: Attempt, result: ResultInfo, info: RenderInfo, metrics: li
 
 
 def _load_inputs(attempt: Attempt, job: Job, folder: Path) -> Inputs:
+    return _input_loader(attempt).load(job, folder)
+
+
+def _input_loader(attempt: Attempt) -> InputLoader:
     keeper = attempt.keeper
-    loader = InputLoader(
+    return InputLoader(
         objects=attempt.context.objects,
         max_bytes=attempt.context.settings.max_upload_bytes,
         beat=lambda stage, fraction, detail: keeper.beat(stage, FETCHED * fraction, detail),
         wait=keeper.wait,
         pauses_s=attempt.context.storage_pauses_s,
     )
-    return loader.load(job, folder)
 
 
 def _report_render(keeper: LeaseKeeper, progress: Progress) -> None:

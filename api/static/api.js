@@ -1,7 +1,7 @@
 // @ts-check
 // Calls to the service. Every refusal becomes a Problem with what happened and what to do.
 /** @import { ErrorRow, Evaluation, IssuedKey, Job, JobList, KeyList, MediaLinks } from "#types" */
-/** @import { Offer, OpenApi, ProblemDocument, UsageReport } from "#types" */
+/** @import { Analysis, Offer, OpenApi, ProblemDocument, Source, UsageReport } from "#types" */
 /** @import { Keyring } from "./keyring.js" */
 
 export class Problem extends Error {
@@ -96,6 +96,28 @@ export class Api {
   evaluation = (id) => this.json(`v1/jobs/${id}/evaluation`);
   /** @param {string} id @returns {Promise<MediaLinks>} */
   media = (id) => this.json(`v1/jobs/${id}/media`);
+
+  /**
+   * Submits an analysis of a video.
+   * @param {Source} video
+   * @param {AbortSignal} signal
+   * @returns {Promise<Job>}
+   */
+  analyze({ url, file }, signal) {
+    if (file) {
+      const form = new FormData();
+      form.append("video", file);
+      return this.json("v1/videos/analyze/upload", { method: "POST", body: form, signal });
+    }
+    const headers = { "Content-Type": "application/json" };
+    const body = JSON.stringify({ video_url: url });
+    return this.json("v1/videos/analyze", { method: "POST", headers, body, signal });
+  }
+
+  /** @param {string} id @returns {Promise<Analysis>} */
+  analysis = (id) => this.json(`v1/jobs/${id}/analysis`);
+  /** A picture of a person. @param {string} id @param {string} track */
+  portrait = async (id, track) => (await this.call(`v1/jobs/${id}/people/${track}.jpg`)).blob();
 
   /** @param {number} months @returns {Promise<UsageReport>} */
   usage = (months) => this.json(`v1/usage?months=${months}`);

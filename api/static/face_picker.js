@@ -4,6 +4,9 @@
 
 import { announce, h } from "./elements.js";
 
+// The variant of `face` that is a person instead of a place.
+const PERSON = "FaceTrackId";
+
 /** @typedef {{ width: number, height: number }} Size */
 /** @typedef {{ preview: HTMLElement, player: Element | null }} PreviewSource */
 
@@ -14,6 +17,7 @@ import { announce, h } from "./elements.js";
  */
 export function offerFacePicker(faceField, source) {
   for (const variant of faceField.variants ?? []) {
+    if (variant.name === PERSON) continue;
     const controls = (variant.field.fields ?? []).map((field) => [field.shape.name, field.control]);
     const fields = /** @type {Record<string, HTMLInputElement>} */ (Object.fromEntries(controls));
     const corners = "x" in fields ? [["x", "y"]] : [["left", "top"], ["right", "bottom"]];
@@ -22,6 +26,16 @@ export function offerFacePicker(faceField, source) {
     button.addEventListener("click", () => pick(source, corners, fields, note));
     variant.field.element.append(h("div", { class: "row" }, button, note));
   }
+}
+
+/** Sets the option `face` to a person. @param {Field} faceField @param {string} track */
+export function choosePerson(faceField, track) {
+  const variant = faceField.variants?.find(({ name }) => name === PERSON);
+  const [field] = variant?.field.fields ?? [];
+  if (!field) return;
+  field.control.value = track;
+  faceField.control.value = PERSON;
+  faceField.control.dispatchEvent(new Event("change"));
 }
 
 /**

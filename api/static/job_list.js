@@ -89,7 +89,7 @@ function row(view, job) {
     h("td", { "data-head": "Status" }, badge(job.status), progress, place),
     h("td", { "data-head": "Job" },
       h("a", { href: `#/jobs/${job.id}`, "data-action": "open", title: job.id }, name)),
-    h("td", { "data-head": "Engine" }, job.engine ?? job.engine_requested),
+    h("td", { "data-head": "Engine" }, job.kind === "analyze" ? "analysis" : job.engine ?? job.engine_requested),
     h("td", { "data-head": "Created" }, h("time", { datetime: job.created_at }, moment(job.created_at))),
     h("td", { "data-head": "Length" }, job.result ? seconds(job.result.duration_s) : "–"),
     h("td", { class: "actions" }, h("button", {

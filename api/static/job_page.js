@@ -11,6 +11,7 @@ import { announce, h } from "./elements.js";
 import { bytes, moment, number, seconds, title } from "./format.js";
 import { removeJob } from "./job_actions.js";
 import { failureBox, problemBox } from "./notices.js";
+import { listPeople } from "./people.js";
 import { buildProgress } from "./progress.js";
 import { showWebhook } from "./webhook_log.js";
 
@@ -126,6 +127,10 @@ async function drawOutcome(page) {
       page.outcome.replaceChildren(failureBox(error, codes.find((row) => row.code === error.code)));
     }
     if (!isFinished(job)) return;
+    if (job.kind === "analyze") {
+      page.outcome.replaceChildren(...(await describeAnalysis(page)));
+      return;
+    }
     const [media, evaluation, offer] = await Promise.all([api.media(job.id), api.evaluation(job.id), api.offer()]);
     if (page.signal.aborted) return;
     const comparison = buildComparison(job, media, () => api.media(job.id), page.signal);
@@ -135,6 +140,16 @@ async function drawOutcome(page) {
   } catch (fault) {
     page.problem.replaceChildren(problemBox(fault));
   }
+}
+
+/** Who is in the video. @param {Page} page */
+async function describeAnalysis({ api, id }) {
+  const analysis = await api.analysis(id);
+  const { people, shots, notes } = analysis;
+  const counts = `${people.length} ${people.length === 1 ? "person" : "people"} in ${shots.length} ${
+    shots.length === 1 ? "shot" : "shots"}, ${seconds(analysis.duration_s)}.`;
+  return [h("p", { class: "lead" }, counts), await listPeople(api, id, analysis),
+    ...notes.map((note) => h("p", { class: "fine" }, note))];
 }
 
 /** @param {Job} job @returns {job is FinishedJob} */
@@ -169,12 +184,13 @@ async function remove(page) {
 
 /** @param {Job} job */
 function factsOf(job) {
-  const { result, options } = job;
+  const { result } = job;
+  const options = job.kind === "analyze" ? {} : job.options;
   const rows = [
     ["Created", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)],
     ["Deleted with its files", moment(job.delete_at)], ["Must start before", moment(job.deadline_at)],
     ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
-    ["Result", result && describeFile(result)],
+    [job.kind === "analyze" ? "Video" : "Result", result && describeFile(result)],
     ["Face found", job.render && `in ${number(job.render.face_coverage * 100)} % of the frames`],
     ["Sound track", job.render?.audio_track && describeTrack(job.render.audio_track)],
     ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],

@@ -4,11 +4,12 @@
 
 import { Problem } from "./api.js";
 import { announce, h } from "./elements.js";
-import { offerFacePicker } from "./face_picker.js";
+import { choosePerson, offerFacePicker } from "./face_picker.js";
 import { InvalidField } from "./fields.js";
 import { bytes, percent } from "./format.js";
 import { problemBox } from "./notices.js";
 import { buildOptions } from "./options_form.js";
+import { buildPeople } from "./people.js";
 import { buildSegments } from "./segments.js";
 import { buildSource } from "./source_input.js";
 
@@ -22,10 +23,11 @@ const MISSING = { video: "Choose a video or a picture of a face.", audio: "Choos
 export async function showNewJob(root, { api, signal, go }) {
   const [offer, document] = await Promise.all([api.offer(), api.document()]);
   if (signal.aborted) return;
-  const draft = { offer, api, signal, go, ...buildParts(offer, document) };
+  const draft = { offer, api, signal, go, ...buildParts(offer, document, api, signal) };
   const onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); submit(draft); };
   const form = h("form", { class: "new-job", novalidate: true, onsubmit },
-    h("div", { class: "sources" }, draft.video.element, draft.audio.element), draft.segments.element,
+    h("div", { class: "sources" }, draft.video.element, draft.audio.element), draft.people.element,
+    draft.segments.element,
     h("section", { class: "card", "aria-labelledby": "options-title" },
       h("h2", { id: "options-title" }, "Options"), engineNote(offer), draft.options.element),
     draft.problem,
@@ -36,12 +38,13 @@ export async function showNewJob(root, { api, signal, go }) {
     form);
 }
 
-/** @param {Offer} offer @param {OpenApi} document */
-function buildParts(offer, document) {
+/** @param {Offer} offer @param {OpenApi} document @param {PageContext["api"]} api @param {AbortSignal} signal */
+function buildParts(offer, document, api, signal) {
   const limits = offer.limits;
   const video = buildSource({
     slot: "video", heading: "Face", accept: "video/*,.mkv,.avi,image/png,image/jpeg,image/webp",
     hint: `A video or a still image: ${limits.accepted_files.video}`, maxBytes: limits.max_upload_bytes,
+    onChange: () => people.clear(),
   });
   const audio = buildSource({
     slot: "audio", heading: "Speech", accept: "audio/*,video/*,.mkv,.flac,.ogg", canRecord: true,
@@ -54,11 +57,16 @@ function buildParts(offer, document) {
     video, faces: shape.kind === "choice" ? shape.choices : [], maxBytes: limits.max_upload_bytes,
     onSwitch: (isOn) => { audio.element.hidden = isOn; },
   });
+  const people = buildPeople({
+    api, signal, source: video,
+    onFound: (found) => segments.offerPeople(found),
+    onPick: ({ track }) => choosePerson(options.fields.face, track),
+  });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const text = h("span", { class: "fine" });
   const stop = h("button", { type: "button", class: "quiet" }, "Stop the upload");
   return {
-    video, audio, segments, options, bar, text, stop,
+    video, audio, people, segments, options, bar, text, stop,
     sending: h("div", { class: "sending", hidden: true }, bar, text, stop),
     button: h("button", { class: "primary large" }, "Make the video"),
     problem: h("div", { class: "problem" }),

@@ -1,9 +1,10 @@
 // @ts-check
 // Who speaks when: segments on a timeline, each with the waveform of its speech.
-/** @import { Choice, FieldError, Player } from "#types" */
+/** @import { Choice, FieldError, Person, Player } from "#types" */
 
 import { announce, h, unique } from "./elements.js";
 import { bytes } from "./format.js";
+import { nameOf } from "./people.js";
 import { drawWaveform, readWaveform } from "./waveform.js";
 
 /** @typedef {Awaited<ReturnType<typeof readWaveform>>} Waveform */
@@ -33,6 +34,8 @@ const LABELS = { start_s: "Starts at (s)", end_s: "Ends at (s)", audio_offset_s:
 export function buildSegments({ video, faces, maxBytes, onSwitch }) {
   /** @type {Row[]} */
   const rows = [];
+  /** @type {Person[]} */
+  let people = [];
   const toggle = h("input", { type: "checkbox", role: "switch", id: unique("segments") });
   const chooser = h("input", {
     type: "file", id: unique("speeches"), accept: "audio/*,video/*,.mkv,.flac,.ogg", multiple: true,
@@ -50,6 +53,7 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
     if (file.size > maxBytes) return say(error, `${file.name} has ${bytes(file.size)}, more than the service takes.`);
     const lastS = Math.max(0, ...rows.map(endOf));
     const row = buildRow(file, await readWaveform(file), lastS, faces, rows.length);
+    offer(row, people);
     rows.push(row);
     list.append(row.element);
     track.append(row.block);
@@ -85,6 +89,12 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
   return {
     element, focus: () => chooser.focus(),
     get isOn() { return toggle.checked; },
+    /** Lets segments name the people of the video. @param {Person[]} found */
+    offerPeople(found) {
+      people = found;
+      for (const row of rows) offer(row, people);
+      draw();
+    },
     /** What to send, or null if something is missing, which is then shown. */
     read() {
       say(error, rows.length ? "" : "Add the speech of each speaker.");
@@ -138,6 +148,23 @@ function buildRow(file, waveform, startS, faces, number) {
     h("span", {}, file.name));
   return { file, waveform, times, face, element, block, canvas, error };
 }
+
+/**
+ * Adds people to the faces of a row, in the place of those of another video.
+ * @param {Row} row
+ * @param {Person[]} people
+ */
+function offer({ face }, people) {
+  const chosen = face.value;
+  for (const option of face.querySelectorAll("option[data-person]")) option.remove();
+  face.append(...people.map((person) =>
+    h("option", { value: person.track, "data-person": true }, nameOf(person))));
+  face.value = chosen;
+  if (!face.value) face.selectedIndex = 0;
+}
+
+/** @param {HTMLSelectElement} face */
+const valueOf = (face) => (face.selectedOptions[0]?.hasAttribute("data-person") ? { track: face.value } : face.value);
 
 /** @param {number} seconds */
 const round = (seconds) => Math.max(0, Math.round(seconds * 1000) / 1000);
@@ -220,7 +247,7 @@ function toRequest(rows) {
     files.set(name, row.file);
     const { start_s: start, end_s: end, audio_offset_s: offset } = row.times;
     return {
-      audio: name, start_s: start.valueAsNumber, face: row.face.value,
+      audio: name, start_s: start.valueAsNumber, face: valueOf(row.face),
       ...(end.value ? { end_s: end.valueAsNumber } : {}),
       ...(offset.valueAsNumber ? { audio_offset_s: offset.valueAsNumber } : {}),
     };

@@ -14,8 +14,9 @@ import { buildRecorder } from "./recorder.js";
  * @param {string} options.accept types for the file dialog
  * @param {number} options.maxBytes largest file that the service accepts
  * @param {boolean} [options.canRecord]
+ * @param {() => void} [options.onChange]
  */
-export function buildSource({ slot, heading, hint, accept, maxBytes, canRecord = false }) {
+export function buildSource({ slot, heading, hint, accept, maxBytes, canRecord = false, onChange }) {
   const id = unique(slot);
   /** @type {{ file: File | null, objectUrl: string | null }} */
   const state = { file: null, objectUrl: null };
@@ -51,11 +52,12 @@ export function buildSource({ slot, heading, hint, accept, maxBytes, canRecord =
     preview.replaceChildren(...(file && state.objectUrl ? [playerFor(file, state.objectUrl, heading)] : []));
     chosen.textContent = file ? `${file.name}, ${bytes(file.size)}` : "";
     address.disabled = Boolean(file);
+    onChange?.();
     if (file) announce(`${heading}: ${file.name}`);
   };
   chooser.addEventListener("change", () => chooser.files?.[0] && take(chooser.files[0]));
   remove.addEventListener("click", () => { chooser.value = ""; take(null); chooser.focus(); });
-  address.addEventListener("input", () => showError(""));
+  address.addEventListener("input", () => { showError(""); onChange?.(); });
   acceptDrops(zone, take);
 
   const element = h("section", { class: "source", "aria-labelledby": `${id}-title` },

@@ -27,6 +27,8 @@ export type KeyList = Schemas["KeyList"];
 export type ErrorRow = Schemas["ErrorRow"];
 export type FieldError = Schemas["FieldError"];
 export type ProblemDocument = Partial<Schemas["Problem"]>;
+export type Analysis = Schemas["VideoAnalysis"];
+export type Person = Schemas["AnalyzedPerson"];
 export type FinishedJob = Job & { result: NonNullable<Job["result"]> };
 
 // elements.js

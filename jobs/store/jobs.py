@@ -282,19 +282,19 @@ class Jobs:
         lease: Lease,
         *,
         result: ResultInfo,
-        render: RenderInfo,
+        render: RenderInfo | None,
         evaluation: Sequence[MetricResult] | None,
         retention_s: int,
         evaluation_lease_s: float | None = None,
     ) -> Job:
         """running -> succeeded. Raises WrongStateError if cancellation was requested before: then call cancel().
 
-        evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this worker holds it under the first
-        fence.
+        render: None for an analysis. evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this
+        worker holds it under the first fence.
         """
         metrics = "" if evaluation is None else metrics_json(evaluation)
         pending = "" if evaluation_lease_s is None else str(int(evaluation_lease_s * 1000))
-        outcome = (stored_json(result), stored_json(render), metrics, "")
+        outcome = (stored_json(result), stored_json(render) if render else "", metrics, "")
         return self._finish(lease, "succeed", retention_s, outcome, pending)
 
     def fail(self, lease: Lease, error: ErrorInfo, *, retention_s: int) -> Job:

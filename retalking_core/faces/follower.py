@@ -88,6 +88,29 @@ def implied_box(landmarks: NDArray[np.float32]) -> Box:
     return np.array([x - half, y - half, x + half, y + half], np.float32)
 
 
+class CutDetector:
+    """Whether a new shot begins, frame by frame."""
+
+    def __init__(self) -> None:
+        self._first: NDArray[np.uint8] | None = None
+        self._last: NDArray[np.uint8] | None = None
+
+    def rewound(self) -> CutDetector:
+        """For the way back from the first frame."""
+        back = CutDetector()
+        back._last = self._first
+        return back
+
+    def step(self, gray: Gray) -> bool:
+        # Four pixels for each of the thumbnail's, for any size of the frame.
+        picked = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_NEAREST)
+        thumbnail = cv2.resize(picked, (48, 48), interpolation=cv2.INTER_AREA)
+        last, self._last = self._last, thumbnail
+        if self._first is None:
+            self._first = thumbnail
+        return last is not None and float(cv2.absdiff(thumbnail, last).mean()) > CUT_LEVELS
+
+
 class FaceFollower:
     """Follows the face it is given. After each `step`, `cut` says whether a new shot began there.
 
@@ -100,8 +123,7 @@ class FaceFollower:
         self._speed = np.zeros(2, np.float32)
         self._patch: NDArray[np.float32] | None = None
         self._seen: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None  # landmarks, and the patch there
-        self._thumbnail: NDArray[np.uint8] | None = None
-        self._first_thumbnail: NDArray[np.uint8] | None = None
+        self._cuts = CutDetector()
         self._identity: NDArray[np.float32] | None = None
         self._chip: NDArray[np.uint8] | None = None
         self._unchecked = self._misses = self._lost_for = 0
@@ -114,7 +136,7 @@ class FaceFollower:
     def rewound(self) -> FaceFollower:
         """A follower that starts from the same first face, for the way back; it knows the same person."""
         back = FaceFollower(self._models, self._search, self._first)
-        back._chip, back._identity, back._thumbnail = self._chip, self._identity, self._first_thumbnail
+        back._chip, back._identity, back._cuts = self._chip, self._identity, self._cuts.rewound()
         return back
 
     @property
@@ -127,7 +149,7 @@ class FaceFollower:
 
         proposal: landmarks found ahead of time, verified like the follower's own.
         """
-        self.cut = self._is_cut(gray)
+        self.cut = self._cuts.step(gray)
         if self._last is not None:
             found = self._follow(gray, self._last, proposal)
             self._cut_since_lost = self.cut
@@ -138,28 +160,19 @@ class FaceFollower:
         self._steps += 1
         return found
 
-    def _is_cut(self, gray: Gray) -> bool:
-        # Four pixels for each of the thumbnail's, for any size of the frame.
-        picked = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_NEAREST)
-        thumbnail = cv2.resize(picked, (48, 48), interpolation=cv2.INTER_AREA)
-        last, self._thumbnail = self._thumbnail, thumbnail
-        if self._steps == 0:
-            self._first_thumbnail = thumbnail
-        return last is not None and float(cv2.absdiff(thumbnail, last).mean()) > CUT_LEVELS
-
     def _follow(
         self, gray: Gray, last: NDArray[np.float32], proposal: LandmarkProposal | None
     ) -> NDArray[np.float32] | None:
         if self.cut:
             return self._find_again(gray)
-        if proposal is not None and not _is_near(proposal.landmarks, last):
+        if proposal is not None and not is_near(proposal.landmarks, last):
             proposal = None
         expected = implied_box(last + self._speed)
         landmarks = self._models.landmarks(gray, expected) if proposal is None else proposal.landmarks
-        plausible = is_plausible(landmarks, self._search.height, self._search.width) and _is_near(landmarks, last)
-        patch = _patch(gray, landmarks) if plausible else None
+        plausible = is_plausible(landmarks, self._search.height, self._search.width) and is_near(landmarks, last)
+        patch = eye_patch(gray, landmarks) if plausible else None
         self._seen = None if patch is None else (landmarks, patch)
-        steady = patch is not None and (self._patch is None or _correlation(patch, self._patch) > STEADY)
+        steady = patch is not None and (self._patch is None or correlation(patch, self._patch) > STEADY)
         self._unchecked += 1
         if steady and proposal is not None and proposal.confirmed:
             self._unchecked = self._misses = 0
@@ -179,7 +192,7 @@ class FaceFollower:
         size = float(box[2] - box[0])
         window = box + np.array([-0.6, -0.6, 0.6, 0.6], np.float32) * size
         faces = self._search.within(gray, window, max(SMALLEST_FACE_PX * 0.9, 0.72 * size), threshold=-0.3)
-        faces = [face for face in faces if _is_near(face.landmarks, last)]
+        faces = [face for face in faces if is_near(face.landmarks, last)]
         self._unchecked = 0
         if faces:
             self._misses = 0
@@ -239,16 +252,16 @@ class FaceFollower:
         if self._seen is not None and self._seen[0] is found:
             self._patch = self._seen[1]
         else:
-            self._patch = _patch(gray, found)
+            self._patch = eye_patch(gray, found)
 
 
-def _is_near(landmarks: NDArray[np.float32], last: NDArray[np.float32]) -> bool:
+def is_near(landmarks: NDArray[np.float32], last: NDArray[np.float32]) -> bool:
     """Neither far from the last frame's face nor of another size."""
     ratio = float(face_scale(landmarks)) / float(face_scale(last))
     return iou(bounding_box(landmarks), bounding_box(last)) > 0.35 and 0.75 < ratio < 1.33
 
 
-def _patch(gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+def eye_patch(gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
     """Eyes and nose (what speech does not move) as a small picture, f32 [24, 32]."""
     left, top, right, bottom = bounding_box(landmarks[17:48])
     height, width = gray.shape
@@ -259,6 +272,6 @@ def _patch(gray: Gray, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
     return cv2.resize(gray[top:bottom, left:right], (32, 24), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     a, b = one - one.mean(), other - other.mean()
     return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-6))

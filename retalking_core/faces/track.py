@@ -20,7 +20,7 @@ from retalking_core.errors import FaceMissingError
 from retalking_core.faces.landmarks import MOUTH, bounding_box, face_scale
 from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.numerics import smoothstep
-from retalking_core.options import FaceBox, FaceChoice, FacePoint
+from retalking_core.options import FaceBox, FaceChoice, FacePoint, FaceTrackId
 from retalking_core.types import FaceTrack, FrameSource
 
 OnFrame = Callable[[int, int], None]
@@ -30,13 +30,18 @@ OnFrame = Callable[[int, int], None]
 class TrackRequest:
     """Which face to follow where.
 
-    indices: source frame numbers to analyze, ascending, each once. crop: left, top, right, bottom margins to leave out
+    indices: source frame numbers to analyze, ascending, each once. choice: a place or a rank; people and speakers have
+    one since `settle_faces`. crop: left, top, right, bottom margins to leave out
     of the search, fractions 0..1 of the upright frame.
     """
 
     indices: Sequence[int]
     choice: FaceChoice = "largest"
     crop: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.choice == "speaking" or isinstance(self.choice, FaceTrackId):
+            raise ValueError(f"{self.choice} is no place: `settle_faces` comes before the tracking")
 
 
 class FaceTracker(Protocol):
@@ -84,7 +89,7 @@ def choose_face(boxes: Sequence[Box], choice: FaceChoice, width: int, height: in
         "top_most": centers[:, 1],
         "bottom_most": -centers[:, 1],
         "center": np.linalg.norm(centers - (width / 2, height / 2), axis=1),
-    }[choice]
+    }[str(choice)]
     return int(rank.argmin())
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -26,8 +26,10 @@ MAX_TRANSCRIPT = 5000
 ExpressionName = Literal["neutral", "smile", "image"]
 UpperFace = Literal["original", "surprise", "angry", "sad"]
 LengthMode = Literal["cut_off", "loop", "bounce", "silence", "remap"]
-FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center"]
+FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_most", "center", "speaking"]
 SoundMix = Literal["replace", "over", "segments_only"]
+SPEAKING: Final = "speaking"
+"""Value of `face` that asks for a person whom the video's own sound tells, and not for a place."""
 MissingFace = Literal["pass_through", "fail"]
 Compat = Literal["none", "original"]
 
@@ -62,7 +64,14 @@ class FaceBox:
     bottom: float = Field(ge=0, le=MAX_SIDE_PX)
 
 
-FaceChoice = FaceName | FacePoint | FaceBox
+@dataclass(frozen=True, config=_CONFIG)
+class FaceTrackId:
+    """The face of one person, by the id that the analysis of the same video gave (`POST /v1/videos/analyze`)."""
+
+    track: str = Field(pattern=r"^person_[1-9][0-9]{0,3}$", examples=["person_2"])
+
+
+FaceChoice = FaceName | FacePoint | FaceBox | FaceTrackId
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -168,6 +177,7 @@ class JobOptions(BaseModel):
             top_most="The face farthest up",
             bottom_most="The face farthest down",
             center="The face nearest to the center of the picture",
+            speaking="The face that speaks in the video's own sound; where none does, the largest",
         ),
     )
     missing_face: MissingFace = Field(

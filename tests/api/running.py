@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -28,12 +29,13 @@ from jobs.models import (
     SegmentValue,
     WorkerInfo,
 )
-from jobs.names import result_key
+from jobs.names import portrait_key, result_key
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_core.vocabulary.engines import EngineInfo
+from retalking_core.vocabulary.video_analysis import AnalyzedPerson, TimeRange, VideoAnalysis
 from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +56,31 @@ NEURAL = EngineInfo(
     description="for tests",
     unsupported_options={},
     draws_lines=True,
+)
+
+_WHOLE = TimeRange(start_s=0, end_s=0.4)
+ANALYSIS = VideoAnalysis(
+    duration_s=0.4,
+    width=64,
+    height=48,
+    fps=25,
+    frames=10,
+    step_s=0.2,
+    shots=[_WHOLE],
+    people=[
+        AnalyzedPerson(
+            track="person_1",
+            seen=[_WHOLE],
+            visibility=1,
+            speaking_s=0.1,
+            face_px=30,
+            best_s=0.2,
+            boxes=[(1, 2, 3, 4), None],
+            speaking=[0.5, None],
+        )
+    ],
+    voice=[1, 0],
+    notes=[],
 )
 
 
@@ -108,6 +135,24 @@ class RunningApi:
             retention_s=3600,
             evaluation_lease_s=evaluation_lease_s,
         )
+
+    def finish_analysis(self, job_id: str, portrait: bytes = b"a picture") -> Job:
+        """What a worker does with an analysis, less the search. portrait: of its only person."""
+        lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)
+        assert lease is not None
+        key = result_key(job_id, lease.fence, "json")
+        document = ANALYSIS.model_dump_json().encode()
+        for name, content, content_type in (
+            (portrait_key(key, "person_1"), portrait, "image/jpeg"),
+            (key, document, "application/json"),
+        ):
+            with self.objects.writer(name, content_type) as writer:
+                writer.write(content)
+                writer.commit()
+        facts = ANALYSIS.model_dump(include={"duration_s", "width", "height", "fps", "frames"})
+        digest = hashlib.sha256(document).hexdigest()
+        result = ResultInfo(key=key, content_type="application/json", size_bytes=len(document), sha256=digest, **facts)
+        return self.store.jobs.succeed(lease, result=result, render=None, evaluation=[], retention_s=3600)
 
     def fail(self, job_id: str) -> Job:
         lease = self.store.jobs.claim(job_id, "worker-of-the-test", 30)

@@ -72,16 +72,17 @@ ENGINE_SPECIFIC = ("engine", "expression", "upper_face", "one_shot", "transcript
 UPLOADS: list[str] = []  # ids of those that hold their file
 
 
-@schemathesis.hook.apply_to(method="POST", path_regex=r"^/v1/jobs(/upload)?$")  # type: ignore[attr-defined]
+@schemathesis.hook.apply_to(method="POST", path_regex=r"^/v1/(jobs|videos/analyze)(/upload)?$")  # type: ignore[attr-defined]
 def before_call(context: Any, case: Any, **_: Any) -> None:
-    """A third of the bodies, chosen by their content so that a run can be repeated, carry such metadata. Another third
-    of those by reference name an upload that is there, because no generated address leads to a file."""
+    """A third of the bodies, chosen by their content so that a run can be repeated, carry such metadata. The other
+    ones by reference name an upload that is there, because no generated address leads to a file."""
     if isinstance(case.body, dict):
         number = len(json.dumps(case.body, default=str))
-        if number % 3 == 1 and case.media_type == "application/json" and UPLOADS:
+        if number % 3 != 0 and case.media_type == "application/json" and UPLOADS:
             for name in ("video_url", "audio_url", "webhook_url", "webhook_events", "evaluate", *ENGINE_SPECIFIC):
                 case.body.pop(name, None)
-            case.body |= dict.fromkeys(("video_upload_id", "audio_upload_id"), UPLOADS[-1])
+            names = ("video_upload_id",) if "videos" in case.path else ("video_upload_id", "audio_upload_id")
+            case.body |= dict.fromkeys(names, UPLOADS[-1])
         if number % 3 == 0:
             hostile = HOSTILE[number % len(HOSTILE)]
             is_form = case.media_type == "multipart/form-data"

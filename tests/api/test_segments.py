@@ -303,3 +303,18 @@ def test_what_the_engine_does_not_draw(api: RunningApi) -> None:
     with api.live_worker(PREVIEW.model_copy(update={"draws_lines": False})):
         problem = check_problem(submit(api, [segment()], files), 422, "unsupported_option")
         assert [error["pointer"] for error in problem["errors"]] == ["#/segments"]
+
+
+def test_people_are_asked_for_by_id_and_by_speaking(api: RunningApi) -> None:
+    """Who speaks is known only to the worker, so such segments may overlap."""
+    segments = [
+        segment(0, end_s=2, face="speaking"),
+        segment(1.5, "ben", end_s=3, face="speaking"),
+        segment(2, end_s=4, face={"track": "person_2"}),
+    ]
+    answer = submit(api, segments)
+    assert answer.status_code == 202, answer.text
+    assert [each["face"] for each in answer.json()["segments"]] == ["speaking", "speaking", {"track": "person_2"}]
+    refused = [*segments, segment(3.5, "ben", face={"track": "person_2"})]
+    check_problem(submit(api, refused), 422, "segments_overlap")
+    check_problem(submit(api, [segment(face={"track": "../person_2"})]), 422, "invalid_option")

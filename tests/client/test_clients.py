@@ -90,6 +90,26 @@ def test_an_upload_serves_jobs(client: Any, proxy: BreakingProxy, api: RunningAp
         client.submit("http://127.0.0.1/face.mp4", speech)
 
 
+def test_an_analysis_says_who_is_in_a_video(
+    client: Any, proxy: BreakingProxy, api: RunningApi, face: Path, speech: Path
+) -> None:
+    proxy.will(Fault("POST", "/v1/videos/analyze/upload", lose_answer=True))
+    job = client.analyze(face, metadata={"title": "take 3"})
+    assert (job.kind, job.metadata, list(job.inputs)) == ("analyze", {"title": "take 3"}, ["video"])
+    assert client.analyze(client.upload(face), idempotency_key=f"own-{job.id}").kind == "analyze"
+    with pytest.raises(codes.ResultNotReadyError):
+        client.analysis(job)
+    api.finish_analysis(job.id)
+    analysis = client.analysis(client.wait(job, timeout_s=60).raise_for_status())
+    (person,) = analysis.people
+    assert (person.track, person.boxes, person.speaking) == ("person_1", [(1, 2, 3, 4), None], [0.5, None])
+    assert (analysis.shots[0].end_s, analysis.step_s, analysis.voice) == (0.4, 0.2, [1, 0])
+    render = client.submit(face, speech, face={"track": person.track})
+    assert (render.kind, render.options["face"]) == ("render", {"track": "person_1"})
+    with pytest.raises(codes.UrlNotAllowedError):
+        client.analyze("http://127.0.0.1/face.mp4")
+
+
 def test_waiting_reports_every_step(client: Any, api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
     job = client.submit(face, speech)
     worker = threading.Timer(0.3, finish, (api, job.id, VIDEO))

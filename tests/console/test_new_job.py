@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from retalking_core.vocabulary.options import FaceTrackId
 from tests.api.running import RunningApi
 from tests.console.browser import open_page
 from tests.console.test_main_job import choose_inputs, job_id_of
 
 pytestmark = pytest.mark.e2e
+
+PERSON = Path(__file__).parents[2] / "docs" / "pictures" / "console-result.jpg"
 
 
 def submit(page: Page) -> None:
@@ -210,3 +213,51 @@ def test_several_speakers_on_a_timeline(browser: Browser, live: RunningApi, file
     assert (segments[0].start_s, segments[0].end_s) == (1, 3)
     assert segments[1].start_s == pytest.approx(second + 0.1)
     assert (segments[1].end_s, segments[1].audio_offset_s) == (None, 0.1)
+
+
+def test_the_people_of_a_video_are_clicked_on(browser: Browser, live: RunningApi, files: tuple[Path, Path]) -> None:
+    """The whole video for one of them, then a segment for one of them."""
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        page.get_by_role("button", name="Find the people in it").click()
+        expect(page.get_by_role("region", name="Face").get_by_role("alert")).to_contain_text("Choose a video")
+        choose_inputs(page, *files)
+        page.get_by_role("button", name="Find the people in it").click()
+        expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+        (analysis,) = [
+            job for job in live.store.jobs.page(status=None, cursor=None, limit=10).jobs if job.spec.kind == "analyze"
+        ]
+        live.finish_analysis(analysis.id, PERSON.read_bytes())
+        person = page.get_by_role("button", name="Person 1")
+        person.click()
+        expect(person).to_have_attribute("aria-pressed", "true")
+        watched.wait("document.querySelector('.people img').naturalWidth > 0")
+        expect(page.locator("select[name=face]")).to_have_value("FaceTrackId")
+        assert watched.audit() == []
+        page.get_by_text("Several speakers").click()
+        speakers = page.get_by_role("region", name="Speakers")
+        speakers.get_by_label("Add speech").set_input_files([files[1]])
+        speakers.get_by_role("combobox", name="Face").select_option("Person 1")
+        submit(page)
+        spec = live.store.jobs.get(job_id_of(page)).spec
+    assert spec.request.face == FaceTrackId("person_1")
+    assert [segment.face for segment in spec.segments] == [FaceTrackId("person_1")]
+
+
+def test_people_are_those_of_the_chosen_video(browser: Browser, live: RunningApi, files: tuple[Path, Path]) -> None:
+    with open_page(browser, live.url) as watched:
+        page = watched.page
+        choose_inputs(page, *files)
+        before = {job.id for job in live.store.jobs.page(status=None, cursor=None, limit=50).jobs}
+        page.get_by_role("button", name="Find the people in it").click()
+        expect(page.get_by_text("Waiting for a worker")).to_be_visible()
+        (analysis,) = [
+            job for job in live.store.jobs.page(status=None, cursor=None, limit=50).jobs if job.id not in before
+        ]
+        live.finish_analysis(analysis.id, PERSON.read_bytes())
+        expect(page.get_by_role("button", name="Person 1")).to_be_visible()
+        page.get_by_role("button", name="Remove: Face").click()
+        expect(page.get_by_role("button", name="Person 1")).to_have_count(0)
+        page.goto(f"{live.url}/#/jobs/{analysis.id}")
+        expect(page.locator(".people li")).to_have_text(["Person 1seen 100 %, speaks 0.1 s"])
+        assert watched.audit() == []

@@ -64,7 +64,7 @@ def rendering(api: RunningApi) -> Iterator[None]:
         while not stopping.wait(0.1):
             for job in api.store.jobs.page(status=JobStatus.QUEUED, cursor=None, limit=10).jobs:
                 with suppress(JobNotFoundError):
-                    api.finish(job.id, RESULT)
+                    api.finish_analysis(job.id) if job.spec.kind == "analyze" else api.finish(job.id, RESULT)
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -141,7 +141,7 @@ def test_typescript(api: RunningApi, key: str, folder: Path, modules: Path) -> N
 
 
 def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules: Path) -> None:
-    """clients/typescript: submit, segments, events, wait, download, webhook verification, refusals."""
+    """clients/typescript: submit, segments, events, wait, download, analyze, webhook verification, refusals."""
     shutil.copytree(TYPESCRIPT / "src", folder / "src", ignore=shutil.ignore_patterns("generated"))
     for name in ("package.json", "tsconfig.json"):
         shutil.copy(TYPESCRIPT / name, folder)
@@ -173,4 +173,7 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
         invalid,
         invalid,
         "job_not_found",
+        "result_not_ready",
+        "url_not_allowed",
     ]
+    assert seen["analyzed"] == ["analyze", {"order": 8}, "person_1"]

@@ -34,6 +34,8 @@ async function main() {
     { audio: speech, start_s: 4, audio_offset_s: 1.5 },
   ], { evaluate: ["face_coverage"], sound: { mix: "over" } });
   const spoken = raiseForStatus(await service.wait(dubbed));
+  const analyzed = await service.wait(await service.analyze(face, { metadata: { order: 8 }, expires_in_s: null }));
+  const { people } = await service.analysis(raiseForStatus(analyzed));
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
   const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
   console.log(JSON.stringify({
@@ -52,6 +54,7 @@ async function main() {
       values: spoken.evaluation?.flatMap((metric) => metric.segments?.map((each) => each.value) ?? []),
     },
     webhook: [message.type, message.data.id],
+    analyzed: [analyzed.kind, analyzed.metadata, ...people.map((person) => person.track)],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
       await refusal(() => service.submit(face, [{ audio: speech, start_s: 2, end_s: 1 }])),
@@ -60,6 +63,8 @@ async function main() {
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
       await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
+      await refusal(() => service.analysis(job)),
+      await refusal(() => service.analyze("ftp://a/b")),
     ],
   }));
 }

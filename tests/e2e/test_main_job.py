@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
+from bench.speaker_scenes import write_scene
 from cli.demo_input import write_portrait
 from tests.e2e.conftest import Service
+from tests.faces.clips import backdrop, place_face
 from tests.media import clips
 
 pytestmark = pytest.mark.e2e
@@ -83,3 +88,37 @@ def test_the_events_tell_the_whole_story(service: Service, tmp_path: Path) -> No
     assert names[0] == "job.queued"
     assert "job.started" in names
     assert names[-1] == "job.succeeded"
+
+
+def test_the_people_of_a_video_are_found_and_one_of_them_is_rendered(
+    service: Service, succeed: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    picture = backdrop(640, 300)
+    place_face(picture, 110, 160, 130)
+    place_face(picture, 90, 480, 150)
+    video = write_scene(tmp_path / "two.mp4", [picture] * 25, None)
+    with video.open("rb") as file:
+        answer = service.client.post("/videos/analyze", files={"video": file})
+    assert answer.status_code == 202, answer.text
+    job = service.finish(answer.json()["id"])
+    assert job["status"] == "succeeded", job["error"]
+    found = service.client.get(f"/jobs/{job['id']}/analysis").json()
+    assert [person["track"] for person in found["people"]] == ["person_1", "person_2"]
+    assert found["voice"] is None
+    thumbnail = service.client.get(f"/jobs/{job['id']}/people/person_2.jpg")
+    with Image.open(io.BytesIO(thumbnail.content)) as portrait:
+        assert portrait.format == "JPEG"
+        assert max(portrait.size) <= 160
+    speech = clips.make_wav(tmp_path / "speech.wav", seconds=1.0)
+    done = succeed(video, speech, face='{"track": "person_2"}', evaluate="[]")
+    result = service.download(done["id"], tmp_path / "result.mp4")
+    with av.open(str(result)) as media, av.open(str(video)) as source:
+        pairs = list(zip(media.decode(video=0), source.decode(video=0), strict=False))
+    changed = np.mean(
+        [np.abs(a.to_ndarray(format="gray").astype(float) - b.to_ndarray(format="gray")) for a, b in pairs], axis=0
+    )
+    assert changed[:, 320:].max() > 3 * changed[:, :320].max()
+    wrong = service.submit(video, speech, face='{"track": "person_9"}')
+    failed = service.finish(wrong.json()["id"])
+    assert failed["error"]["code"] == "face_not_found"
+    assert "person_1, person_2" in failed["error"]["message"]

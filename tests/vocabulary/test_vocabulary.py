@@ -56,6 +56,7 @@ def test_the_client_s_options_are_those_of_the_service() -> None:
     shapes = {
         client.FacePoint: options.FacePoint,
         client.FaceBox: options.FaceBox,
+        client.FaceTrackId: options.FaceTrackId,
         client.Margins: options.Crop,
         client.OutputOptions: options.OutputOptions,
         client.SoundOptions: options.SoundOptions,

@@ -3,6 +3,7 @@
 import * as calls from "./generated";
 import { createClient, createConfig, type Client } from "./generated/client";
 import type {
+  AnalysisSpec,
   JobCanceledMessage,
   JobEvent,
   JobFailedMessage,
@@ -13,6 +14,7 @@ import type {
   JobView,
   Problem,
   SegmentSubmission,
+  VideoAnalysis,
 } from "./generated";
 
 export type * from "./generated";
@@ -25,6 +27,7 @@ export type Options = Omit<
   JobSpec,
   "video_url" | "video_upload_id" | "audio_url" | "audio_upload_id" | "segments"
 >;
+export type AnalyzeOptions = Omit<AnalysisSpec, "video_url" | "video_upload_id">;
 export type WebhookMessage =
   | JobStartedMessage
   | JobProgressMessage
@@ -94,6 +97,22 @@ export class Retalking {
     const texts = Object.fromEntries(lists.map(([name, value]) => [name, JSON.stringify(value)]));
     const body = { ...fields, ...inputs, ...texts };
     return this.send(() => calls.submitJobFiles({ client: this.client, headers, body: body as calls.JobForm }));
+  }
+
+  /** Find out who is in a video and who speaks; returns the queued job. When it succeeded, `analysis` has the answer. */
+  async analyze(video: Input, options: AnalyzeOptions = {}, idempotencyKey?: string): Promise<JobView> {
+    const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
+    if (!(video instanceof Blob)) {
+      const body = { ...options, video_url: String(video) };
+      return this.send(() => calls.analyzeVideo({ client: this.client, headers, body }));
+    }
+    const body = { ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null)), video };
+    return this.send(() => calls.analyzeVideoFile({ client: this.client, headers, body: body as calls.AnalysisForm }));
+  }
+
+  /** The people of a video that was analyzed; a track is a value of the option `face`: `{ track: "person_2" }`. */
+  async analysis(job: JobView | string): Promise<VideoAnalysis> {
+    return this.send(() => calls.getAnalysis({ client: this.client, path: { job_id: idOf(job) } }));
   }
 
   /** The current state of a job. waitS: answer when it is over, or after so many seconds, at most 60. */
