@@ -16,8 +16,8 @@ from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
 from api.problems import Problem
 from api.segments import PART_NAME
-from api.submission import JobSubmission
-from jobs.models import JobEvent, WebhookEvent, WebhookMessage
+from api.submission import BatchSubmission, JobSubmission
+from jobs.models import BATCH_EVENT, BatchMessage, JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
 
@@ -27,9 +27,10 @@ back, the lip-synced video and its evaluation when the job is done. Poll the job
 `webhook_url`. Results of the engine `preview` are previews: a landmark warp, not the neural method."""
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete"},
+    {"name": "batches", "description": "Many jobs in one request"},
     {"name": "results", "description": "Video and evaluation of a finished job"},
     {"name": "events", "description": "Server-Sent Events"},
-    {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
+    {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView, or the BatchView"},
     {"name": "uploads", "description": "Files that are sent before their job"},
     {"name": "accounts", "description": "Accounts, their keys, and what they used"},
     {"name": "service", "description": "Current offer and error codes"},
@@ -80,7 +81,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     document["paths"] = {
         (VERSION if is_versioned(path) else "") + path: operations for path, operations in document["paths"].items()
     }
-    document["webhooks"] = {event: {"post": _webhook(event)} for event in get_args(WebhookEvent)}
+    document["webhooks"] = {event: {"post": _webhook(event)} for event in (*get_args(WebhookEvent), BATCH_EVENT)}
     _link_operations(document["paths"])
     for operation in _operations(document):
         _complete(operation, is_open=not settings.require_keys)
@@ -94,7 +95,7 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
     schemas; that of requests is named `...Input`.
     """
     _, sent = models_json_schema(
-        [(Problem, "serialization"), (JobEvent, "serialization"), (WebhookMessage, "serialization")],
+        [(model, "serialization") for model in (Problem, JobEvent, WebhookMessage, BatchMessage)],
         ref_template=_REF + "{model}",
     )
     answers = {name: _always_sent(shape) for name, shape in (answers | sent["$defs"]).items()}
@@ -104,8 +105,11 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         kind = {"type": {"type": "string", "const": event}}
         title = message_name(event)  # generators name classes by titles
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
+    title = message_name(BATCH_EVENT)
+    answers[title] = answers.pop("BatchMessage") | {"title": title}
+    asked_models = (JobSubmission, BatchSubmission, NewKey, AccountChanges)
     _, received = models_json_schema(
-        [(JobSubmission, "validation"), (NewKey, "validation"), (AccountChanges, "validation")],
+        [(model, "validation") for model in asked_models],
         ref_template=_REF + "{model}",
     )
     asked: Json = received["$defs"]
@@ -137,7 +141,7 @@ def message_name(event: str) -> str:
     return "".join(word.capitalize() for word in event.split(".")) + "Message"
 
 
-def _webhook(event: WebhookEvent) -> dict[str, Any]:
+def _webhook(event: str) -> dict[str, Any]:
     headers = {"webhook-id": "The same for all attempts", "webhook-timestamp": "Seconds since 1970 of this attempt"}
     headers["webhook-signature"] = "`v1,` and the signature; several are separated by spaces"
     return {
@@ -174,6 +178,15 @@ def _link_operations(paths: dict[str, Any]) -> None:
     }
     for path in ("/jobs", "/jobs/upload"):
         paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
+    paths[f"{VERSION}/batches"]["post"]["responses"]["202"]["links"] = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"batch_id": "$response.body#/id"},
+        }
+        for path, operations in paths.items()
+        if path.startswith(f"{VERSION}/batches/{{batch_id}}")
+        for operation in operations.values()
+    }
     paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
             "operationId": "submitJob",
@@ -274,6 +287,32 @@ JSON_BODY = {
                             "sound": {"mix": "over"},
                         },
                     },
+                },
+            },
+        },
+    }
+}
+BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF + "BatchSubmission"},
+                "examples": {
+                    "two-jobs": {
+                        "summary": "One face, two sentences",
+                        "value": {
+                            "jobs": [
+                                {
+                                    "video_url": "https://example.com/face.mp4",
+                                    "audio_url": f"https://example.com/{number}.wav",
+                                    "metadata": {"line": number},
+                                }
+                                for number in (1, 2)
+                            ],
+                            "webhook_url": "https://example.com/hooks",
+                        },
+                    }
                 },
             },
         },

@@ -11,7 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 VERSION = "/v1"
 # First segments of the paths of the API
-VERSIONED = frozenset({"jobs", "uploads", "webhooks", "engines", "errors", "quarantine", "keys", "accounts", "usage"})
+VERSIONED = frozenset(
+    {"jobs", "batches", "uploads", "webhooks", "engines", "errors", "quarantine", "keys", "accounts", "usage"}
+)
 
 
 def is_versioned(path: str) -> bool:

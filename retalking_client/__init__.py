@@ -26,6 +26,8 @@ from retalking_client.models import (
     AccountUsage,
     ApiError,
     ApiKey,
+    Batch,
+    BatchFailure,
     Evaluation,
     FieldFault,
     IssuedKey,
@@ -39,7 +41,7 @@ from retalking_client.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import Segment, SubmitOptions
+from retalking_client.options import BatchJob, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
@@ -48,6 +50,9 @@ __all__ = [
     "ApiError",
     "ApiKey",
     "AsyncClient",
+    "Batch",
+    "BatchFailure",
+    "BatchJob",
     "Client",
     "DownloadDamagedError",
     "Evaluation",

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, get_args
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ import httpx
 
 from retalking_client.errors import ServiceUnreachableError
 from retalking_client.models import Status, Upload
-from retalking_client.options import MediaInput, Segment, SubmitOptions
+from retalking_client.options import BatchJob, MediaInput, Segment, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
@@ -152,16 +153,99 @@ def _segment_spec(segment: Segment, files: dict[str, Path]) -> dict[str, Any]:
     return {**segment, "audio": source}
 
 
+# How often `wait_batch` asks
+BATCH_POLL_S = 1.0
+# A longer list of jobs is uploaded: the service limits JSON bodies to 1 MiB.
+MOST_BODY_BYTES = 900_000
+
+
+@contextmanager
+def list_file(lines: Sequence[Mapping[str, Any]]) -> Iterator[Path | None]:
+    """The lines as a temporary file, if they are too long for a body; else None."""
+    text = "\n".join(compact_json(line) for line in lines)
+    if len(text.encode()) <= MOST_BODY_BYTES:
+        yield None
+        return
+    with TemporaryDirectory(prefix="retalking-") as folder:
+        file = Path(folder) / "jobs.jsonl"
+        file.write_text(text, "utf-8")
+        yield file
+
+
+def batch_files(jobs: Sequence[BatchJob]) -> list[Path]:
+    """Files of the items, each once. Raises FileNotFoundError."""
+    given = [value for job in jobs for value in (job["video"], job["audio"], job.get("expression"))]
+    inputs = [job[slot] for job in jobs for slot in ("video", "audio")]
+    pictures = [value for value in given if isinstance(value, os.PathLike)]
+    files = [value for value in inputs if not isinstance(value, Upload) and not is_link(os.fspath(value))]
+    return list(dict.fromkeys(existing_file(value) for value in (*files, *pictures)))
+
+
+def batch_lines(jobs: Sequence[BatchJob], uploads: Mapping[Path, Upload]) -> list[dict[str, Any]]:
+    """The items as the service takes them. uploads: of batch_files()."""
+    return [_batch_line(job, uploads) for job in jobs]
+
+
+def _batch_line(job: BatchJob, uploads: Mapping[Path, Upload]) -> dict[str, Any]:
+    line: dict[str, Any] = {name: value for name, value in job.items() if name not in ("video", "audio")}
+    for slot in ("video", "audio"):
+        value = job[slot]
+        if not isinstance(value, Upload) and is_link(os.fspath(value)):
+            line[f"{slot}_url"] = os.fspath(value)
+        else:
+            upload = value if isinstance(value, Upload) else uploads[existing_file(value)]
+            line[f"{slot}_upload_id"] = upload.id
+    expression = line.get("expression")
+    if isinstance(expression, os.PathLike):
+        expression = uploads[existing_file(expression)]
+    if isinstance(expression, Upload):
+        line["expression"] = f"upload:{expression.id}"
+    return line
+
+
+def batch_call(
+    jobs: Sequence[Mapping[str, Any]] | Upload,
+    webhook_url: str | None,
+    metadata: Mapping[str, Any],
+    idempotency_key: str | None,
+) -> Call:
+    """jobs: lines, or an uploaded list of them."""
+    body: dict[str, Any] = {"jobs_upload_id": jobs.id} if isinstance(jobs, Upload) else {"jobs": list(jobs)}
+    body |= {"webhook_url": webhook_url, "metadata": dict(metadata)}
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    return Call("POST", f"{API}/batches", json=body, headers={"Idempotency-Key": key})
+
+
+def get_batch_call(batch_id: str) -> Call:
+    return Call("GET", batch_path(batch_id))
+
+
+def cancel_batch_call(batch_id: str) -> Call:
+    return Call("POST", f"{batch_path(batch_id)}/cancel")
+
+
+def batch_path(batch_id: str) -> str:
+    return f"{API}/batches/{quote(batch_id, safe='')}"
+
+
 def job_call(job_id: str, rest: str = "") -> Call:
     return Call("GET", job_path(job_id) + rest)
 
 
-def list_call(status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None) -> Call:
+def list_call(
+    status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None, batch: str | None = None
+) -> Call:
     """Raises ValueError for an unknown status."""
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
     pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
-    params = {"status": status, "metadata": pairs or None, "limit": str(page_size), "cursor": cursor}
+    params = {
+        "status": status,
+        "metadata": pairs or None,
+        "batch": batch,
+        "limit": str(page_size),
+        "cursor": cursor,
+    }
     return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
 
 

@@ -49,13 +49,16 @@ class Margins(TypedDict, total=False):
 
 @_NO_OTHER_KEYS
 class OutputOptions(TypedDict, total=False):
-    """crf: 0..51, lower is better and larger. badge: draw a visible note that the video is synthetic."""
+    """crf: 0..51, lower is better and larger. badge: draw a visible note that the video is synthetic. put_url: takes
+    the result by PUT. prefix: folder in the bucket of the service where a copy is put."""
 
     crf: int
     max_height: int | None
     container: Literal["mp4", "mov", "mkv"]
     fps: float | None
     badge: bool
+    put_url: str | None
+    prefix: str | None
 
 
 @_NO_OTHER_KEYS
@@ -112,3 +115,10 @@ class SubmitOptions(TypedDict, total=False):
     priority: int
     expires_in_s: int | None
     metadata: dict[str, Any]
+
+
+class BatchJob(SubmitOptions):
+    """An item of a batch: its inputs, and its options as keywords of `submit`. Files are uploaded once each."""
+
+    video: MediaInput
+    audio: MediaInput

@@ -125,7 +125,7 @@ def _evaluate_stored(
     file, stated = folder / Path(result).name, folder / "targets.npz"
     for key, path in ((result, file), (targets_key(result), stated)):
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
-    options = render_options(request, inputs.expression_image, job.owner)
+    options = render_options(request.options, inputs.expression_image, job.owner)
     with ExitStack() as opened:
         clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
         targets = Targets.load(stated)

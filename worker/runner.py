@@ -88,7 +88,7 @@ def _produce(attempt: Attempt) -> None:
         inputs = _load_inputs(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         file = folder / f"result.{container}"
-        options = render_options(job.spec.request, inputs.expression_image, job.owner)
+        options = render_options(job.spec.request.options, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             clip = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
             refuse_lines(clip, options, engine.capabilities)
