@@ -122,8 +122,9 @@ class AsyncClient:
     ) -> Batch:
         """Submit up to 500 jobs at once; files are uploaded first, each once. All are accepted or none: `faults` of the
         error names the items to correct. webhook_url: receives `batch.completed`. Raises FileNotFoundError."""
-        uploads = {file: await self.upload(file) for file in calls.batch_files(jobs)}
-        lines = calls.batch_lines(jobs, uploads)
+        items = calls.batch_items(jobs)
+        uploads = {file: await self.upload(file) for file in calls.batch_files(items)}
+        lines = [item.referring_to(uploads) for item in items]
         with list_file(lines) as file:
             listed = lines if file is None else await self.upload(file)
             call = calls.batch_call(listed, webhook_url, metadata or {}, idempotency_key)

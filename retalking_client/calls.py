@@ -113,6 +113,19 @@ def submit_call(
 
     Raises FileNotFoundError; TypeError unless either `audio` or `segments` is given.
     """
+    spec, files = _submission(video, audio, options, segments)
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
+    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+
+
+def _submission(
+    video: MediaInput,
+    audio: MediaInput | None,
+    options: Mapping[str, Any],
+    segments: Sequence[Segment] | None,
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The JSON of a job, and its files by the name of their form part. Raises FileNotFoundError, TypeError."""
     if (audio is None) == (segments is None):
         raise TypeError("pass either audio, one speech for the whole video, or segments")
     spec: dict[str, Any] = dict(options)
@@ -134,9 +147,7 @@ def submit_call(
     elif isinstance(expression, os.PathLike):
         files["expression"] = existing_file(expression)
         del spec["expression"]
-    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
-    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
-    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+    return spec, files
 
 
 def _segment_spec(segment: Segment, files: dict[str, Path]) -> dict[str, Any]:
@@ -159,6 +170,52 @@ BATCH_POLL_S = 1.0
 MOST_BODY_BYTES = 900_000
 
 
+@dataclass(frozen=True)
+class BatchItem:
+    """A job of a batch before its files are uploaded.
+
+    spec: its JSON. files: what `spec` lacks, by the name that a form part would have.
+    """
+
+    spec: Mapping[str, Any]
+    files: Mapping[str, Path]
+
+    def referring_to(self, uploads: Mapping[Path, Upload]) -> dict[str, Any]:
+        """The JSON with uploads in place of files."""
+        line = dict(self.spec)
+        ids = {name: uploads[file].id for name, file in self.files.items()}
+        line |= {f"{name}_upload_id": ids[name] for name in ("video", "audio") if name in ids}
+        if "expression" in ids:
+            line["expression"] = f"{UPLOAD}{ids['expression']}"
+        if "segments" in line:
+            line["segments"] = [
+                {**segment, "audio": f"{UPLOAD}{ids[segment['audio']]}"} if segment["audio"] in ids else segment
+                for segment in line["segments"]
+            ]
+        return line
+
+
+def batch_items(jobs: Sequence[BatchJob]) -> list[BatchItem]:
+    """Raises FileNotFoundError; TypeError for a job without speech."""
+    inputs = ("video", "audio", "segments")
+    return [
+        BatchItem(
+            *_submission(
+                job["video"],
+                job.get("audio"),
+                {name: value for name, value in job.items() if name not in inputs},
+                job.get("segments"),
+            )
+        )
+        for job in jobs
+    ]
+
+
+def batch_files(items: Sequence[BatchItem]) -> list[Path]:
+    """Files to upload, each once."""
+    return list(dict.fromkeys(file for item in items for file in item.files.values()))
+
+
 @contextmanager
 def list_file(lines: Sequence[Mapping[str, Any]]) -> Iterator[Path | None]:
     """The lines as a temporary file, if they are too long for a body; else None."""
@@ -170,37 +227,6 @@ def list_file(lines: Sequence[Mapping[str, Any]]) -> Iterator[Path | None]:
         file = Path(folder) / "jobs.jsonl"
         file.write_text(text, "utf-8")
         yield file
-
-
-def batch_files(jobs: Sequence[BatchJob]) -> list[Path]:
-    """Files of the items, each once. Raises FileNotFoundError."""
-    given = [value for job in jobs for value in (job["video"], job["audio"], job.get("expression"))]
-    inputs = [job[slot] for job in jobs for slot in ("video", "audio")]
-    pictures = [value for value in given if isinstance(value, os.PathLike)]
-    files = [value for value in inputs if not isinstance(value, Upload) and not is_link(os.fspath(value))]
-    return list(dict.fromkeys(existing_file(value) for value in (*files, *pictures)))
-
-
-def batch_lines(jobs: Sequence[BatchJob], uploads: Mapping[Path, Upload]) -> list[dict[str, Any]]:
-    """The items as the service takes them. uploads: of batch_files()."""
-    return [_batch_line(job, uploads) for job in jobs]
-
-
-def _batch_line(job: BatchJob, uploads: Mapping[Path, Upload]) -> dict[str, Any]:
-    line: dict[str, Any] = {name: value for name, value in job.items() if name not in ("video", "audio")}
-    for slot in ("video", "audio"):
-        value = job[slot]
-        if not isinstance(value, Upload) and is_link(os.fspath(value)):
-            line[f"{slot}_url"] = os.fspath(value)
-        else:
-            upload = value if isinstance(value, Upload) else uploads[existing_file(value)]
-            line[f"{slot}_upload_id"] = upload.id
-    expression = line.get("expression")
-    if isinstance(expression, os.PathLike):
-        expression = uploads[existing_file(expression)]
-    if isinstance(expression, Upload):
-        line["expression"] = f"upload:{expression.id}"
-    return line
 
 
 def batch_call(

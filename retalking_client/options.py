@@ -117,8 +117,10 @@ class SubmitOptions(TypedDict, total=False):
     metadata: dict[str, Any]
 
 
-class BatchJob(SubmitOptions):
-    """An item of a batch: its inputs, and its options as keywords of `submit`. Files are uploaded once each."""
+@_NO_OTHER_KEYS
+class BatchJob(SubmitOptions, total=False):
+    """An item of a batch: inputs as of `submit`, either `audio` or `segments`, and its options."""
 
-    video: MediaInput
+    video: Required[MediaInput]
     audio: MediaInput
+    segments: list[Segment]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from retalking_client import Batch, BatchJob, SubmitOptions, calls
+from retalking_client import Batch, BatchJob, calls
 from retalking_client.cli.common import DEFAULT_URL, AsJson, ServiceUrl, open_client, print_json, validate_options
 from retalking_client.cli.failures import EXIT_FAILED, EXIT_USAGE, CommandError
 from retalking_client.cli.jobs import OnlyId, Timeout
+from retalking_client.options import MediaInput
 
 
 def batch(
@@ -22,8 +23,8 @@ def batch(
         typer.Argument(
             exists=True,
             dir_okay=False,
-            help="JSON Lines, one job a line: `video` and `audio` (a path relative to this file, or an http(s) "
-            "address), and any options",
+            help="JSON Lines, one job a line: `video`, and `audio` or `segments` (paths relative to this file, or "
+            "http(s) addresses), and any options",
         ),
     ],
     url: ServiceUrl = DEFAULT_URL,
@@ -55,7 +56,7 @@ def batch(
     else:
         typer.echo(f"{found.id}  {describe(found)}  {place}")
         for failure in found.failures:
-            typer.echo(f"  line {failure.index + 1}: {failure.code}: {failure.message} ({failure.job_id})", err=True)
+            typer.echo(f"  job {failure.index + 1}: {failure.code}: {failure.message} ({failure.job_id})", err=True)
     if found.is_over and found.counts.succeeded < found.total:
         raise typer.Exit(EXIT_FAILED)
 
@@ -70,20 +71,29 @@ def read_jobs(file: Path) -> list[BatchJob]:
             line: Any = json.loads(text)
         except ValueError as fault:
             raise CommandError("malformed_json", f"{file}, line {number}: {fault}.", EXIT_USAGE) from None
-        if not isinstance(line, dict) or not all(isinstance(line.get(name), str) for name in ("video", "audio")):
-            message = f"{file}, line {number}: a job is an object with `video` and `audio`."
+        if not isinstance(line, dict) or ("audio" in line) == ("segments" in line):
+            message = f"{file}, line {number}: a job is an object with `video`, and with `audio` or `segments`."
             raise CommandError("invalid_request", message, EXIT_USAGE)
-        options = {name: value for name, value in line.items() if name not in ("video", "audio")}
-        validate_options(SubmitOptions, options)
-        inputs = {name: _place(file, line[name]) for name in ("video", "audio")}
-        jobs.append(cast(BatchJob, options | inputs))
+        jobs.append(_beside(file, validate_options(BatchJob, line)))
     if not jobs:
         raise CommandError("invalid_request", f"{file} has no job.", EXIT_USAGE)
     return jobs
 
 
-def _place(file: Path, value: str) -> str:
-    return value if calls.is_link(value) else str(file.parent / Path(value).expanduser())
+def _beside(file: Path, job: BatchJob) -> BatchJob:
+    """Paths of its inputs are relative to the list."""
+
+    def place(given: MediaInput) -> MediaInput:
+        if not isinstance(given, str) or calls.is_link(given) or given.startswith(calls.UPLOAD):
+            return given
+        return str(file.parent / Path(given).expanduser())
+
+    job = {**job, "video": place(job["video"])}
+    if "audio" in job:
+        job["audio"] = place(job["audio"])
+    if "segments" in job:
+        job["segments"] = [{**segment, "audio": place(segment["audio"])} for segment in job["segments"]]
+    return job
 
 
 def describe(batch: Batch) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks import Webhook
 
 from jobs.models import ErrorInfo
 from jobs.names import new_job_id
-from retalking_client import WaitTimeoutError, codes, verify_webhook
+from jobs.view import view_batch
+from retalking_client import Batch, WaitTimeoutError, codes, verify_webhook
 from tests.api.running import RunningApi
+from worker.delivery import event_body
 
 
 def play_feeder(api: RunningApi, batch_id: str) -> None:
@@ -39,6 +45,20 @@ def test_a_batch_of_files_and_addresses(client: Any, api: RunningApi, face: Path
     assert [(job.batch.index, job.metadata) for job in listed] == [(i, {"line": i}) for i in (2, 1, 0)]
 
 
+def test_files_of_segments_are_uploaded(client: Any, api: RunningApi, face: Path, speech: Path) -> None:
+    link = "http://93.184.215.14/speech.wav"
+    segments = [{"start_s": 0.0, "audio": speech, "face": "left_most"}, {"start_s": 0.5, "audio": speech}]
+    batch = client.submit_batch(
+        [{"video": face, "segments": segments}, {"video": face, "segments": [{"start_s": 0.0, "audio": link}]}]
+    )
+    first, second = api.store.batches.items(api.store.batches.get(batch.id), 2)
+    assert [(each.audio, each.face) for each in first.segments] == [("audio_1", "left_most"), ("audio_1", None)]
+    assert str(first.inputs["audio_1"].upload_id).startswith("up_")
+    assert second.inputs["audio_1"].url == link
+    with pytest.raises(TypeError):
+        client.submit_batch([{"video": face}])
+
+
 def test_a_long_list_is_uploaded(client: Any, face: Path, speech: Path, api: RunningApi) -> None:
     upload = client.upload(face)
     job = {"video": upload, "audio": upload, "transcript": "long " * 900}
@@ -60,14 +80,6 @@ def test_items_to_correct_are_named(client: Any, face: Path, speech: Path) -> No
 
 
 def test_the_event_of_a_batch_is_read(client: Any, api: RunningApi, face: Path, speech: Path) -> None:
-    from datetime import UTC, datetime
-
-    from standardwebhooks import Webhook
-
-    from jobs.view import view_batch
-    from retalking_client import Batch
-    from worker.delivery import event_body
-
     batch = client.submit_batch([{"video": face, "audio": speech}], webhook_url="https://93.184.215.14/hook")
     play_feeder(api, batch.id)
     (delivery,) = api.store.webhooks.deliveries(batch.id)
@@ -84,9 +96,6 @@ def test_the_event_of_a_batch_is_read(client: Any, api: RunningApi, face: Path, 
 
 
 def test_the_command(api: RunningApi, face: Path, speech: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     (tmp_path / "face.mp4").write_bytes(face.read_bytes())
     (tmp_path / "speech.wav").write_bytes(speech.read_bytes())
     file = tmp_path / "jobs.jsonl"
@@ -105,6 +114,12 @@ def test_the_command(api: RunningApi, face: Path, speech: Path, tmp_path: Path) 
     play_feeder(api, batch_id)
     over = run("--wait", "--idempotency-key", "once")  # uploads the same files again, and finds the batch
     assert (over.returncode, over.stdout.split()[0]) == (1, batch_id), over.stderr
-    assert "line 1: face_not_found" in over.stderr
+    assert "job 2: face_not_found" in over.stderr
+    segments = [{"start_s": 0, "audio": "speech.wav"}]
+    file.write_text(json.dumps({"video": "face.mp4", "segments": segments}))
+    with_segments = run("--quiet")
+    assert with_segments.returncode == 0, with_segments.stderr
+    (spec,) = api.store.batches.items(api.store.batches.get(with_segments.stdout.strip()), 1)
+    assert spec.inputs["audio_1"].upload_id
     file.write_text('{"video": "face.mp4"}')
     assert "line 1" in run().stderr
