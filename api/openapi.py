@@ -107,9 +107,8 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
     title = message_name(BATCH_EVENT)
     answers[title] = answers.pop("BatchMessage") | {"title": title}
-    asked_models = (JobSubmission, BatchSubmission, NewKey, AccountChanges)
     _, received = models_json_schema(
-        [(model, "validation") for model in asked_models],
+        [(model, "validation") for model in (JobSubmission, BatchSubmission, NewKey, AccountChanges)],
         ref_template=_REF + "{model}",
     )
     asked: Json = received["$defs"]
@@ -118,7 +117,11 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
-    asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio", segments="array")]}
+    sources = [
+        _exactly_one(**_references(slot), **more) for slot, more in (("video", {}), ("audio", {"segments": "array"}))
+    ]
+    asked["JobSubmission"] = fields | {"allOf": sources}
+    asked["BatchSubmission"] |= {"allOf": [_exactly_one(jobs="array", jobs_upload_id="string")]}
     asked["JobForm"] = {"title": "JobForm"} | _form_schema(fields)
     return answers | asked
 
@@ -167,26 +170,21 @@ def _webhook(event: str) -> dict[str, Any]:
 
 def _link_operations(paths: dict[str, Any]) -> None:
     """What to call with the id that an answer names."""
-    followers = {
-        operation["operationId"]: {
-            "operationId": operation["operationId"],
-            "parameters": {"job_id": "$response.body#/id"},
+
+    def followers(prefix: str, parameter: str) -> dict[str, Any]:
+        return {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {parameter: "$response.body#/id"},
+            }
+            for path, operations in paths.items()
+            if path.startswith(f"{VERSION}{prefix}/{{{parameter}}}")
+            for operation in operations.values()
         }
-        for path, operations in paths.items()
-        if path.startswith(f"{VERSION}/jobs/{{job_id}}")
-        for operation in operations.values()
-    }
+
     for path in ("/jobs", "/jobs/upload"):
-        paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
-    paths[f"{VERSION}/batches"]["post"]["responses"]["202"]["links"] = {
-        operation["operationId"]: {
-            "operationId": operation["operationId"],
-            "parameters": {"batch_id": "$response.body#/id"},
-        }
-        for path, operations in paths.items()
-        if path.startswith(f"{VERSION}/batches/{{batch_id}}")
-        for operation in operations.values()
-    }
+        paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers("/jobs", "job_id")
+    paths[f"{VERSION}/batches"]["post"]["responses"]["202"]["links"] = followers("/batches", "batch_id")
     paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
             "operationId": "submitJob",
@@ -210,10 +208,13 @@ def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-def _one_source(slot: str, **others: str) -> dict[str, Any]:
-    """Exactly one of the two references of an input is not null. others: fields that may stand for it, by type."""
-    ways = {f"{slot}_url": "string", f"{slot}_upload_id": "string"} | others
-    return {"oneOf": [{"required": [way], "properties": {way: {"type": kind}}} for way, kind in ways.items()]}
+def _references(slot: str) -> dict[str, str]:
+    return {f"{slot}_url": "string", f"{slot}_upload_id": "string"}
+
+
+def _exactly_one(**fields: str) -> dict[str, Any]:
+    """Exactly one of the fields is not null. fields: their types."""
+    return {"oneOf": [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in fields.items()]}
 
 
 def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api.submission import MAX_ITEMS
+from jobs.models import ErrorInfo
 from tests.api.running import MP4, RunningApi, api_in_both_forms, check_problem
 
 api = api_in_both_forms
@@ -44,6 +45,32 @@ def test_a_batch_is_accepted_and_read(api: RunningApi) -> None:
     assert (spec.video.upload_id, spec.video.key, spec.request.metadata) == (face, None, {"line": 2})
 
 
+def test_items_have_segments(api: RunningApi) -> None:
+    face, speech = upload(api), upload(api)
+    segments = [
+        {"start_s": 0, "audio": f"upload:{speech}", "face": "left_most"},
+        {"start_s": 2, "audio": "http://93.184.215.14/b.wav", "expression": "smile"},
+    ]
+    job = {"video_upload_id": face, "segments": segments}
+    headers = {"Idempotency-Key": f"segments{api.base}"}
+    answer = api.client.post("/batches", json={"jobs": [job]}, headers=headers)
+    assert answer.status_code == 202, answer.text
+    (spec,) = api.store.batches.items(api.store.batches.get(answer.json()["id"]), 1)
+    assert {part: ref.upload_id or ref.url for part, ref in spec.inputs.items()} == {
+        "video": face,
+        "audio_1": speech,
+        "audio_2": "http://93.184.215.14/b.wav",
+    }
+    assert [(each.audio, each.face, each.expression) for each in spec.segments] == [
+        ("audio_1", "left_most", None),
+        ("audio_2", None, "smile"),
+    ]
+    # The same files under other upload ids are the same batch
+    once_more = json.loads(json.dumps(job).replace(face, upload(api)).replace(speech, upload(api)))
+    again = api.client.post("/batches", json={"jobs": [once_more]}, headers=headers)
+    assert again.json()["id"] == answer.json()["id"]
+
+
 def test_a_list_that_was_uploaded(api: RunningApi) -> None:
     face = upload(api)
     lines = b"\n".join(json.dumps(item(face, seed=seed)).encode() for seed in range(MAX_ITEMS)) + b"\n\n"
@@ -75,6 +102,25 @@ def test_a_list_that_was_uploaded(api: RunningApi) -> None:
         ({"expression": "image"}, 422, "invalid_request", "#/jobs/1/expression"),
         ({"webhook_url": "http://10.0.0.1/"}, 422, "url_not_allowed", "#/jobs/1/webhook_url"),
         ({"audio_upload_id": "up_" + "0" * 32}, 404, "upload_not_found", "#/jobs/1/audio_upload_id"),
+        ({"audio_upload_id": None, "segments": []}, 422, "invalid_request", "#/jobs/1/segments"),
+        (
+            {"audio_upload_id": None, "segments": [{"start_s": 0, "audio": "anna"}]},
+            422,
+            "segment_audio_missing",
+            "#/jobs/1/segments/0/audio",
+        ),
+        (
+            {"audio_upload_id": None, "segments": [{"start_s": 0, "audio": "upload:up_" + "0" * 32}]},
+            404,
+            "upload_not_found",
+            "#/jobs/1/segments/0/audio",
+        ),
+        (
+            {"audio_upload_id": None, "segments": [{"start_s": 0, "audio": "http://10.0.0.1/a.wav"}]},
+            422,
+            "url_not_allowed",
+            "#/jobs/1/segments/0/audio",
+        ),
     ],
 )
 def test_one_wrong_item_refuses_the_batch(
@@ -134,8 +180,6 @@ def test_its_jobs_are_listed_and_it_is_canceled_and_deleted(api: RunningApi) -> 
 
 
 def test_an_item_without_its_file_is_retried_from_its_upload(api: RunningApi) -> None:
-    from jobs.models import ErrorInfo
-
     face = upload(api)
     batch_id = api.client.post("/batches", json={"jobs": [item(face)]}).json()["id"]
     (spec,) = api.store.batches.items(api.store.batches.get(batch_id), 1)

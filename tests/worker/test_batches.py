@@ -11,7 +11,7 @@ import pytest
 
 from jobs.local_objects import LocalObjectStore
 from jobs.messages import make_celery
-from jobs.models import Batch, BatchPlace, ErrorInfo, InputRef, Job, JobRequest, JobSpec, JobStatus
+from jobs.models import Batch, BatchPlace, ErrorInfo, InputRef, Job, JobRequest, JobSegment, JobSpec, JobStatus
 from jobs.names import input_key, new_batch_id, new_job_id, new_upload_id, upload_key
 from jobs.opening import FreeSpace
 from jobs.settings import Settings
@@ -99,6 +99,41 @@ class Bench:
 @pytest.fixture
 def bench(job_store: JobStore, redis_url: str, tmp_path: Path) -> Bench:
     return Bench(job_store, redis_url, tmp_path)
+
+
+def test_uploads_of_segments_become_files_of_the_job(bench: Bench) -> None:
+    batch_id, uploads = new_batch_id(), [bench.upload(), bench.upload(MP4 + b"1"), bench.upload(MP4 + b"22")]
+    inputs = dict(zip(("video", "audio_1", "audio_2"), uploads, strict=True))
+    segments = [JobSegment(start_s=number, audio=f"audio_{number}") for number in (1, 2)]
+    spec = JobSpec.of(
+        {part: InputRef(kind="object", upload_id=upload) for part, upload in inputs.items()},
+        segments,
+        JobRequest(),
+        batch=BatchPlace(id=batch_id, index=0),
+    )
+    batch = bench.store.batches.create(batch_id, [spec], origin=Origin("", 100), most_waiting=10).batch
+    bench.feeder.round()
+    (job,) = bench.jobs(batch)
+    assert job.spec.segments == segments
+    for part, size in (("video", len(MP4)), ("audio_1", len(MP4) + 1), ("audio_2", len(MP4) + 2)):
+        assert job.inputs[part].size_bytes == size
+        assert bench.objects.info(input_key(job.id, part)).size_bytes == size
+
+
+def test_speech_of_segments_is_limited_together(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"max_upload_bytes": 2 * len(MP4) - 1})
+    bench.feeder = bench.another_feeder()
+    batch_id, upload = new_batch_id(), bench.upload()
+    parts = ("video", "audio_1", "audio_2")
+    spec = JobSpec.of(
+        {part: InputRef(kind="object", upload_id=upload) for part in parts},
+        [JobSegment(start_s=number, audio=f"audio_{number}") for number in (1, 2)],
+        JobRequest(),
+        batch=BatchPlace(id=batch_id, index=0),
+    )
+    batch = bench.store.batches.create(batch_id, [spec], origin=Origin("", 100), most_waiting=10).batch
+    bench.feeder.round()
+    assert [each.code for each in bench.store.batches.failures(batch.id)] == ["body_too_large"]
 
 
 def test_every_item_becomes_a_job_and_the_batch_ends_once(bench: Bench) -> None:
