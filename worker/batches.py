@@ -52,7 +52,7 @@ MIN_WINDOW = 8
 WINDOW_PER_WORKER = 2
 # How long the items of one owner become jobs before it is the next owner's turn.
 TURN_S = 1.0
-# An item that cannot become a job now, because storage is full or away: first pause, longest pause, tries (20 minutes).
+# An item that cannot become a job now, because storage is full or away: first pause, longest pause, tries (15 minutes).
 PAUSE_S, LONGEST_PAUSE_S, TRIES = 5.0, 300.0, 9
 # How often the jobs of open batches are compared with their records.
 CHECK_EVERY_S = 10.0

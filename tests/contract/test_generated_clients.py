@@ -157,12 +157,14 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
     assert (seen["status"], seen["sha256"]) == ("succeeded", hashlib.sha256(RESULT).hexdigest())
     assert (seen["crf"], seen["metadata"], seen["evaluate"], seen["isReplayed"]) == (20, {"order": 7}, [], True)
     assert seen["events"] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
+    assert seen["batch"] == [2, True, "canceled", 2, {"order": 7}]
     assert seen["webhook"] == ["job.succeeded", "job_1"]
     invalid = "webhook_invalid"
     assert seen["refusals"] == [
         "url_not_allowed",
         "job_not_found",
         "retry_not_possible",
+        "invalid_request",
         invalid,
         invalid,
         "job_not_found",

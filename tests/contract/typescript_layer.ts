@@ -27,6 +27,12 @@ async function main() {
   for await (const event of service.events(job)) events.push(event.event);
   const over = raiseForStatus(await service.wait(job));
   const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const link = "https://93.184.215.14/face.mp4";
+  const items = [1, 2].map((seed) => ({ video_url: link, audio_url: link, seed }));
+  const batch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  const sameBatch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  await service.cancelBatch(batch);
+  const canceled = await service.waitBatch(batch);
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
   const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
   console.log(JSON.stringify({
@@ -38,11 +44,13 @@ async function main() {
     evaluate: over.options.evaluate,
     isReplayed: again.id === job.id,
     events,
+    batch: [batch.total, sameBatch.id === batch.id, canceled.status, canceled.counts.canceled, canceled.metadata],
     webhook: [message.type, message.data.id],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
       await refusal(() => service.retry(job)),
+      await refusal(() => service.submitBatch([{ video_url: link } as (typeof items)[0]])),
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
       await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
