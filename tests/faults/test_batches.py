@@ -17,7 +17,9 @@ from tests.services import wait_until
 GRACE_S = 60.0
 
 
-@pytest.mark.parametrize("size", [20, pytest.param(500, marks=pytest.mark.faults_long)])
+@pytest.mark.parametrize(
+    "size", [pytest.param(20, marks=pytest.mark.faults), pytest.param(500, marks=pytest.mark.faults_long)]
+)
 def test_a_batch_ends_right_whatever_is_killed(service: Service, size: int) -> None:
     face, speech = _upload(service, service.video.read_bytes()), _upload(service, service.audio.read_bytes())
     # A box that promises a video and holds none: found by the worker. A picture as speech: found before.
