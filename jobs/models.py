@@ -572,7 +572,6 @@ class Batch(FrozenModel):
     id: str
     status: BatchStatus
     owner: str = Field(description="Id of the account that it belongs to; empty: keys were not required")
-    live_jobs: int = Field(description="Most unfinished jobs that the owner may have")
     request_id: str
     traceparent: str
     metadata: dict[str, Any]

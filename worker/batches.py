@@ -12,7 +12,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import defaultdict
 from contextlib import suppress
 from datetime import timedelta
 
@@ -106,33 +105,31 @@ class BatchFeeder:
             with suppress(BatchNotFoundError):  # deleted meanwhile
                 self._store.batches.delete(batch_id)
             log.info("batch deleted after its retention", extra={"step": batch_id})
-        for owner, batches in self._open_batches().items():
-            self._take_turn(owner, batches)
+        is_check_due = time.monotonic() >= self._check_at
+        if is_check_due:
+            self._check_at = time.monotonic() + CHECK_EVERY_S
+        for owner in self._store.batches.owners():
+            self._take_turn(owner, self._open_batches(owner, is_check_due))
             if self._stopped.is_set() or not self._keep_lock():
                 return
 
     def _keep_lock(self) -> bool:
         return self._store.locks.acquire(LOCK, self._holder, LOCK_S)
 
-    def _open_batches(self) -> dict[str, list[Batch]]:
-        """By owner, oldest first."""
-        is_check_due = time.monotonic() >= self._check_at
-        if is_check_due:
-            self._check_at = time.monotonic() + CHECK_EVERY_S
-        by_owner: dict[str, list[Batch]] = defaultdict(list)
-        for batch_id in self._store.batches.open():
+    def _open_batches(self, owner: str, is_check_due: bool) -> list[Batch]:
+        """Oldest first. Those that are not among the first of their owner have no jobs yet."""
+        found = []
+        for batch_id in self._store.batches.open(owner):
             try:
                 if is_check_due and (lost := self._store.batches.check(batch_id)):
                     log.error("%s jobs of the batch have no readable record", lost, extra={"step": batch_id})
-                batch = self._store.batches.get(batch_id)
+                found.append(self._store.batches.get(batch_id))
             except BatchNotFoundError:
-                self._store.batches.set_aside(batch_id)
+                self._store.batches.set_aside(batch_id, owner)
             except RecordUnreadableError as fault:
                 log.error("an unreadable batch is set aside", exc_info=fault, extra={"step": batch_id})
-                self._store.batches.set_aside(batch_id)
-            else:
-                by_owner[batch.owner].append(batch)
-        return by_owner
+                self._store.batches.set_aside(batch_id, owner)
+        return found
 
     def _take_turn(self, owner: str, batches: list[Batch]) -> None:
         """As many items become jobs as the window of the owner has room for."""
@@ -160,7 +157,13 @@ class BatchFeeder:
         return max(MIN_WINDOW, WINDOW_PER_WORKER * len(self._store.workers.live()))
 
     def _has_quota(self, batch: Batch) -> bool:
-        return not batch.owner or self._store.jobs.count_live(batch.owner) < batch.live_jobs
+        return not batch.owner or self._store.jobs.count_live(batch.owner) < self._live_jobs(batch.owner)
+
+    def _live_jobs(self, owner: str) -> int:
+        """Most unfinished jobs that the owner may have now."""
+        account = self._store.accounts.find(owner) if owner else None
+        own = account.live_jobs if account is not None else None
+        return own or self._settings.live_jobs_per_key
 
     def _cancel(self, batch: Batch) -> None:
         """Also completes a cancel whose API died halfway."""
@@ -218,7 +221,9 @@ class BatchFeeder:
 
     def _create(self, job_id: str, spec: JobSpec, batch: Batch, error: ErrorInfo | None = None) -> Job:
         waited_s = (self._store.batches.now() - batch.created_at).total_seconds()
-        origin = Origin(batch.owner, batch.live_jobs, request_id=batch.request_id, traceparent=batch.traceparent)
+        origin = Origin(
+            batch.owner, self._live_jobs(batch.owner), request_id=batch.request_id, traceparent=batch.traceparent
+        )
         return self._store.jobs.create(
             job_id,
             spec,

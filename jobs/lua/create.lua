@@ -26,13 +26,16 @@ end
 if arrived == '1' and not is_awaited('arrivals', id) then return {'late'} end
 
 -- Checked here, so that concurrent submissions cannot exceed the quota
-if owner ~= '' and error_json == '' and redis.call('SCARD', key('live', owner)) >= tonumber(most_live) then return {'quota'} end
+if owner ~= '' and error_json == '' and redis.call('SCARD', key('live', owner)) >= tonumber(most_live) then
+  return {'quota'}
+end
 
 local seq = redis.call('INCR', key('seq'))
 set(id, 'id', id, 'spec', spec, 'status', 'queued', 'seq', seq, 'priority', priority, 'progress', '0', 'attempt', 0,
   'fence', 0, 'max_attempts', max_attempts, 'cancel_requested', '0', 'created_ms', NOW, 'told_percent', 0,
   'told_tenth', 0, 'progress_events', 0, 'webhook_events', webhook_events,
-  'webhook_receiver', webhook_receiver, 'export_receiver', export_receiver, 'inputs', 'ready', 'owner', owner, 'request_id', request_id, 'traceparent', traceparent)
+  'webhook_receiver', webhook_receiver, 'export_receiver', export_receiver, 'inputs', 'ready', 'owner', owner,
+  'request_id', request_id, 'traceparent', traceparent)
 redis.call('ZADD', key('created'), seq, id)
 if owner ~= '' then
   redis.call('ZADD', key('created', owner), seq, id)

@@ -127,9 +127,9 @@ local function move(id, status)
 end
 
 -- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`), fetches of inputs (kind
--- `fetch`, record `job`) and exports of results (kind `export`, record `export`). A receiver is "owner@host:port": one caller's slow server must not hold up another's work at the
--- same host. <kind>_owners, <kind>_receivers:<owner>: when take_shared.lua looks at them next. <kind>_queue:<receiver>: items
--- by the time at which they fall due. A held item stays queued, due again when its hold ends.
+-- `fetch`, record `job`) and exports of results (kind `export`, record `export`). A receiver is "owner@host:port": one
+-- caller's slow server must not hold up another's work at the same host. <kind>_owners, <kind>_receivers:<owner>: when
+-- take_shared.lua looks at them next. <kind>_queue:<receiver>: items by the time at which they fall due. A held item stays queued, due again when its hold ends.
 local RECORD = {webhook = 'delivery', fetch = 'job', export = 'export'}
 local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due', export = 'exports_due'}
 local RECEIVER_MEMORY_MS = 7 * 86400000
@@ -326,19 +326,25 @@ local function holds_export(id, holder)
   return state == 'pending' and holding == holder
 end
 
+-- A batch is not fed any more.
+local function close_batch(batch, owner)
+  redis.call('ZREM', key('batches_open', owner), batch)
+  if redis.call('EXISTS', key('batches_open', owner)) == 0 then redis.call('SREM', key('batch_owners'), owner) end
+end
+
 -- A batch is over when all its items became jobs (or were dropped by a cancel), and none of these is live. Its event has an
 -- id made from its own: there is only one.
 local function end_batch(batch)
   local record = key('batch', batch)
-  local status, total, next_index, canceled, retention_ms, receiver =
-    unpack(redis.call('HMGET', record, 'status', 'total', 'next', 'cancel_requested', 'retention_ms', 'webhook_receiver'))
+  local status, owner, total, next_index, canceled, retention_ms, receiver = unpack(redis.call('HMGET', record,
+    'status', 'owner', 'total', 'next', 'cancel_requested', 'retention_ms', 'webhook_receiver'))
   if status ~= 'running' or tonumber(next_index) < tonumber(total) then return end
   if redis.call('HLEN', key('batch_live', batch)) > 0 then return end
   local delete_ms = NOW + tonumber(retention_ms)
   redis.call('HSET', record, 'status', canceled == '1' and 'canceled' or 'completed', 'finished_ms', NOW,
     'delete_ms', delete_ms)
   redis.call('DEL', key('batch_items', batch))
-  redis.call('ZREM', key('batches_open'), batch)
+  close_batch(batch, owner)
   redis.call('ZADD', key('batches_over'), delete_ms, batch)
   if receiver == '' then return end
   local delivery = 'whd_' .. string.sub(batch, #'batch_' + 1)

@@ -28,7 +28,8 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     idempotency:<hash>, lock:<name>, worker:<id>                    expire by their ttl
     batch:<id>             a batch; batch_items: specs that are not jobs yet; batch_jobs: its jobs, by creation number;
                            batch_live: those that are not over, with their index; batch_failures: by index
-    batches_open, batches_over      batches by creation number, and by the time at which they are deleted
+    batch_owners, batches_open:<owner>      who has batches that are not over, and which, by creation number
+    batches_over           batches that are over, by the time at which they are deleted
     batch_waiting          items that are not jobs yet, by owner
     seq, mean_run_ms       a counter, a smoothed duration
     counters               counts and histograms for /metrics

@@ -77,7 +77,6 @@ class Batches:
             batch_id,
             len(specs),
             origin.owner,
-            origin.live_jobs,
             origin.request_id,
             origin.traceparent,
             json.dumps(metadata or {}),
@@ -111,9 +110,13 @@ class Batches:
         except UNREADABLE as fault:
             raise RecordUnreadableError(batch_id, fields.get("owner", "")) from fault
 
-    def open(self, limit: int = 1000) -> list[str]:
-        """Ids of batches that are not over, oldest first."""
-        return [str(each) for each in self._redis.client.zrange(self._redis.key("batches_open"), 0, limit - 1)]
+    def owners(self) -> list[str]:
+        """Of batches that are not over."""
+        return sorted(map(str, self._redis.client.smembers(self._redis.key("batch_owners"))))
+
+    def open(self, owner: str, limit: int = 100) -> list[str]:
+        """Ids of the owner's batches that are not over, oldest first."""
+        return [str(each) for each in self._redis.client.zrange(self._redis.key("batches_open", owner), 0, limit - 1)]
 
     def items(self, batch: Batch, count: int) -> list[JobSpec]:
         """The next items to become jobs."""
@@ -128,6 +131,10 @@ class Batches:
     def waiting(self, owner: str) -> int:
         """Items of this owner that are not jobs yet."""
         return int(self._redis.field(self._redis.key("batch_waiting"), owner) or 0)
+
+    def count_waiting(self) -> int:
+        """Items of all owners that are not jobs yet."""
+        return sum(map(int, cast("list[str]", self._redis.client.hvals(self._redis.key("batch_waiting")))))
 
     def cancel(self, batch_id: str) -> list[str]:
         """Drop the items that are not jobs yet. Returns the ids of the live jobs, which the caller cancels. A batch
@@ -160,9 +167,9 @@ class Batches:
         """Delete a batch that is over; its jobs stay. Raises BatchNotFoundError, and WrongStateError while it runs."""
         self._call("delete_batch", batch_id)
 
-    def set_aside(self, batch_id: str) -> None:
+    def set_aside(self, batch_id: str, owner: str) -> None:
         """An open batch whose record cannot be read is not looked at again."""
-        self._redis.client.zrem(self._redis.key("batches_open"), batch_id)
+        self._redis.call("close_batch", batch_id, owner)
 
     def now(self) -> datetime:
         """The clock that all times of the store are taken from."""

@@ -150,7 +150,6 @@ def batch_of(fields: dict[str, str]) -> Batch:
         id=fields["id"],
         status=fields["status"],
         owner=fields["owner"],
-        live_jobs=int(fields["live_jobs"]),
         request_id=fields["request_id"],
         traceparent=fields["traceparent"],
         metadata=json.loads(fields["metadata"]),

@@ -126,11 +126,11 @@ def test_a_list_that_was_uploaded(api: RunningApi) -> None:
 def test_one_wrong_item_refuses_the_batch(
     api: RunningApi, wrong: dict[str, Any], status: int, code: str, pointer: str
 ) -> None:
-    face, before = upload(api), api.store.batches.open()
+    face, before = upload(api), api.store.batches.open("")
     answer = api.client.post("/batches", json={"jobs": [item(face), item(face, **wrong)]})
     body = check_problem(answer, status, code)
     assert [each["pointer"] for each in body["errors"]] == [pointer]
-    assert api.store.batches.open() == before
+    assert api.store.batches.open("") == before
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_batch_ends_right_whatever_is_killed(service: Service, size: int) -> N
     events = [each for each in service.hooks.about(batch_id) if each.answered == 200]
     assert {(each.event, each.webhook_id) for each in events} == {("batch.completed", delivery.id)}
     assert service.store.batches.waiting("") == 0
-    assert service.store.batches.open() == []
+    assert service.store.batches.open("") == []
 
 
 def _submit(service: Service, asked: dict[str, Any], key: str) -> httpx.Response:

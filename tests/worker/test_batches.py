@@ -24,6 +24,7 @@ from jobs.store import (
     ReceiverRules,
     WrongStateError,
 )
+from jobs.store.keys import Scope
 from tests.api.running import MP4
 from tests.jobs.making import RETENTION_S, add_job, claim, succeed
 from worker import batches as batches_module
@@ -54,7 +55,7 @@ class Bench:
             writer.commit()
         return upload_id
 
-    def submit(self, *videos: str, owner: str = "", live_jobs: int = 100, most: int = 1000, **more: Any) -> Batch:
+    def submit(self, *videos: str, owner: str = "", most: int = 1000, **more: Any) -> Batch:
         """A batch of these uploads; `url` is an address."""
         batch_id, audio = new_batch_id(), InputRef(kind="url", url="https://media.example.com/a.wav")
         specs = [
@@ -68,7 +69,7 @@ class Bench:
             )
             for index, video in enumerate(videos)
         ]
-        origin = Origin(owner, live_jobs)
+        origin = Origin(owner, 100)
         return self.store.batches.create(batch_id, specs, origin=origin, most_waiting=most, **more).batch
 
     def get(self, batch: Batch) -> Batch:
@@ -158,7 +159,7 @@ def test_every_item_becomes_a_job_and_the_batch_ends_once(bench: Bench) -> None:
     assert b"".join(bench.objects.read(input_key(jobs[3].id, "video"))) == MP4
     (delivery,) = bench.store.webhooks.take(5, ReceiverRules(16, 30.0))
     assert (delivery.event, delivery.batch_id, delivery.job_id) == ("batch.completed", batch.id, "")
-    assert bench.store.batches.open() == []
+    assert bench.store.batches.open("") == bench.store.batches.owners() == []
     assert bench.store.batches.waiting("") == 0
 
 
@@ -184,10 +185,23 @@ def test_the_batches_of_two_owners_have_a_window_each(bench: Bench) -> None:
 
 
 def test_jobs_of_a_batch_count_against_the_owner(bench: Bench) -> None:
-    batch = bench.submit(*["url"] * 9, owner="aa", live_jobs=3)
+    account = bench.store.keys.create("batches", frozenset({Scope.SUBMIT}), live_jobs=3)[0].account
+    batch = bench.submit(*["url"] * 9, owner=account)
     bench.feeder.round()
     assert bench.get(batch).counts.queued == 3
-    assert bench.store.jobs.count_live("aa") == 3
+    assert bench.store.jobs.count_live(account) == 3
+    bench.store.accounts.change(account, live_jobs=5)  # a limit that is changed later applies to what still waits
+    bench.feeder.round()
+    assert bench.get(batch).counts.queued == 5
+
+
+def test_many_batches_of_one_owner_hold_nobody_up(bench: Bench) -> None:
+    for _ in range(120):
+        bench.submit("url", owner="aa")
+    other = bench.submit("url", owner="bb")
+    bench.feeder.round()
+    assert bench.get(other).counts.queued == 1
+    assert bench.store.jobs.count_live("aa") == MIN_WINDOW
 
 
 def test_items_that_wait_are_limited(bench: Bench) -> None:
