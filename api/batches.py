@@ -230,15 +230,20 @@ def _read_list(parts: Dependencies, caller: Caller, upload_id: str) -> list[JobS
     except ObjectNotFoundError:
         message = f"There is no upload {upload_id}, or its file has not been sent yet."
         raise ServiceError("upload_not_found", message) from None
-    lines = [line for line in raw.splitlines() if line.strip()]
+    lines = {number: line for number, line in enumerate(raw.splitlines(), start=1) if line.strip()}
     if not lines:
         raise ServiceError("invalid_request", "The uploaded list has no line with a job.")
     if len(lines) > MAX_ITEMS:
         raise ServiceError("invalid_request", f"The uploaded list has {len(lines)} jobs; a batch has {MAX_ITEMS}.")
-    for number, line in enumerate(lines):
-        if not isinstance(read_json(line, f"Line {number + 1} of the list"), dict):
-            raise ServiceError("invalid_request", f"Line {number + 1} of the list is not a JSON object.")
-    return _validate(b'{"jobs":[' + b",".join(lines) + b"]}").jobs or []
+    for number, line in lines.items():
+        name = f"line {number} of the list"
+        if len(line) > parts.settings.max_json_bytes:
+            raise too_large(parts.settings.max_json_bytes, name)
+        if not isinstance(read_json(line, name.capitalize()), dict):
+            raise ServiceError("invalid_request", f"{name.capitalize()} is not a JSON object.")
+    body = b'{"jobs":[' + b",".join(lines.values()) + b"]}"
+    read_json(body, "The list", MAX_VALUES)
+    return _validate(body).jobs or []
 
 
 def _validate(raw: bytes) -> BatchSubmission:

@@ -88,6 +88,12 @@ def test_a_list_that_was_uploaded(api: RunningApi) -> None:
         "501 jobs"
         in check_problem(api.client.post("/batches", json={"jobs_upload_id": long}), 422, "invalid_request")["detail"]
     )
+    wide = upload(api, b"\n" + json.dumps(item(face, transcript="a" * 2**20)).encode())
+    refused = check_problem(api.client.post("/batches", json={"jobs_upload_id": wide}), 413, "body_too_large")
+    assert "line 2 of the list" in refused["detail"], "blank lines count"
+    values = {str(number): number for number in range(900)}
+    many = upload(api, b"\n".join([json.dumps(item(face, metadata=values)).encode()] * 200))
+    check_problem(api.client.post("/batches", json={"jobs_upload_id": many}), 422, "value_out_of_bounds")
     gone = "up_" + "0" * 32
     check_problem(api.client.post("/batches", json={"jobs_upload_id": gone}), 404, "upload_not_found")
 
