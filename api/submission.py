@@ -87,8 +87,7 @@ class JobSubmission(JobRequest):
             "output/put_url": self.output.put_url,
         }
         for number, segment in enumerate(self.segments or ()):
-            if segment.audio.startswith("http"):
-                named[f"segments/{number}/audio"] = segment.audio
+            named[f"segments/{number}/audio"] = _reference(segment.audio)[0]
         given = {address: name for name, address in reversed(named.items()) if address is not None}
         return {name: address for address, name in reversed(given.items())}
 
@@ -377,7 +376,7 @@ def referred_inputs(body: JobSubmission) -> dict[InputPart, InputRef]:
 def _reference(source: str) -> tuple[str | None, str | None]:
     """URL and upload id that a text names, each None if it names none."""
     return (
-        source if source.startswith("http") else None,
+        source if source.startswith(("http://", "https://")) else None,
         source.removeprefix(UPLOAD) if source.startswith(UPLOAD) else None,
     )
 

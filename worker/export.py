@@ -136,9 +136,8 @@ class ResultExporter:
         if key is None:
             message = f"The operator does not allow copies in {prefix} any more."
             return _Outcome(_error("export_refused", message), is_final=True)
-        self._store.exports.renew(
-            export, hold_s(self._settings), key
-        )  # before it is written, so that it is deleted with the job
+        # Before the copy is written, so that it is deleted with the job
+        self._store.exports.renew(export, hold_s(self._settings), key)
         self._objects.copy(result.key, key)
         return _Outcome(copy_bytes=result.size_bytes)
 
@@ -176,9 +175,8 @@ class _Hold:
 
 def _failure(fault: Exception) -> _Outcome:
     if isinstance(fault, ObjectNotFoundError):
-        return _Outcome(
-            _error("storage_failed", "The result is not in the object store any more."), is_final=True, did=""
-        )
+        message = "The result is not in the object store any more."
+        return _Outcome(_error("storage_failed", message), is_final=True, did="")
     if isinstance(fault, ObjectStoreError):
         return _Outcome(_error("storage_failed", "The object store did not give or take the result."), did="")
     if isinstance(fault, ServiceError):  # the address is no longer allowed: it was public at submission

@@ -1,5 +1,5 @@
-"""Entry of the webhook worker: `python -m worker.webhooks`. It also fetches inputs, exports
-results, feeds batches and runs the janitor.
+"""Entry of the webhook worker: `python -m worker.webhooks`. It also fetches inputs, exports results, feeds
+batches and runs the janitor.
 
 Needs no media library and no torch.
 """

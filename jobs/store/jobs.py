@@ -156,8 +156,7 @@ class Jobs:
         batch: str | None = None,
     ) -> JobPage:
         """Newest first by creation number, so that a page stays the same while jobs are added. owner None: of all
-        owners. not_before: jobs created earlier are left out. batch: of this one
-        alone, whatever status and owner.
+        owners. not_before: jobs created earlier are left out. batch: jobs of this batch alone, of any status and owner.
 
         With `matches`, at most MAX_SCAN jobs are read for a page: it may have fewer jobs than `limit`, even none, and
         yet a next one. Raises ValueError for a cursor that no page returned, and a limit outside 1..200.

@@ -56,6 +56,13 @@ def test_a_form_names_its_files(api: RunningApi) -> None:
     assert sum(body["id"] in key for key in api.input_keys()) == 3, "one object a file, not one a segment"
 
 
+def test_a_file_may_be_named_like_a_scheme(api: RunningApi) -> None:
+    files = {"video": FILES["video"], "http1": FILES["anna"]}
+    answer = submit(api, [{"audio": "http1", "start_s": 0}], files)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["inputs"]["audio_1"]["filename"] == "anna.wav"
+
+
 @pytest.mark.parametrize("where", ["text field", "file part", "spec"])
 def test_the_list_may_come_in_every_way_that_json_comes(api: RunningApi, where: str) -> None:
     files, text = dict(FILES), json.dumps(SEGMENTS)
