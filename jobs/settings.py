@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     output_prefixes: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="Folders of the object store, comma separated, e.g. exports, below which `output.prefix` of a job "
-        "may put a copy of its result, in a folder of its key. Empty: none",
+        "may put a copy of its result, in a folder of its account. Empty: none",
     )
     export_limit_s: float = Field(
         900.0, gt=0, description="Longest time of one attempt to PUT a result to a caller's URL"
