@@ -466,7 +466,7 @@ def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
 
 
 def find_batch(parts: Dependencies, caller: Caller, batch_id: str) -> Batch:
-    """The batch. Raises batch_not_found, also for malformed ids and for batches of another key."""
+    """The batch. Raises batch_not_found, also for malformed ids and for batches of another account."""
     not_found = ServiceError("batch_not_found", "There is no batch with this id.")
     if not is_batch_id(batch_id):
         raise not_found
