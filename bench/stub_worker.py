@@ -14,6 +14,7 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import RenderReport
 from worker import runner
+from worker.engines import EngineSet
 from worker.render_app import build
 
 
@@ -57,4 +58,4 @@ class StubEngine:
         )
 
 
-app = build(Settings(), lambda _: {"preview": StubEngine()})
+app = build(Settings(), lambda _: EngineSet({"preview": StubEngine()}))

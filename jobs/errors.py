@@ -154,7 +154,7 @@ _TABLE = [
         "engine_unavailable",
         409,
         "The engine is not available",
-        "Use engine `auto`, or install the checkpoints that the message names.",
+        "Ask for an engine that `GET /engines` offers, or correct what the message names (the operator).",
         True,
     ),
     ErrorCode(

@@ -122,7 +122,9 @@ class JobRequest(JobOptions):
 
 
 MAX_AUDIO_FILES = 50
-InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
+SEGMENT_AUDIO = "audio_[1-9][0-9]?"
+"""Pattern of the names of the speeches of segments."""
+InputPart = Annotated[str, StringConstraints(pattern=rf"^(video|audio|{SEGMENT_AUDIO}|expression)$")]
 """An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
 
 
@@ -239,6 +241,13 @@ class ResultInfo(FrozenModel):
     frames: int
 
 
+class SegmentValue(FrozenModel):
+    """A metric of one segment: of its face, in its time, against its speech. If value is null, reason says why."""
+
+    value: float | None
+    reason: str | None = None
+
+
 class MetricResult(FrozenModel):
     """One metric of the result; if value is null, reason says why."""
 
@@ -248,6 +257,12 @@ class MetricResult(FrozenModel):
     better: Better = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
+    segments: list[SegmentValue] = Field(
+        default_factory=list,
+        max_length=MAX_SEGMENTS,
+        description="Of each segment, in the order of the job's `segments`; empty for a metric of the whole "
+        "picture and for a job with one speech for the whole video",
+    )
 
 
 class SyncCurve(FrozenModel):
@@ -334,7 +349,7 @@ class RenderInfo(FrozenModel):
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
-    inputs: dict[InputPart, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    inputs: dict[str, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
     segments: list[SegmentInfo] = Field(default_factory=list, description="In the order of the job's `segments`")
 
 
@@ -521,7 +536,7 @@ class JobView(FrozenModel):
     max_attempts: int
     cancel_requested: bool
     options: JobOptions
-    inputs: dict[InputPart, InputView] = Field(
+    inputs: dict[str, InputView] = Field(
         description="By part: `video`, `audio`, `expression`; `audio_1`, `audio_2`, ... are the speeches of segments"
     )
     segments: list[JobSegment] = Field(description="Who speaks when; empty: one speech for the whole video")

@@ -161,7 +161,7 @@ class EngineUnavailableError(ApiError):
     """The engine is not available."""
 
     code = "engine_unavailable"
-    advice = "Use engine `auto`, or install the checkpoints that the message names."
+    advice = "Ask for an engine that `GET /engines` offers, or correct what the message names (the operator)."
 
 
 class IdempotencyConflictError(ApiError):

@@ -91,8 +91,16 @@ class Result(_Response):
     frames: int
 
 
+class SegmentValue(_Response):
+    """A metric of one segment. reason: why `value` is None."""
+
+    value: float | None
+    reason: str | None = None
+
+
 class Metric(_Response):
-    """A metric of the result. reason: why `value` is None."""
+    """A metric of the result. reason: why `value` is None. segments: of each segment of the job, in their order; empty
+    for a metric of the whole picture and for a job with one speech."""
 
     name: str
     value: float | None
@@ -100,6 +108,7 @@ class Metric(_Response):
     better: Literal["higher", "lower", "neutral"] = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
+    segments: list[SegmentValue] = Field(default_factory=list)
 
 
 class RenderNote(_Response):

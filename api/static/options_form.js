@@ -8,7 +8,7 @@ import { describeOption, refusals } from "./option_shapes.js";
 
 // Options that most jobs set are always visible; all others, including ones unknown to this page, are one click away.
 const FIRST = ["engine", "length_mode", "expression", "upper_face", "face"];
-const DELIVERY = ["webhook_url", "webhook_events", "priority", "expires_in_s", "metadata"];
+const DELIVERY = ["webhook_url", "webhook_events", "evaluate_policy", "priority", "expires_in_s", "metadata"];
 
 /** @typedef {ReturnType<typeof pictureField>} Picture */
 /** @typedef {{ element: HTMLElement, fields: Record<string, Field>, picture: Picture }} Form */

@@ -113,7 +113,7 @@ def job_of(fields: dict[str, str]) -> Job:
         error=parsed(ErrorInfo, "error"),
         result=result,
         render=parsed(RenderInfo, "render"),
-        evaluation=_METRICS.validate_json(fields["evaluation"]) if fields.get("evaluation") else None,
+        evaluation=_METRICS.validate_json(fields["evaluation"], extra="ignore") if fields.get("evaluation") else None,
         evaluation_pending=fields.get("evaluation_state") == "pending",
         awaits_inputs=fields.get("inputs") == "wanted",
         fetched=_fetched_of(fields.get("fetched")),

@@ -33,6 +33,13 @@ async function main() {
   const sameBatch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
   await service.cancelBatch(batch);
   const canceled = await service.waitBatch(batch);
+  const other = new File([await speech.arrayBuffer(), "more"], "other.wav");
+  const dubbed = await service.submit(face, [
+    { audio: speech, start_s: 0.5, end_s: 3, face: "left_most" },
+    { audio: other, start_s: 2, face: { x: 4, y: 5 } },
+    { audio: speech, start_s: 4, audio_offset_s: 1.5 },
+  ], { evaluate: ["face_coverage"], sound: { mix: "over" } });
+  const spoken = raiseForStatus(await service.wait(dubbed));
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
   const message = await verifyWebhook(signed.body, signed.headers, ["whsec_AAAA", signed.secret]);
   console.log(JSON.stringify({
@@ -45,9 +52,16 @@ async function main() {
     isReplayed: again.id === job.id,
     events,
     batch: [batch.total, sameBatch.id === batch.id, canceled.status, canceled.counts.canceled, canceled.metadata],
+    dubbed: {
+      segments: spoken.segments.map((each) => [each.audio, each.start_s, each.end_s, each.audio_offset_s]),
+      files: Object.entries(spoken.inputs).map(([part, { filename }]) => [part, filename]),
+      mix: spoken.options.sound.mix,
+      values: spoken.evaluation?.flatMap((metric) => metric.segments?.map((each) => each.value) ?? []),
+    },
     webhook: [message.type, message.data.id],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
+      await refusal(() => service.submit(face, [{ audio: speech, start_s: 2, end_s: 1 }])),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
       await refusal(() => service.retry(job)),
       await refusal(() => service.submitBatch([{ video_url: link } as (typeof items)[0]])),
