@@ -178,6 +178,13 @@ class JobNotFoundError(ApiError):
     advice = "Check the id; finished jobs are deleted after their retention time."
 
 
+class BatchNotFoundError(ApiError):
+    """No such batch."""
+
+    code = "batch_not_found"
+    advice = "Check the id; batches are deleted when their retention time is over."
+
+
 class RetryNotPossibleError(ApiError):
     """The job cannot be retried."""
 
@@ -500,6 +507,23 @@ class InputTooSlowError(ApiError):
 
     code = "input_too_slow"
     advice = "Upload the file to a link from `POST /uploads`, or serve it from a faster server."
+
+
+class ExportRefusedError(ApiError):
+    """The destination refused the result."""
+
+    code = "export_refused"
+    advice = (
+        "Download the result here. Next time, send a URL that takes one PUT without further headers and is valid for as"
+        " long as the job may take."
+    )
+
+
+class ExportUnreachableError(ApiError):
+    """The destination did not take the result."""
+
+    code = "export_unreachable"
+    advice = "Download the result here, and check that the server of `output.put_url` answers."
 
 
 class DeadlineExceededError(ApiError):

@@ -133,7 +133,7 @@ def _produce(attempt: Attempt) -> None:
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
         inputs = _load_inputs(attempt, job, folder)
         file = folder / f"result.{container}"
-        options = render_options(job.spec.request, inputs.expression_image, job.owner)
+        options = render_options(job.spec.request.options, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
             refuse_lines(planned, options, engine.capabilities)

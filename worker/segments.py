@@ -213,4 +213,4 @@ def _fetch_clip(
     for key, path in ((plan.scene_key, analysis), (plan.video_key, video)):
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
     request = retry_redis(lambda: context.store.jobs.get(job_id)).spec.request
-    return SplitClip(job_id, engine, plan, analysis, video, render_options(request, None), folder)
+    return SplitClip(job_id, engine, plan, analysis, video, render_options(request.options, None), folder)

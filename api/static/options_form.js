@@ -89,7 +89,7 @@ function withMetrics(shape, offer) {
 
 /** @param {string} name @param {OpenApi["components"]["schemas"]} schemas */
 const defaultOf = (name, schemas) => schemas.JobView.properties[name]?.default ?? (name === "webhook_events"
-  ? ["job.succeeded", "job.failed", "job.canceled", "job.evaluated"] : null);
+  ? ["job.succeeded", "job.failed", "job.canceled", "job.evaluated", "job.exported"] : null);
 
 /**
  * The picture of `expression: image`, visible while that is selected.

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from retalking_client import (
     ApiError,
+    Batch,
     Client,
     EventsLostError,
     RetalkingClientError,
@@ -113,8 +114,8 @@ def _read_value(text: str) -> Any:
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "neutral": ""}
 
 
-def print_json(job: Job) -> None:
-    typer.echo(json.dumps(job.model_dump(mode="json"), indent=2))
+def print_json(found: Job | Batch) -> None:
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
 
 
 def describe_note(sentence: str, ranges_s: Iterable[tuple[float, float]]) -> str:

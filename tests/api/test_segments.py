@@ -56,6 +56,13 @@ def test_a_form_names_its_files(api: RunningApi) -> None:
     assert sum(body["id"] in key for key in api.input_keys()) == 3, "one object a file, not one a segment"
 
 
+def test_a_file_may_be_named_like_a_scheme(api: RunningApi) -> None:
+    files = {"video": FILES["video"], "http1": FILES["anna"]}
+    answer = submit(api, [{"audio": "http1", "start_s": 0}], files)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["inputs"]["audio_1"]["filename"] == "anna.wav"
+
+
 def test_players_get_a_link_to_each_speech(api: RunningApi) -> None:
     job_id = submit(api, SEGMENTS).json()["id"]
     links = api.client.get(f"/v1/jobs/{job_id}/media").json()

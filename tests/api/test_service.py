@@ -112,7 +112,12 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     assert samples["retalking_job_wait_seconds_count", ("priority", "1")] >= 1
     used = ("retalking_gpu_memory_bytes", ("device", "cuda:0"), ("kind", "used"), ("worker", "w"))
     assert samples[used] == 5_000
-    for name in ("retalking_webhook_attempts", "retalking_face_cache"):
+    for name in (
+        "retalking_webhook_attempts",
+        "retalking_export_attempts",
+        "retalking_exports",
+        "retalking_face_cache",
+    ):
         assert f"# TYPE {name}" in text
 
 

@@ -157,6 +157,7 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
     assert (seen["status"], seen["sha256"]) == ("succeeded", hashlib.sha256(RESULT).hexdigest())
     assert (seen["crf"], seen["metadata"], seen["evaluate"], seen["isReplayed"]) == (20, {"order": 7}, [], True)
     assert seen["events"] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
+    assert seen["batch"] == [2, True, "canceled", 2, {"order": 7}]
     assert seen["webhook"] == ["job.succeeded", "job_1"]
     assert seen["dubbed"] == {
         "segments": [["audio_1", 0.5, 3, 0], ["audio_2", 2, None, 0], ["audio_1", 4, None, 1.5]],
@@ -170,6 +171,7 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
         "segment_end_before_start",
         "job_not_found",
         "retry_not_possible",
+        "invalid_request",
         invalid,
         invalid,
         "job_not_found",

@@ -27,6 +27,12 @@ async function main() {
   for await (const event of service.events(job)) events.push(event.event);
   const over = raiseForStatus(await service.wait(job));
   const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const link = "https://93.184.215.14/face.mp4";
+  const items = [1, 2].map((seed) => ({ video_url: link, audio_url: link, seed }));
+  const batch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  const sameBatch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  await service.cancelBatch(batch);
+  const canceled = await service.waitBatch(batch);
   const other = new File([await speech.arrayBuffer(), "more"], "other.wav");
   const dubbed = await service.submit(face, [
     { audio: speech, start_s: 0.5, end_s: 3, face: "left_most" },
@@ -47,6 +53,7 @@ async function main() {
     evaluate: over.options.evaluate,
     isReplayed: again.id === job.id,
     events,
+    batch: [batch.total, sameBatch.id === batch.id, canceled.status, canceled.counts.canceled, canceled.metadata],
     dubbed: {
       segments: spoken.segments.map((each) => [each.audio, each.start_s, each.end_s, each.audio_offset_s]),
       files: Object.entries(spoken.inputs).map(([part, { filename }]) => [part, filename]),
@@ -60,6 +67,7 @@ async function main() {
       await refusal(() => service.submit(face, [{ audio: speech, start_s: 2, end_s: 1 }])),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
       await refusal(() => service.retry(job)),
+      await refusal(() => service.submitBatch([{ video_url: link } as (typeof items)[0]])),
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
       await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
