@@ -40,6 +40,8 @@ MIN_SPEECH_S = 0.02
 _MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 _MOST_CHANNELS = 8
+# Telephones take 8000. Of the few samples of a broken header nothing is left at the rate of the analysis.
+_LEAST_RATE_HZ = 2000
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 # Demuxers whose time stamps come from the file (FLAC: the numbers of its frames). Those of the others are counted from
 # bytes or samples, so that a gap in them says nothing.
@@ -159,7 +161,7 @@ def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStre
 
     wanted: number of the track among the sound tracks, from 1, or the beginning of its language as the file states it.
     Raises NoAudioStreamError, AudioTrackMissingError (no such track), CodecUnsupportedError, AudioEmptyError (a stream
-    without rate or channels).
+    without rate or channels), AudioInvalidError (a rate at which nothing is heard).
     """
     if media.kind.is_picture:
         raise NoAudioStreamError("The speech file is a picture; send a sound file, or a video with sound.")
@@ -179,7 +181,7 @@ def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStre
     for stream in sorted(candidates, key=lambda each: not each.disposition & Disposition.default):
         try:
             _check_stream(stream)
-        except (CodecUnsupportedError, AudioEmptyError) as fault:
+        except (CodecUnsupportedError, AudioEmptyError, AudioInvalidError) as fault:
             faults.append(fault)
             continue
         return stream, AudioTrack(
@@ -399,6 +401,10 @@ def _check_stream(stream: AudioStream) -> None:
         raise CodecUnsupportedError("The sound uses an unknown codec; convert the speech to WAV, AAC or MP3.")
     if not stream.rate or not stream.codec_context.channels:
         raise empty_speech()
+    if stream.rate < _LEAST_RATE_HZ:
+        raise AudioInvalidError(
+            f"The speech has {stream.rate} samples a second, in which no word can be heard; export it at 16000 or more."
+        )
     if stream.codec_context.channels not in _LAYOUT_BY_CHANNELS:
         raise CodecUnsupportedError(
             f"The speech has {stream.codec_context.channels} channels; at most 8 are understood. Mix it down to stereo."

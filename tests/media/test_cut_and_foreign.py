@@ -10,10 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.errors import CodecUnsupportedError, MediaUnreadableError
+from retalking_core.errors import AudioInvalidError, CodecUnsupportedError, MediaUnreadableError
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import read_speech
+from tests.faults.hostile_headers import wav
 from tests.media import clips
 from tests.media.corpus import Sound, utterance, write_file
 
@@ -64,6 +65,14 @@ def test_a_wav_of_unknown_length_states_none(size: bytes, tmp_path: Path) -> Non
     path.write_bytes(data[:100_000])
     with read_speech(path, LIMITS) as speech:
         assert [note.code for note in speech.notes] == []
+
+
+@pytest.mark.parametrize("samples", [10, 10_000])
+def test_a_rate_at_which_nothing_is_heard_is_refused(samples: int, tmp_path: Path) -> None:
+    path = tmp_path / "broken.wav"
+    path.write_bytes(wav(rate=1, body=bytes(2 * samples)))
+    with pytest.raises(AudioInvalidError, match="1 samples a second"):
+        read_speech(path, LIMITS)
 
 
 @pytest.mark.parametrize(
