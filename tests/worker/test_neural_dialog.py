@@ -20,6 +20,7 @@ from retalking_core.vocabulary.options import OutputOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.media.dialogs import WIDTH, make_dialog
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
@@ -33,7 +34,7 @@ def test_a_job_of_two_speakers_by_the_neural_engine(job_store: JobStore, tmp_pat
         settings=Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", lease_s=60),
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"videoretalking": VideoRetalkingEngine(networks, tracker=DlibFaceTracker())},
+        engines=EngineSet({"videoretalking": VideoRetalkingEngine(networks, tracker=DlibFaceTracker())}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
