@@ -32,7 +32,15 @@ from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
 from worker.engines import LoadEngines, media_limits, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
-from worker.supervision import STORE_TIMEOUT_S, ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
+from worker.supervision import (
+    STORE_TIMEOUT_S,
+    ChildDeathWatch,
+    Heartbeat,
+    PollStamp,
+    ShutdownNotice,
+    WatchedPool,
+    disable_gossip,
+)
 
 if TYPE_CHECKING:
     from worker.context import RunContext
@@ -169,7 +177,7 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         task_default_queue=RENDER_QUEUE,
         task_soft_time_limit=settings.render_limit_s,
         task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
-        worker_pool="prefork",
+        worker_pool=f"{WatchedPool.__module__}:{WatchedPool.__qualname__}",
         worker_concurrency=settings.gpu_slots,
     )
     disable_gossip(app)
