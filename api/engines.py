@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from api.problems import FieldError
 from jobs.errors import ServiceError
@@ -20,27 +20,34 @@ def check_engine(
     if not workers:
         return
     offers = [engine for worker in workers for engine in worker.engines]
-    reasons = {name: reason for worker in workers for name, reason in worker.unavailable.items()}
-    name = choose_engine(request.engine, settings.engine, {offer.name for offer in offers}, reasons)
+    name = choose_engine(request.engine, settings.engine, workers)
     refused = [_refused(request, segments, offer) for offer in offers if offer.name == name]
     # Workers of different versions can offer the same engine: one that supports all options is enough.
     if all(refused):
         raise _unsupported(name, refused[0], request, segments, offers)
 
 
-def choose_engine(requested: str, configured: str, offered: set[str], reasons: Mapping[str, str]) -> str:
-    """The engine that would run. Raises engine_unavailable.
+def choose_engine(requested: str, configured: str, workers: Sequence[WorkerInfo]) -> str:
+    """The engine that would run. Raises engine_unavailable, with the reason that the workers give.
 
     requested: engine of the job; `auto` defers to `configured`. configured: engine of the deployment; `auto` picks the
-    best one offered. reasons: why workers do not offer an engine; the error repeats them.
+    best one offered. workers: those that live.
     """
+    offered = {engine.name for worker in workers for engine in worker.engines}
     wanted = configured if requested == AUTO else requested
     name = preferred_engine(wanted, offered)
     if name is not None:
         return name
     have = ", ".join(sorted(offered)) or "none"
-    message = f"No live worker offers the engine {wanted}; offered now: {have}. {reasons.get(wanted, '')}"
+    reasons = [worker.unavailable[wanted] for worker in workers if wanted in worker.unavailable]
+    reason = reasons[0] if reasons else ""
+    message = f"No live worker offers the engine {wanted}; offered now: {have}. {reason}"
     raise ServiceError("engine_unavailable", message.rstrip())
+
+
+def auto_engine(configured: str, workers: Sequence[WorkerInfo]) -> str:
+    """The engine of jobs that ask for `auto`. Raises engine_unavailable."""
+    return choose_engine(AUTO, configured, workers)
 
 
 def _refused(request: JobRequest, segments: Sequence[SegmentOptions], engine: EngineInfo) -> dict[str, str]:

@@ -13,9 +13,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel
 
 from api.dependencies import Dependencies, WithDependencies
+from api.engines import auto_engine
 from api.jobs import view_response
 from api.metrics import StoreCollector
 from api.problems import FieldError, problem_response, refusals
+from jobs.errors import ServiceError
 from jobs.objects import ObjectStoreFullError
 
 logger = logging.getLogger("retalking.api")
@@ -54,7 +56,7 @@ async def get_health() -> Response:
 @router.get(
     "/readyz",
     operation_id="getReadiness",
-    summary="Readiness: Redis, object store, a live worker",
+    summary="Readiness: Redis, object store, a live worker with an engine",
     response_model=Readiness,
     responses=refusals("service_unavailable"),
 )
@@ -63,6 +65,7 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
         "redis": lambda: _check_store(parts),
         "objects": lambda: _check_objects(parts),
         "workers": lambda: _check_workers(parts),
+        "engine": lambda: _check_engine(parts),
     }
     states: dict[str, str] = {}
     faults: dict[str, str] = {}
@@ -73,7 +76,7 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
                 states[name] = await anyio.to_thread.run_sync(checks[name], abandon_on_cancel=True)
         except TimeoutError:
             faults[name] = f"did not answer within {CHECK_LIMIT_S:.0f} s"
-        except _NoWorkerError as fault:
+        except _NotReadyError as fault:
             faults[name] = str(fault)
         except Exception as fault:
             logger.warning("Not ready: %s: %s", name, type(fault).__name__)
@@ -104,21 +107,33 @@ def _check_objects(parts: Dependencies) -> str:
     return "writable"
 
 
-class _NoWorkerError(Exception):
-    """No live worker could take a job."""
+class _NotReadyError(Exception):
+    """A part answers, and no job could be rendered all the same. The message is for the operator."""
 
 
 def _check_workers(parts: Dependencies) -> str:
     live = parts.store.workers.live()
     if not live:
-        raise _NoWorkerError("no render worker is live")
+        raise _NotReadyError("no render worker is live")
     # Busy workers do not poll; workers of older versions do not report when they polled
     oldest = datetime.now(UTC) - timedelta(seconds=parts.settings.worker_ttl_s)
     able = [worker for worker in live if worker.busy_with or not worker.polled_at or worker.polled_at >= oldest]
     if not able:
         limit_s = f"{parts.settings.worker_ttl_s:g}"
-        raise _NoWorkerError(f"{len(live)} live, but none has polled for jobs for {limit_s} s: restart them")
+        raise _NotReadyError(f"{len(live)} live, but none has polled for jobs for {limit_s} s: restart them")
     return f"{len(live)} live"
+
+
+def _check_engine(parts: Dependencies) -> str:
+    """Whether the live workers offer the engine of `auto`. Without a live worker this is unknown, and `workers` says
+    so."""
+    live = parts.store.workers.live()
+    if not live:
+        return "unknown"
+    try:
+        return auto_engine(parts.settings.engine, live)
+    except ServiceError as fault:
+        raise _NotReadyError(f"is missing: {fault.message.rstrip('.')}") from None
 
 
 @metrics_router.get(

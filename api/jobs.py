@@ -20,9 +20,9 @@ from api.problems import refusals
 from api.submission import accept_submission, media_type_of
 from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
-from jobs.models import Job, JobKind, JobStatus, JobView
-from jobs.names import is_job_id, job_prefix
-from jobs.store import JobNotFoundError, RecordUnreadableError, WrongStateError
+from jobs.models import Batch, Job, JobKind, JobStatus, JobView
+from jobs.names import is_batch_id, is_job_id, job_prefix
+from jobs.store import BatchNotFoundError, JobNotFoundError, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
 logger = logging.getLogger("retalking.api")
@@ -246,7 +246,7 @@ async def _wait_for_end(parts: Dependencies, caller: Caller, job_id: str, wait_s
     operation_id="listJobs",
     summary="List jobs, newest first",
     response_model=JobList,
-    responses=refusals("service_unavailable"),
+    responses=refusals("batch_not_found", "service_unavailable"),
 )
 def list_jobs(
     parts: WithDependencies,
@@ -266,6 +266,9 @@ def list_jobs(
     engine: Annotated[
         str | None, Query(max_length=40, description="Only jobs that this engine rendered, or that ask for it")
     ] = None,
+    batch: Annotated[
+        str | None, Query(pattern=r"^batch_[0-9a-f]{32}$", description="Only the items of this batch that are jobs")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
     cursor: Annotated[
         str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
@@ -283,14 +286,19 @@ def list_jobs(
             and (webhook is None or any(each.state != "delivered" for each in parts.store.webhooks.deliveries(job.id)))
         )
 
-    is_filtered = len(status or ()) > 1 or created_before or pairs or webhook or engine is not None
+    if batch is not None:
+        find_batch(parts, caller, batch)
+    is_filtered = (
+        len(status or ()) > (1 if batch is None else 0) or created_before or pairs or webhook or engine is not None
+    )
     page = parts.store.jobs.page(
-        status=status[0] if status and len(status) == 1 else None,
+        status=status[0] if status and len(status) == 1 and batch is None else None,
         cursor=cursor,
         limit=limit,
         owner=caller.only,
         matches=matches if is_filtered else None,
         not_before=created_after,
+        batch=batch,
     )
     query = {
         "status": [each.value for each in status or ()],
@@ -299,6 +307,7 @@ def list_jobs(
         "metadata": metadata,
         "webhook": webhook,
         "engine": engine,
+        "batch": batch,
         "limit": limit,
     }
 
@@ -455,6 +464,24 @@ def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
     if caller.only not in (None, job.owner):
         raise JobNotFoundError(job_id)
     return job
+
+
+def find_batch(parts: Dependencies, caller: Caller, batch_id: str) -> Batch:
+    """The batch. Raises batch_not_found, also for malformed ids and for batches of another account."""
+    not_found = ServiceError("batch_not_found", "There is no batch with this id.")
+    if not is_batch_id(batch_id):
+        raise not_found
+    try:
+        batch = parts.store.batches.get(batch_id)
+    except BatchNotFoundError:
+        raise not_found from None
+    except RecordUnreadableError as unreadable:
+        if caller.only not in (None, unreadable.owner):
+            raise not_found from None
+        raise
+    if caller.only not in (None, batch.owner):
+        raise not_found
+    return batch
 
 
 def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:

@@ -105,8 +105,8 @@ def too_large(max_bytes: int, what: str) -> ServiceError:
     return ServiceError("body_too_large", f"The {what} is larger than the limit of {max_bytes} bytes.")
 
 
-def read_json(text: str | bytes, what: str) -> Any:
-    """Parse RFC 8259 JSON. what: name of the document, for messages.
+def read_json(text: str | bytes, what: str, max_values: int = MAX_JSON_VALUES) -> Any:
+    """Parse RFC 8259 JSON. what: name of the document, for messages. max_values: names and values that it may have.
 
     Raises malformed_json, also for what Python's parser accepts and others reject: NaN, Infinity, numbers beyond a
     double, lone surrogates, and nesting deeper than MAX_JSON_DEPTH; value_out_of_bounds for too many values.
@@ -121,8 +121,8 @@ def read_json(text: str | bytes, what: str) -> Any:
     for item, depth, count in _walk(value):
         if depth > MAX_JSON_DEPTH:
             raise _too_deep(what)
-        if count > MAX_JSON_VALUES:
-            raise ServiceError("value_out_of_bounds", f"{what} has more than {MAX_JSON_VALUES} names and values.")
+        if count > max_values:
+            raise ServiceError("value_out_of_bounds", f"{what} has more than {max_values} names and values.")
         if isinstance(item, str) and _SURROGATE.search(item):
             raise ServiceError("malformed_json", f"{what} contains a lone surrogate, which is not a character.")
     return value

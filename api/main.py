@@ -8,7 +8,20 @@ from celery import Celery
 from fastapi import Depends, FastAPI, Security
 from starlette.middleware.cors import CORSMiddleware
 
-from api import accounts, analyses, events, health, jobs, media, quarantine, results, service, uploads, webhooks
+from api import (
+    accounts,
+    analyses,
+    batches,
+    events,
+    health,
+    jobs,
+    media,
+    quarantine,
+    results,
+    service,
+    uploads,
+    webhooks,
+)
 from api.access import authorize, authorize_admin, authorize_any, authorize_metrics
 from api.dependencies import Dependencies
 from api.limits import ConcurrencyLimit
@@ -72,7 +85,7 @@ def _include_features(app: FastAPI) -> None:
     """Routers, each with the access it requires. Open: signed links, probes, the table of error codes."""
     refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
     strict, unmatched = Depends(check_request), refusals("precondition_failed")
-    for feature in (jobs, analyses, results, media, events, uploads, webhooks):
+    for feature in (jobs, analyses, batches, results, media, events, uploads, webhooks):
         app.include_router(feature.router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
     app.include_router(accounts.usage_router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
     for router, access in (

@@ -5,11 +5,12 @@ Presigned links of the object store if it offers them, else signed links of this
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.dependencies import Dependencies, WithDependencies
@@ -19,7 +20,7 @@ from api.middleware import EMBEDDABLE
 from api.problems import refusals
 from api.results import FILE_REFUSALS, RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
 from jobs.errors import ServiceError
-from jobs.models import InputRef, Job
+from jobs.models import SEGMENT_AUDIO, InputRef, Job
 from jobs.objects import ObjectNotFoundError
 from jobs.signing import link_query
 from retalking_core.vocabulary.containers import HEAD_BYTES, KINDS, sniff
@@ -28,7 +29,9 @@ router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 # Without a key: the signature is the permission.
 signed_router = APIRouter(prefix="/jobs/{job_id}/media", tags=["results"])
 
-MediaPart = Literal["video", "audio", "result", "poster", "preview"]
+# What each job may have; a job with segments has `audio_1`, `audio_2`, ... in place of `audio`.
+PARTS = ("video", "audio", "result", "poster", "preview")
+MediaPart = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(PARTS)}|{SEGMENT_AUDIO})$")]
 _MEDIA = {kind.playable_as: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS}
 MEDIA_RESPONSES = {
     status: entry | ({"content": _MEDIA} if "content" in entry else {})
@@ -51,6 +54,9 @@ class MediaLinks(BaseModel):
     expires_at: datetime
     video: MediaLink | None
     audio: MediaLink | None
+    segment_audio: dict[str, MediaLink | None] = Field(
+        description="The speeches of segments: `audio_1`, `audio_2`, ..., as the `inputs` of the job"
+    )
     result: MediaLink | None
     poster: MediaLink | None
     preview: MediaLink | None
@@ -68,8 +74,11 @@ def get_media(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Res
     service also end when the key that requested them is revoked; presigned links of the object store do not."""
     job = find_job(parts, caller, job_id)
     ends_at = datetime.now(UTC) + timedelta(seconds=parts.settings.link_ttl_s)
-    links = {part: _link(parts, job, part, int(ends_at.timestamp()), caller) for part in get_args(MediaPart)}
-    return view_response(MediaLinks(expires_at=ends_at, **links))
+
+    def links(names: Iterable[str]) -> dict[str, MediaLink | None]:
+        return {name: _link(parts, job, name, int(ends_at.timestamp()), caller) for name in names}
+
+    return view_response(MediaLinks(expires_at=ends_at, segment_audio=links(job.spec.segment_audio), **links(PARTS)))
 
 
 @signed_router.get(
@@ -121,8 +130,10 @@ def _link(parts: Dependencies, job: Job, part: MediaPart, expires: int, caller: 
 def _file_of(parts: Dependencies, job: Job, part: MediaPart) -> ServedFile | None:
     if part == "result":
         return served_result(job.id, job.result) if job.result else None
-    if part == "poster" or part == "preview":  # noqa: PLR1714 - mypy narrows by comparison alone
-        return find_excerpt(parts, job, part)
+    if part == "poster":
+        return find_excerpt(parts, job, "poster")
+    if part == "preview":
+        return find_excerpt(parts, job, "preview")
     source = job.inputs.get(part)  # neither a job with segments nor an analysis has `audio`
     return _input_file(parts, job, part, source) if source else None
 

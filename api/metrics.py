@@ -82,6 +82,10 @@ class StoreCollector(Collector):
         fetching = self._store.fetches.count()
         fetches = GaugeMetricFamily("retalking_fetches", "Queued jobs whose inputs are still to be fetched")
         fetches.add_metric([], fetching)
+        exports = GaugeMetricFamily("retalking_exports", "Results on their way to where their callers want them")
+        exports.add_metric([], self._store.exports.count())
+        items = GaugeMetricFamily("retalking_batch_items", "Items of batches that are not jobs yet")
+        items.add_metric([], self._store.batches.count_waiting())
         demand = GaugeMetricFamily("retalking_render_demand", "Jobs that wait and jobs in work")
         live_jobs = sum(count for status, count in counts.items() if not status.is_over)
         demand.add_metric([], max(0, live_jobs - fetching))
@@ -100,8 +104,8 @@ class StoreCollector(Collector):
             webhooks.add_metric([state], getattr(backlog, state))
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
         stuck.add_metric([], self._store.janitor_failures.count())
-        gauges = [webhooks, fetches, stuck, quarantine, depth, jobs, demand, workers, busy, gpu_family(live)]
-        return [*gauges, *tally_families(self._store.counters.tally())]
+        gauges = [webhooks, fetches, exports, items, stuck, quarantine, depth, jobs, demand, workers, busy]
+        return [*gauges, gpu_family(live), *tally_families(self._store.counters.tally())]
 
 
 # Kind in the tally -> name, help, label
@@ -110,6 +114,7 @@ _COUNTS = {
     "failed": ("retalking_jobs_failed", "Jobs that failed, by error code", "code"),
     "requeued": ("retalking_jobs_requeued", "Attempts that ended without an outcome, by reason", "reason"),
     "webhook": ("retalking_webhook_attempts", "Deliveries: delivered, pending (tried again), given_up", "outcome"),
+    "export": ("retalking_export_attempts", "Exports of results: done, pending (tried again), failed", "outcome"),
     "quarantined": ("retalking_records_quarantined", "Records that could not be read, by kind", "kind"),
     "webhook_breaker": ("retalking_webhook_breaker", "Receivers not tried for a while after failures", "event"),
     "janitor_failed": ("retalking_janitor_failures", "Items that the janitor could not deal with, by line", "line"),

@@ -16,8 +16,8 @@ from api.middleware import REQUEST_ID_HEADER
 from api.paths import VERSION, is_versioned
 from api.problems import Problem
 from api.segments import PART_NAME
-from api.submission import AnalysisSubmission, JobSubmission
-from jobs.models import JobEvent, WebhookEvent, WebhookMessage
+from api.submission import AnalysisSubmission, BatchSubmission, JobSubmission
+from jobs.models import BATCH_EVENT, BatchMessage, JobEvent, WebhookEvent, WebhookMessage
 from jobs.settings import Settings
 from retalking_core.vocabulary.containers import ACCEPTED
 
@@ -28,9 +28,10 @@ back, the lip-synced video and its evaluation when the job is done. Poll the job
 TAGS = [
     {"name": "jobs", "description": "Submit, follow, cancel and delete"},
     {"name": "analyses", "description": "Who is in a video, and who speaks"},
+    {"name": "batches", "description": "Many jobs in one request"},
     {"name": "results", "description": "Video and evaluation of a finished job"},
     {"name": "events", "description": "Server-Sent Events"},
-    {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView"},
+    {"name": "webhooks", "description": "Standard Webhooks; the body's `data` is the JobView, or the BatchView"},
     {"name": "uploads", "description": "Files that are sent before their job"},
     {"name": "accounts", "description": "Accounts, their keys, and what they used"},
     {"name": "service", "description": "Current offer and error codes"},
@@ -81,7 +82,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
     document["paths"] = {
         (VERSION if is_versioned(path) else "") + path: operations for path, operations in document["paths"].items()
     }
-    document["webhooks"] = {event: {"post": _webhook(event)} for event in get_args(WebhookEvent)}
+    document["webhooks"] = {event: {"post": _webhook(event)} for event in (*get_args(WebhookEvent), BATCH_EVENT)}
     _link_operations(document["paths"])
     for operation in _operations(document):
         _complete(operation, is_open=not settings.require_keys)
@@ -95,7 +96,7 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
     schemas; that of requests is named `...Input`.
     """
     _, sent = models_json_schema(
-        [(Problem, "serialization"), (JobEvent, "serialization"), (WebhookMessage, "serialization")],
+        [(model, "serialization") for model in (Problem, JobEvent, WebhookMessage, BatchMessage)],
         ref_template=_REF + "{model}",
     )
     answers = {name: _always_sent(shape) for name, shape in (answers | sent["$defs"]).items()}
@@ -105,8 +106,13 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         kind = {"type": {"type": "string", "const": event}}
         title = message_name(event)  # generators name classes by titles
         answers[title] = message | {"title": title, "properties": message["properties"] | kind}
+    title = message_name(BATCH_EVENT)
+    answers[title] = answers.pop("BatchMessage") | {"title": title}
     _, received = models_json_schema(
-        [(model, "validation") for model in (JobSubmission, AnalysisSubmission, NewKey, AccountChanges)],
+        [
+            (model, "validation")
+            for model in (JobSubmission, AnalysisSubmission, BatchSubmission, NewKey, AccountChanges)
+        ],
         ref_template=_REF + "{model}",
     )
     asked: Json = received["$defs"]
@@ -115,11 +121,15 @@ def _schemas(answers: dict[str, Any]) -> dict[str, Any]:
         asked[f"{name}Input"] = asked.pop(name) | {"title": f"{name}Input"}
     analysis = asked.pop("AnalysisSubmission")
     asked["AnalysisSpec"] = analysis | {"title": "AnalysisSpec", "description": "All fields except the file"}
-    asked["AnalysisSubmission"] = analysis | {"allOf": [_one_source("video")]}
+    asked["AnalysisSubmission"] = analysis | {"allOf": [_exactly_one(**_references("video"))]}
     asked["AnalysisForm"] = {"title": "AnalysisForm"} | _analysis_form_schema(analysis)
     fields = asked.pop("JobSubmission")
     asked["JobSpec"] = fields | {"title": "JobSpec", "description": "All fields of a submission except files"}
-    asked["JobSubmission"] = fields | {"allOf": [_one_source("video"), _one_source("audio", segments="array")]}
+    sources = [
+        _exactly_one(**_references(slot), **more) for slot, more in (("video", {}), ("audio", {"segments": "array"}))
+    ]
+    asked["JobSubmission"] = fields | {"allOf": sources}
+    asked["BatchSubmission"] |= {"allOf": [_exactly_one(jobs="array", jobs_upload_id="string")]}
     asked["JobForm"] = {"title": "JobForm"} | _form_schema(fields)
     return answers | asked
 
@@ -142,7 +152,7 @@ def message_name(event: str) -> str:
     return "".join(word.capitalize() for word in event.split(".")) + "Message"
 
 
-def _webhook(event: WebhookEvent) -> dict[str, Any]:
+def _webhook(event: str) -> dict[str, Any]:
     headers = {"webhook-id": "The same for all attempts", "webhook-timestamp": "Seconds since 1970 of this attempt"}
     headers["webhook-signature"] = "`v1,` and the signature; several are separated by spaces"
     return {
@@ -168,17 +178,21 @@ def _webhook(event: WebhookEvent) -> dict[str, Any]:
 
 def _link_operations(paths: dict[str, Any]) -> None:
     """What to call with the id that an answer names."""
-    followers = {
-        operation["operationId"]: {
-            "operationId": operation["operationId"],
-            "parameters": {"job_id": "$response.body#/id"},
+
+    def followers(prefix: str, parameter: str) -> dict[str, Any]:
+        return {
+            operation["operationId"]: {
+                "operationId": operation["operationId"],
+                "parameters": {parameter: "$response.body#/id"},
+            }
+            for path, operations in paths.items()
+            if path.startswith(f"{VERSION}{prefix}/{{{parameter}}}")
+            for operation in operations.values()
         }
-        for path, operations in paths.items()
-        if path.startswith(f"{VERSION}/jobs/{{job_id}}")
-        for operation in operations.values()
-    }
+
     for path in ("/jobs", "/jobs/upload", "/videos/analyze", "/videos/analyze/upload"):
-        paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers
+        paths[VERSION + path]["post"]["responses"]["202"]["links"] = followers("/jobs", "job_id")
+    paths[f"{VERSION}/batches"]["post"]["responses"]["202"]["links"] = followers("/batches", "batch_id")
     paths[f"{VERSION}/uploads"]["post"]["responses"]["201"]["links"] = {
         "submitJob": {
             "operationId": "submitJob",
@@ -202,10 +216,13 @@ def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-def _one_source(slot: str, **others: str) -> dict[str, Any]:
-    """Exactly one of the two references of an input is not null. others: fields that may stand for it, by type."""
-    ways = {f"{slot}_url": "string", f"{slot}_upload_id": "string"} | others
-    return {"oneOf": [{"required": [way], "properties": {way: {"type": kind}}} for way, kind in ways.items()]}
+def _references(slot: str) -> dict[str, str]:
+    return {f"{slot}_url": "string", f"{slot}_upload_id": "string"}
+
+
+def _exactly_one(**fields: str) -> dict[str, Any]:
+    """Exactly one of the fields is not null. fields: their types."""
+    return {"oneOf": [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in fields.items()]}
 
 
 def _form_schema(submission: dict[str, Any]) -> dict[str, Any]:
@@ -292,6 +309,32 @@ JSON_BODY = {
                             "sound": {"mix": "over"},
                         },
                     },
+                },
+            },
+        },
+    }
+}
+BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": _REF + "BatchSubmission"},
+                "examples": {
+                    "two-jobs": {
+                        "summary": "One face, two sentences",
+                        "value": {
+                            "jobs": [
+                                {
+                                    "video_url": "https://example.com/face.mp4",
+                                    "audio_url": f"https://example.com/{number}.wav",
+                                    "metadata": {"line": number},
+                                }
+                                for number in (1, 2)
+                            ],
+                            "webhook_url": "https://example.com/hooks",
+                        },
+                    }
                 },
             },
         },

@@ -12,7 +12,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 VERSION = "/v1"
 # First segments of the paths of the API
 VERSIONED = frozenset(
-    {"jobs", "videos", "uploads", "webhooks", "engines", "errors", "quarantine", "keys", "accounts", "usage"}
+    {
+        "jobs",
+        "videos",
+        "batches",
+        "uploads",
+        "webhooks",
+        "engines",
+        "errors",
+        "quarantine",
+        "keys",
+        "accounts",
+        "usage",
+    }
 )
 
 

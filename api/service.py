@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from api.dependencies import WithDependencies
-from api.engines import choose_engine
+from api.engines import auto_engine
 from api.jobs import view_response
 from api.limits import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_METADATA_VALUES
 from api.problems import refusals
@@ -100,13 +101,16 @@ def list_engines(parts: WithDependencies) -> Response:
         seen = counts.get(engine.model_dump_json())
         counts[engine.model_dump_json()] = EngineOffer(**engine.model_dump(), workers=(seen.workers if seen else 0) + 1)
     offered = {engine.name for engine in counts.values()}
+    auto: str | None = None
+    with suppress(ServiceError):
+        auto = auto_engine(parts.settings.engine, workers)
     reasons = {name: why for worker in workers for name, why in worker.unavailable.items() if name not in offered}
     settings = parts.settings
     return view_response(
         Offer(
             workers=len(workers),
             engines=sorted(counts.values(), key=lambda offer: (offer.name, offer.version, offer.device)),
-            auto_engine=_auto_engine(settings.engine, offered),
+            auto_engine=auto,
             unavailable=reasons,
             metric_table=metric_table(),
             metrics=sorted({name for worker in workers for name in worker.metrics}),
@@ -123,13 +127,6 @@ def list_engines(parts: WithDependencies) -> Response:
             ),
         )
     )
-
-
-def _auto_engine(configured: str, offered: set[str]) -> str | None:
-    try:
-        return choose_engine("auto", configured, offered, {})
-    except ServiceError:
-        return None
 
 
 def metric_table() -> dict[str, MetricInfo]:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 
 from api.dependencies import Dependencies
 from api.limits import too_large
-from jobs.containers import check_container
+from jobs.containers import check_container, is_job_list
 from jobs.errors import ServiceError
 from jobs.objects import ObjectWriter
 from jobs.opening import storage_refusal
@@ -125,8 +125,8 @@ class UploadStream:
     """Writes one file to the object store while it arrives: limited, hashed and sniffed, in constant memory.
 
     Call add() with each chunk, then finish(), or seal() and commit(); abandon() at any time. Nothing is visible under
-    the key before commit(). slot: purpose of the file; None: any container that some slot accepts. part: its name in
-    messages, where it is not the slot's.
+    the key before commit(). slot: purpose of the file; None: any container that some slot accepts, or a list of jobs.
+    part: its name in messages, where it is not the slot's.
     """
 
     def __init__(
@@ -189,7 +189,9 @@ class UploadStream:
             await self._parts.in_upload_thread(self._close)
 
     def _sniff(self) -> None:
-        check_container(b"".join(self._pending)[:HEAD_BYTES], self._slot, self.name)
+        head = b"".join(self._pending)[:HEAD_BYTES]
+        if self._slot is not None or not is_job_list(head):
+            check_container(head, self._slot, self.name)
         self._is_sniffed = True
 
     async def _flush(self) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import anyio
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from python_multipart.multipart import parse_options_header
 from redis.exceptions import RedisError
 
@@ -24,7 +24,7 @@ from api.access import Caller
 from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
-from api.limits import check_metadata, read_body, read_json, too_large
+from api.limits import check_metadata, read_body, read_json
 from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
 from api.segments import (
     UPLOAD,
@@ -36,12 +36,12 @@ from api.segments import (
     stored_segments,
 )
 from api.staging import StorageReservation, announced_bytes, arrival_lost, tracked_arrival
-from jobs.containers import check_container
 from jobs.egress import UrlNotAllowedError, check_url_async
 from jobs.errors import ServiceError
+from jobs.intake import check_speech, check_upload
 from jobs.messages import MessageNotSentError, send_job
-from jobs.models import InputPart, InputRef, Job, JobHandling, JobKind, JobRequest, JobSpec, WorkerInfo, slot_of
-from jobs.names import input_key, job_prefix, new_job_id, upload_key
+from jobs.models import InputPart, InputRef, Job, JobHandling, JobKind, JobRequest, JobSpec, SegmentOptions, WorkerInfo
+from jobs.names import export_key, input_key, job_prefix, new_job_id
 from jobs.objects import ObjectNotFoundError, ObjectStoreError
 from jobs.opening import byte_quota
 from jobs.store import (
@@ -56,10 +56,9 @@ from jobs.store import (
     RecordUnreadableError,
 )
 from jobs.traces import current_traceparent
-from retalking_core.vocabulary.containers import HEAD_BYTES
 
-# Keeps an upload from expiring while a submission copies it; an object store copies 2 GB in seconds.
-KEEP_UPLOAD_S = 300.0
+# Jobs of one batch
+MAX_ITEMS = 500
 
 UploadId = Annotated[str, StringConstraints(pattern=r"^up_[0-9a-f]{32}$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -81,12 +80,25 @@ class JobSubmission(JobRequest):
     @property
     def addresses(self) -> dict[str, str]:
         """Every URL that the service would connect to, by the path of its field; a repeated one once."""
-        named = {"webhook_url": self.webhook_url, "video_url": self.video_url, "audio_url": self.audio_url}
+        named = {
+            "webhook_url": self.webhook_url,
+            "video_url": self.video_url,
+            "audio_url": self.audio_url,
+            "output/put_url": self.output.put_url,
+        }
         for number, segment in enumerate(self.segments or ()):
-            if segment.audio.startswith("http"):
-                named[f"segments/{number}/audio"] = segment.audio
+            named[f"segments/{number}/audio"] = _reference(segment.audio)[0]
         given = {address: name for name, address in reversed(named.items()) if address is not None}
         return {name: address for address, name in reversed(given.items())}
+
+    @property
+    def uploads(self) -> dict[str, str]:
+        """Every upload that it names, by the path of its field."""
+        named = {"video_upload_id": self.video_upload_id, "audio_upload_id": self.audio_upload_id}
+        sources = {"expression": self.expression}
+        sources |= {f"segments/{number}/audio": segment.audio for number, segment in enumerate(self.segments or ())}
+        named |= {name: _reference(source)[1] for name, source in sources.items()}
+        return {name: upload_id for name, upload_id in named.items() if upload_id is not None}
 
     def request(self) -> JobRequest:
         return JobRequest.model_construct(**{name: getattr(self, name) for name in JobRequest.model_fields})
@@ -103,6 +115,21 @@ class AnalysisSubmission(JobHandling):
         asked = {name: getattr(self, name) for name in AnalysisSubmission.model_fields}
         sent = set(self.model_fields_set)
         return JobSubmission.model_construct(sent, **asked, evaluate=[], evaluate_policy="none")
+
+
+class BatchSubmission(BaseModel):
+    """Many jobs by reference, and one webhook for the end of all of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    jobs: list[JobSubmission] | None = Field(
+        None, min_length=1, max_length=MAX_ITEMS, description="The jobs, each as in `POST /jobs`"
+    )
+    jobs_upload_id: UploadId | None = Field(
+        None, description="Instead of `jobs`: an uploaded list (JSON Lines), one job a line, at most 8 MiB"
+    )
+    webhook_url: Address | None = Field(None, description="http(s) URL that receives the event `batch.completed`")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Returned with the batch; as that of a job")
 
 
 @dataclass(frozen=True)
@@ -124,14 +151,9 @@ async def read_submission(
     _check_sources(body, form, kind)
     if "expression" in form.files:
         body = body.model_copy(update={"expression": "image"})
-    job_request = body.request()
-    check_metadata(job_request.metadata)
-    _check_priority(job_request, caller)
-    _check_metrics(job_request, workers)
-    if kind == "render":
-        check_engine(job_request, body.segments or (), workers, parts.settings)
+    _check_request(body.request(), body.segments or (), workers, parts, caller, kind)
     for name, address in body.addresses.items():
-        await _check_address(name, address, parts, caller)
+        await check_address(name, address, parts, caller)
     spec = await run_in_threadpool(_resolve, body, form, parts, caller, reservation, kind)
     await run_in_threadpool(reservation.settle)
     return Submission(spec, _fingerprint(body, form, kind))
@@ -143,19 +165,18 @@ async def repeat_submission(
     """The request of an earlier job, checked as a new one, with copies of its files."""
     asked = job.spec.request
     workers = await run_in_threadpool(parts.store.workers.live)
-    _check_priority(asked, caller)
-    _check_metrics(asked, workers)
-    if job.spec.kind == "render":
-        check_engine(asked, job.spec.segments, workers, parts.settings)
+    _check_request(asked, job.spec.segments, workers, parts, caller, job.spec.kind)
     urls = {f"{part}_url": ref.url for part, ref in job.spec.inputs.items()}
-    for name, address in {"webhook_url": asked.webhook_url, **urls}.items():
+    for name, address in {"webhook_url": asked.webhook_url, "output/put_url": asked.output.put_url, **urls}.items():
         if address is not None:
-            await _check_address(name, address, parts, caller)
+            await check_address(name, address, parts, caller)
 
     def copy_files() -> dict[InputPart, InputRef]:
         copies = {}
         for part, ref in job.spec.inputs.items():
-            if ref.key is not None:
+            if ref.key is None and ref.upload_id is not None:  # an item of a batch that never got its files
+                copies[part] = _copy_upload(parts, caller, part, ref.upload_id, reservation)
+            elif ref.key is not None:
                 key = input_key(reservation.arrival, part)
                 reservation.add(ref.size_bytes or 0)
                 try:
@@ -180,12 +201,17 @@ async def _receive(
         await run_in_threadpool(reservation.announce, announced_bytes(request))
         form = await receive_form(request, parts, reservation)
         return _body_of_form(form, kind), form
-    if media_type == "application/json":
-        _check_charset(request)
-        raw = await read_body(request, parts.settings.max_json_bytes, parts.pace)
-        return _body_of_json(raw, "The body", kind), ReceivedForm()
-    what = f"The content type {media_type[:100]!r} is" if media_type else "A body without a content type is"
-    raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+    return _body_of_json(await read_json_body(request, parts), "The body", kind), ReceivedForm()
+
+
+async def read_json_body(request: Request, parts: Dependencies) -> bytes:
+    """Raises unsupported_media_type for any other body."""
+    media_type = media_type_of(request)
+    if media_type != "application/json":
+        what = f"The content type {media_type[:100]!r} is" if media_type else "A body without a content type is"
+        raise ServiceError("unsupported_media_type", f"{what} not accepted here.")
+    _check_charset(request)
+    return await read_body(request, parts.settings.max_json_bytes, parts.pace)
 
 
 def _check_charset(request: Request) -> None:
@@ -246,11 +272,49 @@ def _code_of(errors: list[Any]) -> str:
     return "invalid_option" if any(is_option) else "invalid_request"
 
 
+def check_item(body: JobSubmission, workers: Sequence[WorkerInfo], parts: Dependencies, caller: Caller) -> None:
+    """As a submission by reference is checked, without its addresses and uploads."""
+    _check_sources(body, ReceivedForm(), "render")
+    _check_request(body.request(), body.segments or (), workers, parts, caller)
+
+
+def _check_request(
+    request: JobRequest,
+    segments: Sequence[SegmentOptions],
+    workers: Sequence[WorkerInfo],
+    parts: Dependencies,
+    caller: Caller,
+    kind: JobKind = "render",
+) -> None:
+    check_metadata(request.metadata)
+    _check_priority(request, caller)
+    _check_metrics(request, workers)
+    if kind == "render":
+        check_engine(request, segments, workers, parts.settings)
+    _check_output(request, parts, caller)
+
+
 def _check_priority(request: JobRequest, caller: Caller) -> None:
     if request.priority > caller.max_priority:
         message = f"priority: This key allows at most {caller.max_priority}, not {request.priority}."
         errors = [FieldError(pointer="#/priority", message=f"At most {caller.max_priority} with this key")]
         raise ServiceError("priority_not_allowed", message, errors=errors)
+
+
+def _check_output(request: JobRequest, parts: Dependencies, caller: Caller) -> None:
+    """Raises invalid_option for two destinations, and for a folder that the deployment does not allow."""
+    output, allowed = request.output, parts.settings.output_prefixes
+    if output.prefix is None:
+        return
+    message = ""
+    if output.put_url is not None:
+        message = "The result is put to `put_url` or below `prefix`; send one"
+    elif export_key(output.prefix, allowed, caller.owner, "job", "mp4") is None:
+        folders = f"these folders: {', '.join(allowed)}" if allowed else "no folder (RETALKING_OUTPUT_PREFIXES)"
+        message = f"This deployment allows {folders}"
+    if message:
+        errors = [FieldError(pointer="#/output/prefix", message=message)]
+        raise ServiceError("invalid_option", f"output.prefix: {message}.", errors=errors)
 
 
 def _check_metrics(request: JobRequest, workers: Sequence[WorkerInfo]) -> None:
@@ -315,6 +379,26 @@ def _check_sources(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> No
     check_segments(segments, body.face, form.files.keys() - {"expression"})
 
 
+def referred_inputs(body: JobSubmission) -> dict[InputPart, InputRef]:
+    """The inputs that the body names. An upload has no key until it is copied for its job: it can serve many jobs."""
+    given = {"video": (body.video_url, body.video_upload_id), "audio": (body.audio_url, body.audio_upload_id)}
+    named = {part: source for source, part in parts_of(body.segments or ()).items()} | {"expression": body.expression}
+    given |= {part: _reference(source) for part, source in named.items()}
+    return {
+        part: InputRef(kind="url", url=url) if url is not None else InputRef(kind="object", upload_id=upload_id)
+        for part, (url, upload_id) in given.items()
+        if (url, upload_id) != (None, None)
+    }
+
+
+def _reference(source: str) -> tuple[str | None, str | None]:
+    """URL and upload id that a text names, each None if it names none."""
+    return (
+        source if source.startswith(("http://", "https://")) else None,
+        source.removeprefix(UPLOAD) if source.startswith(UPLOAD) else None,
+    )
+
+
 def _resolve(
     body: JobSubmission,
     form: ReceivedForm,
@@ -323,38 +407,27 @@ def _resolve(
     reservation: StorageReservation,
     kind: JobKind,
 ) -> JobSpec:
-    """The references of the job to its inputs. Uploads are copied, because one upload can serve many jobs."""
-
-    def refer(part: InputPart, name: str, url: str | None, upload_id: str | None) -> InputRef:
-        """name: of the file part that it may have come as."""
-        staged = form.files.get(name)
-        if staged is not None:
-            return InputRef(
+    """What the job is to do, with all its files under the job's prefix."""
+    speech = {"audio": "audio"} if body.segments is None else parts_of(body.segments)
+    inputs = referred_inputs(body)
+    for name, part in [("video", "video"), *speech.items(), ("expression", "expression")]:
+        file, ref = form.files.get(name), inputs.get(part)
+        if file is not None:
+            inputs[part] = InputRef(
                 kind="object",
-                key=staged.key,
-                size_bytes=staged.size_bytes,
-                sha256=staged.sha256,
+                key=file.key,
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
                 filename=form.filenames[name] or None,
             )
-        if url is not None:
-            return InputRef(kind="url", url=url)
-        return _copy_upload(parts, caller, part, str(upload_id), reservation)
-
-    inputs = {"video": refer("video", "video", body.video_url, body.video_upload_id)}
-    if kind == "render" and body.segments is None:
-        inputs["audio"] = refer("audio", "audio", body.audio_url, body.audio_upload_id)
-    for source, part in parts_of(body.segments or ()).items():
-        url = source if source.startswith("http") else None
-        inputs[part] = refer(part, source, url, source.removeprefix(UPLOAD))
-    if "expression" in form.files or body.expression.startswith(UPLOAD):
-        inputs["expression"] = refer("expression", "expression", None, body.expression.removeprefix(UPLOAD))
+        elif ref is not None and ref.upload_id is not None:
+            inputs[part] = _copy_upload(parts, caller, part, ref.upload_id, reservation)
     spec = JobSpec.of(inputs, stored_segments(body.segments or ()), body.request(), kind=kind)
-    if sum(ref.size_bytes or 0 for ref in spec.segment_audio.values()) > parts.settings.max_upload_bytes:
-        raise too_large(parts.settings.max_upload_bytes, "speech of all segments together")
+    check_speech(spec, parts.settings)
     return spec
 
 
-async def _check_address(name: str, address: str, parts: Dependencies, caller: Caller) -> None:
+async def check_address(name: str, address: str, parts: Dependencies, caller: Caller) -> None:
     """Raises url_not_allowed and host_unresolved, with the name of the field."""
     try:
         await check_url_async(address, parts.settings.allow_private_hosts, caller.owner)
@@ -366,25 +439,9 @@ async def _check_address(name: str, address: str, parts: Dependencies, caller: C
 def _copy_upload(
     parts: Dependencies, caller: Caller, part: InputPart, upload_id: str, reservation: StorageReservation
 ) -> InputRef:
-    source, key = upload_key(upload_id), input_key(reservation.arrival, part)
-    try:
-        if parts.store.uploads.keep(upload_id, KEEP_UPLOAD_S, caller.only) is None:
-            raise ObjectNotFoundError(source)
-        size = parts.objects.info(source).size_bytes
-        if size > parts.settings.max_upload_bytes:  # S3 cannot limit a presigned PUT.
-            raise too_large(parts.settings.max_upload_bytes, f"upload {upload_id}")
-        if size == 0:
-            raise ServiceError("file_empty", f"The upload {upload_id} is empty.")
-        check_container(
-            b"".join(parts.objects.read(source, 0, min(size, HEAD_BYTES))), slot_of(part), f"upload {upload_id}"
-        )
-        reservation.add(size)
-        parts.objects.copy(source, key)
-    except ObjectNotFoundError:
-        message = f"There is no upload {upload_id} for the {part}, or its file has not been sent yet."
-        raise ServiceError("upload_not_found", message) from None
-    sha256 = parts.store.uploads.sha256(upload_id)
-    return InputRef(kind="object", key=key, size_bytes=size, sha256=sha256, upload_id=upload_id)
+    upload = check_upload(parts.store, parts.objects, parts.settings, part, upload_id, caller.only)
+    reservation.add(upload.size_bytes)
+    return upload.copy_to(parts.objects, input_key(reservation.arrival, part))
 
 
 def _fingerprint(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> str:

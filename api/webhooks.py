@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.jobs import NextCursor, find_job, view_response
+from api.jobs import NextCursor, find_batch, find_job, view_response
 from api.problems import refusals
 from jobs.errors import ServiceError
-from jobs.models import DeliveryView
+from jobs.models import Delivery, DeliveryView
 from jobs.names import is_delivery_id
 from jobs.store import JobNotFoundError, WebhookSecretState
 
@@ -29,9 +29,15 @@ KeyId = Annotated[
 
 
 class UndeliveredEvent(DeliveryView):
-    """A webhook event of a job, with its attempts."""
+    """A webhook event of a job or batch, with its attempts."""
 
-    job_id: str
+    job_id: str | None = Field(description="null: the event of a batch")
+    batch_id: str | None = Field(description="null: an event of a job")
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        shown = {name: getattr(delivery, name) for name in DeliveryView.model_fields}
+        return cls(**shown, job_id=delivery.job_id or None, batch_id=delivery.batch_id or None)
 
 
 class DeliveryList(BaseModel):
@@ -92,9 +98,13 @@ def redeliver_event(
     try:
         if not is_delivery_id(delivery_id):
             raise JobNotFoundError(delivery_id)
-        job = find_job(parts, caller, parts.store.webhooks.find(delivery_id).job_id)
-        (delivery,) = parts.store.webhooks.redeliver(job.id, delivery_id)
-    except JobNotFoundError:
+        found = parts.store.webhooks.find(delivery_id)
+        if found.batch_id:
+            find_batch(parts, caller, found.batch_id)
+        else:
+            find_job(parts, caller, found.job_id)
+        (delivery,) = parts.store.webhooks.redeliver(found.job_id or found.batch_id, delivery_id)
+    except (JobNotFoundError, ServiceError):
         raise ServiceError("delivery_not_found", "There is no delivery with this id.") from None
     return view_response(UndeliveredEvent.of(delivery), 202)
 

@@ -57,7 +57,7 @@ def main() -> None:
 
         def render_and_evaluate() -> list[MetricValue]:
             """As a worker does it: frames are looked at while later ones are drawn."""
-            with EarlyLooks(draft, looks_of(models, names)) as early:
+            with EarlyLooks(draft, looks_of(draft, names)) as early:
                 report = engine.render(replace(clip, tap=early.tap), result, options, ignore_progress)
                 return measure_all(replace(draft, report=report, early=early), names)
 

@@ -1,4 +1,5 @@
-"""What a second face costs: `python -m bench.lines [--repeat N]` prints one face against two at equal frames.
+"""What a second face costs: `python -m bench.lines [--repeat N]` prints one face against two at equal frames. With
+RETALKING_MEDIA_DIR, also how well two real faces follow their own speech, and the other's: bars 0.6 and 0.2.
 
 The scene is made on the spot (tests/media/dialogs.py); each face speaks on every frame. The preview engine on the CPU,
 and where CUDA is, the neural engine with generated weights. Drawing grows with the faces; one decode and one encode
@@ -8,11 +9,13 @@ serve both. The bar: two faces take at most 2.1 times the synthesis of one.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.engine import timed
+from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import Engine, render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.lines import LineInput
@@ -20,7 +23,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import RenderReport
-from tests.media.dialogs import make_dialog
+from tests.media.dialogs import make_dialog, make_real_dialog, measure_following
 
 SECONDS, BAR = 3.0, 2.1
 # Decoding, encoding and following faces are no synthesis.
@@ -46,6 +49,18 @@ def main() -> None:
 
             one, two = (_best(name, spoken, render, arguments.repeat) for spoken in (lines[:1], lines))
             print(f"{name}: two faces take {two / one:.2f} times the drawing of one (bar {BAR})")
+        if media := os.environ.get("RETALKING_MEDIA_DIR"):
+            _print_following(Path(media), Path(folder))
+
+
+def _print_following(media: Path, folder: Path) -> None:
+    """By the preview engine: generated weights speak nothing."""
+    scene, result, options = make_real_dialog(media, folder), folder / "real-result.mp4", RenderOptions()
+    engine = PreviewEngine()
+    with plan_clip(scene.video, scene.lines, options, DEFAULT_LIMITS) as clip:
+        report = engine.render(clip, result, options, ignore_progress)
+        for side, face in zip(("left", "right"), measure_following(clip, report, result), strict=True):
+            print(f"{side}: mouth and own speech r {face.own:.2f}, other's {face.other:.2f}; aimed at {face.aimed:.2f}")
 
 
 def _best(name: str, lines: list[LineInput], render: Callable[[list[LineInput]], RenderReport], repeat: int) -> float:

@@ -27,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,17 @@ from jobs.models import InputRef, JobRequest, JobSpec
 from jobs.names import new_job_id
 from jobs.store import JobStore
 from tests.jobs.making import start_job, succeed
+from tests.media.clips import make_silent_video, make_wav
 
 TERMINAL = {"job.succeeded", "job.failed", "job.canceled"}
-# First bytes that the API takes for a video and for speech; the stub engine does not look into them.
-VIDEO = b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + bytes(40_000)
-SPEECH = b"RIFF\x24\x80\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80>\0\0\0}\0\0\2\0\x10\0data\0\x80\0\0" + bytes(0x8000)
+
+
+@cache
+def media() -> tuple[bytes, bytes]:
+    """Bytes of a video of ten frames and of a second of sound: what a worker does around the engine takes no longer."""
+    with tempfile.TemporaryDirectory() as folder:
+        video, speech = make_silent_video(Path(folder) / "a.mp4"), make_wav(Path(folder) / "a.wav")
+        return video.read_bytes(), speech.read_bytes()
 
 
 @dataclass
@@ -72,8 +79,9 @@ async def one_client(http: httpx.AsyncClient, jobs: int, told: Latencies, pause_
     """Submit one job after the other, again after `Retry-After` where a limit refuses it, and poll each until it ends.
     Returns their ids."""
     ids = []
+    video, speech = media()
+    files = {"video": ("a.mp4", video), "audio": ("a.wav", speech)}
     for _ in range(jobs):
-        files = {"video": ("a.mp4", VIDEO), "audio": ("a.wav", SPEECH)}
         answer = await timed(http, told.submit, "POST", "/jobs", files=files, data={"evaluate": "[]"})
         while answer.status_code == 429:
             told.refused[answer.json()["code"]] += 1
@@ -258,12 +266,12 @@ def raise_file_limit() -> None:
 async def upload_body(size: int, boundary: str) -> AsyncIterator[bytes]:
     """A form with a video of `size` bytes, made while it is sent."""
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="{{0}}"; filename="{{0}}"\r\n\r\n'
-    yield head.format("video").encode() + VIDEO[:24]
+    yield head.format("video").encode() + media()[0][:24]
     block, left = bytes(1 << 20), size - 24
     while left > 0:
         yield block[:left]
         left -= len(block)
-    yield b"\r\n" + head.format("audio").encode() + SPEECH + f"\r\n--{boundary}--\r\n".encode()
+    yield b"\r\n" + head.format("audio").encode() + media()[1] + f"\r\n--{boundary}--\r\n".encode()
 
 
 def measure_upload(folder: Path, size: int) -> dict[str, Any]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from jobs.settings import Settings
-from retalking_core.engine import Engine
+from worker.engines import EngineSet
 from worker.render_app import build
 
 
-def load(_: Settings) -> dict[str, Engine]:
+def load(_: Settings) -> EngineSet:
     """Timed copies; hostile media ask for the preview engine, so that they reach real decoders. Imported in the child:
     the parent of a render worker loads no engine."""
     from retalking_core.engines.preview.engine import PreviewEngine
     from tests.faults.timed_engine import TimedEngine
 
-    return {"preview": TimedEngine(PreviewEngine())}
+    return EngineSet({"preview": TimedEngine(PreviewEngine())})
 
 
 app = build(Settings(), load)

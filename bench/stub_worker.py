@@ -1,9 +1,8 @@
-"""Entry of a render worker that renders nothing: what is left is what the service itself costs."""
+"""Entry of a render worker that copies its input: what is left is what the service itself costs."""
 
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,19 +12,8 @@ from retalking_core.engine import EngineCapabilities
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import RenderReport
-from worker import runner
+from worker.engines import EngineSet
 from worker.render_app import build
-
-
-class UnopenedClip(nullcontext["UnopenedClip"]):
-    """A `ClipPlan` of which only the path of the video is known."""
-
-    def __init__(self, video: Path) -> None:
-        super().__init__(self)
-        self.video = video
-
-    def complete(self, report: RenderReport) -> RenderReport:
-        return report
 
 
 class StubEngine:
@@ -36,8 +24,7 @@ class StubEngine:
     )
 
     def warm_up(self) -> None:
-        """Nothing to load. The inputs of the load run are no media, so they are not opened either."""
-        runner.plan_clip = lambda video, *_: UnopenedClip(video)
+        """Nothing to load."""
 
     def render(self, clip: ClipPlan, result: Path, options: RenderOptions, progress: ProgressHook) -> RenderReport:
         shutil.copyfile(clip.video, result)
@@ -57,4 +44,4 @@ class StubEngine:
         )
 
 
-app = build(Settings(), lambda _: {"preview": StubEngine()})
+app = build(Settings(), lambda _: EngineSet({"preview": StubEngine()}))

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 
-from bench.load import SPEECH, VIDEO, percentiles
+from bench.load import media, percentiles
 from bench.loaded_service import LoadedService
 from jobs.opening import connect_redis
 
@@ -86,7 +86,8 @@ async def submit_all(url: str, hooks: list[str], clients: int) -> list[str]:
 
     async def one_client(http: httpx.AsyncClient) -> None:
         for number in numbers:
-            files = {"video": ("a.mp4", VIDEO), "audio": ("a.wav", SPEECH)}
+            video, speech = media()
+            files = {"video": ("a.mp4", video), "audio": ("a.wav", speech)}
             data = {"evaluate": "[]", "webhook_url": hooks[number], "webhook_events": EVENTS}
             answer = await http.post("/jobs", files=files, data=data)
             answer.raise_for_status()

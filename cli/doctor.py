@@ -23,6 +23,7 @@ from rich.table import Table
 from cli.extras import MissingExtraError
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from retalking_client.cli.failures import CommandError
+from retalking_core.vocabulary.engines import AUTO, preferred_engine
 
 if TYPE_CHECKING:
     import redis
@@ -226,6 +227,11 @@ def check_workers(settings: Settings, store: JobStore) -> Finding:
         names = ", ".join(worker.id for worker in stuck)
         return Finding("workers", "error", f"{names}: does not poll for jobs", "Restart it; its log shows the reason.")
     engines = sorted({engine.name for worker in live for engine in worker.engines})
+    if preferred_engine(settings.engine, engines) is None:
+        offered = ", ".join(engines) or "none"
+        found = f"{len(live)} live, and none offers the engine {settings.engine}; offered: {offered}"
+        reasons = [worker.unavailable[settings.engine] for worker in live if settings.engine in worker.unavailable]
+        return Finding("workers", "error", found, reasons[0] if reasons else "Look at the end of a worker's log.")
     return Finding("workers", "ok", f"{len(live)} live, offering {', '.join(engines)}")
 
 
@@ -375,10 +381,13 @@ def check_weights(settings: Settings) -> Finding:
 def check_engines(settings: Settings) -> Iterator[Finding]:
     """Every engine that a worker with these settings and packages would look for."""
     from retalking_core.engine_plugins import PluginError, find_plugins
-    from worker.engines import engine_environment, engine_obstacle
+    from worker.engines import NOT_INSTALLED, engine_environment, engine_obstacle
 
     environment = engine_environment(settings)
-    for found in find_plugins():
+    plugins = find_plugins()
+    if settings.engine not in {AUTO, *(found.name for found in plugins)}:
+        yield Finding(f"engine {settings.engine}", "error", "RETALKING_ENGINE names it", NOT_INSTALLED)
+    for found in plugins:
         subject = f"engine {found.name}"
         state: State = "error" if settings.engine == found.name else "warning"
         try:

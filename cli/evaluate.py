@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
+from cli.segments import read_segments
 from retalking_client.cli.common import print_metrics
 from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_core.vocabulary.engines import MODELS, PREFERENCE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
+    from retalking_core.lines import LineInput
 
 
 def evaluate(
@@ -38,6 +40,14 @@ def evaluate(
         str | None,
         typer.Option(
             help="Which face of RESULT to measure: a choice of the option `face` (docs/options.md), or its JSON"
+        ),
+    ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Who speaks when in RESULT, as for `retalking submit` (docs/dubbing.md): scores each segment",
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML page about RESULT to here")] = None,
@@ -64,12 +74,13 @@ def evaluate(
     if result is not None and dataset is None:
         if model or engine or jobs:
             raise CommandError("invalid_option", "--model, --engine and --jobs go with --dataset.", EXIT_USAGE)
-        _score_file(result, reference, metrics, as_json, report, face)
+        _score_file(result, reference, metrics, as_json, report, face, segments)
         return
     if dataset is None or result is not None:
         raise CommandError("invalid_option", "Give either a RESULT or --dataset with --model.", EXIT_USAGE)
-    if reference or report or face:
-        raise CommandError("invalid_option", "--reference, --face and --report go with a RESULT.", EXIT_USAGE)
+    if reference or report or face or segments:
+        message = "--reference, --face, --segments and --report go with a RESULT."
+        raise CommandError("invalid_option", message, EXIT_USAGE)
     try:
         from cli.dataset_evaluation import DatasetRun, run_dataset
     except ImportError as error:
@@ -133,10 +144,17 @@ def chosen_face(text: str) -> FaceChoice:
 
 
 def _score_file(
-    result: Path, reference: Path | None, metrics: str | None, as_json: bool, page: Path | None, face: str | None
+    result: Path,
+    reference: Path | None,
+    metrics: str | None,
+    as_json: bool,
+    page: Path | None,
+    face: str | None,
+    segments: Path | None,
 ) -> None:
     names = chosen_metrics(metrics)
     choice = None if face is None else chosen_face(face)
+    lines = None if segments is None else read_segments(segments)
     try:
         from jobs.settings import Settings
         from retalking_core.evaluation.clip import EvaluationModels
@@ -146,15 +164,18 @@ def _score_file(
         raise MissingExtraError("preview", error.name) from error
 
     models = EvaluationModels(Settings().models_dir)
-    boxes = None if choice is None else _boxes_of(result, choice)
-    measurement = Measurement(result, result, reference=reference, models=models, face_boxes=boxes)
+    measurement = Measurement(result, result, reference=reference, models=models)
+    if lines is not None:
+        measurement = _with_lines(measurement, lines, choice)
+    elif choice is not None:
+        measurement = replace(measurement, face_boxes=_boxes_of(result, choice))
     scores = score(measurement, names)
     if page is not None:
         _write_page(page, measurement, scores)
     if as_json:
         typer.echo(json.dumps(_document(result, reference, scores), indent=2))
         return
-    print_metrics(Console(), [asdict(metric) for metric in scores.metrics])
+    print_metrics(Console(), _rows(scores))
     if scores.synthetic_weights:
         typer.echo("Synthetic weights were used: metrics that need a checkpoint mean nothing.", err=True)
     if page is not None:
@@ -179,13 +200,56 @@ def _boxes_of(result: Path, choice: FaceChoice) -> NDArray[np.float32]:
         raise CommandError(error.code, error.message) from error
 
 
+def _with_lines(measurement: Measurement, lines: list[LineInput], face: FaceChoice | None) -> Measurement:
+    """The result with its segments, whose faces are looked for in it. Raises CommandError."""
+    from retalking_core.clip_plan import plan_clip
+    from retalking_core.errors import InputError
+    from retalking_core.faces.dlib_tracker import DlibFaceTracker
+    from retalking_core.faces.track import TrackRequest
+    from retalking_core.line_reports import report_lines, track_speakers
+    from retalking_core.options import RenderOptions
+    from retalking_core.types import FaceTrack
+
+    options = RenderOptions() if face is None else RenderOptions(face=face)
+    tracker = DlibFaceTracker()
+    try:
+        with plan_clip(measurement.result, lines, options, measurement.limits) as clip:
+            count = clip.source.info.frame_count
+            if clip.frames > count:
+                message = "The segments go on after the end of RESULT: it was not made of them."
+                raise CommandError("segment_out_of_range", message)
+
+            def track(_number: int, choice: FaceChoice) -> FaceTrack:
+                return tracker.track(clip.source, TrackRequest(range(count), choice), lambda done, total: None)
+
+            tracks = track_speakers(clip, options, track)
+            boxes = [tracks[speaker.face].boxes[clip.timeline.source_index] for speaker in clip.speakers]
+            return replace(
+                measurement,
+                speech=clip.speech,
+                face_boxes=boxes[0],
+                speakers=clip.speakers,
+                stored_lines=report_lines(clip, boxes, None),
+            )
+    except InputError as error:
+        raise CommandError(error.code, error.message) from error
+
+
 def _document(result: Path, reference: Path | None, scores: ClipScores) -> dict[str, object]:
     return {
         "result": result.name,
         "reference": reference.name if reference else None,
         "synthetic_weights": scores.synthetic_weights,
-        "metrics": [asdict(metric) for metric in scores.metrics],
+        "metrics": _rows(scores),
     }
+
+
+def _rows(scores: ClipScores) -> list[dict[str, object]]:
+    """The metrics under the names that they have in a job: what the library calls a line is a segment there."""
+    rows = [asdict(metric) for metric in scores.metrics]
+    for row in rows:
+        row["segments"] = row.pop("lines")
+    return rows
 
 
 def _write_page(page: Path, measurement: Measurement, scores: ClipScores) -> None:

@@ -24,7 +24,7 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
-    from retalking_core.evaluation.lines import LineScores
+    from retalking_core.evaluation.metric import LineValue
     from retalking_core.lines import LineInput
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions
@@ -40,8 +40,8 @@ class Rendered:
     report: RenderReport
     wall_s: float
     """Elapsed seconds of the render, without loading the engine."""
-    segments: Sequence[LineScores] = ()
-    """Metrics of each line, where the caller gave lines."""
+    follows: Sequence[LineValue] = ()
+    """`mouth_speech_correlation` of each line, where the caller gave lines."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class LocalRenderer:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
         from retalking_core.clip_plan import plan_clip
         from retalking_core.engine import refuse_lines
-        from retalking_core.evaluation.lines import measure_lines
+        from retalking_core.evaluation.measurement import Measurement
+        from retalking_core.evaluation.metrics import measure_all
         from retalking_core.face_choice import settle_faces
 
         result.parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +97,20 @@ class LocalRenderer:
                 clip = settled.clip
                 report = clip.complete(self._engine.render(clip, unfinished, settled.options, settled.progress))
                 wall_s = time.monotonic() - started_s
-                scores: Sequence[LineScores] = ()
+                follows: Sequence[LineValue] = ()
                 if clip.has_lines:
-                    scores = measure_lines(unfinished, clip.lines, report.lines, self._limits, stages.show)
+                    measured = Measurement(
+                        unfinished,
+                        clip.speech,
+                        report,
+                        self._limits,
+                        progress=stages.show,
+                        speakers=clip.speakers,
+                    )
+                    (correlation,) = measure_all(measured, ["mouth_speech_correlation"])
+                    follows = correlation.lines
             unfinished.replace(result)
-        return Rendered(report, wall_s, scores)
+        return Rendered(report, wall_s, follows)
 
 
 def open_renderer(request: RenderRequest, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:

@@ -104,11 +104,10 @@ def print_rendered(done: Rendered, console: Console) -> None:
         f"a face in {report.face_coverage:.0%} of the frames{cached}",
         highlight=False,
     )
-    for scores in done.segments:
-        value = scores.value("mouth_speech_correlation")
-        follows = "-" if value is None else f"{value:.2f}"
+    for drawn, correlation in zip(report.lines, done.follows, strict=False):
+        follows = "-" if correlation.value is None else f"{correlation.value:.2f}"
         console.print(
-            f"Segment {scores.number + 1}, {scores.start_s:.2f} to {scores.end_s:.2f} s: "
+            f"Segment {drawn.number + 1}, {drawn.start_s:.2f} to {drawn.end_s:.2f} s: "
             f"mouth and speech correlate by {follows}",
             highlight=False,
         )

@@ -27,3 +27,8 @@ def check_container(head: bytes, slot: InputSlot | None, file: str = "") -> Cont
     name = file or (f"`{slot}` file" if slot else "file")
     sentences = (f"The {name} is {what}.", advice, f"Send {wanted}.")
     raise ServiceError("container_unsupported", " ".join(filter(None, sentences)))
+
+
+def is_job_list(head: bytes) -> bool:
+    """True for the first bytes of a list of jobs (JSON Lines), which a batch names by its upload."""
+    return head.lstrip().startswith(b"{")

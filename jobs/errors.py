@@ -154,7 +154,7 @@ _TABLE = [
         "engine_unavailable",
         409,
         "The engine is not available",
-        "Use engine `auto`, or install the checkpoints that the message names.",
+        "Ask for an engine that `GET /engines` offers, or correct what the message names (the operator).",
         True,
     ),
     ErrorCode(
@@ -165,6 +165,9 @@ _TABLE = [
     ),
     ErrorCode(
         "job_not_found", 404, "No such job", "Check the id; finished jobs are deleted after their retention time."
+    ),
+    ErrorCode(
+        "batch_not_found", 404, "No such batch", "Check the id; batches are deleted when their retention time is over."
     ),
     ErrorCode(
         "retry_not_possible",
@@ -346,6 +349,21 @@ _TABLE = [
         422,
         "The input arrives too slowly from its URL",
         "Upload the file to a link from `POST /uploads`, or serve it from a faster server.",
+        True,
+    ),
+    # Exports of results (`output.put_url`, `output.prefix`)
+    ErrorCode(
+        "export_refused",
+        422,
+        "The destination refused the result",
+        "Download the result here. Next time, send a URL that takes one PUT without further headers and is valid for "
+        "as long as the job may take.",
+    ),
+    ErrorCode(
+        "export_unreachable",
+        504,
+        "The destination did not take the result",
+        "Download the result here, and check that the server of `output.put_url` answers.",
         True,
     ),
     # Jobs

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.dataclasses import dataclass
 
 from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.metrics import Better
-from retalking_core.vocabulary.options import MAX_SEGMENTS, ExpressionName, FaceChoice, JobOptions, UpperFace
+from retalking_core.vocabulary.options import (
+    MAX_SEGMENTS,
+    ExpressionName,
+    FaceChoice,
+    JobOptions,
+    OutputOptions,
+    UpperFace,
+)
 from retalking_core.vocabulary.stages import JOB_STAGES
 
 # Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
 USUAL_PRIORITY, MAX_PRIORITY = 1, 2
+
+
+# Segments of a key of the object store: no `..`, no hidden file (jobs/objects.py)
+PREFIX_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
 class JobStatus(StrEnum):
@@ -31,8 +44,18 @@ class JobStatus(StrEnum):
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
 
 
-WebhookEvent = Literal["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated"]
-DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.canceled", "job.evaluated")
+WebhookEvent = Literal[
+    "job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled", "job.evaluated", "job.exported"
+]
+DEFAULT_WEBHOOK_EVENTS: tuple[WebhookEvent, ...] = (
+    "job.succeeded",
+    "job.failed",
+    "job.canceled",
+    "job.evaluated",
+    "job.exported",
+)
+BATCH_EVENT: Literal["batch.completed"] = "batch.completed"
+DeliveryEvent = WebhookEvent | Literal["batch.completed"]
 EvaluatePolicy = Literal["inline", "after", "none"]
 JobKind = Literal["render", "analyze"]
 
@@ -41,6 +64,25 @@ class FrozenModel(BaseModel):
     """Immutable; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class JobOutput(OutputOptions):
+    """How the result is encoded, and where it is put besides this service."""
+
+    put_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = Field(
+        default=None, description="http(s) URL that takes the result by PUT, e.g. a presigned link of your bucket"
+    )
+    prefix: Annotated[str, StringConstraints(pattern=PREFIX_PATTERN, max_length=200)] | None = Field(
+        default=None,
+        description="Folder in the bucket of the service where a copy of the result is put, below one that the "
+        "operator allows (RETALKING_OUTPUT_PREFIXES)",
+    )
+
+    @property
+    def encoding(self) -> OutputOptions:
+        """Without destinations, which may contain credentials."""
+        return OutputOptions(**{each.name: getattr(self, each.name) for each in fields(OutputOptions)})
 
 
 class JobHandling(BaseModel):
@@ -52,7 +94,7 @@ class JobHandling(BaseModel):
         None, description="http(s) URL that receives events of the job"
     )
     webhook_events: list[WebhookEvent] = Field(
-        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=6, description="Which events are delivered"
+        default_factory=lambda: list(DEFAULT_WEBHOOK_EVENTS), max_length=7, description="Which events are delivered"
     )
     priority: int = Field(
         USUAL_PRIORITY,
@@ -72,15 +114,25 @@ class JobHandling(BaseModel):
 class JobRequest(JobHandling, JobOptions):
     """The `spec` of a submission: render options, and how the job is handled."""
 
+    output: JobOutput = Field(default_factory=JobOutput)
+
     evaluate_policy: EvaluatePolicy = Field(
         "inline",
         description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "
         "succeeds first, and `job.evaluated` follows; none: never",
     )
 
+    @property
+    def options(self) -> JobOptions:
+        """The options of the render alone."""
+        names = JobOptions.model_fields.keys() - {"output"}
+        return JobOptions(**{name: getattr(self, name) for name in names}, output=self.output.encoding)
+
 
 MAX_AUDIO_FILES = 50
-InputPart = Annotated[str, StringConstraints(pattern=r"^(video|audio|audio_[1-9][0-9]?|expression)$")]
+SEGMENT_AUDIO = "audio_[1-9][0-9]?"
+"""Pattern of the names of the speeches of segments."""
+InputPart = Annotated[str, StringConstraints(pattern=rf"^(video|audio|{SEGMENT_AUDIO}|expression)$")]
 """An input of a job: `video`, `audio` and `expression`; `audio_1`, `audio_2`, ... are the speeches of segments."""
 
 
@@ -124,6 +176,13 @@ class InputRef(FrozenModel):
     upload_id: str | None = Field(None, description="The upload that it is a copy of")
 
 
+class BatchPlace(FrozenModel):
+    """Where an item stands in its batch."""
+
+    id: str = Field(description="Id of the batch")
+    index: int = Field(description="Of the item, from 0")
+
+
 class JobSpec(FrozenModel):
     """The whole request, fixed at submission."""
 
@@ -135,6 +194,7 @@ class JobSpec(FrozenModel):
     segment_audio: dict[InputPart, InputRef] = Field(default_factory=dict, max_length=MAX_AUDIO_FILES)
     request: JobRequest
     retry_of: str | None = Field(None, description="Id of the job that this one repeats")
+    batch: BatchPlace | None = Field(None, description="The batch that it is an item of")
 
     @classmethod
     def of(
@@ -144,6 +204,7 @@ class JobSpec(FrozenModel):
         request: JobRequest,
         retry_of: str | None = None,
         kind: JobKind = "render",
+        batch: BatchPlace | None = None,
     ) -> Self:
         """The reverse of `inputs`."""
         single = ("video", "audio", "expression")
@@ -156,6 +217,7 @@ class JobSpec(FrozenModel):
             segment_audio={part: ref for part, ref in inputs.items() if part not in single},
             request=request,
             retry_of=retry_of,
+            batch=batch,
         )
 
     @property
@@ -190,6 +252,13 @@ class ResultInfo(FrozenModel):
     frames: int
 
 
+class SegmentValue(FrozenModel):
+    """A metric of one segment: of its face, in its time, against its speech. If value is null, reason says why."""
+
+    value: float | None
+    reason: str | None = None
+
+
 class MetricResult(FrozenModel):
     """One metric of the result; if value is null, reason says why."""
 
@@ -199,6 +268,12 @@ class MetricResult(FrozenModel):
     better: Better = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
+    segments: list[SegmentValue] = Field(
+        default_factory=list,
+        max_length=MAX_SEGMENTS,
+        description="Of each segment, in the order of the job's `segments`; empty for a metric of the whole "
+        "picture and for a job with one speech for the whole video",
+    )
 
 
 class SyncCurve(FrozenModel):
@@ -285,7 +360,7 @@ class RenderInfo(FrozenModel):
         "off: caching is disabled",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
-    inputs: dict[InputPart, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
+    inputs: dict[str, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
     segments: list[SegmentInfo] = Field(default_factory=list, description="In the order of the job's `segments`")
 
 
@@ -313,11 +388,12 @@ class JobSnapshot(FrozenModel):
 
 
 class Delivery(FrozenModel):
-    """One webhook event of a job. `id` is the webhook-id header, the same for all attempts."""
+    """One webhook event of a job or batch. `id` is the webhook-id header, the same for all attempts."""
 
     id: str
-    job_id: str
-    event: WebhookEvent
+    job_id: str = Field("", description="Empty for the event of a batch")
+    batch_id: str = Field("", description="Empty for an event of a job")
+    event: DeliveryEvent
     state: DeliveryState = "pending"
     created_at: datetime
     next_attempt_at: datetime | None = None
@@ -410,7 +486,7 @@ class ResultView(FrozenModel):
 
 class DeliveryView(FrozenModel):
     id: str
-    event: WebhookEvent
+    event: DeliveryEvent
     state: DeliveryState
     created_at: datetime
     next_attempt_at: datetime | None
@@ -423,8 +499,39 @@ class DeliveryView(FrozenModel):
 
 class WebhookView(FrozenModel):
     url: str
-    events: list[WebhookEvent]
+    events: list[DeliveryEvent]
     deliveries: list[DeliveryView]
+
+
+ExportState = Literal["pending", "done", "failed"]
+
+
+class Export(FrozenModel):
+    """A result on its way to where its caller wants it, as stored."""
+
+    job_id: str
+    state: ExportState
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: datetime | None
+    error: ErrorInfo | None
+    finished_at: datetime | None
+    key: str = Field(description="Of the copy in the object store; empty: not copied, or put to a URL")
+    tries: int
+    holder: str = Field(description="Token of the process that works on it")
+
+
+class ExportView(FrozenModel):
+    """Whether the result is where `output.put_url` or `output.prefix` wants it. It stays downloadable here."""
+
+    state: Literal["waiting", "pending", "done", "failed", "skipped"] = Field(
+        description="waiting: for the end of the job; skipped: the job has no result"
+    )
+    url: str | None = Field(description="`output.put_url` without its secrets")
+    key: str | None = Field(description="With `output.prefix`: key of the copy, which is deleted with the job")
+    attempts: list[DeliveryAttempt]
+    next_attempt_at: datetime | None
+    error: ErrorInfo | None
+    finished_at: datetime | None
 
 
 class JobView(FrozenModel):
@@ -446,11 +553,12 @@ class JobView(FrozenModel):
     max_attempts: int
     cancel_requested: bool
     options: JobOptions
-    inputs: dict[InputPart, InputView] = Field(
+    inputs: dict[str, InputView] = Field(
         description="By part: `video`, `audio`, `expression`; `audio_1`, `audio_2`, ... are the speeches of segments"
     )
     segments: list[JobSegment] = Field(description="Who speaks when; empty: one speech for the whole video")
     retry_of: str | None = Field(description="Id of the job that this one repeats")
+    batch: BatchPlace | None = Field(description="The batch that it is an item of")
     priority: int
     metadata: dict[str, Any]
     created_at: datetime
@@ -464,6 +572,73 @@ class JobView(FrozenModel):
     evaluation: list[MetricResult] | None
     evaluation_pending: bool = Field(description="The evaluation is still to come, with the event `job.evaluated`")
     webhook: WebhookView | None
+    export: ExportView | None = Field(description="null: no destination was given")
+
+
+class BatchCounts(FrozenModel):
+    """Items of a batch by state. Together they are `total`."""
+
+    waiting: int = Field(description="Not a job yet: at most a few items of a batch are live at a time")
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    canceled: int = Field(description="Canceled jobs, and items that were dropped before they became jobs")
+
+
+class BatchFailure(FrozenModel):
+    """An item that failed. Kept as long as the batch, also when the job is deleted."""
+
+    index: int = Field(description="Of the item, from 0")
+    job_id: str
+    code: str = Field(description="Stable code, see GET /errors")
+    message: str
+
+
+BatchStatus = Literal["running", "completed", "canceled"]
+
+
+class Batch(FrozenModel):
+    """A batch as stored. Changed by jobs/store/batches.py and by transitions of its jobs."""
+
+    id: str
+    status: BatchStatus
+    owner: str = Field(description="Id of the account that it belongs to; empty: keys were not required")
+    request_id: str
+    traceparent: str
+    metadata: dict[str, Any]
+    webhook_url: str | None
+    total: int
+    next: int = Field(description="Index of the first item that is not a job yet")
+    cancel_requested: bool
+    counts: BatchCounts
+    tries: int = Field(description="Failed attempts to make the next item a job")
+    paused_until: datetime | None = Field(description="When the next item is tried again")
+    created_at: datetime
+    kept_at: datetime = Field(description="When the uploads of its items were last kept from expiring")
+    finished_at: datetime | None
+    delete_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != "running"
+
+
+class BatchView(FrozenModel):
+    """A batch as shown to callers: the body of `GET /batches/{id}` and the `data` of `batch.completed`."""
+
+    id: str
+    status: BatchStatus = Field(description="canceled: it was canceled, and none of its jobs is live any more")
+    total: int
+    counts: BatchCounts
+    failures: list[BatchFailure] = Field(description="By index")
+    cancel_requested: bool
+    metadata: dict[str, Any]
+    created_at: datetime
+    finished_at: datetime | None
+    delete_at: datetime | None
+    jobs_url: str = Field(description="List of its jobs")
+    webhook: WebhookView | None
 
 
 class WebhookMessage(FrozenModel):
@@ -473,6 +648,15 @@ class WebhookMessage(FrozenModel):
     timestamp: str = Field(json_schema_extra={"format": "date-time"})
     owner: str | None = Field(description="Id of the account that the job belongs to; null: keys were not required")
     data: JobView = Field(description="The job at that time")
+
+
+class BatchMessage(FrozenModel):
+    """Body of the webhook of a batch. timestamp: when the batch was over."""
+
+    type: Literal["batch.completed"]
+    timestamp: str = Field(json_schema_extra={"format": "date-time"})
+    owner: str | None = Field(description="Id of the account that the batch belongs to; null: keys were not required")
+    data: BatchView
 
 
 class JobEvent(FrozenModel):
@@ -488,6 +672,7 @@ class JobEvent(FrozenModel):
         "job.failed",
         "job.canceled",
         "job.evaluated",
+        "job.exported",
     ]
     at: datetime
     status: JobStatus

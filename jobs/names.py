@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 
 RENDER_QUEUE = "retalking.render"
 RENDER_TASK = "retalking.render_job"
@@ -20,10 +21,13 @@ BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
 # Face analysis of a video, cached for the next speech on it; belongs to no job, evicted by age and size.
 FACE_CACHE_PREFIX = "face-cache/"
 UPLOADS_PREFIX = "uploads/"
+# First segments of the keys that the service uses itself
+OWN_FOLDERS = frozenset({"jobs", "uploads", "face-cache"})
 
 # Ids have 128 random bits, so that they cannot be guessed.
 _JOB = re.compile(r"job_[0-9a-f]{32}")
 _UPLOAD = re.compile(r"up_[0-9a-f]{32}")
+_BATCH = re.compile(r"batch_[0-9a-f]{32}")
 _DELIVERY = re.compile(r"whd_[0-9a-f]{32}")
 
 
@@ -33,6 +37,10 @@ def new_job_id() -> str:
 
 def new_upload_id() -> str:
     return f"up_{secrets.token_hex(16)}"
+
+
+def new_batch_id() -> str:
+    return f"batch_{secrets.token_hex(16)}"
 
 
 def new_delivery_id() -> str:
@@ -45,6 +53,10 @@ def is_job_id(text: str) -> bool:
 
 def is_upload_id(text: str) -> bool:
     return _UPLOAD.fullmatch(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    return _BATCH.fullmatch(text) is not None
 
 
 def is_delivery_id(text: str) -> bool:
@@ -120,3 +132,14 @@ def scene_key(job_id: str, fence: int) -> str:
 def segment_key(job_id: str, number: int, fence: int) -> str:
     """One key per lease, so that a late writer never overwrites a segment that another worker rendered again."""
     return f"{segments_prefix(job_id)}{number}-{fence}.mp4"
+
+
+def export_key(prefix: str, allowed: Sequence[str], owner: str, job_id: str, container: str) -> str | None:
+    """Key of the copy of a result: below the longest allowed folder that the prefix is in, in a folder of the owner, so
+    that nobody can write into another's. None: the prefix is in none of them."""
+    roots = [root for root in allowed if prefix == root or prefix.startswith(f"{root}/")]
+    if not roots:
+        return None
+    root = max(roots, key=len)
+    rest = prefix[len(root) :].strip("/")
+    return "/".join(filter(None, (root, owner or "public", rest, f"{job_id}.{container}")))

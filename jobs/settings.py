@@ -10,6 +10,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.logging_config import LogFormat
+from jobs.models import PREFIX_PATTERN
+from jobs.names import OWN_FOLDERS
 
 # As suggested by Standard Webhooks: 76 hours in total.
 DEFAULT_RETRIES_S = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
@@ -52,6 +54,9 @@ class Settings(BaseSettings):
     )
     live_jobs_per_key: int = Field(
         100, ge=1, description="Unfinished jobs of one account; an account may have its own limit"
+    )
+    batch_items_per_key: int = Field(
+        1000, ge=1, description="Items of one account's batches that wait to become jobs; without keys: of all callers"
     )
     stored_bytes_per_key: int = Field(
         100 * 1024**3,
@@ -125,6 +130,24 @@ class Settings(BaseSettings):
         le=256,
         description="Jobs whose inputs a webhook worker fetches from URLs concurrently. Each takes up to 1 MB of "
         "memory, 9 MB with S3",
+    )
+    output_prefixes: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Folders of the object store, comma separated, e.g. exports, below which `output.prefix` of a job "
+        "may put a copy of its result, in a folder of its account. Empty: none",
+    )
+    export_limit_s: float = Field(
+        900.0, gt=0, description="Longest time of one attempt to PUT a result to a caller's URL"
+    )
+    export_min_bytes_per_s: int = Field(
+        32768,
+        ge=0,
+        description="Such an attempt is aborted if the URL takes fewer bytes than this for 10 s; 0: no limit",
+    )
+    export_slots: int = Field(8, ge=4, le=256, description="Results that a webhook worker exports concurrently")
+    export_retries_s: Annotated[list[RetryPause], NoDecode, Field(max_length=40)] = Field(
+        default=[5, 60, 300, 1800, 7200],
+        description="Pauses before the second and each further attempt to export a result, comma separated",
     )
     max_video_s: float = Field(600.0, gt=0, description="Longest input video")
     max_audio_s: float = Field(600.0, gt=0, description="Longest speech")
@@ -214,10 +237,30 @@ class Settings(BaseSettings):
     c2pa_key: Path | None = Field(None, description="Unencrypted PEM key of c2pa_cert, readable by the worker alone")
     work_dir: Path | None = Field(None, description="Folder for temporary files; empty: the system default")
 
-    @field_validator("allow_private_hosts", "cors_origins", "public_hosts", "webhook_retries_s", mode="before")
+    @field_validator(
+        "allow_private_hosts",
+        "cors_origins",
+        "public_hosts",
+        "webhook_retries_s",
+        "export_retries_s",
+        "output_prefixes",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("output_prefixes")
+    @classmethod
+    def _check_prefixes(cls, prefixes: list[str]) -> list[str]:
+        """The folders of the service itself are not for copies."""
+        for prefix in prefixes:
+            if not re.fullmatch(PREFIX_PATTERN, prefix) or prefix.split("/")[0] in OWN_FOLDERS:
+                own = ", ".join(sorted(OWN_FOLDERS))
+                raise ValueError(
+                    f"RETALKING_OUTPUT_PREFIXES: {prefix!r} is not a folder such as exports, besides {own}"
+                )
+        return prefixes
 
     @model_validator(mode="after")
     def _check_origins(self) -> Self:

@@ -7,12 +7,24 @@ import time
 import urllib.parse
 from datetime import UTC, datetime, timedelta
 
-from jobs.models import DeliveryView, InputPart, InputView, Job, JobStatus, JobView, ResultView, WebhookView
+from jobs.models import (
+    BATCH_EVENT,
+    Batch,
+    BatchView,
+    DeliveryView,
+    ExportView,
+    InputPart,
+    InputView,
+    Job,
+    JobStatus,
+    JobView,
+    ResultView,
+    WebhookView,
+)
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.signing import account_holder, link_query
 from jobs.store import JobNotFoundError, JobStore, QueueEstimate
-from retalking_core.vocabulary.options import JobOptions
 
 # Up to this, the elapsed time is start-up rather than rendering, and the progress that of fetched inputs
 MIN_PROGRESS_FOR_RATE = 0.05
@@ -49,10 +61,11 @@ def view_job(
         attempts=job.attempt,
         max_attempts=job.max_attempts,
         cancel_requested=job.cancel_requested,
-        options=JobOptions(**{name: getattr(request, name) for name in JobOptions.model_fields}),
+        options=request.options,
         inputs={part: _input(job, part) for part in job.inputs},
         segments=job.spec.segments,
         retry_of=job.spec.retry_of,
+        batch=job.spec.batch,
         priority=request.priority,
         metadata=request.metadata,
         created_at=job.created_at,
@@ -66,6 +79,7 @@ def view_job(
         evaluation=job.evaluation,
         evaluation_pending=job.evaluation_pending,
         webhook=_webhook(job, store),
+        export=_export(job, store),
     )
 
 
@@ -136,6 +150,48 @@ def _webhook(job: Job, store: JobStore) -> WebhookView | None:
         url=masked_url(request.webhook_url),
         events=request.webhook_events,
         deliveries=[DeliveryView.of(delivery) for delivery in deliveries],
+    )
+
+
+def _export(job: Job, store: JobStore) -> ExportView | None:
+    output = job.spec.request.output
+    if output.put_url is None and output.prefix is None:
+        return None
+    export = store.exports.find(job.id) if job.status is JobStatus.SUCCEEDED else None
+    return ExportView(
+        state=export.state if export else "skipped" if job.status.is_over else "waiting",
+        url=masked_url(output.put_url) if output.put_url else None,
+        key=(export.key or None) if export else None,
+        attempts=export.attempts if export else [],
+        next_attempt_at=export.next_attempt_at if export else None,
+        error=export.error if export else None,
+        finished_at=export.finished_at if export else None,
+    )
+
+
+def view_batch(batch: Batch, store: JobStore, settings: Settings, base: str = "") -> BatchView:
+    """base: prefix of paths, as in view_job()."""
+    webhook = None
+    if batch.webhook_url is not None:
+        try:
+            deliveries = store.webhooks.deliveries(batch.id)
+        except JobNotFoundError:  # deleted meanwhile
+            deliveries = []
+        views = [DeliveryView.of(each) for each in deliveries]
+        webhook = WebhookView(url=masked_url(batch.webhook_url), events=[BATCH_EVENT], deliveries=views)
+    return BatchView(
+        id=batch.id,
+        status=batch.status,
+        total=batch.total,
+        counts=batch.counts,
+        failures=store.batches.failures(batch.id),
+        cancel_requested=batch.cancel_requested,
+        metadata=batch.metadata,
+        created_at=batch.created_at,
+        finished_at=batch.finished_at,
+        delete_at=batch.delete_at,
+        jobs_url=f"{settings.public_url.rstrip('/')}{base}/jobs?batch={batch.id}",
+        webhook=webhook,
     )
 
 

@@ -27,6 +27,8 @@ from retalking_client.models import (
     Analysis,
     ApiError,
     ApiKey,
+    Batch,
+    BatchFailure,
     Evaluation,
     FieldFault,
     IssuedKey,
@@ -41,7 +43,7 @@ from retalking_client.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, BatchJob, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
@@ -52,6 +54,9 @@ __all__ = [
     "ApiError",
     "ApiKey",
     "AsyncClient",
+    "Batch",
+    "BatchFailure",
+    "BatchJob",
     "Client",
     "DownloadDamagedError",
     "Evaluation",

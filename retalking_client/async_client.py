@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -12,15 +14,24 @@ from typing import Any, Self, Unpack
 import httpx
 
 from retalking_client import calls
-from retalking_client.calls import MOST_REDIRECTS, Call, connect_to, opened_request, redirected_request
+from retalking_client.calls import (
+    BATCH_POLL_S,
+    MOST_REDIRECTS,
+    Call,
+    connect_to,
+    list_file,
+    opened_request,
+    redirected_request,
+)
 from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
 from retalking_client.downloading import BytesHook, PartialFile, target_of
-from retalking_client.errors import EventsLostError, UnexpectedAnswerError
+from retalking_client.errors import EventsLostError, UnexpectedAnswerError, WaitTimeoutError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
     AccountUsage,
     Analysis,
     ApiKey,
+    Batch,
     Evaluation,
     IssuedKey,
     Job,
@@ -32,7 +43,7 @@ from retalking_client.models import (
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -112,6 +123,50 @@ class AsyncClient:
         await self.download(job, target)
         return job
 
+    async def submit_batch(
+        self,
+        jobs: Sequence[BatchJob],
+        *,
+        webhook_url: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """Submit up to 500 jobs at once; files are uploaded first, each once. All are accepted or none: `faults` of the
+        error names the items to correct. webhook_url: receives `batch.completed`. Raises FileNotFoundError."""
+        items = calls.batch_items(jobs)
+        uploads = {file: await self.upload(file) for file in calls.batch_files(items)}
+        lines = [item.referring_to(uploads) for item in items]
+        with list_file(lines) as file:
+            listed = lines if file is None else await self.upload(file)
+            call = calls.batch_call(listed, webhook_url, metadata or {}, idempotency_key)
+            return parse_response(Batch, await self._send(call))
+
+    async def batch(self, batch: Batch | str) -> Batch:
+        """The current state of a batch. Its jobs: `jobs(batch=...)`."""
+        return parse_response(Batch, await self._send(calls.get_batch_call(id_of(batch))))
+
+    async def wait_batch(
+        self,
+        batch: Batch | str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Batch], object] = lambda batch: None,
+    ) -> Batch:
+        """Wait until the batch is over. Raises WaitTimeoutError; the batch continues in that case."""
+        ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            found = await self.batch(batch)
+            on_progress(found)
+            if found.is_over:
+                return found
+            if time.monotonic() >= ends_at:
+                raise WaitTimeoutError(f"{found.id} is not over after {timeout_s:g} s.", found.id)
+            await asyncio.sleep(BATCH_POLL_S)
+
+    async def cancel_batch(self, batch: Batch | str) -> Batch:
+        """Cancel its live jobs and drop the items that are not jobs yet. A finished one is unchanged."""
+        return parse_response(Batch, await self._send(calls.cancel_batch_call(id_of(batch))))
+
     async def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
@@ -124,12 +179,20 @@ class AsyncClient:
         return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
     async def jobs(
-        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+        self,
+        *,
+        status: Status | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        batch: Batch | str | None = None,
+        page_size: int = 20,
     ) -> AsyncIterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
+        batch: only its items that are jobs."""
+        batch_id = None if batch is None else id_of(batch)
         cursor = None
         while True:
-            page = parse_response(JobPage, await self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
+            call = calls.list_call(status, metadata or {}, page_size, cursor, batch_id)
+            page = parse_response(JobPage, await self._send(call))
             for job in page.jobs:
                 yield job
             if page.next_cursor is None:

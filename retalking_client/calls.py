@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, get_args
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ import httpx
 
 from retalking_client.errors import ServiceUnreachableError
 from retalking_client.models import Status, Upload
-from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
@@ -112,6 +113,19 @@ def submit_call(
 
     Raises FileNotFoundError; TypeError unless either `audio` or `segments` is given.
     """
+    spec, files = _submission(video, audio, options, segments)
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
+    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+
+
+def _submission(
+    video: MediaInput,
+    audio: MediaInput | None,
+    options: Mapping[str, Any],
+    segments: Sequence[Segment] | None,
+) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The JSON of a job, and its files by the name of their form part. Raises FileNotFoundError, TypeError."""
     if (audio is None) == (segments is None):
         raise TypeError("pass either audio, one speech for the whole video, or segments")
     spec: dict[str, Any] = dict(options)
@@ -127,9 +141,7 @@ def submit_call(
     elif isinstance(expression, os.PathLike):
         files["expression"] = existing_file(expression)
         del spec["expression"]
-    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
-    path = f"{API}/jobs/upload" if files else f"{API}/jobs"
-    return Call("POST", path, json=spec, files=files, headers={"Idempotency-Key": key})
+    return spec, files
 
 
 def _segment_spec(segment: Segment, files: dict[str, Path]) -> dict[str, Any]:
@@ -166,16 +178,114 @@ def _add_input(name: str, given: MediaInput, spec: dict[str, Any], files: dict[s
         files[name] = existing_file(given)
 
 
+# How often `wait_batch` asks
+BATCH_POLL_S = 1.0
+# A longer list of jobs is uploaded: the service limits JSON bodies to 1 MiB.
+MOST_BODY_BYTES = 900_000
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """A job of a batch before its files are uploaded.
+
+    spec: its JSON. files: what `spec` lacks, by the name that a form part would have.
+    """
+
+    spec: Mapping[str, Any]
+    files: Mapping[str, Path]
+
+    def referring_to(self, uploads: Mapping[Path, Upload]) -> dict[str, Any]:
+        """The JSON with uploads in place of files."""
+        line = dict(self.spec)
+        ids = {name: uploads[file].id for name, file in self.files.items()}
+        line |= {f"{name}_upload_id": ids[name] for name in ("video", "audio") if name in ids}
+        if "expression" in ids:
+            line["expression"] = f"{UPLOAD}{ids['expression']}"
+        if "segments" in line:
+            line["segments"] = [
+                {**segment, "audio": f"{UPLOAD}{ids[segment['audio']]}"} if segment["audio"] in ids else segment
+                for segment in line["segments"]
+            ]
+        return line
+
+
+def batch_items(jobs: Sequence[BatchJob]) -> list[BatchItem]:
+    """Raises FileNotFoundError; TypeError for a job without speech."""
+    inputs = ("video", "audio", "segments")
+    return [
+        BatchItem(
+            *_submission(
+                job["video"],
+                job.get("audio"),
+                {name: value for name, value in job.items() if name not in inputs},
+                job.get("segments"),
+            )
+        )
+        for job in jobs
+    ]
+
+
+def batch_files(items: Sequence[BatchItem]) -> list[Path]:
+    """Files to upload, each once."""
+    return list(dict.fromkeys(file for item in items for file in item.files.values()))
+
+
+@contextmanager
+def list_file(lines: Sequence[Mapping[str, Any]]) -> Iterator[Path | None]:
+    """The lines as a temporary file, if they are too long for a body; else None."""
+    text = "\n".join(compact_json(line) for line in lines)
+    if len(text.encode()) <= MOST_BODY_BYTES:
+        yield None
+        return
+    with TemporaryDirectory(prefix="retalking-") as folder:
+        file = Path(folder) / "jobs.jsonl"
+        file.write_text(text, "utf-8")
+        yield file
+
+
+def batch_call(
+    jobs: Sequence[Mapping[str, Any]] | Upload,
+    webhook_url: str | None,
+    metadata: Mapping[str, Any],
+    idempotency_key: str | None,
+) -> Call:
+    """jobs: lines, or an uploaded list of them."""
+    body: dict[str, Any] = {"jobs_upload_id": jobs.id} if isinstance(jobs, Upload) else {"jobs": list(jobs)}
+    body |= {"webhook_url": webhook_url, "metadata": dict(metadata)}
+    key = idempotency_key or f"retalking-client-{uuid.uuid4()}"
+    return Call("POST", f"{API}/batches", json=body, headers={"Idempotency-Key": key})
+
+
+def get_batch_call(batch_id: str) -> Call:
+    return Call("GET", batch_path(batch_id))
+
+
+def cancel_batch_call(batch_id: str) -> Call:
+    return Call("POST", f"{batch_path(batch_id)}/cancel")
+
+
+def batch_path(batch_id: str) -> str:
+    return f"{API}/batches/{quote(batch_id, safe='')}"
+
+
 def job_call(job_id: str, rest: str = "") -> Call:
     return Call("GET", job_path(job_id) + rest)
 
 
-def list_call(status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None) -> Call:
+def list_call(
+    status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None, batch: str | None = None
+) -> Call:
     """Raises ValueError for an unknown status."""
     if status is not None and status not in get_args(Status):
         raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
     pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
-    params = {"status": status, "metadata": pairs or None, "limit": str(page_size), "cursor": cursor}
+    params = {
+        "status": status,
+        "metadata": pairs or None,
+        "batch": batch,
+        "limit": str(page_size),
+        "cursor": cursor,
+    }
     return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
 
 

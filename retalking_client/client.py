@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -12,15 +13,24 @@ from typing import Any, Self, Unpack
 import httpx
 
 from retalking_client import calls
-from retalking_client.calls import MOST_REDIRECTS, Call, connect_to, opened_request, redirected_request
+from retalking_client.calls import (
+    BATCH_POLL_S,
+    MOST_REDIRECTS,
+    Call,
+    connect_to,
+    list_file,
+    opened_request,
+    redirected_request,
+)
 from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
 from retalking_client.downloading import BytesHook, PartialFile, target_of
-from retalking_client.errors import EventsLostError, UnexpectedAnswerError
+from retalking_client.errors import EventsLostError, UnexpectedAnswerError, WaitTimeoutError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
     AccountUsage,
     Analysis,
     ApiKey,
+    Batch,
     Evaluation,
     IssuedKey,
     Job,
@@ -32,7 +42,7 @@ from retalking_client.models import (
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, MediaInput, Segment, SubmitOptions
+from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
 from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
 
 
@@ -110,6 +120,50 @@ class Client:
         self.download(job, target)
         return job
 
+    def submit_batch(
+        self,
+        jobs: Sequence[BatchJob],
+        *,
+        webhook_url: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Batch:
+        """Submit up to 500 jobs at once; files are uploaded first, each once. All are accepted or none: `faults` of the
+        error names the items to correct. webhook_url: receives `batch.completed`. Raises FileNotFoundError."""
+        items = calls.batch_items(jobs)
+        uploads = {file: self.upload(file) for file in calls.batch_files(items)}
+        lines = [item.referring_to(uploads) for item in items]
+        with list_file(lines) as file:
+            listed = lines if file is None else self.upload(file)
+            call = calls.batch_call(listed, webhook_url, metadata or {}, idempotency_key)
+            return parse_response(Batch, self._send(call))
+
+    def batch(self, batch: Batch | str) -> Batch:
+        """The current state of a batch. Its jobs: `jobs(batch=...)`."""
+        return parse_response(Batch, self._send(calls.get_batch_call(id_of(batch))))
+
+    def wait_batch(
+        self,
+        batch: Batch | str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[Batch], object] = lambda batch: None,
+    ) -> Batch:
+        """Wait until the batch is over. Raises WaitTimeoutError; the batch continues in that case."""
+        ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            found = self.batch(batch)
+            on_progress(found)
+            if found.is_over:
+                return found
+            if time.monotonic() >= ends_at:
+                raise WaitTimeoutError(f"{found.id} is not over after {timeout_s:g} s.", found.id)
+            time.sleep(BATCH_POLL_S)
+
+    def cancel_batch(self, batch: Batch | str) -> Batch:
+        """Cancel its live jobs and drop the items that are not jobs yet. A finished one is unchanged."""
+        return parse_response(Batch, self._send(calls.cancel_batch_call(id_of(batch))))
+
     def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
         file = calls.existing_file(path)
@@ -122,12 +176,21 @@ class Client:
         return parse_response(Job, self._send(calls.job_call(id_of(job))))
 
     def jobs(
-        self, *, status: Status | None = None, metadata: Mapping[str, Any] | None = None, page_size: int = 20
+        self,
+        *,
+        status: Status | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        batch: Batch | str | None = None,
+        page_size: int = 20,
     ) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values."""
+        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
+        batch: only its items that are jobs."""
+        batch_id = None if batch is None else id_of(batch)
         cursor = None
         while True:
-            page = parse_response(JobPage, self._send(calls.list_call(status, metadata or {}, page_size, cursor)))
+            page = parse_response(
+                JobPage, self._send(calls.list_call(status, metadata or {}, page_size, cursor, batch_id))
+            )
             yield from page.jobs
             if page.next_cursor is None:
                 return

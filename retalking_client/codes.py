@@ -161,7 +161,7 @@ class EngineUnavailableError(ApiError):
     """The engine is not available."""
 
     code = "engine_unavailable"
-    advice = "Use engine `auto`, or install the checkpoints that the message names."
+    advice = "Ask for an engine that `GET /engines` offers, or correct what the message names (the operator)."
 
 
 class IdempotencyConflictError(ApiError):
@@ -176,6 +176,13 @@ class JobNotFoundError(ApiError):
 
     code = "job_not_found"
     advice = "Check the id; finished jobs are deleted after their retention time."
+
+
+class BatchNotFoundError(ApiError):
+    """No such batch."""
+
+    code = "batch_not_found"
+    advice = "Check the id; batches are deleted when their retention time is over."
 
 
 class RetryNotPossibleError(ApiError):
@@ -500,6 +507,23 @@ class InputTooSlowError(ApiError):
 
     code = "input_too_slow"
     advice = "Upload the file to a link from `POST /uploads`, or serve it from a faster server."
+
+
+class ExportRefusedError(ApiError):
+    """The destination refused the result."""
+
+    code = "export_refused"
+    advice = (
+        "Download the result here. Next time, send a URL that takes one PUT without further headers and is valid for as"
+        " long as the job may take."
+    )
+
+
+class ExportUnreachableError(ApiError):
+    """The destination did not take the result."""
+
+    code = "export_unreachable"
+    advice = "Download the result here, and check that the server of `output.put_url` answers."
 
 
 class DeadlineExceededError(ApiError):

@@ -47,7 +47,7 @@ class EventsLostError(RetalkingClientError):
 
 
 class WaitTimeoutError(RetalkingClientError):
-    """job_id: id of the job, which continues."""
+    """job_id: id of the job or batch, which continues."""
 
     code = "wait_timeout"
     advice = "Wait again with the same id, or cancel the job."

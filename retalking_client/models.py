@@ -91,8 +91,16 @@ class Result(_Response):
     frames: int
 
 
+class SegmentValue(_Response):
+    """A metric of one segment. reason: why `value` is None."""
+
+    value: float | None
+    reason: str | None = None
+
+
 class Metric(_Response):
-    """A metric of the result. reason: why `value` is None."""
+    """A metric of the result. reason: why `value` is None. segments: of each segment of the job, in their order; empty
+    for a metric of the whole picture and for a job with one speech."""
 
     name: str
     value: float | None
@@ -100,6 +108,7 @@ class Metric(_Response):
     better: Literal["higher", "lower", "neutral"] = "neutral"
     reason: str | None = None
     detail: dict[str, Any] = Field(default_factory=dict)
+    segments: list[SegmentValue] = Field(default_factory=list)
 
 
 class RenderNote(_Response):
@@ -202,6 +211,26 @@ class JobSegment(_Response):
     upper_face: str | None = None
 
 
+class Export(_Response):
+    """Whether the result is where `output.put_url` or `output.prefix` wants it. state: `waiting`, `pending`, `done`,
+    `failed` (see `error`; the result can still be downloaded) or `skipped` (the job has no result)."""
+
+    state: str
+    url: str | None = None
+    key: str | None = None
+    attempts: list[DeliveryAttempt] = Field(default_factory=list)
+    next_attempt_at: datetime | None = None
+    error: JobError | None = None
+    finished_at: datetime | None = None
+
+
+class BatchPlace(_Response):
+    """Where an item stands in its batch. index: from 0."""
+
+    id: str
+    index: int
+
+
 class Job(_Response):
     """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left. segments: empty for one
     speech for the whole video."""
@@ -223,6 +252,7 @@ class Job(_Response):
     inputs: dict[str, Input] = Field(default_factory=dict)
     segments: list[JobSegment] = Field(default_factory=list)
     retry_of: str | None = None
+    batch: BatchPlace | None = None
     priority: int = 1
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime
@@ -236,6 +266,7 @@ class Job(_Response):
     evaluation: list[Metric] | None = None
     evaluation_pending: bool = False
     webhook: Webhook | None = None
+    export: Export | None = None
 
     @property
     def is_over(self) -> bool:
@@ -248,6 +279,52 @@ class Job(_Response):
             message = f"{error.message} (job {self.id})"
             raise ApiError.class_of(error.code)(message, code=error.code, retryable=error.retryable, job=self)
         return self
+
+
+class BatchCounts(_Response):
+    """Items of a batch by state. waiting: not a job yet."""
+
+    waiting: int
+    queued: int
+    running: int
+    succeeded: int
+    failed: int
+    canceled: int
+
+
+class BatchFailure(_Response):
+    """An item that failed. index: of the item, from 0."""
+
+    index: int
+    job_id: str
+    code: str
+    message: str
+
+
+class Batch(_Response):
+    """State of a batch at the time of the call. status: `running`, `completed` or `canceled`."""
+
+    id: str
+    status: str
+    total: int
+    counts: BatchCounts
+    failures: list[BatchFailure]
+    cancel_requested: bool
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: datetime
+    finished_at: datetime | None = None
+    delete_at: datetime | None = None
+    jobs_url: str
+    webhook: Webhook | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.status != "running"
+
+    @property
+    def done(self) -> int:
+        """Items that are over."""
+        return self.counts.succeeded + self.counts.failed + self.counts.canceled
 
 
 class JobEvent(_Response):
@@ -333,9 +410,9 @@ class WebhookEvent(_Response):
     type: str
     timestamp: datetime
     owner: str | None = Field(
-        None, description="Id of the account that the job belongs to; None: keys are not required"
+        None, description="Id of the account that the job or batch belongs to; None: keys are not required"
     )
-    data: Job
+    data: Batch | Job = Field(union_mode="left_to_right", description="A Batch for the event `batch.completed`")
 
 
 class WebhookSecret(_Response):

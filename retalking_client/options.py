@@ -56,13 +56,16 @@ class Margins(TypedDict, total=False):
 
 @_NO_OTHER_KEYS
 class OutputOptions(TypedDict, total=False):
-    """crf: 0..51, lower is better and larger. badge: draw a visible note that the video is synthetic."""
+    """crf: 0..51, lower is better and larger. badge: draw a visible note that the video is synthetic. put_url: takes
+    the result by PUT. prefix: folder in the bucket of the service where a copy is put."""
 
     crf: int
     max_height: int | None
     container: Literal["mp4", "mov", "mkv"]
     fps: float | None
     badge: bool
+    put_url: str | None
+    prefix: str | None
 
 
 @_NO_OTHER_KEYS
@@ -130,3 +133,12 @@ class SubmitOptions(AnalyzeOptions, total=False):
     audio_track: int | str | None
     transcript: str
     seed: int
+
+
+@_NO_OTHER_KEYS
+class BatchJob(SubmitOptions, total=False):
+    """An item of a batch: inputs as of `submit`, either `audio` or `segments`, and its options."""
+
+    video: Required[MediaInput]
+    audio: MediaInput
+    segments: list[Segment]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retalking_client.calls import Call
 from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
-from retalking_client.models import ApiError, FieldFault, Job
+from retalking_client.models import ApiError, Batch, FieldFault, Job
 
 # Nothing was sent, so even a call that must not be repeated can be retried.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -115,9 +115,9 @@ def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
         raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
 
 
-def id_of(job: Job | str | Any) -> str:
+def id_of(job: Job | Batch | str | Any) -> str:
     """Raises TypeError."""
-    if isinstance(job, Job):
+    if isinstance(job, Job | Batch):
         return job.id
     if isinstance(job, str) and job:
         return job

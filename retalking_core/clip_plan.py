@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import NoAudioStreamError, OptionUnsupportedError
-from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech
+from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech, lines_of
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.mixing import MOST_GAIN_DB, SpeechMixer
 from retalking_core.media.reader import StillReader, VideoReader, open_video
@@ -80,8 +80,7 @@ class ClipPlan:
     @property
     def lines(self) -> tuple[Line, ...]:
         """Of all speakers, as the caller listed them."""
-        lines = (line for speaker in self.speakers for line in speaker.lines)
-        return tuple(sorted(lines, key=lambda line: line.number))
+        return lines_of(self.speakers)
 
     @property
     def speech(self) -> Waveform:

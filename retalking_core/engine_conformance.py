@@ -357,19 +357,19 @@ class EngineConformance:
         if not isinstance(engine, SegmentedEngine):
             pytest.skip("the engine's renders cannot be split")
         analysis, whole, joined = (tmp_path / name for name in ("analysis", "whole.mp4", "joined.mp4"))
-        plan = plan_clip(clips.face, clips.speech, LOSSLESS, DEFAULT_LIMITS)
-        drawn = [engine.analyze_clip(plan, analysis, LOSSLESS, ignore_progress)]
-        pictures: list[Frame] = []
-        for segment in (range(12), range(12, FRAMES)):
-            part = tmp_path / f"{segment.start}.mp4"
-            steps: list[Progress] = []
-            engine.render_segment(analysis, clips.face, segment, part, LOSSLESS, steps.append)
-            assert steps[-1].fraction == pytest.approx(1.0)
-            pictures += open_video(part, DEFAULT_LIMITS).frames()
-        expected = list(open_video(lossless[1], DEFAULT_LIMITS).frames())
-        assert not any(difference(a, b).any() for a, b in zip(pictures, expected, strict=True))
-        drawn.append(engine.render_segment(analysis, clips.face, range(FRAMES), whole, LOSSLESS, ignore_progress))
-        report = engine.join_clip(plan, analysis, [whole], joined, LOSSLESS, drawn, ignore_progress)
+        with plan_clip(clips.face, clips.speech, LOSSLESS, DEFAULT_LIMITS) as plan:
+            drawn = [engine.analyze_clip(plan, analysis, LOSSLESS, ignore_progress)]
+            pictures: list[Frame] = []
+            for segment in (range(12), range(12, FRAMES)):
+                part = tmp_path / f"{segment.start}.mp4"
+                steps: list[Progress] = []
+                engine.render_segment(analysis, clips.face, segment, part, LOSSLESS, steps.append)
+                assert steps[-1].fraction == pytest.approx(1.0)
+                pictures += open_video(part, DEFAULT_LIMITS).frames()
+            expected = list(open_video(lossless[1], DEFAULT_LIMITS).frames())
+            assert not any(difference(a, b).any() for a, b in zip(pictures, expected, strict=True))
+            drawn.append(engine.render_segment(analysis, clips.face, range(FRAMES), whole, LOSSLESS, ignore_progress))
+            report = engine.join_clip(plan, analysis, [whole], joined, LOSSLESS, drawn, ignore_progress)
         assert (report.frames, report.engine) == (FRAMES, engine.capabilities.name)
         assert not any(change.any() for change in changes(lossless[1], joined))
 

@@ -110,6 +110,11 @@ class Speaker:
             raise _naming(self.lines, error) if has_lines else error from error
 
 
+def lines_of(speakers: Sequence[Speaker]) -> tuple[Line, ...]:
+    """Of all speakers, as the caller listed them."""
+    return tuple(sorted((line for speaker in speakers for line in speaker.lines), key=lambda line: line.number))
+
+
 def _naming(lines: Sequence[Line], error: FaceNotFoundError) -> FaceNotFoundError:
     numbers = [line.number for line in lines]
     listed = ", ".join(str(number + 1) for number in numbers[:5])

@@ -25,6 +25,7 @@ NOTE_CODES: dict[str, str] = {
     "audio_starts_late": "the sound begins after the picture, so the result begins with silence",
     "audio_gap_filled": "the file holds no sound for some time, as its time stamps show; silence was inserted",
     "audio_damaged": "parts of the sound do not decode and are silent",
+    "audio_ends_early": "the speech file holds less sound than it states, as after an interrupted upload",
     "audio_out_of_phase": "the channels cancel each other, so the lips follow the louder one",
     "audio_quiet": "the speech is very quiet; the lips follow an amplified copy, the sound keeps its level",
     "video_track_chosen": "the video file has several video tracks, of which one was used",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,24 @@ from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
 from jobs.store import JobStore
 from tests.services import DATABASES, S3Endpoint, start_s3
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def media_dir() -> Path:
+    """Real clips, which are not part of the repository."""
+    folder = Path(os.environ.get("RETALKING_MEDIA_DIR", ROOT.parent / "shared" / "media"))
+    if not (folder / "1.mp4").exists():
+        pytest.skip(f"the shared clips are not at {folder}; set RETALKING_MEDIA_DIR")
+    return folder
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """Closes at the end of a test what it enters."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jobs.models import Job
 from jobs.objects import ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore, Lease
-from retalking_core.engine import Engine
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
+from worker.engines import EngineSet
 from worker.lease import LeaseKeeper
 from worker.memory import MemoryMeter
 from worker.supervision import ShutdownNotice
@@ -28,8 +28,7 @@ class RunContext:
     settings: Settings
     store: JobStore
     objects: ObjectStore
-    engines: Mapping[str, Engine]
-    """Loaded engines by name."""
+    engines: EngineSet
     limits: MediaLimits
     worker_id: str
     notice: ShutdownNotice
@@ -40,6 +39,10 @@ class RunContext:
     """Pauses between calls to the object store: a render is expensive, so half a minute of outage must not cost it."""
     call_helpers: Callable[[Job, int], None] = lambda _job, _count: None
     """Called with a split job and the number of idle workers that could render segments of it."""
+    send_again: Callable[[Job], None] = lambda _job: None
+    """Called with a queued job that another worker must take. Raises MessageNotSentError."""
+    handed_on: dict[str, float] = field(default_factory=dict)
+    """When jobs were last left to other workers, by id (time.monotonic)."""
 
 
 @dataclass

@@ -21,10 +21,20 @@ from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
 from jobs.logging_config import log_context
-from jobs.models import Delivery, DeliveryAttempt, DeliveryState, Job, JobView, WebhookMessage
+from jobs.models import (
+    Batch,
+    BatchMessage,
+    BatchView,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
+    Job,
+    JobView,
+    WebhookMessage,
+)
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets
-from jobs.store import JobNotFoundError, JobStore
+from jobs.store import BatchNotFoundError, JobNotFoundError, JobStore
 from jobs.traces import span
 from worker.egress import Egress, UnreachableError
 
@@ -61,31 +71,41 @@ class Verdict:
 
 
 class WebhookDeliverer:
-    """Sends deliveries that the store assigned to this process. view: public form of a job at a point in time."""
+    """Sends deliveries that the store assigned to this process. view: public form of a job at a point in time.
+    batch_view: that of a batch."""
 
     def __init__(
-        self, store: JobStore, settings: Settings, secrets: WebhookSecrets, view: Callable[[Job, datetime], JobView]
+        self,
+        store: JobStore,
+        settings: Settings,
+        secrets: WebhookSecrets,
+        view: Callable[[Job, datetime], JobView],
+        batch_view: Callable[[Batch], BatchView],
     ) -> None:
         self._store = store
         self._settings = settings
         self._secrets = secrets
         self._view = view
+        self._batch_view = batch_view
 
     def deliver(self, delivery: Delivery) -> Delivery | None:
-        """Make one attempt, and record its outcome. Returns None when the job was deleted meanwhile.
+        """Make one attempt, and record its outcome. Returns None when the job or batch was deleted meanwhile.
 
         Raises RedisError; the delivery is due again when its hold expires.
         """
         try:
-            job = self._store.jobs.get(delivery.job_id)
-        except JobNotFoundError:
+            if delivery.batch_id:
+                subject: Job | Batch = self._store.batches.get(delivery.batch_id)
+            else:
+                subject = self._store.jobs.get(delivery.job_id)
+        except (JobNotFoundError, BatchNotFoundError):
             return None
-        named = {"job": job.id, "delivery": delivery.id, "event": delivery.event}
+        named = {"job": subject.id, "delivery": delivery.id, "event": delivery.event}
         with (
-            log_context(request=job.request_id),
-            span("deliver webhook", kind="client", parent=job.traceparent, **named),
+            log_context(request=subject.request_id),
+            span("deliver webhook", kind="client", parent=subject.traceparent, **named),
         ):
-            attempt, verdict = self._attempt(delivery, job)
+            attempt, verdict = self._attempt(delivery, subject)
             log.info("webhook %s", verdict.state, extra=named | {"status": attempt.status_code})
         try:
             return self._store.webhooks.record_attempt(
@@ -100,13 +120,19 @@ class WebhookDeliverer:
         except JobNotFoundError:
             return None
 
-    def _attempt(self, delivery: Delivery, job: Job) -> tuple[DeliveryAttempt, Verdict]:
+    def _attempt(self, delivery: Delivery, subject: Job | Batch) -> tuple[DeliveryAttempt, Verdict]:
         at, began = datetime.now(UTC), time.monotonic()
         status, error = None, None
         try:
-            body = event_body(delivery, job.owner, self._view(delivery.job_then(job), delivery.created_at))
-            headers = signed_headers(self._secrets.of(job.owner), delivery.id, at, body)
-            answer = self._post(str(job.spec.request.webhook_url), job.owner, body, headers)
+            data: JobView | BatchView
+            if isinstance(subject, Batch):
+                url, data = subject.webhook_url, self._batch_view(subject)
+            else:
+                url = subject.spec.request.webhook_url
+                data = self._view(delivery.job_then(subject), delivery.created_at)
+            body = event_body(delivery, subject.owner, data)
+            headers = signed_headers(self._secrets.of(subject.owner), delivery.id, at, body)
+            answer = self._post(str(url), subject.owner, body, headers)
         except UnreachableError as fault:
             error = f"The address could not be reached: {fault}."
             verdict = self._again(delivery, None, "failed")
@@ -171,10 +197,14 @@ def retry_window_s(settings: Settings) -> float:
     return sum(pauses_s) * (1 + JITTER) + (len(pauses_s) + 1) * settings.webhook_timeout_s + 3600.0
 
 
-def event_body(delivery: Delivery, owner: str, view: JobView) -> str:
-    """JSON of an event: `timestamp` is when it happened, `data` the job at that time, `owner` the id of its account."""
+def event_body(delivery: Delivery, owner: str, data: JobView | BatchView) -> str:
+    """JSON of an event: `timestamp` is when it happened, `data` the job or batch at that time, `owner` the id of its
+    account."""
+    shape = BatchMessage if isinstance(data, BatchView) else WebhookMessage
     happened = delivery.created_at.astimezone(UTC).isoformat()
-    message = WebhookMessage(type=delivery.event, timestamp=happened, owner=owner or None, data=view)
+    message = shape.model_validate(
+        {"type": delivery.event, "timestamp": happened, "owner": owner or None, "data": data}
+    )
     return json.dumps(message.model_dump(mode="json"), separators=(",", ":"))
 
 

@@ -15,11 +15,12 @@ from typing import Generic, TypeVar
 
 from redis.exceptions import RedisError
 
-from jobs.models import Delivery
+from jobs.models import Delivery, Export
 from jobs.settings import Settings
 from jobs.store import Fetch, JobStore, ReceiverRules
 from worker.delivery import WebhookDeliverer
 from worker.egress import tls_context
+from worker.export import ResultExporter, hold_s
 from worker.fetch import InputFetcher
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ STORE_AWAY_S = 1.0
 HOLD_MARGIN_S = 30.0
 # Fetches take longer than webhooks: one at a time would serialize a caller's first jobs from a new host.
 FETCHES_PER_UNTRUSTED = 4
+EXPORTS_PER_UNTRUSTED = 2
 
 Item = TypeVar("Item")
 
@@ -140,3 +142,8 @@ def webhook_dispatcher(store: JobStore, deliverer: WebhookDeliverer, settings: S
 def fetch_dispatcher(store: JobStore, fetcher: InputFetcher, settings: Settings) -> Dispatcher[Fetch]:
     rules = ReceiverRules(settings.fetch_slots, settings.lease_s, per_untrusted=FETCHES_PER_UNTRUSTED)
     return Dispatcher("fetch", rules.slots, lambda free: store.fetches.take(free, rules), fetcher.fetch)
+
+
+def export_dispatcher(store: JobStore, exporter: ResultExporter, settings: Settings) -> Dispatcher[Export]:
+    rules = ReceiverRules(settings.export_slots, hold_s(settings), per_untrusted=EXPORTS_PER_UNTRUSTED)
+    return Dispatcher("export", rules.slots, lambda free: store.exports.take(free, rules), exporter.export)

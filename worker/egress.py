@@ -34,7 +34,7 @@ class UnreachableError(Exception):
 
 
 class TooSlowError(UnreachableError):
-    """The body of the answer arrives more slowly than `Egress.min_bytes_per_s`."""
+    """A body, of the answer or a streamed one of the request, passes more slowly than `Egress.min_bytes_per_s`."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,15 @@ class Egress:
 
     @contextmanager
     def exchange(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, content: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Iterator[bytes] | None = None,
     ) -> Iterator[httpcore.Response]:
         """One request; the body of the answer is still to be read. Redirects are the caller's business.
+
+        content: a body in chunks may take until total_s, and is held to the pace as well; what it raises is passed on.
 
         Raises ServiceError(url_not_allowed), UnreachableError and TooSlowError, also while the body is read inside the
         block.
@@ -69,7 +75,10 @@ class Egress:
         def resolve(host: str, port: int) -> Sequence[tuple[Any, str]]:
             return resolve_checked(host, port, self.allow, self.owner, ends_at - time.monotonic())
 
-        backend = GuardedBackend(resolve, min(self.idle_s, self.total_s), self.poll)
+        is_streamed = content is not None and not isinstance(content, bytes)
+        backend = GuardedBackend(resolve, self.total_s if is_streamed else min(self.idle_s, self.total_s), self.poll)
+        if is_streamed:
+            backend.write_pace = Pace(self.min_bytes_per_s, self.rate_window_s)
         fields = [("User-Agent", USER_AGENT), ("Accept-Encoding", "identity"), *(headers or {}).items()]
         limits = dict.fromkeys(("connect", "read", "write", "pool"), self.idle_s)
         try:
@@ -94,23 +103,23 @@ class Egress:
 
 
 class Pace:
-    """Raises TooSlowError where a peer sends fewer than `min_bytes_per_s`, averaged over `window_s` of waiting for it.
-    The time in which nobody waits for the peer, because a disk is slow, does not count."""
+    """Raises TooSlowError where a peer sends or takes fewer than `min_bytes_per_s`, averaged over `window_s` of waiting
+    for it. The time in which nobody waits for the peer, because a disk is slow, does not count."""
 
     def __init__(self, min_bytes_per_s: int, window_s: float) -> None:
         self._min_bytes_per_s = min_bytes_per_s
         self._window_s = window_s
         self._waited_s = 0.0
-        self._received_bytes = 0
+        self._passed_bytes = 0
 
-    def note(self, received_bytes: int, waited_s: float) -> None:
-        self._received_bytes += received_bytes
+    def note(self, passed_bytes: int, waited_s: float) -> None:
+        self._passed_bytes += passed_bytes
         self._waited_s += waited_s
         if self._waited_s < self._window_s:
             return
-        if self._received_bytes < self._min_bytes_per_s * self._waited_s:
-            raise TooSlowError(f"it sends fewer than {self._min_bytes_per_s} bytes a second")
-        self._waited_s, self._received_bytes = 0.0, 0
+        if self._passed_bytes < self._min_bytes_per_s * self._waited_s:
+            raise TooSlowError(f"fewer than {self._min_bytes_per_s} bytes a second pass")
+        self._waited_s, self._passed_bytes = 0.0, 0
 
 
 @cache
@@ -123,7 +132,7 @@ class GuardedBackend(httpcore.NetworkBackend):
     """Connects only to addresses that `resolve` lets through.
 
     deadline: moment (time.monotonic) at which everything ends, at first `total_s` after it was made. pace: of what is
-    read; None: any. Both may be replaced while a connection is open. poll: as in Egress.
+    read; None: any. write_pace: of what is written. All may be replaced while a connection is open. poll: as in Egress.
     """
 
     def __init__(self, resolve: Resolve, total_s: float, poll: Callable[[], None] = lambda: None) -> None:
@@ -131,6 +140,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         self._backend = httpcore.SyncBackend()
         self.deadline = time.monotonic() + total_s
         self.pace: Pace | None = None
+        self.write_pace: Pace | None = None
         self.poll = poll
 
     def connect_tcp(
@@ -181,7 +191,10 @@ class TimedStream(httpcore.NetworkStream):
         return self._stream.read(max_bytes, max(left_s, 0.001))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        began = time.monotonic()
         self._stream.write(buffer, remaining(self._limits.deadline, timeout, httpcore.WriteTimeout))
+        if self._limits.write_pace is not None:
+            self._limits.write_pace.note(len(buffer), time.monotonic() - began)
 
     def close(self) -> None:
         self._stream.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jobs.errors import ServiceError
 from jobs.settings import Settings
 from retalking_core.engine_plugins import EngineEnvironment, FoundPlugin, PluginError, find_plugins
-from retalking_core.errors import EngineUnavailableError, WeightsError
+from retalking_core.errors import EngineUnavailableError, RetalkingError, WeightsError
 from retalking_core.media.limits import MediaLimits
 from retalking_core.vocabulary.engines import AUTO, preferred_engine
 
@@ -19,11 +20,26 @@ if TYPE_CHECKING:  # the parent of a render worker imports this module, and must
 
 log = logging.getLogger(__name__)
 
-LoadEngines = Callable[[Settings], "dict[str, Engine]"]
+
+@dataclass(frozen=True)
+class EngineSet:
+    """The engines of one process, and those that it cannot offer.
+
+    Attributes:
+        by_name: Engines that were loaded.
+        unavailable: Name -> reason, with the remedy, for the other engines that a caller or the deployment may ask for.
+    """
+
+    by_name: Mapping[str, Engine]
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+
+
+LoadEngines = Callable[[Settings], EngineSet]
 # The one engine that needs no memory to speak of: a worker set to it loads no other.
 PREVIEW = "preview"
 # What keeps an engine away without being a fault of its program.
-EXPECTED = (PluginError, WeightsError, EngineUnavailableError)
+EXPECTED = (PluginError, WeightsError, EngineUnavailableError, PermissionError)
+NOT_INSTALLED = "No installed package declares an engine of this name: install it, or correct RETALKING_ENGINE."
 
 
 def media_limits(settings: Settings) -> MediaLimits:
@@ -44,31 +60,38 @@ def engine_environment(settings: Settings, cache: FaceCache | None = None) -> En
     )
 
 
-def load_engines(settings: Settings, cache: FaceCache | None = None) -> dict[str, Engine]:
-    """Every engine that can run here, by name. Called in the process that renders. cache: where the neural engine keeps
-    what it learns of a video's face.
+def load_engines(settings: Settings, cache: FaceCache | None = None) -> EngineSet:
+    """Every engine that can run here. Called in the process that renders. cache: where the neural engine keeps what it
+    learns of a video's face.
 
-    An engine that cannot be loaded is logged and left out, unless RETALKING_ENGINE names it: then its error is raised.
+    An engine that cannot be loaded is logged and left out, also the one that RETALKING_ENGINE names: jobs for it then
+    end with the reason, instead of waiting for a worker that cannot start. An unexpected error of an engine of ours is
+    raised, since another start may succeed (a GPU whose memory is in use).
     """
     environment = engine_environment(settings, cache)
     engines: dict[str, Engine] = {}
-    failures: dict[str, Exception] = {}
+    unavailable: dict[str, str] = {}
     for found in find_plugins():
         try:
-            if engine_obstacle(found, environment) is None:
+            obstacle = engine_obstacle(found, environment)
+            if obstacle is None:
                 engines[found.name] = found.load(environment)
+            else:
+                unavailable[found.name] = obstacle
         except Exception as error:
             if found.is_ours and not isinstance(error, EXPECTED):
                 raise
-            failures.setdefault(found.name, error)
             is_known = isinstance(error, EXPECTED)
             log.error("engine unavailable: %s (%s): %s", found.name, found.distribution, error, exc_info=not is_known)
-    if settings.engine != AUTO and settings.engine in failures and settings.engine not in engines:
-        raise failures[settings.engine]
-    return engines
+            unavailable.setdefault(found.name, _public_reason(error))
+    if settings.engine not in {AUTO, *engines, *unavailable}:
+        unavailable[settings.engine] = NOT_INSTALLED
+    if settings.engine in unavailable:
+        log.error("RETALKING_ENGINE=%s cannot be offered: %s", settings.engine, unavailable[settings.engine])
+    return EngineSet(engines, {name: reason for name, reason in unavailable.items() if name not in engines})
 
 
-def load_service_engines(settings: Settings) -> dict[str, Engine]:
+def load_service_engines(settings: Settings) -> EngineSet:
     """`load_engines` for a worker of a service: its face cache is that of all workers."""
     from jobs.opening import open_objects, open_store
     from worker.face_cache import CacheLimits, StoredFaceCache
@@ -81,20 +104,21 @@ def load_service_engines(settings: Settings) -> dict[str, Engine]:
     return load_engines(settings, StoredFaceCache(open_store(settings), open_objects(settings), limits, scratch))
 
 
-def warm_up_engines(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, Engine]:
+def warm_up_engines(engines: EngineSet) -> EngineSet:
     """The engines, ready for their first render. A plug-in that fails is logged and left out, as in `load_engines`."""
     foreign = {found.name for found in find_plugins() if not found.is_ours}
-    ready = {}
-    for name, engine in engines.items():
+    ready, unavailable = {}, dict(engines.unavailable)
+    for name, engine in engines.by_name.items():
         try:
             engine.warm_up()
-        except Exception:
-            if name not in foreign or name == settings.engine:
+        except Exception as error:
+            if name not in foreign:
                 raise
             log.exception("engine plug-in failed to warm up: %s", name)
+            unavailable[name] = _public_reason(error)
         else:
             ready[name] = engine
-    return ready
+    return EngineSet(ready, unavailable)
 
 
 def engine_obstacle(found: FoundPlugin, environment: EngineEnvironment) -> str | None:
@@ -107,30 +131,35 @@ def engine_obstacle(found: FoundPlugin, environment: EngineEnvironment) -> str |
     return found.obstacle(environment)
 
 
-def unavailable_engines(settings: Settings, engines: Mapping[str, Engine]) -> dict[str, str]:
-    """Name -> reason, for the engines that callers may ask for and do not get here."""
-    environment = engine_environment(settings)
-    return {found.name: _reason(found, environment) for found in find_plugins() if found.name not in engines}
-
-
-def choose_engine(asked: str, settings: Settings, engines: Mapping[str, Engine]) -> Engine:
+def choose_engine(asked: str, settings: Settings, engines: EngineSet) -> Engine:
     """The engine for a job that asked for `asked`. A named engine is never replaced by another.
 
     Raises ServiceError(engine_unavailable).
     """
-    wanted = settings.engine if asked == AUTO else asked
-    name = preferred_engine(wanted, engines)
+    wanted = wanted_engine(asked, settings)
+    name = preferred_engine(wanted, engines.by_name)
     if name is not None:
-        return engines[name]
-    here = ", ".join(sorted(engines)) or "none"
-    reason = unavailable_engines(settings, engines).get(wanted, "")
+        return engines.by_name[name]
+    here = ", ".join(sorted(engines.by_name)) or "none"
+    reason = engines.unavailable.get(wanted, "")
     raise ServiceError(
         "engine_unavailable", f"This worker does not hold the engine {wanted}; it holds: {here}. {reason}".rstrip()
     )
 
 
-def _reason(found: FoundPlugin, environment: EngineEnvironment) -> str:
-    try:
-        return engine_obstacle(found, environment) or "It could not be loaded; see the worker's log."
-    except PluginError:
+def wanted_engine(asked: str, settings: Settings) -> str:
+    """What the engine of a job means in this deployment; `auto`: any."""
+    return settings.engine if asked == AUTO else asked
+
+
+def _public_reason(error: Exception) -> str:
+    """For callers, who get it with `engine_unavailable`: messages of unknown errors may contain paths."""
+    if isinstance(error, PluginError):
         return "Its plug-in is broken; see the worker's log, or `retalking doctor`."
+    if isinstance(error, WeightsError):
+        return f"{error.message.rstrip('.')} ({error.code}). Check the files with `retalking weights verify`."
+    if isinstance(error, RetalkingError):
+        return error.message
+    if isinstance(error, PermissionError):
+        return "The worker may not read one of its files, which the worker's log names; give its user the right."
+    return "It could not be loaded; see the worker's log."

@@ -126,7 +126,7 @@ def _evaluate_stored(
     file, stated = folder / Path(result).name, folder / "targets.npz"
     for key, path in ((result, file), (targets_key(result), stated)):
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
-    options = render_options(request, inputs.expression_image, job.owner)
+    options = render_options(request.options, inputs.expression_image, job.owner)
     with ExitStack() as opened:
         planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
         # How many faces speak depends on whom the choices mean. Found again: only an evaluation that lost its worker

@@ -80,6 +80,7 @@ class Janitor:
             self.give_up_deliveries,
             self.delete_segments,
             self.delete_jobs,
+            self.delete_exported,
             self.delete_quarantined,
             self.measure_uploads,
             self.delete_uploads,
@@ -157,6 +158,15 @@ class Janitor:
         except JobNotFoundError:  # the caller deleted it meanwhile
             return
         log.info("deleted after its retention", extra={"job": job_id, "count": count})
+
+    def delete_exported(self) -> None:
+        """Copies of the results of deleted jobs."""
+        self._each("exported_files", self._store.exports.deleted_copies(), self._delete_exported)
+
+    def _delete_exported(self, job_id: str) -> None:
+        if key := self._store.exports.copy_of(job_id):
+            self._objects.delete(key)
+        self._store.exports.drop_copy(job_id)
 
     def delete_quarantined(self) -> None:
         """An unreadable job has no known end: its retention starts when it was found."""

@@ -24,15 +24,23 @@ from celery.exceptions import Reject
 from redis.exceptions import RedisError
 
 from jobs.logging_config import configure_logging, log_context
-from jobs.messages import make_celery, watch_polls
+from jobs.messages import make_celery, send_job, watch_polls
 from jobs.names import EVALUATE_TASK, RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.engines import LoadEngines, media_limits, unavailable_engines, warm_up_engines
+from worker.engines import LoadEngines, media_limits, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
-from worker.supervision import STORE_TIMEOUT_S, ChildDeathWatch, Heartbeat, PollStamp, ShutdownNotice, disable_gossip
+from worker.supervision import (
+    STORE_TIMEOUT_S,
+    ChildDeathWatch,
+    Heartbeat,
+    PollStamp,
+    ShutdownNotice,
+    WatchedPool,
+    disable_gossip,
+)
 
 if TYPE_CHECKING:
     from worker.context import RunContext
@@ -73,20 +81,18 @@ class RenderProcess:
         removed = sweep_orphans(scratch_root(settings.work_dir))
         if removed:
             log.warning("temporary folders of dead attempts removed", extra={"count": removed})
-        engines = warm_up_engines(settings, self._load_engines(settings))
-        if not engines:
-            raise RuntimeError("no engine can run here")
+        engines = warm_up_engines(self._load_engines(settings))
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
         self.heartbeat = Heartbeat(
             # Hardly retried: the next heartbeat does it, and a shutdown without Redis took 8 s with the usual retries.
             open_store(settings, retries=1, timeout_s=STORE_TIMEOUT_S),
             worker_id,
-            [engine.capabilities.public() for engine in engines.values()],
+            [engine.capabilities.public() for engine in engines.by_name.values()],
             metric_names(),
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,
-            unavailable=unavailable_engines(settings, engines),
+            unavailable=engines.unavailable,
             condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
         )
         self.context = RunContext(
@@ -99,9 +105,10 @@ class RenderProcess:
             notice=self._notice,
             models=EvaluationModels(settings.models_dir),
             call_helpers=partial(call_helpers, app),
+            send_again=lambda job: send_job(app, store, job),
         )
         self.heartbeat.start()
-        log.info("ready: %s", ", ".join(engines), extra={"worker": worker_id})
+        log.info("ready: %s", ", ".join(engines.by_name) or "no engine", extra={"worker": worker_id})
 
     @contextmanager
     def _traced(self, job_id: str, context: RunContext) -> Iterator[None]:
@@ -170,7 +177,7 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
         task_default_queue=RENDER_QUEUE,
         task_soft_time_limit=settings.render_limit_s,
         task_time_limit=settings.render_limit_s + HARD_LIMIT_MARGIN_S,
-        worker_pool="prefork",
+        worker_pool=f"{WatchedPool.__module__}:{WatchedPool.__qualname__}",
         worker_concurrency=settings.gpu_slots,
     )
     disable_gossip(app)

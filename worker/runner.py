@@ -14,7 +14,8 @@ import av
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
-from jobs.models import Job, MetricResult, RenderInfo, ResultInfo
+from jobs.messages import MessageNotSentError
+from jobs.models import Job, JobStatus, MetricResult, RenderInfo, ResultInfo
 from jobs.names import curves_key, portrait_key, poster_key, preview_key, result_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
@@ -26,8 +27,9 @@ from retalking_core.face_choice import settle_faces
 from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
 from retalking_core.video_analysis import analyze_video
+from retalking_core.vocabulary.engines import preferred_engine
 from worker.context import Attempt, RunContext
-from worker.engines import choose_engine
+from worker.engines import choose_engine, wanted_engine
 from worker.evaluation import RenderedClip, evaluate_after, follows, is_wanted
 from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, InputLoader, Inputs
@@ -43,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # Where each stage ends, in the progress of the whole job.
 RENDERED, EVALUATED = 0.85, 0.95
+# Between two looks at a queued job whose engine only other workers offer.
+HAND_ON_PAUSE_S = 2.0
 
 
 def run_job(job_id: str, context: RunContext) -> None:
@@ -51,6 +55,8 @@ def run_job(job_id: str, context: RunContext) -> None:
     Raises RedisError when the store does not answer the claim.
     """
     settings = context.settings
+    if _hand_on(job_id, context):
+        return
     lease = retry_redis(lambda: context.store.jobs.claim(job_id, context.worker_id, settings.lease_s))
     if lease is None:
         log.info("nothing to do: job ended, past its deadline, or owned by another worker", extra={"job": job_id})
@@ -80,6 +86,39 @@ def run_job(job_id: str, context: RunContext) -> None:
             raise
 
 
+def _hand_on(job_id: str, context: RunContext) -> bool:
+    """Leave a job whose engine is not here to the live workers that offer it: back to the end of the queue. Without
+    such a worker the job is claimed, and fails with the reason (`choose_engine`).
+
+    One that comes back at once, since those workers are busy, waits here for a moment, so that it does not circle.
+    """
+    try:
+        job = retry_redis(lambda: context.store.jobs.get(job_id))
+    except JobNotFoundError:
+        return False
+    if job.spec.kind == "analyze":  # needs no engine
+        return False
+    wanted = wanted_engine(job.spec.request.engine, context.settings)
+    if job.status is not JobStatus.QUEUED or preferred_engine(wanted, context.engines.by_name) is not None:
+        return False
+    live = retry_redis(context.store.workers.live)
+    if not any(preferred_engine(wanted, {engine.name for engine in worker.engines}) for worker in live):
+        return False
+    now_s = time.monotonic()
+    recent = {each: at_s for each, at_s in context.handed_on.items() if now_s - at_s < HAND_ON_PAUSE_S}
+    if job_id in recent:
+        time.sleep(HAND_ON_PAUSE_S)
+    else:
+        log.info("engine %s is not here: left to another worker", wanted, extra={"job": job_id})
+    context.handed_on.clear()
+    context.handed_on.update(recent | {job_id: time.monotonic()})
+    try:
+        context.send_again(job)
+    except MessageNotSentError:
+        log.warning("message not sent: the janitor sends it again", extra={"job": job_id})
+    return True
+
+
 def _produce(attempt: Attempt) -> None:
     """Load inputs, render, evaluate, publish, and mark the job as succeeded."""
     context, lease, keeper = attempt.context, attempt.lease, attempt.keeper
@@ -91,10 +130,10 @@ def _produce(attempt: Attempt) -> None:
     signer = open_signer(context.settings, job.spec.request)
     with ExitStack() as opened:
         folder = opened.enter_context(attempt_folder(scratch_root(context.settings.work_dir), job.id, lease.attempt))
-        inputs = _load_inputs(attempt, job, folder)
         engine = choose_engine(job.spec.request.engine, context.settings, context.engines)
+        inputs = _load_inputs(attempt, job, folder)
         file = folder / f"result.{container}"
-        options = render_options(job.spec.request, inputs.expression_image, job.owner)
+        options = render_options(job.spec.request.options, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
             refuse_lines(planned, options, engine.capabilities)

@@ -157,7 +157,7 @@ def help_job(job_id: str, context: RunContext) -> None:
     Raises RedisError when the store does not answer the first call.
     """
     state = retry_redis(lambda: context.store.segments.state(job_id))
-    engine = None if state is None else context.engines.get(state.plan.engine)
+    engine = None if state is None else context.engines.by_name.get(state.plan.engine)
     if state is None or not isinstance(engine, SegmentedEngine) or renderer_of(engine) != state.plan.renderer:
         log.info("no segments to render: job ended, or another renderer", extra={"job": job_id})
         return
@@ -213,4 +213,4 @@ def _fetch_clip(
     for key, path in ((plan.scene_key, analysis), (plan.video_key, video)):
         retry_storage(partial(context.objects.fetch, key, path), context.storage_pauses_s, keeper.wait)
     request = retry_redis(lambda: context.store.jobs.get(job_id)).spec.request
-    return SplitClip(job_id, engine, plan, analysis, video, render_options(request, None), folder)
+    return SplitClip(job_id, engine, plan, analysis, video, render_options(request.options, None), folder)

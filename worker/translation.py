@@ -23,6 +23,7 @@ from jobs.models import (
     RenderNote,
     ResultInfo,
     SegmentInfo,
+    SegmentValue,
 )
 from jobs.store import LeaseLostError
 from retalking_core.clip_plan import ClipPlan, LineInput
@@ -32,7 +33,7 @@ from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metrics import METRICS, available_metrics, looks_of, measure_all
+from retalking_core.evaluation.metrics import METRICS, MetricValue, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -162,6 +163,10 @@ def metric_names() -> list[str]:
     return list(METRICS)
 
 
+# Names in the file of `Targets`.
+LINE_TIMES, LINE_FRAMES, LINE_BOXES, LINE_TARGET = "line_times_s", "line_first_frames", "line_boxes", "line_target"
+
+
 @dataclass(frozen=True)
 class Targets:
     """What the metrics need of a `RenderReport`: the parts that are about single frames, under the names that
@@ -169,19 +174,39 @@ class Targets:
 
     stored_mouth_target: NDArray[np.float32] | None = None
     face_boxes: NDArray[np.float32] | None = None
+    stored_lines: tuple[LineReport, ...] = ()
 
     @classmethod
     def of(cls, report: RenderReport) -> Targets:
-        return cls(report.mouth_target, report.face_boxes)
+        return cls(report.mouth_target, report.face_boxes, report.lines)
 
     @classmethod
     def load(cls, path: Path) -> Targets:
         with np.load(path, allow_pickle=False) as stored:
-            return cls(**{name: stored[name] for name in stored.files})
+            known: dict[str, NDArray[Any]] = dict(stored)
+        times_s, first_frames = (known.get(name, np.empty(0)).tolist() for name in (LINE_TIMES, LINE_FRAMES))
+        lines = (
+            LineReport(
+                number, start_s, end_s, first, known[f"{LINE_BOXES}_{number}"], known.get(f"{LINE_TARGET}_{number}")
+            )
+            for number, ((start_s, end_s), first) in enumerate(zip(times_s, first_frames, strict=True))
+        )
+        return cls(known.get("stored_mouth_target"), known.get("face_boxes"), tuple(lines))
 
     def save(self, path: Path) -> None:
-        """An npz file."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
+        """An npz file; the arrays of each line are named by its number."""
+        lines = self.stored_lines
+        arrays: dict[str, NDArray[Any] | None] = {
+            "stored_mouth_target": self.stored_mouth_target,
+            "face_boxes": self.face_boxes,
+        }
+        if lines:
+            arrays[LINE_TIMES] = np.array([(line.start_s, line.end_s) for line in lines])
+            arrays[LINE_FRAMES] = np.array([line.first_frame for line in lines])
+        for line in lines:
+            arrays[f"{LINE_BOXES}_{line.number}"] = line.face_boxes
+            arrays[f"{LINE_TARGET}_{line.number}"] = line.mouth_target
+        known: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
         with path.open("wb") as file:
             np.savez(file, **known)
 
@@ -202,7 +227,8 @@ def measurement_of(
     paired = clip.timeline.source_index
     speech, badge = clip.speech, options.output.badge
     known = (result, speech, report, limits, clip.video, paired, models, progress, badge)
-    return Measurement(*known, early=early, speakers=len(clip.speakers), **vars(targets or Targets()))
+    speakers = clip.speakers if clip.has_lines else ()
+    return Measurement(*known, early=early, speakers=speakers, **vars(targets or Targets()))
 
 
 def early_looks(
@@ -210,8 +236,8 @@ def early_looks(
 ) -> EarlyLooks:
     """What the metrics of a job can observe while it is rendered."""
     names = metrics_of(models, options.evaluate)
-    looks = looks_of(models, [name for name in names if name in METRICS])
-    return EarlyLooks(measurement_of(result, clip, None, options, limits, models), looks)
+    draft = measurement_of(result, clip, None, options, limits, models)
+    return EarlyLooks(draft, looks_of(draft, [name for name in names if name in METRICS]))
 
 
 def metrics_of(models: EvaluationModels | None, requested: Sequence[str] | None) -> list[str]:
@@ -230,13 +256,18 @@ def measure(measurement: Measurement, requested: Sequence[str] | None, log: Call
     reasons = dict.fromkeys(names, "This worker does not know the metric.")
     found: dict[str, MetricResult] = {}
     try:
-        found = {each.name: MetricResult(**asdict(each)) for each in measure_all(measurement, known)}
+        found = {each.name: metric_result(each) for each in measure_all(measurement, known)}
     except (SoftTimeLimitExceeded, MemoryError, RenderCanceled, LeaseLostError, ShutdownRequestedError):
         raise
     except Exception as fault:
         log(logging.ERROR, f"evaluation failed: {type(fault).__name__}", exc_info=fault)
         reasons |= dict.fromkeys(known, "The evaluation failed; the log of the worker has the details.")
     return [found.get(name) or MetricResult(name=name, value=None, reason=reasons[name]) for name in names]
+
+
+def metric_result(metric: MetricValue) -> MetricResult:
+    fields = asdict(metric)
+    return MetricResult(segments=[SegmentValue(**line) for line in fields.pop("lines")], **fields)
 
 
 def write_curves(measurement: Measurement, target: Path, log: Callable[..., None]) -> None:

@@ -27,7 +27,29 @@ export function showEvaluation(place, { job, evaluation, offer, comparison }) {
       h("h3", {}, "Not measured"),
       h("dl", { class: "facts" },
         unknown.flatMap((metric) => [h("dt", {}, title(metric.name)), h("dd", {}, metric.reason)]))),
+    segmentTable(job, evaluation),
     plots.length > 0 && h("div", { class: "plots" }, plots)));
+}
+
+/** A row for each segment of the job, a column for each metric that segments have. @param {FinishedJob} job
+ *  @param {Evaluation} evaluation */
+function segmentTable(job, evaluation) {
+  const metrics = evaluation.metrics.filter((metric) => metric.segments?.length);
+  const segments = job.render?.segments ?? [];
+  if (!metrics.length || !segments.length) return null;
+  const cell = (/** @type {Metric} */ metric, /** @type {number} */ index) => {
+    const { value = null, reason = "" } = metric.segments?.[index] ?? {};
+    const text = value === null ? "–" : number(value);
+    return h("td", { "data-head": title(metric.name), title: reason }, text);
+  };
+  return h("div", { class: "segment-values" },
+    h("h3", {}, "Segments"),
+    h("table", { class: "jobs" },
+      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Segment"),
+        metrics.map((metric) => h("th", { scope: "col" }, title(metric.name))))),
+      h("tbody", {}, segments.map((segment, index) => h("tr", {},
+        h("td", { "data-head": "Segment" }, `${index + 1}: ${clock(segment.start_s)} to ${clock(segment.end_s)}`),
+        metrics.map((metric) => cell(metric, index)))))));
 }
 
 /** @param {Metric} metric @param {MetricInfo} [info] */

@@ -1,6 +1,6 @@
 // @ts-check
 // One job: progress, result, evaluation, webhook deliveries and details.
-/** @import { FinishedJob, Job, JobEvent, Note, PageContext } from "#types" */
+/** @import { AudioTrack, FinishedJob, Job, JobEvent, Note, PageContext } from "#types" */
 /** @import { JobView } from "./webhook_log.js" */
 
 import { badge } from "./job_list.js";
@@ -16,6 +16,7 @@ import { buildProgress } from "./progress.js";
 import { showWebhook } from "./webhook_log.js";
 
 const QUEUE_REFRESH_MS = 2000;
+const SHOWN_RANGES = 6;
 
 /**
  * drawnFor: the status that the sections show. readAt: when the job was last read, in ms.
@@ -134,7 +135,7 @@ async function drawOutcome(page) {
     if (page.signal.aborted) return;
     const comparison = buildComparison(job, media, () => api.media(job.id), page.signal);
     if (!comparison) return;
-    page.outcome.replaceChildren(resultNote(job), comparison.element);
+    page.outcome.replaceChildren(resultNote(job), ...notesBox(job), comparison.element);
     showEvaluation(page.evaluation, { job, evaluation, offer, comparison });
   } catch (fault) {
     page.problem.replaceChildren(problemBox(fault));
@@ -162,6 +163,13 @@ function resultNote(job) {
   return h("p", { class: "lead" }, `Made by the engine ${job.engine} on ${job.device}.`, preview, synthetic);
 }
 
+/** What the caller should know about the result. @param {Job} job */
+function notesBox(job) {
+  const notes = job.render?.notes ?? [];
+  return notes.length === 0 ? [] : [h("section", { class: "notes card" },
+    h("h2", {}, "Notes"), h("ul", {}, notes.map((note) => h("li", {}, describeNote(note)))))];
+}
+
 /** @param {Page} page */
 async function remove(page) {
   try {
@@ -184,7 +192,7 @@ function factsOf(job) {
     ["Attempts", job.attempts ? `${job.attempts} of ${job.max_attempts}` : ""],
     [job.kind === "analyze" ? "Video" : "Result", result && describeFile(result)],
     ["Face found", job.render && `in ${number(job.render.face_coverage * 100)} % of the frames`],
-    ["Notes", job.render?.notes?.map(describeNote).join(" ")],
+    ["Sound track", job.render?.audio_track && describeTrack(job.render.audio_track)],
     ["Your data", Object.keys(job.metadata).length ? JSON.stringify(job.metadata) : ""],
     ...Object.entries(options).map(([name, value]) => [title(name), value === null ? "" : asText(value)]),
   ];
@@ -195,8 +203,16 @@ function factsOf(job) {
 
 /** @param {Note} note */
 function describeNote({ sentence, ranges_s: ranges = [] }) {
-  const listed = ranges.map(([start, end]) => `${start.toFixed(2)}–${end.toFixed(2)} s`).join(", ");
+  const shown = ranges.slice(0, SHOWN_RANGES).map(([start, end]) => `${start.toFixed(2)}–${end.toFixed(2)} s`);
+  if (ranges.length > SHOWN_RANGES) shown.push(`${ranges.length - SHOWN_RANGES} more`);
+  const listed = shown.join(", ");
   return listed ? `${sentence} (${listed})` : sentence;
+}
+
+/** @param {AudioTrack} track */
+function describeTrack({ number: chosen, count, language, codec, rate_hz: rate, channels }) {
+  const parts = [`${chosen} of ${count}`, language, codec, `${number(rate)} Hz`, `${channels} channels`];
+  return parts.filter(Boolean).join(", ");
 }
 
 /** @param {NonNullable<Job["result"]>} result */

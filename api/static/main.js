@@ -82,8 +82,10 @@ async function showService(line) {
   const problem = response === null || response.ok ? null : await Problem.of(response);
   const missing = problem?.errors.map((error) => error.pointer) ?? [];
   line.dataset.state = response === null ? "away" : response.ok ? "ready" : "unready";
+  /** @type {Record<string, string>} */
+  const absent = { workers: "No worker", engine: "No engine" };
   line.textContent = response === null ? "No connection"
-    : response.ok ? "Ready" : missing.includes("workers") ? "No worker" : "Not ready";
+    : response.ok ? "Ready" : absent[missing.find((part) => part in absent) ?? ""] ?? "Not ready";
 }
 
 byId("skip").addEventListener("click", (event) => {

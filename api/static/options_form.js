@@ -8,7 +8,7 @@ import { describeOption, refusals } from "./option_shapes.js";
 
 // Options that most jobs set are always visible; all others, including ones unknown to this page, are one click away.
 const FIRST = ["engine", "length_mode", "expression", "upper_face", "face"];
-const DELIVERY = ["webhook_url", "webhook_events", "priority", "expires_in_s", "metadata"];
+const DELIVERY = ["webhook_url", "webhook_events", "evaluate_policy", "priority", "expires_in_s", "metadata"];
 
 /** @typedef {ReturnType<typeof pictureField>} Picture */
 /** @typedef {{ element: HTMLElement, fields: Record<string, Field>, picture: Picture }} Form */
@@ -89,7 +89,7 @@ function withMetrics(shape, offer) {
 
 /** @param {string} name @param {OpenApi["components"]["schemas"]} schemas */
 const defaultOf = (name, schemas) => schemas.JobView.properties[name]?.default ?? (name === "webhook_events"
-  ? ["job.succeeded", "job.failed", "job.canceled", "job.evaluated"] : null);
+  ? ["job.succeeded", "job.failed", "job.canceled", "job.evaluated", "job.exported"] : null);
 
 /**
  * The picture of `expression: image`, visible while that is selected.

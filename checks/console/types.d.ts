@@ -10,6 +10,7 @@ export type JobEvent = Schemas["JobEvent"];
 export type JobList = Schemas["JobList"];
 export type JobStatus = Schemas["JobStatus"];
 export type Note = Schemas["RenderNote"];
+export type AudioTrack = NonNullable<Schemas["RenderInfo"]["audio_track"]>;
 export type Offer = Schemas["Offer"];
 export type MetricInfo = Schemas["MetricInfo"];
 export type Metric = Schemas["MetricResult"];

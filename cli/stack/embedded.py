@@ -20,7 +20,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -82,21 +82,24 @@ class EmbeddedStack:
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
         """At most _READY_LIMIT_S. A child that dies meanwhile is an error: only what once worked is restarted."""
         deadline_s = time.monotonic() + _READY_LIMIT_S
-        awaited: list[str] = []
+        awaited: dict[str, str] = {}
         with httpx.Client(base_url=self.address.url, timeout=5.0, trust_env=False) as http:
             while time.monotonic() < deadline_s:
                 self._raise_for_dead_child()
                 missing = _missing_parts(http)
                 if not missing:
                     return
+                # With a Redis of others, the worker that was heard may be another stack's.
+                if "engine" in missing and self._redis is not None:
+                    raise CommandError("engine_unavailable", f"The engine {missing['engine']}.", EXIT_UNAVAILABLE)
                 if missing != awaited:
-                    say(f"waiting for {', '.join(missing)} ...")
+                    say(f"waiting for {_listed(missing)} ...")
                     awaited = missing
                 if self._stop.wait(_ROUND_S):
                     raise StoppedError
         raise CommandError(
             "start_timeout",
-            f"Not ready after {_READY_LIMIT_S:.0f} s, still missing: {', '.join(awaited)}. "
+            f"Not ready after {_READY_LIMIT_S:.0f} s, still missing: {_listed(awaited)}. "
             f"The logs are in {self.folder / 'logs'}.",
             EXIT_UNAVAILABLE,
         )
@@ -187,18 +190,22 @@ def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
         yield server
 
 
-def _missing_parts(http: httpx.Client) -> list[str]:
-    """Names of the parts that `/readyz` reports as not ready; the API itself while it does not answer."""
+def _listed(parts: Iterable[str]) -> str:
+    return ", ".join(_PART_NAMES.get(part, part) for part in parts)
+
+
+def _missing_parts(http: httpx.Client) -> dict[str, str]:
+    """Part -> what is wrong, for those that `/readyz` reports as not ready; the API itself while it does not answer."""
     try:
         answer = http.get("/readyz")
     except httpx.HTTPError:
-        return ["API"]
+        return {"API": "does not answer"}
     if answer.is_success:
-        return []
+        return {}
     try:
-        return [_PART_NAMES.get(part["pointer"], part["pointer"]) for part in answer.json()["errors"]]
+        return {part["pointer"]: part["message"] for part in answer.json()["errors"]}
     except (ValueError, LookupError, TypeError):
-        return ["API"]
+        return {"API": "does not answer"}
 
 
 def prepare_folder(path: Path) -> Path:

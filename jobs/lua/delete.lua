@@ -11,6 +11,7 @@ for _, delivery in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)
   withdraw_delivery(delivery)
   redis.call('DEL', key('delivery', delivery), key('attempts', delivery))
 end
+drop_export(id)
 redis.call('ZREM', key('status', status), id)
 redis.call('ZREM', key('created'), id)
 redis.call('ZREM', key('delete_at'), id)
@@ -25,6 +26,8 @@ if inputs == 'wanted' and (tonumber(held_until) or 0) > 0 then redis.call('ZADD'
 local evaluated_until = tonumber(redis.call('ZSCORE', key('evaluations'), id) or '0')
 if evaluated_until > NOW then redis.call('ZADD', key('arrivals'), evaluated_until, id) end
 redis.call('ZREM', key('evaluations'), id)
+local batch = get(id, 'batch')
+if batch then redis.call('ZREM', key('batch_jobs', batch), id) end
 hold(id, 0)
 redis.call('DEL', key('job', id), key('events', id), key('job_deliveries', id))
 return {'ok'}

@@ -29,6 +29,7 @@ if verb == 'succeed' then
     hold_evaluation(id, worker, '', evaluation_lease_ms)
     detail.evaluation_pending = true
   end
+  begin_export(id)
   finish(id, 'succeeded', retention_ms, delivery_id, detail)
 elseif verb == 'fail' then
   fail(id, error_json, retention_ms, delivery_id)

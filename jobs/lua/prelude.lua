@@ -107,8 +107,18 @@ local function owner_of(id)
   return owner and owner ~= '' and owner or nil
 end
 
+-- The batch that a job is an item of, if it still has a record.
+local function batch_of(id)
+  local batch = get(id, 'batch')
+  return batch and redis.call('EXISTS', key('batch', batch)) == 1 and batch or nil
+end
+
 local function move(id, status)
-  local was, owner = get(id, 'status'), owner_of(id)
+  local was, owner, batch = get(id, 'status'), owner_of(id), batch_of(id)
+  if batch then
+    if was then redis.call('HINCRBY', key('batch', batch), was, -1) end
+    redis.call('HINCRBY', key('batch', batch), status, 1)
+  end
   for _, suffix in ipairs(owner and {'', ':' .. owner} or {''}) do
     if was then redis.call('ZREM', key('status', was .. suffix), id) end
     redis.call('ZADD', key('status', status .. suffix), get(id, 'seq'), id)
@@ -116,12 +126,12 @@ local function move(id, status)
   set(id, 'status', status)
 end
 
--- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`) and fetches of inputs (kind
--- `fetch`, record `job`). A receiver is "owner@host:port": one caller's slow server must not hold up another's work at the
--- same host. <kind>_owners, <kind>_receivers:<owner>: when take_shared.lua looks at them next. <kind>_queue:<receiver>: items
--- by the time at which they fall due. A held item stays queued, due again when its hold ends.
-local RECORD = {webhook = 'delivery', fetch = 'job'}
-local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due'}
+-- Work that waits for somebody else's server: deliveries (kind `webhook`, record `delivery`), fetches of inputs (kind
+-- `fetch`, record `job`) and exports of results (kind `export`, record `export`). A receiver is "owner@host:port": one
+-- caller's slow server must not hold up another's work at the same host. <kind>_owners, <kind>_receivers:<owner>: when
+-- take_shared.lua looks at them next. <kind>_queue:<receiver>: items by the time at which they fall due. A held item stays queued, due again when its hold ends.
+local RECORD = {webhook = 'delivery', fetch = 'job', export = 'export'}
+local DUE = {webhook = 'webhooks_due', fetch = 'fetches_due', export = 'exports_due'}
 local RECEIVER_MEMORY_MS = 7 * 86400000
 
 local function owner_of_receiver(receiver) return string.match(receiver, '^(.-)@') end
@@ -286,6 +296,76 @@ local function end_unbegun_fetch(id)
   if inputs == 'wanted' and not fence then unschedule('fetch', id, receiver) end
 end
 
+-- The result of a job is to be put where its caller wants it. The record has the job's id.
+local function begin_export(id)
+  local receiver = get(id, 'export_receiver')
+  if not receiver or receiver == '' then return end
+  redis.call('HSET', key('export', id), 'id', id, 'state', 'pending', 'receiver', receiver, 'holder', '', 'held_until', 0,
+    'tries', 0, 'next_ms', NOW, 'error', '', 'key', '', 'finished_ms', '')
+  schedule('export', id, receiver, NOW)
+end
+
+-- The job is deleted. A copy in the object store is deleted by the janitor, once nobody can be writing it any more.
+local function drop_export(id)
+  local record = key('export', id)
+  if redis.call('TYPE', record).ok ~= 'hash' then return end
+  local receiver, copy, held_until = unpack(redis.call('HMGET', record, 'receiver', 'key', 'held_until'))
+  if receiver then
+    end_hold('export', id, receiver)
+    unschedule('export', id, receiver)
+  end
+  if copy and copy ~= '' then
+    redis.call('HSET', key('exported'), id, copy)
+    redis.call('ZADD', key('exported_files'), math.max(NOW, tonumber(held_until) or 0), id)
+  end
+  redis.call('DEL', record, key('attempts', id))
+end
+
+local function holds_export(id, holder)
+  local state, holding = unpack(redis.call('HMGET', key('export', id), 'state', 'holder'))
+  return state == 'pending' and holding == holder
+end
+
+-- A batch is not fed any more.
+local function close_batch(batch, owner)
+  redis.call('ZREM', key('batches_open', owner), batch)
+  if redis.call('EXISTS', key('batches_open', owner)) == 0 then redis.call('SREM', key('batch_owners'), owner) end
+end
+
+-- A batch is over when all its items became jobs (or were dropped by a cancel), and none of these is live. Its event has an
+-- id made from its own: there is only one.
+local function end_batch(batch)
+  local record = key('batch', batch)
+  local status, owner, total, next_index, canceled, retention_ms, receiver = unpack(redis.call('HMGET', record,
+    'status', 'owner', 'total', 'next', 'cancel_requested', 'retention_ms', 'webhook_receiver'))
+  if status ~= 'running' or tonumber(next_index) < tonumber(total) then return end
+  if redis.call('HLEN', key('batch_live', batch)) > 0 then return end
+  local delete_ms = NOW + tonumber(retention_ms)
+  redis.call('HSET', record, 'status', canceled == '1' and 'canceled' or 'completed', 'finished_ms', NOW,
+    'delete_ms', delete_ms)
+  redis.call('DEL', key('batch_items', batch))
+  close_batch(batch, owner)
+  redis.call('ZADD', key('batches_over'), delete_ms, batch)
+  if receiver == '' then return end
+  local delivery = 'whd_' .. string.sub(batch, #'batch_' + 1)
+  redis.call('HSET', key('delivery', delivery), 'id', delivery, 'batch_id', batch, 'event', 'batch.completed',
+    'created_ms', NOW, 'held_until', 0)
+  open_delivery(delivery, receiver, NOW)
+  redis.call('RPUSH', key('job_deliveries', batch), delivery)
+end
+
+-- A job of a batch is over. The reason of a failure outlives the job.
+local function leave_batch(batch, id, status, error)
+  local index = redis.call('HGET', key('batch_live', batch), id)
+  if not index then return end
+  redis.call('HDEL', key('batch_live', batch), id)
+  if status == 'failed' then
+    redis.call('HSET', key('batch_failures', batch), index,
+      cjson.encode({index = tonumber(index), job_id = id, code = error.code, message = error.message}))
+  end
+  end_batch(batch)
+end
+
 -- Helpers that still render find nothing to finish; the janitor deletes the files of the segments.
 local function end_split(id)
   if redis.call('DEL', key('split', id), key('segments', id)) > 0 then
@@ -352,6 +432,8 @@ local function finish(id, status, retention_ms, delivery_id, detail)
   count('finished:' .. status)
   record_event(id, 'job.' .. status, detail)
   deliver(id, 'job.' .. status, delivery_id)
+  local batch = batch_of(id)
+  if batch then leave_batch(batch, id, status, detail) end
 end
 
 local function fail(id, error_json, retention_ms, delivery_id)

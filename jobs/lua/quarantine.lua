@@ -12,6 +12,7 @@ if kind == 'job' then
     owner = string.match(redis.call('HGET', record, 'owner') or '', '^%x+$') or ''
     withdraw_fetch(id)
   end
+  drop_export(id)
   redis.call('RENAME', record, key('quarantined', id))
   leave_line(id)
   for _, line in ipairs({'leases', 'delete_at', 'created', 'evaluations'}) do redis.call('ZREM', key(line), id) end

@@ -1,7 +1,7 @@
 -- Make deliveries due again under the same ids, with a fresh set of attempts; one in flight keeps its hold. only: the id
--- of one delivery in any state; '': the terminal one of the job, and any given up.
+-- of one delivery in any state; '': the terminal one of the job, and any given up. id: of the job or batch.
 local id, only = unpack(ARGV)
-if not get(id, 'status') then return {'missing'} end
+if redis.call('EXISTS', key('job', id), key('batch', id)) == 0 then return {'missing'} end
 local rows = {}
 for _, delivery_id in ipairs(redis.call('LRANGE', key('job_deliveries', id), 0, -1)) do
   local delivery = key('delivery', delivery_id)

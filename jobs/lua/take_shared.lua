@@ -63,6 +63,7 @@ local function take_from(owner)
     if id then
       local record = key(RECORD[kind], id)
       redis.call('HSET', record, 'holder', holder)
+      if kind == 'export' then redis.call('HINCRBY', record, 'tries', 1) end
       if kind == 'fetch' then
         redis.call('HINCRBY', record, 'fetch_fence', 1)
         redis.call('HINCRBY', record, 'fetch_tries', 1)

@@ -15,6 +15,8 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     webhook_receiver:<r>   health of a receiver, for a week; fetch_receiver:<r> the same of a host of inputs
     fetches_due            jobs whose inputs are not fetched yet; how slots are shared: lua/prelude.lua
     webhook_secret:<id>    which version of an account's webhook secret signs
+    export:<id>, exports_due        a result on its way to where its caller wants it; shared as fetches are
+    exported, exported_files        copies of deleted jobs that the janitor still has to delete
     janitor_failures       what the janitor could not delete yet, and how often it tried
     held, holders          bytes that a job, an arrival or an upload holds in the object store, and their owner
     stored                 the sums per owner and of all, changed in the same step
@@ -24,6 +26,11 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     usage:<account>:<month>                         totals of an account, kept for 25 months
     quarantine, quarantine_notes, quarantined:<id>  unreadable records, by time; their owner and fault; their content
     idempotency:<hash>, lock:<name>, worker:<id>                    expire by their ttl
+    batch:<id>             a batch; batch_items: specs that are not jobs yet; batch_jobs: its jobs, by creation number;
+                           batch_live: those that are not over, with their index; batch_failures: by index
+    batch_owners, batches_open:<owner>      who has batches that are not over, and which, by creation number
+    batches_over           batches that are over, by the time at which they are deleted
+    batch_waiting          items that are not jobs yet, by owner
     seq, mean_run_ms       a counter, a smoothed duration
     counters               counts and histograms for /metrics
 """
@@ -35,7 +42,9 @@ from pathlib import Path
 import redis
 
 from jobs.store.base import RedisBase
+from jobs.store.batches import Batches
 from jobs.store.evaluations import Evaluations
+from jobs.store.exports import Exports
 from jobs.store.fetches import Fetches
 from jobs.store.jobs import Jobs
 from jobs.store.keys import Accounts, Keys
@@ -47,8 +56,10 @@ from jobs.store.types import (
     AccountNotFoundError,
     Allowance,
     ArrivalLostError,
+    BatchNotFoundError,
     ByteQuota,
     Created,
+    CreatedBatch,
     DeliveryPage,
     Durations,
     Fetch,
@@ -87,8 +98,10 @@ __all__ = [
     "AccountNotFoundError",
     "Allowance",
     "ArrivalLostError",
+    "BatchNotFoundError",
     "ByteQuota",
     "Created",
+    "CreatedBatch",
     "DeliveryPage",
     "Durations",
     "Fetch",
@@ -138,6 +151,8 @@ class JobStore:
         self.redis = RedisBase(client, prefix)
         self.quarantine = Quarantine(self.redis)
         self.jobs = Jobs(self.redis, self.quarantine, retention_s)
+        self.batches = Batches(self.redis, retention_s)
+        self.exports = Exports(self.redis)
         self.fetches = Fetches(self.redis, self.quarantine)
         self.segments = Segments(self.redis)
         self.evaluations = Evaluations(self.redis, self.quarantine)

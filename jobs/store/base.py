@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import Any, cast
@@ -87,6 +88,10 @@ class RedisBase:
         """The clock of Redis, which all times in the store are taken from, in ms since 1970."""
         seconds, micros = self.client.time()
         return seconds * 1000 + micros // 1000
+
+    def now(self) -> datetime:
+        """now_ms() as a time in UTC."""
+        return datetime.fromtimestamp(self.now_ms() / 1000, UTC)
 
     def due(self, queue: str, limit: int, *, before_ms: int | None = None) -> list[str]:
         """Members of a sorted set whose time is not after before_ms (None: now), earliest first."""

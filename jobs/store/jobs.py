@@ -72,6 +72,8 @@ class Jobs:
         idempotency: IdempotencyKey | None = None,
         origin: Origin = UNOWNED,
         arrived: bool = False,
+        error: ErrorInfo | None = None,
+        waited_s: float = 0.0,
     ) -> Created:
         """Store a queued job with its queue entry, its outbox entry (message not yet sent) and its deadline. A job with
         inputs given by URL joins queue and outbox only when they are fetched (jobs/store/fetches.py).
@@ -82,12 +84,15 @@ class Jobs:
         arrived: files came under this id (uploads.add_arrival); the job takes over the bytes reserved for them. Raises
         ArrivalLostError if they were discarded meanwhile. Raises QuotaExceededError if the owner has too many live
         jobs, RecordNotStorableError if the spec could not be read back.
+
+        For an item of a batch (spec.batch), raises WrongStateError unless it is the next of its batch. error: why it
+        cannot be rendered; the job fails with it at once. waited_s: how long it waited before; part of expires_in_s.
         """
         request = spec.request
         events = f" {' '.join(sorted(set(request.webhook_events)))} " if request.webhook_url else ""
-        expires_ms = request.expires_in_s * 1000 if request.expires_in_s is not None else ""
+        expires_ms = "" if request.expires_in_s is None else max(1, round((request.expires_in_s - waited_s) * 1000))
         memory = (
-            (_idempotency_name(idempotency.key, origin.owner), idempotency.fingerprint, idempotency.ttl_s * 1000)
+            (idempotency_name(idempotency.key, origin.owner), idempotency.fingerprint, idempotency.ttl_s * 1000)
             if idempotency
             else ("", "", "")
         )
@@ -96,7 +101,19 @@ class Jobs:
         urls = [str(ref.url) for ref in spec.inputs.values() if ref.kind == "url"]
         fetch_receiver = f"{origin.owner}@{receiver_of(urls[0])}" if urls else ""
         job = (stored_json(spec), max_attempts, request.priority, expires_ms, events)
-        is_new, fields = self._create(job_id, memory[0], *job, *memory, *submitter, fetch_receiver)
+        place = (spec.batch.id, spec.batch.index) if spec.batch else ("", "")
+        failure = (stored_json(error) if error else "", self.retention_s * 1000, new_delivery_id())
+        is_new, fields = self._create(
+            job_id,
+            memory[0],
+            *job,
+            *memory,
+            *submitter,
+            fetch_receiver,
+            *place,
+            *failure,
+            _export_receiver(spec, origin),
+        )
         if is_new == "1":
             return Created(self._quarantine.readable_job(job_id, pairs(fields)), True)
         first = self._redis.field(self._redis.key("idempotency", memory[0]), "job_id")
@@ -136,9 +153,10 @@ class Jobs:
         owner: str | None = None,
         matches: Callable[[Job], bool] | None = None,
         not_before: datetime | None = None,
+        batch: str | None = None,
     ) -> JobPage:
         """Newest first by creation number, so that a page stays the same while jobs are added. owner None: of all
-        owners. not_before: jobs created earlier are left out.
+        owners. not_before: jobs created earlier are left out. batch: jobs of this batch alone, of any status and owner.
 
         With `matches`, at most MAX_SCAN jobs are read for a page: it may have fewer jobs than `limit`, even none, and
         yet a next one. Raises ValueError for a cursor that no page returned, and a limit outside 1..200.
@@ -147,7 +165,9 @@ class Jobs:
             raise ValueError(f"limit is {limit}; it must be 1 to {MAX_PAGE}")
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise ValueError("The cursor was not returned by a page; start again without it")
-        if status is None:
+        if batch is not None:
+            index = self._redis.key("batch_jobs", batch)
+        elif status is None:
             index = self._redis.key("created", owner)
         else:
             index = self._redis.key("status", status.value if owner is None else f"{status.value}:{owner}")
@@ -452,6 +472,14 @@ class Jobs:
         raise fault
 
 
+def _export_receiver(spec: JobSpec, origin: Origin) -> str:
+    """Whom the export of the result waits for; the object store is one receiver of each owner."""
+    output = spec.request.output
+    if output.put_url is not None:
+        return f"{origin.owner}@{receiver_of(output.put_url)}"
+    return f"{origin.owner}@" if output.prefix is not None else ""
+
+
 def _identity(lease: Lease) -> tuple[str, int, str]:
     return lease.job_id, lease.fence, lease.worker_id
 
@@ -482,6 +510,6 @@ def _class_scores(priority: int) -> tuple[int, int]:
     return low, low + 2**50 - 1
 
 
-def _idempotency_name(key: str, owner: str) -> str:
+def idempotency_name(key: str, owner: str) -> str:
     """Hashed, because the key is arbitrary text of a caller. Two owners may use the same key."""
     return hashlib.sha256((f"{owner}\n{key}" if owner else key).encode()).hexdigest()

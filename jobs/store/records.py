@@ -10,9 +10,12 @@ from typing import TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 from jobs.models import (
+    Batch,
+    BatchCounts,
     Delivery,
     DeliveryAttempt,
     ErrorInfo,
+    Export,
     InputPart,
     InputRef,
     Job,
@@ -110,7 +113,7 @@ def job_of(fields: dict[str, str]) -> Job:
         error=parsed(ErrorInfo, "error"),
         result=result,
         render=parsed(RenderInfo, "render"),
-        evaluation=_METRICS.validate_json(fields["evaluation"]) if fields.get("evaluation") else None,
+        evaluation=_METRICS.validate_json(fields["evaluation"], extra="ignore") if fields.get("evaluation") else None,
         evaluation_pending=fields.get("evaluation_state") == "pending",
         awaits_inputs=fields.get("inputs") == "wanted",
         fetched=_fetched_of(fields.get("fetched")),
@@ -138,6 +141,39 @@ def metrics_json(metrics: Iterable[MetricResult]) -> str:
     return text
 
 
+def batch_of(fields: dict[str, str]) -> Batch:
+    """Raises one of UNREADABLE."""
+    number = {
+        name: int(fields[name]) for name in ("total", "next", "dropped", *BatchCounts.model_fields.keys() - {"waiting"})
+    }
+    return Batch(
+        id=fields["id"],
+        status=fields["status"],
+        owner=fields["owner"],
+        request_id=fields["request_id"],
+        traceparent=fields["traceparent"],
+        metadata=json.loads(fields["metadata"]),
+        webhook_url=fields["webhook_url"] or None,
+        total=number["total"],
+        next=number["next"],
+        cancel_requested=fields["cancel_requested"] == "1",
+        counts=BatchCounts(
+            waiting=number["total"] - number["next"],
+            queued=number["queued"],
+            running=number["running"],
+            succeeded=number["succeeded"],
+            failed=number["failed"],
+            canceled=number["canceled"] + number["dropped"],
+        ),
+        tries=int(fields["tries"]),
+        paused_until=time_of(fields["paused_until"]),
+        created_at=_required_time(fields["created_ms"]),
+        kept_at=_required_time(fields["kept_ms"]),
+        finished_at=time_of(fields.get("finished_ms")),
+        delete_at=time_of(fields.get("delete_ms")),
+    )
+
+
 def event_of(event_id: str, fields: dict[str, str]) -> JobEvent:
     return JobEvent(
         id=event_id,
@@ -154,7 +190,8 @@ def event_of(event_id: str, fields: dict[str, str]) -> JobEvent:
 def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
     return Delivery(
         id=fields["id"],
-        job_id=fields["job_id"],
+        job_id=fields.get("job_id", ""),
+        batch_id=fields.get("batch_id", ""),
         event=fields["event"],
         state=fields["state"],
         created_at=_required_time(fields["created_ms"]),
@@ -163,6 +200,22 @@ def delivery_of(fields: dict[str, str], attempts: Iterable[str]) -> Delivery:
         tries=int(fields.get("tries", 0)),
         holder=fields.get("holder", ""),
         snapshot=_snapshot_of(json.loads(fields["snapshot"])) if "snapshot" in fields else None,
+    )
+
+
+def export_of(fields: dict[str, str], attempts: Iterable[str]) -> Export:
+    """Raises one of UNREADABLE."""
+    is_pending = fields["state"] == "pending"
+    return Export(
+        job_id=fields["id"],
+        state=fields["state"],
+        attempts=[read_json(DeliveryAttempt, line) for line in attempts],
+        next_attempt_at=time_of(fields["next_ms"]) if is_pending else None,
+        error=read_json(ErrorInfo, fields["error"]) if fields["error"] else None,
+        finished_at=time_of(fields["finished_ms"]),
+        key=fields["key"],
+        tries=int(fields["tries"]),
+        holder=fields["holder"],
     )
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from jobs.models import Delivery, ErrorInfo, Job
+from jobs.models import Batch, Delivery, ErrorInfo, Job
 
 # What the janitor works through, item by item
-JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files"]
+JanitorQueue = Literal["delete_at", "uploads", "arrivals", "split_files", "exported_files"]
 
 # Kinds of records that can be in quarantine
 RecordKind = Literal["job", "delivery", "account", "api_key", "worker"]
@@ -19,6 +19,10 @@ UndeliveredState = Literal["pending", "given_up"]
 
 class JobNotFoundError(LookupError):
     """No job, or no delivery, with this id."""
+
+
+class BatchNotFoundError(LookupError):
+    """No batch with this id."""
 
 
 class RecordUnreadableError(JobNotFoundError):
@@ -167,6 +171,12 @@ class Tally:
 class Created:
     job: Job
     is_new: bool  # False: an idempotency key led to an existing job
+
+
+@dataclass(frozen=True)
+class CreatedBatch:
+    batch: Batch
+    is_new: bool  # False: an idempotency key led to an existing batch
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from retalking_client import (
     ApiError,
+    Batch,
     Client,
     EventsLostError,
     RetalkingClientError,
@@ -113,8 +114,8 @@ def _read_value(text: str) -> Any:
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "neutral": ""}
 
 
-def print_json(job: Job) -> None:
-    typer.echo(json.dumps(job.model_dump(mode="json"), indent=2))
+def print_json(found: Job | Batch) -> None:
+    typer.echo(json.dumps(found.model_dump(mode="json"), indent=2))
 
 
 def describe_note(sentence: str, ranges_s: Iterable[tuple[float, float]]) -> str:
@@ -124,7 +125,7 @@ def describe_note(sentence: str, ranges_s: Iterable[tuple[float, float]]) -> str
 
 
 def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """One row per metric; an unavailable value is replaced by its reason."""
+    """One row per metric; an unavailable value is replaced by its reason. Below, a row per segment of the job."""
     table = Table(title="Evaluation", title_justify="left", show_edge=False)
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -135,3 +136,18 @@ def print_metrics(console: Console, metrics: Sequence[Mapping[str, Any]]) -> Non
         note = metric.get("reason") if value is None else _ARROWS[metric.get("better", "neutral")]
         table.add_row(metric["name"], number, escape(note or ""))
     console.print(table)
+    per_segment = [metric for metric in metrics if metric.get("segments")]
+    if per_segment:
+        console.print(_segment_table(per_segment))
+
+
+def _segment_table(metrics: Sequence[Mapping[str, Any]]) -> Table:
+    """A column per metric that segments have; reasons are in the JSON."""
+    table = Table(title="Segments", title_justify="left", show_edge=False)
+    table.add_column("", justify="right")
+    for metric in metrics:
+        table.add_column(metric["name"], justify="right")
+    for number, values in enumerate(zip(*(metric["segments"] for metric in metrics), strict=True), 1):
+        cells = ("-" if each["value"] is None else f"{each['value']:.4g}" for each in values)
+        table.add_row(str(number), *cells)
+    return table

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.errors import MetricUnavailableError
+from retalking_core.lines import Line, Speaker, lines_of
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import ExcerptFrameSource, PrefetchingFrameSource
 from retalking_core.media.tap import ResultTap
 from retalking_core.progress import ProgressHook, ProgressReporter, ignore_progress
-from retalking_core.types import FrameSource, RenderReport, Waveform
+from retalking_core.types import FrameSource, LineReport, RenderReport, Waveform
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class EvaluatedClip:
     `mouth_target` where an earlier process rendered and kept no report. face_boxes: f32 [M, 4] px of the face to
     measure, NaN where it is unknown; None: the one that the report names, else the largest. tap: the result while it is
     being written; None: it is complete. frames: only these of the result are looked at; None: all. Everything else that
-    goes by frames begins with the first of them. speakers: how many faces speak in the result.
+    goes by frames begins with the first of them. opened: the frames of the whole result, where they are open already.
+    speakers: who speaks, where the caller listed lines; empty: one speech for one face. stored_lines: the report's
+    `lines` where an earlier process rendered and kept no report.
     """
 
     result: Path
@@ -49,7 +52,9 @@ class EvaluatedClip:
     face_boxes: NDArray[np.float32] | None = None
     tap: ResultTap | None = None
     frames: range | None = None
-    speakers: int = 1
+    opened: FrameSource | None = None
+    speakers: tuple[Speaker, ...] = ()
+    stored_lines: tuple[LineReport, ...] = ()
 
     @property
     def rendered_face(self) -> NDArray[np.float32] | None:
@@ -68,10 +73,24 @@ class EvaluatedClip:
         return self.stored_mouth_target if self.report is None else self.report.mouth_target
 
     @cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """What is spoken, as the caller listed it."""
+        return lines_of(self.speakers)
+
+    @property
+    def line_reports(self) -> tuple[LineReport, ...]:
+        """What the engine stated about each of `lines`. Raises MetricUnavailableError where it stated nothing."""
+        reports = self.stored_lines if self.report is None else self.report.lines
+        stated = [(report.number, report.first_frame, len(report.face_boxes)) for report in reports]
+        if stated != [(line.number, line.frames.start, len(line.frames)) for line in self.lines]:
+            raise MetricUnavailableError("the engine does not state where the faces of the segments are")
+        return reports
+
+    @cached_property
     def video(self) -> FrameSource:
         if self.tap is not None:
             return self.tap
-        video = open_video(self.result, self.limits)
+        video = self.opened or open_video(self.result, self.limits)
         return video if self.frames is None else ExcerptFrameSource(video, self.frames)
 
     @cached_property

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, MetricValue
+from retalking_core.evaluation.metric import POINTS, LineValue, MetricValue
 from retalking_core.evaluation.metrics import METRICS, measure_all
 
 Curve = list[float | None]
@@ -61,21 +61,25 @@ class ClipScores:
     def from_json(cls, document: dict[str, Any]) -> ClipScores:
         curves = dict(document["curves"])
         curves["sync"] = {name: SyncCurve(**curve) for name, curve in curves["sync"].items()}
-        metrics = [MetricValue(**metric) for metric in document["metrics"]]
+        metrics = [
+            MetricValue(**metric | {"lines": tuple(LineValue(**line) for line in metric.get("lines", ()))})
+            for metric in document["metrics"]
+        ]
         return cls(metrics, ClipCurves(**curves), document["synthetic_weights"])
 
 
 def score(measurement: Measurement, names: Sequence[str]) -> ClipScores:
     """Measure, and keep the curves behind the numbers. Raises the media errors of a result that cannot be opened."""
     fps = float(measurement.video.info.fps)
-    # The curve of the mouth is always drawn: looked for in the same pass.
-    metrics = measure_all(measurement, names, POINTS)
+    # The curve of the mouth is always drawn, unless several speak: looked for in the same pass.
+    is_single = len(measurement.speakers) < 2
+    metrics = measure_all(measurement, names, POINTS if is_single else frozenset())
     asked = set(names)
     sync = _sync_curves(measurement, asked)
     curves = ClipCurves(
         fps=fps,
-        mouth_opening=_known(lambda: as_curve(measurement.mouth_opening)) or [],
-        speech_level=_known(lambda: as_curve(measurement.speech_level)) or [],
+        mouth_opening=(_known(lambda: as_curve(measurement.mouth_opening)) or []) if is_single else [],
+        speech_level=(_known(lambda: as_curve(measurement.speech_level)) or []) if is_single else [],
         ssim=(_known(lambda: as_curve(measurement.ssim_per_frame)) or []) if "ssim" in asked else [],
         window_distance=_known(lambda: as_curve(measurement.frame_sync.window_distances)) or []
         if "frame" in sync

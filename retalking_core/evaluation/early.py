@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retalking_core.errors import RenderCanceled
+from retalking_core.errors import MetricUnavailableError, RenderCanceled
 from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.frame_pass import REFERENCE_POINTS, Findings, look_once
 from retalking_core.media.tap import ResultTap
@@ -75,8 +75,8 @@ class EarlyLooks:
         tap = self.tap
         if not tap.open():
             return {}
-        clip = replace(self._draft, tap=tap, face_boxes=tap.face_boxes, progress=self._report)
-        return look_once(clip, self._wanted, None)
+        clip = replace(self._draft, tap=tap, face_boxes=tap.face_boxes, stored_lines=tap.lines, progress=self._report)
+        return look_once(clip, self._wanted, {})
 
     def _report(self, progress: Progress) -> None:
         if self._is_stopped:
@@ -91,6 +91,18 @@ class EarlyLooks:
             == (info.width, info.height, info.color, info.field_order)
             and self.tap.read == info.frame_count == seen.frame_count
             and _are_equal(self.tap.face_boxes, clip.rendered_face)
+            and (not clip.lines or self._is_of_lines(clip))
+        )
+
+    def _is_of_lines(self, clip: EvaluatedClip) -> bool:
+        try:
+            reports = clip.line_reports
+        except MetricUnavailableError:
+            return False
+        seen = self.tap.lines
+        return len(seen) == len(reports) and all(
+            one.number == other.number and _are_equal(one.face_boxes, other.face_boxes)
+            for one, other in zip(seen, reports, strict=True)
         )
 
 

@@ -1,17 +1,19 @@
 """One pass over the frames for all metrics: each file is decoded only once.
 
-Observations by name: `points`, the 68 landmarks of the result; `ssim`, the toolkit's similarity frame by frame;
-`outside`, the error outside the face; `crops`, the face on the frames whose sharpness is measured. They fail
-independently: a damaged reference makes `ssim` and `outside` unavailable, and nothing else.
+Observations by name: `points`, the 68 landmarks of the result; `lines`, those of each line's face on its frames;
+`ssim`, the toolkit's similarity frame by frame; `outside`, the error outside the faces that are drawn; `crops`, the
+face on the frames whose sharpness is measured. They fail independently: a damaged reference makes `ssim` and `outside`
+unavailable, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -53,42 +55,39 @@ Box = tuple[int, int, int, int]
 class OutsideMeter:
     """Adds up paired frames of one size. left_out: what was drawn on purpose (a badge), and is not counted."""
 
-    def __init__(self, left_out: Box | None = None) -> None:
+    def __init__(self, left_out: Sequence[Box] = ()) -> None:
         self.error = OutsideError(0.0, 0, 0)
         self._left_out = left_out
 
-    def add(self, one: Frame, other: Frame, marks: NDArray[np.float32]) -> None:
-        """marks: f32 [68, 2] px of the result's face."""
+    def add(self, one: Frame, other: Frame, faces: Sequence[NDArray[np.float32]]) -> None:
+        """faces: f32 [68, 2] px of each face that is drawn on the result's frame."""
         height, width = one.y.shape
-        left, top, right, bottom = face_box(marks, width, height)
-        around = ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom))
+        boxes = [*(face_box(marks, width, height) for marks in faces), *self._left_out]
         squared, pixels = self.error.squared, self.error.pixels
-        for box in around:
-            for sign, part in ((1, box), (-1, _shared(box, self._left_out))):
-                if part is not None:
-                    found, count = _squares(one, other, part)
-                    squared, pixels = squared + sign * found, pixels + sign * count
+        for part in boxes_around(boxes, width, height):
+            found, count = _squares(one, other, part)
+            squared, pixels = squared + found, pixels + count
         self.error = OutsideError(squared, pixels, self.error.frames + 1)
+
+
+def boxes_around(boxes: Sequence[Box], width: int, height: int) -> Iterator[Box]:
+    """Boxes that do not overlap and together are all of the picture that lies in none of the given ones."""
+    edges = {0, height, *(side for box in boxes for side in (box[1], box[3]))}
+    for top, bottom in pairwise(sorted(edges)):
+        begin = 0
+        for left, right in sorted((box[0], box[2]) for box in boxes if box[1] <= top and bottom <= box[3]):
+            if left > begin:
+                yield begin, top, left, bottom
+            begin = max(begin, right)
+        if begin < width:
+            yield begin, top, width, bottom
 
 
 def _squares(one: Frame, other: Frame, box: Box) -> tuple[float, int]:
     """Sum of squared differences, and how many pixels. Sums of squares of bytes are exact in float64."""
     left, top, right, bottom = box
     part = np.s_[top:bottom, left:right]
-    return (cv2.norm(one.y[part], other.y[part], cv2.NORM_L2SQR), one.y[part].size) if one.y[part].size else (0.0, 0)
-
-
-def _shared(one: Box, other: Box | None) -> Box | None:
-    """What lies in both boxes; None where nothing does."""
-    if other is None:
-        return None
-    left, top, right, bottom = (
-        max(one[0], other[0]),
-        max(one[1], other[1]),
-        min(one[2], other[2]),
-        min(one[3], other[3]),
-    )
-    return (left, top, right, bottom) if left < right and top < bottom else None
+    return cv2.norm(one.y[part], other.y[part], cv2.NORM_L2SQR), one.y[part].size
 
 
 def face_box(marks: NDArray[np.float32], width: int, height: int, margin: float = MARGIN) -> tuple[int, int, int, int]:
@@ -195,7 +194,7 @@ class SsimObserver:
         self._scores: list[float] = []
         self._is_over = False
 
-    def see(self, number: int, frame: Frame, marks: Marks) -> None:
+    def see(self, number: int, frame: Frame, faces: Faces) -> None:
         if self._is_over:
             return
         other = self._feed.picture(number)
@@ -226,8 +225,8 @@ class SsimObserver:
 
 
 class OutsideObserver:
-    """Luma error outside the face against the frame that each one was made from. Raises MetricUnavailableError when the
-    sizes differ."""
+    """Luma error outside the faces that are drawn, against the frame that each one was made from. A frame on which one
+    of them is not seen is not counted. Raises MetricUnavailableError when the sizes differ."""
 
     def __init__(self, clip: EvaluatedClip, feed: ReferenceFeed) -> None:
         sizes = [(video.info.width, video.info.height) for video in (clip.video, clip.reference_video)]
@@ -238,12 +237,12 @@ class OutsideObserver:
                 "pixels cannot be paired"
             )
         self._feed = feed
-        self._meter = OutsideMeter(badge_box(*sizes[0]) if clip.has_badge else None)
+        self._meter = OutsideMeter([badge_box(*sizes[0])] if clip.has_badge else [])
 
-    def see(self, number: int, frame: Frame, marks: Marks) -> None:
+    def see(self, number: int, frame: Frame, faces: Faces) -> None:
         other = self._feed.frame(number)
-        if other is not None and np.isfinite(marks).all():
-            self._meter.add(frame, other, marks)
+        if other is not None and all(np.isfinite(marks).all() for marks in faces.drawn):
+            self._meter.add(frame, other, faces.drawn)
 
     def found(self) -> OutsideError:
         return self._meter.error
@@ -256,9 +255,9 @@ class FaceCrops:
         self._numbers = set(spread(np.arange(count)).tolist())
         self._crops: dict[int, Crop] = {}
 
-    def see(self, number: int, frame: Frame, marks: Marks) -> None:
-        if number in self._numbers and np.isfinite(marks).all():
-            self._crops[number] = face_crop(frame, marks)
+    def see(self, number: int, frame: Frame, faces: Faces) -> None:
+        if number in self._numbers and np.isfinite(faces.measured).all():
+            self._crops[number] = face_crop(frame, faces.measured)
 
     def found(self) -> dict[int, Crop]:
         return self._crops
@@ -279,7 +278,7 @@ def face_crop(frame: Frame, marks: Marks) -> Crop:
 REFERENCE_POINTS = "reference_points"
 """The landmarks of the reference, which have a pass of their own."""
 OBSERVERS = ("ssim", "outside", "crops")
-NEED_POINTS = frozenset({"points", "outside", "crops"})
+LINES = "lines"
 UNSEEN = np.full((68, 2), np.nan, np.float32)
 # What costs one look, and not the whole pass.
 LOOK_FAULTS = (InputError, MetricUnavailableError)
@@ -287,23 +286,83 @@ LOOK_FAULTS = (InputError, MetricUnavailableError)
 Findings = dict[str, Any]
 
 
-class Observer(Protocol):
-    """Sees every frame of the result in order. marks: f32 [68, 2] px, NaN without a face."""
+class Faces(NamedTuple):
+    """Points on one frame, f32 [68, 2] px each, NaN where the face is not seen. measured: of the face that the metrics
+    are about. drawn: of each face that was changed."""
 
-    def see(self, number: int, frame: Frame, marks: Marks) -> None: ...
+    measured: Marks
+    drawn: Sequence[Marks]
+
+
+class Observer(Protocol):
+    """Sees every frame of the result in order."""
+
+    def see(self, number: int, frame: Frame, faces: Faces) -> None: ...
 
     def found(self) -> Any: ...
 
 
-def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Findings:
-    """Results by observation; an exception of `LOOK_FAULTS` in place of one that is unavailable.
+class FaceWatch:
+    """Finds the points of the measured face, and of the face of each line on the frames of the line: the same as an
+    evaluation of these frames alone finds. Without lines, the measured face is the one that is drawn.
 
-    marks: f32 [M, 68, 2] where the points are known; with None they are looked for, and are in the findings.
+    known: findings of an earlier pass; what is in them is not looked for again.
     """
+
+    def __init__(self, clip: EvaluatedClip, wanted: Set[str], known: Findings) -> None:
+        self._known_points = known.get("points")
+        needs_points = wanted & {"points", "crops"} or ("outside" in wanted and not clip.lines)
+        self._finder = PointFinder(clip.rendered_face) if needs_points and self._known_points is None else None
+        self._points: list[Marks] = []
+        self._ranges = [line.frames for line in clip.lines]
+        self._known_lines = known.get(LINES)
+        self._finders: list[PointFinder] = []
+        self._line_points: list[list[Marks]] = [[] for _ in self._ranges]
+        concerned = wanted & {LINES, "outside"} if clip.lines else set[str]()
+        if concerned and self._known_lines is None:
+            try:
+                self._finders = [PointFinder(report.face_boxes) for report in clip.line_reports]
+            except MetricUnavailableError as error:
+                self._known_lines = error
+        is_unknown = isinstance(self._known_lines, Exception)
+        self.faults: Findings = dict.fromkeys(concerned, self._known_lines) if is_unknown else {}
+
+    def step(self, number: int, frame: Frame) -> Faces:
+        """Of the next frame."""
+        measured = UNSEEN
+        if self._finder is not None:
+            measured = self._finder.step(frame.y)
+            self._points.append(measured)
+        elif self._known_points is not None:
+            measured = self._known_points[number]
+        return Faces(measured, self._spoken(number, frame) if self._ranges else [measured])
+
+    def _spoken(self, number: int, frame: Frame) -> list[Marks]:
+        found = []
+        for line, frames in enumerate(self._ranges):
+            if number not in frames:
+                continue
+            if self._finders:
+                self._line_points[line].append(self._finders[line].step(frame.y))
+                found.append(self._line_points[line][-1])
+            elif isinstance(self._known_lines, list):
+                found.append(self._known_lines[line][number - frames.start])
+        return found
+
+    def found(self) -> Findings:
+        """`points` and `lines`, as far as they were looked for."""
+        found: Findings = {} if self._finder is None else {"points": np.stack(self._points)}
+        if self._finders:
+            found[LINES] = [np.array(points, np.float32).reshape(-1, 68, 2) for points in self._line_points]
+        return found | self.faults
+
+
+def look_once(clip: EvaluatedClip, wanted: Set[str], known: Findings) -> Findings:
+    """Results by observation; an exception of `LOOK_FAULTS` in place of one that is unavailable. known: findings of an
+    earlier pass."""
     disable_opencv_threads()
-    findings: Findings = {}
-    points: list[Marks] = []
-    finder = PointFinder(clip.rendered_face) if marks is None and wanted & NEED_POINTS else None
+    watch = FaceWatch(clip, wanted, known)
+    findings: Findings = dict(watch.faults)
     with ExitStack() as stack:
         observers = _make_observers(clip, wanted, findings, stack)
         try:
@@ -312,17 +371,13 @@ def look_once(clip: EvaluatedClip, wanted: Set[str], marks: Marks | None) -> Fin
             if isinstance(frames, Generator):
                 stack.enter_context(closing(frames))
             for number, frame in enumerate(clip.reporter.watch(frames, count)):
-                seen = UNSEEN if marks is None else marks[number]
-                if finder is not None:
-                    seen = finder.step(frame.y)
-                    points.append(seen)
-                _show(observers, findings, number, frame, seen)
+                _show(observers, findings, number, frame, watch.step(number, frame))
         except InputError as error:
             return dict.fromkeys(wanted, error) | findings
         for name, observer in observers.items():
             if name not in findings:
                 findings[name] = _found(observer)
-    return findings | ({"points": np.stack(points)} if finder is not None else {})
+    return findings | watch.found()
 
 
 def _make_observers(clip: EvaluatedClip, wanted: Set[str], findings: Findings, stack: ExitStack) -> dict[str, Observer]:
@@ -330,7 +385,7 @@ def _make_observers(clip: EvaluatedClip, wanted: Set[str], findings: Findings, s
     observers: dict[str, Observer] = {}
     feed: ReferenceFeed | None = None
     for name in OBSERVERS:
-        if name not in wanted:
+        if name not in wanted or name in findings:
             continue
         try:
             if name == "crops":
@@ -351,10 +406,10 @@ def _found(observer: Observer) -> Any:
         return error
 
 
-def _show(observers: dict[str, Observer], findings: Findings, number: int, frame: Frame, marks: Marks) -> None:
+def _show(observers: dict[str, Observer], findings: Findings, number: int, frame: Frame, faces: Faces) -> None:
     for name, observer in observers.items():
         if name not in findings:
             try:
-                observer.see(number, frame, marks)
+                observer.see(number, frame, faces)
             except LOOK_FAULTS as error:
                 findings[name] = error

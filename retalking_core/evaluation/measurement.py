@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +17,10 @@ from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_pass import (
+    LINES,
     LOOK_FAULTS,
     REFERENCE_POINTS,
+    Findings,
     OutsideError,
     face_crop,
     look_once,
@@ -39,10 +41,12 @@ Found = TypeVar("Found")
 class Measurement(EvaluatedClip):
     """A clip and everything measured about it. Each measurement is made when it is first needed, and then kept.
 
-    early: looks at the frames that began while the result was being written.
+    early: looks at the frames that began while the result was being written. found: what an earlier pass over the
+    frames found.
     """
 
     early: EarlyLooks | None = None
+    found: Findings = field(default_factory=dict)
 
     def look(self, wanted: Set[str]) -> None:
         """Look for all of this (see `frame_pass`) in one pass over the pictures, as far as it was not looked for, and
@@ -53,15 +57,14 @@ class Measurement(EvaluatedClip):
             if isinstance(points, Exception):
                 self._findings.update(dict.fromkeys(missing, points))
                 return
-            found = look_once(self, missing, points)
-            self._findings.update(found)
+            self._findings.update(look_once(self, missing, self._findings))
         if REFERENCE_POINTS in wanted:
             with suppress(*LOOK_FAULTS):
                 self._found_once(REFERENCE_POINTS, self._find_reference_points)
 
     @cached_property
     def _findings(self) -> dict[str, Any]:
-        return {} if self.early is None else self.early.findings(self)
+        return dict(self.found) if self.early is None else self.early.findings(self)
 
     def stop(self) -> None:
         """Whatever is being measured in other threads stops at its next progress report."""
@@ -88,6 +91,24 @@ class Measurement(EvaluatedClip):
         landmark model.
         """
         return self.finding("points")
+
+    @cached_property
+    def of_lines(self) -> list[Measurement]:
+        """Each line as a clip of its own: its frames, its face, its speech. Raises what stood in the way."""
+        points = self.finding(LINES)
+        return [
+            Measurement(
+                self.result,
+                line.speech,
+                limits=self.limits,
+                stored_mouth_target=report.mouth_target,
+                face_boxes=report.face_boxes,
+                frames=line.frames,
+                opened=self.video,
+                found={"points": marks},
+            )
+            for line, report, marks in zip(self.lines, self.line_reports, points, strict=True)
+        ]
 
     @property
     def reference_landmarks(self) -> NDArray[np.float32]:
@@ -121,7 +142,7 @@ class Measurement(EvaluatedClip):
 
     @cached_property
     def outside_error(self) -> OutsideError:
-        """Luma error outside the face over all paired frames that show one."""
+        """Luma error outside the faces that are drawn, over all paired frames that show them."""
         return self.finding("outside")
 
     def face_crops(self, numbers: NDArray[np.int64]) -> list[NDArray[np.uint8]]:

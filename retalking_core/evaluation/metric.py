@@ -15,8 +15,17 @@ Outcome = tuple[float, Detail] | str
 
 
 @dataclass(frozen=True)
+class LineValue:
+    """The same number about one line of a render: its face on its frames against its speech."""
+
+    value: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class MetricValue:
-    """One number about a render. value None: not computable, `reason` says why. detail: what stands behind it."""
+    """One number about a render. value None: not computable, `reason` says why. detail: what stands behind it. lines:
+    of each line, in the caller's order; empty for a metric of the whole picture and for a render without lines."""
 
     name: str
     value: float | None
@@ -24,6 +33,7 @@ class MetricValue:
     unit: str
     better: Better
     detail: Detail = field(default_factory=dict)
+    lines: tuple[LineValue, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Metric(MetricInfo):
     def is_about_one_face(self) -> bool:
         """Means nothing for a result in which several faces speak."""
         return self.requires >= POINTS or "syncnet" in self.checkpoints
+
+    @property
+    def is_per_line(self) -> bool:
+        """Whether each line has a value of its own: the points of its face say all."""
+        return self.requires == POINTS
 
 
 def measured(name: str, compute: Callable[[Measurement], Outcome], requires: frozenset[str] = frozenset()) -> Metric:

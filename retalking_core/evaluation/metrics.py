@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 
 from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.errors import InputError, MetricUnavailableError
-from retalking_core.evaluation.clip import EvaluationModels
+from retalking_core.evaluation.clip import EvaluatedClip, EvaluationModels
+from retalking_core.evaluation.frame_pass import LINES
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, Metric, MetricValue, Outcome, measured
+from retalking_core.evaluation.metric import POINTS, LineValue, Metric, MetricValue, Outcome, measured
 from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
 from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
 from retalking_core.evaluation.sync import MouthSync, measure_agreement, measure_sync
@@ -54,8 +56,8 @@ def measure_all(
     """The same on a measurement that the caller keeps, for the curves behind the numbers. also: further looks at the
     pictures that the caller will want."""
     chosen = [METRICS[name] for name in metrics]
-    measurement.reporter.parts = count_parts(measurement.models, chosen)
-    looks = also | looks_of(measurement.models, metrics)
+    measurement.reporter.parts = count_parts(measurement, chosen)
+    looks = also | looks_of(measurement, metrics)
     apart = [metric for metric in chosen if metric.checkpoints and not metric.requires]
     found: dict[str, MetricValue] = {}
     if apart and looks:
@@ -63,13 +65,39 @@ def measure_all(
             found = {metric.name: _measure(metric, measurement) for metric in apart}
     else:
         measurement.look(looks)
-    return [found.get(metric.name) or _measure(metric, measurement) for metric in chosen]
+    values = [found.get(metric.name) or _measure(metric, measurement) for metric in chosen]
+    return _with_lines(values, measurement) if measurement.lines else values
 
 
-def looks_of(models: EvaluationModels | None, metrics: Sequence[str]) -> frozenset[str]:
+def looks_of(clip: EvaluatedClip, metrics: Sequence[str]) -> frozenset[str]:
     """What these metrics need to observe in the frames, as far as their checkpoints are there."""
-    chosen = (METRICS[name] for name in metrics)
-    return frozenset[str]().union(*(metric.requires for metric in chosen if _has_files(models, metric)))
+    chosen = [METRICS[name] for name in metrics]
+    whole = (metric for metric in chosen if _has_files(clip.models, metric) and not _is_ambiguous(metric, clip))
+    looks = frozenset[str]().union(*(metric.requires for metric in whole))
+    return looks | {LINES} if clip.lines and any(metric.is_per_line for metric in chosen) else looks
+
+
+def _is_ambiguous(metric: Metric, clip: EvaluatedClip) -> bool:
+    """Whether it is about one face of several that speak."""
+    return len(clip.speakers) > 1 and metric.is_about_one_face
+
+
+def _with_lines(values: Sequence[MetricValue], measurement: Measurement) -> list[MetricValue]:
+    """The values with those of each line, where lines have them."""
+    per_line = [value for value in values if METRICS[value.name].is_per_line]
+    found: dict[str, list[LineValue]] = {value.name: [] for value in per_line}
+    if per_line:
+        try:
+            lines = measurement.of_lines
+        except (InputError, MetricUnavailableError) as error:
+            reason = error.message if isinstance(error, InputError) else error.reason
+            found = {name: [LineValue(None, reason)] * len(measurement.lines) for name in found}
+            lines = []
+        for line in measurement.reporter.watch(lines, len(lines)):
+            for name, numbers in found.items():
+                one = _measure(METRICS[name], line)
+                numbers.append(LineValue(one.value, one.reason))
+    return [replace(value, lines=tuple(found.get(value.name, ()))) for value in values]
 
 
 @contextmanager
@@ -88,10 +116,17 @@ def _beside(work: Callable[[], None], stop: Callable[[], None]) -> Iterator[None
     working.result()
 
 
-def count_parts(models: EvaluationModels | None, chosen: Sequence[Metric]) -> int:
-    """About how many passes over pictures there will be: one for all looks, and those of the networks."""
-    ready = (each for each in chosen if each.checkpoints and _has_files(models, each))
-    return 1 + sum(NETWORK_PASSES.get(kind, 1) for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
+def count_parts(clip: EvaluatedClip, chosen: Sequence[Metric]) -> int:
+    """About how many passes there will be: one over the pictures for all looks, those of the networks, and one over the
+    lines."""
+    ready = (
+        each for each in chosen if each.checkpoints and _has_files(clip.models, each) and not _is_ambiguous(each, clip)
+    )
+    return (
+        1
+        + bool(clip.lines)
+        + sum(NETWORK_PASSES.get(kind, 1) for kind in {each.name.rsplit("_", 1)[-1] for each in ready})
+    )
 
 
 def available_metrics(models: EvaluationModels | None, has_reference: bool = True) -> list[str]:
@@ -109,8 +144,9 @@ def _has_files(models: EvaluationModels | None, metric: Metric) -> bool:
 
 def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
     try:
-        if measurement.speakers > 1 and metric.is_about_one_face:
-            raise MetricUnavailableError(f"it is about one face, and {measurement.speakers} speak in this result")
+        if _is_ambiguous(metric, measurement):
+            several = f"it is about one face, and {len(measurement.speakers)} speak in this result"
+            raise MetricUnavailableError(f"{several}: see `segments`" if metric.is_per_line else several)
         outcome = metric.compute(measurement)
     except InputError as error:
         outcome = error.message

@@ -74,7 +74,7 @@ def _faceless(measurement: Measurement) -> Outcome:
 
 PICTURE_METRICS = (
     measured("ssim", _ssim, frozenset({"ssim"})),
-    measured("psnr_outside_face", _psnr_outside, frozenset({"points", "outside"})),
+    measured("psnr_outside_face", _psnr_outside, frozenset({"outside"})),
     measured("cpbd", _cpbd, frozenset({"points", "crops"})),
     measured("landmark_jitter", _jitter, POINTS),
     measured("faceless_s", _faceless, POINTS),

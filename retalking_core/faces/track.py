@@ -182,6 +182,15 @@ def local_fit(times_s: NDArray[np.float64], points: NDArray[np.float32], half: i
 
 
 FADE_S = 0.16
+# A line begins and ends in a moving mouth: each frame of its fades shows less of what is said.
+LINE_FADE_S = 0.08
+
+
+def effect_strength(seen: NDArray[np.bool_], speaks: NDArray[np.bool_], fps: Fraction) -> NDArray[np.float32]:
+    """How much of a speaker's effect each output frame shows, f32 [M], 0 where its face passes through .. 1. seen: the
+    face is seen; speaks: one of its lines is spoken; bool [M] each."""
+    by_face = fade_strength(seen, round(FADE_S * float(fps)))
+    return np.minimum(by_face, fade_strength(speaks, round(LINE_FADE_S * float(fps))))
 
 
 def fade_strength(shown: NDArray[np.bool_], frames: int) -> NDArray[np.float32]:

@@ -44,6 +44,9 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
 
     Raises MediaTooLongError, MediaUnreadableError (no packets, or fewer than the index of an MP4 promises).
     """
+    # AVI stores no presentation stamps, and those made up for it are wrong where B pictures follow. Its pictures are
+    # numbered, and a number without one holds the picture before.
+    is_avi = container.format.name == "avi"
     stamps: list[int | None] = []
     keys: list[tuple[int, int]] = []
     found, ticks = 0, 0
@@ -63,13 +66,13 @@ def scan_packets(container: InputContainer, stream: VideoStream, limits: MediaLi
             keys.append((packet.pts, seek))
         if packet.is_discard:
             continue
-        stamps.append(packet.pts)
+        stamps.append(packet.dts if is_avi else packet.pts)
         ticks = packet.duration or ticks
         if packet.pts is not None and stamps[0] is not None and packet.pts - stamps[0] > limit_ticks:
             raise too_long("video", None, limits.max_video_s)
     if not stamps:
         raise MediaUnreadableError("The video holds no pictures; upload the whole file again or re-export it.")
-    table = _table(stamps, keys, ticks, stream, counted_only=container.format.name == "avi")
+    table = _table(stamps, keys, ticks, stream, counted_only=is_avi)
     if table.duration_ticks > limit_ticks:
         raise too_long("video", float(table.duration_ticks * table.time_base), limits.max_video_s)
     indexed = len(stream.index_entries)
@@ -91,11 +94,11 @@ def too_long(what: str, seconds: float | None, limit_s: float) -> MediaTooLongEr
 def _table(
     stamps: list[int | None], keys: list[tuple[int, int]], ticks: int, stream: VideoStream, counted_only: bool
 ) -> PacketTable:
-    """counted_only: AVI stores no presentation stamps, and those made up for it are wrong where B pictures follow."""
+    """counted_only: pictures can be found by counting only."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     time_base = stream.time_base or Fraction(1, 90_000)
     step = max(1, round(1 / (rate * time_base)))
-    stamped = not counted_only and None not in stamps
+    stamped = None not in stamps
     if stamped:
         shown = np.sort(np.array(stamps, np.int64))
         # Two pictures with one stamp: the later one gets the next tick, so that times stay ascending.
@@ -109,5 +112,5 @@ def _table(
         key_shown=ordered[:, 0],
         key_seek=ordered[:, 1],
         time_base=time_base,
-        stamped=stamped,
+        stamped=stamped and not counted_only,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +14,22 @@ from retalking_core.errors import MediaUnreadableError
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_APP1, _JPEG_APP2 = 0xE1, 0xE2
+_JPEG_END = b"\xff\xd9"
 _EXIF_PREFIX, _ICC_PREFIX = b"Exif\0\0", b"ICC_PROFILE\0"
 _ORIENTATION_TAG = 0x0112
-_MAX_CHUNKS = 1000
+# EXIF types SHORT, as the standard asks for, and LONG, as some editors write.
+_EXIF_INTEGERS = {3: "H", 4: "I"}
+# EXIF may follow the pixels of a PNG, which come in chunks of 8 kB.
+_MAX_CHUNKS = 65536
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class PictureHeader:
     """width, height: as stored, in pixels. orientation: EXIF, 1..8. is_animated: APNG or animated WebP.
 
-    has_profile: the picture has an ICC profile. is_cmyk: a JPEG of four components.
+    has_profile: the picture has an ICC profile. is_cmyk: a JPEG of four components. has_end: False for a JPEG without
+    the marker that ends it, so that it may be cut.
     """
 
     width: int
@@ -31,6 +38,7 @@ class PictureHeader:
     is_animated: bool = False
     has_profile: bool = False
     is_cmyk: bool = False
+    has_end: bool = True
 
 
 def read_picture_header(handle: BinaryIO, kind: str) -> PictureHeader:
@@ -56,12 +64,23 @@ def exif_orientation(exif: bytes) -> int:
         (start,) = struct.unpack_from(order + "I", exif, 4)
         (count,) = struct.unpack_from(order + "H", exif, start)
         for entry in range(count):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, start + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
+            tag, kind = struct.unpack_from(order + "HH", exif, start + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG and kind in _EXIF_INTEGERS:
+                (value,) = struct.unpack_from(order + _EXIF_INTEGERS[kind], exif, start + 10 + 12 * entry)
                 return value if 1 <= value <= 8 else 1
     except struct.error:
         return 1
     return 1
+
+
+def _holds(handle: BinaryIO, wanted: bytes) -> bool:
+    """Whether the rest of the file has these bytes somewhere; reads it in blocks."""
+    end = b""
+    while block := handle.read(_BLOCK_BYTES):
+        if wanted in end + block:
+            return True
+        end = block[1 - len(wanted) :]
+    return False
 
 
 def _broken(kind: str) -> MediaUnreadableError:
@@ -96,7 +115,12 @@ def _read_jpeg(handle: BinaryIO) -> PictureHeader:
         if code in _JPEG_FRAME_MARKERS:
             height, width, components = struct.unpack(">xHHB", handle.read(6))
             return PictureHeader(
-                width, height, exif_orientation(exif), has_profile=has_profile, is_cmyk=components == 4
+                width,
+                height,
+                exif_orientation(exif),
+                has_profile=has_profile,
+                is_cmyk=components == 4,
+                has_end=_holds(handle, _JPEG_END),
             )
         body = handle.read(max(length - 2, 0))
         if code == _JPEG_APP1 and body.startswith(_EXIF_PREFIX):
@@ -107,6 +131,8 @@ def _read_jpeg(handle: BinaryIO) -> PictureHeader:
 
 def _read_webp(handle: BinaryIO) -> PictureHeader:
     head = handle.read(30)
+    if 8 + int.from_bytes(head[4:8], "little") > handle.seek(0, io.SEEK_END):
+        raise MediaUnreadableError("The WEBP picture ends early; upload the whole file again.")
     kind = head[12:16]
     if kind == b"VP8X":
         size = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")

@@ -13,6 +13,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from retalking_core.errors import CodecUnsupportedError
 from retalking_core.media.color import HD_HEIGHT_PX, resolve_matrix
 from retalking_core.types import ColorTags, Frame, VideoInfo
 
@@ -40,6 +41,16 @@ _BICUBIC = "BICUBIC"
 SCALER_THREADS = 1
 # swscale's own numbers for the matrices (SWS_CS_*); it knows no others.
 _SWS_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+# Matrix code points of planes that are no luma and color difference, or not with fixed weights (ITU-T H.273, table 4).
+_FOREIGN_MATRICES = {
+    8: "YCgCo",
+    11: "Y'D'zD'x",
+    13: "BT.2020 with constant luminance and derived chroma",
+    14: "ICtCp",
+    15: "IPT-C2 (Dolby Vision)",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
 # A pixel shape beyond this is a broken header, not a film format (the widest in use, PAL 16:9, is 1.46).
 _MAX_PIXEL_ASPECT = 4
 _SAME_SHAPE_PX = 4
@@ -109,7 +120,7 @@ def picture_color(picture: VideoFrame, codec: str) -> ColorTags:
     """The color tags of the planes that `to_frame` makes. codec: FFmpeg's name of the decoder.
 
     RGB and palette pictures have no YUV matrix: they get BT.601 below 720 rows, BT.709 from there on, limited range,
-    sRGB primaries and transfer.
+    sRGB primaries and transfer. Raises CodecUnsupportedError for planes that are no luma and color difference.
     """
     if _is_rgb(picture):
         return ColorTags(
@@ -118,8 +129,14 @@ def picture_color(picture: VideoFrame, codec: str) -> ColorTags:
             transfer=picture.color_trc if picture.color_trc != 2 else 13,
             full_range=False,
         )
+    matrix = int(picture.colorspace) or 2
+    if matrix in _FOREIGN_MATRICES:
+        raise CodecUnsupportedError(
+            f"The colors of the video are coded as {_FOREIGN_MATRICES[matrix]}, which is not supported; "
+            "convert it to H.264 in BT.709."
+        )
     return ColorTags(
-        matrix=int(picture.colorspace) or 2,
+        matrix=matrix,
         primaries=int(picture.color_primaries),
         transfer=int(picture.color_trc),
         full_range=_is_full_range(picture, codec),

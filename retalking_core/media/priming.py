@@ -61,6 +61,8 @@ class Priming:
         # says so by a later start; the end of the first of joined files it does not skip.
         self._position = self._info.start if self._is_mp3 and stream.start_time else 0
         self._tag_left = 0  # bytes of a tag that further packets hold
+        # Samples of sound that the header of an MP3 states; 0: none.
+        self.stated_samples = (self._info.end or 0) - self._info.start if self._info.total else 0
 
     def sound_of(self, packet: Packet[AudioStream]) -> Packet[AudioStream] | None:
         """The packet without the tags of a joined MP3; None where it holds nothing else, or a header frame."""

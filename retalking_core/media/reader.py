@@ -12,7 +12,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from retalking_core.errors import MediaTooLongError, MediaUnreadableError
+from retalking_core.errors import CodecUnsupportedError, MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
 from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_stream
 from retalking_core.media.faults import reading
@@ -42,6 +42,8 @@ _STANDARD_RATES = (
     *(Fraction(rate) for rate in (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 200, 240)),
     *(Fraction(rate * 1000, 1001) for rate in (24, 30, 48, 60, 120, 240)),
 )
+# Sample entries without a compatible base layer (Dolby Vision Streams Within the ISO Base Media File Format).
+_DOLBY_VISION_TAGS = frozenset({"dvh1", "dvhe", "dvav", "dva1", "dav1"})
 _SMALLEST_SIDE_PX = 16  # what x264 and every face detector still take
 
 
@@ -54,6 +56,7 @@ def open_video(path: Path, limits: MediaLimits, still_fps: float = 25.0) -> Vide
     with open_container(path, limits) as media:
         stream = video_stream(media)
         _check_stored_size(stream.codec_context.width, stream.codec_context.height, limits)
+        _refuse_dolby_vision(stream)
         if media.kind.is_picture:
             return _open_still(media, limits, still_fps)
         table = _scan(media, limits)
@@ -197,6 +200,17 @@ def _check_stored_size(width: int, height: int, limits: MediaLimits) -> None:
         )
 
 
+def _refuse_dolby_vision(stream: VideoStream) -> None:
+    """Refuses a base layer that only Dolby's decoders show in its colors. One that others show, too (profile 8, as
+    phones record it), has the tag of its codec, and is read as what it is then: HLG, PQ or SDR."""
+    tag = stream.codec_context.codec_tag
+    if tag in _DOLBY_VISION_TAGS:
+        raise CodecUnsupportedError(
+            f"The video is Dolby Vision of a profile that only Dolby's decoders can show ({tag}); export it as HDR10, "
+            "HLG or SDR."
+        )
+
+
 def _track_note(media: MediaFile, stream: VideoStream) -> tuple[Note, ...]:
     if len(media.films) < 2:
         return ()
@@ -229,7 +243,8 @@ def nominal_rate(declared: Fraction | None, table: PacketTable, limits: MediaLim
     is_moving = is_seen & ~is_held
     # Where most steps are alike, the longer ones are frames that a camera dropped.
     usual = np.median(steps[is_moving])
-    is_usual = is_moving & (np.abs(steps - usual) <= max(1, _ALIKE * usual))
+    # Stamps are rounded by a tick at most; where a picture lasts one tick, they count pictures.
+    is_usual = is_moving & (np.abs(steps - usual) <= max(usual > 1, _ALIKE * usual))
     if is_usual.sum() >= _MOST * is_moving.sum() and is_seen.all():
         is_moving, is_held = is_usual, ~is_usual
     moving_ticks = int(steps[~is_held].sum())

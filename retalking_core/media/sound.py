@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -19,6 +21,7 @@ from retalking_core.errors import (
     AudioInvalidError,
     AudioTrackMissingError,
     CodecUnsupportedError,
+    InputError,
     MediaUnreadableError,
     NoAudioStreamError,
 )
@@ -29,7 +32,7 @@ from retalking_core.media.packets import too_long
 from retalking_core.media.priming import Priming
 from retalking_core.notes import Note, Range, join_ranges
 from retalking_core.types import AudioTrack
-from retalking_core.vocabulary.containers import AAC, FLAC, MP3, is_one_frame
+from retalking_core.vocabulary.containers import AAC, AIFF, FLAC, MP3, OGG, WAV, is_one_frame
 
 # Shorter than this there is no syllable, and no AAC frame.
 MIN_SPEECH_S = 0.02
@@ -37,6 +40,8 @@ MIN_SPEECH_S = 0.02
 _MAX_LEVEL = 1e4
 _FLOAT_FORMATS = frozenset({"flt", "fltp", "dbl", "dblp"})
 _MOST_CHANNELS = 8
+# Telephones take 8000. Of the few samples of a broken header nothing is left at the rate of the analysis.
+_LEAST_RATE_HZ = 2000
 _LAYOUT_BY_CHANNELS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 # Demuxers whose time stamps come from the file (FLAC: the numbers of its frames). Those of the others are counted from
 # bytes or samples, so that a gap in them says nothing.
@@ -50,6 +55,10 @@ _FALL_BACK_S = 0.5
 _LONGEST_GAP_S = 60.0
 # Less damage than this is inaudible among other silences and not reported.
 _REPORTED_LOSS_S = 0.1
+# A file that holds so much less sound than it states was cut. Above what encoders pad at the end.
+_CUT_S = 0.5
+# Sizes from here on are those of streams of unknown length (all bits set, or all but the highest).
+_UNKNOWN_WAV_BYTES = 0x7FFFF000
 
 
 @dataclass
@@ -58,7 +67,7 @@ class SoundRecord:
 
     track: chosen, of how many. good_s: decoded. late_s: silence before the first sample, since the sound starts after
     the picture. gaps_s, damaged_s: ranges on the clock of the speech that are silent since the file holds no packets
-    there, and since its packets do not decode.
+    there, and since its packets do not decode. cut_s: (stated, there) seconds of a file that ends early.
     """
 
     track: AudioTrack | None = None
@@ -66,6 +75,7 @@ class SoundRecord:
     late_s: float = 0.0
     gaps_s: list[Range] = field(default_factory=list)
     damaged_s: list[Range] = field(default_factory=list)
+    cut_s: Range | None = None
 
     def notes(self) -> list[Note]:
         """For the caller. Gaps that lie closer than half a second are one pause."""
@@ -80,6 +90,13 @@ class SoundRecord:
         if damaged_s > _REPORTED_LOSS_S:
             sentence = f"{damaged_s:.2f} s of the sound do not decode and are silent; export the speech again."
             notes.append(Note("audio_damaged", sentence, _rounded(self.damaged_s)))
+        if self.cut_s is not None:
+            stated_s, there_s = self.cut_s
+            sentence = (
+                f"The file states {stated_s:.2f} s of sound and ends after {there_s:.2f} s: if it was cut on its way, "
+                "upload the whole file again."
+            )
+            notes.append(Note("audio_ends_early", sentence))
         track = self.track
         if track is not None and track.count > 1:
             language = f" ({track.language})" if track.language else ""
@@ -107,8 +124,9 @@ def decode_sound(
         priming = Priming(path, media, stream)
         clock = _FileClock(media, priming, limits, record)
         shape: tuple[str, str, int] | None = None
-        with reading("speech file"):
-            for packet in filter(None, map(priming.sound_of, media.container.demux(stream))):
+        packets = _Counted(media.container.demux(stream))
+        with _naming_chains(path, media), reading("speech file"):
+            for packet in filter(None, map(priming.sound_of, packets)):
                 try:
                     decoded = [_countable(frame) for frame in packet.decode()]
                     clock.add_packet(packet)
@@ -128,6 +146,9 @@ def decode_sound(
                     yield from clock.silence_before(frame)
                     clock.add(frame)
                     yield frame
+        stated_s = _stated_s(path, media, stream, priming, clock.now_s, packets.count)
+        if stated_s > clock.now_s + _CUT_S:
+            record.cut_s = stated_s, clock.now_s
     if sum(end - start for start, end in record.damaged_s) > record.good_s:
         raise MediaUnreadableError("More than half of the speech does not decode; re-export it.")
     if record.good_s < MIN_SPEECH_S:
@@ -140,7 +161,7 @@ def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStre
 
     wanted: number of the track among the sound tracks, from 1, or the beginning of its language as the file states it.
     Raises NoAudioStreamError, AudioTrackMissingError (no such track), CodecUnsupportedError, AudioEmptyError (a stream
-    without rate or channels).
+    without rate or channels), AudioInvalidError (a rate at which nothing is heard).
     """
     if media.kind.is_picture:
         raise NoAudioStreamError("The speech file is a picture; send a sound file, or a video with sound.")
@@ -160,7 +181,7 @@ def choose_track(media: MediaFile, wanted: str | None = None) -> tuple[AudioStre
     for stream in sorted(candidates, key=lambda each: not each.disposition & Disposition.default):
         try:
             _check_stream(stream)
-        except (CodecUnsupportedError, AudioEmptyError) as fault:
+        except (CodecUnsupportedError, AudioEmptyError, AudioInvalidError) as fault:
             faults.append(fault)
             continue
         return stream, AudioTrack(
@@ -188,6 +209,72 @@ def empty_speech() -> AudioEmptyError:
     return AudioEmptyError(f"The speech is empty or shorter than {MIN_SPEECH_S * 1000:.0f} ms; send a longer one.")
 
 
+@contextmanager
+def _naming_chains(path: Path, media: MediaFile) -> Iterator[None]:
+    """FFmpeg calls Ogg files that were joined unsupported or damaged where codec, rate or channels change."""
+    try:
+        yield
+    except InputError as error:
+        if media.kind is OGG and isinstance(error.__cause__, av.FFmpegError) and _is_chain(path):
+            raise MediaUnreadableError(
+                "The speech is several Ogg recordings in one file, of different codecs, rates or channels; "
+                "re-export it as one."
+            ) from error
+        raise
+
+
+def _is_chain(path: Path) -> bool:
+    """Whether an Ogg stream begins behind pages of another one (RFC 3533, 4 and 6: bit 2 of the header type)."""
+    has_pages, end = False, b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            data, at = end + block, -1
+            while (at := data.find(b"OggS", at + 1)) >= 0 and at + 5 < len(data):
+                is_first = bool(data[at + 5] & 2)
+                if is_first and has_pages:
+                    return True
+                has_pages |= not is_first
+            end = data[-5:]
+    return False
+
+
+class _Counted:
+    """Packets, and how many of them held data so far."""
+
+    def __init__(self, packets: Iterator[Packet[AudioStream]]) -> None:
+        self._packets = packets
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Packet[AudioStream]]:
+        for packet in self._packets:
+            self.count += packet.size > 0
+            yield packet
+
+
+def _stated_s(
+    path: Path, media: MediaFile, stream: AudioStream, priming: Priming, there_s: float, packets: int
+) -> float:
+    """Seconds of sound that the file states it has, where that is no guess of FFmpeg; else 0. there_s: how much there
+    is. packets: how many. Sound that was recorded into a pipe states nothing, and says so in one of two ways.
+    """
+    if media.kind.demuxer == "mov":
+        indexed = len(stream.index_entries)
+        return there_s * indexed / packets if packets else 0.0
+    if media.kind is MP3:
+        return priming.stated_samples / stream.rate
+    if media.kind is WAV:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8)[4:], "little")
+        bytes_there = path.stat().st_size - 8
+        is_stated = bytes_there < size < _UNKNOWN_WAV_BYTES
+        return there_s * size / bytes_there if is_stated else 0.0
+    if media.kind in (FLAC, AIFF):
+        return float((stream.duration or 0) * _tick(stream))
+    if media.kind.demuxer == "matroska" and not media.films:
+        return ((media.container.duration or 0) - max(0, media.container.start_time or 0)) / av.time_base
+    return 0.0
+
+
 class _FileClock:
     """Where the next sample belongs. Sound is never cut and never stretched: only missing time is filled in."""
 
@@ -204,6 +291,11 @@ class _FileClock:
         self._good_bytes, self._good_s = 0, Fraction(0)  # of the packets that decoded
         self._has_started = False
         self._rate_hz = 1
+
+    @property
+    def now_s(self) -> float:
+        """Seconds of sound and silence so far."""
+        return self._written / self._rate_hz
 
     def silence_before(self, frame: AudioFrame) -> Iterator[AudioFrame]:
         """Frames of silence up to the time stamp of `frame`."""
@@ -309,6 +401,10 @@ def _check_stream(stream: AudioStream) -> None:
         raise CodecUnsupportedError("The sound uses an unknown codec; convert the speech to WAV, AAC or MP3.")
     if not stream.rate or not stream.codec_context.channels:
         raise empty_speech()
+    if stream.rate < _LEAST_RATE_HZ:
+        raise AudioInvalidError(
+            f"The speech has {stream.rate} samples a second, in which no word can be heard; export it at 16000 or more."
+        )
     if stream.codec_context.channels not in _LAYOUT_BY_CHANNELS:
         raise CodecUnsupportedError(
             f"The speech has {stream.codec_context.channels} channels; at most 8 are understood. Mix it down to stereo."

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import av
+
 from retalking_core.errors import MediaUnreadableError, PictureTooLargeError, UnsupportedContainerError
 from retalking_core.media.picture_header import read_picture_header
 from retalking_core.notes import Note
-from retalking_core.vocabulary.containers import ANIMATIONS, AVIF, HEIC, ContainerKind, refusal
+from retalking_core.vocabulary.containers import ANIMATIONS, AVIF, HEIC, JPEG, ContainerKind, refusal
 
 if TYPE_CHECKING:  # Pillow is imported only for the stills that need it
     from PIL import Image
@@ -51,6 +53,8 @@ def read_still(handle: BinaryIO, kind: ContainerKind, check_size: Callable[[int,
         if header.is_animated:
             raise UnsupportedContainerError(refusal(ANIMATIONS[kind.name]))
         check_size(header.width, header.height)
+        if not header.has_end:
+            _check_pixels(handle)
         if not (header.has_profile or header.is_cmyk):
             return Still(header.orientation)
     return _read(handle, kind, check_size)
@@ -80,6 +84,18 @@ def _read(handle: BinaryIO, kind: ContainerKind, check_size: Callable[[int, int]
         raise MediaUnreadableError(
             f"The {kind.name.upper()} picture is damaged or incomplete; upload it again or convert it to JPEG."
         ) from error
+
+
+def _check_pixels(handle: BinaryIO) -> None:
+    """Of a JPEG. Raises MediaUnreadableError where pixels are missing: FFmpeg shows them in green by default."""
+    handle.seek(0)
+    try:
+        with av.open(handle, mode="r", format=JPEG.demuxer) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.options = {"err_detect": "explode"}
+            next(container.decode(stream))
+    except (av.FFmpegError, StopIteration) as error:
+        raise MediaUnreadableError("The JPEG picture ends early; upload the whole file again.") from error
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, tuple[Note, ...]]:

@@ -19,7 +19,7 @@ from retalking_core.errors import RenderCanceled
 from retalking_core.media.cursor import choose_threads
 from retalking_core.media.faults import reading
 from retalking_core.media.planes import EXIF_TURNS, PlaneConverter, picture_color, picture_geometry
-from retalking_core.types import DecodedClip, Frame, Timeline, VideoInfo
+from retalking_core.types import DecodedClip, Frame, LineReport, Timeline, VideoInfo
 
 # Of packets that wait to be decoded. Beyond it the encoder waits: the job ends with the slower of the two anyway.
 WAITING_BYTES = 64 << 20
@@ -52,14 +52,21 @@ class ResultTap:
         self.is_complete = self._is_closed = False
         self.damaged: Set[int] = frozenset()
         self.face_boxes: NDArray[np.float32] | None = None
+        self.lines: tuple[LineReport, ...] = ()
         self.held: DecodedClip | None = None
         self.read = 0
 
     # The render's side
 
-    def announce(self, face_boxes: NDArray[np.float32] | None, held: DecodedClip | None) -> None:
-        """Before the first frame is written: `RenderReport.face_boxes` and `.held` of the report to come."""
-        self.face_boxes, self.held = face_boxes, held
+    def announce(
+        self,
+        face_boxes: NDArray[np.float32] | None,
+        held: DecodedClip | None,
+        lines: tuple[LineReport, ...] = (),
+    ) -> None:
+        """Before the first frame is written: `RenderReport.face_boxes`, `.held` and `.lines` of the report to come; of
+        the lines, what is not about their faces may be missing."""
+        self.face_boxes, self.held, self.lines = face_boxes, held, lines
 
     def begin(self, timeline: Timeline, size: tuple[int, int], container: str, header: bytes | None) -> None:
         """size: (width, height) of the encoded pictures. header: the encoder's parameter sets."""

@@ -18,7 +18,17 @@ import httpx
 import pytest
 
 from api.paths import VERSION, is_versioned
-from jobs.models import ErrorInfo, Job, MetricResult, RenderInfo, RenderNote, ResultInfo, WorkerInfo
+from jobs.models import (
+    ErrorInfo,
+    Job,
+    MetricResult,
+    RenderInfo,
+    RenderNote,
+    ResultInfo,
+    SegmentInfo,
+    SegmentValue,
+    WorkerInfo,
+)
 from jobs.names import portrait_key, result_key
 from jobs.objects import ObjectStore
 from jobs.opening import open_objects, open_store
@@ -74,6 +84,12 @@ ANALYSIS = VideoAnalysis(
 )
 
 
+def _metric(segments: int) -> MetricResult:
+    """Of the segments of a job the first one has a value."""
+    values = [SegmentValue(value=0.5), *[SegmentValue(value=None, reason="No face.")] * (segments - 1)][:segments]
+    return MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower", segments=values)
+
+
 @dataclass(frozen=True)
 class RunningApi:
     """store and objects look at the same data as the process does."""
@@ -106,16 +122,16 @@ class RunningApi:
         assert lease is not None
         self.store.jobs.report(lease, stage="synthesize", progress=0.5, lease_s=30)
         key = result_key(job_id, lease.fence, "mp4")
+        asked = self.store.jobs.get(job_id).spec.segments
+        drawn = [SegmentInfo(start_s=each.start_s, end_s=each.start_s + 1, face_coverage=1.0) for each in asked]
         with self.objects.writer(key, "video/mp4") as writer:
             writer.write(content)
             writer.commit()
         return self.store.jobs.succeed(
             lease,
             result=result_info(key, len(content)),
-            render=render_info(),
-            evaluation=None
-            if evaluation_lease_s
-            else [MetricResult(name="sync_offset_frames", value=0.5, unit="frames", better="lower")],
+            render=render_info().model_copy(update={"segments": drawn}),
+            evaluation=None if evaluation_lease_s else [_metric(len(drawn))],
             retention_s=3600,
             evaluation_lease_s=evaluation_lease_s,
         )

@@ -89,6 +89,14 @@ def before_call(context: Any, case: Any, **_: Any) -> None:
             case.body["metadata"] = json.dumps(hostile) if is_form else hostile
 
 
+@schemathesis.hook.apply_to(method="POST", path="/v1/batches")  # type: ignore[attr-defined]
+def before_call(context: Any, case: Any, **_: Any) -> None:  # noqa: F811 - hooks are found by their names
+    """A third of the bodies, chosen as above, is a batch of jobs with an upload that is there."""
+    if isinstance(case.body, dict) and UPLOADS and len(json.dumps(case.body, default=str)) % 3 == 1:
+        job = dict.fromkeys(("video_upload_id", "audio_upload_id"), UPLOADS[-1])
+        case.body = {"jobs": [job | {"seed": seed} for seed in range(3)]}
+
+
 @schemathesis.hook.apply_to(method="POST", path="/v1/uploads")  # type: ignore[attr-defined]
 def after_call(context: Any, case: Any, response: Any) -> None:
     """The link gets its file, so that the jobs made of it are real."""

@@ -17,7 +17,7 @@ import pytest
 from api.problems import PROBLEM_TYPE
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
-from jobs.models import JobRequest, JobStatus, WebhookEvent
+from jobs.models import BATCH_EVENT, JobRequest, JobStatus, WebhookEvent
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from jobs.store.keys import Scope, key_id_of
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
@@ -47,11 +47,16 @@ JOB_ONLY = {
     "out_of_memory",
     "disk_full",
     "canceled",
+    "export_refused",
+    "export_unreachable",
 }
 # Answered where no route, or no method of it, matched: there is no operation to document them on.
 ROUTELESS = {"not_found", "method_not_allowed"}
 # Said by the command line and in a worker's log; a caller hears `engine_unavailable`.
 WEIGHTS = {code for code in ERROR_CODES if code.startswith("weights_")}
+
+ADDRESS = "https://93.184.215.14/face.mp4"
+BATCH = {"jobs": [{"video_url": ADDRESS, "audio_url": ADDRESS}], "webhook_url": "https://93.184.215.14/hook"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 40
+    assert len(ids) == len(set(ids)) == 44
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -100,6 +105,7 @@ def test_each_submission_has_one_content_type(document: dict[str, Any]) -> None:
         "POST /v1/jobs/upload": ["multipart/form-data"],
         "POST /v1/videos/analyze": ["application/json"],
         "POST /v1/videos/analyze/upload": ["multipart/form-data"],
+        "POST /v1/batches": ["application/json"],
         "PUT /v1/uploads/{upload_id}/content": ["application/octet-stream"],
         "PATCH /v1/accounts/{account_id}": ["application/json"],
         "POST /v1/keys": ["application/json"],
@@ -121,13 +127,14 @@ def test_paths_servers_and_security(api: RunningApi, document: dict[str, Any]) -
 
 
 def test_every_webhook_has_its_schema(document: dict[str, Any]) -> None:
-    assert set(document["webhooks"]) == set(get_args(WebhookEvent))
+    assert set(document["webhooks"]) == {*get_args(WebhookEvent), BATCH_EVENT}
     for event, hook in document["webhooks"].items():
         name = hook["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         shape = document["components"]["schemas"][name]
         assert shape["title"] == name
         assert shape["properties"]["type"]["const"] == event
-        assert shape["properties"]["data"]["$ref"].endswith("/JobView")
+        data = "BatchView" if event == BATCH_EVENT else "JobView"
+        assert shape["properties"]["data"]["$ref"].endswith(f"/{data}")
         assert set(shape["required"]) == {"type", "timestamp", "owner", "data"}
 
 
@@ -155,6 +162,7 @@ def test_response_fields_that_are_always_sent_are_required(api: RunningApi, docu
         "JobList": api.client.get("/jobs").json(),
         "MediaLinks": api.client.get(f"/jobs/{job_id}/media").json(),
         "UploadLink": api.client.post("/uploads").json(),
+        "BatchView": api.client.post("/batches", json=BATCH).json(),
     }
     sent |= {"RenderInfo": sent["JobView"]["render"], "ResultView": sent["JobView"]["result"]}
     for name, body in sent.items():
@@ -239,6 +247,8 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     for route, method in (
         ("/jobs", "POST"),
         ("/jobs/upload", "POST"),
+        ("/batches", "POST"),
+        ("/batches/{batch_id}", "GET"),
         ("/jobs/{job_id}/result", "GET"),
         ("/jobs/{job_id}/events", "GET"),
         ("/uploads/{upload_id}/content", "PUT"),

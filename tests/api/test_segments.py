@@ -56,6 +56,32 @@ def test_a_form_names_its_files(api: RunningApi) -> None:
     assert sum(body["id"] in key for key in api.input_keys()) == 3, "one object a file, not one a segment"
 
 
+def test_a_file_may_be_named_like_a_scheme(api: RunningApi) -> None:
+    files = {"video": FILES["video"], "http1": FILES["anna"]}
+    answer = submit(api, [{"audio": "http1", "start_s": 0}], files)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["inputs"]["audio_1"]["filename"] == "anna.wav"
+
+
+def test_players_get_a_link_to_each_speech(api: RunningApi) -> None:
+    job_id = submit(api, SEGMENTS).json()["id"]
+    links = api.client.get(f"/v1/jobs/{job_id}/media").json()
+    assert links["audio"] is None
+    assert links["video"]["content_type"] == "video/mp4"
+    assert links["segment_audio"].keys() == {"audio_1", "audio_2"}
+    for part, content in (("audio_1", WAV), ("audio_2", OTHER_WAV)):
+        link = links["segment_audio"][part]
+        assert link["content_type"] == "audio/wav"
+        assert api.client.get(link["url"]).content == content
+    other = links["segment_audio"]["audio_1"]["url"].replace("audio_1", "audio_2")
+    check_problem(api.client.get(other), 403, "link_invalid")
+    by_address = {"video_url": "https://1.1.1.1/a.mp4", "segments": [{"audio": "https://1.1.1.1/a.wav", "start_s": 0}]}
+    waiting = api.client.post("/jobs", json=by_address).json()["id"]
+    links = api.client.get(f"/v1/jobs/{waiting}/media").json()
+    assert links["segment_audio"] == {"audio_1": None}, "not fetched yet"
+    api.client.delete(f"/jobs/{waiting}")
+
+
 @pytest.mark.parametrize("where", ["text field", "file part", "spec"])
 def test_the_list_may_come_in_every_way_that_json_comes(api: RunningApi, where: str) -> None:
     files, text = dict(FILES), json.dumps(SEGMENTS)
@@ -272,13 +298,6 @@ def test_the_bytes_of_all_files_are_counted(api: RunningApi) -> None:
     api.fail(job_id)
     api.client.delete(f"/jobs/{job_id}")
     assert api.store.uploads.stored_bytes() == before
-
-
-def test_links_for_players_of_a_job_with_segments(api: RunningApi) -> None:
-    job_id = submit(api, SEGMENTS).json()["id"]
-    links = api.client.get(f"/jobs/{job_id}/media").json()
-    assert links["audio"] is None
-    assert links["video"]["content_type"] == "video/mp4"
 
 
 def test_what_the_engine_does_not_draw(api: RunningApi) -> None:

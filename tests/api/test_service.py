@@ -46,7 +46,24 @@ def test_probes(api: RunningApi) -> None:
     with api.live_worker(PREVIEW):
         ready = api.client.get("/readyz")
         assert ready.status_code == 200
-        assert set(ready.json()["parts"]) == {"redis", "objects", "workers"}
+        assert set(ready.json()["parts"]) == {"redis", "objects", "workers", "engine"}
+        assert ready.json()["parts"]["engine"] == "preview"
+
+
+def test_not_ready_without_the_engine_of_the_deployment(redis_url: str, tmp_path: Path) -> None:
+    """The worker lives and could render previews; `auto` means an engine that it could not load."""
+    reason = "LNet.pth is refused: it holds more than tensors (weights_unsafe)."
+    with run_api(tmp_path, own_database(redis_url), ENGINE="videoretalking") as api:
+        card = WorkerInfo(id="w", engines=[PREVIEW], unavailable={NEURAL.name: reason}, started_at=datetime.now(UTC))
+        api.store.workers.report(card, 60)
+        problem = check_problem(api.client.get("/readyz"), 503, "service_unavailable")
+        assert [error["pointer"] for error in problem["errors"]] == ["engine"]
+        assert reason.rstrip(".") in problem["detail"]
+        assert api.client.get("/engines").json()["auto_engine"] is None
+        refused = check_problem(api.submit(), 409, "engine_unavailable")
+        assert reason in refused["detail"]
+        api.store.workers.report(card.model_copy(update={"engines": [PREVIEW, NEURAL]}), 60)
+        assert api.client.get("/readyz").json()["parts"]["engine"] == NEURAL.name
 
 
 def test_not_ready_while_no_worker_asks_for_jobs(api: RunningApi) -> None:
@@ -95,7 +112,12 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     assert samples["retalking_job_wait_seconds_count", ("priority", "1")] >= 1
     used = ("retalking_gpu_memory_bytes", ("device", "cuda:0"), ("kind", "used"), ("worker", "w"))
     assert samples[used] == 5_000
-    for name in ("retalking_webhook_attempts", "retalking_face_cache"):
+    for name in (
+        "retalking_webhook_attempts",
+        "retalking_export_attempts",
+        "retalking_exports",
+        "retalking_face_cache",
+    ):
         assert f"# TYPE {name}" in text
 
 
@@ -263,7 +285,7 @@ def test_without_redis(tmp_path: Path) -> None:
             assert int(answer.result().headers["retry-after"]) > 0
             assert problem["retryable"] is True
         readiness = answers[-1].result().json()
-        assert {error["pointer"] for error in readiness["errors"]} == {"redis", "workers"}
+        assert {error["pointer"] for error in readiness["errors"]} == {"redis", "workers", "engine"}
         assert "retalking_store_up 0.0" in scrape.result().text
         assert "Traceback" not in api.log.read_text()
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 
 import grimp
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from checks.dependencies import ROOT, SERVER, below_floor, unbounded, unexplained, unlocked
 from checks.import_cycles import find_cycles
+from checks.locks import PYTHONS, resolve
 from checks.secret_scan import find_secrets
 from jobs.store.keys import new_key_text
 
@@ -80,3 +85,41 @@ def test_an_import_cycle_is_found_with_its_chain() -> None:
 
 def test_retalking_core_has_no_import_cycle() -> None:
     assert find_cycles(grimp.build_graph("retalking_core", cache_dir=None)) == []
+
+
+def lock_of_a_wheel(folder: Path, tag: str) -> Path:
+    """A lock that asks for one package, which lies beside it as a wheel with this tag."""
+    wheel = folder / f"thing-1.0-{tag}.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr("thing-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        archive.writestr("thing-1.0.dist-info/RECORD", "")
+    lock = folder / "lock.txt"
+    lock.write_text(f"thing==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    return lock
+
+
+def test_a_lock_without_a_wheel_for_a_python_is_found(tmp_path: Path) -> None:
+    lock = lock_of_a_wheel(tmp_path, "cp311-none-any")
+    here = ("--no-index", "--find-links", str(tmp_path))
+    assert resolve(lock, "3.11", *here) is None
+    finding = resolve(lock, "3.12", *here)
+    assert finding is not None
+    assert finding.answered
+    assert "thing" in finding.message
+    assert str(finding).startswith("locks/lock.txt on Python 3.12: does not install from wheels")
+
+
+def test_no_registry_is_no_answer_and_no_success(tmp_path: Path) -> None:
+    finding = resolve(lock_of_a_wheel(tmp_path, "py3-none-any"), "3.11", "--offline", "--no-cache")
+    assert finding is not None
+    assert not finding.answered
+    assert "NOT checked" in str(finding)
+
+
+def test_the_workflow_tests_the_pythons_of_the_locks() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["requires-python"] == f">={PYTHONS[0]}"
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]
+    tested, shown = (jobs[name]["strategy"]["matrix"]["python"] for name in ("test", "demo"))
+    assert [*tested, *shown] == list(PYTHONS)

@@ -109,6 +109,21 @@ def test_what_is_missing_is_named(call: Call, configure: Set, redis_url: str, tm
     assert "does not poll for jobs" in look(call, 1)["workers"][0]["found"]
 
 
+def test_an_engine_that_the_workers_could_not_load(call: Call, configure: Set, redis_url: str) -> None:
+    url = own_database(redis_url)
+    store = open_store(Settings(_env_file=None, redis_url=url))
+    card = worker_info("w").model_copy(update={"engines": [PREVIEW], "unavailable": {"another": "No sun."}})
+    store.workers.report(card, 60)
+    configure(REDIS_URL=url, ENGINE="another")
+    findings = look(call, 1)
+    (row,) = findings["workers"]
+    assert (row["state"], row["remedy"]) == ("error", "No sun.")
+    assert row["found"] == "1 live, and none offers the engine another; offered: preview"
+    (row,) = findings["engine another"]
+    assert row["state"] == "error"
+    assert "No installed package declares" in row["remedy"]
+
+
 def test_records_in_quarantine_are_listed(call: Call, configure: Set, redis_url: str) -> None:
     url = own_database(redis_url)
     configure(REDIS_URL=url)

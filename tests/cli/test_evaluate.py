@@ -16,6 +16,7 @@ from tests.cli.conftest import Ended, Up
 from tests.evaluation.clips import write_talking_clip
 from tests.faces.clips import portrait as picture_of_face
 from tests.media.clips import make_png, make_video, make_wav
+from tests.media.dialogs import make_dialog
 from tests.preview.speech import talk, write_wav
 
 Call = Callable[..., Ended]
@@ -52,6 +53,32 @@ def test_two_files_as_table_and_page(call: Call, clip: Path, tmp_path: Path) -> 
     assert html.count('src="data:image/svg+xml;base64,') == 2
     assert html.count('src="data:image/jpeg;base64,') >= 2
     check_self_contained(html)
+
+
+def test_segments_of_a_result(call: Call, tmp_path: Path) -> None:
+    dialog = make_dialog(tmp_path, seconds=1.6)
+    listed = [
+        {"audio": "first.wav", "start_s": 0.2, "end_s": 1.2, "face": "left_most"},
+        {"audio": "second.wav", "start_s": 0.4, "end_s": 1.6, "face": "right_most"},
+    ]
+    segments = tmp_path / "segments.json"
+    segments.write_text(json.dumps(listed))
+    names = "mouth_speech_correlation,face_coverage,psnr_outside_face"
+    asked = ("evaluate", str(dialog.video), "--metrics", names, "--segments", str(segments))
+    ended = call(*asked, "--reference", str(dialog.video), "--json")
+    assert ended.code == 0, ended.err
+    follows, coverage, outside = json.loads(ended.out)["metrics"]
+    assert [each["value"] for each in coverage["segments"]] == [1.0, 1.0]
+    assert len(follows["segments"]) == 2
+    assert "lines" not in follows
+    assert "2 speak" in follows["reason"]
+    assert outside["reason"] == "the 40 frames are equal outside the face: PSNR is infinite"
+    table = call(*asked)
+    assert "Segments" in table.out
+    segments.write_text(json.dumps([{**listed[0], "start_s": 1.0, "end_s": 3.0}]))
+    ended = call(*asked)
+    assert ended.code != 0
+    assert "was not made of them" in ended.err
 
 
 def check_self_contained(html: str) -> None:
@@ -124,7 +151,8 @@ def test_a_data_set_is_rendered_scored_and_resumed(call: Call, dataset: Path, tm
     assert scores["mean"]["ssim"] == pytest.approx(sum(values) / 2)
     assert scores["mean"]["csim"] is None
     assert scores["clips"][0]["notes"] == []
-    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    with (tmp_path / "out" / "scores.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
     assert [row["clip"] for row in rows] == ["face + talk0", "face + talk1", "mean"]
     assert float(rows[0]["ssim"]) == values[0]
     assert rows[0]["csim"] == ""

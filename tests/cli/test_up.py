@@ -134,3 +134,12 @@ def test_a_part_that_can_not_start_is_named_with_its_log(tmp_path: Path) -> None
     assert "RETALKING_LINK_SECRET has fewer than 16 characters" in done.stderr
     left = [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(data)]
     assert not left
+
+
+def test_an_engine_that_can_not_be_loaded_is_named_at_once(tmp_path: Path) -> None:
+    done = run_command(
+        "up", "--port", "0", "--data", str(tmp_path / "data"), cwd=tmp_path, RETALKING_ENGINE="uninstalled"
+    )
+    assert done.returncode == 3
+    assert "error: engine_unavailable: " in done.stderr
+    assert "No installed package declares an engine of this name" in done.stderr

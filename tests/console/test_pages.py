@@ -63,6 +63,20 @@ def test_a_key_is_requested_and_grants_access(browser: Browser, locked: RunningA
         expect(dialog).to_contain_text("none was sent")
 
 
+def test_a_job_with_segments_shows_their_values(browser: Browser, api: RunningApi, tmp_path: Path) -> None:
+    segments = json.dumps([{"audio": "audio", "start_s": 0.5, "end_s": 2}, {"audio": "audio", "start_s": 3}])
+    job_id = api.new_job(segments=segments)
+    api.finish(job_id, make_video(tmp_path / "result.mp4", frames=30, speech_s=1.2).read_bytes())
+    with open_page(browser, f"{api.url}/#/jobs/{job_id}") as watched:
+        rows = watched.page.locator(".segment-values tbody tr")
+        expect(rows).to_have_count(2)
+        expect(rows.first).to_contain_text("1: 0:00.50 to 0:01.50")
+        expect(rows.first.locator("td").last).to_have_text("0.5")
+        expect(rows.last.locator("td").last).to_have_text("–")
+        expect(rows.last.locator("td").last).to_have_attribute("title", "No face.")
+        assert watched.audit() == []
+
+
 def test_a_refused_key_leaves_a_way_on(browser: Browser, live: RunningApi) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=401, json={"detail": "No key was sent."})
@@ -109,6 +123,16 @@ def test_a_failed_job_says_what_to_do(browser: Browser, live: RunningApi) -> Non
         notice = watched.page.locator(".outcome .notice")
         expect(notice).to_contain_text("No face.")
         expect(notice).to_contain_text(advice)
+        assert watched.audit() == []
+
+
+def test_the_notes_of_a_result_are_seen_at_once(browser: Browser, live: RunningApi) -> None:
+    job_id = live.new_job()
+    live.finish(job_id)
+    with open_page(browser, f"{live.url}/#/jobs/{job_id}") as watched:
+        notes = watched.page.locator(".outcome .notes li")
+        expect(notes).to_have_text(["Painted. (0.50–1.00 s)"])
+        expect(notes).to_be_visible()
         assert watched.audit() == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from generated_client import AuthenticatedClient
 from generated_client.api.jobs import get_job, list_jobs, submit_job, submit_job_files
 from generated_client.api.results import get_result
-from generated_client.models import JobForm, JobFormMetadata, JobSubmission, OutputOptionsInput, Problem
+from generated_client.models import JobForm, JobFormMetadata, JobOutput, JobSubmission, Problem
 from generated_client.types import File
 
 url, key = sys.argv[1:]
@@ -18,7 +18,7 @@ with Path("face.mp4").open("rb") as video, Path("speech.wav").open("rb") as audi
     form = JobForm(
         video=File(payload=video, file_name="face.mp4", mime_type="video/mp4"),
         audio=File(payload=audio, file_name="speech.wav", mime_type="audio/wav"),
-        output=OutputOptionsInput(crf=20),
+        output=JobOutput(crf=20),
         metadata=JobFormMetadata.from_dict({"order": 7}),
     )
     job = submit_job_files.sync(client=client, body=form)

@@ -141,7 +141,7 @@ def test_typescript(api: RunningApi, key: str, folder: Path, modules: Path) -> N
 
 
 def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules: Path) -> None:
-    """clients/typescript: submit, events, wait, download, analyze, webhook verification, refusals."""
+    """clients/typescript: submit, segments, events, wait, download, analyze, webhook verification, refusals."""
     shutil.copytree(TYPESCRIPT / "src", folder / "src", ignore=shutil.ignore_patterns("generated"))
     for name in ("package.json", "tsconfig.json"):
         shutil.copy(TYPESCRIPT / name, folder)
@@ -157,12 +157,21 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
     assert (seen["status"], seen["sha256"]) == ("succeeded", hashlib.sha256(RESULT).hexdigest())
     assert (seen["crf"], seen["metadata"], seen["evaluate"], seen["isReplayed"]) == (20, {"order": 7}, [], True)
     assert seen["events"] == ["job.queued", "job.started", "job.progress", "job.succeeded"]
+    assert seen["batch"] == [2, True, "canceled", 2, {"order": 7}]
     assert seen["webhook"] == ["job.succeeded", "job_1"]
+    assert seen["dubbed"] == {
+        "segments": [["audio_1", 0.5, 3, 0], ["audio_2", 2, None, 0], ["audio_1", 4, None, 1.5]],
+        "files": [["video", "face.mp4"], ["audio_1", "speech.wav"], ["audio_2", "other.wav"]],
+        "mix": "over",
+        "values": [0.5, None, None],
+    }
     invalid = "webhook_invalid"
     assert seen["refusals"] == [
         "url_not_allowed",
+        "segment_end_before_start",
         "job_not_found",
         "retry_not_possible",
+        "invalid_request",
         invalid,
         invalid,
         "job_not_found",

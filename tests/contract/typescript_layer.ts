@@ -27,6 +27,19 @@ async function main() {
   for await (const event of service.events(job)) events.push(event.event);
   const over = raiseForStatus(await service.wait(job));
   const result = new Uint8Array(await (await service.download(job)).arrayBuffer());
+  const link = "https://93.184.215.14/face.mp4";
+  const items = [1, 2].map((seed) => ({ video_url: link, audio_url: link, seed }));
+  const batch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  const sameBatch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  await service.cancelBatch(batch);
+  const canceled = await service.waitBatch(batch);
+  const other = new File([await speech.arrayBuffer(), "more"], "other.wav");
+  const dubbed = await service.submit(face, [
+    { audio: speech, start_s: 0.5, end_s: 3, face: "left_most" },
+    { audio: other, start_s: 2, face: { x: 4, y: 5 } },
+    { audio: speech, start_s: 4, audio_offset_s: 1.5 },
+  ], { evaluate: ["face_coverage"], sound: { mix: "over" } });
+  const spoken = raiseForStatus(await service.wait(dubbed));
   const analyzed = await service.wait(await service.analyze(face, { metadata: { order: 8 }, expires_in_s: null }));
   const { people } = await service.analysis(raiseForStatus(analyzed));
   const signed = JSON.parse(readFileSync("webhook.json", "utf8"));
@@ -40,12 +53,21 @@ async function main() {
     evaluate: over.options.evaluate,
     isReplayed: again.id === job.id,
     events,
+    batch: [batch.total, sameBatch.id === batch.id, canceled.status, canceled.counts.canceled, canceled.metadata],
+    dubbed: {
+      segments: spoken.segments.map((each) => [each.audio, each.start_s, each.end_s, each.audio_offset_s]),
+      files: Object.entries(spoken.inputs).map(([part, { filename }]) => [part, filename]),
+      mix: spoken.options.sound.mix,
+      values: spoken.evaluation?.flatMap((metric) => metric.segments?.map((each) => each.value) ?? []),
+    },
     webhook: [message.type, message.data.id],
     analyzed: [analyzed.kind, analyzed.metadata, ...people.map((person) => person.track)],
     refusals: [
       await refusal(() => service.submit("ftp://a/b", speech)),
+      await refusal(() => service.submit(face, [{ audio: speech, start_s: 2, end_s: 1 }])),
       await refusal(() => service.get(`job_${"0".repeat(32)}`)),
       await refusal(() => service.retry(job)),
+      await refusal(() => service.submitBatch([{ video_url: link } as (typeof items)[0]])),
       await refusal(() => verifyWebhook(`${signed.body} `, signed.headers, signed.secret)),
       await refusal(() => verifyWebhook(signed.body, { ...signed.headers, "webhook-timestamp": "1" }, signed.secret)),
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),

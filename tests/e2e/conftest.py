@@ -91,14 +91,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-@pytest.fixture(scope="session")
-def media_dir() -> Path:
-    folder = Path(os.environ.get("RETALKING_MEDIA_DIR", ROOT.parent / "shared" / "media"))
-    if not (folder / "1.mp4").exists():
-        pytest.skip(f"the shared clips are not at {folder}; set RETALKING_MEDIA_DIR")
-    return folder
-
-
 @pytest.fixture
 def succeed(service: Service) -> Callable[..., dict[str, Any]]:
     """Submit, wait, and insist on success."""

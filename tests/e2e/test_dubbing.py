@@ -58,9 +58,12 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
     assert "original_sound_missing" in [note["code"] for note in job["render"]["notes"]]
     assert job["result"]["duration_s"] == pytest.approx(LENGTH_S, abs=0.04), "as long as the video"
     scores = {each["name"]: each for each in service.client.get(f"/v1/jobs/{job['id']}/evaluation").json()["metrics"]}
-    for name in ("mouth_speech_correlation", "psnr_outside_face"):
-        assert scores[name]["value"] is None, name
-        assert "2 speak in this result" in scores[name]["reason"], name
+    follows = scores["mouth_speech_correlation"]
+    assert (follows["value"], len(follows["segments"])) == (None, 2)
+    assert "2 speak in this result" in follows["reason"]
+    assert all(each["value"] >= 0.6 for each in follows["segments"]), "each face moves with its own speech"
+    assert [each["value"] for each in scores["face_coverage"]["segments"]] == [1, 1]
+    assert scores["psnr_outside_face"]["value"] > 40, "outside of both faces"
     assert scores["ssim"]["value"] > 0.5, "it is about the whole picture"
 
     before, after = luma_of(scene["video"]), luma_of(service.download(job["id"], tmp_path / "result.mp4"))

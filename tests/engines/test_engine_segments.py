@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from tests.preview.speech import make_sound, write_wav
 
 @pytest.mark.parametrize("options", [RenderOptions(), RenderOptions(one_shot=True)])
 def test_segments_draw_what_one_render_draws(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: RenderOptions
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack, options: RenderOptions
 ) -> None:
     pictures = [portrait(130, 340, 320, 170 + 1.5 * k, 150) for k in range(FRAMES)]
     clip = write_clip(tmp_path / "moving.mp4", pictures)
@@ -42,7 +43,7 @@ def test_segments_draw_what_one_render_draws(
     engine = VideoRetalkingEngine(StandIns(enet=speaking_enet))
     assert isinstance(engine, SegmentedEngine)
     scene, told = tmp_path / "scene", list[Progress]()
-    plan = plan_clip(clip, speech, options, DEFAULT_LIMITS)
+    plan = opened.enter_context(plan_clip(clip, speech, options, DEFAULT_LIMITS))
     drawn = [engine.analyze_clip(plan, scene, options, told.append)]
     assert all(step.stage == "analyze" and step.fraction <= 0.2 for step in told)
     parts = []

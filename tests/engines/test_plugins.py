@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import subprocess
 import sys
 import sysconfig
@@ -13,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import ServiceError
 from jobs.settings import Settings
 from retalking_core.engine_plugins import EngineEnvironment, PluginError, check_interface, find_plugins
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.engines.videoretalking.plugin import chosen_tracker, computes_fast, obstacle
+from retalking_core.errors import EngineUnavailableError
 from retalking_core.networks import inference
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.api.running import ROOT
-from worker.engines import choose_engine, load_engines, unavailable_engines, warm_up_engines
+from worker.engines import choose_engine, load_engines, warm_up_engines
 
 NOWHERE = Path("/nowhere")
 GOOD = """
@@ -84,12 +85,12 @@ def test_an_engine_of_another_distribution_is_loaded_and_chosen_by_name(declare:
     declare("another", "another", GOOD % "another")
     settings = Settings(_env_file=None)
     engines = load_engines(settings)
-    assert set(engines) == {"preview", "another"}
-    assert choose_engine("another", settings, engines) is engines["another"]
-    assert choose_engine("auto", settings, engines) is engines["preview"]
+    assert set(engines.by_name) == {"preview", "another"}
+    assert choose_engine("another", settings, engines) is engines.by_name["another"]
+    assert choose_engine("auto", settings, engines) is engines.by_name["preview"]
     named = Settings(_env_file=None, engine="another")
-    assert choose_engine("auto", named, engines) is engines["another"]
-    assert set(load_engines(Settings(_env_file=None, engine="preview"))) == {"preview"}
+    assert choose_engine("auto", named, engines) is engines.by_name["another"]
+    assert set(load_engines(Settings(_env_file=None, engine="preview")).by_name) == {"preview"}
     (found,) = (found for found in find_plugins() if not found.is_ours)
     assert (found.name, found.distribution) == ("another", "another 1.0")
 
@@ -116,12 +117,11 @@ def test_a_broken_plug_in_is_named_and_harms_nobody(
     assert words in found.fault
     with caplog.at_level(logging.ERROR):
         engines = load_engines(settings)
-    assert set(engines) == {"preview", "another"}
+    assert set(engines.by_name) == {"preview", "another"}
     (line,) = (record.getMessage() for record in caplog.records if "wrong 1.0" in record.getMessage())
     assert words in line
-    assert "doctor" in unavailable_engines(settings, engines)["broken"]
-    with pytest.raises(PluginError, match=re.escape(words)):
-        load_engines(Settings(_env_file=None, engine="broken"))
+    assert "doctor" in engines.unavailable["broken"]
+    assert load_engines(Settings(_env_file=None, engine="broken")).unavailable["broken"]
 
 
 FAILING = {
@@ -142,9 +142,12 @@ def test_a_plug_in_that_fails_to_load_harms_nobody(
     declare("failing", "failing", FAILING[kind])
     settings = Settings(_env_file=None)
     engines = load_engines(settings)
-    assert set(engines) == {"preview"}
+    assert set(engines.by_name) == {"preview"}
     assert any("failing 1.0" in record.getMessage() for record in caplog.records)
-    assert unavailable_engines(settings, engines)["failing"]
+    assert engines.unavailable["failing"]
+    insisted = Settings(_env_file=None, engine="failing")
+    with pytest.raises(ServiceError, match="failing"):
+        choose_engine("auto", insisted, load_engines(insisted))
 
 
 def test_a_plug_in_that_fails_to_warm_up_harms_nobody(declare: Declare) -> None:
@@ -152,17 +155,17 @@ def test_a_plug_in_that_fails_to_warm_up_harms_nobody(declare: Declare) -> None:
     declare("cold", "cold", source.replace("engine = PreviewEngine(", "engine = PreviewEngineOfTest("))
     settings = Settings(_env_file=None)
     engines = load_engines(settings)
-    assert set(engines) == {"preview", "cold"}
-    assert set(warm_up_engines(settings, engines)) == {"preview"}
-    with pytest.raises(ZeroDivisionError):
-        warm_up_engines(Settings(_env_file=None, engine="cold"), engines)
+    assert set(engines.by_name) == {"preview", "cold"}
+    warm = warm_up_engines(engines)
+    assert set(warm.by_name) == {"preview"}
+    assert warm.unavailable["cold"]
 
 
 def test_a_plug_in_says_why_it_cannot_run_here(declare: Declare) -> None:
     source = "from retalking_core.engine_plugins import EnginePlugin\nPLUGIN = EnginePlugin(None, lambda _: 'No sun.')"
     declare("solar", "solar", source)
     settings = Settings(_env_file=None)
-    assert unavailable_engines(settings, load_engines(settings))["solar"] == "No sun."
+    assert load_engines(settings).unavailable["solar"] == "No sun."
 
 
 def test_nobody_takes_the_name_of_our_engines(declare: Declare) -> None:
@@ -170,7 +173,7 @@ def test_nobody_takes_the_name_of_our_engines(declare: Declare) -> None:
     (ours, theirs) = (found for found in find_plugins() if found.name == "preview")
     assert (ours.is_ours, bool(ours.plugin)) == (True, True)
     assert (theirs.distribution, theirs.plugin) == ("aaa 1.0", None)
-    assert type(load_engines(Settings(_env_file=None, engine="preview"))["preview"]) is PreviewEngine
+    assert type(load_engines(Settings(_env_file=None, engine="preview")).by_name["preview"]) is PreviewEngine
 
 
 def test_two_engines_of_one_name_are_both_left_out(declare: Declare) -> None:
@@ -179,7 +182,7 @@ def test_two_engines_of_one_name_are_both_left_out(declare: Declare) -> None:
     (found,) = (found for found in find_plugins() if found.name == "twice")
     assert found.plugin is None
     assert "one 1.0 and two 1.0" in found.fault
-    assert set(load_engines(Settings(_env_file=None))) == {"preview"}
+    assert set(load_engines(Settings(_env_file=None)).by_name) == {"preview"}
 
 
 @pytest.mark.parametrize("name", ["auto", "Loud", "has-dash"])
@@ -187,7 +190,17 @@ def test_names_that_no_job_could_ask_for(name: str, declare: Declare) -> None:
     declare("named", name, GOOD % name)
     (found,) = (found for found in find_plugins() if not found.is_ours)
     assert "name" in found.fault
-    assert set(load_engines(Settings(_env_file=None))) == {"preview"}
+    assert set(load_engines(Settings(_env_file=None)).by_name) == {"preview"}
+
+
+def test_an_engine_that_is_not_installed_any_more_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(_env_file=None, engine="uninstalled")
+    engines = load_engines(settings)
+    assert set(engines.by_name) == {"preview"}
+    with pytest.raises(ServiceError, match="No installed package declares an engine of this name") as refusal:
+        choose_engine("auto", settings, engines)
+    assert refusal.value.code == "engine_unavailable"
+    assert any("RETALKING_ENGINE=uninstalled" in record.getMessage() for record in caplog.records)
 
 
 def test_an_engine_with_other_methods_is_refused() -> None:
@@ -241,7 +254,7 @@ def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch
 
 
 def test_fast_by_name_needs_a_gpu() -> None:
-    with pytest.raises(RuntimeError, match="RETALKING_INFERENCE"):
+    with pytest.raises(EngineUnavailableError, match="RETALKING_INFERENCE"):
         computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference="fast"), has_cuda=False)
 
 
@@ -257,5 +270,5 @@ def test_nothing_to_compile_with_is_said(missing: str, tmp_path: Path, monkeypat
         monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
     told = "apt-get install g\\+\\+" if missing == "compiler" else "apt-get install libpython3-dev"
     assert not computes_fast(EngineEnvironment(NOWHERE, NOWHERE), has_cuda=True)
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(EngineUnavailableError, match=told):
         computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference="fast"), has_cuda=True)

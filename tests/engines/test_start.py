@@ -14,10 +14,10 @@ START = """
 import sys
 import worker.gpu, worker.context, worker.runner, worker.evaluation, worker.splitting, worker.translation
 from jobs.settings import Settings
-from worker.engines import load_engines, unavailable_engines
+from worker.engines import load_engines
 engines = load_engines(Settings())
-print(*engines)
-print(unavailable_engines(Settings(), engines))
+print(*engines.by_name)
+print(engines.unavailable)
 print(*[name for name in ("torch", "skimage", "librosa", "matplotlib") if name in sys.modules])
 """
 

@@ -29,9 +29,10 @@ def write_talking_clip(path: Path, pictures: Sequence[Picture], speech: Path, fp
     """H.264 and AAC, as an engine writes it."""
     source = PictureSource(pictures, fps)
     timeline = Timeline(np.arange(len(pictures)), Fraction(fps))
-    with ResultWriter(
-        path, source.info, timeline, read_speech(speech, DEFAULT_LIMITS).sound, OutputOptions(crf=8), {}
-    ) as writer:
+    with (
+        read_speech(speech, DEFAULT_LIMITS) as spoken,
+        ResultWriter(path, source.info, timeline, spoken.sound, OutputOptions(crf=8), {}) as writer,
+    ):
         for frame in source.frames():
             writer.write(frame)
     return path

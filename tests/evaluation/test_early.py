@@ -76,7 +76,7 @@ def test_every_value_and_curve_is_that_of_the_finished_file(
 ) -> None:
     result = tmp_path / f"result.{options.output.container}"
     draft = draft_of(clip, result, has_badge=options.output.badge)
-    with EarlyLooks(draft, looks_of(None, NAMES)) as early:
+    with EarlyLooks(draft, looks_of(draft, NAMES)) as early:
         report = PreviewEngine().render(replace(clip, tap=early.tap), result, options, ignore_progress)
         beside = replace(draft, report=report, early=early)
         values = measure_all(beside, NAMES)
@@ -124,8 +124,10 @@ def test_the_tap_gives_the_frames_of_the_file(
 
     reader = threading.Thread(target=read)
     reader.start()
-    speech = read_speech(inputs[1], DEFAULT_LIMITS)
-    with ResultWriter(path, info, timeline, speech.sound, OutputOptions(), {}, tap) as writer:
+    with (
+        read_speech(inputs[1], DEFAULT_LIMITS) as speech,
+        ResultWriter(path, info, timeline, speech.sound, OutputOptions(), {}, tap) as writer,
+    ):
         for frame in source.frames():
             writer.write(frame)
     reader.join()
@@ -142,7 +144,7 @@ def test_an_engine_that_knows_no_tap_is_evaluated_afterwards(clip: ClipPlan, tmp
     result = tmp_path / "result.mp4"
     draft = draft_of(clip, result)
     report = PreviewEngine().render(clip, result, RenderOptions(), ignore_progress)
-    with EarlyLooks(draft, looks_of(None, NAMES)) as early:
+    with EarlyLooks(draft, looks_of(draft, NAMES)) as early:
         beside = replace(draft, report=report, early=early)
         values = measure_all(beside, NAMES)
     assert values == measure_all(replace(draft, report=report), NAMES)

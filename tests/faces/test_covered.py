@@ -16,7 +16,7 @@ from retalking_core.faces.landmarks import LIPS, face_scale
 from retalking_core.faces.track import TrackRequest, covered_notes
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.speech import read_speech
+from retalking_core.media.speech import load_waveform
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import StageClock
@@ -43,9 +43,7 @@ def tracker() -> DlibFaceTracker:
 @pytest.fixture(scope="module")
 def speaking(tracker: DlibFaceTracker, tmp_path_factory: pytest.TempPathFactory) -> list[Picture]:
     """The portrait, drawn speaking by the preview engine, its head swaying."""
-    speech = read_speech(
-        write_wav(tmp_path_factory.mktemp("s") / "talk.wav", talk(COUNT / 25)), DEFAULT_LIMITS
-    ).waveform
+    speech = load_waveform(write_wav(tmp_path_factory.mktemp("s") / "talk.wav", talk(COUNT / 25)), DEFAULT_LIMITS)
     moves = [portrait(130, 340, 320, 170 + 8 * np.sin(k / 9), 150 + 4 * np.cos(k / 11)) for k in range(COUNT)]
     source = PictureSource(moves)
     timeline = plan_timeline(source.info, speech.duration_s, "bounce")

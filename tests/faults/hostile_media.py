@@ -164,13 +164,33 @@ def playlists(bait: Bait) -> Named:
                     b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + text.encode(),
                 )
                 yield f"{kind} {where} with a mark", "video", b"\xef\xbb\xbf\n" + text.encode()
-        yield f"mp4 data in a {where} file", "video", _outside_data(target)
+        yield f"mp4 data in a {where} file", "video", outside_data(b"url " + bytes(4) + target.encode() + b"\0")
+        yield f"svg {where}", "video", f'<svg xmlns:x="a"><image x:href="{target}"/></svg>'.encode()
+        yield f"subtitles {where}", "video", f"1\n00:00:00,000 --> 00:00:01,000\n{target}\n".encode()
+    yield "mp4 data behind an alias", "video", outside_data(alias(bait.file))
 
 
-def _outside_data(target: str) -> bytes:
+def alias(target: Path) -> bytes:
+    """A data reference of QuickTime to a file by its absolute path, in the record of type 2."""
+    path = str(target).encode()
+    path += b"\0" * (len(path) % 2)
+    head = bytes(10) + b"\1v" + bytes(26) + bytes(12) + b"\4file" + bytes(59) + bytes(16)
+    return (
+        b"alis"
+        + bytes(4)
+        + head
+        + bytes((0, 1, 0, 1))
+        + bytes(16)
+        + b"\0\2"
+        + len(path).to_bytes(2, "big")
+        + path
+        + b"\xff\xff"
+    )
+
+
+def outside_data(entry: bytes) -> bytes:
     """An MP4 that refers to another file for its pictures (ISO 14496-12, 8.7.2); all other boxes stay valid."""
     whole = videos()["mp4"]
-    entry = b"url " + bytes(4) + target.encode() + b"\0"
     at = whole.index(b"url \0\0\0\1")
     grown = bytearray(whole[: at - 4] + (len(entry) + 4).to_bytes(4, "big") + entry + whole[at + 8 :])
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):

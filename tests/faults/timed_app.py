@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.settings import Settings
 from tests.faults.timed_engine import TimedEngine
+from worker.engines import EngineSet
 from worker.render_app import build
 
-app = build(Settings(), lambda _: {"preview": TimedEngine()})
+app = build(Settings(), lambda _: EngineSet({"preview": TimedEngine()}))

@@ -254,7 +254,7 @@ def make_png(path: Path, pixels: NDArray[np.uint8]) -> Path:
 def make_palette_png(path: Path, indices: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Path:
     """indices u8 [h, w] into palette u8 [n, 3]."""
     rows = b"".join(b"\0" + row.tobytes() for row in indices)
-    extra = _chunk(b"PLTE", palette.tobytes())
+    extra = png_chunk(b"PLTE", palette.tobytes())
     path.write_bytes(_png(indices.shape[1], indices.shape[0], 3, zlib.compress(rows), extra))
     return path
 
@@ -328,10 +328,12 @@ def _encode_tone(out: av.container.OutputContainer, stream: av.AudioStream, seco
     out.mux(stream.encode(None))
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def _png(width: int, height: int, color_type: int, body: bytes, extra: bytes = b"") -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
+    )

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from retalking_core.clip_plan import ClipPlan
+from retalking_core.evaluation.face_points import find_points
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.faces.landmarks import inner_gap
 from retalking_core.lines import LineInput
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.reader import open_video
+from retalking_core.types import RenderReport
 from tests.faces.clips import backdrop, place_face, write_clip
 from tests.preview.speech import make_sound, write_wav
 
@@ -54,3 +64,70 @@ def make_dialog(folder: Path, seconds: float = SECONDS) -> Dialog:
     first = write_wav(folder / "first.wav", make_sound(quick))
     second = write_wav(folder / "second.wav", make_sound(slow, seed=11))
     return Dialog(video, first, second)
+
+
+REAL_SIDE = 480
+# A mouth may come so many frames after its speech.
+LAGS = range(3)
+
+
+def make_real_dialog(media: Path, folder: Path) -> Dialog:
+    """1.mp4 and 3.mp4 side by side, each played to and fro; what is said is 1.wav and the sound of 3.mp4."""
+    count = round(SECONDS * FPS)
+    halves = [list(_swung(media / name, count)) for name in ("1.mp4", "3.mp4")]
+    video = write_clip(folder / "real.mp4", [np.hstack(pair) for pair in zip(*halves, strict=True)], FPS)
+    return Dialog(video, media / "1.wav", media / "3.mp4")
+
+
+def _swung(path: Path, count: int) -> Iterator[NDArray[np.uint8]]:
+    """BGR pictures u8 [REAL_SIDE, REAL_SIDE, 3] at FPS, forward and backward again."""
+    with av.open(str(path)) as media:
+        rate = float(media.streams.video[0].average_rate or FPS)
+        pictures = [
+            cv2.resize(frame.to_ndarray(format="bgr24"), (REAL_SIDE, REAL_SIDE), interpolation=cv2.INTER_AREA)
+            for frame in media.decode(video=0)
+        ]
+    order = [int(k * rate / FPS) for k in range(int(len(pictures) * FPS / rate))]
+    cycle = order + order[-2:0:-1]
+    for number in range(count):
+        yield pictures[cycle[number % len(cycle)]]
+
+
+@dataclass(frozen=True)
+class Following:
+    """Pearson r of a face's mouth with its own speech on all frames of its lines, and with the other's where both
+    speak, each at the best of LAGS. aimed: of what the engine aimed at with the own speech."""
+
+    own: float
+    other: float
+    aimed: float
+
+
+def measure_following(clip: ClipPlan, report: RenderReport, result: Path) -> list[Following]:
+    """Of the left and the right face of a `Dialog`."""
+    video = open_video(result, DEFAULT_LIMITS)
+    lines = list(zip(clip.lines, report.lines, strict=True))
+    gaps = [inner_gap(find_points(video.frames_at(list(line.frames)), drawn.face_boxes)) for line, drawn in lines]
+    levels = [Measurement(result, line.speech).speech_level[: len(line.frames)] for line, _ in lines]
+    targets = [drawn.mouth_target for _, drawn in lines]
+    found = []
+    for alone, both, foreign in ((0, 2, 3), (1, 3, 2)):
+        aimed = [target for target in (targets[alone], targets[both]) if target is not None]
+        own = [levels[alone], levels[both]]
+        following = Following(
+            _best([gaps[alone], gaps[both]], own),
+            _best([gaps[both]], [levels[foreign]]),
+            _best(aimed, own) if len(aimed) == 2 else float("nan"),
+        )
+        found.append(following)
+    return found
+
+
+def _best(mouths: list[NDArray[np.float32]], levels: list[NDArray[np.float32]]) -> float:
+    def correlation(lag: int) -> float:
+        late = np.concatenate([mouth[lag:] for mouth in mouths])
+        early = np.concatenate([level[: len(level) - lag] for level in levels])
+        seen = np.isfinite(late)
+        return float(np.corrcoef(late[seen], early[seen])[0, 1])
+
+    return max(correlation(lag) for lag in LAGS)

@@ -30,6 +30,8 @@ from retalking_core.media.picture_header import exif_orientation
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame
 from retalking_core.vocabulary.containers import ContainerKind
+from tests.faults.hostile_bases import videos
+from tests.faults.hostile_media import alias, outside_data
 from tests.media import clips
 
 LIMITS = MediaLimits()
@@ -135,6 +137,21 @@ def test_even_a_playlist_demuxer_would_get_no_file(
         read_all(path)
     with av.open(str(path), format=demuxer, options={"allowed_extensions": "ALL", "safe": "0"}) as unguarded:
         assert unguarded.streams.video, "the playlist itself works, so it was the guard that refused"
+
+
+def test_pictures_in_another_file_are_never_read(tmp_path: Path) -> None:
+    """The index names a QuickTime alias; FFmpeg would follow it if it were asked to."""
+    target, path = tmp_path / "secret.mp4", tmp_path / "clip.mp4"
+    target.write_bytes(videos()["mp4"])
+    content = bytearray(outside_data(alias(target)))
+    at = content.index(b"mdat")
+    content[at + 4 : content.index(b"moov") - 4] = bytes(content.index(b"moov") - at - 8)
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read_all(path)
+    asked = {"enable_drefs": "1", "use_absolute_path": "1"}
+    with av.open(str(path), options=asked) as unguarded:
+        assert list(unguarded.decode(video=0)), "the alias itself works, so it was the guard that refused"
 
 
 def test_the_name_never_decides(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_a_line_has_the_frames_whose_time_it_covers_and_the_rest_is_the_video(vi
         assert second.end_s == pytest.approx(3.0)
         assert len(clip.speakers) == 1
         # The lips' sound begins with the line's first frame, 10 ms after the line.
-        whole = plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS).speech.samples
+        with plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS) as plain:
+            whole = plain.speech.samples
         assert np.array_equal(first.speech.samples, whole[160 : round(0.74 * 16_000)])
         assert np.array_equal(clip.speech.samples[16_000:][: len(first.speech.samples)], first.speech.samples)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
+from pillow_heif import register_heif_opener
 
+from retalking_core.errors import MediaUnreadableError
 from retalking_core.media.color import region_to_bgr
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
@@ -56,6 +60,83 @@ def test_exif_orientation_of_a_photo(tmp_path: Path, orientation: int) -> None:
     video = open_video(clips.make_jpeg(tmp_path / "face.jpg", pixels, orientation), LIMITS)
     assert video.info.is_still
     assert (next(video.frames()).y == turned).all()
+
+
+QUADRANTS = np.kron(
+    np.array([[[200, 40, 40], [40, 180, 40]], [[40, 40, 200], [230, 230, 230]]], np.uint8),
+    np.ones((48, 64, 1), np.uint8),
+)
+# EXIF orientation -> what stands at the top left and the top right when it is upright
+UPRIGHT = {1: "RG", 2: "GR", 3: "WB", 4: "BW", 5: "RB", 6: "BR", 7: "WG", 8: "GW"}
+
+
+def exif_block(orientation: int, kind: int = 3, order: str = "<") -> bytes:
+    value = struct.pack(order + ("HH" if kind == 3 else "I"), *([orientation, 0] if kind == 3 else [orientation]))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, 1)
+    return head + struct.pack(order + "HHI", 0x0112, kind, 1) + value + bytes(4)
+
+
+def corners(path: Path) -> str:
+    """Top left and top right of a picture of QUADRANTS, each by the initial of its color."""
+    (frame,) = open_video(path, LIMITS).frames()
+    rgb = to_rgb(frame, path).astype(int)
+    names = dict(zip("RGBW", QUADRANTS[::48, ::64].reshape(4, 3).astype(int), strict=True))
+    seen = (rgb[12, 12], rgb[12, -12])
+    return "".join(min(names, key=lambda name: np.abs(names[name] - pixel).max()) for pixel in seen)
+
+
+def save_still(path: Path, orientation: int = 1) -> Path:
+    register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(QUADRANTS)
+    image.info["exif"] = exif.tobytes()  # of HEIC written as the boxes `irot` and `imir`, which alone count there
+    image.save(path, quality=95, **({} if path.suffix == ".heic" else {"exif": exif}))
+    return path
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".heic", ".avif"])
+def test_a_still_of_any_kind_is_upright(suffix: str, orientation: int, tmp_path: Path) -> None:
+    assert corners(save_still(tmp_path / f"still{suffix}", orientation)) == UPRIGHT[orientation]
+
+
+@pytest.mark.parametrize(("kind", "order"), [(3, ">"), (4, "<"), (4, ">")])
+def test_orientation_in_either_byte_order_and_integer_type(kind: int, order: str, tmp_path: Path) -> None:
+    """Pillow rewrites the block; here it stands as a camera or an editor wrote it."""
+    body = b"Exif\0\0" + exif_block(6, kind, order)
+    plain = clips.make_jpeg(tmp_path / "plain.jpg", QUADRANTS).read_bytes()
+    path = tmp_path / "still.jpg"
+    path.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:])
+    assert corners(path) == UPRIGHT[6]
+
+
+def test_exif_behind_the_pixels_of_a_large_png(tmp_path: Path) -> None:
+    plain = clips.make_png(tmp_path / "plain.png", QUADRANTS).read_bytes()
+    pixels = b"".join(clips.png_chunk(b"IDAT", b"") for _ in range(1500))  # 12 MB in chunks of 8 kB have as many
+    path = tmp_path / "still.png"
+    end = clips.png_chunk(b"IEND", b"")
+    path.write_bytes(plain.removesuffix(end) + pixels + clips.png_chunk(b"eXIf", exif_block(6)) + end)
+    assert corners(path) == UPRIGHT[6]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".heic", ".avif"])
+def test_a_still_that_ends_early_is_refused(suffix: str, tmp_path: Path) -> None:
+    """FFmpeg shows the missing part of a JPEG in green, and says nothing."""
+    register_heif_opener()
+    path = tmp_path / f"still{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    Image.fromarray(noise).save(path, quality=95)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(MediaUnreadableError, match=r"damaged|ends early|decodes"):
+        list(open_video(path, LIMITS).frames())
+
+
+def test_a_jpeg_that_lacks_only_its_last_marker_is_whole(tmp_path: Path) -> None:
+    path = save_still(tmp_path / "still.jpg")
+    path.write_bytes(path.read_bytes().removesuffix(b"\xff\xd9"))
+    assert corners(path) == "RG"
 
 
 @pytest.mark.parametrize(

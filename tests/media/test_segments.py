@@ -36,9 +36,10 @@ class Pieces:
 
     def write_whole(self) -> Path:
         path = self.folder / f"whole.{self.output.container}"
-        with ResultWriter(
-            path, self.source.info, self.timeline, read_speech(self.speech, LIMITS).sound, self.output, {}
-        ) as writer:
+        with (
+            read_speech(self.speech, LIMITS) as speech,
+            ResultWriter(path, self.source.info, self.timeline, speech.sound, self.output, {}) as writer,
+        ):
             for frame in self.source.frames_at(self.timeline.source_index):
                 writer.write(frame)
         return path
@@ -54,7 +55,8 @@ class Pieces:
 
     def join(self, parts: list[Path]) -> Path:
         path = self.folder / f"joined.{self.output.container}"
-        join_segments(path, parts, self.timeline, read_speech(self.speech, LIMITS).sound, self.output, {})
+        with read_speech(self.speech, LIMITS) as speech:
+            join_segments(path, parts, self.timeline, speech.sound, self.output, {})
         return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,11 @@ def test_a_lying_header_does_not_get_past_the_cap(tmp_path: Path) -> None:
         ("speech.mkv", "aac", 22050, "stereo"),
     ],
 )
-def test_speech_of_every_container(tmp_path: Path, name: str, codec: str, rate_hz: int, layout: str) -> None:
+def test_speech_of_every_container(
+    tmp_path: Path, opened: ExitStack, name: str, codec: str, rate_hz: int, layout: str
+) -> None:
     path = clips.make_speech(tmp_path / name, codec, 1.5, rate_hz, layout)
-    speech = read_speech(path, LIMITS)
+    speech = opened.enter_context(read_speech(path, LIMITS))
     waveform = speech.waveform
     assert speech.track is not None
     assert speech.track.rate_hz == rate_hz
@@ -109,9 +112,9 @@ def test_speech_of_every_container(tmp_path: Path, name: str, codec: str, rate_h
     assert 0.1 < np.abs(waveform.samples).max() < 1.0
 
 
-def test_speech_is_taken_from_a_video(tmp_path: Path) -> None:
+def test_speech_is_taken_from_a_video(tmp_path: Path, opened: ExitStack) -> None:
     path = clips.make_video(tmp_path / "clip.mp4", frames=10, speech_s=1.0)
-    speech = read_speech(path, LIMITS)
+    speech = opened.enter_context(read_speech(path, LIMITS))
     assert speech.track is not None
     assert speech.track.codec == "aac"
     assert speech.duration_s == pytest.approx(1.0, abs=0.05)

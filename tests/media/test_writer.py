@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -37,9 +38,10 @@ def render(video: Path, speech: Path, result: Path, metadata: dict[str, str] | N
     source = open_video(video, LIMITS)
     output = OutputOptions(**options)
     timeline = plan_timeline(source.info, load_waveform(speech, LIMITS).duration_s, "bounce", output.fps)
-    with ResultWriter(
-        result, source.info, timeline, read_speech(speech, LIMITS).sound, output, metadata or {}
-    ) as writer:
+    with (
+        read_speech(speech, LIMITS) as spoken,
+        ResultWriter(result, source.info, timeline, spoken.sound, output, metadata or {}) as writer,
+    ):
         for frame in source.frames_at(timeline.source_index):
             writer.write(frame)
 
@@ -124,7 +126,10 @@ def test_silence_follows_a_speech_that_is_shorter(tmp_path: Path) -> None:
     source = open_video(video, LIMITS)
     timeline = plan_timeline(source.info, 1.0, "silence")
     result = tmp_path / "result.mp4"
-    with ResultWriter(result, source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}) as writer:
+    with (
+        read_speech(speech, LIMITS) as spoken,
+        ResultWriter(result, source.info, timeline, spoken.sound, OutputOptions(), {}) as writer,
+    ):
         for frame in source.frames_at(timeline.source_index):
             writer.write(frame)
     with av.open(str(result)) as media:
@@ -200,9 +205,10 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     result.write_bytes(b"an earlier result")
 
     def write(numbers: list[int], error: Exception | None = None) -> None:
-        with ResultWriter(
-            result, source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
-        ) as writer:
+        with (
+            read_speech(speech, LIMITS) as spoken,
+            ResultWriter(result, source.info, timeline, spoken.sound, OutputOptions(), {}) as writer,
+        ):
             for number in numbers:
                 writer.write(frames[number])
             if error:
@@ -220,31 +226,29 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert len(result.read_bytes()) > 1000
 
 
-def test_frames_of_another_size_are_an_engine_fault(tmp_path: Path) -> None:
+def test_frames_of_another_size_are_an_engine_fault(tmp_path: Path, opened: ExitStack) -> None:
     small = open_video(clips.make_video(tmp_path / "small.mp4", frames=2, size=(64, 48)), LIMITS)
     big = open_video(clips.make_video(tmp_path / "big.mp4", frames=2), LIMITS)
     speech = clips.make_wav(tmp_path / "speech.wav", 0.2)
     timeline = plan_timeline(big.info, 0.2, "loop")
-    writer = ResultWriter(
-        tmp_path / "r.mp4", big.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
-    )
+    sound = opened.enter_context(read_speech(speech, LIMITS)).sound
+    writer = ResultWriter(tmp_path / "r.mp4", big.info, timeline, sound, OutputOptions(), {})
     with pytest.raises(EngineFaultError, match="64x48"), writer:
         writer.write(next(small.frames()))
 
 
-def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path, opened: ExitStack) -> None:
     source = open_video(clips.make_video(tmp_path / "clip.mp4", frames=2), LIMITS)
     speech = clips.make_wav(tmp_path / "speech.wav", 0.2)
     timeline = plan_timeline(source.info, 0.2, "loop")
+    sound = opened.enter_context(read_speech(speech, LIMITS)).sound
     with pytest.raises(RetalkingError, match="could not be written"):
-        ResultWriter(
-            tmp_path / "absent" / "r.mp4", source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
-        )
+        ResultWriter(tmp_path / "absent" / "r.mp4", source.info, timeline, sound, OutputOptions(), {})
 
 
 @pytest.mark.parametrize("module", [writer_module, segments_module])
 def test_a_constructor_that_fails_closes_what_it_opened(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack
 ) -> None:
     """The exception, which somebody may hold, holds the writer: what it opened stayed open, encoder and all."""
     source = open_video(clips.make_video(tmp_path / "clip.mp4", frames=10), LIMITS)
@@ -260,12 +264,11 @@ def test_a_constructor_that_fails_closes_what_it_opened(
         discarded.append(file)
         discard(file)
 
+    sound = opened.enter_context(read_speech(speech, LIMITS)).sound
     monkeypatch.setattr(module, "PictureEncoder", no_memory)
     monkeypatch.setattr(ResultFile, "discard", note)
     makers = {
-        writer_module: lambda: ResultWriter(
-            tmp_path / "r.mp4", source.info, timeline, read_speech(speech, LIMITS).sound, OutputOptions(), {}
-        ),
+        writer_module: lambda: ResultWriter(tmp_path / "r.mp4", source.info, timeline, sound, OutputOptions(), {}),
         segments_module: lambda: SegmentWriter(tmp_path / "s.mp4", source.info, timeline, range(10), OutputOptions()),
     }
     with pytest.raises(MemoryError):

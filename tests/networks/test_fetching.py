@@ -178,6 +178,8 @@ def test_two_fetches_at_once_transfer_once(fetcher: Fetcher, mirror: Mirror) -> 
     assert len(mirror.requests) == 1
 
 
+# Since Python 3.12: the child calls nothing that another thread may have locked.
+@pytest.mark.filterwarnings("ignore:This process .*is multi-threaded:DeprecationWarning")
 def test_processes_that_record_at_once_lose_no_entry(tmp_path: Path) -> None:
     names = [[f"{process}-{number}.pth" for number in range(40)] for process in range(4)]
     children = []

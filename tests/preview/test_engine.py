@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,7 +19,7 @@ from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUnsupportedError, RenderCanceled
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
-from retalking_core.faces.track import faceless_ranges_s, fade_strength
+from retalking_core.faces.track import effect_strength, faceless_ranges_s, fade_strength
 from retalking_core.media.badge import badge_box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
@@ -102,9 +103,8 @@ def test_a_transcript_that_does_not_fit_is_noted(engine, speech, moving_clip, tm
     report = render_files(engine, moving_clip, speech, tmp_path / "result.mp4", options, ignore_progress)
     assert "transcript_unused" in [note.code for note in report.notes]
     scene = tmp_path / "scene"
-    found = engine.analyze_clip(
-        plan_clip(moving_clip, speech, options, DEFAULT_LIMITS), scene, options, ignore_progress
-    )
+    with plan_clip(moving_clip, speech, options, DEFAULT_LIMITS) as plan:
+        found = engine.analyze_clip(plan, scene, options, ignore_progress)
     assert "transcript_unused" in [note.code for note in found.notes]
 
 
@@ -181,6 +181,17 @@ def test_fade_rises_and_falls() -> None:
     assert (np.diff(strength[13:18]) > 0).all()
     assert strength[-1] == 1
     assert faceless_ranges_s(shown, np.arange(23) / 10, 2.3) == [(1.0, 1.3)]
+
+
+def test_a_line_fades_in_half_the_time_of_a_face_that_appears() -> None:
+    frames = np.arange(50)
+    strength = effect_strength(frames >= 20, (frames >= 5) & (frames < 45), Fraction(25))
+    assert (strength[:20] == 0).all()
+    assert ((strength[20:24] > 0) & (strength[20:24] < 1)).all(), "the face appears over 0.16 s"
+    assert (strength[24:43] == 1).all()
+    assert ((strength[43:45] > 0) & (strength[43:45] < 1)).all(), "the line ends over 0.08 s"
+    assert (strength[45:] == 0).all()
+    assert (effect_strength(frames >= 0, frames >= 0, Fraction(25)) == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -36,14 +37,16 @@ def decoded(path: Path, kind: str) -> list[np.ndarray]:
         return [frame.to_ndarray() for frame in media.decode(**{kind: 0})]
 
 
-def test_segments_of_different_engines_join_to_the_unsplit_result(clip: Path, tmp_path: Path) -> None:
+def test_segments_of_different_engines_join_to_the_unsplit_result(
+    clip: Path, tmp_path: Path, opened: ExitStack
+) -> None:
     speech = write_wav(tmp_path / "talk.wav", talk(SECONDS))
     engine = PreviewEngine()
     assert isinstance(engine, SegmentedEngine)
     whole = render_files(engine, clip, speech, tmp_path / "whole.mp4", OPTIONS, ignore_progress)
     told: list[Progress] = []
     scene = tmp_path / "scene"
-    plan = plan_clip(clip, speech, OPTIONS, DEFAULT_LIMITS)
+    plan = opened.enter_context(plan_clip(clip, speech, OPTIONS, DEFAULT_LIMITS))
     drawn = [engine.analyze_clip(plan, scene, OPTIONS, told.append)]
     assert all(step.stage == "analyze" and step.fraction < 0.5 for step in told)
     parts = []

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 import retalking_core.vocabulary
-from jobs.models import JobRequest
+from jobs.models import JobOutput, JobRequest
 from retalking_client import downloading
 from retalking_client import options as client
 from retalking_client.models import Metric
@@ -58,7 +58,7 @@ def test_the_client_s_options_are_those_of_the_service() -> None:
         client.FaceBox: options.FaceBox,
         client.FaceTrackId: options.FaceTrackId,
         client.Margins: options.Crop,
-        client.OutputOptions: options.OutputOptions,
+        client.OutputOptions: JobOutput,
         client.SoundOptions: options.SoundOptions,
     }
     for theirs_, ours_ in shapes.items():

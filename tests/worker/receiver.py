@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
             except OSError:
                 return
 
-    do_GET = do_POST = _answer
+    do_GET = do_POST = do_PUT = _answer
 
     def log_message(self, *_: object) -> None:
         return

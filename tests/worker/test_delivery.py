@@ -22,7 +22,7 @@ from jobs.names import new_job_id
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets, webhook_secret
 from jobs.store import JobStore, Origin, ReceiverRules
-from jobs.view import view_job
+from jobs.view import view_batch, view_job
 from tests.worker.receiver import Call, Receiver, Reply, receiving
 from worker.delivery import LONGEST_PAUSE_S, WebhookDeliverer, retry_after_s
 from worker.egress import Egress
@@ -60,6 +60,7 @@ class Sender:
             settings,
             self.secrets,
             lambda job, at: view_job(job, store, objects, settings, at=at),
+            lambda batch: view_batch(batch, store, settings),
         )
 
     def deliver(self, delivery_id: str) -> Delivery | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jobs.local_objects import LocalObjectStore
-from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
+from jobs.models import InputRef, Job, JobRequest, JobSegment, JobSpec, JobStatus
 from jobs.names import curves_key, input_key, job_prefix, new_job_id, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.settings import Settings
@@ -22,6 +22,7 @@ from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.limits import MediaLimits
 from tests.faces.clips import backdrop, place_face, write_clip
+from tests.media.dialogs import make_dialog
 from tests.preview.speech import talk, write_wav
 from tests.services import wait_until
 from tests.worker.conftest import Stack, running
@@ -29,6 +30,7 @@ from tests.worker.test_runner import Interposed
 from worker import evaluation as worker_evaluation
 from worker import runner
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.evaluation import resume_evaluation
 from worker.janitor import Janitor
 from worker.runner import run_job
@@ -55,7 +57,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=settings,
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"preview": PreviewEngine()},
+        engines=EngineSet({"preview": PreviewEngine()}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
@@ -64,13 +66,14 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
     )
 
 
-def create(context: RunContext, inputs: dict[str, Path], **asked: Any) -> str:
+def create(context: RunContext, inputs: dict[str, Path], segments: Sequence[JobSegment] = (), **asked: Any) -> str:
     job_id = new_job_id()
-    refs = {}
+    refs: dict[str, InputRef] = {}
     for part, path in inputs.items():
         context.objects.put_file(input_key(job_id, part), path, "application/octet-stream")
         refs[part] = InputRef(kind="object", key=input_key(job_id, part))
-    context.store.jobs.create(job_id, JobSpec(**refs, request=JobRequest(face="right_most", **asked)), max_attempts=3)
+    spec = JobSpec.of(refs, segments, JobRequest(face="right_most", **asked))
+    context.store.jobs.create(job_id, spec, max_attempts=3)
     return job_id
 
 
@@ -108,6 +111,42 @@ def test_numbers_and_curves_are_the_same_on_all_ways(
         assert events_of(context, job_id)[-2:] == ["job.succeeded", "job.evaluated"]
     resume_evaluation(resumed, context)
     assert events_of(context, resumed).count("job.evaluated") == 1
+
+
+def test_values_of_segments_are_the_same_on_all_ways(
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialog = make_dialog(tmp_path, seconds=1.6)
+    segments = [
+        JobSegment(audio="audio_2", start_s=0.4, end_s=1.4, face="right_most"),
+        JobSegment(audio="audio_1", start_s=0.2, end_s=1.2, face="left_most"),
+    ]
+    files = {"video": dialog.video, "audio_1": dialog.first, "audio_2": dialog.second}
+    inline, after, resumed = (
+        create(context, files, segments, evaluate_policy=how) for how in ("inline", "after", "after")
+    )
+    seen: list[set[str]] = []
+    findings = EarlyLooks.findings
+    monkeypatch.setattr(
+        EarlyLooks, "findings", lambda self, clip: seen.append({*(found := findings(self, clip))}) or found
+    )
+    run_job(inline, context)
+    assert seen == [{"lines", "outside", "ssim"}], "from the frames as they are rendered"
+    want = context.store.jobs.get(inline)
+    values = {metric.name: metric for metric in want.evaluation or []}
+    assert [len(values[name].segments) for name in ("mouth_speech_correlation", "face_coverage", "ssim")] == [2, 2, 0]
+    for segment in values["mouth_target_correlation"].segments:
+        assert (segment.value or 0) > 0.6
+    assert values["mouth_target_correlation"].value is None
+    assert (values["psnr_outside_face"].value or 0) > 30
+
+    run_job(after, context)
+    monkeypatch.setattr(runner, "evaluate_after", lambda *_: None)
+    run_job(resumed, context)
+    assert context.store.jobs.abandon(resumed, "w1") == 1
+    resume_evaluation(resumed, replace(context, worker_id="w2"))
+    for job_id in (after, resumed):
+        assert context.store.jobs.get(job_id).evaluation == want.evaluation
 
 
 def test_inline_numbers_come_from_the_frames_as_they_are_rendered(

@@ -24,6 +24,7 @@ from tests.engines.stand_ins import StandIns
 from tests.faces.clips import portrait, write_clip
 from tests.preview.speech import make_sound, write_wav
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.face_cache import CacheLimits, StoredFaceCache
 from worker.janitor import Janitor
 from worker.runner import run_job
@@ -49,7 +50,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=settings,
         store=job_store,
         objects=objects,
-        engines={"videoretalking": VideoRetalkingEngine(StandIns(), tracker=tracker, cache=cache)},
+        engines=EngineSet({"videoretalking": VideoRetalkingEngine(StandIns(), tracker=tracker, cache=cache)}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.models import JobStatus
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
-from tests.services import wait_until
-from tests.worker.conftest import Stack, WorkerProcess, running
+from tests.worker.conftest import Stack, running
 
 
 class Trap:
@@ -45,21 +43,26 @@ def test_the_trap_is_real(marker: Path) -> None:
     assert marker.exists()
 
 
-def test_a_worker_of_the_neural_engine_names_the_file_and_takes_no_job(
-    stack: Stack, hostile_models: Path, marker: Path, tmp_path: Path
+@pytest.mark.parametrize("asked", ["videoretalking", "auto"])
+def test_a_job_of_a_worker_that_is_set_to_the_neural_engine_ends_with_the_reason(
+    stack: Stack, hostile_models: Path, marker: Path, tmp_path: Path, asked: str
 ) -> None:
-    job_id = stack.submit(engine="videoretalking")
+    """Also one that waited before the worker started. Such a worker once ended, and its jobs stayed in the queue."""
+    job_id = stack.submit(engine=asked)
     settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": str(hostile_models)}
-    process = WorkerProcess("worker.gpu", stack, tmp_path / "worker.log", **settings)
-    try:
-        wait_until(lambda: process.log.read_text().count("is refused") > 1, 120, what="the refusal, twice")
-        assert ".pth is refused: " in process.log.read_text()
-        assert stack.store.workers.live() == []
-        assert stack.store.jobs.get(job_id).status is JobStatus.QUEUED
-    finally:
-        process.stop()
+    with running("worker.gpu", stack, tmp_path / "worker.log", **settings) as process:
+        job = stack.finish(job_id, timeout_s=60)
+        (card,) = stack.store.workers.live()
+        preview = stack.finish(stack.submit(engine="preview"), timeout_s=60)
+    assert job.error is not None
+    assert job.error.code == "engine_unavailable"
+    for text in (job.error.message, card.unavailable["videoretalking"]):
+        assert ".pth is refused: " in text
+        assert "weights_unsafe" in text
+        assert "retalking weights verify" in text
+    assert process.says("RETALKING_ENGINE=videoretalking cannot be offered")
+    assert preview.error is None or preview.error.code != "engine_unavailable"
     assert not marker.exists()
-    stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 
 def test_a_job_for_the_neural_engine_is_refused_by_a_worker_without_it(

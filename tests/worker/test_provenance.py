@@ -25,6 +25,7 @@ from retalking_core.provenance import TrialCertificate, make_trial_certificate
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
@@ -52,7 +53,7 @@ def work(job_store: JobStore, objects: LocalObjectStore, clips: Clips, tmp_path:
             settings=Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", **settings),
             store=job_store,
             objects=objects,
-            engines={"preview": engine},
+            engines=EngineSet({"preview": engine}),
             limits=MediaLimits(),
             worker_id="w1",
             notice=ShutdownNotice(),

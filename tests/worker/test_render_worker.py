@@ -7,17 +7,21 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
+from celery.concurrency import get_implementation
 
 from jobs.models import JobStatus
 from jobs.opening import connect_redis
 from tests.faults.hostile_bases import speeches, videos
 from tests.media import clips as media
 from tests.services import wait_until
+from tests.worker import scripted_app
 from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
 from tests.worker.scripted_engine import Act
+from worker.supervision import DEATH_CHECK_S
 
 SCRIPTED = "tests.worker.scripted_app"
 
@@ -225,6 +229,15 @@ def test_the_parent_of_a_killed_child_ends_its_lease(redis_url: str, tmp_path: P
         assert dead not in [card.id for card in stack.store.workers.live()]
         job = stack.tend(job_id)
         assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
+
+
+def test_a_worker_looks_for_dead_children_by_a_clock_of_its_own() -> None:
+    """A child closes its pipes before it can be waited for, so what the parent then finds is luck, and Celery's next
+    look comes after 5 s."""
+    pool = get_implementation(scripted_app.app.conf.worker_pool)
+    rounds = pool.Pool.timers.fget(SimpleNamespace(maintain_pool="look"))
+    assert rounds == {"look": DEATH_CHECK_S}
+    assert DEATH_CHECK_S < 1
 
 
 def test_a_job_that_kills_its_worker_every_time_ends_and_the_next_one_runs(stack: Stack, worker: WorkerProcess) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.local_objects import LocalObjectStore
-from jobs.models import InputRef, JobRequest, JobSpec, JobStatus
+from jobs.models import InputRef, JobRequest, JobSpec, JobStatus, WorkerInfo
 from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, published_keys, targets_key
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
@@ -31,6 +32,7 @@ from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import evaluation, runner
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.runner import run_job
 from worker.supervision import ShutdownNotice
 
@@ -60,7 +62,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=settings,
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"preview": engine},
+        engines=EngineSet({"preview": engine}),
         limits=MediaLimits(),
         worker_id="w1",
         notice=ShutdownNotice(),
@@ -402,3 +404,43 @@ def test_a_machine_without_threads(context: RunContext, submit: Callable[..., st
     assert (failed.error.code, failed.error.retryable) == ("threads_exhausted", True)
     run_job(job_id, context)
     assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
+
+
+def other_worker(context: RunContext, *names: str) -> WorkerInfo:
+    offered = [ScriptedEngine(Path(), name).capabilities.public() for name in names]
+    return WorkerInfo(id="other", engines=offered, started_at=datetime.now(UTC))
+
+
+def test_a_job_of_an_engine_that_only_another_worker_offers_is_left_to_it(
+    context: RunContext, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until that worker is gone: then nobody can render it, and it ends with the reason."""
+    job_id, sent, pauses = submit(engine="videoretalking"), [], []
+    monkeypatch.setattr(runner.time, "sleep", pauses.append)
+    context = replace(context, send_again=lambda job: sent.append(job.id))
+    context.store.workers.report(other_worker(context, "preview", "videoretalking"), 60)
+    run_job(job_id, context)
+    assert (sent, pauses) == ([job_id], [])
+    run_job(job_id, context)
+    assert (sent, pauses) == ([job_id, job_id], [runner.HAND_ON_PAUSE_S]), "it does not circle"
+    job = context.store.jobs.get(job_id)
+    assert (job.status, job.attempt, job.fence) == (JobStatus.QUEUED, 0, 0)
+
+    context.store.workers.report(other_worker(context, "preview"), 60)
+    run_job(job_id, context)
+    failed = context.store.jobs.get(job_id)
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.retryable) == ("engine_unavailable", True)
+
+
+def test_auto_is_left_to_the_worker_that_offers_the_engine_of_the_deployment(
+    context: RunContext, submit: Callable[..., str]
+) -> None:
+    named = replace(context, settings=context.settings.model_copy(update={"engine": "videoretalking"}))
+    sent: list[str] = []
+    context.store.workers.report(other_worker(context, "videoretalking"), 60)
+    job_id = submit()
+    run_job(job_id, replace(named, send_again=lambda job: sent.append(job.id)))
+    assert sent == [job_id]
+    run_job(job_id, context)
+    assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED, "any engine is right for `auto` of `auto`"

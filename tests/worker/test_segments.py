@@ -26,6 +26,7 @@ from tests.media.clips import make_video, make_wav
 from tests.worker.segmented_engine import SlowEngine
 from tests.worker.test_runner import Interposed
 from worker.context import RunContext
+from worker.engines import EngineSet
 from worker.segments import help_job, renderer_of
 from worker.supervision import ShutdownNotice
 
@@ -39,7 +40,7 @@ def context(job_store: JobStore, tmp_path: Path) -> RunContext:
         settings=Settings(_env_file=None, data_dir=tmp_path / "data", work_dir=tmp_path / "work", lease_s=1.5),
         store=job_store,
         objects=LocalObjectStore(tmp_path / "objects"),
-        engines={"preview": engine},
+        engines=EngineSet({"preview": engine}),
         limits=MediaLimits(),
         worker_id="helper",
         notice=ShutdownNotice(),
@@ -53,15 +54,15 @@ def owner(context: RunContext, tmp_path: Path) -> Lease:
     """The lease of a job that was analyzed and split: 300 frames, two segments."""
     video = make_video(tmp_path / "face.mp4", frames=30, size=(64, 48))
     speech = make_wav(tmp_path / "speech.wav", 12.0, rate_hz=8000)
-    job_id, engine = new_job_id(), context.engines["preview"]
+    job_id, engine = new_job_id(), context.engines.by_name["preview"]
     key = input_key(job_id, "video")
     context.objects.put_file(key, video, "video/mp4")
     ref = InputRef(kind="object", key=key)
     context.store.jobs.create(job_id, JobSpec(video=ref, audio=ref, request=JobRequest()), max_attempts=3)
     lease = context.store.jobs.claim(job_id, "owner", 30.0)
     assert lease is not None
-    clip = plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS)
-    engine.analyze_clip(clip, tmp_path / "scene", RenderOptions(), ignore_progress)
+    with plan_clip(video, speech, RenderOptions(), DEFAULT_LIMITS) as clip:
+        engine.analyze_clip(clip, tmp_path / "scene", RenderOptions(), ignore_progress)
     context.objects.put_file(scene_key(job_id, 1), tmp_path / "scene", "application/octet-stream")
     plan = SplitPlan(
         engine="preview",
@@ -104,7 +105,7 @@ def test_a_failed_segment_is_left_to_the_owner_and_stops_the_helper(context: Run
     def break_down(*_: object) -> None:
         raise EngineFaultError("The picture is not a number.")
 
-    engine = context.engines["preview"]
+    engine = context.engines.by_name["preview"]
     engine.render_segment = break_down
     help_job(owner.job_id, context)
     assert [(each.number, each.attempt) for each in take_over(context, owner)] == [(0, 2), (1, 1)]
@@ -119,7 +120,7 @@ def test_a_helper_stops_when_a_job_waits(context: RunContext, owner: Lease) -> N
 
 
 def test_a_helper_of_another_version_claims_nothing(context: RunContext, owner: Lease) -> None:
-    engine = context.engines["preview"]
+    engine = context.engines.by_name["preview"]
     engine.capabilities = engine.capabilities.model_copy(update={"version": "older"})
     help_job(owner.job_id, context)
     assert [each.attempt for each in take_over(context, owner)] == [1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jobs.settings import Settings
 from jobs.store import LeaseLostError
 from retalking_core import errors as core
 from retalking_core.engine import Engine
-from retalking_core.errors import WeightsError
+from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin, FoundPlugin
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.faults import reading
@@ -32,11 +33,7 @@ from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import ScriptedEngine, remux
 from worker import translation as numbers
-from worker.engines import (
-    choose_engine,
-    load_engines,
-    unavailable_engines,
-)
+from worker.engines import EngineSet, choose_engine, load_engines
 from worker.faults import describe_fault, is_transient
 from worker.lease import ShutdownRequestedError
 from worker.translation import render_options
@@ -100,7 +97,7 @@ def test_every_option_arrives() -> None:
 def test_the_engine_is_the_one_asked_for_or_none(
     tmp_path: Path, asked: str, configured: str, held: list[str], chosen: str | None
 ) -> None:
-    engines: dict[str, Engine] = {name: ScriptedEngine(tmp_path, name) for name in held}
+    engines = EngineSet({name: ScriptedEngine(tmp_path, name) for name in held})
     settings = Settings(_env_file=None, engine=configured)
     if chosen is None:
         with pytest.raises(ServiceError) as refusal:
@@ -111,7 +108,7 @@ def test_the_engine_is_the_one_asked_for_or_none(
 
 
 def test_the_engines_of_a_bare_machine() -> None:
-    engines = load_engines(Settings(_env_file=None))
+    engines = load_engines(Settings(_env_file=None)).by_name
     assert set(engines) == {"preview"}
     card = engines["preview"].capabilities.public()
     assert (card.name, card.device) == ("preview", "cpu")
@@ -121,21 +118,42 @@ def test_the_engines_of_a_bare_machine() -> None:
 def test_the_missing_weights_are_named_with_the_way_to_get_them(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, models_dir=tmp_path)
     (tmp_path / "DNet.pt").write_bytes(b"there")
-    reason = unavailable_engines(settings, load_engines(settings))["videoretalking"]
+    reason = load_engines(settings).unavailable["videoretalking"]
     assert "LNet.pth" in reason
     assert "DNet.pt" not in reason
     assert "retalking weights fetch" in reason
 
 
-def test_wrong_weights_keep_the_neural_engine_away_unless_it_is_insisted_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("insisted", ["auto", "videoretalking"])
+def test_wrong_weights_keep_the_neural_engine_away(
+    insisted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where RETALKING_ENGINE names it: a worker that cannot start would leave its jobs in the queue."""
     for name in ENGINE_WEIGHTS:
         (tmp_path / WEIGHT_FILES[name].file).write_bytes(b"not a checkpoint")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert set(load_engines(Settings(_env_file=None, models_dir=tmp_path))) == {"preview"}
-    with pytest.raises(WeightsError):
-        load_engines(Settings(_env_file=None, models_dir=tmp_path, engine="videoretalking"))
+    monkeypatch.setattr("retalking_core.engines.videoretalking.plugin._has_cuda", lambda: True)
+    settings = Settings(_env_file=None, models_dir=tmp_path, engine=insisted)
+    engines = load_engines(settings)
+    assert set(engines.by_name) == {"preview"}
+    reason = engines.unavailable["videoretalking"]
+    assert ".pth is not a torch checkpoint (weights_wrong_file)" in reason
+    assert "retalking weights verify" in reason
+    with pytest.raises(ServiceError, match=re.escape(reason)):
+        choose_engine("videoretalking", settings, engines)
+
+
+def test_weights_that_the_worker_may_not_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(_: EngineEnvironment) -> Engine:
+        raise PermissionError(errno.EACCES, "Permission denied", "/models/DNet.pt")
+
+    found = [FoundPlugin("videoretalking", "retalking 1", is_ours=True, plugin=EnginePlugin(load))]
+    monkeypatch.setattr("worker.engines.find_plugins", lambda: found)
+    engines = load_engines(Settings(_env_file=None, engine="videoretalking"))
+    assert "may not read one of its files" in engines.unavailable["videoretalking"]
+    assert "/models" not in engines.unavailable["videoretalking"], "callers see it"
+    assert any("/models/DNet.pt" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,17 @@ import * as calls from "./generated";
 import { createClient, createConfig, type Client } from "./generated/client";
 import type {
   AnalysisSpec,
+  BatchCompletedMessage,
+  BatchView,
   JobCanceledMessage,
+  JobEvaluatedMessage,
   JobEvent,
+  JobExportedMessage,
   JobFailedMessage,
   JobProgressMessage,
   JobSpec,
   JobStartedMessage,
+  JobSubmission,
   JobSucceededMessage,
   JobView,
   Problem,
@@ -33,7 +38,10 @@ export type WebhookMessage =
   | JobProgressMessage
   | JobSucceededMessage
   | JobFailedMessage
-  | JobCanceledMessage;
+  | JobCanceledMessage
+  | JobEvaluatedMessage
+  | JobExportedMessage
+  | BatchCompletedMessage;
 type Reply<T> = { data?: T; error?: unknown; response?: Response };
 
 /** Longest wait of one call, in seconds; `wait` repeats it. */
@@ -170,6 +178,39 @@ export class Retalking {
     return this.send(() => calls.retryJob({ client: this.client, path: { job_id: idOf(job) }, headers }));
   }
 
+  /**
+   * Submit up to 500 jobs by reference. All are accepted or none; the message of the error names the item to correct.
+   * webhookUrl: receives `batch.completed`.
+   */
+  async submitBatch(
+    jobs: JobSubmission[],
+    { webhookUrl, metadata }: { webhookUrl?: string; metadata?: Record<string, unknown> } = {},
+    idempotencyKey?: string,
+  ): Promise<BatchView> {
+    const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
+    const body = { jobs, ...(webhookUrl ? { webhook_url: webhookUrl } : {}), ...(metadata ? { metadata } : {}) };
+    return this.send(() => calls.submitBatch({ client: this.client, headers, body }));
+  }
+
+  /** The current state of a batch. */
+  async getBatch(batch: BatchView | string): Promise<BatchView> {
+    return this.send(() => calls.getBatch({ client: this.client, path: { batch_id: idOf(batch) } }));
+  }
+
+  /** The batch when it is over, or as it is after timeoutS. */
+  async waitBatch(batch: BatchView | string, timeoutS = Infinity): Promise<BatchView> {
+    const endsAt = Date.now() + timeoutS * 1000;
+    for (;;) {
+      const found = await this.getBatch(batch);
+      if (found.status !== "running" || Date.now() >= endsAt) return found;
+      await sleep(1000);
+    }
+  }
+
+  async cancelBatch(batch: BatchView | string): Promise<BatchView> {
+    return this.send(() => calls.cancelBatch({ client: this.client, path: { batch_id: idOf(batch) } }));
+  }
+
   /** Every call is safe to repeat. */
   private async send<T>(call: () => Promise<Reply<T>>): Promise<T> {
     for (let attempt = 0; ; attempt += 1) {
@@ -233,7 +274,7 @@ function referTo({ audio, ...rest }: Segment, files: Map<Blob, string>): Segment
   return { ...rest, audio: files.get(audio)! };
 }
 
-function idOf(job: JobView | string): string {
+function idOf(job: JobView | BatchView | string): string {
   return typeof job === "string" ? job : job.id;
 }
 

@@ -33,13 +33,7 @@ from retalking_core.engines.preview.mouth_shape import MouthRest, face_axes, gap
 from retalking_core.engines.preview.mouth_warp import region_box, solve_field
 from retalking_core.errors import EngineFaultError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
-from retalking_core.faces.track import (
-    FADE_S,
-    FaceTracker,
-    TrackRequest,
-    covered_notes,
-    fade_strength,
-)
+from retalking_core.faces.track import FaceTracker, TrackRequest, covered_notes, effect_strength
 from retalking_core.line_reports import coverage_of, report_lines, track_speakers
 from retalking_core.lines import Speaker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -98,7 +92,8 @@ class PreviewEngine:
             with clock.stage("analyze"):
                 scene, notes = self.analyze(clip, source, options, progress)
             if clip.tap is not None:
-                clip.tap.announce(_face_boxes(scene, source.info, options)[0], source.held(clip.video))
+                boxes = _face_boxes(scene, source.info, options)
+                clip.tap.announce(boxes[0], source.held(clip.video), report_lines(clip, boxes, None))
             with clock.stage("synthesize"):
                 self._synthesize(scene, source, writer, progress, clock)
         count = len(timeline.source_index)
@@ -313,8 +308,8 @@ def learn_speaker(
     bare = track.uncovered()
     rest = learn_rest(bare)
     interior = _find_interior(source, bare, rest, black_level(source.info))
-    drawn = bare.visible[timeline.source_index] & speaks
-    return SpeakerAnalysis(track, motion, rest, interior, fade_strength(drawn, round(FADE_S * float(timeline.fps))))
+    strength = effect_strength(bare.visible[timeline.source_index], speaks, timeline.fps)
+    return SpeakerAnalysis(track, motion, rest, interior, strength)
 
 
 def _find_interior(source: FrameSource, track: FaceTrack, rest: MouthRest, black: float) -> MouthInterior:

@@ -31,7 +31,7 @@ from retalking_core.engines.videoretalking.face_cache_session import (
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.landmarks import bounding_box, iou
-from retalking_core.faces.track import FADE_S, FaceTracker, TrackRequest, fade_strength, visible_runs
+from retalking_core.faces.track import FaceTracker, TrackRequest, effect_strength, visible_runs
 from retalking_core.imaging import crop_resized
 from retalking_core.line_reports import track_speakers
 from retalking_core.lines import Speaker
@@ -340,16 +340,16 @@ class ClipAnalyzer:
             look, found = (speaker.face, speaker.expression), faces[speaker.face]
             analysis, order = sessions[look].analysis, clip.timeline.source_index
             assert analysis is not None  # remembered above
-            drawn = analysis.track.uncovered().visible[order] & speaker.speaks(clip.frames)
-            covered = np.zeros_like(drawn) if analysis.track.covered is None else analysis.track.covered[order]
+            seen, speaks = analysis.track.uncovered().visible[order], speaker.speaks(clip.frames)
+            covered = np.zeros_like(seen) if analysis.track.covered is None else analysis.track.covered[order]
             return SpeakerAnalysis(
                 look=looks.index(look),
                 faces=found,
                 windows=plan_windows(analysis, found, self._expression(speaker.expression)),
                 sound=speech_windows(speaker, clip.frames),
-                strength=fade_strength(drawn, round(FADE_S * float(clip.timeline.fps))),
+                strength=effect_strength(seen, speaks, clip.timeline.fps),
                 still=self._still(source, found) if options.one_shot else None,
-                covered=covered & speaker.speaks(clip.frames),
+                covered=covered & speaks,
                 upper_face=speaker.upper_face,
             )
 

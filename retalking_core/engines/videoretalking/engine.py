@@ -131,7 +131,8 @@ class VideoRetalkingEngine:
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, clip.sound, options.output, metadata, clip.tap)
             if clip.tap is not None:
-                clip.tap.announce(_face_boxes(scene, source.info, options)[0], source.held(clip.video))
+                boxes = _face_boxes(scene, source.info, options)
+                clip.tap.announce(boxes[0], source.held(clip.video), report_lines(clip, boxes, None))
 
             def tell(done: int, total: int) -> None:
                 share = ANALYZE_SHARE + (1 - ANALYZE_SHARE) * done / (total + 1)

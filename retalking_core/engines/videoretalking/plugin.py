@@ -69,6 +69,8 @@ def load(environment: EngineEnvironment) -> Engine:
 
     files = [find_file(environment.models_dir, WEIGHT_FILES[name]) for name in ENGINE_WEIGHTS]
     has_cuda = torch.cuda.is_available()
+    if not has_cuda:
+        log.warning("there is no CUDA device: the neural engine runs on the CPU, up to a minute a frame")
     variants = fast_variants(environment.inference_batch) if computes_fast(environment, has_cuda) else {}
     if variants:
         # A start that finds it takes 40 s instead of 3 minutes.
@@ -106,16 +108,20 @@ def _expression_templates(models_dir: Path) -> Path | None:
 
 
 def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
-    """Raises RuntimeError when `fast` is asked for by name where no CUDA device is, or nothing to compile with."""
+    """Raises EngineUnavailableError when `fast` is asked for by name where no CUDA device is, or nothing to compile
+    with."""
+    from retalking_core.errors import EngineUnavailableError
     from retalking_core.networks.inference import missing_build_tools
 
     if environment.inference == "fast" and not has_cuda:
-        raise RuntimeError("RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact.")
+        raise EngineUnavailableError(
+            "RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact."
+        )
     if environment.inference == "exact" or not has_cuda:
         return False
     missing = missing_build_tools()
     if missing is not None and environment.inference == "fast":
-        raise RuntimeError(f"RETALKING_INFERENCE=fast compiles its networks. {missing}")
+        raise EngineUnavailableError(f"RETALKING_INFERENCE=fast compiles its networks. {missing}")
     if missing is not None:
         log.error("networks cannot be compiled and run in float32, several times slower. %s", missing)
     return missing is None
