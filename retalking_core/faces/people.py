@@ -31,7 +31,8 @@ from retalking_core.faces.landmarks import bounding_box, face_scale, iou, is_pla
 from retalking_core.faces.track import OnFrame
 from retalking_core.types import FrameSource
 
-# Every so many detections the whole frame is searched for small faces as well.
+# Every so many detections the whole frame is searched for small faces as well, and after a face was lost: there may
+# have been a cut between pictures that are alike.
 FINE_EVERY = 5
 # Detections in a row that miss a face before it counts as gone since the last one that saw it.
 MISSES_TO_END = 2
@@ -174,6 +175,7 @@ class _ShotWatcher:
         self._live: list[_FollowedFace] = []
         self._ended: list[Sighting] = []
         self._steps = 0
+        self._has_lost = False
         self.is_crowded = False
 
     def end_shot(self) -> list[Sighting]:
@@ -187,7 +189,9 @@ class _ShotWatcher:
         for face in list(self._live):
             self._follow(face, gray)
         if self._steps % CHECK_EVERY == 0:
-            self._detect(number, gray, fine=self._steps % (CHECK_EVERY * FINE_EVERY) == 0)
+            fine = self._has_lost or self._steps % (CHECK_EVERY * FINE_EVERY) == 0
+            self._has_lost = False
+            self._detect(number, gray, fine)
         self._steps += 1
 
     def _follow(self, face: _FollowedFace, gray: Gray) -> None:
@@ -202,6 +206,7 @@ class _ShotWatcher:
         found = self._search.within(gray, window, max(SMALLEST_FACE_PX * 0.9, 0.72 * size), threshold=-0.3)
         near = [each.landmarks for each in found if is_near(each.landmarks, face.last)]
         if not near:
+            self._has_lost = True
             self._live.remove(face)
             self._end(face, len(face.boxes))
             return

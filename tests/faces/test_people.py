@@ -101,6 +101,24 @@ def test_one_of_two_faces_goes_in_the_middle_of_a_shot() -> None:
     assert np.isnan(second[14:]).all()
 
 
+def test_a_small_face_is_found_again_after_a_cut_that_was_not_seen() -> None:
+    """The faces change places on the same wall, which changes too little of the picture to count as a cut."""
+
+    def wall(large: float, small: float) -> Picture:
+        picture = backdrop(960, 540)
+        place_face(picture, 100, large, 180)
+        place_face(picture, 52, small, 200)
+        return picture
+
+    people = people_of([wall(250, 750)] * 14 + [wall(750, 250)] * 20)
+    assert people.shots == ((0, 34),)
+    large, small = (person.boxes(34) for person in people.people)
+    assert large[:14, 2].max() < 350
+    assert small[:14, 0].min() > 650
+    assert large[20:, 0].min() > 650
+    assert small[20:, 2].max() < 350
+
+
 def test_nobody_and_progress_and_its_end() -> None:
     empty = [backdrop(320, 240)] * 5
     assert people_of(empty).people == ()
