@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 
-from api.submission import KEEP_UPLOAD_S
 from bench.soak_callers import API_BROKEN, BUCKET_BROKEN, UNAVAILABLE, Accepted, Ledger, outcome_of
 from bench.soak_service import (
     MB,
@@ -28,6 +27,7 @@ from bench.soak_service import (
     Watch,
     folder_bytes,
 )
+from jobs.intake import KEEP_UPLOAD_S
 from jobs.models import Job, JobStatus
 from jobs.names import job_prefix
 from jobs.opening import connect_redis

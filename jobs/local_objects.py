@@ -152,7 +152,9 @@ class LocalObjectStore:
         with _os_errors_named(key):
             source = (self._files / checked_key(key)).open("rb")
             source.seek(start)
-        return _chunks(key, source, None if end is None else max(0, end - start), chunk_bytes)
+        chunks = _chunks(key, source, None if end is None else max(0, end - start), chunk_bytes)
+        next(chunks)  # a generator that never started would not close the file when it is dropped
+        return chunks
 
     def info(self, key: str) -> ObjectInfo:
         with _os_errors_named(key):
@@ -232,6 +234,7 @@ def _remove_empty_folders(folder: Path, root: Path) -> None:
 
 def _chunks(key: str, source: BinaryIO, left: int | None, chunk_bytes: int) -> Iterator[bytes]:
     with source:
+        yield b""
         while left is None or left > 0:
             with _os_errors_named(key):
                 chunk = source.read(chunk_bytes if left is None else min(chunk_bytes, left))

@@ -242,10 +242,10 @@ def test_a_killed_exporter_is_replaced_and_a_real_bucket_has_the_result(
         is_open.wait(20)
 
     def start() -> subprocess.Popen[bytes]:
-        log = (tmp_path / f"log-{time.monotonic_ns()}").open("wb")
-        return subprocess.Popen(
-            [sys.executable, "-m", "worker.webhooks"], env={**os.environ, **env}, stdout=log, stderr=log
-        )
+        with (tmp_path / f"log-{time.monotonic_ns()}").open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "worker.webhooks"], env={**os.environ, **env}, stdout=log, stderr=log
+            )
 
     with receiving() as stalling:
         stalling.replies = [Reply(before_status=wait)]

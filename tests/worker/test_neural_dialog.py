@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jobs.local_objects import LocalObjectStore
-from jobs.models import InputRef, JobRequest, JobSegment, JobSpec, JobStatus
+from jobs.models import InputRef, JobOutput, JobRequest, JobSegment, JobSpec, JobStatus
 from jobs.names import input_key, new_job_id
 from jobs.settings import Settings
 from jobs.store import JobStore
@@ -16,7 +16,6 @@ from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.vocabulary.options import OutputOptions
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.media.dialogs import WIDTH, make_dialog
 from worker.context import RunContext
@@ -50,7 +49,7 @@ def test_a_job_of_two_speakers_by_the_neural_engine(job_store: JobStore, tmp_pat
         JobSegment(audio="audio_1", start_s=0.0, end_s=0.52, face="left_most"),
         JobSegment(audio="audio_1", start_s=0.12, end_s=0.64, face="right_most", upper_face="sad"),
     ]
-    request = JobRequest(engine="videoretalking", output=OutputOptions(crf=4))
+    request = JobRequest(engine="videoretalking", output=JobOutput(crf=4))
     context.store.jobs.create(job_id, JobSpec.of(refs, segments, request), max_attempts=1)
     run_job(job_id, context)
 
