@@ -23,6 +23,16 @@ def test_the_import_rule_holds() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_benchmark_can_be_imported() -> None:
+    """Nothing else runs most of them, so a name that moved would be missed on the day of the measurement. In a process
+    of its own: entries of workers change settings of the process."""
+    names = sorted(file.stem for file in (ROOT / "bench").glob("*.py"))
+    assert "soak" in names
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(f'bench.{name}')"
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_error_of_the_library_has_a_public_row() -> None:
     codes = {cls.code for cls in _subclasses(core_errors.RetalkingError)}
     assert codes <= set(ERROR_CODES), codes - set(ERROR_CODES)
