@@ -112,7 +112,7 @@ class ClipPlan:
         if size == output_size(info, None) != (info.width, info.height):
             sentence = f"Scaled from {info.width}x{info.height} so that phones play it; see output.max_height."
             notes.append(Note("output_scaled", sentence))
-        notes += [*self.notes, *self.source.info.notes, *self._frame_notes()]
+        notes += [*self.source.info.notes, *self._frame_notes()]
         return replace(
             report,
             notes=merge_notes([*report.notes, *notes]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from retalking_core.media.limits import DEFAULT_LIMITS as LIMITS
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import read_speech
 from retalking_core.media.writer import output_size
+from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.types import Frame, RenderReport
 from tests.media import clips
@@ -339,6 +341,17 @@ def test_damage_is_counted_in_the_notes(tmp_path: Path) -> None:
     assert notes["video_damaged"].sentence.startswith("1 of 50 frames")
     assert notes["video_damaged"].ranges_s == ((0.4, 0.44),)
     assert notes["video_smeared"].ranges_s == ((0.44, 1.0),)
+
+
+def test_notes_about_the_speech_end_with_the_result(tmp_path: Path) -> None:
+    """What lies behind its end is not in it: the speech goes on, and the result does not."""
+    video = clips.make_video(tmp_path / "clip.mp4", frames=50, size=(320, 240))
+    speech = clips.make_wav(tmp_path / "speech.wav", 2.0)
+    report = RenderReport("preview", "1", "cpu", 50, Fraction(25), 2.0, 320, 240, 0.0, [], {})
+    with plan_clip(video, speech, RenderOptions(), LIMITS) as clip:
+        gaps = Note("audio_gap_filled", "Silence was inserted.", ((0.5, 0.7), (1.9, 2.5), (3.0, 4.0)))
+        notes = replace(clip, notes=(gaps,)).complete(report).notes
+    assert [note.ranges_s for note in notes if note.code == gaps.code] == [((0.5, 0.7), (1.9, 2.0))]
 
 
 @pytest.mark.parametrize(
