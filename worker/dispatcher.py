@@ -1,8 +1,8 @@
 """Works on what waits for somebody else's server: takes due items from the store, which shares them out fairly, and
 works on each in a thread of its own.
 
-There is no message for a webhook or a fetch, so there is no queue that grows while a receiver is away: what is due lies
-in the store, and a dispatcher takes as many as it has free threads.
+There is no message for a webhook, a fetch or an export, so there is no queue that grows while a receiver is away: what
+is due lies in the store, and a dispatcher takes as many as it has free threads.
 """
 
 from __future__ import annotations
@@ -68,10 +68,14 @@ class Dispatcher(Generic[Item]):
         tls_context()  # now, and not in every thread of the first burst: that took two seconds
         self._thread.start()
 
-    def stop(self, grace_s: float) -> None:
-        """Takes nothing more, and waits for what is in work. What takes longer is due again when its hold ends."""
+    def close(self) -> None:
+        """Takes nothing more."""
         self._over.set()
         self._look.set()
+
+    def stop(self, grace_s: float) -> None:
+        """Takes nothing more, and waits for what is in work. What takes longer is due again when its hold ends."""
+        self.close()
         self._thread.join(grace_s)
         wait(self._in_work(), grace_s)
         self._pool.shutdown(wait=False, cancel_futures=True)

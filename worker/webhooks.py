@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -76,10 +77,13 @@ def main() -> None:
     janitor.start()
     is_over.wait()
     notice.give(settings.shutdown_grace_s / 2)
+    ends_at = time.monotonic() + settings.shutdown_grace_s
+    for dispatcher in dispatchers:
+        dispatcher.close()
     janitor.stop()
     batches.stop()
     for dispatcher in dispatchers:
-        dispatcher.stop(settings.shutdown_grace_s)
+        dispatcher.stop(max(0.0, ends_at - time.monotonic()))
 
 
 if __name__ == "__main__":
