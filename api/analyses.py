@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from api.access import WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.files import ServedFile, file_response
+from api.files import file_response
 from api.jobs import (
     ACCEPTED_ANSWERS,
     SUBMISSION_REFUSALS,
@@ -23,18 +23,19 @@ from api.jobs import (
 )
 from api.openapi import ANALYSIS_FORM_BODY, ANALYSIS_JSON_BODY
 from api.problems import refusals
-from api.results import RESULT_PARAMETERS, excerpt_responses, result_of
-from api.submission import media_type_of
+from api.results import RESULT_PARAMETERS, excerpt_responses, file_beside, result_of
+from api.submission import refuse_json
 from jobs.errors import ServiceError
 from jobs.models import Job, JobView, ResultInfo
 from jobs.names import portrait_key
 from jobs.objects import ObjectNotFoundError
+from retalking_core.vocabulary.options import PERSON_ID
 from retalking_core.vocabulary.video_analysis import VideoAnalysis
 
 router = APIRouter(tags=["analyses"])
 _RENDERS_ONLY = ("unsupported_option", "engine_unavailable")
 _SUBMITTED = ACCEPTED_ANSWERS | refusals(*(code for code in SUBMISSION_REFUSALS if code not in _RENDERS_ONLY))
-Track = Annotated[str, Path(pattern=r"^person_[1-9][0-9]{0,3}$", description="Id of a person", examples=["person_1"])]
+Track = Annotated[str, Path(pattern=PERSON_ID, description="Id of a person", examples=["person_1"])]
 
 
 @router.post(
@@ -79,8 +80,7 @@ async def analyze_video_file(
 ) -> Response:
     """As `analyzeVideo`, with the file part `video` in a form; the other fields as form fields or in a JSON part
     `spec`."""
-    if media_type_of(request) == "application/json":
-        raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/videos/analyze`.")
+    refuse_json(request, "/videos/analyze")
     return await submit(request, parts, caller, idempotency_key, wait, kind="analyze")
 
 
@@ -108,12 +108,9 @@ def get_person(job_id: JobId, track: Track, request: Request, parts: WithDepende
     """JPEG, at most 160 pixels on its longer side."""
     job = find_job(parts, caller, job_id)
     result = _result_of_analysis(job)
-    key = portrait_key(result.key, track)
-    try:
-        size = parts.objects.info(key).size_bytes
-    except ObjectNotFoundError:
-        raise ServiceError("result_not_ready", f"The analysis lists no {track}; read its `people`.") from None
-    file = ServedFile(key, size, f'"{result.sha256}-{track}"', "image/jpeg", f"{job.id}-{track}.jpg")
+    file = file_beside(parts, job.id, result, track, portrait_key(result.key, track), "image/jpeg")
+    if file is None:
+        raise ServiceError("result_not_ready", f"The analysis lists no {track}; read its `people`.")
     return file_response(request, parts, job.owner, file)
 
 

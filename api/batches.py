@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
 from api.jobs import ACCEPTED_HEADERS, POLL_AFTER_S, IdempotencyHeader, find_batch, view_response
-from api.limits import check_metadata, read_json, too_large
+from api.limits import check_metadata, not_storable, read_json, too_large
 from api.openapi import BATCH_BODY
 from api.problems import FieldError, describe_errors, field_errors, refusals, request_id_of
 from api.segments import stored_segments
@@ -339,7 +339,7 @@ def _create(
         message = "This Idempotency-Key was used before with a different batch."
         raise ServiceError("idempotency_conflict", message) from None
     except RecordNotStorableError as fault:
-        raise ServiceError("value_out_of_bounds", "The request cannot be stored and read back unchanged.") from fault
+        raise not_storable() from fault
     except ArrivalLostError as fault:
         raise ServiceError("service_unavailable", "The job store took too long to store the batch.") from fault
     except RedisError as cause:

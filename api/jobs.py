@@ -17,7 +17,7 @@ from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
 from api.openapi import FORM_BODY, JSON_BODY
 from api.problems import refusals
-from api.submission import accept_submission, media_type_of
+from api.submission import accept_submission, refuse_json
 from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
 from jobs.models import Batch, Job, JobKind, JobStatus, JobView
@@ -186,8 +186,7 @@ async def submit_job_files(
     as files; with `segments`, each of them names the file part that has its speech. Options are form fields (nested
     ones as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as
     a file is referenced as in `submitJob`."""
-    if media_type_of(request) == "application/json":
-        raise ServiceError("unsupported_media_type", "This path takes forms; send JSON to `POST /v1/jobs`.")
+    refuse_json(request, "/jobs")
     return await submit(request, parts, caller, idempotency_key, wait)
 
 

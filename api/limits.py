@@ -101,6 +101,10 @@ async def read_body(request: Request, max_bytes: int, pace: Pace) -> bytes:
     return b"".join([chunk async for chunk in body_chunks(request, max_bytes, pace)])
 
 
+def not_storable() -> ServiceError:
+    return ServiceError("value_out_of_bounds", "The request cannot be stored and read back unchanged.")
+
+
 def too_large(max_bytes: int, what: str) -> ServiceError:
     return ServiceError("body_too_large", f"The {what} is larger than the limit of {max_bytes} bytes.")
 

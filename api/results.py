@@ -44,7 +44,7 @@ RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "headers": {"Location": {"schema": {"type": "string"}, "description": "Presigned link"}},
     },
 }
-_EXCERPTS = {"poster": (poster_key, "image/jpeg", "jpg"), "preview": (preview_key, "video/mp4", "mp4")}
+_EXCERPTS = {"poster": (poster_key, "image/jpeg"), "preview": (preview_key, "video/mp4")}
 
 
 # Of every call that sends a file of a job.
@@ -212,13 +212,20 @@ def find_excerpt(parts: Dependencies, job: Job, kind: Literal["poster", "preview
     """None: the job has no result, or the worker made none of it."""
     if job.result is None:
         return None
-    make_key, content_type, ending = _EXCERPTS[kind]
-    key = make_key(job.result.key)
+    make_key, content_type = _EXCERPTS[kind]
+    return file_beside(parts, job.id, job.result, kind, make_key(job.result.key), content_type)
+
+
+def file_beside(
+    parts: Dependencies, job_id: str, result: ResultInfo, name: str, key: str, content_type: str
+) -> ServedFile | None:
+    """A file that was made with a result, if it was. name: in its ETag and file name."""
     try:
         size = parts.objects.info(key).size_bytes
     except ObjectNotFoundError:
         return None
-    return ServedFile(key, size, f'"{job.result.sha256}-{kind}"', content_type, f"{job.id}-{kind}.{ending}")
+    file_name = f"{job_id}-{name}.{key.rpartition('.')[2]}"
+    return ServedFile(key, size, f'"{result.sha256}-{name}"', content_type, file_name)
 
 
 @router.get(

@@ -24,7 +24,8 @@ from api.access import Caller
 from api.dependencies import Dependencies
 from api.engines import check_engine
 from api.forms import SLOTS, ReceivedForm, fields_to_body, receive_form
-from api.limits import check_metadata, read_body, read_json
+from api.limits import check_metadata, not_storable, read_body, read_json
+from api.paths import VERSION
 from api.problems import UNKNOWN_FIELD, FieldError, describe_errors, field_errors, request_id_of
 from api.segments import (
     UPLOAD,
@@ -219,6 +220,12 @@ def _check_charset(request: Request) -> None:
     charset = parse_options_header(request.headers.get("content-type"))[1].get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise ServiceError("unsupported_media_type", f"The charset {charset[:40]!r} is not accepted; JSON is UTF-8.")
+
+
+def refuse_json(request: Request, path: str) -> None:
+    """On the path of a form. path: which takes JSON. Raises unsupported_media_type."""
+    if media_type_of(request) == "application/json":
+        raise ServiceError("unsupported_media_type", f"This path takes forms; send JSON to `POST {VERSION}{path}`.")
 
 
 def media_type_of(request: Request) -> str:
@@ -551,7 +558,7 @@ def _create(parts: Dependencies, job_id: str, submission: Submission, key: str |
         message = "This Idempotency-Key was used before with a different request."
         raise ServiceError("idempotency_conflict", message) from None
     except RecordNotStorableError as fault:
-        raise ServiceError("value_out_of_bounds", "The request cannot be stored and read back unchanged.") from fault
+        raise not_storable() from fault
     except RedisError as cause:
         return _find_created(parts, job_id, cause)
 

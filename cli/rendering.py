@@ -74,11 +74,9 @@ class LocalRenderer:
 
     def render(self, video: Path, audio: Path | Sequence[LineInput], result: Path, options: RenderOptions) -> Rendered:
         """Write `result` atomically, with a progress bar for each stage. Raises RetalkingError."""
-        from retalking_core.clip_plan import plan_clip
-        from retalking_core.engine import refuse_lines
+        from retalking_core.engine import settled_render
         from retalking_core.evaluation.measurement import Measurement
         from retalking_core.evaluation.metrics import measure_all
-        from retalking_core.face_choice import settle_faces
 
         result.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -91,9 +89,8 @@ class LocalRenderer:
                 self._warm = True
             unfinished = Path(folder) / result.name
             started_s = time.monotonic()
-            with plan_clip(video, audio, options, self._limits) as planned:
-                refuse_lines(planned, options, self._engine.capabilities)
-                settled = settle_faces(planned, options, self._limits, stages.show)
+            given = (self._engine.capabilities, video, audio, options, stages.show, self._limits)
+            with settled_render(*given) as settled:
                 clip = settled.clip
                 report = clip.complete(self._engine.render(clip, unfinished, settled.options, settled.progress))
                 wall_s = time.monotonic() - started_s

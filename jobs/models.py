@@ -115,7 +115,6 @@ class JobRequest(JobHandling, JobOptions):
     """The `spec` of a submission: render options, and how the job is handled."""
 
     output: JobOutput = Field(default_factory=JobOutput)
-
     evaluate_policy: EvaluatePolicy = Field(
         "inline",
         description="When the metrics of `evaluate` are computed. inline: before the job succeeds; after: the job "

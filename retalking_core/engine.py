@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from retalking_core.clip_plan import ClipPlan, LineInput, plan_clip
 from retalking_core.errors import OptionUnsupportedError
-from retalking_core.face_choice import settle_faces
+from retalking_core.face_choice import SettledRender, settle_faces
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
@@ -26,6 +27,7 @@ __all__ = [
     "refuse_lines",
     "refuse_unsupported",
     "render_files",
+    "settled_render",
     "sum_of_times",
 ]
 
@@ -143,9 +145,23 @@ def render_files(
     progress: ProgressHook,
     limits: MediaLimits = DEFAULT_LIMITS,
 ) -> RenderReport:
-    """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises its errors, those of `settle_faces`
-    and `Engine.render`, and OptionUnsupportedError for lines that the engine does not draw."""
-    with plan_clip(video, audio, options, limits) as clip:
-        refuse_lines(clip, options, engine.capabilities)
-        settled = settle_faces(clip, options, limits, progress)
+    """Plan the clip and render it with one engine. audio: see `plan_clip`. Raises the errors of `settled_render` and
+    `Engine.render`."""
+    with settled_render(engine.capabilities, video, audio, options, progress, limits) as settled:
         return settled.clip.complete(engine.render(settled.clip, result, settled.options, settled.progress))
+
+
+@contextmanager
+def settled_render(
+    capabilities: EngineCapabilities,
+    video: Path,
+    audio: Path | Sequence[LineInput],
+    options: RenderOptions,
+    progress: ProgressHook,
+    limits: MediaLimits,
+) -> Iterator[SettledRender]:
+    """What an engine with these capabilities is given for a clip, whose files are open inside the block. Raises the
+    errors of `plan_clip`, `refuse_lines` and `settle_faces`."""
+    with plan_clip(video, audio, options, limits) as clip:
+        refuse_lines(clip, options, capabilities)
+        yield settle_faces(clip, options, limits, progress)

@@ -28,7 +28,7 @@ from retalking_core.notes import Note
 from retalking_core.options import FaceChoice, FacePoint, FaceTrackId, RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import FrameSource, VideoInfo
-from retalking_core.vocabulary.options import SPEAKING
+from retalking_core.vocabulary.options import SPEAKING, is_person
 
 # Share of the whole render that looking for everyone takes.
 PEOPLE_SHARE = 0.25
@@ -45,11 +45,6 @@ class SettledRender:
     clip: ClipPlan
     options: RenderOptions
     progress: ProgressHook
-
-
-def is_person(choice: FaceChoice) -> bool:
-    """Whether a choice asks for a person instead of a place."""
-    return choice == SPEAKING or isinstance(choice, FaceTrackId)
 
 
 def settle_faces(clip: ClipPlan, options: RenderOptions, limits: MediaLimits, progress: ProgressHook) -> SettledRender:

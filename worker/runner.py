@@ -19,11 +19,9 @@ from jobs.models import Job, JobStatus, MetricResult, RenderInfo, ResultInfo
 from jobs.names import curves_key, portrait_key, poster_key, preview_key, result_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
-from retalking_core.clip_plan import plan_clip
 from retalking_core.digests import file_sha256
-from retalking_core.engine import refuse_lines
+from retalking_core.engine import settled_render
 from retalking_core.errors import RenderCanceled
-from retalking_core.face_choice import settle_faces
 from retalking_core.media.excerpts import write_poster, write_preview
 from retalking_core.progress import Progress
 from retalking_core.video_analysis import analyze_video
@@ -135,9 +133,8 @@ def _produce(attempt: Attempt) -> None:
         file = folder / f"result.{container}"
         options = render_options(job.spec.request.options, inputs.expression_image, job.owner)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
-            planned = opened.enter_context(plan_clip(inputs.video, spoken(job.spec, inputs), options, context.limits))
-            refuse_lines(planned, options, engine.capabilities)
-            settled = settle_faces(planned, options, context.limits, partial(_report_render, keeper))
+            given = (engine.capabilities, inputs.video, spoken(job.spec, inputs), options)
+            settled = opened.enter_context(settled_render(*given, partial(_report_render, keeper), context.limits))
             clip = settled.clip
             early = None
             if is_wanted(job) and not follows(job):  # else it would only take cores from the render

@@ -20,8 +20,9 @@ from retalking_core.errors import FaceMissingError
 from retalking_core.faces.landmarks import MOUTH, bounding_box, face_scale
 from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.numerics import smoothstep
-from retalking_core.options import FaceBox, FaceChoice, FacePoint, FaceTrackId
+from retalking_core.options import FaceBox, FaceChoice, FacePoint
 from retalking_core.types import FaceTrack, FrameSource
+from retalking_core.vocabulary.options import is_person
 
 OnFrame = Callable[[int, int], None]
 
@@ -31,8 +32,8 @@ class TrackRequest:
     """Which face to follow where.
 
     indices: source frame numbers to analyze, ascending, each once. choice: a place or a rank; people and speakers have
-    one since `settle_faces`. crop: left, top, right, bottom margins to leave out
-    of the search, fractions 0..1 of the upright frame.
+    one since `settle_faces`. crop: left, top, right, bottom margins to leave out of the search, fractions 0..1 of the
+    upright frame.
     """
 
     indices: Sequence[int]
@@ -40,7 +41,7 @@ class TrackRequest:
     crop: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.choice == "speaking" or isinstance(self.choice, FaceTrackId):
+        if is_person(self.choice):
             raise ValueError(f"{self.choice} is no place: `settle_faces` comes before the tracking")
 
 

@@ -30,6 +30,8 @@ FaceName = Literal["largest", "left_most", "right_most", "top_most", "bottom_mos
 SoundMix = Literal["replace", "over", "segments_only"]
 SPEAKING: Final = "speaking"
 """Value of `face` that asks for a person whom the video's own sound tells, and not for a place."""
+PERSON_ID = r"^person_[1-9][0-9]{0,3}$"
+"""Pattern of the ids of people of a video."""
 MissingFace = Literal["pass_through", "fail"]
 Compat = Literal["none", "original"]
 
@@ -68,10 +70,15 @@ class FaceBox:
 class FaceTrackId:
     """The face of one person, by the id that the analysis of the same video gave (`POST /v1/videos/analyze`)."""
 
-    track: str = Field(pattern=r"^person_[1-9][0-9]{0,3}$", examples=["person_2"])
+    track: str = Field(pattern=PERSON_ID, examples=["person_2"])
 
 
 FaceChoice = FaceName | FacePoint | FaceBox | FaceTrackId
+
+
+def is_person(choice: FaceChoice) -> bool:
+    """Whether a choice asks for a person instead of a place."""
+    return choice == SPEAKING or isinstance(choice, FaceTrackId)
 
 
 @dataclass(frozen=True, config=_CONFIG)

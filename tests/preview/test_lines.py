@@ -130,9 +130,10 @@ def test_the_effect_fades_in_and_out_of_a_line(
     target = report.lines[0].mouth_target
     assert target is not None
     peak = float(target.max())
-    # The first of two frames of the fade shows 0.26 of the opening.
-    assert float(target[0]) < 0.3 * peak
-    assert float(target[-1]) < 0.3 * peak
+    # Two frames (LINE_FADE_S): the first shows 0.26 of the opening, the second 0.74.
+    for first, second in ((target[0], target[1]), (target[-1], target[-2])):
+        assert 0 < float(first) < 0.3 * peak
+        assert float(first) < float(second)
 
 
 def test_segments_of_a_split_job_give_the_same_frames(

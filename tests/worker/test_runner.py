@@ -362,7 +362,7 @@ def test_a_demuxer_that_hangs_while_probing_loses_the_lease(
     """Before the render as well as in it, silence for stall_s is the end; the process would be ended a lease later."""
     hurried = replace(context, settings=context.settings.model_copy(update={"stall_s": 0.5}))
     job_id = submit()
-    monkeypatch.setattr(runner, "plan_clip", lambda *inputs: (time.sleep(1.2), plan_clip(*inputs))[1])
+    monkeypatch.setattr("retalking_core.engine.plan_clip", lambda *inputs: (time.sleep(1.2), plan_clip(*inputs))[1])
     run_job(job_id, hurried)
     assert context.store.jobs.get(job_id).status is JobStatus.RUNNING
     time.sleep(1.5)
