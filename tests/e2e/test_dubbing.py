@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.e2e.conftest import Service
-from tests.media.dialogs import FPS, WIDTH, make_dialog
+from tests.media.dialogs import FPS, WIDTH, make_dialog, measure_result
 
 pytestmark = pytest.mark.e2e
 LEFT_S, RIGHT_S = (0.4, 2.0), (1.4, 3.2)  # they overlap from 1.4 to 2 s
@@ -33,6 +33,29 @@ def submit(service: Service, scene: dict[str, Path], segments: list[dict[str, An
         answer = service.client.post("/v1/jobs/upload", files=parts, data={"segments": json.dumps(segments), **fields})
     assert answer.status_code == 202, answer.text
     return service.finish(answer.json()["id"])
+
+
+def test_each_face_follows_its_own_speech_only(service: Service, tmp_path: Path) -> None:
+    """In turn, then both at once. Without loss in the encoder: a pixel that differs was drawn."""
+    dialog = make_dialog(tmp_path)
+    audio = {dialog.first: "anna", dialog.second: "ben"}
+    segments = [
+        {"audio": audio[line.audio], "start_s": line.start_s, "end_s": line.end_s, "face": line.face}
+        for line in dialog.lines
+    ]
+    scene = {"video": dialog.video, "anna": dialog.first, "ben": dialog.second}
+    job = submit(service, scene, segments, **{"output.crf": "0"})
+    assert job["status"] == "succeeded", job["error"]
+    faces = measure_result(dialog, service.download(job["id"], tmp_path / "result.mp4"))
+    for side, face in zip(("left", "right"), faces, strict=True):
+        assert face.own >= 0.6, side
+        assert face.other <= 0.2, side
+        assert face.changed_in_silence == 0, side
+        assert face.outside == 0
+    scores = {each["name"]: each for each in service.client.get(f"/v1/jobs/{job['id']}/evaluation").json()["metrics"]}
+    told = [each["value"] for each in scores["mouth_speech_correlation"]["segments"]]
+    assert len(told) == 4
+    assert min(told) >= 0.6
 
 
 def luma_of(path: Path) -> NDArray[np.int16]:
