@@ -44,7 +44,8 @@ def test_each_face_follows_its_own_speech_only(service: Service, tmp_path: Path)
         for line in dialog.lines
     ]
     scene = {"video": dialog.video, "anna": dialog.first, "ben": dialog.second}
-    job = submit(service, scene, segments, **{"output.crf": "0"})
+    wanted = json.dumps(["mouth_speech_correlation"])
+    job = submit(service, scene, segments, **{"output.crf": "0", "evaluate": wanted})
     assert job["status"] == "succeeded", job["error"]
     faces = measure_result(dialog, service.download(job["id"], tmp_path / "result.mp4"))
     for side, face in zip(("left", "right"), faces, strict=True):
@@ -100,20 +101,44 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
         assert moved[~spoken].max() < 15, f"{side}: only the codec changes what nobody speaks"
 
 
-def test_lists_that_only_the_decoded_files_refute(service: Service, scene: dict[str, Path]) -> None:
-    beyond = submit(service, scene, [{"audio": "anna", "start_s": 99}])
-    assert beyond["error"]["code"] == "segment_out_of_range"
-    skipped = submit(service, scene, [{"audio": "anna", "start_s": 0, "audio_offset_s": 60}])
-    assert skipped["error"]["code"] == "segment_out_of_range"
-    lines = [{"audio": "anna", "start_s": 0}, {"audio": "anna", "start_s": 0.5}]
-    assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
-    lines = [
-        {"audio": "anna", "start_s": 0, "face": "left_most"},
-        {"audio": "anna", "start_s": 0, "face": {"x": WIDTH / 4, "y": 110}},
-    ]
-    assert submit(service, scene, lines)["error"]["code"] == "segments_overlap"
-    nobody = submit(
-        service, scene, [{"audio": "anna", "start_s": 0, "face": {"left": 0, "top": 0, "right": 5, "bottom": 5}}]
-    )
-    assert nobody["error"]["code"] == "face_not_found"
-    assert "Segment 1" in nobody["error"]["message"]
+def segment(start_s: float, audio: str = "anna", **more: Any) -> dict[str, Any]:
+    return {"audio": audio, "start_s": start_s, **more}
+
+
+REFUTED: dict[str, tuple[list[dict[str, Any]], str, str]] = {
+    "beyond the end": (
+        [segment(0, end_s=1), segment(99)],
+        "segment_out_of_range",
+        "Segment 2 starts at 99 s, and the video ends at 4.000 s: start it before that, or send a longer video",
+    ),
+    "offset beyond the audio": (
+        [segment(0, audio_offset_s=60)],
+        "segment_offset_beyond_audio",
+        "Segment 1 skips 60 s of a speech that is",
+    ),
+    "little left of the audio": (
+        [segment(0, audio_offset_s=2.9)],
+        "segment_too_short",
+        "make it longer",
+    ),
+    "one speech into the next": ([segment(0), segment(0.5)], "segments_overlap", "End the first one earlier"),
+    "two choices, one face": (
+        [segment(0, face="left_most"), segment(0, face={"x": WIDTH / 4, "y": 110})],
+        "segments_overlap",
+        "or name another face",
+    ),
+    "nobody there": (
+        [segment(0, face={"left": 0, "top": 0, "right": 5, "bottom": 5})],
+        "face_not_found",
+        "Segment 1: No face was found inside the box",
+    ),
+    "no such person": ([segment(0, face={"track": "person_9"})], "face_not_found", "Segment 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUTED)
+def test_lists_that_only_the_decoded_files_refute(service: Service, scene: dict[str, Path], case: str) -> None:
+    segments, code, words = REFUTED[case]
+    error = submit(service, scene, segments)["error"]
+    assert error["code"] == code, error
+    assert words in error["message"], "it says which segment, and what to do"
