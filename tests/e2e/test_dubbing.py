@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from retalking_core.media.limits import DEFAULT_LIMITS
+from retalking_core.media.speech import read_speech
 from tests.e2e.conftest import Service
 from tests.media.dialogs import FPS, WIDTH, make_dialog, measure_result
+from tests.preview.speech import talk
 
 pytestmark = pytest.mark.e2e
 LEFT_S, RIGHT_S = (0.4, 2.0), (1.4, 3.2)  # they overlap from 1.4 to 2 s
@@ -33,6 +36,10 @@ def submit(service: Service, scene: dict[str, Path], segments: list[dict[str, An
         answer = service.client.post("/v1/jobs/upload", files=parts, data={"segments": json.dumps(segments), **fields})
     assert answer.status_code == 202, answer.text
     return service.finish(answer.json()["id"])
+
+
+def segment(start_s: float, audio: str = "anna", **more: Any) -> dict[str, Any]:
+    return {"audio": audio, "start_s": start_s, **more}
 
 
 def test_each_face_follows_its_own_speech_only(service: Service, tmp_path: Path) -> None:
@@ -57,6 +64,66 @@ def test_each_face_follows_its_own_speech_only(service: Service, tmp_path: Path)
     told = [each["value"] for each in scores["mouth_speech_correlation"]["segments"]]
     assert len(told) == 4
     assert min(told) >= 0.6
+
+
+OWN_RATE_HZ = 48_000
+LEAST_SNR_DB = 35
+AT_S = (1.00003, 2.2)  # between two samples
+
+
+@pytest.fixture(scope="module")
+def sounding(scene: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.int16]]:
+    """The scene with sound of its own as PCM of 16 bits, and its samples [n, 2]."""
+    plain = np.interp(np.arange(round(LENGTH_S * OWN_RATE_HZ)) / 3, np.arange(64_000), talk(LENGTH_S).samples)
+    samples = (np.stack([plain, 0.5 * plain], axis=1) * 16_000).astype(np.int16)
+    path = tmp_path_factory.mktemp("sounding") / "scene.mkv"
+    with av.open(str(scene["video"])) as silent, av.open(str(path), "w") as out:
+        pictures = out.add_stream_from_template(silent.streams.video[0])
+        sound = out.add_stream("pcm_s16le", rate=OWN_RATE_HZ, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="stereo")
+        frame.sample_rate = OWN_RATE_HZ
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+        for packet in silent.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = pictures
+                out.mux(packet)
+    return path, samples
+
+
+@pytest.mark.parametrize("container", ["mov", "mkv", "mp4"])
+def test_the_sound_of_the_result(
+    service: Service,
+    scene: dict[str, Path],
+    sounding: tuple[Path, NDArray[np.int16]],
+    container: str,
+    tmp_path: Path,
+) -> None:
+    """As decoded: the video's own outside the segment, to the bit as PCM; the speech at its sample."""
+    video, own = sounding
+    segments = [segment(AT_S[0], end_s=AT_S[1], face="left_most")]
+    fields = {"sound.mix": "segments_only", "output.container": container, "evaluate": "[]"}
+    job = submit(service, {**scene, "video": video}, segments, **fields)
+    assert job["status"] == "succeeded", job["error"]
+    with read_speech(service.download(job["id"], tmp_path / "result"), DEFAULT_LIMITS) as heard:
+        assert heard.track is not None
+        assert heard.track.codec == ("aac" if container == "mp4" else "pcm_s16le")
+        decoded = np.concatenate(list(heard.sound.blocks(OWN_RATE_HZ)), axis=1).T
+    with read_speech(scene["anna"], DEFAULT_LIMITS, rate_hz=OWN_RATE_HZ) as said:
+        speech = np.concatenate(list(said.sound.blocks(OWN_RATE_HZ)), axis=1)[0]
+    begin, end = (round(at_s * OWN_RATE_HZ) for at_s in AT_S)
+    # A frame of AAC that begins in the segment shares its noise with what is beside it.
+    shared = 2048 if container == "mp4" else 0
+    for part in (slice(0, begin - shared), slice(end + shared, min(len(decoded), len(own)) - shared)):
+        if container == "mp4":
+            noise = decoded[part] - own[part] / 32768
+            assert 10 * np.log10(np.square(own[part] / 32768).mean() / np.square(noise).mean()) > LEAST_SNR_DB
+        else:
+            assert np.array_equal(decoded[part] * 32768, own[part])
+    inside = decoded[begin + 2400 : end - 2400, 0]
+    lags = range(-40, 41)
+    alike = [float(inside @ speech[2400 - lag : 2400 - lag + len(inside)]) for lag in lags]
+    assert abs(lags[int(np.argmax(alike))]) <= 1
 
 
 def luma_of(path: Path) -> NDArray[np.int16]:
@@ -99,10 +166,6 @@ def test_each_face_moves_while_its_line_is_spoken(service: Service, scene: dict[
         moved = halves[side].max(axis=(1, 2))
         assert moved[spoken].max() > 40, side
         assert moved[~spoken].max() < 15, f"{side}: only the codec changes what nobody speaks"
-
-
-def segment(start_s: float, audio: str = "anna", **more: Any) -> dict[str, Any]:
-    return {"audio": audio, "start_s": start_s, **more}
 
 
 REFUTED: dict[str, tuple[list[dict[str, Any]], str, str]] = {
