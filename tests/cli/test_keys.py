@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.conftest import Ended, Up, run_command
+from tests.cli.conftest import Ended, Up
 from tests.services import own_database, wait_until
 
 KEY = re.compile(r"^rtk_[0-9a-f]{16}_[0-9a-f]{64}$", re.MULTILINE)
@@ -78,7 +78,14 @@ def test_a_public_address_without_keys_is_refused(call: Call, tmp_path: Path, ho
 
 
 @pytest.mark.e2e
-def test_up_with_keys(start_up: Callable[..., Up], tmp_path: Path, portrait: Path, short_speech: Path) -> None:
+def test_up_with_keys(
+    start_up: Callable[..., Up],
+    call: Call,
+    tmp_path: Path,
+    portrait: Path,
+    short_speech: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """On all addresses of the machine: the first key is handed out, and makes the others."""
     data = tmp_path / "data"
     up = start_up(data, "--host", "0.0.0.0", RETALKING_REQUIRE_KEYS="true")
@@ -87,18 +94,18 @@ def test_up_with_keys(start_up: Callable[..., Up], tmp_path: Path, portrait: Pat
     assert httpx.get(f"{url}/jobs").status_code == 401
     assert httpx.get(f"{url}/jobs", headers={"Authorization": f"Bearer {first}"}).status_code == 200
 
-    made = run_command("keys", "create", "submitter", "--data", str(data), cwd=tmp_path)
-    (key,) = KEY.findall(made.stdout)
+    (key,) = KEY.findall(call("keys", "create", "submitter", "--data", str(data)).out)
     job = ("submit", str(portrait), str(short_speech), "--url", url, "--option", "evaluate=[]", "--out", "result.mp4")
-    refused = run_command(*job, cwd=tmp_path)
-    assert refused.returncode == 4
-    assert refused.stderr.startswith("error: unauthorized: ")
-    done = run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key)
-    assert done.returncode == 0, done.stderr
+    refused = call(*job)
+    assert refused.code == 4
+    assert refused.err.startswith("error: unauthorized: ")
+    monkeypatch.setenv("RETALKING_API_KEY", key)
+    done = call(*job)
+    assert done.code == 0, done.err
     assert (tmp_path / "result.mp4").stat().st_size > 1000
 
-    assert run_command("keys", "revoke", key.split("_")[1], "--data", str(data), cwd=tmp_path).returncode == 0
-    assert run_command(*job, cwd=tmp_path, RETALKING_API_KEY=key).returncode == 4
+    assert call("keys", "revoke", key.split("_")[1], "--data", str(data)).code == 0
+    assert call(*job).code == 4
     for log in data.rglob("*.log"):
         assert key.split("_")[2] not in log.read_text(errors="replace"), log
 

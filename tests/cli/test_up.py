@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.cli.conftest import Up, run_command
+from tests.cli.conftest import Ended, Up, run_command
 from tests.services import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -92,20 +92,22 @@ def check_secrets(data: Path, family: list[psutil.Process]) -> None:
     assert not [line for line in lines for secret in hidden if secret in line]
 
 
-def test_what_is_taken_is_refused_and_what_dies_comes_back(start_up: Start, tmp_path: Path) -> None:
+def test_what_is_taken_is_refused_and_what_dies_comes_back(
+    start_up: Start, call: Callable[..., Ended], tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     up = start_up(data)
     url = up.url()
 
-    same_folder = run_command("up", "--port", "0", "--data", str(data), cwd=tmp_path)
-    assert same_folder.returncode == 3
-    assert same_folder.stderr.startswith(f"error: data_folder_in_use: Another retalking (process {up.process.pid})")
+    same_folder = call("up", "--port", "0", "--data", str(data))
+    assert same_folder.code == 3
+    assert same_folder.err.startswith(f"error: data_folder_in_use: Another retalking (process {up.process.pid})")
 
     port = url.rpartition(":")[2]
-    same_port = run_command("up", "--port", port, "--data", str(tmp_path / "other"), cwd=tmp_path)
-    assert same_port.returncode == 3
-    assert same_port.stderr.startswith(f"error: port_in_use: Cannot listen on 127.0.0.1 port {port}")
-    assert len(same_port.stderr.splitlines()) == 1
+    same_port = call("up", "--port", port, "--data", str(tmp_path / "other"))
+    assert same_port.code == 3
+    assert same_port.err.startswith(f"error: port_in_use: Cannot listen on 127.0.0.1 port {port}")
+    assert len(same_port.err.splitlines()) == 1
 
     api = next(process for process in up.family() if "api.server" in process.cmdline())
     api.kill()

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from tests.api.running import ROOT
+from tests.services import untraced
 
 SERVICE = {"api", "cli", "jobs", "retalking_client", "retalking_core", "worker"}
 
 
 def build(source: Path, out: Path) -> zipfile.ZipFile:
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(out)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, timeout=240)
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
+    subprocess.run(command, env=untraced(), check=True, timeout=240)
     (wheel,) = out.glob("*.whl")
     return zipfile.ZipFile(wheel)
 

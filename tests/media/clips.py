@@ -17,12 +17,17 @@ from numpy.typing import NDArray
 
 def gradient_rgb(number: int, width: int, height: int) -> NDArray[np.uint8]:
     """A smooth moving pattern u8 [h, w, 3]; its mean luma grows with `number`, so that frames can be told apart."""
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
     level = 40 + (number * 7) % 160
-    red = level + 30 * np.sin(x / 17 + number)
-    green = level + 25 * np.cos(y / 13)
-    blue = level + 20 * np.sin((x + y) / 29)
-    return np.clip(np.stack([red, green, blue], axis=-1), 0, 255).astype(np.uint8)
+    picture = np.empty((height, width, 3), np.uint8)
+    x, y = np.arange(width), np.arange(height)[:, None]
+    picture[..., 0] = _color(level + 30 * np.sin(x / 17 + number))
+    picture[..., 1] = _color(level + 25 * np.cos(y / 13))
+    picture[..., 2] = _color(level + 20 * np.sin(np.arange(width + height) / 29))[x + y]
+    return picture
+
+
+def _color(level: NDArray[np.float64]) -> NDArray[np.uint8]:
+    return np.clip(level, 0, 255).astype(np.uint8)
 
 
 def decoded_luma(path: Path) -> list[NDArray[np.uint8]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cli.weights import app
 from retalking_core.errors import WeightsError
+from retalking_core.weights.fetching import Fetcher
 from retalking_core.weights.synthesis import synthetic_state_dict
 from retalking_core.weights.table import WEIGHT_FILES, read_lock
 from tests.networks.mirror import serve, to_bytes
@@ -22,7 +24,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetching falls back to publishers and mirrors: a proxy that refuses connections stands before them."""
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr("retalking_core.weights.fetching.time.sleep", lambda _seconds: None)
+    hasty = partial(Fetcher, sleep=lambda _seconds: None)
+    monkeypatch.setattr("retalking_core.weights.fetching.Fetcher", hasty)
 
 
 def run(*arguments: str | Path, **environment: str) -> Result:
