@@ -101,6 +101,9 @@ class RenderProcess:
             unavailable=engines.unavailable,
             condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
         )
+        self.heartbeat.start()
+        if PREVIEW in engines.by_name:
+            engines.by_name[PREVIEW].warm_up()
         self.context = RunContext(
             settings=settings,
             store=store,
@@ -113,9 +116,6 @@ class RenderProcess:
             call_helpers=partial(call_helpers, app),
             send_again=lambda job: send_job(app, store, job),
         )
-        self.heartbeat.start()
-        if PREVIEW in engines.by_name:
-            engines.by_name[PREVIEW].warm_up()
         log.info("ready: %s", ", ".join(engines.by_name) or "no engine", extra={"worker": worker_id})
 
     @contextmanager
@@ -217,9 +217,7 @@ def work(app: Celery, arguments: Sequence[str]) -> int:
     """Take jobs until SIGTERM, and return the exit code: `celery -A ... worker` without Celery's command line, whose
     imports take a tenth of the CPU time of the start."""
     parser = argparse.ArgumentParser(description="A render worker of Retalking.")
-    parser.add_argument(
-        "--name", default="celery", help="name of the node, unique on this host and its broker"
-    )
+    parser.add_argument("--name", default="celery", help="name of the node, unique on this host and its broker")
     name = parser.parse_args(arguments).name
     worker = app.Worker(hostname=nodename(name, socket.gethostname()))
     worker.start()

@@ -190,7 +190,7 @@ def test_inline_numbers_come_from_the_frames_as_they_are_rendered(
 
     monkeypatch.setattr(EarlyLooks, "findings", watched)
     run_job(create(context, inputs), context)
-    assert seen == [["crops", "outside", "points", "ssim"]]
+    assert seen == [["outside", "points", "sharpness", "ssim"]]
 
 
 def test_none_evaluates_nothing(context: RunContext, inputs: dict[str, Path]) -> None:
