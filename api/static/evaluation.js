@@ -60,8 +60,9 @@ function segmentTable(job, evaluation) {
 function spokenBy({ segments, inputs, options }, index) {
   const { audio = "", face = null } = segments[index] ?? {};
   const chosen = face ?? options.face;
-  const ofPlace = (/** @type {object} */ place) => ("track" in place ? nameOf(/** @type {Person} */ (place)) : "face at a place");
-  const name = typeof chosen === "string" ? chosen.replaceAll("_", " ") : ofPlace(chosen);
+  let name = "face at a place";
+  if (typeof chosen === "string") name = chosen.replaceAll("_", " ");
+  else if ("track" in chosen) name = nameOf(/** @type {Person} */ (chosen));
   return `${inputs[audio]?.filename ?? audio}, ${name}`;
 }
 

@@ -211,8 +211,9 @@ function drawTimeline(rows, track, scale, lengthS) {
     row.block.style.left = `${(startS / lengthS) * 100}%`;
     row.block.style.width = `${(Math.max(0, endS - startS) / lengthS) * 100}%`;
     row.block.style.top = `${faces.indexOf(row.face.value) * 3.5}rem`;
+    const face = row.face.selectedOptions[0]?.textContent ?? "";
     row.block.setAttribute("aria-label",
-      `${row.file.name}, ${row.face.selectedOptions[0]?.textContent ?? ""}, from ${startS.toFixed(1)} to ${endS.toFixed(1)} seconds`);
+      `${row.file.name}, ${face}, from ${startS.toFixed(1)} to ${endS.toFixed(1)} seconds`);
     drawWaveform(row.canvas, row.waveform, offsetOf(row), endS - startS);
   }
 }
