@@ -1,6 +1,6 @@
 // @ts-check
 // The metrics of a result, each with its meaning, and their curves.
-/** @import { Curves, Evaluation, FinishedJob, Metric, MetricInfo, Offer, Person } from "#types" */
+/** @import { Curves, Evaluation, FinishedJob, Metric, MetricInfo, Offer } from "#types" */
 /** @import { Comparison } from "./comparison.js" */
 
 import { h } from "./elements.js";
@@ -62,7 +62,7 @@ function spokenBy({ segments, inputs, options }, index) {
   const chosen = face ?? options.face;
   let name = "face at a place";
   if (typeof chosen === "string") name = chosen.replaceAll("_", " ");
-  else if ("track" in chosen) name = nameOf(/** @type {Person} */ (chosen));
+  else if ("track" in chosen) name = nameOf(chosen);
   return `${inputs[audio]?.filename ?? audio}, ${name}`;
 }
 
