@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = asked.result or Path(folder) / "result.mp4"
         with started() as service:
             job = dub(service.url, scene, result)
-        faces = measure_result(scene, result)
+        assert job.render is not None
+        faces = measure_result(scene, result, [list(each.face_box or ()) for each in job.render.segments[:2]])
     assert job.evaluation is not None
     (scored,) = (metric for metric in job.evaluation if metric.name == "mouth_speech_correlation")
     told = [None if each.value is None else round(each.value, 2) for each in scored.segments]

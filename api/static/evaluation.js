@@ -5,6 +5,7 @@
 
 import { h } from "./elements.js";
 import { clock, number, seconds, title } from "./format.js";
+import { nameOf } from "./people.js";
 import { gauge, shareBars, shiftPlot, timePlot } from "./plots.js";
 
 const BETTER = { higher: "higher is better", lower: "lower is better", neutral: "nearer 0 is better" };
@@ -15,7 +16,8 @@ const BETTER = { higher: "higher is better", lower: "lower is better", neutral: 
  */
 export function showEvaluation(place, { job, evaluation, offer, comparison }) {
   const measured = evaluation.metrics.filter((metric) => metric.value !== null);
-  const unknown = evaluation.metrics.filter((metric) => metric.value === null);
+  const isOfSegments = (/** @type {Metric} */ metric) => metric.segments?.some(({ value }) => value !== null);
+  const unknown = evaluation.metrics.filter((metric) => metric.value === null && !isOfSegments(metric));
   const plots = drawPlots(job, evaluation.curves, comparison);
   place.replaceChildren(h("section", { class: "card", "aria-labelledby": "evaluation-title" },
     h("h2", { id: "evaluation-title" }, "Evaluation"),
@@ -48,8 +50,20 @@ function segmentTable(job, evaluation) {
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Segment"),
         metrics.map((metric) => h("th", { scope: "col" }, title(metric.name))))),
       h("tbody", {}, segments.map((segment, index) => h("tr", {},
-        h("td", { "data-head": "Segment" }, `${index + 1}: ${clock(segment.start_s)} to ${clock(segment.end_s)}`),
+        h("td", { "data-head": "Segment" },
+          h("span", { class: "times" }, `${index + 1}: ${clock(segment.start_s)} to ${clock(segment.end_s)}`),
+          h("small", {}, spokenBy(job, index))),
         metrics.map((metric) => cell(metric, index)))))));
+}
+
+/** The speech of a segment and the face, as they were asked for. @param {FinishedJob} job @param {number} index */
+function spokenBy({ segments, inputs, options }, index) {
+  const { audio = "", face = null } = segments[index] ?? {};
+  const chosen = face ?? options.face;
+  let name = "face at a place";
+  if (typeof chosen === "string") name = chosen.replaceAll("_", " ");
+  else if ("track" in chosen) name = nameOf(chosen);
+  return `${inputs[audio]?.filename ?? audio}, ${name}`;
 }
 
 /** @param {Metric} metric @param {MetricInfo} [info] */

@@ -9,7 +9,7 @@ import { InvalidField } from "./fields.js";
 import { bytes, percent } from "./format.js";
 import { problemBox } from "./notices.js";
 import { buildOptions } from "./options_form.js";
-import { buildPeople } from "./people.js";
+import { buildPeople, nameOf } from "./people.js";
 import { buildSegments } from "./segments.js";
 import { buildSource } from "./source_input.js";
 
@@ -60,7 +60,11 @@ function buildParts(offer, document, api, signal) {
   const people = buildPeople({
     api, signal, source: video,
     onFound: (found) => segments.offerPeople(found),
-    onPick: ({ track }) => choosePerson(options.fields.face, track),
+    onPick: (person) => {
+      if (segments.isOn) return segments.pick(person);
+      choosePerson(options.fields.face, person.track);
+      return `${nameOf(person)} was chosen.`;
+    },
   });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const text = h("span", { class: "fine" });

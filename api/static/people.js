@@ -47,7 +47,7 @@ export const nameOf = ({ track }) => track.replace("person_", "Person ");
  * @param {AbortSignal} options.signal
  * @param {{ read: () => import("#types").Source | null, showError: (text: string) => void }} options.source
  * @param {(people: Person[]) => void} options.onFound
- * @param {(person: Person) => void} options.onPick
+ * @param {(person: Person) => string} options.onPick returns what was done with the choice
  */
 export function buildPeople({ api, signal, source, onFound, onPick }) {
   const button = h("button", { type: "button", class: "quiet small" }, "Find the people in it");
@@ -77,8 +77,7 @@ export function buildPeople({ api, signal, source, onFound, onPick }) {
       if (job.status !== "succeeded") throw new Error(job.error?.message ?? `The analysis is ${job.status}.`);
       const analysis = await api.analysis(job.id);
       const list = await listPeople(api, job.id, analysis, (person) => {
-        onPick(person);
-        announce(`${nameOf(person)} was chosen.`);
+        announce(note.textContent = onPick(person));
       });
       if (isStale()) return;
       found.replaceChildren(list);

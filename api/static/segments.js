@@ -36,6 +36,8 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
   const rows = [];
   /** @type {Person[]} */
   let people = [];
+  /** @type {Row | undefined} the one that a click on a person is about */
+  let marked;
   const toggle = h("input", { type: "checkbox", role: "switch", id: unique("segments") });
   const chooser = h("input", {
     type: "file", id: unique("speeches"), accept: "audio/*,video/*,.mkv,.flac,.ogg", multiple: true,
@@ -45,10 +47,17 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
   const list = h("ol", { class: "segment-rows" });
   const error = h("p", { class: "error", role: "alert", hidden: true });
   const editor = h("div", { class: "segments", hidden: true },
-    h("p", { class: "help" }, "Drag a speech along the timeline, or move it with the arrow keys."),
+    h("p", { class: "help" }, "Drag a speech along the timeline, or move it with the arrow keys. "
+      + "Click on a person above to let them speak the marked one."),
     track, scale, list, h("label", { for: chooser.id }, "Add speech"), chooser, error);
 
   const draw = () => drawTimeline(rows, track, scale, lengthOf(rows, video.player));
+  const mark = (/** @type {Row | undefined} */ row) => {
+    marked = row;
+    for (const { element, block } of rows) {
+      for (const part of [element, block]) part.toggleAttribute("data-marked", element === row?.element);
+    }
+  };
   const add = async (/** @type {File} */ file) => {
     if (file.size > maxBytes) return say(error, `${file.name} has ${bytes(file.size)}, more than the service takes.`);
     const lastS = Math.max(0, ...rows.map(endOf));
@@ -58,6 +67,8 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
     list.append(row.element);
     track.append(row.block);
     row.element.addEventListener("input", draw);
+    for (const part of [row.element, row.block]) part.addEventListener("focusin", () => mark(row));
+    mark(row);
     row.element.querySelector("button")?.addEventListener("click", () => remove(row));
     move(row, track, () => lengthOf(rows, video.player), draw);
     draw();
@@ -67,6 +78,7 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
     rows.splice(rows.indexOf(row), 1);
     row.element.remove();
     row.block.remove();
+    if (marked === row) mark(rows.at(-1));
     draw();
     chooser.focus();
   };
@@ -94,6 +106,13 @@ export function buildSegments({ video, faces, maxBytes, onSwitch }) {
       people = found;
       for (const row of rows) offer(row, people);
       draw();
+    },
+    /** Lets a person speak the marked speech; returns what was done. @param {Person} person */
+    pick({ track: name }) {
+      if (!marked) return "Add the speech of each speaker, then click on who speaks it.";
+      marked.face.value = name;
+      draw();
+      return `${nameOf({ track: name })} speaks ${marked.file.name}, speech ${rows.indexOf(marked) + 1}.`;
     },
     /** What to send, or null if something is missing, which is then shown. */
     read() {
@@ -192,8 +211,9 @@ function drawTimeline(rows, track, scale, lengthS) {
     row.block.style.left = `${(startS / lengthS) * 100}%`;
     row.block.style.width = `${(Math.max(0, endS - startS) / lengthS) * 100}%`;
     row.block.style.top = `${faces.indexOf(row.face.value) * 3.5}rem`;
+    const face = row.face.selectedOptions[0]?.textContent ?? "";
     row.block.setAttribute("aria-label",
-      `${row.file.name}, ${row.face.value}, from ${startS.toFixed(1)} to ${endS.toFixed(1)} seconds`);
+      `${row.file.name}, ${face}, from ${startS.toFixed(1)} to ${endS.toFixed(1)} seconds`);
     drawWaveform(row.canvas, row.waveform, offsetOf(row), endS - startS);
   }
 }
@@ -238,12 +258,14 @@ function check(row) {
   return !wrong;
 }
 
-/** @param {Row[]} rows */
+/** Each file once, also if several segments are cut from it. @param {Row[]} rows */
 function toRequest(rows) {
   /** @type {Map<string, File>} */
   const files = new Map();
-  const segments = rows.map((row, number) => {
-    const name = `speech_${number + 1}`;
+  const keyOf = (/** @type {File} */ file) => JSON.stringify([file.name, file.size, file.lastModified]);
+  const names = new Map([...new Set(rows.map(({ file }) => keyOf(file)))].map((key, k) => [key, `speech_${k + 1}`]));
+  const segments = rows.map((row) => {
+    const name = /** @type {string} */ (names.get(keyOf(row.file)));
     files.set(name, row.file);
     const { start_s: start, end_s: end, audio_offset_s: offset } = row.times;
     return {

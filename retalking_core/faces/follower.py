@@ -215,11 +215,17 @@ class FaceFollower:
         return any(iou(box, seen) > SAME_PLACE for seen in boxes)
 
     def _find_again(self, gray: Gray) -> NDArray[np.float32] | None:
-        """Search the picture for the same person: at once, then every few frames, finely every now and then."""
+        """Search the picture for the same person: at once, then every few frames, finely every now and then, also where
+        larger faces are: those of others."""
         self._lost_for += 1
         if self._lost_for > LOST_SOON and self._lost_for % LOST_STRIDE and not self.cut:
             return None
-        faces = self._search.everywhere(gray, fine=self.cut or self._lost_for % 10 == 1)
+        found = self._known_among(gray, self._search.everywhere(gray, fine=False))
+        if found is None and (self.cut or self._lost_for % 10 == 1):
+            found = self._known_among(gray, self._search.everywhere(gray, fine=True, every_size=True))
+        return found
+
+    def _known_among(self, gray: Gray, faces: list[FoundFace]) -> NDArray[np.float32] | None:
         if not self._cut_since_lost and not self.cut and self._lost_for <= LOST_SOON:
             for face in faces:
                 if iou(implied_box(face.landmarks), self._last_box) > 0.4:

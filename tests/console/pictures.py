@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Page
 
 from cli.demo_input import write_demo_speech, write_portrait
@@ -20,6 +21,8 @@ from tests.console.test_main_job import RENDER_MS, RESULT, choose_inputs, job_id
 TARGET = ROOT / "docs" / "pictures"
 DESK, PHONE = {"width": 1200, "height": 860}, {"width": 390, "height": 844}
 QUALITY = 82
+# Person, start and end in seconds.
+SPOKEN = ((1, 0.2, 2.0), (2, 1.6, 3.4), (1, 3.6, 4.8))
 
 
 def make_pictures(browser: Browser, url: str, face: Path, speech: Path) -> None:
@@ -46,6 +49,36 @@ def make_pictures(browser: Browser, url: str, face: Path, speech: Path) -> None:
         shoot(watched.page, "console-phone")
 
 
+def shoot_speakers(browser: Browser, url: str, scene: Path, speech: Path) -> None:
+    """Who is in the picture, and three segments on the timeline."""
+    with open_page(browser, url, viewport=DESK) as watched:
+        page = watched.page
+        page.get_by_role("region", name="Face").locator("input[type=file]").set_input_files(scene)
+        page.get_by_role("switch", name="Several speakers").check()
+        page.get_by_role("button", name="Find the people in it").click()
+        page.locator(".people").get_by_role("button", name="Person 2").wait_for(timeout=RENDER_MS)
+        speakers = page.get_by_role("region", name="Speakers")
+        rows = speakers.get_by_role("listitem")
+        for number, (person, start_s, end_s) in enumerate(SPOKEN):
+            speakers.get_by_label("Add speech").set_input_files(speech)
+            rows.nth(number).get_by_label("Starts at").fill(str(start_s))
+            rows.nth(number).get_by_label("Ends at").fill(str(end_s))
+            page.locator(".people").get_by_role("button", name=f"Person {person}").click()
+        page.locator(".people-finder").evaluate("(part) => scrollTo(0, part.offsetTop - 90)")
+        page.wait_for_timeout(300)
+        shoot(page, "console-speakers")
+
+
+def make_scene(portrait: Path, target: Path) -> Path:
+    """The portrait twice, once mirrored."""
+    face = Image.open(portrait).convert("RGB").crop((96, 0, 352, 256))
+    scene = Image.new("RGB", (512, 256))
+    scene.paste(face, (0, 0))
+    scene.paste(ImageOps.mirror(face), (256, 0))
+    scene.save(target)
+    return target
+
+
 def show_result(page: Page) -> None:
     """A moment with an open mouth, in view."""
     page.locator(RESULT).evaluate("(video) => { video.currentTime = 2.36; }")
@@ -70,6 +103,7 @@ def main() -> None:
         write_demo_speech(speech)
         with run_stack(folder / "service") as stack, open_browser(program) as browser:
             make_pictures(browser, stack.url, face, speech)
+            shoot_speakers(browser, stack.url, make_scene(face, folder / "scene.png"), speech)
 
 
 if __name__ == "__main__":

@@ -210,6 +210,7 @@ def test_several_speakers_on_a_timeline(browser: Browser, live: RunningApi, file
         submit(page)
         segments = live.store.jobs.get(job_id_of(page)).spec.segments
     assert [each.face for each in segments] == ["left_most", "right_most"]
+    assert [each.audio for each in segments] == ["audio_1", "audio_1"], "one file is sent once"
     assert (segments[0].start_s, segments[0].end_s) == (1, 3)
     assert segments[1].start_s == pytest.approx(second + 0.1)
     assert (segments[1].end_s, segments[1].audio_offset_s) == (None, 0.1)
@@ -237,7 +238,11 @@ def test_the_people_of_a_video_are_clicked_on(browser: Browser, live: RunningApi
         page.get_by_text("Several speakers").click()
         speakers = page.get_by_role("region", name="Speakers")
         speakers.get_by_label("Add speech").set_input_files([files[1]])
-        speakers.get_by_role("combobox", name="Face").select_option("Person 1")
+        expect(speakers.get_by_role("listitem")).to_have_count(1)
+        expect(speakers.get_by_role("combobox", name="Face")).to_have_value("left_most")
+        person.click()
+        expect(speakers.get_by_role("combobox", name="Face")).to_have_value("person_1")
+        expect(page.get_by_text("Person 1 speaks speech.wav, speech 1.").first).to_be_visible()
         submit(page)
         spec = live.store.jobs.get(job_id_of(page)).spec
     assert spec.request.face == FaceTrackId("person_1")

@@ -54,7 +54,8 @@ def test_each_face_follows_its_own_speech_only(service: Service, tmp_path: Path)
     wanted = json.dumps(["mouth_speech_correlation"])
     job = submit(service, scene, segments, **{"output.crf": "0", "evaluate": wanted})
     assert job["status"] == "succeeded", job["error"]
-    faces = measure_result(dialog, service.download(job["id"], tmp_path / "result.mp4"))
+    boxes = [each["face_box"] for each in job["render"]["segments"][:2]]
+    faces = measure_result(dialog, service.download(job["id"], tmp_path / "result.mp4"), boxes)
     for side, face in zip(("left", "right"), faces, strict=True):
         assert face.own >= 0.6, side
         assert face.other <= 0.2, side

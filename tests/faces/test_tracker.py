@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -174,3 +175,17 @@ def test_never_jumps_to_another_person(tracker: DlibFaceTracker) -> None:
     assert track.visible[:8].all()
     assert not track.visible[8:18].any()
     assert track.visible[-6:].all()
+
+
+@pytest.mark.media
+@needs_media
+def test_a_small_face_is_found_again_beside_a_larger_one(tracker: DlibFaceTracker) -> None:
+    """After a cut it is elsewhere, and somebody near the camera has come in, whom a coarse search finds alone."""
+    (large,) = open_video(MEDIA / "1.mp4", DEFAULT_LIMITS).frames_at([0])
+    alone, both = np.zeros((480, 640, 3), np.uint8), backdrop(640, 480)
+    both[:400, 240:] = cv2.resize(np.dstack([large.y] * 3), (400, 400))
+    place_face(alone, 60, 120, 120)
+    place_face(both, 60, 120, 340)
+    track = follow(tracker, PictureSource([alone] * 4 + [both] * 4))
+    assert track.visible.all()
+    assert np.allclose(track.boxes[4:].mean(axis=0)[[0, 2]].mean(), 120, atol=20)

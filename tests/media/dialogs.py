@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import inner_gap
-from retalking_core.faces.track import TrackRequest
-from retalking_core.lines import Line, LineInput
+from retalking_core.lines import LineInput
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import RenderOptions
@@ -107,20 +105,19 @@ class Following:
     outside: int
 
 
-def measure_result(dialog: Dialog, result: Path) -> list[Following]:
-    """Of the left and the right face of a `Dialog`, from the two files alone."""
+def measure_result(dialog: Dialog, result: Path, face_boxes: Sequence[Sequence[float]]) -> list[Following]:
+    """Of the left and the right face of a `Dialog`, from the two files. face_boxes: where each usually is."""
     with plan_clip(dialog.video, dialog.lines, RenderOptions(), DEFAULT_LIMITS) as clip:
-        return _measure(clip, result)
+        return _measure(clip, result, np.array(face_boxes, np.float32))
 
 
-def _measure(clip: ClipPlan, result: Path) -> list[Following]:
+def _measure(clip: ClipPlan, result: Path, boxes: NDArray[np.float32]) -> list[Following]:
     lines, count = clip.lines, clip.frames
-    sides, tracker = ("left_most", "right_most"), DlibFaceTracker()
-    requests = [TrackRequest(range(count), side) for side in sides]
-    boxes = [tracker.track(clip.source, request, lambda _done, _total: None).boxes for request in requests]
     source, drawn = (open_video(path, DEFAULT_LIMITS) for path in (clip.video, result))
+    wanted = [np.tile(boxes[line.number % 2], (len(line.frames), 1)) for line in lines]
     gaps = [
-        inner_gap(find_points(drawn.frames_at(list(line.frames)), _on(boxes[line.number % 2], line))) for line in lines
+        inner_gap(find_points(drawn.frames_at(list(line.frames)), where))
+        for line, where in zip(lines, wanted, strict=True)
     ]
     levels = [Measurement(result, line.speech).speech_level[: len(line.frames)] for line in lines]
     silent, outside = [0, 0], 0
@@ -130,7 +127,7 @@ def _measure(clip: ClipPlan, result: Path) -> list[Following]:
         halves = np.split(changed, [changed.shape[1] // 2], axis=1)
         for side in (0, 1):
             silent[side] += 0 if spoken[side][k] else int(np.count_nonzero(halves[side]))
-            _blank(changed, boxes[side][k])
+            _blank(changed, boxes[side])
         outside = max(outside, int(changed.max()))
     return [
         Following(
@@ -143,11 +140,7 @@ def _measure(clip: ClipPlan, result: Path) -> list[Following]:
     ]
 
 
-def _on(boxes: NDArray[np.float64], line: Line) -> NDArray[np.float32]:
-    return boxes[line.frames.start : line.frames.stop].astype(np.float32)
-
-
-def _blank(changed: NDArray[np.int16], box: NDArray[np.float64]) -> None:
+def _blank(changed: NDArray[np.int16], box: NDArray[np.float32]) -> None:
     """Zero where a face may have been drawn: its box and half of its size around it."""
     left, top, right, bottom = box
     grow_x, grow_y = (right - left) / 2, (bottom - top) / 2

@@ -248,12 +248,12 @@ def test_a_wrong_list_is_refused_by_name(
         planned(video, [LineInput(speech, *each) for each in times])
 
 
-def test_a_line_between_two_frames_is_too_short(tmp_path: Path, speech: Path) -> None:
-    slow = clips.make_video(tmp_path / "slow.mp4", frames=10, fps=4)
+def test_a_line_between_two_frames_is_too_short(video: Path, speech: Path) -> None:
+    slow = OutputOptions(fps=4)
     with pytest.raises(SegmentTooShortError, match=r"between two frames of the result, which are 0\.250 s apart"):
-        planned(slow, [LineInput(speech, 0.3, 0.42)])
-    with pytest.raises(SegmentOutOfRangeError, match=r"the last frame of the result is shown at 2\.250 s"):
-        planned(slow, [LineInput(speech, 2.3, 2.45)])
+        planned(video, [LineInput(speech, 0.3, 0.42)], output=slow)
+    with pytest.raises(SegmentOutOfRangeError, match=r"the last frame of the result is shown at 3\.750 s"):
+        planned(video, [LineInput(speech, 3.8, 3.95)], output=slow)
 
 
 def test_too_many_faces_are_refused(video: Path, speech: Path) -> None:
