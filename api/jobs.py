@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -22,7 +24,7 @@ from api.waiting import MAX_WAIT_S, preferred_wait_s
 from jobs.errors import ServiceError
 from jobs.models import Batch, Job, JobKind, JobStatus, JobView
 from jobs.names import is_batch_id, is_job_id, job_prefix
-from jobs.store import BatchNotFoundError, JobNotFoundError, RecordUnreadableError, WrongStateError
+from jobs.store import BatchNotFoundError, JobNotFoundError, QueueEstimate, RecordUnreadableError, WrongStateError
 from jobs.view import view_job
 
 logger = logging.getLogger("retalking.api")
@@ -315,7 +317,7 @@ def list_jobs(
         return f"{caller.base}/jobs?{urlencode(given, doseq=True)}"
 
     body = JobList(
-        jobs=[view(parts, job, caller) for job in page.jobs],
+        jobs=_views(parts, page.jobs, caller),
         next_cursor=page.next_cursor,
         links=JobListLinks(self=link(cursor), next=link(page.next_cursor) if page.next_cursor else None),
     )
@@ -348,7 +350,7 @@ async def get_job(
     headers: dict[str, str] = {}
     wait_s = _wait_s(request, wait, headers)
     if wait_s is None:
-        body = await run_in_threadpool(lambda: view(parts, find_job(parts, caller, job_id), caller))
+        body = await run_in_threadpool(_find_view, parts, caller, job_id)
     else:
         body = await _wait_for_end(parts, caller, job_id, wait_s)
     if not body.status.is_over:
@@ -452,16 +454,33 @@ def redeliver_webhook(job_id: JobId, parts: WithDependencies, caller: WithCaller
 
 def find_job(parts: Dependencies, caller: Caller, job_id: str) -> Job:
     """The job. Raises JobNotFoundError, also for malformed ids and for jobs of another account."""
+    with _own_records(caller, job_id):
+        return _own(caller, parts.store.jobs.get(job_id))
+
+
+def _find_view(parts: Dependencies, caller: Caller, job_id: str) -> JobView:
+    """view() of find_job(), with one round trip to the store."""
+    with _own_records(caller, job_id):
+        job, estimate = parts.store.jobs.get_with_estimate(job_id)
+        return view(parts, _own(caller, job), caller, estimate)
+
+
+@contextmanager
+def _own_records(caller: Caller, job_id: str) -> Iterator[None]:
+    """Raises JobNotFoundError for a malformed id, and instead of RecordUnreadableError about another account's job."""
     if not is_job_id(job_id):
         raise JobNotFoundError(job_id)
     try:
-        job = parts.store.jobs.get(job_id)
+        yield
     except RecordUnreadableError as unreadable:
         if caller.only not in (None, unreadable.owner):
             raise JobNotFoundError(job_id) from None
         raise
+
+
+def _own(caller: Caller, job: Job) -> Job:
     if caller.only not in (None, job.owner):
-        raise JobNotFoundError(job_id)
+        raise JobNotFoundError(job.id)
     return job
 
 
@@ -483,9 +502,25 @@ def find_batch(parts: Dependencies, caller: Caller, batch_id: str) -> Batch:
     return batch
 
 
-def view(parts: Dependencies, job: Job, caller: Caller) -> JobView:
+def view(parts: Dependencies, job: Job, caller: Caller, estimate: QueueEstimate | None = None) -> JobView:
     """The job as the caller sees it. Its links end when the caller's key is revoked, not the owner's."""
-    return view_job(job, parts.store, parts.objects, parts.settings, parts.link_key, caller.key_id, base=caller.base)
+    return view_job(
+        job,
+        parts.store,
+        parts.objects,
+        parts.settings,
+        parts.link_key,
+        caller.key_id,
+        base=caller.base,
+        estimate=estimate,
+    )
+
+
+def _views(parts: Dependencies, jobs: Sequence[Job], caller: Caller) -> list[JobView]:
+    """view() of each, with one round trip for all that are queued."""
+    queued = [job.id for job in jobs if job.status is JobStatus.QUEUED]
+    estimates = dict(zip(queued, parts.store.jobs.queue_estimates(queued), strict=True)) if queued else {}
+    return [view(parts, job, caller, estimates.get(job.id)) for job in jobs]
 
 
 def view_response(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -10,7 +10,14 @@ from pydantic import Field, StringConstraints
 from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
 from jobs.models import MAX_AUDIO_FILES, InputPart, JobSegment, SegmentOptions
-from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, SPEAKING, FaceChoice
+from retalking_core.vocabulary.options import (
+    MAX_SEGMENTS,
+    MAX_SPEAKERS,
+    MIN_SEGMENT_S,
+    SPEAKING,
+    FaceChoice,
+    JobOptions,
+)
 
 UPLOAD = "upload:"
 PART_NAME = r"[A-Za-z][A-Za-z0-9._-]{0,63}"
@@ -45,16 +52,17 @@ def error_code_of(error: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_segments(segments: Sequence[SegmentSubmission], face: FaceChoice, files: Collection[str]) -> None:
-    """Raises segment_end_before_start, segment_too_short, segments_overlap, audio_files_too_many and
-    segment_audio_missing. The worker checks what only the decoded files tell: where a speech and the video end, which
-    faces there are.
+def check_segments(segments: Sequence[SegmentSubmission], options: JobOptions, files: Collection[str]) -> None:
+    """Raises segment_end_before_start, segment_too_short, segments_overlap, segments_too_many, audio_files_too_many
+    and segment_audio_missing. The worker checks what only the decoded files tell: where a speech and the video end,
+    which faces there are.
 
-    face: the job's. files: names of the file parts that may be speech.
+    options: of the job. files: names of the file parts that may be speech.
     """
     _refuse("segment_end_before_start", _reversed(segments))
     _refuse("segment_too_short", _too_short(segments))
-    _refuse("segments_overlap", _overlaps(segments, face))
+    _refuse("segments_overlap", _overlaps(segments, options.face))
+    _refuse("segments_too_many", _too_many_speakers(segments, options))
     sources = parts_of(segments)
     if len(sources) > MAX_AUDIO_FILES:
         message = f"They name {len(sources)} sound files; at most {MAX_AUDIO_FILES} are allowed"
@@ -130,6 +138,20 @@ def _overlaps(segments: Sequence[SegmentSubmission], face: FaceChoice) -> list[F
         if other is None or _end_s(segment) > _end_s(segments[other]):
             last[chosen] = number
     return errors
+
+
+def _too_many_speakers(segments: Sequence[SegmentSubmission], options: JobOptions) -> list[FieldError]:
+    looks = {
+        (each.face or options.face, each.expression or options.expression, each.upper_face or options.upper_face)
+        for each in segments
+    }
+    if len(looks) <= MAX_SPEAKERS:
+        return []
+    message = (
+        f"They name {len(looks)} different faces or looks; one job draws at most {MAX_SPEAKERS}. Split the job, or "
+        "name the same face in the same way everywhere"
+    )
+    return [FieldError(pointer="#/segments", message=message)]
 
 
 def _end_s(segment: SegmentSubmission) -> float:

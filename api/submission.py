@@ -383,7 +383,7 @@ def _check_sources(body: JobSubmission, form: ReceivedForm, kind: JobKind) -> No
         ]
     if errors:
         raise ServiceError("invalid_request", describe_errors(errors), errors=errors)
-    check_segments(segments, body.face, form.files.keys() - {"expression"})
+    check_segments(segments, body, form.files.keys() - {"expression"})
 
 
 def referred_inputs(body: JobSubmission) -> dict[InputPart, InputRef]:

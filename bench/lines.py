@@ -1,102 +1,206 @@
-"""What a second face costs: `python -m bench.lines [--repeat N]` prints one face against two at equal frames. With
-RETALKING_MEDIA_DIR, also how well two real faces follow their own speech, and the other's: bars 0.6 and 0.2.
+"""What a second face costs: `python -m bench.lines [--engine NAME] [--frames N] [--repeat N] [--json FILE]` renders one
+scene with one face and with two at equal frames, by turns in one process, and prints both and their ratio.
 
-The scene is made on the spot (tests/media/dialogs.py); each face speaks on every frame. The preview engine on the CPU,
-and where CUDA is, the neural engine with generated weights. Drawing grows with the faces; one decode and one encode
-serve both. The bar: two faces take at most 2.1 times the synthesis of one.
+The scene is made on the spot (tests/media/dialogs.py); each face speaks on every frame. Of each side the smallest of N
+runs counts, after one run of two faces that warms up. The bar: two faces take at most 2.1 times the synthesis of one.
+
+Columns. synthesize: the second pass by the wall clock, with decoding and encoding beside it. drawing: its steps, which
+the neural engine times on its device. GPU: most memory that tensors took.
+
+The neural engine runs with generated weights (--models: with those). `--inference eager` keeps its precision and leaves
+out compilation and recording, which take minutes on a new machine; two faces then wait for the same launches as one.
+Figures are written to --json after every pair of runs, and no pair begins after --budget-s.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from bench.engine import timed
-from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import Engine, render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.lines import LineInput
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
-from retalking_core.types import RenderReport
-from tests.media.dialogs import make_dialog, make_real_dialog, measure_following
+from tests.media.dialogs import FPS, make_dialog
 
-SECONDS, BAR = 3.0, 2.1
-# Decoding, encoding and following faces are no synthesis.
+BAR = 2.1
+BATCH = 16
+# Stages that draw nothing.
 NOT_DRAWING = ("read", "analyze", "encode", "synthesize")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@dataclass(frozen=True)
+class Run:
+    """Seconds of one render. gpu_gib: None on the CPU."""
+
+    faces: int
+    frames: int
+    wall_s: float
+    synthesize_s: float
+    drawing_s: float
+    gpu_gib: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Comparison:
+    """Runs of one engine. start_s: until it was ready, weights included."""
+
+    engine: str
+    device: str
+    inference: str
+    start_s: float
+    runs: list[Run]
+
+    def smallest(self, faces: int, figure: str) -> float:
+        return min(getattr(run, figure) for run in self.runs if run.faces == faces)
+
+    def ratios(self) -> dict[str, float]:
+        """Two faces over one; empty before each has run."""
+        if {run.faces for run in self.runs} != {1, 2}:
+            return {}
+        figures = ("synthesize_s", "drawing_s")
+        return {figure: self.smallest(2, figure) / self.smallest(1, figure) for figure in figures}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--engine", nargs="*", choices=("preview", "videoretalking"), help="default: without CUDA preview alone"
+    )
+    parser.add_argument("--frames", type=int, default=75)
     parser.add_argument("--repeat", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--inference", choices=("compiled", "eager", "float32"), default="compiled")
+    parser.add_argument("--models", type=Path, help="folder of weight files; default: made for this run")
+    parser.add_argument("--budget-s", type=float, default=1e9)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args(arguments)
+    began, found = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        dialog = make_dialog(Path(folder), SECONDS)
-        lines = [
-            LineInput(dialog.first, end_s=SECONDS, face="left_most"),
-            LineInput(dialog.second, end_s=SECONDS, face="right_most"),
-        ]
-        print(f"{'engine':<16}{'faces':>6}{'wall s':>9}{'drawing s':>11}{'ms/frame':>10}")
-        for name, engine in _engines(Path(folder)):
-
-            def render(spoken: list[LineInput], engine: Engine = engine) -> RenderReport:
-                result = Path(folder) / "result.mp4"
-                return render_files(engine, dialog.video, spoken, result, RenderOptions(), ignore_progress)
-
-            one, two = (_best(name, spoken, render, arguments.repeat) for spoken in (lines[:1], lines))
-            print(f"{name}: two faces take {two / one:.2f} times the drawing of one (bar {BAR})")
-        if media := os.environ.get("RETALKING_MEDIA_DIR"):
-            _print_following(Path(media), Path(folder))
+        for name, make in _engines(asked, Path(folder)):
+            at = time.monotonic()
+            engine = make()
+            engine.warm_up()
+            start_s = time.monotonic() - at
+            found.append(Comparison(name, engine.capabilities.device, asked.inference, start_s, []))
+            print(f"{name} on {found[-1].device}: ready after {start_s:.1f} s", flush=True)
+            for _ in _measure(engine, found[-1], asked, Path(folder), began):
+                _write(asked.json, found)
+            _print(found[-1])
 
 
-def _print_following(media: Path, folder: Path) -> None:
-    """By the preview engine: generated weights speak nothing."""
-    scene, result, options = make_real_dialog(media, folder), folder / "real-result.mp4", RenderOptions()
-    engine = PreviewEngine()
-    with plan_clip(scene.video, scene.lines, options, DEFAULT_LIMITS) as clip:
-        report = engine.render(clip, result, options, ignore_progress)
-        for side, face in zip(("left", "right"), measure_following(clip, report, result), strict=True):
-            print(f"{side}: mouth and own speech r {face.own:.2f}, other's {face.other:.2f}; aimed at {face.aimed:.2f}")
+def _measure(engine: Engine, into: Comparison, asked: argparse.Namespace, folder: Path, began: float) -> Iterator[None]:
+    """Adds runs, and yields after each pair."""
+    seconds = asked.frames / FPS
+    dialog = make_dialog(folder, seconds)
+    lines = [
+        LineInput(dialog.first, end_s=seconds, face="left_most"),
+        LineInput(dialog.second, end_s=seconds, face="right_most"),
+    ]
+    result = folder / "result.mp4"
+
+    def run(faces: int) -> Run:
+        memory = _GpuMemory()
+        spoken, options = lines[:faces], RenderOptions()
+        done = timed(lambda: render_files(engine, dialog.video, spoken, result, options, ignore_progress))
+        times_s, notes = done.report.stage_times_s, tuple(note.code for note in done.report.notes)
+        drawing_s = sum(spent_s for stage, spent_s in times_s.items() if stage not in NOT_DRAWING)
+        return Run(faces, done.report.frames, done.wall_s, times_s["synthesize"], drawing_s, memory.peak_gib(), notes)
+
+    run(2)
+    for _ in range(max(1, asked.repeat)):
+        if into.runs and time.monotonic() - began > asked.budget_s:
+            print("out of time: fewer runs than asked for")
+            return
+        into.runs += [run(1), run(2)]
+        yield
 
 
-def _best(name: str, lines: list[LineInput], render: Callable[[list[LineInput]], RenderReport], repeat: int) -> float:
-    """Seconds of drawing of the fastest of some runs."""
-    runs = [timed(lambda: render(lines)) for _ in range(max(1, repeat))]
-    best = min(runs, key=lambda run: _drawing_s(run.report))
-    drawing_s, frames = _drawing_s(best.report), best.report.frames
-    print(f"{name:<16}{len(lines):>6}{best.wall_s:>9.2f}{drawing_s:>11.3f}{1000 * drawing_s / frames:>10.2f}")
-    return drawing_s
+class _GpuMemory:
+    """Most that tensors of this process take from now on."""
 
-
-def _drawing_s(report: RenderReport) -> float:
-    return sum(seconds for stage, seconds in report.stage_times_s.items() if stage not in NOT_DRAWING)
-
-
-def _engines(folder: Path) -> Iterator[tuple[str, Engine]]:
-    preview = PreviewEngine()
-    preview.warm_up()
-    yield "preview", preview
-    try:
+    def __init__(self) -> None:
         import torch
-    except ImportError:
+
+        self._torch = torch if torch.cuda.is_available() else None
+        if self._torch is not None:
+            self._torch.cuda.reset_peak_memory_stats()
+
+    def peak_gib(self) -> float | None:
+        return None if self._torch is None else self._torch.cuda.max_memory_allocated() / 2**30
+
+
+def _print(found: Comparison) -> None:
+    print(f"{'faces':>6}{'frames':>8}{'wall s':>9}{'synthesize s':>14}{'drawing s':>11}{'ms/frame':>10}{'GPU GiB':>9}")
+    for run in found.runs:
+        gpu = "-" if run.gpu_gib is None else f"{run.gpu_gib:.2f}"
+        each_ms = 1000 * run.drawing_s / run.frames
+        print(
+            f"{run.faces:>6}{run.frames:>8}{run.wall_s:>9.2f}{run.synthesize_s:>14.3f}{run.drawing_s:>11.3f}"
+            f"{each_ms:>10.2f}{gpu:>9}"
+        )
+    for figure, ratio in found.ratios().items():
+        print(f"{found.engine}: two faces take {ratio:.2f} times the {figure[:-2]} time of one (bar {BAR})", flush=True)
+
+
+def _write(target: Path | None, found: Sequence[Comparison]) -> None:
+    if target is None:
         return
-    if not torch.cuda.is_available():
-        return
+    document: list[dict[str, Any]] = [{**asdict(each), "ratios": each.ratios(), "bar": BAR} for each in found]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _engines(asked: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], Engine]]]:
+    import torch
+
+    names = asked.engine or ["preview", *(["videoretalking"] if torch.cuda.is_available() else [])]
+    if "preview" in names:
+        yield "preview", PreviewEngine
+    if "videoretalking" in names:
+        yield "videoretalking", partial(_neural, asked.models or folder / "weights", asked.inference)
+
+
+def _neural(models: Path, inference: str) -> Engine:
+    import torch
+
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.store import NetworkStore
-    from retalking_core.weights.synthesis import synthesize
-    from retalking_core.weights.table import ENGINE_WEIGHTS
 
-    synthesize(folder / "weights", 1, ENGINE_WEIGHTS)
-    store = NetworkStore(folder / "weights", "cuda", fast_variants(16))
-    neural = VideoRetalkingEngine(store, limits=DEFAULT_LIMITS, synthetic_weights=True)
-    neural.warm_up()
-    yield "videoretalking", neural
+    if not models.exists():
+        _make_weights(models)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    variants = {} if inference == "float32" else fast_variants(BATCH)
+    if inference == "eager":
+        variants = {name: replace(variant, compiled_batch=None) for name, variant in variants.items()}
+    return VideoRetalkingEngine(NetworkStore(models, device, variants), limits=DEFAULT_LIMITS, synthetic_weights=True)
+
+
+def _make_weights(models: Path) -> None:
+    """Generated ones, each network in a process of its own."""
+    from retalking_core.engines.videoretalking.engine import NETWORKS
+    from retalking_core.weights.synthesis import write_checkpoint
+    from retalking_core.weights.table import WEIGHT_FILES
+
+    began = time.monotonic()
+    with ProcessPoolExecutor(min(len(NETWORKS), os.cpu_count() or 1), get_context("spawn")) as pool:
+        for made in [pool.submit(write_checkpoint, models, WEIGHT_FILES[name], 1) for name in NETWORKS]:
+            made.result()
+    print(f"generated weights after {time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Speech to learn mouth classes from: many voices say pseudo-words whose sounds are evenly spread.
 
 Synthesizers read any letters aloud, so made-up words give every sound in every neighborhood, in any language, without
-a text corpus; English voices say common words too, which have the neighborhoods that English has. Festival's voices are
-recordings of people (diphones, units), flite's are too; SVOX Pico's are statistical and of women; espeak-ng's are
-formants. None of them is one that `bench.visemes` measures with, and Festival's slt, who is flite's slt, is left out.
-Debian packages: `FESTIVAL_PACKAGES`, flite, espeak-ng; from PyPI: py-nanotts (SVOX Pico, Apache-2.0).
+a text corpus; English voices say real words too, which have the neighborhoods that English has. Festival's and flite's
+voices are recordings of people (diphones, units) or statistical models of them; RHVoice's and SVOX Pico's are
+statistical, espeak-ng's are formants. `bench.visemes` measures with the people rms and slt: `train --leave-out rms slt`
+makes a network that never heard them. Debian packages: `FESTIVAL_PACKAGES`, flite, espeak-ng, `RHVOICE_PACKAGES`; from
+PyPI: py-nanotts (SVOX Pico, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.spoken_text import (
     ANALYSIS_RATE_HZ,
@@ -36,10 +40,14 @@ FESTIVAL_PACKAGES = (
     "festival festvox-kallpc16k festvox-kdlpc16k festvox-italp16k festvox-itapc16k festvox-suopuhe-lj"
     " festvox-suopuhe-mv festival-czech festvox-czech-dita festvox-czech-krb festvox-czech-machac festvox-czech-ph"
     " festvox-ru festvox-hi-nsk festival-hi festvox-mr-nsk festival-mr festvox-te-nsk festival-te"
-    " festvox-ca-ona-hts"
+    " festvox-ca-ona-hts festvox-us-slt-hts"
 )
+# Debian 13, section non-free because the trained voices cannot be rebuilt there. The voices used here are under the GPL
+# (alan, bdl, clb) and under CMU's permissive license (slt); several others of these packages exclude commercial use.
+RHVOICE_PACKAGES = "rhvoice rhvoice-english"
 S, B, F, D, K, R, I, E, A = Viseme  # noqa: E741
 Classes = dict[str, tuple[Viseme, ...]]
+Aligned = Callable[[str, str, float, float], SpokenText | None]
 
 
 def _classes(**symbols: str) -> Classes:
@@ -139,8 +147,40 @@ class Words:
         return " ".join(said).strip(",") + "."
 
 
-def real_sentence(words: tuple[str, ...], chance: np.random.Generator) -> str:
-    return " ".join(str(word) for word in chance.choice(words, chance.integers(5, 11))) + "."
+def real_sentence(common: tuple[str, ...], chance: np.random.Generator) -> str:
+    """English words: small ones, common ones, and words of a dictionary in which lips touch each other or the teeth."""
+    kinds = (SMALL_WORDS, common, labial_words())
+    picked = chance.choice(len(kinds), chance.integers(15, 31), p=[0.3, 0.35, 0.35])
+    commas = chance.random(len(picked)) < 0.08
+    words = (str(chance.choice(kinds[kind])) + "," * int(comma) for kind, comma in zip(picked, commas, strict=True))
+    return " ".join(words).strip(",") + "."
+
+
+SMALL_WORDS = tuple(
+    "of of of have have for from by be but my me him them if off up from very over ever never every even above before"
+    " after both most some more may might must with the a and to in is it you that he was on are they i at this or had"
+    " not what all we when your can there an which do how if will up about out then she would has could than been who"
+    " its now did get made part five give gave live love move leave believe himself myself maybe perhaps seven twelve"
+    " eleven of the in a to be for the from my with him".split()
+)
+
+
+@lru_cache(maxsize=1)
+def labial_words() -> NDArray[np.str_]:
+    """Words of PocketSphinx's dictionary (CMU's) of 3 to 9 phones with p, b, m, f or v; those with f, v or a cluster
+    of one of the five come up three times, because they are mistaken most."""
+    import pocketsphinx
+
+    found = []
+    for line in Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")).read_text().splitlines():
+        word, *phones = line.split()
+        touching = [k for k, phone in enumerate(phones) if phone in ("P", "B", "M", "F", "V")]
+        if not word.isalpha() or not 3 <= len(phones) <= 9 or not touching:
+            continue
+        near = {phones[j] for k in touching for j in (k - 1, k + 1) if 0 <= j < len(phones)}
+        hard = {"F", "V"} & set(phones) or any(phone[0] not in "AEIOU" for phone in near)
+        found += [word] * (3 if hard else 1)
+    return np.array(found)
 
 
 ENGLISH_WORDS = Words(
@@ -199,9 +239,11 @@ FESTIVAL_VOICES = (
     FestivalVoice("marathi_NSK_diphone", INDIC, INDIC_WORDS),
     FestivalVoice("telugu_NSK_diphone", INDIC, TELUGU_WORDS),
     FestivalVoice("upc_ca_ona_hts", CATALAN, LATIN_WORDS, has_pitch=False),
+    FestivalVoice("cmu_us_slt_arctic_hts", ARPABET, ENGLISH_WORDS, has_pitch=False),
 )
-FLITE_VOICES = ("awb", "kal16", "kal")
+FLITE_VOICES = ("awb", "kal16", "kal", "rms", "slt")
 PICO_VOICES = ("en-US", "en-GB")
+RHVOICE_VOICES = ("alan", "bdl", "clb", "slt")
 ESPEAK_LANGUAGES: dict[str, Words] = {
     **dict.fromkeys(["en-us", "en-gb-x-rp", "en-gb-scotland", "nl", "sv", "de"], ENGLISH_WORDS),
     **dict.fromkeys(["es", "es-419", "fr", "it", "pt", "pt-br", "ro", "tr", "id", "sw", "el"], LATIN_WORDS),
@@ -262,21 +304,31 @@ def speak_festival(voice: FestivalVoice, texts: list[str], chance: np.random.Gen
 
 
 def speak_pico(text: str, voice: str, speed: float = 1.0, pitch: float = 1.0) -> SpokenText | None:
-    """Common English words by a voice of SVOX Pico, which does not tell the times of its phones: PocketSphinx aligns
-    the text. None where it does not get to the end."""
+    """English words by a voice of SVOX Pico, which does not tell the times of its phones: PocketSphinx aligns the text.
+    None where it does not get to the end."""
     from py_nanotts import NanoTTS
 
     raw = NanoTTS().speak(text, voice=voice, speed=speed, pitch=pitch)
     speech = Waveform(np.frombuffer(raw, np.int16).astype(np.float32) / 32768)
-    phones = align_english(speech, text.strip("."))
+    phones = align_english(speech, text.strip(".").replace(",", ""))
+    return SpokenText(speech, phones) if phones else None
+
+
+def speak_rhvoice(text: str, voice: str, speed: float = 1.0, pitch: float = 1.0) -> SpokenText | None:
+    """English words by a voice of RHVoice; times as in `speak_pico`."""
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "speech.wav"
+        command = ["RHVoice-test", "-p", voice, "-r", f"{100 * speed:.0f}", "-t", f"{100 * pitch:.0f}", "-o", str(sound)]
+        subprocess.run(command, input=text, check=True, capture_output=True, text=True)
+        speech = read_wave(sound)
+    phones = align_english(speech, text.strip(".").replace(",", ""))
     return SpokenText(speech, phones) if phones else None
 
 
 def align_english(speech: Waveform, text: str) -> tuple[Phone, ...]:
     """Phones of known words of PocketSphinx's dictionary; empty where they do not fit the speech."""
-    import pocketsphinx
-
-    decoder = pocketsphinx.Decoder(lm=None, bestpath=False, loglevel="FATAL")
+    decoder = _aligner()
+    decoder.reinit_feat()
     peak = max(float(np.abs(speech.samples).max()), 1e-9)
     raw = (speech.samples * (20_000 / peak)).astype(np.int16).tobytes()
     decoder.set_align_text(text)
@@ -297,6 +349,13 @@ def align_english(speech: Waveform, text: str) -> tuple[Phone, ...]:
         for word in decoder.get_alignment().words()
         for phone in word
     )
+
+
+@lru_cache(maxsize=1)
+def _aligner() -> Any:
+    import pocketsphinx
+
+    return pocketsphinx.Decoder(lm=None, bestpath=False, loglevel="FATAL")
 
 
 def resize(spoken: SpokenText, factor: float) -> SpokenText:
@@ -323,16 +382,18 @@ def all_speakers(chance: np.random.Generator) -> Iterator[tuple[str, Callable[[i
                 yield speak_flite(ENGLISH_WORDS.sentence(chance), voice, *settings)
 
         yield f"flite {name}", flite
-    for name in PICO_VOICES:
+    aligned = [("pico", name, speak_pico) for name in PICO_VOICES]
+    aligned += [("rhvoice", name, speak_rhvoice) for name in RHVOICE_VOICES]
+    for program, name, say in aligned:
 
-        def pico(count: int, voice: str = name) -> Iterator[SpokenText]:
+        def english(count: int, voice: str = name, say: Aligned = say) -> Iterator[SpokenText]:
             for _ in range(count):
                 speed, pitch = chance.uniform(0.8, 1.25), chance.uniform(0.75, 1.3)
-                spoken = speak_pico(real_sentence(ENGLISH_WORDS.common, chance), voice, speed, pitch)
+                spoken = say(real_sentence(ENGLISH_WORDS.common, chance), voice, speed, pitch)
                 if spoken is not None:
                     yield spoken
 
-        yield f"pico {name}", pico
+        yield f"{program} {name}", english
     for language, words in ESPEAK_LANGUAGES.items():
 
         def espeak(count: int, language: str = language, words: Words = words) -> Iterator[SpokenText]:

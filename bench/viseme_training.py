@@ -1,6 +1,6 @@
 """Train the network of `retalking_core.audio.visemes` in two steps, the second of which needs torch and numpy alone:
 
-    python -m bench.viseme_training prepare speech.npz             # synthesizers; 12 minutes on one core
+    python -m bench.viseme_training prepare speech.npz             # synthesizers
     python bench/viseme_training.py train speech.npz visemes.npz   # --seconds and --steps: docs/visemes.md
 
 `--leave-out VOICE` trains without a speaker and prints how well the network hears that speaker ("kal" leaves out all
@@ -28,27 +28,30 @@ KERNEL, DILATIONS = 3, (1, 2, 4, 8, 1, 2, 4, 8, 1)
 RANGE_DB, ACTIVE_DB, SCALE_DB = 60.0, 25.0, 15.0
 LOWEST_DB, STEP_DB = -100.0, 0.5
 # Recorded voices of the language of most users weigh twice.
-ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16", "en-US", "en-GB")
+ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16", "en-US", "en-GB", "rms", "slt", "arctic_hts", "alan", "bdl", "clb")
 SEQUENCE, BATCH = 400, 128
 # Closed lips are what a viewer sees first, and the rarest sounds.
 WEIGHTS = (1.0, 1.25, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
-def prepare(result: Path, minutes: float, seed: int) -> None:
-    """Write levels u8 [N, 40], labels u8 [N] and voice i16 [N]; the last voice is noise and music, all silence."""
+def prepare(result: Path, minutes: float, seed: int, chosen: list[str]) -> None:
+    """Write levels u8 [N, 40], labels u8 [N] and voice i16 [N]; the last voice is music, all silence.
+
+    chosen: parts of names of voices; where it is empty, all and music.
+    """
     from bench.viseme_speakers import all_speakers, resize
     from retalking_core.audio.visemes import band_levels
     from retalking_core.types import Waveform
 
     chance = np.random.default_rng(seed)
     levels, labels, voices, names = [], [], [], []
-    speakers = list(all_speakers(chance))
+    speakers = [each for each in all_speakers(chance) if not chosen or any(part in each[0] for part in chosen)]
     for number, (name, speak) in enumerate(speakers):
         english = not name.startswith("espeak") and name.endswith(ENGLISH_VOICES)
         share_s = 60 * minutes / len(speakers) * (0.5 if name.startswith("espeak") else 3.0 if english else 1.4)
         heard_s = 0.0
         while heard_s < share_s:
-            texts = list(speak(16))
+            texts = list(speak(8))
             if not texts:
                 raise SystemExit(f"{name} says nothing: is all of it installed?")
             for text in texts:
@@ -61,17 +64,19 @@ def prepare(result: Path, minutes: float, seed: int) -> None:
                 heard_s += spoken.speech.duration_s
         names.append(name)
         print(f"{name}: {heard_s:.0f} s", flush=True)
-    for _ in range(80):
-        level = band_levels(Waveform(make_music(chance, 6.0)))
-        levels.append(np.clip((level - LOWEST_DB) / STEP_DB, 0, 255).astype(np.uint8))
-        labels.append(np.zeros(len(level), np.uint8))
-        voices.append(np.full(len(level), len(speakers), np.int16))
+    if not chosen:
+        for _ in range(80):
+            level = band_levels(Waveform(make_music(chance, 6.0)))
+            levels.append(np.clip((level - LOWEST_DB) / STEP_DB, 0, 255).astype(np.uint8))
+            labels.append(np.zeros(len(level), np.uint8))
+            voices.append(np.full(len(level), len(speakers), np.int16))
+        names.append("music")
     np.savez_compressed(
         result,
         levels=np.concatenate(levels),
         labels=np.concatenate(labels),
         voices=np.concatenate(voices),
-        names=np.array([*names, "music"]),
+        names=np.array(names),
     )
 
 
@@ -315,19 +320,31 @@ def band_centers_hz() -> list[float]:
     return [float(x) for x in (hz[1:-1:2] + hz[2:-1:2]) / 2]
 
 
-def load(data: Path, left_out: list[str]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Levels, labels and voices to train with, and those of the voices whose names contain one of `left_out`."""
-    with np.load(data, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("levels", "labels", "voices")}
-        names = file["names"].tolist()
+Arrays = dict[str, NDArray[Any]]
+
+
+def load(files: list[Path], left_out: list[str]) -> tuple[Arrays, Arrays]:
+    """Levels, labels and voices of all files to train with, music last, and those of the voices whose names contain one
+    of `left_out`."""
+    parts: dict[str, list[NDArray[Any]]] = {"levels": [], "labels": [], "voices": []}
+    names: list[str] = []
+    for path in files:
+        with np.load(path, allow_pickle=False) as file:
+            for name, listed in parts.items():
+                listed.append(file[name] + (len(names) if name == "voices" else 0))
+            names += file["names"].tolist()
+    arrays = {name: np.concatenate(listed) for name, listed in parts.items()}
     held = [k for k, name in enumerate(names) if any(part in name for part in left_out)]
     print("left out:", [names[k] for k in held])
-    chosen = np.isin(arrays["voices"], held)
-    kept, left = ({name: array[mask] for name, array in arrays.items()} for mask in (~chosen, chosen))
-    return kept, left
+    out = np.isin(arrays["voices"], held)
+    music = np.isin(arrays["voices"], [k for k, name in enumerate(names) if name == "music"])
+    arrays["voices"][music] = len(names)
+    order = np.concatenate([np.flatnonzero(~out & ~music), np.flatnonzero(music)])
+    known, unknown = ({name: array[chosen] for name, array in arrays.items()} for chosen in (order, out))
+    return known, unknown
 
 
-def measure(network: Network, data: dict[str, NDArray[Any]], device: str) -> None:
+def measure(network: Network, data: Arrays, device: str) -> None:
     """Print how well a voice is heard that the network was trained without, on the speech as it was recorded."""
     starts = range(0, len(data["labels"]) - 2000, 2000)
     heard, wanted = [], []
@@ -340,11 +357,20 @@ def measure(network: Network, data: dict[str, NDArray[Any]], device: str) -> Non
     print("right by class, left out:", np.round(shares, 2), f"all {(found == labels).mean():.3f}")
 
 
-def train(data: Path, result: Path, seconds: float, steps: int, seed: int, left_out: list[str]) -> None:
-    """Stops at `steps`, or at `seconds` with the learning rate already low."""
+def train(
+    files: list[Path],
+    result: Path,
+    seconds: float,
+    steps: int,
+    seed: int,
+    left_out: list[str],
+    smoothing: float,
+) -> None:
+    """Stops at `steps`, or at `seconds` with the learning rate already low. smoothing: share of each label that goes to
+    all classes, so that the network stays unsure enough for PocketSphinx to correct it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
-    known, unknown = load(data, left_out)
+    known, unknown = load(files, left_out)
     maker = Augmenter(known, device, seed)
     network = Network().to(device)
     print(f"{sum(p.numel() for p in network.parameters())} parameters, {len(maker.labels) / 6000:.0f} minutes")
@@ -359,7 +385,7 @@ def train(data: Path, result: Path, seconds: float, steps: int, seed: int, left_
             levels, labels = maker.batch()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             logits = network(levels)
-        loss = F.cross_entropy(logits.float(), labels, weights)
+        loss = F.cross_entropy(logits.float(), labels, weights, label_smoothing=smoothing)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 2.0)
@@ -390,18 +416,28 @@ def main() -> None:
     first.add_argument("result", type=Path)
     first.add_argument("--minutes", type=float, default=90)
     first.add_argument("--seed", type=int, default=1)
+    first.add_argument("--voices", nargs="*", default=[], metavar="VOICE", help="parts of names of voices; default: all")
     second = commands.add_parser("train")
-    second.add_argument("data", type=Path)
+    second.add_argument("data", type=Path, nargs="+")
     second.add_argument("result", type=Path)
+    second.add_argument("--smoothing", type=float, default=0.0)
     second.add_argument("--seconds", type=float, default=270)
     second.add_argument("--steps", type=int, default=30000)
     second.add_argument("--seed", type=int, default=1)
     second.add_argument("--leave-out", nargs="*", default=[], metavar="VOICE", help="parts of names of voices")
     arguments = parser.parse_args()
     if arguments.command == "prepare":
-        prepare(arguments.result, arguments.minutes, arguments.seed)
+        prepare(arguments.result, arguments.minutes, arguments.seed, arguments.voices)
     else:
-        train(arguments.data, arguments.result, arguments.seconds, arguments.steps, arguments.seed, arguments.leave_out)
+        train(
+            arguments.data,
+            arguments.result,
+            arguments.seconds,
+            arguments.steps,
+            arguments.seed,
+            arguments.leave_out,
+            arguments.smoothing,
+        )
 
 
 if __name__ == "__main__":

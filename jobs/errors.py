@@ -316,8 +316,14 @@ _TABLE = [
     ErrorCode(
         "segment_out_of_range",
         422,
-        "A segment lies outside the video or its speech",
-        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio.",
+        "A segment lies outside the video",
+        "Start each segment within the video, with times in seconds from 0 on.",
+    ),
+    ErrorCode(
+        "segment_offset_beyond_audio",
+        422,
+        "A segment skips all of its speech",
+        "Lower `audio_offset_s` below the length of the audio that the message states, or send the right audio.",
     ),
     ErrorCode(
         "segment_too_short",

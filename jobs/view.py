@@ -39,14 +39,17 @@ def view_job(
     holder: str | None = None,
     at: datetime | None = None,
     base: str = "",
+    estimate: QueueEstimate | None = None,
 ) -> JobView:
     """URLs of inputs are left out: they may contain credentials of the caller's own stores.
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
     holder: id of the API key whose revocation ends such links; None: the owner's last one. base: prefix of their paths.
+    estimate: of a queued job, if it was read with it.
     """
     request = job.spec.request
-    estimate = store.jobs.queue_estimate(job.id) if job.status is JobStatus.QUEUED else None
+    if estimate is None and job.status is JobStatus.QUEUED:
+        (estimate,) = store.jobs.queue_estimates([job.id])
     return JobView(
         id=job.id,
         kind=job.spec.kind,

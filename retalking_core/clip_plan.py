@@ -26,6 +26,7 @@ from retalking_core.media.speech import (
     SoundStore,
     Speech,
     is_audible,
+    pcm_bits_of,
     read_speech,
     sound_format,
 )
@@ -215,6 +216,8 @@ def plan_clip(video: Path, audio: Path | Sequence[LineInput], options: RenderOpt
             notes += _own_sound_notes(own, source.info, options, end_s)
         ranges_s = [(line.start_s, line.end_s) for speaker in speakers for line in speaker.lines]
         sound = mixer.finish(None if own is None else own.sound, ranges_s, options.sound, end_s)
+        if own is not None and own.track is not None:
+            sound.pcm_bits = pcm_bits_of(own.track.codec)
         if sound is mixer.sound:
             opened.pop_all()
     return ClipPlan(

@@ -97,9 +97,15 @@ class SegmentsOverlapError(InputError):
 
 
 class SegmentOutOfRangeError(InputError):
-    """A segment's times are not within the video, or not within its speech; `details["segment"]`: from 0."""
+    """A segment's times are not within the video; `details["segment"]`: from 0."""
 
     code = "segment_out_of_range"
+
+
+class SegmentOffsetError(InputError):
+    """A segment skips all of its speech; `details["segment"]`: from 0."""
+
+    code = "segment_offset_beyond_audio"
 
 
 class SegmentTooShortError(InputError):

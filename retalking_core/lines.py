@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import (
     FaceNotFoundError,
+    SegmentOffsetError,
     SegmentOutOfRangeError,
     SegmentsOverlapError,
     SegmentTooShortError,
@@ -24,9 +25,8 @@ from retalking_core.media.speech import ANALYSIS_RATE_HZ, Speech
 from retalking_core.notes import Note
 from retalking_core.options import FaceChoice, RenderOptions, UpperFace
 from retalking_core.types import Timeline, VideoInfo, Waveform
-from retalking_core.vocabulary.options import MAX_SEGMENTS, MIN_SEGMENT_S, SPEAKING
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MAX_SPEAKERS, MIN_SEGMENT_S, SPEAKING
 
-MAX_SPEAKERS = 8
 # Times of neighboring lines may differ by rounding.
 _ROUNDING_S = 1e-6
 
@@ -133,27 +133,32 @@ def check_lines(inputs: Sequence[LineInput], info: VideoInfo, limits: MediaLimit
         name, end_s = f"Segment {number + 1}", line.end_s
         times = (line.start_s, line.audio_offset_s, *(() if end_s is None else (end_s,)))
         if any(math.isnan(time) or time < 0 for time in times) or math.isinf(line.start_s):
-            raise _out_of_range(number, f"{name} has a time that is negative or no number.")
+            raise _out_of_range(number, f"{name} has a time that is negative or no number: send seconds from 0 on.")
         if end_s is not None and end_s <= line.start_s:
             raise _out_of_range(number, f"{name} ends at {end_s:g} s, before it starts at {line.start_s:g} s.")
         if end_s is not None and end_s - line.start_s < MIN_SEGMENT_S - _ROUNDING_S:
             raise _too_short(number, f"{name} is {end_s - line.start_s:.3f} s long")
         if not info.is_still and line.start_s >= info.duration_s:
             raise _out_of_range(
-                number, f"{name} starts at {line.start_s:g} s, and the video ends at {info.duration_s:.3f} s."
+                number,
+                f"{name} starts at {line.start_s:g} s, and the video ends at {info.duration_s:.3f} s: start it before "
+                "that, or send a longer video.",
             )
         longest_s = max(limits.max_audio_s, info.duration_s)
         if max(line.start_s, 0.0 if end_s is None or math.isinf(end_s) else end_s) > longest_s:
-            raise _out_of_range(number, f"{name} goes on after {longest_s:g} s, where a result must end.")
+            raise _out_of_range(
+                number, f"{name} goes on after {longest_s:g} s, where a result must end: end it earlier."
+            )
 
 
 def cut_speech(number: int, line: LineInput, speech: Speech, fps: Fraction) -> SpokenLine:
-    """The part of a decoded speech that a line uses. Raises SegmentOutOfRangeError, SegmentTooShortError."""
+    """The part of a decoded speech that a line uses. Raises SegmentOffsetError, SegmentTooShortError."""
     left_s = speech.duration_s - line.audio_offset_s
     if left_s <= 0:
-        raise _out_of_range(
-            number,
-            f"Segment {number + 1} skips {line.audio_offset_s:g} s of a speech that is {speech.duration_s:.3f} s long.",
+        raise SegmentOffsetError(
+            f"Segment {number + 1} skips {line.audio_offset_s:g} s of a speech that is {speech.duration_s:.3f} s long: "
+            "lower its audio_offset_s, or send the right audio.",
+            segment=number,
         )
     spoken_end_s = line.start_s + left_s
     end_s = spoken_end_s if line.end_s is None else line.end_s
@@ -174,7 +179,8 @@ def cast_speakers(
 ) -> tuple[Speaker, ...]:
     """Lines of one face and look together, in order of their first line.
 
-    Raises the errors of `gather_speakers`, and SegmentOutOfRangeError for a line that no frame of the result shows.
+    Raises the errors of `gather_speakers`, SegmentOutOfRangeError for a line that begins after the last frame of the
+    result, and SegmentTooShortError for one that lies between two frames.
     """
 
     def speaker(one: SpokenLine) -> Speaker:
@@ -218,11 +224,17 @@ def _planned(line: SpokenLine, timeline: Timeline, transcript: str) -> Line:
     count, fps = len(timeline.source_index), timeline.fps
     first = first_frame_at(line.start_s, fps)
     stop = count if math.isinf(line.end_s) else min(count, first_frame_at(line.end_s, fps))
-    if first >= stop:
+    if first >= count:
         raise _out_of_range(
             line.number,
-            f"Segment {line.number + 1} starts at {line.start_s:g} s, and the result ends at "
-            f"{timeline.duration_s:.3f} s.",
+            f"Segment {line.number + 1} starts at {line.start_s:g} s, and the last frame of the result is shown at "
+            f"{float((count - 1) / fps):.3f} s: start it earlier.",
+        )
+    if first >= stop:
+        raise SegmentTooShortError(
+            f"Segment {line.number + 1} lies between two frames of the result, which are {float(1 / fps):.3f} s apart; "
+            "make it longer.",
+            segment=line.number,
         )
     part = replace(timeline, source_index=timeline.source_index[first:stop])
     end_s = min(line.end_s, timeline.duration_s)
@@ -265,4 +277,4 @@ def _out_of_range(number: int, message: str) -> SegmentOutOfRangeError:
 
 
 def _too_short(number: int, what: str) -> SegmentTooShortError:
-    return SegmentTooShortError(f"{what}; at least {MIN_SEGMENT_S:g} s are needed.", segment=number)
+    return SegmentTooShortError(f"{what}; at least {MIN_SEGMENT_S:g} s are needed: make it longer.", segment=number)

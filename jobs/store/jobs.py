@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 
 from jobs.egress import receiver_of
 from jobs.errors import ERROR_CODES
@@ -144,6 +145,22 @@ class Jobs:
             raise self._quarantine.find_job(job_id) or JobNotFoundError(f"There is no {job_id}")
         return job
 
+    def get_with_estimate(self, job_id: str) -> tuple[Job, QueueEstimate | None]:
+        """get(), and what an ETA is computed from if the job is queued, in one round trip: most calls are polls."""
+        try:
+            with self._redis.client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(self._redis.key("job", job_id))
+                self._ask_estimates(pipe, [job_id])
+                fields, *replies = pipe.execute()
+        except (redis.ResponseError, UnicodeDecodeError) as fault:
+            if not is_record_fault(fault):
+                raise
+            return self.get(job_id), None
+        if not fields:
+            return self.get(job_id), None
+        job = self._quarantine.readable_job(job_id, fields)
+        return job, _estimates(replies)[0] if job.status is JobStatus.QUEUED else None
+
     def page(
         self,
         *,
@@ -196,10 +213,19 @@ class Jobs:
         rank = cast("int | None", self._redis.client.zrank(self._redis.key("waiting"), job_id))
         return None if rank is None else rank + 1
 
-    def queue_estimate(self, job_id: str) -> QueueEstimate:
-        """Position, mean duration and live workers in one round trip, for polls of queued jobs."""
-        position, mean_ms, workers = self._redis.call("queue_estimate", job_id)
-        return QueueEstimate(position or None, _seconds_of(mean_ms), workers)
+    def queue_estimates(self, job_ids: Sequence[str]) -> list[QueueEstimate]:
+        """Positions, mean duration and live workers, in one round trip. Not a script: Redis reads these in a tenth of
+        the time that the prelude of a script takes."""
+        with self._redis.client.pipeline(transaction=False) as pipe:
+            self._ask_estimates(pipe, job_ids)
+            return _estimates(pipe.execute())
+
+    def _ask_estimates(self, pipe: Pipeline, job_ids: Sequence[str]) -> None:
+        pipe.time()
+        pipe.get(self._redis.key("mean_run_ms"))
+        pipe.zrange(self._redis.key("workers"), 0, -1, withscores=True)
+        for job_id in job_ids:
+            pipe.zrank(self._redis.key("waiting"), job_id)
 
     def queue_depths(self) -> dict[int, int]:
         """Waiting jobs by priority."""
@@ -497,6 +523,14 @@ def _read_event(job_id: str, event_id: str, fields: dict[str, str]) -> JobEvent 
 def _warn_once(job_id: str, event_id: str, reason: str) -> None:
     """Listeners read the same event repeatedly; the cache suppresses repeated warnings."""
     log.warning("unreadable event %s skipped: %s", event_id, reason, extra={"job": job_id})
+
+
+def _estimates(replies: Sequence[Any]) -> list[QueueEstimate]:
+    """Of the replies to Jobs._ask_estimates()."""
+    (seconds, micros), mean_ms, workers, *ranks = replies
+    now_ms = seconds * 1000 + micros // 1000
+    live = sum(expires_ms > now_ms for _, expires_ms in workers)
+    return [QueueEstimate(None if rank is None else rank + 1, _seconds_of(mean_ms), live) for rank in ranks]
 
 
 def _seconds_of(milliseconds: str | None) -> float | None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import av
 import numpy as np
@@ -29,6 +30,8 @@ LAYOUTS = {1: "mono", 2: "stereo"}
 _RESAMPLING = {"filter_size": "128", "phase_shift": "10", "cutoff": "0.97", "linear_interp": "1"}
 # Sample rates of AAC (ISO 14496-3, table 1.18).
 _AAC_RATES_HZ = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+# PCM of at most 16 bits; the logarithmic ones decode to no more.
+_PCM_16_BITS = frozenset({"pcm_s16le", "pcm_s16be", "pcm_u8", "pcm_s8", "pcm_alaw", "pcm_mulaw"})
 # Samples stay in memory up to here (3 minutes of stereo at 44.1 kHz) and lie in a temporary file beyond.
 _MEMORY_BYTES = 64 * 2**20
 # Channels cancel where their mean has less than an eighth of their mean power; without any relation it has half.
@@ -44,7 +47,8 @@ _DC_OFFSET = 0.005
 class SoundStore:
     """Samples f32 [n, channels] at rate_hz, read any number of times by one reader at a time.
 
-    samples: how many. peak: largest absolute value that was stored. gain: factor of everything that is read.
+    samples: how many. peak: largest absolute value that was stored. gain: factor of everything that is read. pcm_bits:
+    16 or 24 where samples of so many bits are to stay as they are in containers that hold PCM.
     """
 
     def __init__(self, rate_hz: int, channels: int) -> None:
@@ -52,6 +56,7 @@ class SoundStore:
         self.samples = 0
         self.peak = 0.0
         self.gain = 1.0
+        self.pcm_bits: Literal[16, 24] | None = None
         self._file = tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES)  # noqa: SIM115 closed by `close`
 
     def write(self, block: NDArray[np.float32]) -> None:
@@ -170,6 +175,13 @@ def silent_speech(duration_s: float) -> Speech:
     store = SoundStore(ANALYSIS_RATE_HZ, 1)
     store.write(samples[None])
     return Speech(Waveform(samples), store)
+
+
+def pcm_bits_of(codec: str) -> Literal[16, 24] | None:
+    """Bits that hold every sample of a lossless codec (FFmpeg's name), as far as float32 holds it; None for others."""
+    if codec.startswith("pcm_"):
+        return 16 if codec in _PCM_16_BITS else 24
+    return 24 if codec in ("flac", "alac") else None
 
 
 def nearest_aac_rate(rate_hz: int) -> int:

@@ -1,4 +1,4 @@
-"""The speech as an AAC track of exactly the length of the video, encoded in a thread beside the pictures."""
+"""The sound of a result as a track of exactly the length of the video, encoded in a thread beside the pictures."""
 
 from __future__ import annotations
 
@@ -26,22 +26,30 @@ BLOCK = 1024  # samples of one AAC frame
 _AHEAD_BLOCKS = 2048
 
 
-class SpeechTrack:
-    """Adds an AAC stream to an open container; after `begin` gives its packets up to a given time on request.
+# Containers whose players take PCM. In MP4 it is too new (ISO 23003-5).
+_PCM_MUXERS = frozenset({"mov", "matroska"})
 
-    Rate and channels are those of the speech's `SoundStore`.
+
+class SpeechTrack:
+    """Adds a sound stream to an open container; after `begin` gives its packets up to a given time on request.
+
+    Rate and channels are those of the `SoundStore`. AAC; PCM where the store asks for it and the container takes it.
     """
 
     def __init__(self, container: OutputContainer, sound: SoundStore, timeline: Timeline) -> None:
         self._sound, self._rate_hz = sound, sound.rate_hz
         self._layout = LAYOUTS[sound.channels]
-        self._stream: AudioStream = container.add_stream("aac", rate=self._rate_hz, options=_AAC_OPTIONS)
+        muxer = container.format.name
+        self._pcm_bits = sound.pcm_bits if muxer in _PCM_MUXERS else None
+        codec, options = ("aac", _AAC_OPTIONS) if self._pcm_bits is None else (f"pcm_s{self._pcm_bits}le", {})
+        self._stream: AudioStream = container.add_stream(codec, rate=self._rate_hz, options=options)
         self._stream.codec_context.layout = self._layout
-        self._stream.codec_context.format = "fltp"
-        self._stream.codec_context.bit_rate = BITS_PER_SAMPLE * self._rate_hz * sound.channels
+        self._stream.codec_context.format = self._format
         self._stream.codec_context.time_base = Fraction(1, self._rate_hz)
         self._total = round(len(timeline.source_index) / timeline.fps * self._rate_hz)
-        if container.format.name == "matroska":
+        if self._pcm_bits is None:
+            self._stream.codec_context.bit_rate = BITS_PER_SAMPLE * self._rate_hz * sound.channels
+        if self._pcm_bits is None and muxer == "matroska":
             # Matroska states the encoder's 1024 lead-in samples as duration. Without a last, partly filled AAC frame
             # (23 ms at most) sound and pictures still agree within one picture.
             self._total = max(BLOCK, self._total // BLOCK * BLOCK)
@@ -63,6 +71,11 @@ class SpeechTrack:
             self._given = end
             yield from packets
 
+    @property
+    def _format(self) -> str:
+        """FFmpeg's name of the encoder's sample format; of 32 bits, the encoder of 24 takes the upper ones."""
+        return {None: "fltp", 16: "s16", 24: "s32"}[self._pcm_bits]
+
     def close(self) -> None:
         if self._ahead is not None:
             self._ahead.close()
@@ -71,7 +84,8 @@ class SpeechTrack:
         """Number of samples so far, and the packets that they have filled."""
         taken = 0
         for block in self._sample_blocks():
-            frame = AudioFrame.from_ndarray(block, format="fltp", layout=self._layout)
+            samples = block if self._pcm_bits is None else _integers(block, self._pcm_bits)
+            frame = AudioFrame.from_ndarray(samples, format=self._format, layout=self._layout)
             frame.sample_rate = self._rate_hz
             frame.time_base = Fraction(1, self._rate_hz)
             frame.pts = taken
@@ -97,3 +111,11 @@ class SpeechTrack:
             silence = np.zeros((self._sound.channels, min(BLOCK, self._total - taken)), np.float32)
             taken += silence.shape[1]
             yield silence
+
+
+def _integers(block: NDArray[np.float32], bits: int) -> NDArray[np.int16] | NDArray[np.int32]:
+    """f32 [channels, n] of full scale 1 to interleaved samples [1, n * channels]: integers of so many bits come back
+    as they were."""
+    scale = 2.0 ** (bits - 1)
+    whole = np.clip(np.rint(block.T.reshape(1, -1) * scale), -scale, scale - 1)
+    return whole.astype(np.int16) if bits == 16 else whole.astype(np.int32) << 32 - bits

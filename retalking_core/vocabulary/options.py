@@ -18,6 +18,8 @@ from retalking_core.vocabulary.metrics import MetricName
 
 MAX_SIDE_PX = 16384
 MAX_SEGMENTS = 200
+# Different faces or looks in the segments of one render, each of which is followed and drawn by itself.
+MAX_SPEAKERS = 8
 # Shorter than this no syllable is.
 MIN_SEGMENT_S = 0.1
 # Characters: about six minutes of speech.

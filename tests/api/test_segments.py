@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import product
 from typing import Any
 
 import pytest
@@ -156,6 +157,25 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "no length": ([segment(3, end_s=3)], "segment_end_before_start", "#/segments/0/end_s"),
     "too short": ([segment(3, end_s=3.05)], "segment_too_short", "#/segments/0/end_s"),
     "1,000 segments": ([segment(number) for number in range(1000)], "segments_too_many", "#/segments"),
+    "9 faces": (
+        [segment(0, face={"x": 10 * number, "y": 5}) for number in range(9)],
+        "segments_too_many",
+        "#/segments",
+    ),
+    "9 looks": (
+        [
+            segment(number, end_s=number + 1, face=face, upper_face=upper)
+            for number, (face, upper) in enumerate(
+                product(("largest", "center", "left_most"), ("original", "sad", "angry"))
+            )
+        ],
+        "segments_too_many",
+        "#/segments",
+    ),
+    "start is text": ([segment("soon")], "invalid_option", "#/segments/0/start_s"),
+    "start is null": ([segment(None)], "invalid_option", "#/segments/0/start_s"),
+    "offset beyond a day": ([segment(0, audio_offset_s=1e9)], "segment_out_of_range", "#/segments/0/audio_offset_s"),
+    "end beyond a day": ([segment(0, end_s=1e300)], "segment_out_of_range", "#/segments/0/end_s"),
     "part not sent": ([segment(audio="carla")], "segment_audio_missing", "#/segments/0/audio"),
     "a picture as speech": ([segment(audio="expression")], "segment_audio_missing", "#/segments/0/audio"),
     "upload unknown": ([segment(audio="upload:up_" + "0" * 32)], "upload_not_found", ""),

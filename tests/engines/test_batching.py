@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks, in_groups
+from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks, in_batches_of, in_groups
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
 from tests.engines.stand_ins import StandIns, Warped
 
@@ -30,6 +30,20 @@ def test_one_item_that_does_not_fit_is_a_named_error() -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         list(AdaptiveBatcher(4).run([1, 2], work))
     assert caught.value.details["reason"] == "CUDA out of memory."
+
+
+@pytest.mark.parametrize(
+    ("wanted", "batches"),
+    [
+        ("..xxxx...", ["..", "xxx", "x..", "."]),
+        ("xxxx", ["xxx", "x"]),
+        (".....", ["...", ".."]),
+        ("x.x.xx", ["x.x", ".", "xx"]),
+        ("", []),
+    ],
+)
+def test_what_is_wanted_begins_a_batch(wanted: str, batches: list[str]) -> None:
+    assert ["".join(batch) for batch in in_batches_of(wanted, 3, lambda item: item == "x")] == batches
 
 
 def test_other_faults_pass_through() -> None:

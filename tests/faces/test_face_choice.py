@@ -15,12 +15,12 @@ from retalking_core.errors import FaceNotFoundError, SegmentsOverlapError, TooMa
 from retalking_core.face_choice import SettledRender, settle_faces
 from retalking_core.faces.people import find_people
 from retalking_core.faces.track import TrackRequest
-from retalking_core.lines import MAX_SPEAKERS
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import FaceChoice, FacePoint, FaceTrackId, RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import Waveform
+from retalking_core.vocabulary.options import MAX_SPEAKERS
 from tests.audio.spoken import read_spoken
 from tests.faces.clips import PictureSource, portrait
 from tests.preview.speech import write_wav

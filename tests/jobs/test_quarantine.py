@@ -347,7 +347,8 @@ def test_an_event_a_count_and_a_mean(job_store: JobStore, redis_client: redis.Re
     assert job_store.counters.tally().counts["finished"] == {"succeeded": 1}
     redis_client.set(job_store.redis.key("mean_run_ms"), "long")
     assert job_store.jobs.mean_run_s() is None
-    assert job_store.jobs.queue_estimate(add_job(job_store).id).mean_run_s is None
+    (estimate,) = job_store.jobs.queue_estimates([add_job(job_store).id])
+    assert estimate.mean_run_s is None
 
 
 def test_a_record_of_a_newer_version_is_read(job_store: JobStore, redis_client: redis.Redis) -> None:

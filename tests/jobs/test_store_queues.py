@@ -12,7 +12,7 @@ import redis
 
 from jobs.models import JobStatus
 from jobs.names import new_job_id, new_upload_id
-from jobs.store import JobStore
+from jobs.store import JobNotFoundError, JobStore, QueueEstimate, RecordUnreadableError
 from tests.jobs.making import RETENTION_S, add_job, claim, spec_of, start_job, succeed, worker_info
 from tests.services import free_port
 
@@ -72,6 +72,37 @@ def test_positions_follow_priority_then_age(job_store: JobStore) -> None:
     assert [job_store.jobs.queue_position(job_id) for job_id in (high, high_later, middle, low)] == [None, 1, 2, 3]
     job_store.jobs.release(lease, count_attempt=False)
     assert job_store.jobs.queue_position(high) == 1
+
+
+def test_a_poll_reads_job_and_queue_in_one_round_trip(job_store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = add_job(job_store), add_job(job_store)
+    job_store.workers.report(worker_info("w"), ttl_s=60)
+    trips = []
+    send = redis.Connection.send_packed_command
+    monkeypatch.setattr(
+        redis.Connection, "send_packed_command", lambda *args, **more: [trips.append(1), send(*args, **more)]
+    )
+    job, estimate = job_store.jobs.get_with_estimate(second.id)
+    assert len(trips) == 1
+    assert (job, estimate) == (second, QueueEstimate(2, None, 1))
+    assert job_store.jobs.queue_estimates([second.id, first.id, new_job_id()]) == [
+        QueueEstimate(2, None, 1),
+        QueueEstimate(1, None, 1),
+        QueueEstimate(None, None, 1),
+    ]
+    claim(job_store, first.id)
+    assert job_store.jobs.get_with_estimate(first.id)[1] is None
+    with pytest.raises(JobNotFoundError):
+        job_store.jobs.get_with_estimate(new_job_id())
+
+
+def test_a_poll_sets_a_broken_record_aside(job_store: JobStore, redis_client: redis.Redis) -> None:
+    broken, text = add_job(job_store).id, add_job(job_store).id
+    redis_client.hset(job_store.redis.key("job", broken), "spec", "{")
+    redis_client.set(job_store.redis.key("job", text), "no hash")
+    for job_id in (broken, text):
+        with pytest.raises(RecordUnreadableError):
+            job_store.jobs.get_with_estimate(job_id)
 
 
 def test_the_outbox_empties_as_messages_go_out(job_store: JobStore) -> None:

@@ -11,14 +11,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.clip_plan import ClipPlan
+from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.measurement import Measurement
+from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import inner_gap
-from retalking_core.lines import LineInput
+from retalking_core.faces.track import TrackRequest
+from retalking_core.lines import Line, LineInput
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.types import RenderReport
+from retalking_core.options import RenderOptions
 from tests.faces.clips import backdrop, place_face, write_clip
 from tests.preview.speech import make_sound, write_wav
 
@@ -96,31 +98,61 @@ def _swung(path: Path, count: int) -> Iterator[NDArray[np.uint8]]:
 @dataclass(frozen=True)
 class Following:
     """Pearson r of a face's mouth with its own speech on all frames of its lines, and with the other's where both
-    speak, each at the best of LAGS. aimed: of what the engine aimed at with the own speech."""
+    speak, each at the best of LAGS. changed_in_silence: luma pixels of its half of the picture that differ from the
+    video on frames on which it does not speak; outside: the most that a luma pixel differs far from both faces."""
 
     own: float
     other: float
-    aimed: float
+    changed_in_silence: int
+    outside: int
 
 
-def measure_following(clip: ClipPlan, report: RenderReport, result: Path) -> list[Following]:
-    """Of the left and the right face of a `Dialog`."""
-    video = open_video(result, DEFAULT_LIMITS)
-    lines = list(zip(clip.lines, report.lines, strict=True))
-    gaps = [inner_gap(find_points(video.frames_at(list(line.frames)), drawn.face_boxes)) for line, drawn in lines]
-    levels = [Measurement(result, line.speech).speech_level[: len(line.frames)] for line, _ in lines]
-    targets = [drawn.mouth_target for _, drawn in lines]
-    found = []
-    for alone, both, foreign in ((0, 2, 3), (1, 3, 2)):
-        aimed = [target for target in (targets[alone], targets[both]) if target is not None]
-        own = [levels[alone], levels[both]]
-        following = Following(
-            _best([gaps[alone], gaps[both]], own),
+def measure_result(dialog: Dialog, result: Path) -> list[Following]:
+    """Of the left and the right face of a `Dialog`, from the two files alone."""
+    with plan_clip(dialog.video, dialog.lines, RenderOptions(), DEFAULT_LIMITS) as clip:
+        return _measure(clip, result)
+
+
+def _measure(clip: ClipPlan, result: Path) -> list[Following]:
+    lines, count = clip.lines, clip.frames
+    sides, tracker = ("left_most", "right_most"), DlibFaceTracker()
+    requests = [TrackRequest(range(count), side) for side in sides]
+    boxes = [tracker.track(clip.source, request, lambda _done, _total: None).boxes for request in requests]
+    source, drawn = (open_video(path, DEFAULT_LIMITS) for path in (clip.video, result))
+    gaps = [
+        inner_gap(find_points(drawn.frames_at(list(line.frames)), _on(boxes[line.number % 2], line))) for line in lines
+    ]
+    levels = [Measurement(result, line.speech).speech_level[: len(line.frames)] for line in lines]
+    silent, outside = [0, 0], 0
+    spoken = [np.any([np.isin(range(count), line.frames) for line in lines[side::2]], axis=0) for side in (0, 1)]
+    for k, (one, other) in enumerate(zip(source.frames(), drawn.frames(), strict=True)):
+        changed = np.abs(one.y.astype(np.int16) - other.y)
+        halves = np.split(changed, [changed.shape[1] // 2], axis=1)
+        for side in (0, 1):
+            silent[side] += 0 if spoken[side][k] else int(np.count_nonzero(halves[side]))
+            _blank(changed, boxes[side][k])
+        outside = max(outside, int(changed.max()))
+    return [
+        Following(
+            _best([gaps[alone], gaps[both]], [levels[alone], levels[both]]),
             _best([gaps[both]], [levels[foreign]]),
-            _best(aimed, own) if len(aimed) == 2 else float("nan"),
+            silent[side],
+            outside,
         )
-        found.append(following)
-    return found
+        for side, (alone, both, foreign) in enumerate(((0, 2, 3), (1, 3, 2)))
+    ]
+
+
+def _on(boxes: NDArray[np.float64], line: Line) -> NDArray[np.float32]:
+    return boxes[line.frames.start : line.frames.stop].astype(np.float32)
+
+
+def _blank(changed: NDArray[np.int16], box: NDArray[np.float64]) -> None:
+    """Zero where a face may have been drawn: its box and half of its size around it."""
+    left, top, right, bottom = box
+    grow_x, grow_y = (right - left) / 2, (bottom - top) / 2
+    rows = slice(max(0, int(top - grow_y)), int(bottom + grow_y) + 1)
+    changed[rows, max(0, int(left - grow_x)) : int(right + grow_x) + 1] = 0
 
 
 def _best(mouths: list[NDArray[np.float32]], levels: list[NDArray[np.float32]]) -> float:

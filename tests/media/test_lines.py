@@ -16,17 +16,17 @@ from retalking_core.clip_plan import ClipPlan, LineInput, plan_clip
 from retalking_core.errors import (
     OptionUnsupportedError,
     RetalkingError,
+    SegmentOffsetError,
     SegmentOutOfRangeError,
     SegmentsOverlapError,
     SegmentTooShortError,
     TooManySegmentsError,
 )
-from retalking_core.lines import MAX_SPEAKERS
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.speech import speech_loudness
 from retalking_core.options import FacePoint, OutputOptions, RenderOptions, SoundOptions
 from retalking_core.types import Waveform
-from retalking_core.vocabulary.options import MAX_SEGMENTS
+from retalking_core.vocabulary.options import MAX_SEGMENTS, MAX_SPEAKERS
 from tests.media import clips
 from tests.preview.speech import talk, write_wav
 
@@ -228,7 +228,7 @@ BAD: list[tuple[str, type[RetalkingError], str, list[tuple[float, float | None, 
     ("infinite start", SegmentOutOfRangeError, "no number", [(math.inf, None, 0.0)]),
     ("end before start", SegmentOutOfRangeError, "before it starts", [(1.0, 0.5, 0.0)]),
     ("far beyond", SegmentOutOfRangeError, "where a result must end", [(0.0, 1e6, 0.0)]),
-    ("offset beyond the speech", SegmentOutOfRangeError, "skips 1.5 s", [(0.0, 1.0, 1.5)]),
+    ("offset beyond the speech", SegmentOffsetError, "skips 1.5 s", [(0.0, 1.0, 1.5)]),
     ("too short", SegmentTooShortError, "0.050 s long", [(0.0, 0.05, 0.0)]),
     ("too little speech", SegmentTooShortError, "0.050 s of speech", [(0.0, None, 0.95)]),
     ("too many", TooManySegmentsError, str(MAX_SEGMENTS), [(0.0, 1.0, 0.0)] * 1000),
@@ -246,6 +246,14 @@ def test_a_wrong_list_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         planned(video, [LineInput(speech, *each) for each in times])
+
+
+def test_a_line_between_two_frames_is_too_short(tmp_path: Path, speech: Path) -> None:
+    slow = clips.make_video(tmp_path / "slow.mp4", frames=10, fps=4)
+    with pytest.raises(SegmentTooShortError, match=r"between two frames of the result, which are 0\.250 s apart"):
+        planned(slow, [LineInput(speech, 0.3, 0.42)])
+    with pytest.raises(SegmentOutOfRangeError, match=r"the last frame of the result is shown at 2\.250 s"):
+        planned(slow, [LineInput(speech, 2.3, 2.45)])
 
 
 def test_too_many_faces_are_refused(video: Path, speech: Path) -> None:

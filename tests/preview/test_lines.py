@@ -23,7 +23,7 @@ from retalking_core.media.writer import ResultWriter
 from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import Frame, RenderReport
-from tests.media.dialogs import HEIGHT, WIDTH, Dialog, make_dialog, make_real_dialog, measure_following
+from tests.media.dialogs import HEIGHT, WIDTH, Dialog, make_dialog, make_real_dialog, measure_result
 
 OPTIONS = RenderOptions(output=OutputOptions(crf=4))
 HALVES = (np.s_[:, : WIDTH // 2], np.s_[:, WIDTH // 2 :])
@@ -65,7 +65,7 @@ def rendered(
 
 
 def test_each_face_moves_with_its_own_speech_only(
-    clip: ClipPlan, rendered: tuple[RenderReport, Path, list[Frame]]
+    dialog: Dialog, clip: ClipPlan, rendered: tuple[RenderReport, Path, list[Frame]]
 ) -> None:
     report, result, _ = rendered
     assert report.face_coverage == 1.0
@@ -77,7 +77,7 @@ def test_each_face_moves_with_its_own_speech_only(
     for value, least in zip(measure_all(whole, names), (1.0, 0.6, 0.8), strict=True):
         assert len(value.lines) == len(clip.lines)
         assert all((line.value or 0) >= least for line in value.lines), value
-    for face in measure_following(clip, report, result):
+    for face in measure_result(dialog, result):
         assert face.own >= 0.6, face
         assert face.other <= 0.2, face
 
@@ -86,10 +86,10 @@ def test_each_face_moves_with_its_own_speech_only(
 def test_each_real_face_moves_with_its_own_speech_only(media_dir: Path, engine: PreviewEngine, tmp_path: Path) -> None:
     scene = make_real_dialog(media_dir, tmp_path)
     with plan_clip(scene.video, scene.lines, OPTIONS, DEFAULT_LIMITS) as plan:
-        report = engine.render(plan, tmp_path / "result.mp4", OPTIONS, ignore_progress)
-        for face in measure_following(plan, report, tmp_path / "result.mp4"):
-            assert face.own >= 0.6, face
-            assert face.other <= 0.2, face
+        engine.render(plan, tmp_path / "result.mp4", OPTIONS, ignore_progress)
+    for face in measure_result(scene, tmp_path / "result.mp4"):
+        assert face.own >= 0.6, face
+        assert face.other <= 0.2, face
 
 
 def test_nothing_else_changes(dialog: Dialog, clip: ClipPlan, rendered: tuple[RenderReport, Path, list[Frame]]) -> None:

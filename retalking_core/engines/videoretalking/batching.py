@@ -150,3 +150,19 @@ def in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             group = []
     if group:
         yield group
+
+
+def in_batches_of(items: Iterable[Item], size: int, wanted: Callable[[Item], bool]) -> Iterator[list[Item]]:
+    """Lists of at most `size` items in order. The first wanted one begins a list, so that work on the wanted ones comes
+    in full batches wherever others lie between them."""
+    group: list[Item] = []
+    has_wanted = False
+    for item in items:
+        is_wanted = wanted(item)
+        if group and (len(group) == size or (is_wanted and not has_wanted)):
+            yield group
+            group, has_wanted = [], False
+        group.append(item)
+        has_wanted = has_wanted or is_wanted
+    if group:
+        yield group

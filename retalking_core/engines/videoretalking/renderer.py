@@ -16,7 +16,12 @@ from torch import Tensor
 
 from retalking_core.device import DeviceClock, download, upload
 from retalking_core.engines.videoretalking.analysis import ClipAnalysis, DrawnFrame, SpeakerAnalysis
-from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
+from retalking_core.engines.videoretalking.batching import (
+    AdaptiveBatcher,
+    OutputChecks,
+    ValidatingNetworks,
+    in_batches_of,
+)
 from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSession
 from retalking_core.errors import EngineFaultError
 from retalking_core.imaging import crop_resized
@@ -120,8 +125,12 @@ class FrameRenderer:
     def frames(self, items: Iterator[DrawnFrame]) -> Iterator[DrawnFrame]:
         """The frames in order, with this speaker drawn on them; those on which it does not speak as they came."""
         waiting: deque[tuple[list[DrawnFrame], int]] = deque()
-        for group in in_groups(items, self._batches.size):
-            speaking = [item for item in group if self._speaker.strength[item.number] > 0]
+
+        def speaks(item: DrawnFrame) -> bool:
+            return bool(self._speaker.strength[item.number] > 0)
+
+        for group in in_batches_of(items, self._batches.size, speaks):
+            speaking = [item for item in group if speaks(item)]
             before = len(self._under_way)
             for batch in self._batches.run(speaking, self.render_batch):
                 self._under_way.append(batch)
