@@ -34,8 +34,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FR
 
 @pytest.fixture(scope="module")
 def weights(media_dir: Path) -> Iterator[Path]:
-    """Generated ones take 1.7 GB, and are not left for pytest to keep. ENet's copy of LNet, which nobody reads, is cut to
-    its first tensor."""
+    """Generated ones take 1.7 GB, and are not left for pytest to keep. They hold only the first tensor of ENet's copy
+    of LNet, which nobody reads."""
     if WEIGHTS:
         yield Path(WEIGHTS)
         return
