@@ -24,7 +24,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.dependencies import Dependencies, WithDependencies
 from jobs.errors import ServiceError
-from jobs.models import MAX_PRIORITY
+from jobs.names import MAX_PRIORITY
 from jobs.signing import account_of_holder, is_signed
 from jobs.store.keys import Account, ApiKey, Scope, key_id_of
 

@@ -20,7 +20,8 @@ from api.dependencies import Dependencies
 from api.limits import read_body, read_json
 from api.problems import describe_errors, field_errors
 from jobs.errors import ServiceError
-from jobs.models import MAX_PRIORITY, USUAL_PRIORITY, FrozenModel
+from jobs.models import FrozenModel
+from jobs.names import MAX_PRIORITY, USUAL_PRIORITY
 from jobs.store.keys import Scope
 
 MAX_BODY_BYTES = 64 * 1024

@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scene = make_real_dialog(asked.media, Path(folder))
         result = asked.result or Path(folder) / "result.mp4"
-        with started() as (url, _):
-            job = dub(url, scene, result)
+        with started() as service:
+            job = dub(service.url, scene, result)
         faces = measure_result(scene, result)
     assert job.evaluation is not None
     (scored,) = (metric for metric in job.evaluation if metric.name == "mouth_speech_correlation")

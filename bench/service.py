@@ -1,11 +1,14 @@
-"""What a caller of the service waits for: `retalking bench service VIDEO SPEECH [--repeat N] [--json FILE]`.
+"""What a caller of the service waits for: `retalking bench service VIDEO SPEECH`.
 
-Starts `retalking up` in a fresh folder, waits for `/readyz`, and sends one job after the other through `POST /jobs`:
-with `evaluate_policy` none, inline and after in turn, so that all see the same machine. Of each the smallest of N runs
-counts. On a busy machine only the ratios say anything, and they say too much: what runs side by side waits for cores.
+Starts `retalking up` in a fresh folder, waits for `/readyz`, and sends one job after the other through `POST /jobs`,
+with `evaluate_policy` none, inline and after in turn, so that all see the same machine; then several inline jobs at
+once for the throughput. `--root` names another checkout, whose service is measured beside the first, by turns.
 
-start: seconds from the command to `/readyz`, to a fiftieth. render: read, analyze and synthesize of the job without
-evaluation. job: from `started_at` to `finished_at`. evaluated: to the event `job.evaluated`.
+wall: seconds by the clock, p50 and p95 over the runs, and the smallest. CPU: seconds of all processes of the service.
+On a machine with other work only CPU seconds can be compared: what runs side by side waits for cores.
+
+start: from the command to `/readyz`, to a tenth. job: from `started_at` to `finished_at`, and its stages: read,
+analyze, synthesize, evaluate, and the rest. evaluated: to the event `job.evaluated`.
 """
 
 from __future__ import annotations
@@ -19,67 +22,127 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
-from retalking_client import Client
+from retalking_client import Client, Job
 from tests.services import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_S, JOB_S = 180.0, 600.0
 POLICIES = ("none", "inline", "after")
 RENDER = ("read", "analyze", "synthesize")
+SLOWER_BY = 1.15
+# Figures that `--against` compares: those that other work on the machine hardly moves.
+GUARDED = ("start, CPU s", "job none, CPU s", "job inline, CPU s")
+
+Runs = dict[str, list[float]]
+"""Measured values by the name of the figure."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of its own. start_s, start_cpu_s: what it took until it was ready."""
+
+    url: str
+    process: psutil.Process
+    start_s: float
+    start_cpu_s: float
+
+    def cpu_s(self) -> float:
+        """CPU seconds of its processes so far."""
+        return cpu_s_of(self.process)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, and write it as JSON."""
-    parser = argparse.ArgumentParser(prog="retalking bench service", description=__doc__.splitlines()[0])
+    """Print the tables, and write them as JSON. Status 1 if `--against` finds a figure that became worse."""
+    asked = parse_arguments(arguments)
+    roots = list(dict.fromkeys(root.resolve() for root in (ROOT, *asked.root)))
+    runs: dict[Path, Runs] = {root: defaultdict(list) for root in roots}
+    for number in range(asked.starts):
+        for root in roots:
+            with started(root) as service:
+                add(runs[root], {"start, s": service.start_s, "start, CPU s": service.start_cpu_s})
+                if number == 0 and asked.together:
+                    measure_throughput(service, asked, runs[root])
+    with ExitStack() as stack:
+        services = {root: stack.enter_context(started(root)) for root in roots}
+        for turn in range(asked.repeat + 1):
+            for policy in POLICIES:
+                for root, service in services.items():
+                    measured = measure_job(service, asked, policy)
+                    if turn:  # the first round only warms up
+                        add(runs[root], measured)
+    figures = {str(root): figures_of(found) for root, found in runs.items()}
+    for root, table in figures.items():
+        print_table(root, table)
+    document = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "figures": figures[str(roots[0])]}
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(document, indent=2) + "\n")
+    if asked.against and (worse := worse_figures(document, json.loads(asked.against.read_text()))):
+        print("worse than before:", *worse, sep="\n  ")
+        sys.exit(1)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="retalking bench service", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("video", type=Path)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--engine", default="preview")
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=5, help="jobs of each policy")
     parser.add_argument("--starts", type=int, default=2)
+    parser.add_argument("--together", type=int, default=4, help="jobs sent at once for the throughput; 0: none")
+    parser.add_argument("--root", type=Path, action="append", default=[], help="another checkout, measured by turns")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    asked = parser.parse_args(arguments)
-    starts = []
-    for number in range(max(1, asked.starts)):
-        with started() as (url, start_s):
-            starts.append(start_s)
-            if number == 0:
-                jobs = measure_jobs(url, asked)
-    figures = figures_of(jobs, min(starts))
-    for name, value in figures.items():
-        print(f"{name:<36}{value:>8.2f}")
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(figures, indent=2) + "\n")
+    parser.add_argument("--against", type=Path, help="JSON of an earlier run on such a machine: the guard")
+    return parser.parse_args(arguments)
 
 
 @contextmanager
-def started() -> Iterator[tuple[str, float]]:
-    """A service of its own: its URL, and the seconds until it was ready."""
+def started(root: Path = ROOT) -> Iterator[Service]:
+    """The service of a checkout, in a fresh data folder."""
     with tempfile.TemporaryDirectory(prefix="retalking-bench-") as folder:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RETALKING_")}
+        paths = [str(root), *(path for path in os.environ.get("PYTHONPATH", "").split(":") if path != str(ROOT))]
+        environment["PYTHONPATH"] = ":".join(filter(None, paths))
         command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", f"{folder}/data"]
         log = Path(folder) / "up.log"
         with log.open("wb") as sink:
             began = time.perf_counter()
-            process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)
+            process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=sink, env=environment)
         try:
+            # More often costs CPU time, which the service needs to start.
             while not is_ready(url):
                 if process.poll() is not None or time.perf_counter() - began > READY_S:
                     raise SystemExit(log.read_text())
-                time.sleep(0.02)
-            yield url, time.perf_counter() - began
+                time.sleep(0.1)
+            start_s, found = time.perf_counter() - began, psutil.Process(process.pid)
+            yield Service(url, found, start_s, cpu_s_of(found))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait()
+
+
+def cpu_s_of(process: psutil.Process) -> float:
+    """Of a process and its descendants, ended ones as far as their parents waited for them."""
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        try:
+            total += sum(each.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return total
 
 
 def is_ready(url: str) -> bool:
@@ -89,36 +152,49 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def measure_jobs(url: str, asked: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
-    """Times of each job, by policy. The first round only warms up."""
-    found: dict[str, list[dict[str, float]]] = defaultdict(list)
-    with Client(url) as client:
-        for turn in range(asked.repeat + 1):
-            for policy in POLICIES:
-                times = measure_job(url, client, asked, policy)
-                if turn:
-                    found[policy].append(times)
-    return found
+def measure_job(service: Service, asked: argparse.Namespace, policy: str) -> dict[str, float]:
+    """One job: seconds by figure."""
+    before_s = service.cpu_s()
+    with Client(service.url) as client:
+        job = client.submit(asked.video, asked.speech, engine=asked.engine, evaluate_policy=policy)
+        job = finished(client, job)
+    assert job.render is not None
+    job_s, stages = seconds(job.started_at, job.finished_at), dict(job.render.stage_times_s)
+    times = {"job": job_s, "waited": seconds(job.created_at, job.started_at)}
+    times |= {name: stages[name] for name in (*RENDER, "evaluate") if name in stages}
+    times["render"] = sum(stages[name] for name in RENDER)
+    times["rest"] = job_s - times["render"] - stages.get("evaluate", 0.0)
+    if policy == "after":
+        # The client's own listener ends with the job; the stream goes on to the event.
+        lines = httpx.get(f"{service.url}/jobs/{job.id}/events", timeout=60).text.splitlines()
+        events = [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
+        (at,) = (event["at"] for event in events if event["event"] == "job.evaluated")
+        times["evaluated"] = seconds(job.started_at, datetime.fromisoformat(at))
+    named = {f"{name} {policy}, s": value for name, value in times.items()}
+    return named | {f"job {policy}, CPU s": service.cpu_s() - before_s}
 
 
-def measure_job(url: str, client: Client, asked: argparse.Namespace, policy: str) -> dict[str, float]:
-    job = client.submit(asked.video, asked.speech, engine=asked.engine, evaluate_policy=policy)
+def measure_throughput(service: Service, asked: argparse.Namespace, runs: Runs) -> None:
+    """Output frames a second over jobs that were sent at once to a fresh service, evaluation included."""
+    with Client(service.url) as client:
+        finished(client, client.submit(asked.video, asked.speech, engine=asked.engine))  # warms up
+        began = time.perf_counter()
+        sent = [client.submit(asked.video, asked.speech, engine=asked.engine) for _ in range(asked.together)]
+        jobs = [finished(client, job) for job in sent]
+        took_s = time.perf_counter() - began
+    frames = sum(job.result.frames for job in jobs if job.result is not None)
+    add(runs, {f"throughput of {asked.together} jobs, frames/s": frames / took_s})
+
+
+def finished(client: Client, job: Job) -> Job:
+    """The job once it is over and evaluated."""
     began = time.perf_counter()
     while not (job := client.get(job.id)).is_over or job.evaluation_pending:
         if time.perf_counter() - began > JOB_S:
             raise SystemExit(f"{job.id} is not over after {JOB_S:.0f} s")
-        time.sleep(0.05)
+        time.sleep(0.1)
     job.raise_for_status()
-    assert job.render is not None
-    times = {"job": seconds(job.started_at, job.finished_at)}
-    times["render"] = sum(job.render.stage_times_s[name] for name in RENDER)
-    if policy == "after":
-        # The client's own listener ends with the job; the stream goes on to the event.
-        lines = httpx.get(f"{url}/jobs/{job.id}/events", timeout=60).text.splitlines()
-        events = [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
-        (at,) = (event["at"] for event in events if event["event"] == "job.evaluated")
-        times["evaluated"] = seconds(job.started_at, datetime.fromisoformat(at))
-    return times
+    return job
 
 
 def seconds(one: Any, other: Any) -> float:
@@ -127,17 +203,44 @@ def seconds(one: Any, other: Any) -> float:
     return (other - one).total_seconds()
 
 
-def figures_of(jobs: dict[str, list[dict[str, float]]], start_s: float) -> dict[str, float]:
-    smallest = {policy: {name: min(times[name] for times in runs) for name in runs[0]} for policy, runs in jobs.items()}
-    render_s = smallest["none"]["render"]
-    return {
-        "start to /readyz, s": start_s,
-        "render, s": render_s,
-        **{f"job, evaluate_policy={policy}, s": smallest[policy]["job"] for policy in POLICIES},
-        "evaluated, evaluate_policy=after, s": smallest["after"]["evaluated"],
-        "job inline over render": smallest["inline"]["job"] / render_s,
-        "job after over render": smallest["after"]["job"] / render_s,
+def add(runs: Runs, measured: Mapping[str, float]) -> None:
+    for name, value in measured.items():
+        runs[name].append(value)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def figures_of(runs: Runs) -> dict[str, dict[str, float]]:
+    """Figure -> p50, p95 and the smallest, and the ratios of the smallest ones."""
+    figures = {
+        name: {"p50": percentile(found, 0.5), "p95": percentile(found, 0.95), "min": min(found)}
+        for name, found in runs.items()
     }
+    render_s = min(runs["render none, s"])
+    for policy in POLICIES:
+        figures[f"job {policy} over render"] = {"min": min(runs[f"job {policy}, s"]) / render_s}
+    return figures
+
+
+def print_table(title: str, figures: Mapping[str, Mapping[str, float]]) -> None:
+    print(f"\n{title}\n{'':<40}{'p50':>9}{'p95':>9}{'min':>9}")
+    for name, values in figures.items():
+        cells = (f"{values[key]:>9.2f}" if key in values else f"{'':>9}" for key in ("p50", "p95", "min"))
+        print(f"{name:<40}{''.join(cells)}")
+
+
+def worse_figures(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """The guarded figures that grew by more than SLOWER_BY, their smallest values compared."""
+    found = []
+    for name in GUARDED:
+        one, other = (document["figures"].get(name, {}).get("min") for document in (now, before))
+        if one is not None and other is not None and one > SLOWER_BY * other:
+            found.append(f"{name}: {one:.2f}, was {other:.2f}")
+    return found
 
 
 if __name__ == "__main__":

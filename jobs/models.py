@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
+from jobs.names import MAX_PRIORITY, PREFIX_PATTERN, USUAL_PRIORITY
 from retalking_core.vocabulary.containers import InputSlot
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.metrics import Better
@@ -23,13 +24,6 @@ from retalking_core.vocabulary.options import (
     UpperFace,
 )
 from retalking_core.vocabulary.stages import JOB_STAGES
-
-# Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
-USUAL_PRIORITY, MAX_PRIORITY = 1, 2
-
-
-# Segments of a key of the object store: no `..`, no hidden file (jobs/objects.py)
-PREFIX_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 
 class JobStatus(StrEnum):

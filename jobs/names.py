@@ -14,6 +14,8 @@ RENDER_TASK = "retalking.render_job"
 SEGMENTS_TASK = "retalking.render_segments"
 EVALUATE_TASK = "retalking.evaluate_job"
 
+# Priorities of jobs are 0 to 2. The default of a key is the usual one: urgency has no meaning if everybody has it.
+USUAL_PRIORITY, MAX_PRIORITY = 1, 2
 # Celery's Redis transport serves 0 first and keeps one list per step; job priority 2 is the most urgent.
 PRIORITY_STEPS = [0, 3, 6]
 BROKER_PRIORITY = {2: 0, 1: 3, 0: 6}
@@ -23,6 +25,8 @@ FACE_CACHE_PREFIX = "face-cache/"
 UPLOADS_PREFIX = "uploads/"
 # First segments of the keys that the service uses itself
 OWN_FOLDERS = frozenset({"jobs", "uploads", "face-cache"})
+# Segments of a key of the object store: no `..`, no hidden file (jobs/objects.py)
+PREFIX_PATTERN = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$"
 
 # Ids have 128 random bits, so that they cannot be guessed.
 _JOB = re.compile(r"job_[0-9a-f]{32}")

@@ -14,10 +14,13 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from jobs.settings import Settings
-from jobs.store import WebhookSecretState
+
+if TYPE_CHECKING:  # `retalking up` imports this module before it starts anything
+    from jobs.store import WebhookSecretState
 
 _WEBHOOK_PREFIX = "whsec_"
 

@@ -104,13 +104,15 @@ def load_service_engines(settings: Settings) -> EngineSet:
     return load_engines(settings, StoredFaceCache(open_store(settings), open_objects(settings), limits, scratch))
 
 
-def warm_up_engines(engines: EngineSet) -> EngineSet:
-    """The engines, ready for their first render. A plug-in that fails is logged and left out, as in `load_engines`."""
+def warm_up_engines(engines: EngineSet, later: str = "") -> EngineSet:
+    """The engines, ready for their first render. A plug-in that fails is logged and left out, as in `load_engines`.
+    later: name of one that the caller will warm up."""
     foreign = {found.name for found in find_plugins() if not found.is_ours}
     ready, unavailable = {}, dict(engines.unavailable)
     for name, engine in engines.by_name.items():
         try:
-            engine.warm_up()
+            if name != later:
+                engine.warm_up()
         except Exception as error:
             if name not in foreign:
                 raise

@@ -7,13 +7,14 @@ parent imports no engine and makes no CUDA call: a CUDA context does not survive
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from billiard.pool import EX_RECYCLE
 from celery import Celery, signals
 from celery.exceptions import Reject
+from celery.utils.nodenames import nodename
 from redis.exceptions import RedisError
 
 from jobs.logging_config import configure_logging, log_context
@@ -30,7 +32,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.engines import LoadEngines, media_limits, warm_up_engines
+from worker.engines import PREVIEW, LoadEngines, media_limits, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
 from worker.supervision import (
     STORE_TIMEOUT_S,
@@ -68,7 +70,11 @@ class RenderProcess:
         return f"{socket.gethostname()}-{pid}-{self._suffix}"
 
     def open(self, app: Celery) -> None:
-        """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork."""
+        """Load and warm up the engines, then start the heartbeat. Heavy imports are here, after the fork.
+
+        The preview engine's face models (1.3 s) come last: meanwhile the service is ready, and a first job waits in its
+        queue until this returns.
+        """
         from retalking_core.evaluation.clip import EvaluationModels
         from worker.context import RunContext
         from worker.scratch import scratch_root, sweep_orphans
@@ -81,7 +87,7 @@ class RenderProcess:
         removed = sweep_orphans(scratch_root(settings.work_dir))
         if removed:
             log.warning("temporary folders of dead attempts removed", extra={"count": removed})
-        engines = warm_up_engines(self._load_engines(settings))
+        engines = warm_up_engines(self._load_engines(settings), later=PREVIEW)
         store = open_store(settings)
         worker_id = self.worker_id(os.getpid())
         self.heartbeat = Heartbeat(
@@ -95,6 +101,9 @@ class RenderProcess:
             unavailable=engines.unavailable,
             condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
         )
+        self.heartbeat.start()
+        if PREVIEW in engines.by_name:
+            engines.by_name[PREVIEW].warm_up()
         self.context = RunContext(
             settings=settings,
             store=store,
@@ -107,7 +116,6 @@ class RenderProcess:
             call_helpers=partial(call_helpers, app),
             send_again=lambda job: send_job(app, store, job),
         )
-        self.heartbeat.start()
         log.info("ready: %s", ", ".join(engines.by_name) or "no engine", extra={"worker": worker_id})
 
     @contextmanager
@@ -205,6 +213,17 @@ def build(settings: Settings, load_engines: LoadEngines) -> Celery:
     return app
 
 
+def work(app: Celery, arguments: Sequence[str]) -> int:
+    """Take jobs until SIGTERM, and return the exit code: `celery -A ... worker` without Celery's command line, whose
+    imports take a tenth of the CPU time of the start."""
+    parser = argparse.ArgumentParser(description="A render worker of Retalking.")
+    parser.add_argument("--name", default="celery", help="name of the node, unique on this host and its broker")
+    name = parser.parse_args(arguments).name
+    worker = app.Worker(hostname=nodename(name, socket.gethostname()))
+    worker.start()
+    return worker.exitcode or 0
+
+
 def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settings: Settings) -> None:
     """Bind the process to Celery's signals. weak=False: nothing else refers to these functions."""
 
@@ -223,6 +242,7 @@ def _connect(app: Celery, process: RenderProcess, notice: ShutdownNotice, settin
         except Exception:
             # Celery logs what a receiver raises and continues; a child without engines must not take jobs.
             log.critical("engines not loaded: the worker exits", exc_info=True)
+            process.close()  # no job is waiting for this process
             with contextlib.suppress(ProcessLookupError):
                 os.kill(os.getppid(), signal.SIGTERM)
             raise SystemExit(1) from None

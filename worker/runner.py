@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import av
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 
@@ -22,7 +22,8 @@ from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.digests import file_sha256
 from retalking_core.engine import settled_render
 from retalking_core.errors import RenderCanceled
-from retalking_core.media.excerpts import write_poster, write_preview
+from retalking_core.media.excerpts import Excerpts
+from retalking_core.media.tap import ResultTap
 from retalking_core.progress import Progress
 from retalking_core.video_analysis import analyze_video
 from retalking_core.vocabulary.engines import preferred_engine
@@ -34,7 +35,8 @@ from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.provenance import open_signer
-from worker.retry import retry_redis, retry_storage
+from worker.publication import Publication, put_file
+from worker.retry import retry_redis
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
 from worker.translation import Targets, early_looks, render_info, render_options, result_info, spoken
@@ -132,31 +134,37 @@ def _produce(attempt: Attempt) -> None:
         inputs = _load_inputs(attempt, job, folder)
         file = folder / f"result.{container}"
         options = render_options(job.spec.request.options, inputs.expression_image, job.owner)
+        excerpts = opened.enter_context(Excerpts(folder / "poster", folder / "preview"))
+        tap = ResultTap(excerpts)
         with keeper.expecting_progress():  # also while planning: a demuxer can hang as well as a decoder
             given = (engine.capabilities, inputs.video, spoken(job.spec, inputs), options)
             settled = opened.enter_context(settled_render(*given, partial(_report_render, keeper), context.limits))
-            clip = settled.clip
+            clip = replace(settled.clip, tap=tap)
             early = None
             if is_wanted(job) and not follows(job):  # else it would only take cores from the render
-                early = opened.enter_context(early_looks(file, clip, job.spec.request, context.limits, context.models))
-                clip = replace(clip, tap=early.tap)
+                looks = early_looks(file, clip, job.spec.request, context.limits, context.models, tap)
+                early = opened.enter_context(looks)
+            else:
+                tap.close()
             task = RenderTask(attempt, job, engine, clip, settled.options, folder, file, settled.progress)
             report = render(task)
+            published = file if signer is None else signer.sign(file, inputs.video, inputs.speech, report)
         rendered = RenderedClip(job, file, clip, report, early, folder / "curves.json")
+        result = result_info(published, result_key(job.id, lease.fence, container), container, report)
+        publication = opened.enter_context(Publication(attempt))
+        excerpts_made = _begin_publishing(publication, rendered, published, result, excerpts)
         metrics: list[MetricResult] = []
         if is_wanted(job) and not follows(job):
             began = time.perf_counter()
             metrics = _evaluate(attempt, rendered)
             report = replace(report, stage_times_s=report.stage_times_s | {"evaluate": time.perf_counter() - began})
-        if signer is not None:
-            with keeper.expecting_progress():
-                file = signer.sign(file, inputs.video, inputs.speech, report)
-        info = render_info(report, clip, inputs)
-        result = result_info(file, result_key(job.id, lease.fence, container), container, report)
         with keeper.expecting_progress():
-            excerpts = _make_excerpts(attempt, file, result.key, folder)
-        _publish(attempt, rendered, file, result, excerpts)
-        _succeed(attempt, result, info, None if follows(job) else metrics)
+            excerpts_made.result()
+        keeper.beat("publish", EVALUATED)
+        if rendered.curves.exists():
+            publication.put(curves_key(result.key), rendered.curves, "application/json")
+        publication.finish()
+        _succeed(attempt, result, render_info(report, clip, inputs), None if follows(job) else metrics)
         if follows(job):
             evaluate_after(rendered, result.key, attempt)
 
@@ -176,8 +184,8 @@ def _produce_analysis(attempt: Attempt, job: Job) -> None:
         keeper.beat("publish", EVALUATED)
         for person in found.people:
             picture = thumbnails / f"{person.track}.jpg"
-            _put(attempt, portrait_key(key, person.track), picture, "image/jpeg")
-        _put(attempt, key, file, "application/json")
+            put_file(attempt, portrait_key(key, person.track), picture, "image/jpeg")
+        put_file(attempt, key, file, "application/json")
         keeper.check()
         result = ResultInfo(
             key=key,
@@ -243,47 +251,28 @@ def _report_evaluation(keeper: LeaseKeeper, progress: Progress) -> None:
     keeper.beat(progress.stage, fraction, (progress.done, progress.total))
 
 
-def _make_excerpts(attempt: Attempt, file: Path, key: str, folder: Path) -> dict[str, tuple[Path, str]]:
-    """Poster and preview: object key -> file and content type. One that fails must not cost the render."""
-    made = {}
-    for write, name, content_type in (
-        (write_poster, poster_key(key), "image/jpeg"),
-        (write_preview, preview_key(key), "video/mp4"),
-    ):
-        path = folder / name.rpartition(".")[0].replace("/", "-")
-        try:
-            write(file, path)
-        except (av.FFmpegError, OSError, ValueError) as fault:
-            attempt.log(logging.WARNING, f"{write.__name__} failed", fault)
-        else:
-            made[name] = (path, content_type)
-    return made
+def _begin_publishing(
+    publication: Publication, rendered: RenderedClip, file: Path, result: ResultInfo, excerpts: Excerpts
+) -> Future[list[Path]]:
+    """Upload what is known once the result is rendered, beside its evaluation. Returns the excerpts that could be made:
+    one that fails must not cost the render."""
+    made = publication.add(lambda: excerpts.finish(rendered.file))
 
+    def put_excerpts() -> None:
+        for path, key, content_type in (
+            (excerpts.poster, poster_key(result.key), "image/jpeg"),
+            (excerpts.preview, preview_key(result.key), "video/mp4"),
+        ):
+            if path in made.result():
+                put_file(publication.attempt, key, path, content_type)
 
-def _publish(
-    attempt: Attempt, rendered: RenderedClip, file: Path, result: ResultInfo, excerpts: dict[str, tuple[Path, str]]
-) -> None:
-    """Upload what belongs to the result, then the result that makes it visible. Raises ObjectStoreError."""
-    attempt.keeper.beat("publish", EVALUATED)
-    if rendered.curves.exists():
-        _put(attempt, curves_key(result.key), rendered.curves, "application/json")
+    publication.add(put_excerpts)
     if follows(rendered.job):
         stated = rendered.curves.with_name("targets.npz")
         Targets.of(rendered.report).save(stated)
-        _put(attempt, targets_key(result.key), stated, "application/octet-stream")
-    for key, (path, content_type) in excerpts.items():
-        _put(attempt, key, path, content_type)
-    _put(attempt, result.key, file, result.content_type)
-    attempt.keeper.check()
-
-
-def _put(attempt: Attempt, key: str, path: Path, content_type: str) -> None:
-    """The key is noted before the first byte: a store that answers with an error may have stored the object anyway."""
-    context = attempt.context
-    attempt.written.append(key)
-    retry_storage(
-        lambda: context.objects.put_file(key, path, content_type), context.storage_pauses_s, attempt.keeper.wait
-    )
+        publication.put(targets_key(result.key), stated, "application/octet-stream")
+    publication.put(result.key, file, result.content_type)
+    return made
 
 
 def _give_up(attempt: Attempt, fault: Exception) -> None:

@@ -35,6 +35,7 @@ from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, MetricValue, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.tap import ResultTap
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ProgressHook, ignore_progress
@@ -232,12 +233,12 @@ def measurement_of(
 
 
 def early_looks(
-    result: Path, clip: ClipPlan, options: JobOptions, limits: MediaLimits, models: EvaluationModels
+    result: Path, clip: ClipPlan, options: JobOptions, limits: MediaLimits, models: EvaluationModels, tap: ResultTap
 ) -> EarlyLooks:
-    """What the metrics of a job can observe while it is rendered."""
+    """What the metrics of a job can observe while it is rendered. tap: of the clip."""
     names = metrics_of(models, options.evaluate)
     draft = measurement_of(result, clip, None, options, limits, models)
-    return EarlyLooks(draft, looks_of(draft, [name for name in names if name in METRICS]))
+    return EarlyLooks(draft, looks_of(draft, [name for name in names if name in METRICS]), tap)
 
 
 def metrics_of(models: EvaluationModels | None, requested: Sequence[str] | None) -> list[str]:

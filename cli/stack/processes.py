@@ -212,9 +212,9 @@ def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
     Node names must be unique on a broker that several stacks share.
     """
     node_id, limit_s = secrets.token_hex(4), grace_s + 12.0
-    celery = (sys.executable, "-P", "-m", "celery")
-    render = (*celery, "-A", "worker.gpu", "worker", "-n", f"render-{node_id}@%h")
-    webhooks = (sys.executable, "-P", "-m", "worker.webhooks")
+    module = (sys.executable, "-P", "-m")
+    render = (*module, "worker.gpu", "--name", f"render-{node_id}")
+    webhooks = (*module, "worker.webhooks")
     return [
         ChildSpec("render worker", render, folder / "logs" / "gpu-worker.log", limit_s),
         ChildSpec("webhook worker", webhooks, folder / "logs" / "webhook-worker.log", limit_s),

@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from jobs.models import MAX_PRIORITY, USUAL_PRIORITY, FrozenModel
+from jobs.models import FrozenModel
+from jobs.names import MAX_PRIORITY, USUAL_PRIORITY
 from jobs.store.base import RedisBase
 from jobs.store.quarantine import Quarantine
 from jobs.store.records import stored_json

@@ -24,11 +24,11 @@ class EarlyLooks:
     """Runs `look_once` in a thread on the frames of `tap`, which belongs into the `ClipPlan` of the render.
 
     A context manager around render and evaluation: leaving it ends the thread. draft: the clip that will be evaluated,
-    as far as it is known before the render. wanted: see `frame_pass`.
+    as far as it is known before the render. wanted: see `frame_pass`. tap: None for one of its own.
     """
 
-    def __init__(self, draft: EvaluatedClip, wanted: Set[str]) -> None:
-        self.tap = ResultTap()
+    def __init__(self, draft: EvaluatedClip, wanted: Set[str], tap: ResultTap | None = None) -> None:
+        self.tap = tap or ResultTap()
         self._draft, self._wanted = draft, wanted - {REFERENCE_POINTS}
         self._hook: ProgressHook = ignore_progress
         self._is_stopped = False

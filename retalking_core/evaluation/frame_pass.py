@@ -1,8 +1,8 @@
 """One pass over the frames for all metrics: each file is decoded only once.
 
 Observations by name: `points`, the 68 landmarks of the result; `lines`, those of each line's face on its frames;
-`ssim`, the toolkit's similarity frame by frame; `outside`, the error outside the faces that are drawn; `crops`, the
-face on the frames whose sharpness is measured. They fail independently: a damaged reference makes `ssim` and `outside`
+`ssim`, the toolkit's similarity frame by frame; `outside`, the error outside the faces that are drawn; `sharpness`,
+that of the face on some frames. They fail independently: a damaged reference makes `ssim` and `outside`
 unavailable, and nothing else.
 """
 
@@ -23,7 +23,7 @@ from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip
 from retalking_core.evaluation.face_points import PointFinder
 from retalking_core.evaluation.frames import BgrOfFrames, Picture, read_bgr
-from retalking_core.evaluation.image_quality import SIDE_PX, SimilarityMeter, toolkit_gray
+from retalking_core.evaluation.image_quality import BLOCK_PX, SIDE_PX, SimilarityMeter, cpbd, toolkit_gray
 from retalking_core.faces.landmarks import bounding_box
 from retalking_core.media.badge import badge_box
 from retalking_core.media.sources import PrefetchingFrameSource
@@ -174,7 +174,6 @@ SHARPNESS_MARGIN = 0.2
 SSIM_FRAMES, SSIM_PIXELS = 16, 1 << 24
 
 Marks = NDArray[np.float32]
-Crop = NDArray[np.uint8]
 MakePicture = Callable[[], Picture | None]
 
 
@@ -248,19 +247,19 @@ class OutsideObserver:
         return self._meter.error
 
 
-class FaceCrops:
-    """The luma of the face on frames spread over the clip."""
+class SharpnessObserver:
+    """Sharpness of the face (`face_sharpness`) on frames spread over the clip, by frame."""
 
     def __init__(self, count: int) -> None:
         self._numbers = set(spread(np.arange(count)).tolist())
-        self._crops: dict[int, Crop] = {}
+        self._found: dict[int, float | None] = {}
 
     def see(self, number: int, frame: Frame, faces: Faces) -> None:
         if number in self._numbers and np.isfinite(faces.measured).all():
-            self._crops[number] = face_crop(frame, faces.measured)
+            self._found[number] = face_sharpness(frame, faces.measured)
 
-    def found(self) -> dict[int, Crop]:
-        return self._crops
+    def found(self) -> dict[int, float | None]:
+        return self._found
 
 
 def spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -268,16 +267,17 @@ def spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), SHARPNESS_FRAMES)).round().astype(int)]
 
 
-def face_crop(frame: Frame, marks: Marks) -> Crop:
-    """The luma of the face and a fifth around it, u8 [h, w], a copy."""
+def face_sharpness(frame: Frame, marks: Marks) -> float | None:
+    """CPBD of the luma of the face and a fifth around it; None where that is smaller than a block of the measure."""
     height, width = frame.y.shape
     left, top, right, bottom = face_box(marks, width, height, SHARPNESS_MARGIN)
-    return frame.y[top:bottom, left:right].copy()
+    crop = frame.y[top:bottom, left:right]
+    return cpbd(crop) if min(crop.shape) >= BLOCK_PX else None
 
 
 REFERENCE_POINTS = "reference_points"
 """The landmarks of the reference, which have a pass of their own."""
-OBSERVERS = ("ssim", "outside", "crops")
+OBSERVERS = ("ssim", "outside", "sharpness")
 LINES = "lines"
 UNSEEN = np.full((68, 2), np.nan, np.float32)
 # What costs one look, and not the whole pass.
@@ -311,7 +311,7 @@ class FaceWatch:
 
     def __init__(self, clip: EvaluatedClip, wanted: Set[str], known: Findings) -> None:
         self._known_points = known.get("points")
-        needs_points = wanted & {"points", "crops"} or ("outside" in wanted and not clip.lines)
+        needs_points = wanted & {"points", "sharpness"} or ("outside" in wanted and not clip.lines)
         self._finder = PointFinder(clip.rendered_face) if needs_points and self._known_points is None else None
         self._points: list[Marks] = []
         self._ranges = [line.frames for line in clip.lines]
@@ -388,8 +388,8 @@ def _make_observers(clip: EvaluatedClip, wanted: Set[str], findings: Findings, s
         if name not in wanted or name in findings:
             continue
         try:
-            if name == "crops":
-                observers[name] = FaceCrops(clip.video.info.frame_count)
+            if name == "sharpness":
+                observers[name] = SharpnessObserver(clip.video.info.frame_count)
                 continue
             feed = feed or stack.enter_context(closing(ReferenceFeed(clip)))
             kind = SsimObserver if name == "ssim" else OutsideObserver

@@ -22,7 +22,7 @@ from retalking_core.evaluation.frame_pass import (
     REFERENCE_POINTS,
     Findings,
     OutsideError,
-    face_crop,
+    face_sharpness,
     look_once,
 )
 from retalking_core.faces.landmarks import inner_gap
@@ -145,14 +145,14 @@ class Measurement(EvaluatedClip):
         """Luma error outside the faces that are drawn, over all paired frames that show them."""
         return self.finding("outside")
 
-    def face_crops(self, numbers: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The luma of the face on these result frames, which show one; u8 [h, w] each."""
-        kept = self.finding("crops")
-        if kept.keys() >= set(numbers.tolist()):
-            return [kept[number] for number in numbers.tolist()]
-        # Some of the frames that were kept in passing show no face: the measure takes others.
+    def face_sharpness(self, numbers: NDArray[np.int64]) -> list[float | None]:
+        """`frame_pass.face_sharpness` on these result frames, which show a face."""
+        seen = self.finding("sharpness")
+        if seen.keys() >= set(numbers.tolist()):
+            return [seen[number] for number in numbers.tolist()]
+        # Some of the frames that were measured in passing show no face: the measure takes others.
         frames = self.video.frames_at(numbers.tolist())
-        return [face_crop(frame, self.landmarks[number]) for frame, number in zip(frames, numbers, strict=True)]
+        return [face_sharpness(frame, self.landmarks[number]) for frame, number in zip(frames, numbers, strict=True)]
 
     @property
     def frame_sync(self) -> SyncScore:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.evaluation.frame_pass import REFERENCE_POINTS, spread
 from retalking_core.evaluation.frames import Picture
+from retalking_core.evaluation.image_quality import BLOCK_PX
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.sync import MouthSync, SyncScore, measure_agreement, measure_sync
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale, fit_similarity, five_points, relative_gap
@@ -150,12 +151,10 @@ def _psnr_outside(measurement: Measurement) -> Outcome:
 
 
 def _cpbd(measurement: Measurement) -> Outcome:
-    from retalking_core.evaluation.image_quality import BLOCK_PX, cpbd
-
     seen = np.flatnonzero(np.isfinite(measurement.landmarks[:, 0, 0]))
     if len(seen) == 0:
         return "no face is seen"
-    values = [cpbd(crop) for crop in measurement.face_crops(spread(seen)) if min(crop.shape) >= BLOCK_PX]
+    values = [value for value in measurement.face_sharpness(spread(seen)) if value is not None]
     if not values:
         return f"the face is smaller than {BLOCK_PX} px, one block of the measure"
     return float(np.mean(values)), {"frames": len(values)}
@@ -287,7 +286,7 @@ _ROWS = (
     measured("av_duration_difference", _duration_difference),
     measured("ssim", _ssim, frozenset({"ssim"})),
     measured("psnr_outside_face", _psnr_outside, frozenset({"outside"})),
-    measured("cpbd", _cpbd, frozenset({"points", "crops"})),
+    measured("cpbd", _cpbd, frozenset({"points", "sharpness"})),
     measured("landmark_jitter", _jitter, POINTS),
     measured("faceless_s", _faceless, POINTS),
     measured("lse_d_frame", _frame(lambda score: score.distance)),

@@ -9,6 +9,7 @@ encoder with forced key pictures does not do: x264 takes a key picture's quantiz
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -18,6 +19,7 @@ from av.codec.context import CodecContext, Flags
 from av.container import OutputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from retalking_core.errors import EngineFaultError
@@ -91,9 +93,16 @@ class PictureEncoder:
     """
 
     def __init__(
-        self, container: OutputContainer, info: VideoInfo, size: tuple[int, int], fps: Fraction, output: OutputOptions
+        self,
+        container: OutputContainer,
+        info: VideoInfo,
+        size: tuple[int, int],
+        fps: Fraction,
+        output: OutputOptions,
+        watch: Callable[[VideoFrame], None] | None = None,
     ) -> None:
-        self._info, self._size = info, size
+        """watch: gets each picture as it is given to x264, which it must leave as it is."""
+        self._info, self._size, self._watch = info, size, watch
         self._settings = PictureSettings(*size, info.height, info.color, fps, output.crf)
         self._badge = Badge(*size, info.color.full_range) if output.badge else None
         self._reformatter = VideoReformatter()
@@ -104,9 +113,9 @@ class PictureEncoder:
         self.taken = 0
 
     @property
-    def header(self) -> bytes | None:
-        """Parameter sets, once the container has begun to be written."""
-        return self._stream.codec_context.extradata
+    def context(self) -> VideoCodecContext:
+        """The first encoder, whose settings are those of all."""
+        return self._stream.codec_context
 
     def encode(self, frame: Frame) -> list[Packet[av.VideoStream]]:
         """The next picture. x264's frame threads work on while the caller makes the next one."""
@@ -122,6 +131,8 @@ class PictureEncoder:
             )
         if self._badge is not None:
             self._badge.stamp(picture)
+        if self._watch is not None:
+            self._watch(picture)
         ended = self._next_group() if self.taken and self.taken % GROUP_FRAMES == 0 else []
         picture.pts, picture.time_base = self.taken % GROUP_FRAMES, 1 / self._settings.fps
         self.taken += 1

@@ -1,23 +1,165 @@
-"""Excerpts of a result for lists and messengers: a poster picture, and a small clip of its beginning with sound."""
+"""Excerpts of a result for lists and messengers: a poster picture, and a small clip of its beginning with sound.
+
+They are made of the encoder's own pictures while the result is being written (`Excerpts`, through a `ResultTap`), or of
+the finished file, as for a split job.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 
 import av
 from av.audio.frame import AudioFrame
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from PIL import Image
+
+from retalking_core.media.encoder import CODEC, PRESET
+
+log = logging.getLogger(__name__)
 
 POSTER_PX = 960
 PREVIEW_PX = 360
 PREVIEW_S = 4.0
 _JPEG_QUALITY = 85
+# What keeps an excerpt from being made must not cost the render.
+_FAULTS = (av.FFmpegError, OSError, ValueError)
+_COLOR_TAGS = ("colorspace", "color_primaries", "color_trc", "color_range")
+
+
+class Excerpts:
+    """Poster and preview of one result: `poster` and `preview` are the files to write.
+
+    A context manager around render and `finish`. The tap calls `begin` and `show`.
+    """
+
+    def __init__(self, poster: Path, preview: Path) -> None:
+        self.poster, self.preview = poster, preview
+        self._clip: PreviewClip | None = None
+        self._fps, self._middle, self._shown = Fraction(0), 0, 0
+        self._has_poster = False
+
+    def __enter__(self) -> Excerpts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard_clip()
+
+    def begin(self, frames: int, fps: Fraction, size: tuple[int, int], color: Mapping[str, int]) -> None:
+        """frames, fps: of the whole result. size: (width, height) of its pictures. color: see `color_tags`."""
+        self._fps, self._middle = fps, frames // 2
+        self._try("preview", lambda: self._begin_clip(size, color))
+
+    def show(self, picture: VideoFrame) -> None:
+        """The next picture of the result, not kept. One that cannot be used is reported, and `finish` reads the file
+        instead."""
+        number, self._shown = self._shown, self._shown + 1
+        if number == self._middle:
+            self._has_poster = self._try("poster", lambda: save_poster(picture, self.poster))
+        if self._clip is not None and number / self._fps < PREVIEW_S:
+            clip = self._clip
+            if not self._try("preview", lambda: clip.add(picture)):
+                self._discard_clip()
+
+    def finish(self, result: Path) -> list[Path]:
+        """The files that could be made: what was not shown is read from the finished result."""
+        clip, self._clip = self._clip, None
+        if not self._has_poster:
+            self._has_poster = self._try("poster", lambda: write_poster(result, self.poster))
+        if clip is not None and self._shown:
+            has_preview = self._try("preview", lambda: clip.finish(result))
+        else:
+            has_preview = self._try("preview", lambda: write_preview(result, self.preview))
+        if clip is not None:
+            clip.discard()
+        return [path for path, is_made in ((self.poster, self._has_poster), (self.preview, has_preview)) if is_made]
+
+    def _begin_clip(self, size: tuple[int, int], color: Mapping[str, int]) -> None:
+        self._clip = PreviewClip(self.preview, size, self._fps, color)
+
+    def _discard_clip(self) -> None:
+        if self._clip is not None:
+            self._clip.discard()
+            self._clip = None
+
+    def _try(self, name: str, make: Callable[[], None]) -> bool:
+        try:
+            make()
+        except _FAULTS as fault:
+            log.warning("%s failed", name, exc_info=fault)
+            return False
+        return True
+
+
+class PreviewClip:
+    """The small clip in the making: pictures from the beginning on, then `finish`.
+
+    size: (width, height) of the pictures of the result. Raises av.FFmpegError, OSError, ValueError.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, color: Mapping[str, int]) -> None:
+        self._step = 1 / fps
+        self._out = av.open(str(path), "w", format="mp4", container_options={"movflags": "+faststart"})
+        stream = self._out.add_stream(CODEC, rate=fps, options={"crf": "27", **PRESET})
+        assert isinstance(stream, av.VideoStream)
+        self._pictures = stream
+        self._pictures.width, self._pictures.height = fitted(*size, PREVIEW_PX)
+        self._pictures.pix_fmt = "yuv420p"
+        self._pictures.codec_context.thread_count = 1  # small pictures: more threads take a third more CPU time
+        for tag, value in color.items():
+            setattr(self._pictures.codec_context, tag, value)
+        # The muxer wants to know of the sound before the first packet, and the sound is complete with the result.
+        self._packets: list[Packet[av.VideoStream]] = []
+        self._taken = 0
+
+    def add(self, picture: VideoFrame) -> None:
+        small = picture.reformat(width=self._pictures.width, height=self._pictures.height, format="yuv420p")
+        small.pts, small.time_base = self._taken, self._step
+        self._taken += 1
+        self._packets += self._pictures.encode(small)
+
+    def finish(self, result: Path) -> None:
+        """With the sound of the result, as far as the pictures go."""
+        packets = [*self._packets, *self._pictures.encode(None)]
+        with av.open(str(result)) as media:
+            track = media.streams.audio[0] if media.streams.audio else None
+            sound = None
+            if track is not None:
+                sound = self._out.add_stream("aac", rate=track.rate, options={"b": "64k", "aac_coder": "fast"})
+                sound.codec_context.layout = track.layout
+            for packet in packets:
+                self._out.mux(packet)
+            if sound is not None:
+                for frame in media.decode(track):
+                    if not isinstance(frame, AudioFrame) or frame.time is None or frame.time >= PREVIEW_S:
+                        break
+                    self._out.mux(sound.encode(frame))
+                self._out.mux(sound.encode(None))
+        self._out.close()
+
+    def discard(self) -> None:
+        """Nothing more will be written. After `finish` nothing is left to do."""
+        try:
+            self._out.close()
+        except _FAULTS:
+            return
+
+
+def color_tags(context: VideoCodecContext) -> dict[str, int]:
+    """How the colors of an encoder's or decoder's pictures are to be read."""
+    return {tag: getattr(context, tag) for tag in _COLOR_TAGS}
 
 
 def write_poster(result: Path, poster: Path) -> None:
-    """JPEG of the picture in the middle, with at most POSTER_PX on its longer side. result: a file that ResultWriter
-    made. Raises av.FFmpegError, OSError."""
+    """`save_poster` of the picture in the middle. result: a file that ResultWriter made. Raises av.FFmpegError,
+    OSError."""
     with av.open(str(result)) as media:
         middle_s = float((media.duration or 0) / av.time_base) / 2
         media.seek(int(middle_s * av.time_base))
@@ -27,44 +169,32 @@ def write_poster(result: Path, poster: Path) -> None:
                 break
         if shown is None:
             raise ValueError("the result has no picture")
-        width, height = fitted(shown.width, shown.height, POSTER_PX)
-        rgb = shown.reformat(width=width, height=height, format="rgb24").to_ndarray()
-        Image.fromarray(rgb).save(poster, "JPEG", quality=_JPEG_QUALITY)
+        save_poster(shown, poster)
+
+
+def save_poster(picture: VideoFrame, poster: Path) -> None:
+    """JPEG with at most POSTER_PX on its longer side."""
+    width, height = fitted(picture.width, picture.height, POSTER_PX)
+    rgb = picture.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    Image.fromarray(rgb).save(poster, "JPEG", quality=_JPEG_QUALITY)
 
 
 def write_preview(result: Path, preview: Path) -> None:
     """MP4 (H.264, AAC) of the first PREVIEW_S seconds, with at most PREVIEW_PX on its longer side. result and errors:
     as in write_poster."""
-    with (
-        av.open(str(result)) as media,
-        av.open(str(preview), "w", format="mp4", container_options={"movflags": "+faststart"}) as out,
-    ):
+    with av.open(str(result)) as media:
         source = media.streams.video[0]
-        pictures = out.add_stream("libx264", rate=source.average_rate, options={"crf": "27", "preset": "veryfast"})
-        pictures.width, pictures.height = fitted(source.width, source.height, PREVIEW_PX)
-        pictures.pix_fmt = "yuv420p"
-        tags = ("colorspace", "color_primaries", "color_trc", "color_range")
-        for tag in tags:
-            setattr(pictures.codec_context, tag, getattr(source.codec_context, tag))
-        sound = None
-        if media.streams.audio:
-            track = media.streams.audio[0]
-            sound = out.add_stream("aac", rate=track.rate, options={"b": "64k"})
-            sound.codec_context.layout = track.layout
-        for packet in media.demux(video=0, audio=0 if sound else ()):
-            if packet.dts is not None and packet.dts * packet.time_base >= PREVIEW_S + 1:
-                break  # what is shown before PREVIEW_S was decoded before this
-            for frame in packet.decode():
-                if not isinstance(frame, VideoFrame | AudioFrame) or frame.time is None or frame.time >= PREVIEW_S:
-                    continue
-                if isinstance(frame, VideoFrame):
-                    small = frame.reformat(width=pictures.width, height=pictures.height, format="yuv420p")
-                    out.mux(pictures.encode(small))
-                elif sound is not None:
-                    out.mux(sound.encode(frame))
-        out.mux(pictures.encode(None))
-        if sound is not None:
-            out.mux(sound.encode(None))
+        assert source.average_rate is not None  # ResultWriter states it
+        color = color_tags(source.codec_context)
+        clip = PreviewClip(preview, (source.width, source.height), source.average_rate, color)
+        try:
+            for picture in media.decode(source):
+                if picture.time is None or picture.time >= PREVIEW_S:
+                    break
+                clip.add(picture)
+            clip.finish(result)
+        finally:
+            clip.discard()
 
 
 def fitted(width: int, height: int, longest: int) -> tuple[int, int]:

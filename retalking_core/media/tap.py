@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import RenderCanceled
 from retalking_core.media.cursor import choose_threads
+from retalking_core.media.excerpts import Excerpts, color_tags
 from retalking_core.media.faults import reading
 from retalking_core.media.planes import EXIF_TURNS, PlaneConverter, picture_color, picture_geometry
 from retalking_core.types import DecodedClip, Frame, LineReport, Timeline, VideoInfo
@@ -29,10 +30,11 @@ _UPRIGHT = EXIF_TURNS[0]
 class ResultTap:
     """Hands the packets of a `ResultWriter` to one reader in another thread, which reads it as a `FrameSource`, once.
 
-    The frames are those of the finished file: the same packets through the same decoder.
+    The frames are those of the finished file: the same packets through the same decoder. excerpts: get the pictures
+    themselves, in the writer's thread.
 
-    The engine calls `announce`; the writer `begin`, `put` and `end`; the reader `open`, then `frames`. `close` may be
-    called from any thread: the reader stops, and the writer is not held up any more.
+    The engine calls `announce`; the writer `begin`, `show`, `put` and `end`; the reader `open`, then `frames`. `close`
+    may be called from any thread: the reader stops, and the writer is not held up any more.
 
     info, first_picture: of the pictures, once open; first_picture as the decoder gives it. damaged: as of
     `VideoReader`, always empty. read: how many frames the reader was given.
@@ -41,7 +43,8 @@ class ResultTap:
     info: VideoInfo
     first_picture: VideoFrame
 
-    def __init__(self) -> None:
+    def __init__(self, excerpts: Excerpts | None = None) -> None:
+        self._excerpts = excerpts
         self._changed = threading.Condition()
         self._packets: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -68,9 +71,17 @@ class ResultTap:
         the lines, what is not about their faces may be missing."""
         self.face_boxes, self.held, self.lines = face_boxes, held, lines
 
-    def begin(self, timeline: Timeline, size: tuple[int, int], container: str, header: bytes | None) -> None:
-        """size: (width, height) of the encoded pictures. header: the encoder's parameter sets."""
-        self._timeline, self._size, self._container, self._header = timeline, size, container, header
+    def begin(self, timeline: Timeline, container: str, encoder: VideoCodecContext) -> None:
+        """encoder: of the pictures, open."""
+        self._timeline, self._container, self._header = timeline, container, encoder.extradata
+        self._size = encoder.width, encoder.height
+        if self._excerpts is not None:
+            self._excerpts.begin(len(timeline.source_index), timeline.fps, self._size, color_tags(encoder))
+
+    def show(self, picture: VideoFrame) -> None:
+        """The next picture, as it is given to the encoder."""
+        if self._excerpts is not None:
+            self._excerpts.show(picture)
 
     def put(self, packets: Sequence[Packet[Any]]) -> None:
         """Copies the packets: the muxer takes them. Waits while WAITING_BYTES are not read yet."""

@@ -36,16 +36,17 @@ class ResultWriter:
         metadata: dict[str, str],
         tap: ResultTap | None = None,
     ) -> None:
-        """tap: gets every packet of the pictures as well."""
+        """tap: gets every picture, and every packet of the pictures, as well."""
         self._timeline, self._tap = timeline, tap
         self._file = ResultFile(path, output.container, metadata)
         try:
             size = output_size(info, output.max_height)
-            self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output)
+            watch = None if tap is None else tap.show
+            self._pictures = PictureEncoder(self._file.container, info, size, timeline.fps, output, watch)
             self._file.add_sound(sound, timeline)
             self._file.begin()
             if tap is not None:
-                tap.begin(timeline, size, output.container, self._pictures.header)
+                tap.begin(timeline, output.container, self._pictures.context)
         except BaseException:
             self._file.discard()
             raise

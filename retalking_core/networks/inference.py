@@ -72,7 +72,7 @@ def fast_variants(batch: int) -> dict[str, InferenceVariant]:
     """For a GPU: half precision where it is allowed, TF32 for what finds the face, compiled for batches of this size.
     S3FD alone is not: it sees windows of many sizes.
 
-    fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md).
+    fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md, raw tables).
     What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
     """
     half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}

@@ -82,7 +82,7 @@ def test_every_value_and_curve_is_that_of_the_finished_file(
         values = measure_all(beside, NAMES)
         curves = measured_curves(beside)
         assert early.tap.read == clip.frames, "the frames were looked at as they were encoded"
-        assert {"points", "ssim", "outside", "crops"} <= early.findings(beside).keys()
+        assert {"points", "ssim", "outside", "sharpness"} <= early.findings(beside).keys()
     after = replace(draft, report=report)
     assert [asdict(value) for value in values] == [asdict(value) for value in measure_all(after, NAMES)]
     assert asdict(curves) == asdict(measured_curves(after))

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from jobs.messages import make_celery
-from jobs.names import RENDER_QUEUE, RENDER_TASK
+from jobs.models import JobStatus
+from jobs.names import RENDER_QUEUE, RENDER_TASK, published_keys
 from jobs.settings import Settings
 from tests.faults.outcome import check_outcomes
 from tests.faults.processes import is_running
@@ -82,6 +83,27 @@ def test_the_child_is_killed_between_publishing_and_recording(service: Service) 
         os.kill(service.child_of(service.get(job_id)), signal.SIGKILL)
     (job,) = check_outcomes(service, [job_id])
     assert job.attempt == 2
+
+
+def test_the_child_is_killed_while_it_publishes_beside_the_evaluation(service: Service) -> None:
+    """The upload of the result hangs in its thread while the metrics are computed; neither outlives the child."""
+    with service.proxy.fault(r"PUT .*/result/lease-1", times=1, hold=threading.Event()) as held:
+        job_id = service.submit(evaluate=["av_duration_difference"])
+        assert held.met_once.wait(30)
+        job = service.wait_running(job_id, "publish")  # evaluated; the upload is not over
+        os.kill(service.child_of(job), signal.SIGKILL)
+    wait_until(lambda: service.get(job_id).status.is_over, 60, 0.05, f"{job_id} is over")
+    job = service.get(job_id)
+    assert (job.status, job.attempt, len(job.evaluation or [])) == (JobStatus.SUCCEEDED, 2, 1)
+    assert job.result is not None
+    kept = {str(ref.key) for ref in job.inputs.values()} | set(published_keys(job.result.key))
+    wait_until(
+        lambda: set(service.objects.list_keys(f"jobs/{job_id}/")) <= kept,
+        20,
+        0.1,
+        "what the dead child published is deleted",
+    )
+    assert [event.event for event in service.store.jobs.events(job_id, after=None)].count("job.succeeded") == 1
 
 
 def test_the_api_is_killed_between_storing_and_sending(service: Service) -> None:

@@ -113,6 +113,34 @@ def test_numbers_and_curves_are_the_same_on_all_ways(
     assert events_of(context, resumed).count("job.evaluated") == 1
 
 
+def test_the_result_is_uploaded_beside_its_evaluation(
+    context: RunContext, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a cancel during the evaluation leaves nothing of it."""
+    measure, canceled = worker_evaluation.measure, []
+
+    def measure_late(*given: Any) -> Any:
+        def is_published() -> bool:
+            keys = list(context.objects.list_keys(job_prefix(job_id)))
+            return all(any(key.endswith(name) for key in keys) for name in (".mp4", "poster.jpg", "preview.mp4"))
+
+        wait_until(is_published, 30, 0.01, "result and excerpts are uploaded")
+        if canceled:
+            context.store.jobs.request_cancel(job_id, retention_s=60)
+        return measure(*given)
+
+    monkeypatch.setattr(worker_evaluation, "measure", measure_late)
+    job_id = create(context, inputs)
+    run_job(job_id, context)
+    assert context.store.jobs.get(job_id).status is JobStatus.SUCCEEDED
+
+    canceled.append(True)
+    job_id = create(context, inputs)
+    run_job(job_id, context)
+    assert context.store.jobs.get(job_id).status is JobStatus.CANCELED
+    assert not list(context.objects.list_keys(f"{job_prefix(job_id)}result/"))
+
+
 def test_values_of_segments_are_the_same_on_all_ways(
     context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +190,7 @@ def test_inline_numbers_come_from_the_frames_as_they_are_rendered(
 
     monkeypatch.setattr(EarlyLooks, "findings", watched)
     run_job(create(context, inputs), context)
-    assert seen == [["crops", "outside", "points", "ssim"]]
+    assert seen == [["outside", "points", "sharpness", "ssim"]]
 
 
 def test_none_evaluates_nothing(context: RunContext, inputs: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ import av
 import pytest
 from celery.concurrency import get_implementation
 
+from jobs.messages import make_celery
 from jobs.models import JobStatus
 from jobs.opening import connect_redis
 from tests.faults.hostile_bases import speeches, videos
@@ -20,8 +21,10 @@ from tests.media import clips as media
 from tests.services import wait_until
 from tests.worker import scripted_app
 from tests.worker.conftest import Clips, Stack, WorkerProcess, make_stack, running
-from tests.worker.scripted_engine import Act
-from worker.supervision import DEATH_CHECK_S
+from tests.worker.scripted_engine import Act, ScriptedEngine
+from worker.engines import EngineSet
+from worker.render_app import RenderProcess
+from worker.supervision import DEATH_CHECK_S, PollStamp, ShutdownNotice
 
 SCRIPTED = "tests.worker.scripted_app"
 
@@ -30,6 +33,24 @@ SCRIPTED = "tests.worker.scripted_app"
 def worker(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     with running(SCRIPTED, stack, tmp_path_factory.mktemp("log") / "worker.log") as process:
         yield process
+
+
+def test_a_process_is_ready_before_the_preview_has_its_face_models(stack: Stack) -> None:
+    """Their memory is no growth of the process all the same."""
+    seen: list[list[str]] = []
+
+    class SlowToWarmUp(ScriptedEngine):
+        def warm_up(self) -> None:
+            seen.append([card.id for card in stack.store.workers.live()])
+            assert process.context is None, "no job is taken yet, and the memory is measured later"
+            super().warm_up()
+
+    engines = EngineSet({"preview": SlowToWarmUp(stack.marks)})
+    process = RenderProcess(stack.settings, lambda _: engines, ShutdownNotice(), PollStamp())
+    process.open(make_celery(stack.settings))
+    process.close()
+    assert [process.worker_id(os.getpid()) in ready for ready in seen] == [True]
+    assert process.context is not None
 
 
 def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, worker: WorkerProcess) -> None:
