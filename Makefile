@@ -37,7 +37,7 @@ test: $(VENV)/.all check
 corpus: $(VENV)/.all
 	$(BIN)/python -m tests.media.run_corpus
 
-# Everything of tests/faults, and workers killed in a shared job, the long part too: about 17 minutes.
+# Everything of tests/faults, and workers killed in a shared job, the long part too: about 20 minutes.
 # `pytest -m faults` is the short part.
 faults: $(VENV)/.all
 	$(BIN)/python -m pytest -m "faults or faults_long" tests/faults tests/worker/test_split_job.py

@@ -1,31 +1,22 @@
-"""The table of metrics and one call that computes any of them. What cannot be computed is None with a reason, never
-0.
-"""
+"""One call that computes any metrics of the table. What cannot be computed is None with a reason, never 0."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluatedClip, EvaluationModels
 from retalking_core.evaluation.frame_pass import LINES
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric import POINTS, LineValue, Metric, MetricValue, Outcome, measured
-from retalking_core.evaluation.neural_metrics import NEURAL_METRICS
-from retalking_core.evaluation.picture_metrics import PICTURE_METRICS
-from retalking_core.evaluation.sync import MouthSync, measure_agreement, measure_sync
-from retalking_core.faces.landmarks import relative_gap
+from retalking_core.evaluation.metric_table import METRICS, LineValue, Metric, MetricValue
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
-from retalking_core.media.sound import packet_duration_s
 from retalking_core.types import RenderReport, Waveform
 
 # The face protocol looks for tracks and then at their crops; CSIM looks for points in the reference, and at both files.
@@ -156,58 +147,3 @@ def _measure(metric: Metric, measurement: Measurement) -> MetricValue:
         return MetricValue(metric.name, None, outcome, metric.unit, metric.better)
     value, detail = outcome
     return MetricValue(metric.name, value, None, metric.unit, metric.better, detail)
-
-
-def _target_sync(measurement: Measurement) -> MouthSync | str:
-    target = measurement.mouth_target
-    if target is None:
-        return "the engine states no mouth target"
-    return measure_sync(measurement.mouth_opening, target)
-
-
-def _speech_sync(measurement: Measurement) -> MouthSync | str:
-    return measure_sync(measurement.mouth_opening, measurement.speech_level)
-
-
-def _correlation(sync: MouthSync | str) -> tuple[float, dict[str, float]] | str:
-    if isinstance(sync, str):
-        return sync
-    detail = {"lag_frames": sync.lag_frames, "unshifted": sync.correlation_unshifted, "frames": sync.frames}
-    return sync.correlation, detail
-
-
-def _lag(sync: MouthSync | str) -> tuple[float, dict[str, float]] | str:
-    return sync if isinstance(sync, str) else (float(sync.lag_frames), {"correlation": sync.correlation})
-
-
-def _viseme_agreement(measurement: Measurement) -> Outcome:
-    agreement = measure_agreement(
-        relative_gap(measurement.landmarks), float(measurement.video.info.fps), recognize_visemes(measurement.waveform)
-    )
-    return agreement if isinstance(agreement, str) else (agreement.share, agreement.detail)
-
-
-def _face_coverage(measurement: Measurement) -> tuple[float, dict[str, float]]:
-    seen = np.isfinite(measurement.mouth_opening)
-    return float(seen.mean()), {"frames": len(seen), "frames_with_face": int(seen.sum())}
-
-
-def _duration_difference(measurement: Measurement) -> tuple[float, dict[str, float]]:
-    video = measurement.video.info
-    audio_s = packet_duration_s(measurement.result, measurement.limits)
-    difference = (video.duration_s - audio_s) * float(video.fps)
-    return abs(difference), {"video_s": video.duration_s, "audio_s": audio_s}
-
-
-_ENTRIES = (
-    measured("mouth_target_correlation", lambda m: _correlation(_target_sync(m)), POINTS),
-    measured("mouth_target_lag", lambda m: _lag(_target_sync(m)), POINTS),
-    measured("mouth_speech_correlation", lambda m: _correlation(_speech_sync(m)), POINTS),
-    measured("mouth_speech_lag", lambda m: _lag(_speech_sync(m)), POINTS),
-    measured("viseme_agreement", _viseme_agreement, POINTS),
-    measured("face_coverage", _face_coverage, POINTS),
-    measured("av_duration_difference", _duration_difference),
-)
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {metric.name: metric for metric in (*_ENTRIES, *PICTURE_METRICS, *NEURAL_METRICS)}
-)

@@ -42,7 +42,9 @@ class SpeechTrack:
         muxer = container.format.name
         self._pcm_bits = sound.pcm_bits if muxer in _PCM_MUXERS else None
         codec, options = ("aac", _AAC_OPTIONS) if self._pcm_bits is None else (f"pcm_s{self._pcm_bits}le", {})
-        self._stream: AudioStream = container.add_stream(codec, rate=self._rate_hz, options=options)
+        stream = container.add_stream(codec, rate=self._rate_hz, options=options)
+        assert isinstance(stream, AudioStream)
+        self._stream = stream
         self._stream.codec_context.layout = self._layout
         self._stream.codec_context.format = self._format
         self._stream.codec_context.time_base = Fraction(1, self._rate_hz)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.settings import DEFAULT_RETRIES_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -81,6 +83,17 @@ def test_files_of_the_code_that_a_page_names_exist(page: Path) -> None:
     names = re.findall(r"`([a-z_]+/[a-zA-Z0-9_/]+\.(?:py|lua))`", page.read_text(encoding="utf-8"))
     missing = [name for name in names if not any((root / name).exists() for root in (ROOT, ROOT / "retalking_core"))]
     assert not missing
+
+
+def test_the_retry_schedule_of_the_webhook_page_is_that_of_the_settings() -> None:
+    page = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| pause before it |")]
+    first, *pauses = [cell.strip() for cell in row.strip("|").split("|")[1:]]
+    units = {"s": 1, "min": 60, "h": 3600}
+    found = [int(number) * units[unit] for number, unit in (pause.split() for pause in pauses)]
+    assert (first, tuple(found)) == ("none", DEFAULT_RETRIES_S)
+    least_h = sum(DEFAULT_RETRIES_S) / 3600
+    assert f"tried for {least_h:.1f} to {1.1 * least_h:.0f} hours" in page
 
 
 def test_the_webhook_example_of_the_page_works() -> None:

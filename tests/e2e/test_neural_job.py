@@ -21,8 +21,9 @@ import pytest
 from scipy.io import savemat
 
 from retalking_core.digests import file_sha256
-from retalking_core.weights.synthesis import synthesize
-from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, record
+from retalking_core.weights import synthesis
+from retalking_core.weights.synthesis import draw_weights
+from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, Manifest, record
 from tests.e2e.conftest import Service, running_service
 
 WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
@@ -33,12 +34,20 @@ pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FR
 
 @pytest.fixture(scope="module")
 def weights(media_dir: Path) -> Iterator[Path]:
-    """Generated ones take 2.2 GB, and are not left for pytest to keep."""
+    """Generated ones take 1.7 GB, and are not left for pytest to keep. They hold only the first tensor of ENet's copy
+    of LNet, which nobody reads."""
     if WEIGHTS:
         yield Path(WEIGHTS)
         return
+
+    def draw_once(manifest: Manifest, network: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+        copied = [key for key in manifest if key.startswith("low_res.")][1:]
+        return draw_weights({key: spec for key, spec in manifest.items() if key not in copied}, network, seed)
+
     with TemporaryDirectory(prefix="retalking-weights-") as folder:
-        synthesize(Path(folder), 1, ENGINE_WEIGHTS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(synthesis, "draw_weights", draw_once)
+            synthesis.synthesize(Path(folder), 1, ENGINE_WEIGHTS)
         add_what_training_leaves(Path(folder))
         yield Path(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -28,10 +29,8 @@ def portrait(face_px: float, width: int, height: int, x: float, y: float) -> Pic
 
 def place_face(canvas: Picture, face_px: float, x: float, y: float) -> None:
     """Put head and shoulders onto a picture, in place."""
-    picture = data.astronaut()[20:240, 100:350, ::-1]
     scale = face_px / FACE_HEIGHT
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    head = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
+    head = _head(scale)
     left, top = round(x - (FACE_X - 100) * scale), round(y - (FACE_Y - 20) * scale)
     height, width = canvas.shape[:2]
     x0, y0 = max(0, left), max(0, top)
@@ -40,8 +39,21 @@ def place_face(canvas: Picture, face_px: float, x: float, y: float) -> None:
         canvas[y0:y1, x0:x1] = head[y0 - top : y1 - top, x0 - left : x1 - left]
 
 
+@lru_cache(maxsize=32)
+def _head(scale: float) -> Picture:
+    """Reading and scaling it takes longer than all the rest of a frame."""
+    picture = data.astronaut()[20:240, 100:350, ::-1]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
+
+
 def backdrop(width: int, height: int) -> Picture:
     """A soft colored gradient without anything like a face."""
+    return _backdrop(width, height).copy()
+
+
+@lru_cache(maxsize=16)
+def _backdrop(width: int, height: int) -> Picture:
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.dstack([150 + 40 * x, 140 + 30 * y, 160 - 30 * x * y]).astype(np.uint8)
 

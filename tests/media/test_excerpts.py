@@ -36,7 +36,8 @@ def test_the_poster_is_the_middle_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("speech_s", [6.0, None])
 @pytest.mark.parametrize("name", ["r.mp4", "r.mkv"])
 def test_the_preview_is_small_and_short(tmp_path: Path, speech_s: float | None, name: str) -> None:
-    result = make_video(tmp_path / name, frames=150, size=(640, 480), speech_s=speech_s)
+    quick = {"preset": "ultrafast"}
+    result = make_video(tmp_path / name, frames=150, size=(640, 480), options=quick, speech_s=speech_s)
     write_preview(result, tmp_path / "preview.mp4")
     with av.open(str(tmp_path / "preview.mp4")) as media:
         pictures = [frame.time for frame in media.decode(video=0)]
