@@ -40,10 +40,11 @@ PreferHeader = Annotated[
     str | None,
     Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
 ]
-# A number is no time, although pydantic reads it as seconds since 1970
 NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the following page; null at the end")]
+# A number is no time, although pydantic reads it as seconds since 1970
 Time = Annotated[AwareDatetime, BeforeValidator(lambda text: text if _RFC_3339.match(str(text)) else "no time")]
 MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
+CursorQuery = Annotated[str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
     str | None,
@@ -269,9 +270,7 @@ def list_jobs(
         str | None, Query(pattern=r"^batch_[0-9a-f]{32}$", description="Only the items of this batch that are jobs")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
-    ] = None,
+    cursor: CursorQuery = None,
 ) -> Response:
     """With filters, a page may have fewer jobs than `limit`, even none, although `next_cursor` leads to more."""
     pairs = [(name, value) for name, _, value in (each.partition("=") for each in metadata or ())]
