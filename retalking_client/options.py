@@ -142,3 +142,13 @@ class BatchJob(SubmitOptions, total=False):
     video: Required[MediaInput]
     audio: MediaInput
     segments: list[Segment]
+
+
+@_NO_OTHER_KEYS
+class AccountChanges(TypedDict, total=False):
+    """What to change of an account. A limit of None becomes that of the deployment."""
+
+    name: str
+    requests_per_minute: int | None
+    live_jobs: int | None
+    stored_bytes: int | None

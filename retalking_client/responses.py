@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retalking_client.calls import Call
 from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
-from retalking_client.models import ApiError, Batch, FieldFault, Job
+from retalking_client.models import ApiError, FieldFault, Named, Page
 
 # Nothing was sent, so even a call that must not be repeated can be retried.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -104,6 +104,7 @@ def _origin(error: httpx.TransportError) -> str:
 
 
 Shape = TypeVar("Shape")
+PageType = TypeVar("PageType", bound=Page)
 
 
 def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
@@ -115,13 +116,13 @@ def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
         raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
 
 
-def id_of(job: Job | Batch | str | Any) -> str:
+def id_of(thing: Named | str | Any) -> str:
     """Raises TypeError."""
-    if isinstance(job, Job | Batch):
-        return job.id
-    if isinstance(job, str) and job:
-        return job
-    raise TypeError(f"pass the id of a job or a Job, not {job!r}")
+    if isinstance(thing, Named):
+        return thing.id
+    if isinstance(thing, str) and thing:
+        return thing
+    raise TypeError(f"pass an id, or what has one (a Job, a Batch, ...), not {thing!r}")
 
 
 def error_of_response(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:
