@@ -159,8 +159,8 @@ class DecodedInput(_Response):
 
 
 class Render(_Response):
-    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless. face_cache:
-    how much of the face analysis was reused: `hit`, `partial`, `miss`, or `off`."""
+    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless.
+    face_cache: how much of an earlier face analysis was used: `hit`, `partial`, `miss`, or `off`."""
 
     engine: str
     engine_version: str
