@@ -37,7 +37,7 @@ async function main() {
   const batches = [];
   for await (const each of service.batches()) batches.push(each.id);
   await service.deleteBatch(batch);
-  const upload = await service.upload(speech);
+  const upload = await service.upload(face);
   const uploaded = await service.wait(await service.submit(upload, [{ audio: upload, start_s: 0 }]));
   const found: string[] = [];
   for await (const each of service.jobs({ limit: 1, status: ["succeeded"] })) found.push(each.id);
