@@ -32,6 +32,8 @@ import type {
 } from "./generated";
 
 export type * from "./generated";
+/** The generated function of every operation. */
+export { calls };
 
 /** A file, the http(s) address of one, or the answer of `upload`. */
 export type Input = Blob | string | URL | UploadLink;
@@ -82,7 +84,7 @@ export class RetalkingError extends Error {
 }
 
 export class Retalking {
-  /** For the generated functions of all other operations: `listKeys({ client: service.client })`. */
+  /** For the generated functions of all other operations: `calls.listKeys({ client: service.client })`. */
   readonly client: Client;
 
   /** url: of the service, without `/v1`. apiKey: where the deployment requires keys. */
