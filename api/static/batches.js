@@ -207,7 +207,7 @@ function sentence(id, counts, total) {
 /** @param {Batch} batch */
 function failureTable({ failures }) {
   if (!failures.length) return "";
-  const heads = ["Item", "Code", "What happened", "Job"];
+  const heads = ["Item", "Code", "Reason", "Job"];
   const left = failures.length - SHOWN_FAILURES;
   return h("section", { class: "section", "aria-labelledby": "batch-failures" },
     h("h2", { id: "batch-failures" }, "Failures"),
@@ -217,7 +217,7 @@ function failureTable({ failures }) {
       h("tbody", {}, failures.slice(0, SHOWN_FAILURES).map((failure) => h("tr", { "data-row": `f${failure.index}` },
         h("td", { "data-head": "Item" }, failure.index + 1),
         h("td", { "data-head": "Code" }, h("code", {}, failure.code)),
-        h("td", { "data-head": "What happened" }, failure.message),
+        h("td", { "data-head": "Reason" }, failure.message),
         h("td", { "data-head": "Job" }, h("a", {
           href: `#/jobs/${failure.job_id}`, title: failure.job_id, "data-action": "open",
         }, shortId(failure.job_id))))))),
