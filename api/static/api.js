@@ -141,6 +141,13 @@ export class Api {
   /** The id of a file that was uploaded. @param {Blob} file @returns {Promise<string>} */
   async upload(file) {
     const { id, url } = await this.json("v1/uploads", { method: "POST" });
+    if (new URL(Api.address(url)).origin !== location.origin) {
+      throw new Problem({
+        title: "Too long for the console",
+        detail: "A list of more than 900 kB is uploaded, here to another host, which this page does not contact.",
+        advice: "Submit it in parts, or with the command `retalking batch`.",
+      }, 0);
+    }
     const response = await fetch(Api.address(url), { method: "PUT", body: file }).catch(() => {
       throw Problem.unreachable();
     });

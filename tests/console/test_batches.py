@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from jobs.models import ErrorInfo
 from jobs.names import new_job_id
@@ -95,6 +95,17 @@ def test_lists_that_are_refused_say_where(browser: Browser, api: RunningApi, tmp
         # Of an object with `jobs`, and too long for a body: it is uploaded
         submit(watched, tmp_path / "long.json", json.dumps({"jobs": [JOB | {"transcript": "long " * 900}] * 300}))
         assert api.store.batches.get(id_of(watched)).total == 300
+
+
+def test_a_list_that_would_go_to_another_host(browser: Browser, api: RunningApi, tmp_path: Path) -> None:
+    """The links of an object store: the content policy of the page allows no other host."""
+
+    def elsewhere(route: Route) -> None:
+        route.fulfill(status=201, json={"id": "up_" + "0" * 32, "url": "https://store.example.com/up"})
+
+    with open_page(browser, f"{api.url}/#/batches", {"/v1/uploads$": elsewhere}) as watched:
+        submit(watched, tmp_path / "long.json", json.dumps([JOB | {"transcript": "long " * 900}] * 300))
+        expect(watched.page.get_by_role("alert")).to_contain_text("retalking batch")
 
 
 def test_batches_are_listed_page_by_page(browser: Browser, api: RunningApi) -> None:
