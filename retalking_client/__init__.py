@@ -47,7 +47,7 @@ from retalking_client.models import (
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, Segment, SubmitOptions
+from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, JobFilters, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
@@ -72,6 +72,7 @@ __all__ = [
     "IssuedKey",
     "Job",
     "JobEvent",
+    "JobFilters",
     "MediaLinks",
     "Metric",
     "MonthUsage",

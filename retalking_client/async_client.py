@@ -19,6 +19,7 @@ from retalking_client.calls import (
     MOST_REDIRECTS,
     Call,
     connect_to,
+    id_of,
     list_file,
     opened_request,
     redirected_request,
@@ -44,14 +45,21 @@ from retalking_client.models import (
     JobPage,
     KeyPage,
     MediaLinks,
-    Status,
     UndeliveredEvent,
     Upload,
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
-from retalking_client.responses import Attempts, PageType, RetryPolicy, id_of, parse_response
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
+from retalking_client.responses import Attempts, PageType, RetryPolicy, parse_response
 
 
 class AsyncClient:
@@ -198,18 +206,10 @@ class AsyncClient:
         """The current state of a job."""
         return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
-    async def jobs(
-        self,
-        *,
-        status: Status | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        batch: BatchSummary | str | None = None,
-        page_size: int = 20,
-    ) -> AsyncIterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
-        batch: only its items that are jobs."""
-        batch_id = None if batch is None else id_of(batch)
-        async for page in self._pages(JobPage, calls.list_call(status, metadata or {}, page_size, batch_id)):
+    async def jobs(self, *, page_size: int = 20, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
+        """All jobs that pass every filter, newest first; pages are fetched as needed. Raises ValueError for a filter
+        that no job can pass."""
+        async for page in self._pages(JobPage, calls.list_call(filters, page_size)):
             for job in page.jobs:
                 yield job
 

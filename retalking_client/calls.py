@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, get_args
@@ -17,8 +18,16 @@ from urllib.parse import quote
 import httpx
 
 from retalking_client.errors import ServiceUnreachableError
-from retalking_client.models import Status, Upload
-from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
+from retalking_client.models import Named, Status, Upload
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
@@ -288,13 +297,33 @@ def portrait_call(job_id: str, track: str) -> Call:
     return job_call(job_id, f"/people/{quote(track, safe='')}.jpg")
 
 
-def list_call(status: Status | None, metadata: Mapping[str, Any], page_size: int, batch: str | None = None) -> Call:
-    """Raises ValueError for an unknown status."""
-    if status is not None and status not in get_args(Status):
-        raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
-    pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
-    params = {"status": status, "metadata": pairs or None, "batch": batch, "limit": str(page_size)}
+def list_call(filters: JobFilters, page_size: int) -> Call:
+    """Raises ValueError for an unknown status, and a time without its zone."""
+    given = dict(filters)
+    status = filters.get("status")
+    statuses = [status] if isinstance(status, str) else list(status or ())
+    if unknown := set(statuses) - set(get_args(Status)):
+        raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {', '.join(sorted(unknown))!r}")
+    for name in ("created_after", "created_before"):
+        if isinstance(at := given.get(name), datetime):
+            if at.tzinfo is None:
+                raise ValueError(f"{name} needs a time zone, as in datetime.now(UTC)")
+            given[name] = at.isoformat()
+    if (batch := filters.get("batch")) is not None:
+        given["batch"] = id_of(batch)
+    pairs = (filters.get("metadata") or {}).items()
+    metadata = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in pairs]
+    params = {**given, "status": statuses or None, "metadata": metadata or None, "limit": str(page_size)}
     return Call("GET", f"{API}/jobs", params=_given(params))
+
+
+def id_of(thing: Named | str | Any) -> str:
+    """Raises TypeError."""
+    if isinstance(thing, Named):
+        return thing.id
+    if isinstance(thing, str) and thing:
+        return thing
+    raise TypeError(f"pass an id, or what has one (a Job, a Batch, ...), not {thing!r}")
 
 
 def compact_json(value: object) -> str:

@@ -18,6 +18,7 @@ from retalking_client.calls import (
     MOST_REDIRECTS,
     Call,
     connect_to,
+    id_of,
     list_file,
     opened_request,
     redirected_request,
@@ -43,14 +44,21 @@ from retalking_client.models import (
     JobPage,
     KeyPage,
     MediaLinks,
-    Status,
     UndeliveredEvent,
     Upload,
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
-from retalking_client.responses import Attempts, PageType, RetryPolicy, id_of, parse_response
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
+from retalking_client.responses import Attempts, PageType, RetryPolicy, parse_response
 
 
 class Client:
@@ -194,18 +202,10 @@ class Client:
         """The current state of a job."""
         return parse_response(Job, self._send(calls.job_call(id_of(job))))
 
-    def jobs(
-        self,
-        *,
-        status: Status | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        batch: BatchSummary | str | None = None,
-        page_size: int = 20,
-    ) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
-        batch: only its items that are jobs."""
-        batch_id = None if batch is None else id_of(batch)
-        for page in self._pages(JobPage, calls.list_call(status, metadata or {}, page_size, batch_id)):
+    def jobs(self, *, page_size: int = 20, **filters: Unpack[JobFilters]) -> Iterator[Job]:
+        """All jobs that pass every filter, newest first; pages are fetched as needed. Raises ValueError for a filter
+        that no job can pass."""
+        for page in self._pages(JobPage, calls.list_call(filters, page_size)):
             yield from page.jobs
 
     def events(self, job: Job | str, *, after: str | None = None) -> Iterator[JobEvent]:

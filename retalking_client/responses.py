@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retalking_client.calls import Call
 from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
-from retalking_client.models import ApiError, FieldFault, Named, Page
+from retalking_client.models import ApiError, FieldFault, Page
 
 # Nothing was sent, so even a call that must not be repeated can be retried.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -114,15 +114,6 @@ def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
     except ValidationError as error:
         url = answer.request.url.copy_with(query=None)
         raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
-
-
-def id_of(thing: Named | str | Any) -> str:
-    """Raises TypeError."""
-    if isinstance(thing, Named):
-        return thing.id
-    if isinstance(thing, str) and thing:
-        return thing
-    raise TypeError(f"pass an id, or what has one (a Job, a Batch, ...), not {thing!r}")
 
 
 def error_of_response(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:

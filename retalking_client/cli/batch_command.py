@@ -17,7 +17,6 @@ from retalking_client.cli.common import DEFAULT_URL, AsJson, ServiceUrl, open_cl
 from retalking_client.cli.failures import EXIT_FAILED, EXIT_USAGE, CommandError
 from retalking_client.cli.jobs import OnlyId, Timeout, describe_age
 from retalking_client.options import MediaInput
-from retalking_client.responses import id_of
 
 
 def batch(
@@ -67,7 +66,7 @@ def report(client: Client, found: Batch, as_json: bool, quiet: bool = False) -> 
 def _follow(client: Client, batch: Batch | str, timeout_s: float | None, console: Console) -> Batch:
     """To its end, with a bar on a terminal."""
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console) as bar:
-        task = bar.add_task(id_of(batch), total=None)
+        task = bar.add_task(calls.id_of(batch), total=None)
         return client.wait_batch(
             batch, timeout_s=timeout_s, on_progress=lambda now: bar.update(task, completed=now.done, total=now.total)
         )
