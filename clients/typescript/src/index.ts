@@ -84,7 +84,7 @@ export class RetalkingError extends Error {
 }
 
 export class Retalking {
-  /** For the generated functions of all other operations: `calls.listKeys({ client: service.client })`. */
+  /** For the generated functions of all other operations, in `calls`: each takes `{ client: service.client }`. */
   readonly client: Client;
 
   /** url: of the service, without `/v1`. apiKey: where the deployment requires keys. */
