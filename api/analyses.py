@@ -13,12 +13,9 @@ from api.files import file_response
 from api.jobs import (
     ACCEPTED_ANSWERS,
     SUBMISSION_REFUSALS,
-    IdempotencyHeader,
     JobId,
-    PreferHeader,
-    WaitQuery,
+    WithSubmission,
     find_job,
-    submit,
     view_response,
 )
 from api.openapi import ANALYSIS_FORM_BODY, ANALYSIS_JSON_BODY
@@ -47,18 +44,11 @@ Track = Annotated[str, Path(pattern=PERSON_ID, description="Id of a person", exa
     responses=_SUBMITTED,
     openapi_extra=ANALYSIS_JSON_BODY,
 )
-async def analyze_video(
-    request: Request,
-    parts: WithDependencies,
-    caller: WithCaller,
-    idempotency_key: IdempotencyHeader = None,
-    prefer: PreferHeader = None,
-    wait: WaitQuery = None,
-) -> Response:
+async def analyze_video(call: WithSubmission) -> Response:
     """Makes a job of the kind `analyze`, which is polled, listed, canceled, retried and deleted as any job and sends
     the same webhooks. The video is referenced by `video_url` or `video_upload_id`; this path takes forms with the file
     as well. `GET /jobs/{job_id}/analysis` has the answer; its tracks are values of the option `face`."""
-    return await submit(request, parts, caller, idempotency_key, wait, kind="analyze")
+    return await call.accept(kind="analyze")
 
 
 @router.post(
@@ -70,18 +60,11 @@ async def analyze_video(
     responses=_SUBMITTED,
     openapi_extra=ANALYSIS_FORM_BODY,
 )
-async def analyze_video_file(
-    request: Request,
-    parts: WithDependencies,
-    caller: WithCaller,
-    idempotency_key: IdempotencyHeader = None,
-    prefer: PreferHeader = None,
-    wait: WaitQuery = None,
-) -> Response:
+async def analyze_video_file(call: WithSubmission) -> Response:
     """As `analyzeVideo`, with the file part `video` in a form; the other fields as form fields or in a JSON part
     `spec`."""
-    refuse_json(request, "/videos/analyze")
-    return await submit(request, parts, caller, idempotency_key, wait, kind="analyze")
+    refuse_json(call.request, "/videos/analyze")
+    return await call.accept(kind="analyze")
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""Batches: up to 500 jobs in one request. Submit, follow, cancel, delete.
+"""Batches: up to 500 jobs in one request. Submit, list, follow, cancel, delete.
 
 A batch is accepted as a whole or not at all. Its items become jobs in the background (worker/batches.py), by the same
 checks and steps as `POST /jobs`.
@@ -13,14 +13,22 @@ from collections.abc import Sequence
 from typing import Annotated, cast
 
 import anyio
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from redis.exceptions import RedisError
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.jobs import ACCEPTED_HEADERS, POLL_AFTER_S, IdempotencyHeader, find_batch, view_response
+from api.jobs import (
+    ACCEPTED_HEADERS,
+    POLL_AFTER_S,
+    CursorQuery,
+    IdempotencyHeader,
+    NextCursor,
+    find_batch,
+    view_response,
+)
 from api.limits import check_metadata, not_storable, read_json, too_large
 from api.openapi import BATCH_BODY
 from api.problems import FieldError, describe_errors, field_errors, refusals, request_id_of
@@ -37,7 +45,7 @@ from api.submission import (
 from jobs.egress import receiver_of
 from jobs.errors import ServiceError
 from jobs.intake import KEEP_UPLOAD_S
-from jobs.models import Batch, BatchPlace, BatchView, JobSpec
+from jobs.models import Batch, BatchPlace, BatchSummary, BatchView, JobSpec
 from jobs.names import new_batch_id, upload_key
 from jobs.objects import ObjectNotFoundError
 from jobs.store import (
@@ -52,7 +60,7 @@ from jobs.store import (
     WrongStateError,
 )
 from jobs.traces import current_traceparent
-from jobs.view import view_batch
+from jobs.view import summarize_batch, view_batch
 
 # Of an uploaded list; a body is limited by max_json_bytes.
 MAX_LIST_BYTES = 8 * 1024**2
@@ -117,6 +125,31 @@ async def submit_batch(
     if not created.is_new:
         headers["Idempotent-Replayed"] = "true"
     return await run_in_threadpool(_response, parts, caller, created.batch, 202, headers)
+
+
+class BatchList(BaseModel):
+    """One page of batches, newest first."""
+
+    batches: list[BatchSummary]
+    next_cursor: NextCursor
+
+
+@router.get(
+    "",
+    operation_id="listBatches",
+    summary="List batches, newest first",
+    response_model=BatchList,
+    responses=refusals("service_unavailable"),
+)
+def list_batches(
+    parts: WithDependencies,
+    caller: WithCaller,
+    limit: Annotated[int, Query(ge=1, le=100, description="Batches a page")] = 20,
+    cursor: CursorQuery = None,
+) -> Response:
+    page = parts.store.batches.page(cursor=cursor, limit=limit, owner=caller.only)
+    batches = [summarize_batch(each, parts.settings, caller.base) for each in page.batches]
+    return view_response(BatchList(batches=batches, next_cursor=page.next_cursor))
 
 
 @router.get(

@@ -63,7 +63,7 @@ EVENT_SCHEMA = {
     responses={
         200: {
             "description": "Every event from the beginning, then live; ends after the terminal one, or after "
-            "`job.evaluated` where that follows. Each `data` is a "
+            "`job.evaluated` where that follows, or what else is recorded by then (`job.exported`). Each `data` is a "
             "JobEvent. A comment line every 15 s keeps the connection open.",
             "content": {"text/event-stream": {"schema": EVENT_SCHEMA, "example": _EXAMPLE}},
         },
@@ -128,12 +128,12 @@ async def _follow(
                     "Events of %s are delayed, the job store is unavailable: %s", job_id, type(error).__name__
                 )
                 found, is_over = [], False
+            is_last = is_over and not found
             for event in found:
                 after = event.id
                 yield _message(event, is_named)
-                if event.status.is_over and not event.detail.get("evaluation_pending"):
-                    return
-            if is_over and not found:
+                is_last |= event.status.is_over and not event.detail.get("evaluation_pending")
+            if is_last:
                 return
             await watch.wait(CHECK_S)
 

@@ -7,11 +7,12 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import anyio
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
 
@@ -42,10 +43,11 @@ PreferHeader = Annotated[
     str | None,
     Header(description=f"`wait=N`: as the parameter `wait`, at most {MAX_WAIT_S}; other preferences are ignored"),
 ]
-# A number is no time, although pydantic reads it as seconds since 1970
 NextCursor = Annotated[str | None, Field(description="Pass it as `cursor` for the following page; null at the end")]
+# A number is no time, although pydantic reads it as seconds since 1970
 Time = Annotated[AwareDatetime, BeforeValidator(lambda text: text if _RFC_3339.match(str(text)) else "no time")]
 MetadataFilter = Annotated[str, StringConstraints(pattern=r"^[^=]+=", max_length=512)]
+CursorQuery = Annotated[str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")]
 JobId = Annotated[str, Path(description="Id of a job, `job_` and 32 hex digits", examples=["job_" + "0" * 32])]
 IdempotencyHeader = Annotated[
     str | None,
@@ -144,82 +146,46 @@ ACCEPTED_ANSWERS: dict[int | str, dict[str, Any]] = {
 _SUBMITTED = ACCEPTED_ANSWERS | refusals(*SUBMISSION_REFUSALS)
 
 
-@router.post(
-    "/jobs",
-    operation_id="submitJob",
-    summary="Submit a job by reference",
-    status_code=202,
-    response_model=JobView,
-    responses=_SUBMITTED,
-    openapi_extra=JSON_BODY,
-)
-async def submit_job(
+@dataclass(frozen=True)
+class Submission:
+    """A call that makes a job: what all of them take, and how they answer. wait: seconds."""
+
+    request: Request
+    parts: Dependencies
+    caller: Caller
+    idempotency_key: str | None
+    wait: int | None
+
+    async def accept(self, *, kind: JobKind = "render", retry_of: Job | None = None) -> Response:
+        """The job of the request's body, or of the one to retry."""
+        parts, caller = self.parts, self.caller
+        created = await accept_submission(self.request, parts, caller, self.idempotency_key, retry_of, kind)
+        headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
+        if not created.is_new:
+            headers["Idempotent-Replayed"] = "true"
+        wait_s = _wait_s(self.request, self.wait, headers)
+        if wait_s is None:
+            body = await run_in_threadpool(view, parts, created.job, caller)
+        else:
+            body = await _wait_for_end(parts, caller, created.job.id, wait_s)
+        is_answered = wait_s is not None and body.status.is_over
+        if not is_answered:
+            headers["Retry-After"] = str(POLL_AFTER_S)
+        return view_response(body, 200 if is_answered else 202, headers)
+
+
+def _submission(
     request: Request,
     parts: WithDependencies,
     caller: WithCaller,
     idempotency_key: IdempotencyHeader = None,
     prefer: PreferHeader = None,
     wait: WaitQuery = None,
-) -> Response:
-    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`); with `segments`, each of them references
-    its speech. This path takes forms with files as well; in this document they have a path of their own, because
-    generated clients know one body per operation."""
-    return await submit(request, parts, caller, idempotency_key, wait)
+) -> Submission:
+    return Submission(request, parts, caller, idempotency_key, wait)
 
 
-@router.post(
-    "/jobs/upload",
-    operation_id="submitJobFiles",
-    summary="Submit a job with its files",
-    status_code=202,
-    response_model=JobView,
-    responses=_SUBMITTED,
-    openapi_extra=FORM_BODY,
-)
-async def submit_job_files(
-    request: Request,
-    parts: WithDependencies,
-    caller: WithCaller,
-    idempotency_key: IdempotencyHeader = None,
-    prefer: PreferHeader = None,
-    wait: WaitQuery = None,
-) -> Response:
-    """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
-    as files; with `segments`, each of them names the file part that has its speech. Options are form fields (nested
-    ones as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as
-    a file is referenced as in `submitJob`."""
-    refuse_json(request, "/jobs")
-    return await submit(request, parts, caller, idempotency_key, wait)
-
-
-@router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
-def refuse_method() -> None:
-    """`upload` is not the id of a job."""
-    raise HTTPException(405)
-
-
-async def submit(
-    request: Request,
-    parts: Dependencies,
-    caller: Caller,
-    key: str | None,
-    wait: int | None,
-    retry_of: Job | None = None,
-    kind: JobKind = "render",
-) -> Response:
-    created = await accept_submission(request, parts, caller, key, retry_of, kind)
-    headers = {"Location": f"{caller.base}/jobs/{created.job.id}"}
-    if not created.is_new:
-        headers["Idempotent-Replayed"] = "true"
-    wait_s = _wait_s(request, wait, headers)
-    if wait_s is None:
-        body = await run_in_threadpool(view, parts, created.job, caller)
-    else:
-        body = await _wait_for_end(parts, caller, created.job.id, wait_s)
-    is_answered = wait_s is not None and body.status.is_over
-    if not is_answered:
-        headers["Retry-After"] = str(POLL_AFTER_S)
-    return view_response(body, 200 if is_answered else 202, headers)
+WithSubmission = Annotated[Submission, Depends(_submission)]
 
 
 def _wait_s(request: Request, wait: int | None, headers: dict[str, str]) -> int | None:
@@ -240,6 +206,46 @@ async def _wait_for_end(parts: Dependencies, caller: Caller, job_id: str, wait_s
             if job.status.is_over or left_s <= 0 or parts.changes.is_closing:
                 return await parts.in_waiter_thread(view, parts, job, caller)
             await watch.wait(left_s)
+
+
+@router.post(
+    "/jobs",
+    operation_id="submitJob",
+    summary="Submit a job by reference",
+    status_code=202,
+    response_model=JobView,
+    responses=_SUBMITTED,
+    openapi_extra=JSON_BODY,
+)
+async def submit_job(call: WithSubmission) -> Response:
+    """Inputs are referenced by `video_url` or `video_upload_id` (`audio_...`); with `segments`, each of them references
+    its speech. This path takes forms with files as well; in this document they have a path of their own, because
+    generated clients know one body per operation."""
+    return await call.accept()
+
+
+@router.post(
+    "/jobs/upload",
+    operation_id="submitJobFiles",
+    summary="Submit a job with its files",
+    status_code=202,
+    response_model=JobView,
+    responses=_SUBMITTED,
+    openapi_extra=FORM_BODY,
+)
+async def submit_job_files(call: WithSubmission) -> Response:
+    """Files are streamed, never held in memory. A form takes `video`, `audio` and optionally `expression` (a picture)
+    as files; with `segments`, each of them names the file part that has its speech. Options are form fields (nested
+    ones as JSON text or dotted names such as `output.crf`), or a single JSON part `spec`. An input that is not sent as
+    a file is referenced as in `submitJob`."""
+    refuse_json(call.request, "/jobs")
+    return await call.accept()
+
+
+@router.api_route("/jobs/upload", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+def refuse_method() -> None:
+    """`upload` is not the id of a job."""
+    raise HTTPException(405)
 
 
 @router.get(
@@ -271,9 +277,7 @@ def list_jobs(
         str | None, Query(pattern=r"^batch_[0-9a-f]{32}$", description="Only the items of this batch that are jobs")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Jobs a page")] = 20,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
-    ] = None,
+    cursor: CursorQuery = None,
 ) -> Response:
     """With filters, a page may have fewer jobs than `limit`, even none, although `next_cursor` leads to more."""
     pairs = [(name, value) for name, _, value in (each.partition("=") for each in metadata or ())]
@@ -409,21 +413,13 @@ def cancel_job(job_id: JobId, parts: WithDependencies, caller: WithCaller) -> Re
     response_model=JobView,
     responses=ACCEPTED_ANSWERS | refusals(*RETRY_REFUSALS),
 )
-async def retry_job(
-    job_id: JobId,
-    request: Request,
-    parts: WithDependencies,
-    caller: WithCaller,
-    idempotency_key: IdempotencyHeader = None,
-    prefer: PreferHeader = None,
-    wait: WaitQuery = None,
-) -> Response:
+async def retry_job(job_id: JobId, call: WithSubmission) -> Response:
     """Makes a new job of the same request, which belongs to the caller and names the old one in `retry_of`. It has its
     own copies of the input files; inputs given by URL are fetched again."""
-    job = await run_in_threadpool(find_job, parts, caller, job_id)
+    job = await run_in_threadpool(find_job, call.parts, call.caller, job_id)
     if job.status not in (JobStatus.FAILED, JobStatus.CANCELED):
         raise ServiceError("retry_not_possible", f"The job is {job.status.value}; only failed and canceled jobs retry.")
-    return await submit(request, parts, caller, idempotency_key, wait, job)
+    return await call.accept(retry_of=job)
 
 
 @router.post(

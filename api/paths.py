@@ -60,7 +60,9 @@ class HeadAsGet:
         if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"].endswith("/result"):
             await self.app(scope, receive, send)
             return
-        inner = {**scope, "method": "GET"}
+        # Ranges are for GET alone (RFC 9110, section 14.2)
+        headers = [pair for pair in scope["headers"] if pair[0] != b"range"]
+        inner = {**scope, "method": "GET", "headers": headers}
         with anyio.CancelScope() as body:
 
             async def send_head(message: Message) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from api.access import Caller, WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.jobs import NextCursor, find_batch, find_job, view_response
+from api.jobs import CursorQuery, NextCursor, find_batch, find_job, view_response
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.models import Delivery, DeliveryView
@@ -71,9 +71,7 @@ def list_undelivered(
         Literal["pending", "given_up"], Query(description="`pending`: will be tried or retried; `given_up`: will not")
     ] = "given_up",
     limit: Annotated[int, Query(ge=1, le=100, description="Events a page")] = 20,
-    cursor: Annotated[
-        str | None, Query(pattern=r"^c[0-9]{1,15}$", description="`next_cursor` of the page before")
-    ] = None,
+    cursor: CursorQuery = None,
 ) -> Response:
     page = parts.store.webhooks.undelivered(state=state, cursor=cursor, limit=limit, owner=caller.only)
     return view_response(

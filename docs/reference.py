@@ -1,5 +1,5 @@
-"""Writes what is made from tables in the code: docs/configuration.md, docs/errors.md and the exceptions of the Python
-client, with `make docs-reference`.
+"""Writes what is made from the code: docs/configuration.md, docs/errors.md, and the exceptions and the synchronous
+class of the Python client, with `make docs-reference`.
 
 A test calls `pages()` and compares, so the two cannot fall behind.
 """
@@ -7,6 +7,9 @@ A test calls `pages()` and compares, so the two cannot fall behind.
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from jobs.errors import ERROR_CODES, ErrorCode
 from jobs.settings import Settings
 
 DOCS = Path(__file__).parent
-CLIENT_CODES = DOCS.parent / "retalking_client" / "codes.py"
+CLIENT = DOCS.parent / "retalking_client"
+CLIENT_CODES, ASYNC_CLIENT, SYNC_CLIENT = CLIENT / "codes.py", CLIENT / "async_client.py", CLIENT / "client.py"
 _NOTE = "<!-- Made by docs/reference.py from the code: change it there, then run `make docs-reference`. -->\n\n"
 
 _CONFIGURATION = """# Configuration
@@ -59,7 +63,33 @@ def pages() -> dict[Path, str]:
         DOCS / "configuration.md": "".join([_NOTE, _CONFIGURATION, *settings]),
         DOCS / "errors.md": "".join([_NOTE, _ERRORS, *errors]),
         CLIENT_CODES: _client_codes(),
+        SYNC_CLIENT: _sync_client(),
     }
+
+
+# What the asyncio client says, and what the synchronous one says in its place
+_SYNCHRONOUS = {
+    r"^.*\n": '"""The synchronous client, made from async_client.py by `make docs-reference`."""\n',
+    r"An async context manager\. Files [^.]*\.": "A context manager; safe to share between threads.",
+    r"\basync (?=def|for|with)": "",
+    r"\bawait asyncio\.to_thread\(([\w.]+)\)": r"\1()",
+    r"\bawait ": "",
+    r"\basyncio\b": "time",
+    r"\bAsync(?=Client|Generator|Iterator)": "",
+    r"\basync(?=contextmanager)": "",
+    r"\ba(?=(closing|close|read|iter_bytes)\b)": "",
+    r"\b__a(?=enter__|exit__)": "__",
+}
+
+
+def _sync_client() -> str:
+    text = ASYNC_CLIENT.read_text("utf-8")
+    for said, instead in _SYNCHRONOUS.items():
+        text = re.sub(said, instead, text, count=int(said.startswith("^")))
+    for command in (("check", "--fix-only", "--unsafe-fixes"), ("format",)):
+        ruff = [sys.executable, "-m", "ruff", *command, "--quiet", "--stdin-filename", str(SYNC_CLIENT), "-"]
+        text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True, cwd=DOCS.parent).stdout
+    return text
 
 
 def _client_codes() -> str:

@@ -617,20 +617,25 @@ class Batch(FrozenModel):
         return self.status != "running"
 
 
-class BatchView(FrozenModel):
-    """A batch as shown to callers: the body of `GET /batches/{id}` and the `data` of `batch.completed`."""
+class BatchSummary(FrozenModel):
+    """A batch in a list."""
 
     id: str
     status: BatchStatus = Field(description="canceled: it was canceled, and none of its jobs is live any more")
     total: int
     counts: BatchCounts
-    failures: list[BatchFailure] = Field(description="By index")
     cancel_requested: bool
     metadata: dict[str, Any]
     created_at: datetime
     finished_at: datetime | None
     delete_at: datetime | None
     jobs_url: str = Field(description="List of its jobs")
+
+
+class BatchView(BatchSummary):
+    """A batch as shown to callers: the body of `GET /batches/{id}` and the `data` of `batch.completed`."""
+
+    failures: list[BatchFailure] = Field(description="By index")
     webhook: WebhookView | None
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from jobs.models import (
     BATCH_EVENT,
     Batch,
+    BatchSummary,
     BatchView,
     DeliveryView,
     ExportView,
@@ -182,20 +183,14 @@ def view_batch(batch: Batch, store: JobStore, settings: Settings, base: str = ""
             deliveries = []
         views = [DeliveryView.of(each) for each in deliveries]
         webhook = WebhookView(url=masked_url(batch.webhook_url), events=[BATCH_EVENT], deliveries=views)
-    return BatchView(
-        id=batch.id,
-        status=batch.status,
-        total=batch.total,
-        counts=batch.counts,
-        failures=store.batches.failures(batch.id),
-        cancel_requested=batch.cancel_requested,
-        metadata=batch.metadata,
-        created_at=batch.created_at,
-        finished_at=batch.finished_at,
-        delete_at=batch.delete_at,
-        jobs_url=f"{settings.public_url.rstrip('/')}{base}/jobs?batch={batch.id}",
-        webhook=webhook,
-    )
+    summary = summarize_batch(batch, settings, base)
+    return BatchView(**dict(summary), failures=store.batches.failures(batch.id), webhook=webhook)
+
+
+def summarize_batch(batch: Batch, settings: Settings, base: str = "") -> BatchSummary:
+    """base: prefix of paths, as in view_job()."""
+    jobs_url = f"{settings.public_url.rstrip('/')}{base}/jobs?batch={batch.id}"
+    return BatchSummary(jobs_url=jobs_url, **batch.model_dump(include=BatchSummary.model_fields.keys() - {"jobs_url"}))
 
 
 def masked_url(url: str) -> str:

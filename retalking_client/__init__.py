@@ -23,31 +23,37 @@ from retalking_client.errors import (
 )
 from retalking_client.events import Progress
 from retalking_client.models import (
+    Account,
     AccountUsage,
     Analysis,
     ApiError,
     ApiKey,
     Batch,
     BatchFailure,
+    BatchSummary,
     Evaluation,
     FieldFault,
     IssuedKey,
     Job,
     JobEvent,
+    MediaLinks,
     Metric,
     MonthUsage,
     Person,
     RenderNote,
     Result,
+    UndeliveredEvent,
     Upload,
     WebhookEvent,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, BatchJob, Segment, SubmitOptions
+from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, JobFilters, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
 from retalking_client.webhooks import verify_webhook
 
 __all__ = [
+    "Account",
+    "AccountChanges",
     "AccountUsage",
     "Analysis",
     "AnalyzeOptions",
@@ -57,6 +63,7 @@ __all__ = [
     "Batch",
     "BatchFailure",
     "BatchJob",
+    "BatchSummary",
     "Client",
     "DownloadDamagedError",
     "Evaluation",
@@ -65,6 +72,8 @@ __all__ = [
     "IssuedKey",
     "Job",
     "JobEvent",
+    "JobFilters",
+    "MediaLinks",
     "Metric",
     "MonthUsage",
     "Person",
@@ -76,6 +85,7 @@ __all__ = [
     "Segment",
     "ServiceUnreachableError",
     "SubmitOptions",
+    "UndeliveredEvent",
     "UnexpectedAnswerError",
     "Upload",
     "WaitTimeoutError",

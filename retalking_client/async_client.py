@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
@@ -19,6 +19,7 @@ from retalking_client.calls import (
     MOST_REDIRECTS,
     Call,
     connect_to,
+    id_of,
     list_file,
     opened_request,
     redirected_request,
@@ -28,23 +29,37 @@ from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError, WaitTimeoutError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
+    Account,
+    AccountPage,
     AccountUsage,
     Analysis,
     ApiKey,
     Batch,
+    BatchPage,
+    BatchSummary,
+    DeliveryPage,
     Evaluation,
     IssuedKey,
     Job,
     JobEvent,
     JobPage,
     KeyPage,
-    Status,
+    MediaLinks,
+    UndeliveredEvent,
     Upload,
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
-from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
+from retalking_client.responses import Attempts, PageType, RetryPolicy, parse_response
 
 
 class AsyncClient:
@@ -119,8 +134,8 @@ class AsyncClient:
     ) -> Job:
         """Submit, wait and download. Raises the exception of the job's code if it fails."""
         job = await self.submit(video, audio, segments=segments, **options)
-        job = (await self.wait(job, timeout_s=timeout_s, on_progress=on_progress)).raise_for_status()
-        await self.download(job, target)
+        job = await self.wait(job, timeout_s=timeout_s, on_progress=on_progress)
+        await self.download(job.raise_for_status(), target)
         return job
 
     async def submit_batch(
@@ -141,13 +156,13 @@ class AsyncClient:
             call = calls.batch_call(listed, webhook_url, metadata or {}, idempotency_key)
             return parse_response(Batch, await self._send(call))
 
-    async def batch(self, batch: Batch | str) -> Batch:
+    async def batch(self, batch: BatchSummary | str) -> Batch:
         """The current state of a batch. Its jobs: `jobs(batch=...)`."""
         return parse_response(Batch, await self._send(calls.get_batch_call(id_of(batch))))
 
     async def wait_batch(
         self,
-        batch: Batch | str,
+        batch: BatchSummary | str,
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[Batch], object] = lambda batch: None,
@@ -163,9 +178,22 @@ class AsyncClient:
                 raise WaitTimeoutError(f"{found.id} is not over after {timeout_s:g} s.", found.id)
             await asyncio.sleep(BATCH_POLL_S)
 
-    async def cancel_batch(self, batch: Batch | str) -> Batch:
+    async def batches(self) -> AsyncIterator[BatchSummary]:
+        """All batches, newest first; pages are fetched as needed."""
+        async for page in self._pages(BatchPage, calls.batches_call()):
+            for batch in page.batches:
+                yield batch
+
+    async def cancel_batch(self, batch: BatchSummary | str) -> Batch:
         """Cancel its live jobs and drop the items that are not jobs yet. A finished one is unchanged."""
         return parse_response(Batch, await self._send(calls.cancel_batch_call(id_of(batch))))
+
+    async def delete_batch(self, batch: BatchSummary | str) -> None:
+        """Delete the record of a batch that is over; its jobs stay. Raises JobNotFinishedError for a live one."""
+        found = await self.batch(batch)
+        if not found.is_over:
+            raise JobNotFinishedError(f"{found.id} is {found.status}; cancel it before you delete it.")
+        await self._send(calls.delete_batch_call(found.id))
 
     async def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
@@ -178,26 +206,12 @@ class AsyncClient:
         """The current state of a job."""
         return parse_response(Job, await self._send(calls.job_call(id_of(job))))
 
-    async def jobs(
-        self,
-        *,
-        status: Status | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        batch: Batch | str | None = None,
-        page_size: int = 20,
-    ) -> AsyncIterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
-        batch: only its items that are jobs."""
-        batch_id = None if batch is None else id_of(batch)
-        cursor = None
-        while True:
-            call = calls.list_call(status, metadata or {}, page_size, cursor, batch_id)
-            page = parse_response(JobPage, await self._send(call))
+    async def jobs(self, *, page_size: int = 20, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
+        """All jobs that pass every filter, newest first; pages are fetched as needed. Raises ValueError for a filter
+        that no job can pass."""
+        async for page in self._pages(JobPage, calls.list_call(filters, page_size)):
             for job in page.jobs:
                 yield job
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
 
     async def events(self, job: Job | str, *, after: str | None = None) -> AsyncIterator[JobEvent]:
         """Events of a job from its beginning (or after an event id), then live, until the job ends. A broken connection
@@ -261,6 +275,22 @@ class AsyncClient:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, await self._send(calls.job_call(id_of(job), "/evaluation")))
 
+    async def media(self, job: Job | str) -> MediaLinks:
+        """Links that play the inputs and the result of a job without a key, until they expire."""
+        return parse_response(MediaLinks, await self._send(calls.job_call(id_of(job), "/media")))
+
+    async def poster(self, job: Job | str) -> bytes:
+        """One picture of the result, a JPEG. Raises ResultNotReadyError."""
+        return (await self._send(calls.job_call(id_of(job), "/poster.jpg"))).content
+
+    async def preview(self, job: Job | str) -> bytes:
+        """The first seconds of the result, a small MP4. Raises ResultNotReadyError."""
+        return (await self._send(calls.job_call(id_of(job), "/preview.mp4"))).content
+
+    async def portrait(self, job: Job | str, track: str) -> bytes:
+        """A picture of one person of an analysis, a JPEG. Raises ResultNotReadyError."""
+        return (await self._send(calls.portrait_call(id_of(job), track))).content
+
     async def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
         """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
         return parse_response(Job, await self._send(calls.retry_call(id_of(job), idempotency_key)))
@@ -280,6 +310,18 @@ class AsyncClient:
         """Redeliver the last event of the job, and all events that were given up."""
         return parse_response(Job, await self._send(calls.redeliver_call(id_of(job))))
 
+    async def undelivered(
+        self, *, state: Literal["pending", "given_up"] = "given_up"
+    ) -> AsyncIterator[UndeliveredEvent]:
+        """Webhook events that were not delivered, oldest first: given up, or still tried (`pending`)."""
+        async for page in self._pages(DeliveryPage, calls.undelivered_call(state)):
+            for event in page.deliveries:
+                yield event
+
+    async def redeliver_event(self, event: UndeliveredEvent | str) -> UndeliveredEvent:
+        """Deliver one event again, with all its attempts ahead."""
+        return parse_response(UndeliveredEvent, await self._send(calls.redeliver_event_call(id_of(event))))
+
     async def webhook_secret(self) -> WebhookSecret:
         """The secret that signs the webhooks of this account. Raises WebhookSecretSharedError without keys."""
         return parse_response(WebhookSecret, await self._send(calls.webhook_secret_call()))
@@ -290,14 +332,9 @@ class AsyncClient:
 
     async def keys(self, *, account: str | None = None) -> AsyncIterator[ApiKey]:
         """All keys, oldest first, including revoked ones; account: only its keys. Needs the scope `admin`."""
-        cursor = None
-        while True:
-            page = parse_response(KeyPage, await self._send(calls.keys_call(account, cursor)))
+        async for page in self._pages(KeyPage, calls.keys_call(account)):
             for key in page.keys:
                 yield key
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
 
     async def create_key(
         self,
@@ -332,18 +369,32 @@ class AsyncClient:
 
     async def usage(self, *, months: int = 1, account: str | None = None) -> AsyncIterator[AccountUsage]:
         """What your account used in the last months; with the scope `admin`, every account or the one named."""
-        cursor = None
-        while True:
-            page = parse_response(UsagePage, await self._send(calls.usage_call(months, account, cursor)))
+        async for page in self._pages(UsagePage, calls.usage_call(months, account)):
             for used in page.accounts:
                 yield used
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
+
+    async def accounts(self) -> AsyncIterator[Account]:
+        """All accounts with the limits that apply to them, oldest first. Needs the scope `admin`."""
+        async for page in self._pages(AccountPage, calls.accounts_call()):
+            for account in page.accounts:
+                yield account
+
+    async def change_account(self, account: Account | str, **changes: Unpack[AccountChanges]) -> Account:
+        """Change the name or limits of an account; a limit of None becomes that of the deployment. Needs the scope
+        `admin`. Raises AccountNotFoundError."""
+        return parse_response(Account, await self._send(calls.change_account_call(id_of(account), changes)))
 
     async def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
         return parse_response(dict, await self._send(calls.offer_call()))
+
+    async def _pages(self, kind: type[PageType], call: Call) -> AsyncIterator[PageType]:
+        """All pages of a list; each is fetched when the one before was read."""
+        following: Call | None = call
+        while following is not None:
+            page = parse_response(kind, await self._send(following))
+            yield page
+            following = call.after(page.next_cursor)
 
     async def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)

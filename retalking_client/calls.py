@@ -8,7 +8,8 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, get_args
@@ -17,8 +18,16 @@ from urllib.parse import quote
 import httpx
 
 from retalking_client.errors import ServiceUnreachableError
-from retalking_client.models import Status, Upload
-from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
+from retalking_client.models import Named, Status, Upload
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API = "/v1"
@@ -99,6 +108,10 @@ class Call:
     @property
     def is_own(self) -> bool:
         return not is_link(self.path)
+
+    def after(self, cursor: str | None) -> Call | None:
+        """The call for the next page of a list. cursor None: there is none."""
+        return None if cursor is None else replace(self, params={**self.params, "cursor": cursor})
 
 
 def submit_call(
@@ -256,12 +269,20 @@ def batch_call(
     return Call("POST", f"{API}/batches", json=body, headers={"Idempotency-Key": key})
 
 
+def batches_call() -> Call:
+    return Call("GET", f"{API}/batches")
+
+
 def get_batch_call(batch_id: str) -> Call:
     return Call("GET", batch_path(batch_id))
 
 
 def cancel_batch_call(batch_id: str) -> Call:
     return Call("POST", f"{batch_path(batch_id)}/cancel")
+
+
+def delete_batch_call(batch_id: str) -> Call:
+    return Call("DELETE", batch_path(batch_id), deletes=True)
 
 
 def batch_path(batch_id: str) -> str:
@@ -272,21 +293,37 @@ def job_call(job_id: str, rest: str = "") -> Call:
     return Call("GET", job_path(job_id) + rest)
 
 
-def list_call(
-    status: Status | None, metadata: Mapping[str, Any], page_size: int, cursor: str | None, batch: str | None = None
-) -> Call:
-    """Raises ValueError for an unknown status."""
-    if status is not None and status not in get_args(Status):
-        raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {status!r}")
-    pairs = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in metadata.items()]
-    params = {
-        "status": status,
-        "metadata": pairs or None,
-        "batch": batch,
-        "limit": str(page_size),
-        "cursor": cursor,
-    }
-    return Call("GET", f"{API}/jobs", params={name: value for name, value in params.items() if value is not None})
+def portrait_call(job_id: str, track: str) -> Call:
+    return job_call(job_id, f"/people/{quote(track, safe='')}.jpg")
+
+
+def list_call(filters: JobFilters, page_size: int) -> Call:
+    """Raises ValueError for an unknown status, and a time without its zone."""
+    given = dict(filters)
+    status = filters.get("status")
+    statuses = [status] if isinstance(status, str) else list(status or ())
+    if unknown := set(statuses) - set(get_args(Status)):
+        raise ValueError(f"status is one of {', '.join(get_args(Status))}, not {', '.join(sorted(unknown))!r}")
+    for name in ("created_after", "created_before"):
+        if isinstance(at := given.get(name), datetime):
+            if at.tzinfo is None:
+                raise ValueError(f"{name} needs a time zone, as in datetime.now(UTC)")
+            given[name] = at.isoformat()
+    if (batch := filters.get("batch")) is not None:
+        given["batch"] = id_of(batch)
+    pairs = (filters.get("metadata") or {}).items()
+    metadata = [f"{name}={value if isinstance(value, str) else compact_json(value)}" for name, value in pairs]
+    params = {**given, "status": statuses or None, "metadata": metadata or None, "limit": str(page_size)}
+    return Call("GET", f"{API}/jobs", params=_given(params))
+
+
+def id_of(thing: Named | str | Any) -> str:
+    """Raises TypeError."""
+    if isinstance(thing, Named):
+        return thing.id
+    if isinstance(thing, str) and thing:
+        return thing
+    raise TypeError(f"pass an id, or what has one (a Job, a Batch, ...), not {thing!r}")
 
 
 def compact_json(value: object) -> str:
@@ -323,6 +360,16 @@ def redeliver_call(job_id: str) -> Call:
     return Call("POST", f"{job_path(job_id)}/webhook/redeliver", is_repeatable=False)
 
 
+def undelivered_call(state: str) -> Call:
+    return Call("GET", f"{API}/webhooks/deliveries", params={"state": state})
+
+
+def redeliver_event_call(delivery_id: str) -> Call:
+    """Not retried once it may have arrived: every call redelivers the event."""
+    path = f"{API}/webhooks/deliveries/{quote(delivery_id, safe='')}/redeliver"
+    return Call("POST", path, is_repeatable=False)
+
+
 def webhook_secret_call() -> Call:
     return Call("GET", f"{API}/webhooks/secret")
 
@@ -333,15 +380,13 @@ def rotate_webhook_secret_call(overlap_s: int) -> Call:
     return Call("POST", f"{API}/webhooks/secret/rotate", params=params, is_repeatable=False)
 
 
-def keys_call(account: str | None, cursor: str | None) -> Call:
-    params = {name: value for name, value in (("account", account), ("cursor", cursor)) if value is not None}
-    return Call("GET", f"{API}/keys", params=params)
+def keys_call(account: str | None) -> Call:
+    return Call("GET", f"{API}/keys", params=_given({"account": account}))
 
 
 def create_key_call(name: str, fields: Mapping[str, Any]) -> Call:
     """Not retried once it may have arrived: every call makes another key."""
-    given = {field: value for field, value in fields.items() if value is not None}
-    return Call("POST", f"{API}/keys", json={"name": name} | given, is_repeatable=False)
+    return Call("POST", f"{API}/keys", json={"name": name} | _given(fields), is_repeatable=False)
 
 
 def rotate_key_call(key_id: str, overlap_s: int) -> Call:
@@ -354,9 +399,20 @@ def revoke_key_call(key_id: str) -> Call:
     return Call("POST", f"{API}/keys/{quote(key_id, safe='')}/revoke")
 
 
-def usage_call(months: int, account: str | None, cursor: str | None) -> Call:
-    params = {"months": str(months), "account": account, "cursor": cursor}
-    return Call("GET", f"{API}/usage", params={name: value for name, value in params.items() if value is not None})
+def usage_call(months: int, account: str | None) -> Call:
+    return Call("GET", f"{API}/usage", params=_given({"months": str(months), "account": account}))
+
+
+def accounts_call() -> Call:
+    return Call("GET", f"{API}/accounts")
+
+
+def change_account_call(account_id: str, changes: AccountChanges) -> Call:
+    return Call("PATCH", f"{API}/accounts/{quote(account_id, safe='')}", json=dict(changes))
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def upload_call() -> Call:

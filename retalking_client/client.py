@@ -1,4 +1,4 @@
-"""The synchronous client. It only does the I/O; the logic it shares with `AsyncClient` is in the other modules."""
+"""The synchronous client, made from async_client.py by `make docs-reference`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import httpx
 
@@ -18,6 +18,7 @@ from retalking_client.calls import (
     MOST_REDIRECTS,
     Call,
     connect_to,
+    id_of,
     list_file,
     opened_request,
     redirected_request,
@@ -27,23 +28,37 @@ from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError, WaitTimeoutError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
+    Account,
+    AccountPage,
     AccountUsage,
     Analysis,
     ApiKey,
     Batch,
+    BatchPage,
+    BatchSummary,
+    DeliveryPage,
     Evaluation,
     IssuedKey,
     Job,
     JobEvent,
     JobPage,
     KeyPage,
-    Status,
+    MediaLinks,
+    UndeliveredEvent,
     Upload,
     UsagePage,
     WebhookSecret,
 )
-from retalking_client.options import AnalyzeOptions, BatchJob, MediaInput, Segment, SubmitOptions
-from retalking_client.responses import Attempts, RetryPolicy, id_of, parse_response
+from retalking_client.options import (
+    AccountChanges,
+    AnalyzeOptions,
+    BatchJob,
+    JobFilters,
+    MediaInput,
+    Segment,
+    SubmitOptions,
+)
+from retalking_client.responses import Attempts, PageType, RetryPolicy, parse_response
 
 
 class Client:
@@ -116,8 +131,8 @@ class Client:
     ) -> Job:
         """Submit, wait and download. Raises the exception of the job's code if it fails."""
         job = self.submit(video, audio, segments=segments, **options)
-        job = self.wait(job, timeout_s=timeout_s, on_progress=on_progress).raise_for_status()
-        self.download(job, target)
+        job = self.wait(job, timeout_s=timeout_s, on_progress=on_progress)
+        self.download(job.raise_for_status(), target)
         return job
 
     def submit_batch(
@@ -138,13 +153,13 @@ class Client:
             call = calls.batch_call(listed, webhook_url, metadata or {}, idempotency_key)
             return parse_response(Batch, self._send(call))
 
-    def batch(self, batch: Batch | str) -> Batch:
+    def batch(self, batch: BatchSummary | str) -> Batch:
         """The current state of a batch. Its jobs: `jobs(batch=...)`."""
         return parse_response(Batch, self._send(calls.get_batch_call(id_of(batch))))
 
     def wait_batch(
         self,
-        batch: Batch | str,
+        batch: BatchSummary | str,
         *,
         timeout_s: float | None = None,
         on_progress: Callable[[Batch], object] = lambda batch: None,
@@ -160,9 +175,21 @@ class Client:
                 raise WaitTimeoutError(f"{found.id} is not over after {timeout_s:g} s.", found.id)
             time.sleep(BATCH_POLL_S)
 
-    def cancel_batch(self, batch: Batch | str) -> Batch:
+    def batches(self) -> Iterator[BatchSummary]:
+        """All batches, newest first; pages are fetched as needed."""
+        for page in self._pages(BatchPage, calls.batches_call()):
+            yield from page.batches
+
+    def cancel_batch(self, batch: BatchSummary | str) -> Batch:
         """Cancel its live jobs and drop the items that are not jobs yet. A finished one is unchanged."""
         return parse_response(Batch, self._send(calls.cancel_batch_call(id_of(batch))))
+
+    def delete_batch(self, batch: BatchSummary | str) -> None:
+        """Delete the record of a batch that is over; its jobs stay. Raises JobNotFinishedError for a live one."""
+        found = self.batch(batch)
+        if not found.is_over:
+            raise JobNotFinishedError(f"{found.id} is {found.status}; cancel it before you delete it.")
+        self._send(calls.delete_batch_call(found.id))
 
     def upload(self, path: str | os.PathLike[str]) -> Upload:
         """Upload a large file before its jobs, straight to the object store if there is one."""
@@ -175,26 +202,11 @@ class Client:
         """The current state of a job."""
         return parse_response(Job, self._send(calls.job_call(id_of(job))))
 
-    def jobs(
-        self,
-        *,
-        status: Status | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        batch: Batch | str | None = None,
-        page_size: int = 20,
-    ) -> Iterator[Job]:
-        """All jobs, newest first; pages are fetched as needed. metadata: only jobs that have all of these values.
-        batch: only its items that are jobs."""
-        batch_id = None if batch is None else id_of(batch)
-        cursor = None
-        while True:
-            page = parse_response(
-                JobPage, self._send(calls.list_call(status, metadata or {}, page_size, cursor, batch_id))
-            )
+    def jobs(self, *, page_size: int = 20, **filters: Unpack[JobFilters]) -> Iterator[Job]:
+        """All jobs that pass every filter, newest first; pages are fetched as needed. Raises ValueError for a filter
+        that no job can pass."""
+        for page in self._pages(JobPage, calls.list_call(filters, page_size)):
             yield from page.jobs
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
 
     def events(self, job: Job | str, *, after: str | None = None) -> Iterator[JobEvent]:
         """Events of a job from its beginning (or after an event id), then live, until the job ends. A broken connection
@@ -209,11 +221,12 @@ class Client:
         job_id = id_of(job)
         watch = Watch(job_id, timeout_s, on_progress)
         if not watch.is_near_end:
-            with suppress(EventsLostError), closing(self._listen(EventCursor(job_id))) as events:
-                for event in events:
-                    watch.report_event(event)
-                    if watch.is_near_end:
-                        break
+            with suppress(EventsLostError):
+                with closing(self._listen(EventCursor(job_id))) as events:
+                    for event in events:
+                        watch.report_event(event)
+                        if watch.is_near_end:
+                            break
         while True:
             found = self.get(job_id)
             watch.report_job(found)
@@ -237,11 +250,12 @@ class Client:
         while not part.is_complete:
             before = part.size
             try:
-                with self._stream(calls.result_call(found.id, part.size)) as answer, part.open_for(answer) as file:
-                    for piece in answer.iter_bytes():
-                        file.write(piece)
-                        if on_bytes is not None:
-                            on_bytes(file.tell(), found.result.size_bytes)
+                with self._stream(calls.result_call(found.id, part.size)) as answer:
+                    with part.open_for(answer) as file:
+                        for piece in answer.iter_bytes():
+                            file.write(piece)
+                            if on_bytes is not None:
+                                on_bytes(file.tell(), found.result.size_bytes)
                 if not part.is_complete:
                     break
             except httpx.TransportError as error:
@@ -253,6 +267,22 @@ class Client:
     def evaluation(self, job: Job | str) -> Evaluation:
         """The metrics of the result. Raises EvaluationNotReadyError."""
         return parse_response(Evaluation, self._send(calls.job_call(id_of(job), "/evaluation")))
+
+    def media(self, job: Job | str) -> MediaLinks:
+        """Links that play the inputs and the result of a job without a key, until they expire."""
+        return parse_response(MediaLinks, self._send(calls.job_call(id_of(job), "/media")))
+
+    def poster(self, job: Job | str) -> bytes:
+        """One picture of the result, a JPEG. Raises ResultNotReadyError."""
+        return (self._send(calls.job_call(id_of(job), "/poster.jpg"))).content
+
+    def preview(self, job: Job | str) -> bytes:
+        """The first seconds of the result, a small MP4. Raises ResultNotReadyError."""
+        return (self._send(calls.job_call(id_of(job), "/preview.mp4"))).content
+
+    def portrait(self, job: Job | str, track: str) -> bytes:
+        """A picture of one person of an analysis, a JPEG. Raises ResultNotReadyError."""
+        return (self._send(calls.portrait_call(id_of(job), track))).content
 
     def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
         """Submit a failed or canceled job again; returns the new job. Raises RetryNotPossibleError."""
@@ -273,6 +303,15 @@ class Client:
         """Redeliver the last event of the job, and all events that were given up."""
         return parse_response(Job, self._send(calls.redeliver_call(id_of(job))))
 
+    def undelivered(self, *, state: Literal["pending", "given_up"] = "given_up") -> Iterator[UndeliveredEvent]:
+        """Webhook events that were not delivered, oldest first: given up, or still tried (`pending`)."""
+        for page in self._pages(DeliveryPage, calls.undelivered_call(state)):
+            yield from page.deliveries
+
+    def redeliver_event(self, event: UndeliveredEvent | str) -> UndeliveredEvent:
+        """Deliver one event again, with all its attempts ahead."""
+        return parse_response(UndeliveredEvent, self._send(calls.redeliver_event_call(id_of(event))))
+
     def webhook_secret(self) -> WebhookSecret:
         """The secret that signs the webhooks of this account. Raises WebhookSecretSharedError without keys."""
         return parse_response(WebhookSecret, self._send(calls.webhook_secret_call()))
@@ -283,13 +322,8 @@ class Client:
 
     def keys(self, *, account: str | None = None) -> Iterator[ApiKey]:
         """All keys, oldest first, including revoked ones; account: only its keys. Needs the scope `admin`."""
-        cursor = None
-        while True:
-            page = parse_response(KeyPage, self._send(calls.keys_call(account, cursor)))
+        for page in self._pages(KeyPage, calls.keys_call(account)):
             yield from page.keys
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
 
     def create_key(
         self,
@@ -324,17 +358,30 @@ class Client:
 
     def usage(self, *, months: int = 1, account: str | None = None) -> Iterator[AccountUsage]:
         """What your account used in the last months; with the scope `admin`, every account or the one named."""
-        cursor = None
-        while True:
-            page = parse_response(UsagePage, self._send(calls.usage_call(months, account, cursor)))
+        for page in self._pages(UsagePage, calls.usage_call(months, account)):
             yield from page.accounts
-            if page.next_cursor is None:
-                return
-            cursor = page.next_cursor
+
+    def accounts(self) -> Iterator[Account]:
+        """All accounts with the limits that apply to them, oldest first. Needs the scope `admin`."""
+        for page in self._pages(AccountPage, calls.accounts_call()):
+            yield from page.accounts
+
+    def change_account(self, account: Account | str, **changes: Unpack[AccountChanges]) -> Account:
+        """Change the name or limits of an account; a limit of None becomes that of the deployment. Needs the scope
+        `admin`. Raises AccountNotFoundError."""
+        return parse_response(Account, self._send(calls.change_account_call(id_of(account), changes)))
 
     def offer(self) -> dict[str, Any]:
         """What the live workers offer: engines, options with descriptions, limits (`GET /engines`)."""
         return parse_response(dict, self._send(calls.offer_call()))
+
+    def _pages(self, kind: type[PageType], call: Call) -> Iterator[PageType]:
+        """All pages of a list; each is fetched when the one before was read."""
+        following: Call | None = call
+        while following is not None:
+            page = parse_response(kind, self._send(following))
+            yield page
+            following = call.after(page.next_cursor)
 
     def _send(self, call: Call) -> httpx.Response:
         attempts = Attempts(self._policy, call)
@@ -386,7 +433,8 @@ class Client:
                 with self._stream(calls.events_call(cursor.job_id, cursor.last_id), timeout=timeout) as answer:
                     parser = EventParser()
                     for chunk in answer.iter_bytes():
-                        yield from map(cursor.take, parser.feed(chunk))
+                        for data in parser.feed(chunk):
+                            yield cursor.take(data)
             except httpx.TransportError as error:
                 time.sleep(cursor.stream_failed(error))
             else:

@@ -68,6 +68,12 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class Named(_Response):
+    """What has an id, which every method takes in its place."""
+
+    id: str
+
+
 class JobError(_Response):
     """Why a job failed. code: stable, see `GET /errors`."""
 
@@ -141,8 +147,20 @@ class RenderedSegment(_Response):
     face_box: list[float] | None = None
 
 
+class DecodedInput(_Response):
+    """An input as the worker read it. width, height, fps: of the upright picture; None for sound."""
+
+    sha256: str
+    duration_s: float
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    audio_track: AudioTrack | None = None
+
+
 class Render(_Response):
-    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless."""
+    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless.
+    face_cache: how much of an earlier face analysis was used: `hit`, `partial`, `miss`, or `off`."""
 
     engine: str
     engine_version: str
@@ -152,7 +170,9 @@ class Render(_Response):
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
     notes: list[RenderNote] = Field(default_factory=list)
+    face_cache: str = "off"
     audio_track: AudioTrack | None = None
+    inputs: dict[str, DecodedInput] = Field(default_factory=dict)
     segments: list[RenderedSegment] = Field(default_factory=list)
 
 
@@ -165,15 +185,21 @@ class DeliveryAttempt(_Response):
     duration_ms: int = 0
 
 
-class Delivery(_Response):
+class Delivery(Named):
     """One webhook event of a job. id: header `webhook-id`, the same for all attempts."""
 
-    id: str
     event: str
     state: str
     created_at: datetime
     next_attempt_at: datetime | None = None
     attempts: list[DeliveryAttempt] = Field(default_factory=list)
+
+
+class UndeliveredEvent(Delivery):
+    """A webhook event of a job or of a batch."""
+
+    job_id: str | None = None
+    batch_id: str | None = None
 
 
 class Webhook(_Response):
@@ -231,11 +257,10 @@ class BatchPlace(_Response):
     index: int
 
 
-class Job(_Response):
+class Job(Named):
     """State of a job at the time of the call. progress: 0..1. eta_s: estimated seconds left. segments: empty for one
     speech for the whole video."""
 
-    id: str
     kind: str = "render"
     status: Status
     stage: str | None = None
@@ -301,21 +326,18 @@ class BatchFailure(_Response):
     message: str
 
 
-class Batch(_Response):
+class BatchSummary(Named):
     """State of a batch at the time of the call. status: `running`, `completed` or `canceled`."""
 
-    id: str
     status: str
     total: int
     counts: BatchCounts
-    failures: list[BatchFailure]
     cancel_requested: bool
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime
     finished_at: datetime | None = None
     delete_at: datetime | None = None
     jobs_url: str
-    webhook: Webhook | None = None
 
     @property
     def is_over(self) -> bool:
@@ -325,6 +347,13 @@ class Batch(_Response):
     def done(self) -> int:
         """Items that are over."""
         return self.counts.succeeded + self.counts.failed + self.counts.canceled
+
+
+class Batch(BatchSummary):
+    """A batch with what failed in it. failures: by index."""
+
+    failures: list[BatchFailure]
+    webhook: Webhook | None = None
 
 
 class JobEvent(_Response):
@@ -339,14 +368,28 @@ class JobEvent(_Response):
     detail: dict[str, Any] = Field(default_factory=dict)
 
 
-class EvaluationCurves(_Response):
-    """Curves behind the metrics, one value per frame of the result; the service sends more of them.
+class SyncCurve(_Response):
+    """SyncNet's mean distance at the shifts -s .. s frames, and the shift with the smallest one."""
 
-    mouth_target: opening that the engine aimed at, 0 (closed) to 1; empty if it states none.
+    distances: list[float | None]
+    offset_frames: int
+
+
+class EvaluationCurves(_Response):
+    """Curves behind the metrics, one value per frame of the result; empty: not measured.
+
+    mouth_opening: inner-lip gap as a share of the face size. mouth_target: opening that the engine aimed at, 0 (closed)
+    to 1. speech_level: loudness, 0 to 1. ssim: similarity to the input. window_distance: SyncNet's, of the window that
+    starts at the frame. sync: distance by shift, for each protocol.
     """
 
     fps: float
+    mouth_opening: list[float | None] = Field(default_factory=list)
     mouth_target: list[float | None] = Field(default_factory=list)
+    speech_level: list[float | None] = Field(default_factory=list)
+    ssim: list[float | None] = Field(default_factory=list)
+    window_distance: list[float | None] = Field(default_factory=list)
+    sync: dict[str, SyncCurve] = Field(default_factory=dict)
 
 
 class Evaluation(_Response):
@@ -396,12 +439,34 @@ class Analysis(_Response):
 
 
 class Upload(_Response):
-    """An uploaded file, which any number of jobs can use until `expires_at`."""
+    """An uploaded file, which any number of jobs can use until `expires_at`. method, url: how the file is sent, until
+    `url_expires_at`."""
 
     id: str
+    method: Literal["PUT"] = "PUT"
     url: str
+    url_expires_at: datetime | None = None
     expires_at: datetime
     max_bytes: int
+
+
+class MediaLink(_Response):
+    """A link to one file. url: relative to the service if it is one of its own."""
+
+    url: str
+    content_type: str
+
+
+class MediaLinks(_Response):
+    """The playable files of a job. None: missing, or not fetched yet. segment_audio: the speeches of segments."""
+
+    expires_at: datetime
+    video: MediaLink | None = None
+    audio: MediaLink | None = None
+    segment_audio: dict[str, MediaLink | None] = Field(default_factory=dict)
+    result: MediaLink | None = None
+    poster: MediaLink | None = None
+    preview: MediaLink | None = None
 
 
 class WebhookEvent(_Response):
@@ -448,9 +513,14 @@ class IssuedKey(ApiKey):
     key: str = Field(repr=False)
 
 
-class KeyPage(_Response):
-    keys: list[ApiKey]
-    next_cursor: str | None = None
+class Account(Named):
+    """An account with its limits. live_jobs: unfinished jobs. stored_bytes: of uploads, inputs and results."""
+
+    name: str
+    created_at: datetime
+    requests_per_minute: int
+    live_jobs: int
+    stored_bytes: int
 
 
 class MonthUsage(_Response):
@@ -475,11 +545,31 @@ class AccountUsage(_Response):
     months: list[MonthUsage]
 
 
-class UsagePage(_Response):
-    accounts: list[AccountUsage]
+class Page(_Response):
+    """One page of a list. next_cursor: None at the end."""
+
     next_cursor: str | None = None
 
 
-class JobPage(_Response):
+class JobPage(Page):
     jobs: list[Job]
-    next_cursor: str | None = None
+
+
+class BatchPage(Page):
+    batches: list[BatchSummary]
+
+
+class DeliveryPage(Page):
+    deliveries: list[UndeliveredEvent]
+
+
+class KeyPage(Page):
+    keys: list[ApiKey]
+
+
+class AccountPage(Page):
+    accounts: list[Account]
+
+
+class UsagePage(Page):
+    accounts: list[AccountUsage]

@@ -3,13 +3,15 @@ types before it sends anything."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from os import PathLike
 from typing import Any, Literal, Required
 
 from pydantic import with_config
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from retalking_client.models import Upload
+from retalking_client.models import BatchSummary, Status, Upload
 
 MediaInput = str | PathLike[str] | Upload
 """Path of a file, http(s) URL that the service fetches, or a finished upload."""
@@ -142,3 +144,27 @@ class BatchJob(SubmitOptions, total=False):
     video: Required[MediaInput]
     audio: MediaInput
     segments: list[Segment]
+
+
+@_NO_OTHER_KEYS
+class AccountChanges(TypedDict, total=False):
+    """What to change of an account. A limit of None becomes that of the deployment."""
+
+    name: str
+    requests_per_minute: int | None
+    live_jobs: int | None
+    stored_bytes: int | None
+
+
+@_NO_OTHER_KEYS
+class JobFilters(TypedDict, total=False):
+    """Which jobs to list; None: no filter. metadata: with all of these values. webhook: with an event that no receiver
+    took. engine: that rendered it, or that it asks for. batch: of which it is an item. Times need a zone."""
+
+    status: Status | Sequence[Status] | None
+    created_after: datetime | str | None
+    created_before: datetime | str | None
+    metadata: Mapping[str, Any] | None
+    webhook: Literal["undelivered"] | None
+    engine: str | None
+    batch: BatchSummary | str | None

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from retalking_client.calls import Call
 from retalking_client.errors import RetalkingClientError, ServiceUnreachableError, UnexpectedAnswerError
-from retalking_client.models import ApiError, Batch, FieldFault, Job
+from retalking_client.models import ApiError, FieldFault, Page
 
 # Nothing was sent, so even a call that must not be repeated can be retried.
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -104,6 +104,7 @@ def _origin(error: httpx.TransportError) -> str:
 
 
 Shape = TypeVar("Shape")
+PageType = TypeVar("PageType", bound=Page)
 
 
 def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
@@ -113,15 +114,6 @@ def parse_response(shape: type[Shape], answer: httpx.Response) -> Shape:
     except ValidationError as error:
         url = answer.request.url.copy_with(query=None)
         raise UnexpectedAnswerError(f"{url} did not respond like this service.", answer.status_code) from error
-
-
-def id_of(job: Job | Batch | str | Any) -> str:
-    """Raises TypeError."""
-    if isinstance(job, Job | Batch):
-        return job.id
-    if isinstance(job, str) and job:
-        return job
-    raise TypeError(f"pass the id of a job or a Job, not {job!r}")
 
 
 def error_of_response(answer: httpx.Response) -> ApiError | UnexpectedAnswerError:

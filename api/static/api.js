@@ -1,7 +1,7 @@
 // @ts-check
 // Calls to the service. Every refusal becomes a Problem with what happened and what to do.
 /** @import { ErrorRow, Evaluation, IssuedKey, Job, JobList, KeyList, MediaLinks } from "#types" */
-/** @import { Analysis, Offer, OpenApi, ProblemDocument, Source, UsageReport } from "#types" */
+/** @import { Analysis, Batch, BatchList, Offer, OpenApi, ProblemDocument, Source, UsageReport } from "#types" */
 /** @import { Keyring } from "./keyring.js" */
 
 export class Problem extends Error {
@@ -118,6 +118,42 @@ export class Api {
   analysis = (id) => this.json(`v1/jobs/${id}/analysis`);
   /** A picture of a person. @param {string} id @param {string} track */
   portrait = async (id, track) => (await this.call(`v1/jobs/${id}/people/${track}.jpg`)).blob();
+
+  /** @param {Record<string, string>} query @param {{ signal: AbortSignal }} options @returns {Promise<BatchList>} */
+  batches = (query, options) => this.json(`v1/batches?${new URLSearchParams(query)}`, options);
+  /** @param {string} id @param {{ signal?: AbortSignal }} [options] @returns {Promise<Batch>} */
+  batch = (id, options) => this.json(`v1/batches/${id}`, options);
+  /** @param {string} id @returns {Promise<Batch>} */
+  cancelBatch = (id) => this.json(`v1/batches/${id}/cancel`, { method: "POST" });
+  /** @param {string} id */
+  deleteBatch = (id) => this.json(`v1/batches/${id}`, { method: "DELETE" });
+  /**
+   * A retry with the same idempotency key never makes a second batch.
+   * @param {object} body
+   * @param {string} idempotencyKey
+   * @returns {Promise<Batch>}
+   */
+  submitBatch(body, idempotencyKey) {
+    const headers = { "Content-Type": "application/json", "Idempotency-Key": idempotencyKey };
+    return this.json("v1/batches", { method: "POST", headers, body: JSON.stringify(body) });
+  }
+
+  /** The id of a file that was uploaded. @param {Blob} file @returns {Promise<string>} */
+  async upload(file) {
+    const { id, url } = await this.json("v1/uploads", { method: "POST" });
+    if (new URL(Api.address(url)).origin !== location.origin) {
+      throw new Problem({
+        title: "Too long for the console",
+        detail: "A list of more than 900 kB is uploaded, here to another host, which this page does not contact.",
+        advice: "Submit it in parts, or with the command `retalking batch`.",
+      }, 0);
+    }
+    const response = await fetch(Api.address(url), { method: "PUT", body: file }).catch(() => {
+      throw Problem.unreachable();
+    });
+    if (!response.ok) throw await Problem.of(response);
+    return id;
+  }
 
   /** @param {number} months @returns {Promise<UsageReport>} */
   usage = (months) => this.json(`v1/usage?months=${months}`);

@@ -4,6 +4,7 @@
 
 import { showAccounts } from "./accounts.js";
 import { Api, Problem } from "./api.js";
+import { showBatch, showBatchList } from "./batches.js";
 import { byId, h } from "./elements.js";
 import { pause } from "./events.js";
 import { showJobList } from "./job_list.js";
@@ -19,8 +20,8 @@ const api = new Api(new Keyring());
 let leaving = new AbortController();
 
 /**
- * The page of an address: #/ new job, #/jobs?status=&cursor= list, #/jobs/<id> one job,
- * #/accounts usage and keys.
+ * The page of an address: #/ new job, #/jobs?status=&batch=&cursor= list, #/jobs/<id> one job,
+ * #/batches?cursor= list, #/batches/<id> one batch, #/accounts usage and keys.
  * @param {string} hash
  * @returns {{ nav: string, name: string, show: (root: HTMLElement, context: PageContext) => Promise<void> }}
  */
@@ -32,6 +33,13 @@ function pageOf(hash) {
     return { show, nav: "jobs", name: "Job" };
   }
   if (view === "jobs") return { show: showJobList.bind(null, new URLSearchParams(query)), nav: "jobs", name: "Jobs" };
+  if (view === "batches" && id) {
+    const show = showBatch.bind(null, decodeURIComponent(id));
+    return { show, nav: "batches", name: "Batch" };
+  }
+  if (view === "batches") {
+    return { show: showBatchList.bind(null, new URLSearchParams(query)), nav: "batches", name: "Batches" };
+  }
   if (view === "accounts") return { show: showAccounts, nav: "accounts", name: "Usage and keys" };
   return { show: showNewJob, nav: "new", name: "New job" };
 }

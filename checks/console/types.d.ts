@@ -5,6 +5,9 @@ import type { Api } from "../../api/static/api.js";
 
 type Schemas = components["schemas"];
 export type Job = Schemas["JobView"];
+export type Batch = Schemas["BatchView"];
+export type BatchList = Schemas["BatchList"];
+export type BatchSummary = Schemas["BatchSummary"];
 export type JobError = Schemas["ErrorInfo"];
 export type JobEvent = Schemas["JobEvent"];
 export type JobList = Schemas["JobList"];

@@ -20,7 +20,9 @@ redis.call('HSET', record, 'id', id, 'status', 'running', 'owner', owner, 'reque
   'traceparent', traceparent, 'metadata', metadata, 'webhook_url', webhook_url, 'webhook_receiver', webhook_receiver,
   'retention_ms', retention_ms, 'total', total, 'next', 0, 'cancel_requested', '0', 'created_ms', NOW, 'kept_ms', NOW,
   'tries', 0, 'paused_until', 0, 'dropped', 0, 'queued', 0, 'running', 0, 'succeeded', 0, 'failed', 0, 'canceled', 0)
-redis.call('ZADD', key('batches_open', owner), redis.call('INCR', key('seq')), id)
+local seq = redis.call('INCR', key('seq'))
+redis.call('ZADD', key('batches_open', owner), seq, id)
+for _, list in ipairs(batch_lists(owner)) do redis.call('ZADD', list, seq, id) end
 redis.call('SADD', key('batch_owners'), owner)
 redis.call('HINCRBY', key('batch_waiting'), owner, total)
 if idempotency ~= '' then

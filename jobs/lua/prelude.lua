@@ -326,6 +326,12 @@ local function holds_export(id, holder)
   return state == 'pending' and holding == holder
 end
 
+-- Where the batches of an account are listed, by creation number: with those of all, and on their own.
+local function batch_lists(owner)
+  if not owner or owner == '' then return {key('batches')} end
+  return {key('batches'), key('batches', owner)}
+end
+
 -- A batch is not fed any more.
 local function close_batch(batch, owner)
   redis.call('ZREM', key('batches_open', owner), batch)

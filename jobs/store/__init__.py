@@ -28,6 +28,7 @@ Keys (after the prefix), all bounded by the number of jobs kept:
     idempotency:<hash>, lock:<name>, worker:<id>                    expire by their ttl
     batch:<id>             a batch; batch_items: specs that are not jobs yet; batch_jobs: its jobs, by creation number;
                            batch_live: those that are not over, with their index; batch_failures: by index
+    batches, batches:<account>              all of them, by creation number
     batch_owners, batches_open:<owner>      who has batches that are not over, and which, by creation number
     batches_over           batches that are over, by the time at which they are deleted
     batch_waiting          items that are not jobs yet, by owner
@@ -57,6 +58,7 @@ from jobs.store.types import (
     Allowance,
     ArrivalLostError,
     BatchNotFoundError,
+    BatchPage,
     ByteQuota,
     Created,
     CreatedBatch,
@@ -99,6 +101,7 @@ __all__ = [
     "Allowance",
     "ArrivalLostError",
     "BatchNotFoundError",
+    "BatchPage",
     "ByteQuota",
     "Created",
     "CreatedBatch",

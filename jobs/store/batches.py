@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
@@ -15,10 +16,11 @@ from jobs.egress import receiver_of
 from jobs.errors import ERROR_CODES
 from jobs.models import Batch, BatchFailure, ErrorInfo, JobSpec
 from jobs.store.base import RedisBase
-from jobs.store.jobs import idempotency_name
+from jobs.store.jobs import CURSOR, idempotency_name
 from jobs.store.records import UNREADABLE, batch_of, pairs, read_json, stored_json
 from jobs.store.types import (
     BatchNotFoundError,
+    BatchPage,
     CreatedBatch,
     IdempotencyKey,
     JobNotFoundError,
@@ -109,6 +111,22 @@ class Batches:
             return batch_of(fields)
         except UNREADABLE as fault:
             raise RecordUnreadableError(batch_id, fields.get("owner", "")) from fault
+
+    def page(self, *, cursor: str | None, limit: int, owner: str | None = None) -> BatchPage:
+        """Newest first by creation number, so that a page stays the same while batches are added. owner None: of all
+        owners. Records that cannot be read are left out. Raises ValueError for a cursor that no page returned."""
+        if cursor is not None and not CURSOR.fullmatch(cursor):
+            raise ValueError("The cursor was not returned by a page; start again without it")
+        highest = "+inf" if cursor is None else f"({cursor[1:]}"
+        found = self._redis.client.zrevrangebyscore(
+            self._redis.key("batches", owner), highest, "-inf", start=0, num=limit + 1, withscores=True
+        )
+        rows = cast("list[tuple[str, float]]", found)
+        batches = []
+        for batch_id, _ in rows[:limit]:
+            with suppress(BatchNotFoundError, RecordUnreadableError):  # the first: deleted meanwhile
+                batches.append(self.get(batch_id))
+        return BatchPage(batches, f"c{int(rows[limit - 1][1])}" if len(rows) > limit else None)
 
     def owners(self) -> list[str]:
         """Of batches that are not over."""

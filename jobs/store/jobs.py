@@ -44,7 +44,7 @@ MAX_PAGE = 200
 MAX_SCAN = 2000
 MAX_EVENTS = 1000
 _EVENT_ID = re.compile(r"\d{1,19}-\d{1,19}")
-_CURSOR = re.compile(r"c\d{1,15}")
+CURSOR = re.compile(r"c\d{1,15}")
 
 
 def _error_json(code: str, message: str) -> str:
@@ -180,7 +180,7 @@ class Jobs:
         """
         if not 1 <= limit <= MAX_PAGE:
             raise ValueError(f"limit is {limit}; it must be 1 to {MAX_PAGE}")
-        if cursor is not None and not _CURSOR.fullmatch(cursor):
+        if cursor is not None and not CURSOR.fullmatch(cursor):
             raise ValueError("The cursor was not returned by a page; start again without it")
         if batch is not None:
             index = self._redis.key("batch_jobs", batch)

@@ -197,6 +197,12 @@ class JobPage:
 
 
 @dataclass(frozen=True)
+class BatchPage:
+    batches: list[Batch]  # newest first
+    next_cursor: str | None  # None: this is the last page
+
+
+@dataclass(frozen=True)
 class DeliveryPage:
     deliveries: list[Delivery]  # oldest first
     next_cursor: str | None  # None: this is the last page

@@ -39,6 +39,7 @@ LimitOption = Annotated[int, typer.Option("--limit", "-L", min=1, help="Show at 
 MetadataOption = Annotated[
     list[str] | None, typer.Option("--metadata", "-m", help="key=value: only jobs that were submitted with it")
 ]
+BatchOption = Annotated[str | None, typer.Option("--batch", "-b", help="Only the items of this batch that are jobs")]
 _COLORS = {"succeeded": "green", "failed": "red", "canceled": "yellow", "running": "cyan", "queued": "default"}
 
 
@@ -47,19 +48,21 @@ def jobs(
     context: typer.Context,
     status: StatusOption = None,
     metadata: MetadataOption = None,
+    batch: BatchOption = None,
     limit: LimitOption = 20,
     url: ServiceUrl = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first, or show one."""
     if context.invoked_subcommand is None:
-        list_jobs(status, metadata, limit, url, as_json)
+        list_jobs(status, metadata, batch, limit, url, as_json)
 
 
 @app.command("list")
 def list_jobs(
     status: StatusOption = None,
     metadata: MetadataOption = None,
+    batch: BatchOption = None,
     limit: LimitOption = 20,
     url: ServiceUrl = DEFAULT_URL,
     as_json: AsJson = False,
@@ -67,7 +70,7 @@ def list_jobs(
     """List jobs, newest first."""
     wanted = read_metadata(metadata or ())
     with open_client(url) as client:
-        found = list(islice(client.jobs(status=status, metadata=wanted, page_size=min(limit, 100)), limit))
+        found = list(islice(client.jobs(status=status, metadata=wanted, batch=batch, page_size=min(limit, 100)), limit))
     if as_json:
         typer.echo(json.dumps([job.model_dump(mode="json") for job in found], indent=2))
     elif not sys.stdout.isatty():

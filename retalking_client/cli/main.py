@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from retalking_client import RetalkingClientError, __version__
-from retalking_client.cli import jobs
+from retalking_client.cli import batch_command, jobs
 from retalking_client.cli.batch_command import batch
 from retalking_client.cli.common import command_error
 from retalking_client.cli.failures import EXIT_FAILED, CommandError
@@ -34,6 +34,7 @@ def new_app(help_text: str) -> typer.Typer:
 def add_client_commands(app: typer.Typer) -> None:
     app.command()(submit)
     app.command()(batch)
+    app.add_typer(batch_command.app, name="batches")
     app.add_typer(jobs.app, name="jobs")
     for command in (wait, events, download, cancel, delete, redeliver, retry, inspect, mcp):
         app.command()(command)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from api.submission import MAX_ITEMS
+from cli.keys import make_key
 from jobs.models import ErrorInfo
-from tests.api.running import MP4, RunningApi, api_in_both_forms, check_problem
+from jobs.store.keys import Scope
+from tests.api.running import MP4, RunningApi, api_in_both_forms, check_problem, run_api
+from tests.services import own_database
 
 api = api_in_both_forms
 
@@ -183,6 +187,67 @@ def test_its_jobs_are_listed_and_it_is_canceled_and_deleted(api: RunningApi) -> 
     check_problem(api.client.get("/jobs", params={"batch": batch_id}), 404, "batch_not_found")
     assert api.client.get(f"/jobs/{ids[0]}").status_code == 200
     check_problem(api.client.get("/batches/1"), 404, "batch_not_found")
+
+
+def test_batches_are_listed_newest_first(api: RunningApi) -> None:
+    face = upload(api)
+    ids = [api.client.post("/batches", json={"jobs": [item(face)] * 2}).json()["id"] for _ in range(3)]
+    first = api.client.get("/batches", params={"limit": 2}).json()
+    assert [each["id"] for each in first["batches"]] == ids[:0:-1]
+    rest = api.client.get("/batches", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert rest["batches"][0]["id"] == ids[0]
+    full = api.client.get(f"/batches/{ids[0]}").json()
+    assert rest["batches"][0] == {name: full[name] for name in full.keys() - {"failures", "webhook"}}
+    for expected in (202, 204):
+        assert api.client.delete(f"/batches/{ids[1]}").status_code == expected
+    listed = api.client.get("/batches").json()["batches"]
+    assert [each["id"] for each in listed[:2]] == [ids[2], ids[0]]
+    # A record that cannot be read hides no other one
+    api.store.redis.client.hset(api.store.redis.key("batch", ids[2]), "total", "many")
+    assert api.client.get("/batches").json()["batches"][0]["id"] == ids[0]
+    for query in ("limit=0", "limit=101", "cursor=1", "limit=1&limit=2", "status=running"):
+        check_problem(api.client.get(f"/batches?{query}"), 422, "invalid_request")
+
+
+def test_accounts_see_their_own_batches(redis_url: str, tmp_path: Path) -> None:
+    with run_api(tmp_path, own_database(redis_url), REQUIRE_KEYS="true") as locked:
+        scopes = frozenset({Scope.SUBMIT, Scope.READ})
+        keys = [make_key(locked.store, name, scopes, max_priority=1) for name in ("one", "two")]
+        one, two = ({"Authorization": f"Bearer {key}"} for key in keys)
+        admin = {"Authorization": f"Bearer {make_key(locked.store, 'ops', frozenset({Scope.ADMIN}))}"}
+        link = locked.client.post("/uploads", headers=one).json()
+        assert httpx.put(link["url"], content=MP4).status_code == 200
+        made = [
+            locked.client.post("/batches", json={"jobs": [item(link["id"])]}, headers=one | {"Idempotency-Key": key})
+            for key in ("a", "a", "b")
+        ]
+        assert [each.status_code for each in made] == [202, 202, 202]
+        ids = [each.json()["id"] for each in made]
+        assert ids[0] == ids[1] != ids[2]
+        own, others, all_of = (
+            [each["id"] for each in locked.client.get("/batches", headers=who).json()["batches"]]
+            for who in (one, two, admin)
+        )
+        assert (own, others, all_of) == ([ids[2], ids[0]], [], [ids[2], ids[0]])
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("DELETE", "")):
+            refused = locked.client.request(method, f"/batches/{ids[0]}{path}", headers=two)
+            check_problem(refused, 404, "batch_not_found")
+        check_problem(locked.client.get("/jobs", params={"batch": ids[0]}, headers=two), 404, "batch_not_found")
+        # The file of another account, and a priority above the key's ceiling, are refused by item
+        stolen = locked.client.post("/batches", json={"jobs": [item(link["id"])]}, headers=two)
+        check_problem(stolen, 404, "upload_not_found")
+        urgent = {"jobs": [item(link["id"]), item(link["id"], priority=2)]}
+        refused = locked.client.post("/batches", json=urgent, headers=one)
+        body = check_problem(refused, 403, "priority_not_allowed")
+        assert [each["pointer"] for each in body["errors"]] == ["#/jobs/1/priority"]
+        # One account's idempotency key is not another's
+        link = locked.client.post("/uploads", headers=two).json()
+        assert httpx.put(link["url"], content=MP4).status_code == 200
+        third = locked.client.post(
+            "/batches", json={"jobs": [item(link["id"])]}, headers=two | {"Idempotency-Key": "a"}
+        )
+        assert third.status_code == 202
+        assert third.json()["id"] not in ids
 
 
 def test_an_item_without_its_file_is_retried_from_its_upload(api: RunningApi) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import json
 import threading
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from jobs.models import DeliveryAttempt
+from jobs.store import ReceiverRules
 from jobs.store.evaluations import FIRST_FENCE, EvaluationLease
 from tests.api.running import RunningApi, check_problem
 
@@ -51,6 +54,17 @@ def test_replay_after_the_last_event_seen(api: RunningApi) -> None:
     assert read_stream(api, job_id, events[1]["id"]) == events[2:]
     ended = api.client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": events[-1]["id"]})
     assert ended.status_code == 204, "nothing is left, and a browser stops reconnecting"
+
+
+def test_what_follows_the_end_is_replayed_too(api: RunningApi) -> None:
+    job_id = api.new_job(output=json.dumps({"put_url": "https://93.184.215.14/result.mp4"}))
+    api.finish(job_id)
+    (export,) = api.store.exports.take(8, ReceiverRules(8, hold_s=60.0))
+    api.store.exports.finish(export, DeliveryAttempt(at=datetime.now(UTC), status_code=200))
+    events = read_stream(api, job_id)
+    assert [row["event"] for row in events[-2:]] == ["job.succeeded", "job.exported"]
+    ended = api.client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": events[-1]["id"]})
+    assert ended.status_code == 204
 
 
 def test_a_stream_goes_on_to_the_evaluation_that_follows(api: RunningApi) -> None:

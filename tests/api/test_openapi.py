@@ -85,7 +85,7 @@ def test_every_code_is_documented_and_every_documented_code_exists(document: dic
 
 def test_every_operation_is_described(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for _, operation in operations(document)]
-    assert len(ids) == len(set(ids)) == 44
+    assert len(ids) == len(set(ids)) == 45
     tags = {tag["name"] for tag in document["tags"]}
     for name, operation in operations(document):
         assert operation["summary"], name
@@ -164,7 +164,9 @@ def test_response_fields_that_are_always_sent_are_required(api: RunningApi, docu
         "MediaLinks": api.client.get(f"/jobs/{job_id}/media").json(),
         "UploadLink": api.client.post("/uploads").json(),
         "BatchView": api.client.post("/batches", json=BATCH).json(),
+        "BatchList": api.client.get("/batches").json(),
     }
+    sent |= {"BatchSummary": sent["BatchList"]["batches"][0]}
     sent |= {"RenderInfo": sent["JobView"]["render"], "ResultView": sent["JobView"]["result"]}
     for name, body in sent.items():
         assert set(schemas[name]["required"]) == set(schemas[name]["properties"]) == set(body), name
@@ -188,7 +190,8 @@ class Rendering(threading.Thread):
                 seen += 1
                 # The generated requests cancel and delete at the same time: then there is nothing to end.
                 with suppress(JobNotFoundError, LeaseLostError, WrongStateError, AssertionError):
-                    (self._api.finish if seen % 3 else self._api.fail)(job.id)
+                    finish = self._api.finish if job.spec.kind == "render" else self._api.finish_analysis
+                    (finish if seen % 3 else self._api.fail)(job.id)
 
 
 # The tool itself ends by this now and then: CPython before 3.12 loses count of its depth while it builds a syntax tree
@@ -252,7 +255,10 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     for route, method in (
         ("/jobs", "POST"),
         ("/jobs/upload", "POST"),
+        ("/videos/analyze", "POST"),
+        ("/videos/analyze/upload", "POST"),
         ("/batches", "POST"),
+        ("/batches", "GET"),
         ("/batches/{batch_id}", "GET"),
         ("/jobs/{job_id}/result", "GET"),
         ("/jobs/{job_id}/events", "GET"),

@@ -149,6 +149,7 @@ def test_poster_and_preview(api: RunningApi, name: str, content_type: str, make_
     assert whole.headers["content-type"] == content_type
     assert api.client.head(path).headers["content-length"] == str(len(CONTENT))
     assert api.client.get(path, headers={"Range": "bytes=0-9"}).content == CONTENT[:10]
+    assert api.client.head(path, headers={"Range": "bytes=0-9"}).status_code == 200, "a range of HEAD is ignored"
     assert api.client.get(path, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
     link = api.client.get(f"/jobs/{job_id}/media").json()[kind]
     assert link["content_type"] == content_type

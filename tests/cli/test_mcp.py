@@ -21,6 +21,7 @@ from mcp.types import CallToolResult
 from tests.api.running import MP4, ROOT, WAV, RunningApi, run_api
 from tests.cli.conftest import clean_environment
 from tests.client.conftest import finish
+from tests.client.test_batches import play_feeder
 from tests.services import own_database
 
 VIDEO = bytes(range(256)) * 500
@@ -66,7 +67,10 @@ def test_an_agent_makes_a_video(api: RunningApi, tmp_path: Path) -> None:
 
     async def conversation(session: ClientSession) -> None:
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-        assert set(tools) == {"submit_job", "wait_for_job", "save_result", "list_jobs"}
+        assert set(tools) == {
+            "submit_job", "wait_for_job", "cancel_job", "save_result", "list_jobs",
+            "submit_batch", "wait_for_batch", "cancel_batch", "list_batches",
+        }  # fmt: skip
         assert set(tools["submit_job"].inputSchema["required"]) == {"video", "audio"}
         made = {"video": "face.mp4", "audio": "speech.wav", "idempotency_key": "agent-1"}
         job = await call(session, "submit_job", **made, options={"metadata": {"scene": 3}})
@@ -89,9 +93,43 @@ def test_an_agent_makes_a_video(api: RunningApi, tmp_path: Path) -> None:
     assert (tmp_path / "out.mp4").read_bytes() == VIDEO
 
 
+def test_an_agent_submits_a_batch(api: RunningApi, tmp_path: Path) -> None:
+    async def conversation(session: ClientSession) -> None:
+        jobs = [{"video": "face.mp4", "audio": "speech.wav", "seed": seed} for seed in range(2)]
+        made = {"jobs": jobs, "metadata": {"order": 7}, "idempotency_key": "agent-batch"}
+        batch = await call(session, "submit_batch", **made)
+        assert (batch["total"], batch["counts"]["waiting"], batch["metadata"]) == (2, 2, {"order": 7})
+        assert (await call(session, "submit_batch", **made))["id"] == batch["id"]
+        assert (await call(session, "wait_for_batch", batch_id=batch["id"], timeout_s=0))["status"] == "running"
+        play_feeder(api, batch["id"])
+        over = await call(session, "wait_for_batch", batch_id=batch["id"])
+        assert (over["status"], over["counts"]["failed"], over["failures_left_out"]) == ("completed", 2, 0)
+        assert [each["code"] for each in over["failures"]] == ["face_not_found"] * 2
+        listed = await session.call_tool("list_jobs", {"batch_id": batch["id"]})
+        assert all(each["job_id"] in text_of(listed) for each in over["failures"])
+        second = await call(session, "submit_batch", jobs=jobs)
+        canceled = await call(session, "cancel_batch", batch_id=second["id"])
+        assert (canceled["status"], canceled["counts"]["canceled"]) == ("canceled", 2)
+        newest = await call(session, "list_batches", limit=1)
+        assert newest["id"] == second["id"]
+        job = await call(session, "submit_job", video="face.mp4", audio="speech.wav")
+        assert (await call(session, "cancel_job", job_id=job["id"]))["status"] == "canceled"
+
+    talk(api.url, tmp_path, conversation)
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "said"),
     [
+        ("submit_batch", {"jobs": []}, "jobs"),
+        ("submit_batch", {"jobs": [{"video": "face.mp4"}]}, "job 1: a job is an object"),
+        ("submit_batch", {"jobs": [{"video": "face.mp4", "audio": "speech.wav", "crf": 1}]}, "crf"),
+        (
+            "submit_batch",
+            {"jobs": [{"video": "face.mp4", "audio": "speech.wav", "output": {"crf": 99}}]},
+            "#/jobs/0/output/crf",
+        ),
+        ("wait_for_batch", {"batch_id": "batch_" + "0" * 32}, "batch_not_found"),
         ("submit_job", {"video": "none.mp4", "audio": "speech.wav"}, "file_error: none.mp4"),
         ("submit_job", {"video": "face.mp4", "audio": "speech.wav", "options": {"crf": 1}}, "crf"),
         ("submit_job", {"video": "face.mp4", "audio": "speech.wav", "options": {"fps": 0}}, "invalid_option"),

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from jobs.models import ErrorInfo
 from jobs.names import new_job_id
 from jobs.view import view_batch
-from retalking_client import Batch, WaitTimeoutError, codes, verify_webhook
+from retalking_client import Batch, Client, WaitTimeoutError, codes, verify_webhook
 from tests.api.running import RunningApi
 from worker.delivery import event_body
 
@@ -123,3 +123,31 @@ def test_the_command(api: RunningApi, face: Path, speech: Path, tmp_path: Path) 
     assert spec.inputs["audio_1"].upload_id
     file.write_text('{"video": "face.mp4"}')
     assert "line 1" in run().stderr
+
+
+def test_the_commands_about_batches(api: RunningApi, face: Path, speech: Path) -> None:
+    with Client(api.url) as client:
+        first, second = (client.submit_batch([{"video": face, "audio": speech}] * 2) for _ in range(2))
+    play_feeder(api, first.id)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        start = "from retalking_client.cli.main import main; main()"
+        command = [sys.executable, "-c", start, *arguments, "--url", api.url]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    lines = [line.split("\t")[:3] for line in run("batches", "-L", "2")[1].splitlines()]
+    assert lines == [[second.id, "running", "0/2"], [first.id, "completed", "2/2"]]
+    listed = run("jobs", "--batch", first.id)[1].splitlines()
+    assert len(listed) == 2
+    for command in ("show", "wait"):
+        code, out, err = run("batches", command, first.id)
+        assert (code, out.split()[:2]) == (1, [first.id, "completed,"]), err
+        assert "job 2: face_not_found" in err
+    code, _, err = run("batches", "delete", second.id)
+    assert (code, "job_not_finished" in err) == (1, True)
+    assert run("batches", "cancel", second.id)[1].startswith(f"{second.id}  canceled, 2 of 2 done")
+    assert json.loads(run("batches", "list", "--json")[1])[0]["counts"]["canceled"] == 2
+    assert run("batches", "delete", second.id)[:2] == (0, f"{second.id}  deleted\n")
+    code, _, err = run("batches", "show", second.id)
+    assert (code, "batch_not_found" in err) == (1, True)

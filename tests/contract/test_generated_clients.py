@@ -182,5 +182,15 @@ def test_the_typescript_client(api: RunningApi, key: str, folder: Path, modules:
         "job_not_found",
         "result_not_ready",
         "url_not_allowed",
+        "job_not_found",
+        "batch_not_found",
+        "webhook_not_configured",
+        "delivery_not_found",
+        "job_not_found",
+        "job_not_found",
     ]
+    assert seen["lists"] == {"batches": 1, "jobs": True, "used": 1, "lost": []}
+    assert seen["uploaded"] == ["succeeded", True, "job_not_finished"]
+    assert (seen["metrics"], seen["links"]) == (["sync_offset_frames"], [True, len(b"a picture")])
+    assert (seen["isRotated"], seen["engines"]) == (1, 0)
     assert seen["analyzed"] == ["analyze", {"order": 8}, "person_1"]

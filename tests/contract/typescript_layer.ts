@@ -31,8 +31,23 @@ async function main() {
   const items = [1, 2].map((seed) => ({ video_url: link, audio_url: link, seed }));
   const batch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
   const sameBatch = await service.submitBatch(items, { metadata: { order: 7 } }, "ts-batch");
+  const isKept = await refusal(() => service.deleteBatch(batch));
   await service.cancelBatch(batch);
   const canceled = await service.waitBatch(batch);
+  const batches = [];
+  for await (const each of service.batches()) batches.push(each.id);
+  await service.deleteBatch(batch);
+  const upload = await service.upload(face);
+  const uploaded = await service.wait(await service.submit(upload, [{ audio: upload, start_s: 0 }]));
+  const found: string[] = [];
+  for await (const each of service.jobs({ limit: 1, status: ["succeeded"] })) found.push(each.id);
+  await service.delete(uploaded);
+  const used = [];
+  for await (const each of service.usage()) used.push(each.months[0].jobs.succeeded);
+  const lost = [];
+  for await (const each of service.undelivered()) lost.push(each.id);
+  const secret = await service.webhookSecret();
+  const rotated = await service.rotateWebhookSecret(0);
   const other = new File([await speech.arrayBuffer(), "more"], "other.wav");
   const dubbed = await service.submit(face, [
     { audio: speech, start_s: 0.5, end_s: 3, face: "left_most" },
@@ -53,6 +68,17 @@ async function main() {
     evaluate: over.options.evaluate,
     isReplayed: again.id === job.id,
     events,
+    lists: {
+      batches: batches.filter((id) => id === batch.id).length,
+      jobs: [over.id, uploaded.id].every((id) => found.includes(id)),
+      used: used.length,
+      lost,
+    },
+    uploaded: [uploaded.status, uploaded.inputs.video?.upload_id === upload.id, isKept],
+    metrics: (await service.evaluation(over)).metrics.map(({ name }) => name),
+    links: [!!(await service.media(over)).result?.url, (await service.portrait(analyzed, "person_1")).size],
+    isRotated: rotated.version - secret.version,
+    engines: (await service.offer()).engines.length,
     batch: [batch.total, sameBatch.id === batch.id, canceled.status, canceled.counts.canceled, canceled.metadata],
     dubbed: {
       segments: spoken.segments.map((each) => [each.audio, each.start_s, each.end_s, each.audio_offset_s]),
@@ -73,6 +99,12 @@ async function main() {
       await refusal(() => service.events(`job_${"0".repeat(32)}`).next()),
       await refusal(() => service.analysis(job)),
       await refusal(() => service.analyze("ftp://a/b")),
+      await refusal(() => service.get(uploaded)),
+      await refusal(() => service.getBatch(batch)),
+      await refusal(() => service.redeliver(over)),
+      await refusal(() => service.redeliverEvent("whd_1")),
+      await refusal(() => service.poster(uploaded)),
+      await refusal(() => service.preview(uploaded)),
     ],
   }));
 }

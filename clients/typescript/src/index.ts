@@ -3,9 +3,12 @@
 import * as calls from "./generated";
 import { createClient, createConfig, type Client } from "./generated/client";
 import type {
+  AccountUsage,
   AnalysisSpec,
   BatchCompletedMessage,
+  BatchSummary,
   BatchView,
+  Evaluation,
   JobCanceledMessage,
   JobEvaluatedMessage,
   JobEvent,
@@ -17,15 +20,23 @@ import type {
   JobSubmission,
   JobSucceededMessage,
   JobView,
+  ListJobsData,
+  MediaLinks,
+  Offer,
   Problem,
   SegmentSubmission,
+  UndeliveredEvent,
+  UploadLink,
   VideoAnalysis,
+  WebhookSecret,
 } from "./generated";
 
 export type * from "./generated";
+/** The generated function of every operation. */
+export { calls };
 
-/** A file, or the http(s) address of one. */
-export type Input = Blob | string | URL;
+/** A file, the http(s) address of one, or the answer of `upload`. */
+export type Input = Blob | string | URL | UploadLink;
 /** One speech of one face; segments may share a file. */
 export type Segment = Omit<SegmentSubmission, "audio"> & { audio: Input };
 export type Options = Omit<
@@ -48,6 +59,8 @@ type Reply<T> = { data?: T; error?: unknown; response?: Response };
 const LONGEST_WAIT_S = 60;
 const RETRIES = 4;
 const RETRIED = new Set([408, 429, 502, 503, 504]);
+/** The service did not accept the call. */
+const NOT_TAKEN = new Set([429, 503]);
 const OVER = new Set(["succeeded", "failed", "canceled"]);
 
 /** A refusal of the service, or the failure of a job. `code` is stable: see `GET /v1/errors`. */
@@ -71,7 +84,8 @@ export class RetalkingError extends Error {
 }
 
 export class Retalking {
-  private readonly client: Client;
+  /** For the generated functions of all other operations, in `calls`: each takes `{ client: service.client }`. */
+  readonly client: Client;
 
   /** url: of the service, without `/v1`. apiKey: where the deployment requires keys. */
   constructor({ url, apiKey }: { url: string; apiKey?: string }) {
@@ -88,7 +102,7 @@ export class Retalking {
     options: Options = {},
     idempotencyKey?: string,
   ): Promise<JobView> {
-    const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
+    const headers = keyed(idempotencyKey);
     const files = new Map<Blob, string>();
     const segments = Array.isArray(speech) ? speech.map((each) => referTo(each, files)) : undefined;
     const audio = Array.isArray(speech) ? {} : input("audio", speech);
@@ -109,9 +123,9 @@ export class Retalking {
 
   /** Find out who is in a video and who speaks; returns the queued job. When it succeeded, `analysis` has the answer. */
   async analyze(video: Input, options: AnalyzeOptions = {}, idempotencyKey?: string): Promise<JobView> {
-    const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
+    const headers = keyed(idempotencyKey);
     if (!(video instanceof Blob)) {
-      const body = { ...options, video_url: String(video) };
+      const body = { ...options, ...input("video", video) } as calls.AnalysisSubmission;
       return this.send(() => calls.analyzeVideo({ client: this.client, headers, body }));
     }
     const body = { ...Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null)), video };
@@ -121,6 +135,36 @@ export class Retalking {
   /** The people of a video that was analyzed; a track is a value of the option `face`: `{ track: "person_2" }`. */
   async analysis(job: JobView | string): Promise<VideoAnalysis> {
     return this.send(() => calls.getAnalysis({ client: this.client, path: { job_id: idOf(job) } }));
+  }
+
+  /** A picture of one person of an analysis, a JPEG. */
+  async portrait(job: JobView | string, track: string): Promise<Blob> {
+    const path = { job_id: idOf(job), track };
+    return this.send(() => calls.getPerson({ client: this.client, path, parseAs: "blob" })) as Promise<Blob>;
+  }
+
+  /** Upload a file that several jobs use, or one of a batch. */
+  async upload(file: Blob): Promise<UploadLink> {
+    const link = await this.send(() => calls.createUpload({ client: this.client }));
+    const url = new URL(link.url, this.client.getConfig().baseUrl).href;
+    // The link itself is the permission: the key is not sent along, since it may lead to an object store
+    await this.send(async (): Promise<Reply<undefined>> => {
+      try {
+        const response = await fetch(url, { method: "PUT", body: file });
+        return { response, error: response.ok ? undefined : await response.json().catch(() => ({})) };
+      } catch (error) {
+        return { error };
+      }
+    });
+    return link;
+  }
+
+  /** All jobs, newest first; pages are fetched as needed. */
+  async *jobs(filters: Omit<NonNullable<ListJobsData["query"]>, "cursor"> = {}): AsyncGenerator<JobView, void, void> {
+    yield* this.pages(
+      (cursor) => calls.listJobs({ client: this.client, query: { ...filters, cursor } }),
+      (page) => page.jobs,
+    );
   }
 
   /** The current state of a job. waitS: answer when it is over, or after so many seconds, at most 60. */
@@ -168,13 +212,43 @@ export class Retalking {
     return blob;
   }
 
+  /** The metrics of the result. */
+  async evaluation(job: JobView | string): Promise<Evaluation> {
+    return this.send(() => calls.getEvaluation({ client: this.client, path: { job_id: idOf(job) } }));
+  }
+
+  /** Links that play the inputs and the result without a key, until they expire. */
+  async media(job: JobView | string): Promise<MediaLinks> {
+    return this.send(() => calls.getMedia({ client: this.client, path: { job_id: idOf(job) } }));
+  }
+
+  /** One picture of the result, a JPEG. */
+  async poster(job: JobView | string): Promise<Blob> {
+    const path = { job_id: idOf(job) };
+    return this.send(() => calls.getPoster({ client: this.client, path, parseAs: "blob" })) as Promise<Blob>;
+  }
+
+  /** The first seconds of the result, a small MP4. */
+  async preview(job: JobView | string): Promise<Blob> {
+    const path = { job_id: idOf(job) };
+    return this.send(() => calls.getPreview({ client: this.client, path, parseAs: "blob" })) as Promise<Blob>;
+  }
+
+  /** Cancel a live job; a finished one is unchanged. */
   async cancel(job: JobView | string): Promise<JobView> {
     return this.send(() => calls.cancelJob({ client: this.client, path: { job_id: idOf(job) } }));
   }
 
+  /** Delete a finished job with its files. A live one is refused: cancel it first. */
+  async delete(job: JobView | string): Promise<void> {
+    const found = await this.get(job);
+    if (!OVER.has(found.status)) throw unfinished(found);
+    await this.send(() => calls.deleteJob({ client: this.client, path: { job_id: found.id } }));
+  }
+
   /** Submit a failed or canceled job again; returns the new job. */
   async retry(job: JobView | string): Promise<JobView> {
-    const headers = { "Idempotency-Key": `retalking-client-${crypto.randomUUID()}` };
+    const headers = keyed();
     return this.send(() => calls.retryJob({ client: this.client, path: { job_id: idOf(job) }, headers }));
   }
 
@@ -187,18 +261,18 @@ export class Retalking {
     { webhookUrl, metadata }: { webhookUrl?: string; metadata?: Record<string, unknown> } = {},
     idempotencyKey?: string,
   ): Promise<BatchView> {
-    const headers = { "Idempotency-Key": idempotencyKey ?? `retalking-client-${crypto.randomUUID()}` };
+    const headers = keyed(idempotencyKey);
     const body = { jobs, ...(webhookUrl ? { webhook_url: webhookUrl } : {}), ...(metadata ? { metadata } : {}) };
     return this.send(() => calls.submitBatch({ client: this.client, headers, body }));
   }
 
   /** The current state of a batch. */
-  async getBatch(batch: BatchView | string): Promise<BatchView> {
+  async getBatch(batch: BatchSummary | string): Promise<BatchView> {
     return this.send(() => calls.getBatch({ client: this.client, path: { batch_id: idOf(batch) } }));
   }
 
   /** The batch when it is over, or as it is after timeoutS. */
-  async waitBatch(batch: BatchView | string, timeoutS = Infinity): Promise<BatchView> {
+  async waitBatch(batch: BatchSummary | string, timeoutS = Infinity): Promise<BatchView> {
     const endsAt = Date.now() + timeoutS * 1000;
     for (;;) {
       const found = await this.getBatch(batch);
@@ -207,16 +281,87 @@ export class Retalking {
     }
   }
 
-  async cancelBatch(batch: BatchView | string): Promise<BatchView> {
+  /** All batches, newest first; pages are fetched as needed. */
+  async *batches(): AsyncGenerator<BatchSummary, void, void> {
+    yield* this.pages(
+      (cursor) => calls.listBatches({ client: this.client, query: { cursor } }),
+      (page) => page.batches,
+    );
+  }
+
+  /** Cancel its live jobs and drop the items that are not jobs yet. */
+  async cancelBatch(batch: BatchSummary | string): Promise<BatchView> {
     return this.send(() => calls.cancelBatch({ client: this.client, path: { batch_id: idOf(batch) } }));
   }
 
-  /** Every call is safe to repeat. */
-  private async send<T>(call: () => Promise<Reply<T>>): Promise<T> {
+  /** Delete the record of a batch that is over; its jobs stay. */
+  async deleteBatch(batch: BatchSummary | string): Promise<void> {
+    const found = await this.getBatch(batch);
+    if (found.status === "running") throw unfinished(found);
+    await this.send(() => calls.deleteBatch({ client: this.client, path: { batch_id: found.id } }));
+  }
+
+  /** Engines, options and limits that the service offers now. */
+  async offer(): Promise<Offer> {
+    return this.send(() => calls.listEngines({ client: this.client }));
+  }
+
+  /** What your account used in the last months; with the scope `admin`, every account. */
+  async *usage(months = 1): AsyncGenerator<AccountUsage, void, void> {
+    yield* this.pages(
+      (cursor) => calls.getUsage({ client: this.client, query: { months, cursor } }),
+      (page) => page.accounts,
+    );
+  }
+
+  /** Webhook events that were given up, or that are still tried (`pending`), oldest first. */
+  async *undelivered(state: "given_up" | "pending" = "given_up"): AsyncGenerator<UndeliveredEvent, void, void> {
+    yield* this.pages(
+      (cursor) => calls.listUndelivered({ client: this.client, query: { state, cursor } }),
+      (page) => page.deliveries,
+    );
+  }
+
+  /** Redeliver the last event of a job, and all events that were given up. */
+  async redeliver(job: JobView | string): Promise<JobView> {
+    return this.send(() => calls.redeliverWebhook({ client: this.client, path: { job_id: idOf(job) } }), false);
+  }
+
+  async redeliverEvent(event: UndeliveredEvent | string): Promise<UndeliveredEvent> {
+    const path = { delivery_id: idOf(event) };
+    return this.send(() => calls.redeliverEvent({ client: this.client, path }), false);
+  }
+
+  /** The secret that signs the webhooks of your account, for `verifyWebhook`. */
+  async webhookSecret(): Promise<WebhookSecret> {
+    return this.send(() => calls.getWebhookSecret({ client: this.client }));
+  }
+
+  /** Replace the secret. The previous one keeps signing for overlapS; use 0 for a leaked secret. */
+  async rotateWebhookSecret(overlapS = 86400): Promise<WebhookSecret> {
+    const query = { overlap_s: overlapS };
+    return this.send(() => calls.rotateWebhookSecret({ client: this.client, query }), false);
+  }
+
+  private async *pages<P extends { next_cursor: string | null }, T>(
+    call: (cursor?: string) => Promise<Reply<P>>,
+    itemsOf: (page: P) => T[],
+  ): AsyncGenerator<T, void, void> {
+    let cursor: string | undefined;
+    do {
+      const page: P = await this.send(() => call(cursor));
+      yield* itemsOf(page);
+      cursor = page.next_cursor ?? undefined;
+    } while (cursor !== undefined);
+  }
+
+  /** isRepeatable: whether a call that may have arrived can be repeated. */
+  private async send<T>(call: () => Promise<Reply<T>>, isRepeatable = true): Promise<T> {
     for (let attempt = 0; ; attempt += 1) {
       const { data, error, response } = await call();
       if (response?.ok) return data as T;
-      if (attempt === RETRIES || (response && !RETRIED.has(response.status))) {
+      const isRetried = response ? (isRepeatable ? RETRIED : NOT_TAKEN).has(response.status) : isRepeatable;
+      if (attempt === RETRIES || !isRetried) {
         if (!response) throw error;
         throw RetalkingError.of((error ?? {}) as Partial<Problem>, response.status);
       }
@@ -264,18 +409,32 @@ export async function verifyWebhook(
 }
 
 function input(slot: "video" | "audio", value: Input): Record<string, Blob | string> {
-  return value instanceof Blob ? { [slot]: value } : { [`${slot}_url`]: String(value) };
+  if (value instanceof Blob) return { [slot]: value };
+  return isUpload(value) ? { [`${slot}_upload_id`]: value.id } : { [`${slot}_url`]: String(value) };
 }
 
 /** The segment as it is sent: a file becomes a part of the form, once however many segments share it. */
 function referTo({ audio, ...rest }: Segment, files: Map<Blob, string>): SegmentSubmission {
-  if (!(audio instanceof Blob)) return { ...rest, audio: String(audio) };
+  if (!(audio instanceof Blob)) return { ...rest, audio: isUpload(audio) ? `upload:${audio.id}` : String(audio) };
   if (!files.has(audio)) files.set(audio, `speech_${files.size + 1}`);
   return { ...rest, audio: files.get(audio)! };
 }
 
-function idOf(job: JobView | BatchView | string): string {
-  return typeof job === "string" ? job : job.id;
+function isUpload(value: Input): value is UploadLink {
+  return typeof value === "object" && "expires_at" in value;
+}
+
+function idOf(thing: { id: string } | string): string {
+  return typeof thing === "string" ? thing : thing.id;
+}
+
+/** Retries share a key, so that they never submit twice. */
+function keyed(key = `retalking-client-${crypto.randomUUID()}`): { "Idempotency-Key": string } {
+  return { "Idempotency-Key": key };
+}
+
+function unfinished({ id, status }: { id: string; status: string }): RetalkingError {
+  return new RetalkingError("job_not_finished", `${id} is ${status}.`, "Cancel it before you delete it.");
 }
 
 function decode(base64: string): Uint8Array<ArrayBuffer> {
