@@ -37,7 +37,7 @@ _BLOCK_FRAMES = 6000
 CONFIDENCE_FRAMES, GUESSED, SURE = 11, 0.4, 0.8
 _last_answer: dict[tuple[bytes, int, str], VisemeTrack] = {}
 # From an agreement of network and phones to the share of frames in which the phones count as right.
-AGREEMENT, PHONES_RIGHT = (0.15, 0.45), (0.0, 0.9)
+AGREEMENT, PHONES_RIGHT = (0.15, 0.45), (0.0, 0.6)
 # Lengths of vocal tracts that are tried, the usual one first, and on how much speech.
 WARPS, _TRIAL_FRAMES = (1.0, 0.87, 0.93, 1.08, 1.16), 2000
 
