@@ -28,7 +28,7 @@ KERNEL, DILATIONS = 3, (1, 2, 4, 8, 1, 2, 4, 8, 1)
 RANGE_DB, ACTIVE_DB, SCALE_DB = 60.0, 25.0, 15.0
 LOWEST_DB, STEP_DB = -100.0, 0.5
 # Recorded voices of the language of most users weigh twice.
-ENGLISH_VOICES = ("ked_diphone", "kal_diphone", "awb", "kal16", "en-US", "en-GB", "rms", "slt", "arctic_hts", "alan", "bdl", "clb")
+ENGLISH_VOICES = tuple("ked_diphone kal_diphone awb kal16 en-US en-GB rms slt arctic_hts alan bdl clb".split())
 SEQUENCE, BATCH = 400, 128
 # Closed lips are what a viewer sees first, and the rarest sounds.
 WEIGHTS = (1.0, 1.25, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
