@@ -323,7 +323,7 @@ def main() -> None:
         visemes.NETWORK_FILE = arguments.network
         print(f"network: {arguments.network}")
     else:
-        print("network: as shipped. It was trained on rms and slt too, on other sentences: no measure of unknown voices")
+        print("network: as shipped, trained on other sentences of rms and slt: not a measure of unknown voices")
     missing = missing_tools()
     for tool in missing:
         print(f"not installed, its rows are left out: {tool}")
