@@ -156,13 +156,7 @@ def real_sentence(common: tuple[str, ...], chance: np.random.Generator) -> str:
     return " ".join(words).strip(",") + "."
 
 
-SMALL_WORDS = tuple(
-    "of of of have have for from by be but my me him them if off up from very over ever never every even above before"
-    " after both most some more may might must with the a and to in is it you that he was on are they i at this or had"
-    " not what all we when your can there an which do how if will up about out then she would has could than been who"
-    " its now did get made part five give gave live love move leave believe himself myself maybe perhaps seven twelve"
-    " eleven of the in a to be for the from my with him".split()
-)
+SMALL_WORDS = tuple(Path(__file__).with_name("small_words.txt").read_text().split())
 
 
 @lru_cache(maxsize=1)
@@ -318,7 +312,17 @@ def speak_rhvoice(text: str, voice: str, speed: float = 1.0, pitch: float = 1.0)
     """English words by a voice of RHVoice; times as in `speak_pico`."""
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "speech.wav"
-        command = ["RHVoice-test", "-p", voice, "-r", f"{100 * speed:.0f}", "-t", f"{100 * pitch:.0f}", "-o", str(sound)]
+        command = [
+            "RHVoice-test",
+            "-p",
+            voice,
+            "-r",
+            f"{100 * speed:.0f}",
+            "-t",
+            f"{100 * pitch:.0f}",
+            "-o",
+            str(sound),
+        ]
         subprocess.run(command, input=text, check=True, capture_output=True, text=True)
         speech = read_wave(sound)
     phones = align_english(speech, text.strip(".").replace(",", ""))

@@ -59,7 +59,7 @@ ARPABET_VISEMES: dict[str, tuple[Viseme, ...]] = {
 }
 _FRAME = 160
 # The decoder's memory grows with an utterance, and it normalizes the recording over one.
-_LONGEST_UTTERANCE_S, _SEARCHED_S = 60.0, 10.0
+_LONGEST_UTTERANCE_S, _SEARCHED_S = 20.0, 5.0
 # Peak that the decoder gets: quiet speech would drown in the rounding to 16 bits.
 _PEAK = 20_000
 # One decoder, which has state, for all threads.
@@ -69,7 +69,7 @@ _LOCK = threading.Lock()
 def phone_visemes(speech: Waveform, report: Report = ignore_share) -> NDArray[np.float32] | None:
     """One viseme for each hundredth of a second, f32 [T, 9] of zeros and ones, at 0.08 of real time on one core.
 
-    speech: at 16 kHz. report: called with the share of the speech that is heard, 0..1, at least once a minute of it; an
+    speech: at 16 kHz. report: called with the share of the speech that is heard, 0..1, at least every 20 s of it; an
     exception from it ends the recognition. None where PocketSphinx is not installed (it has no wheel for Python 3.14).
     """
     if find_spec("pocketsphinx") is None:
@@ -87,7 +87,7 @@ def phone_visemes(speech: Waveform, report: Report = ignore_share) -> NDArray[np
 
 
 def _utterances(samples: NDArray[np.int16]) -> list[int]:
-    """Ends of stretches of a minute at most, in frames, at the quietest places."""
+    """Ends of stretches of 20 s at most, in frames, at the quietest places."""
     count = -(-len(samples) // _FRAME)
     padded = np.pad(samples, (0, count * _FRAME - len(samples))).reshape(count, _FRAME)
     longest, searched = round(_LONGEST_UTTERANCE_S * 100), round(_SEARCHED_S * 100)

@@ -56,6 +56,19 @@ def test_lips_leave_for_a_bilabial_ahead_of_it() -> None:
     assert at(motion.opening, 0.68) > 0.9 * vowel
 
 
+def test_lips_touch_longer_than_they_press() -> None:
+    """A closure that reached into the next consonant would be a wrong one there."""
+    motion = plan([("a", 0.3), ("m", 0.04), ("s", 0.1), ("a", 0.3)])
+    assert motion.closure[31:33].min() > 0.9
+    assert max(motion.closure[:30].max(), motion.closure[35:].max()) < 0.3
+    assert motion.opening[29:35].max() == 0
+
+
+def test_a_short_open_vowel_between_bilabials_opens() -> None:
+    motion = plan([("a", 0.3), ("m", 0.08), ("a", 0.07), ("m", 0.08), ("a", 0.3)])
+    assert motion.opening[38:45].max() > 0.4 * at(motion.opening, 0.15)
+
+
 def test_lips_shut_over_a_lowered_jaw() -> None:
     motion = plan([("a", 0.3), ("m", 0.07), ("a", 0.3)])
     assert motion.opening[31:36].max() == 0

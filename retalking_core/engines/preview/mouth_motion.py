@@ -39,12 +39,13 @@ TARGETS = {
 # Time constants in seconds of the dominance before and after the sound: opening, jaw, spread. Rounding starts 100 to
 # 150 ms ahead (Perkell and Matthies 1992): two time constants before its vowel it still outweighs the consonants.
 BEFORE_S, AFTER_S = np.array([0.035, 0.05, 0.06]), np.array([0.035, 0.06, 0.045])
-# Lips travel to a hold and back in these times.
-CLOSE_S, RELEASE_S = 0.065, 0.06
-PRESS_S = 0.02
+# Lips travel to a hold and back in these times, unless `CLOSING_SPEED` and `OPENING_SPEED` make it longer.
+CLOSE_S, RELEASE_S = 0.05, 0.045
+# They press within this time, half when the sound starts, and half are still pressed a moment after it ends.
+PRESS_S, PRESS_LAG_S = 0.02, 0.005
 # Posterior and trust from which a hold is believed, and its least length. Lips stay together for 60 to 110 ms (Löfqvist
 # and Gracco 1997), also where less of it is heard.
-HELD, TRUSTED, LEAST_HOLD_S, CONTACT_S = 0.4, 0.25, 0.02, 0.07
+HELD, TRUSTED, LEAST_HOLD_S, CONTACT_S = 0.4, 0.25, 0.02, 0.06
 # A lower lip at the upper teeth leaves this gap to the upper lip.
 TUCK_OPENING = 0.18
 # Effort of the softest and of the loudest syllables, and the loudness below which the mouth goes to rest.
@@ -159,10 +160,7 @@ def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> list[tuple[flo
     """Where a viseme sounds: start and end in seconds."""
     held = np.concatenate([[False], (visemes.posteriors[:, viseme] >= HELD) & (trust >= TRUSTED), [False]])
     edges = np.flatnonzero(np.diff(held)).reshape(-1, 2) / VISEME_RATE_HZ
-    middles, halves = edges.mean(axis=1), np.diff(edges)[:, 0] / 2
-    reaches = np.maximum(halves, CONTACT_S / 2)
-    found = zip(middles.tolist(), halves.tolist(), reaches.tolist(), strict=True)
-    return [(middle - reach, middle + reach) for middle, half, reach in found if 2 * half > LEAST_HOLD_S - 1e-6]
+    return [(start, end) for start, end in edges.tolist() if end - start > LEAST_HOLD_S - 1e-6]
 
 
 def _hold(holds: list[tuple[float, float]], times_s: NDArray[Any]) -> tuple[Track, Track]:
@@ -172,9 +170,12 @@ def _hold(holds: list[tuple[float, float]], times_s: NDArray[Any]) -> tuple[Trac
     """
     way, press = np.zeros((2, len(times_s)))
     for start, end in holds:
-        early, late = np.maximum(start - times_s, 0), np.maximum(times_s - end, 0)
+        # Positive inside the sound. The contact reaches further than what is heard of it, the pressure does not.
+        inside = np.minimum(times_s - start, end - times_s + PRESS_LAG_S)
+        spare = max(CONTACT_S - (end - start), 0) / 2
+        early, late = np.maximum(start - spare - times_s, 0), np.maximum(times_s - end - spare, 0)
         np.maximum(way, smoothstep(np.clip(1 - early / CLOSE_S - late / RELEASE_S, 0, 1)), out=way)
-        np.maximum(press, np.clip(1 - (early + late) / PRESS_S, 0, 1), out=press)
+        np.maximum(press, np.clip(0.5 + inside / PRESS_S, 0, 1), out=press)
         nearest = int(np.abs(times_s - (start + end) / 2).argmin())
         way[nearest] = press[nearest] = 1
     return way, press
