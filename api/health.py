@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -66,6 +67,7 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
         "objects": lambda: _check_objects(parts),
         "workers": lambda: _check_workers(parts),
         "engine": lambda: _check_engine(parts),
+        "kernels": lambda: _kernels(parts),
     }
     states: dict[str, str] = {}
     faults: dict[str, str] = {}
@@ -134,6 +136,14 @@ def _check_engine(parts: Dependencies) -> str:
         return auto_engine(parts.settings.engine, live)
     except ServiceError as fault:
         raise _NotReadyError(f"is missing: {fault.message.rstrip('.')}") from None
+
+
+def _kernels(parts: Dependencies) -> str:
+    """`compiled`, `plain`, or how many workers run which; never a reason not to be ready."""
+    states = Counter(worker.kernels for worker in parts.store.workers.live() if worker.kernels)
+    if len(states) < 2:
+        return next(iter(states), "none")
+    return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
 
 
 @metrics_router.get(

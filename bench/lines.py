@@ -86,6 +86,7 @@ def _engines(folder: Path) -> Iterator[tuple[str, Engine]]:
         return
     if not torch.cuda.is_available():
         return
+    from bench.compiled import compile_now
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.store import NetworkStore
@@ -96,6 +97,7 @@ def _engines(folder: Path) -> Iterator[tuple[str, Engine]]:
     store = NetworkStore(folder / "weights", "cuda", fast_variants(16))
     neural = VideoRetalkingEngine(store, limits=DEFAULT_LIMITS, synthetic_weights=True)
     neural.warm_up()
+    compile_now(store, 16)
     yield "videoretalking", neural
 
 

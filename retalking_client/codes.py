@@ -466,12 +466,17 @@ class SegmentsOverlapError(ApiError):
 
 
 class SegmentOutOfRangeError(ApiError):
-    """A segment lies outside the video or its speech."""
+    """A segment lies outside the video."""
 
     code = "segment_out_of_range"
-    advice = (
-        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio."
-    )
+    advice = "Start each segment within the video, with times in seconds from 0 on."
+
+
+class SegmentOffsetBeyondAudioError(ApiError):
+    """A segment skips all of its speech."""
+
+    code = "segment_offset_beyond_audio"
+    advice = "Lower `audio_offset_s` below the length of the audio that the message states, or send the right audio."
 
 
 class SegmentTooShortError(ApiError):
