@@ -466,17 +466,12 @@ class SegmentsOverlapError(ApiError):
 
 
 class SegmentOutOfRangeError(ApiError):
-    """A segment lies outside the video."""
+    """A segment lies outside the video or its speech."""
 
     code = "segment_out_of_range"
-    advice = "Start each segment within the video, with times in seconds from 0 on."
-
-
-class SegmentOffsetBeyondAudioError(ApiError):
-    """A segment skips all of its speech."""
-
-    code = "segment_offset_beyond_audio"
-    advice = "Lower `audio_offset_s` below the length of the audio that the message states, or send the right audio."
+    advice = (
+        "Start each segment within the video and end it after its start; `audio_offset_s` must lie within the audio."
+    )
 
 
 class SegmentTooShortError(ApiError):
@@ -613,6 +608,13 @@ class InternalError(ApiError):
 
     code = "internal_error"
     advice = "Report the request id or the job id."
+
+
+class KernelsUnfitError(ApiError):
+    """Compiled kernels do not fit this machine."""
+
+    code = "kernels_unfit"
+    advice = "Run `retalking compile --out DIR` on a machine with the same GPU and the same packages."
 
 
 class WeightsMissingError(ApiError):

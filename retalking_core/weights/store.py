@@ -102,7 +102,9 @@ class NetworkStore:
     def _load(self, name: str, parts: Mapping[str, nn.Module]) -> nn.Module:
         entry = WEIGHT_FILES[name]
         path = find_file(self.folder, entry)
-        check_digest(path, entry, read_lock(self.folder).get(path.name))
+        # Known from here on: reading the file again for `digest` would take as long as loading it.
+        if digest := check_digest(path, entry, read_lock(self.folder).get(path.name)):
+            self._digests[name] = digest
         state = read_state_dict(path, entry)
         enable_expandable_segments(self.device)
         state = self._place(state)

@@ -49,8 +49,8 @@ class Drawn(NamedTuple):
 
 
 class Small(nn.Module):
-    """Only what the compiler leaves to torch's own products: on a CPU, anything else costs a run of the C++ compiler, of
-    half a minute or more. A named tuple, as the big ones give."""
+    """Only what the compiler leaves to torch's own products: on a CPU, anything else costs a run of the C++ compiler.
+    A named tuple, as the big ones give."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -106,9 +106,14 @@ class VideoRetalkingEngine:
     def warm_up(self) -> None:
         """Load the tracker and every network that a plain render needs, side by side: reading files, checking their
         digests, copying to the device and importing hinder one another little."""
+
+        def load(name: str) -> None:
+            self._networks.get(name)
+            self._networks.digest(name)
+
         with self.turns.job(), ThreadPoolExecutor(LOADERS, thread_name_prefix="weights") as pool:
             # LNet is loaded with ENet, whose part it is.
-            loading = [pool.submit(self._networks.get, name) for name in NETWORKS if name != "lnet"]
+            loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
             self._tracker.warm_up()
             mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
             for each in loading:
