@@ -4,7 +4,7 @@
 
 Each phase is a process of its own, which loads the neural engine as a worker does and is timed from its start:
 
-    empty    nothing is compiled: two files, with plain kernels
+    empty    nothing is compiled: two files, with plain kernels, while processes begin to compile
     compile  every network, side by side, in processes of their own
     filled   the compiler's folder is full: a file at once, then the swap between jobs, then files with compiled
              kernels, and the faces of both compared with float32
@@ -78,7 +78,7 @@ class Phase:
             chosen="videoretalking",
             inference="exact" if exact else "auto",
             inference_batch=self._asked.batch,
-            kernels="background" if self._asked.phase in ("filled", "bundle") else "plain",
+            kernels="background",
             kernels_dir=self._asked.bundles if self._asked.phase == "bundle" else None,
         )
         engine: Any = plugin.load(environment)

@@ -391,12 +391,19 @@ class KernelSwap:
 
     What is not in the cache is taken from a bundle, or compiled by processes of its own. A network without compiled
     kernels keeps the plain ones: slower, and as exact.
+
+    loaded: the networks that the engine holds now. They are asked for anew each time: one that is loaded again in
+    float32 must not stay in memory here.
     """
 
     def __init__(
-        self, loaded: Mapping[str, InferenceNetwork], cache: KernelCache, turns: Turns, bundles: Path | None = None
+        self,
+        loaded: Callable[[], Mapping[str, InferenceNetwork]],
+        cache: KernelCache,
+        turns: Turns,
+        bundles: Path | None = None,
     ) -> None:
-        self._networks = {name: loaded[name] for name in compiled_names() if name in loaded}
+        self._loaded = loaded
         self._cache, self._turns, self._bundles = cache, turns, bundles
         self._stopped = threading.Event()
         self.failures: dict[str, str] = {}
@@ -421,20 +428,19 @@ class KernelSwap:
 
     def run(self, at_once: int = MOST_BESIDE_JOBS) -> None:
         """Returns when every network has its kernels, or was given up. Raises nothing."""
-        began = time.perf_counter()
+        began, wanted = time.perf_counter(), self._waiting()
         try:
-            self._run(at_once)
+            self._run(wanted, at_once)
         except Exception as error:  # no process can be started, no folder written: the service goes on without
             log.exception("compiled kernels given up")
             for name in self._waiting():
                 self.failures.setdefault(name, f"{type(error).__name__}: {error}")
         for name, reason in self.failures.items():
             log.error("network %s keeps plain kernels: %s", name, reason)
-        done = len(self._networks) - len(self._waiting())
-        log.info("compiled kernels: %s of %s networks, %.1f s", done, len(self._networks), time.perf_counter() - began)
+        done = len(wanted) - len(self._waiting())
+        log.info("compiled kernels: %s of %s networks, %.1f s", done, len(wanted), time.perf_counter() - began)
 
-    def _run(self, at_once: int) -> None:
-        wanted = self._waiting()
+    def _run(self, wanted: Sequence[str], at_once: int) -> None:
         if self._bundles is not None and self._cache.missing(wanted):
             try:
                 log.info("compiled kernels from %s", self._cache.adopt_bundle(self._bundles))
@@ -451,13 +457,14 @@ class KernelSwap:
             self._swap(name)
 
     def _waiting(self) -> list[str]:
-        return [name for name, network in self._networks.items() if network.awaits_kernels]
+        loaded = self._loaded()
+        return [name for name in compiled_names() if name in loaded and loaded[name].awaits_kernels]
 
     def _swap(self, name: str) -> None:
         """Compile with a filled cache, which takes seconds, while no job runs."""
-        network = self._networks[name]
         with self._turns.between_jobs(self._stopped.is_set) as is_free:
-            if not is_free or not network.awaits_kernels:
+            network = self._loaded().get(name)
+            if not is_free or network is None or not network.awaits_kernels:
                 return
             began = time.perf_counter()
             inputs, options = example_call(name, network.device)

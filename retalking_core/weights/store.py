@@ -34,6 +34,7 @@ class NetworkStore:
         self._synthetic: set[str] = set()
         self._digests: dict[str, str] = {}
         self._loading = {name: threading.Lock() for name in networks.NETWORKS}
+        enable_expandable_segments(self.device)
         for name, variant in self._variants.items():
             variant.check(name)
         if "lnet" in self._variants and self._variants["lnet"] != self._variants.get("enet", self._variants["lnet"]):
@@ -106,9 +107,8 @@ class NetworkStore:
         if digest := check_digest(path, entry, read_lock(self.folder).get(path.name)):
             self._digests[name] = digest
         state = read_state_dict(path, entry)
-        enable_expandable_segments(self.device)
         state = self._place(state)
-        with torch.device("meta"):
+        with networks.IMPORTS, torch.device("meta"):
             network = networks.build(name, **parts)
         for prefix, part in parts.items():
             state |= {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()}

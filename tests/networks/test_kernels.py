@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +107,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KernelCache:
 
 
 def swap(network: InferenceNetwork, cache: KernelCache, turns: Turns | None = None, **more: Any) -> KernelSwap:
-    return KernelSwap({NAME: network}, cache, turns or Turns(idle_s=0), **more)
+    return KernelSwap(lambda: {NAME: network}, cache, turns or Turns(idle_s=0), **more)
 
 
 def test_a_bundle_spares_the_compiler_and_runs_on_other_weights(bundle: Path, empty: KernelCache) -> None:
@@ -371,8 +373,15 @@ def test_kernels_change_between_jobs_only(
     assert "compiled kernels: 1 of 1 networks" in caplog.text
 
 
-def test_a_network_that_left_half_precision_meanwhile_is_left_alone(made: KernelCache) -> None:
-    network = prepare(NAME, Small().eval(), InferenceVariant())
-    done = swap(network, made)
-    done.run()
-    assert done.failures == {}
+def test_a_network_that_left_half_precision_meanwhile_is_left_alone_and_not_kept(made: KernelCache) -> None:
+    held, turns = {NAME: small(1)}, Turns(idle_s=0, patience_s=0)
+    first = weakref.ref(held[NAME])
+    swapped = KernelSwap(lambda: held, made, turns)
+    with turns.job():
+        thread = swapped.start()
+        time.sleep(0.3)
+        held[NAME] = prepare(NAME, Small().eval(), InferenceVariant())
+        gc.collect()
+        assert first() is None, "two copies of the weights"
+    thread.join(60)
+    assert swapped.failures == {}

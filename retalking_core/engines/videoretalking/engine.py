@@ -45,6 +45,7 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.networks import IMPORTS
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
@@ -114,8 +115,9 @@ class VideoRetalkingEngine:
         with self.turns.job(), ThreadPoolExecutor(LOADERS, thread_name_prefix="weights") as pool:
             # LNet is loaded with ENet, whose part it is.
             loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
-            self._tracker.warm_up()
-            mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
+            with IMPORTS:
+                self._tracker.warm_up()
+                mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
             for each in loading:
                 each.result()
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)

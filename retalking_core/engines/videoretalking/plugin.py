@@ -91,7 +91,7 @@ def load(environment: EngineEnvironment) -> Engine:
         # The compiler's own name for the folder.
         folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(environment.compiled_dir.resolve()))
         cache = KernelCache(Path(folder), networks.device, environment.inference_batch)
-        swap = KernelSwap(networks.networks, cache, engine.turns, environment.kernels_dir)
+        swap = KernelSwap(lambda: networks.networks, cache, engine.turns, environment.kernels_dir)
         if environment.kernels == "before_ready":
             swap.run(compilers_at_once())
         else:
