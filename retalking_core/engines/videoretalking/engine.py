@@ -11,7 +11,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,8 +28,11 @@ from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import (
     AHEAD,
     ANALYZE_SHARE,
+    TRACK_SHARE,
     ClipAnalysis,
     ClipAnalyzer,
+    DrawnFrame,
+    PendingAnalysis,
     SpeakerAnalysis,
     shown_frames,
 )
@@ -129,7 +132,12 @@ class VideoRetalkingEngine:
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
-        def draw(source: CachingFrameSource, scene: ClipAnalysis, memories: list[FaceCacheSession]) -> RenderReport:
+        def draw(
+            source: CachingFrameSource, pending: PendingAnalysis, memories: list[FaceCacheSession]
+        ) -> RenderReport:
+            scene = pending.analysis
+            if source.held(clip.video) is None:
+                pending.finish(_tell_coefficients(progress))  # or the clip would be decoded twice at a time
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, clip.sound, options.output, metadata, clip.tap)
             if clip.tap is not None:
@@ -141,7 +149,9 @@ class VideoRetalkingEngine:
                 progress(Progress("synthesize", share, done, total))
 
             everything = range(len(scene.timeline.source_index))
-            notes = self._draw(source, scene, everything, options, memories, writer, clock, tell)
+            notes = self._draw(source, pending, everything, options, memories, writer, clock, tell)
+            if self._cache is not None:
+                pending.finish(lambda _done, _total: tell(len(everything), len(everything)))
             progress(Progress("synthesize", 1.0, len(everything), len(everything)))
             for memory in memories:
                 memory.keep()
@@ -164,7 +174,7 @@ class VideoRetalkingEngine:
             options,
             progress,
             clock,
-            lambda _source, found, _memories: save_analysis(scene, found),
+            lambda _source, pending, _memories: save_analysis(scene, pending.finish(_tell_coefficients(progress))),
         )
         return DrawingReport(dict(clock.times_s))
 
@@ -183,7 +193,8 @@ class VideoRetalkingEngine:
                 opened.enter_context(self._analysis.memory(None, video, 0, options, result.parent, progress))
                 for _ in range(found.looks)
             ]
-            notes = self._draw(source, found, segment, options, memories, writer, clock, tell)
+            pending = PendingAnalysis(found, ())
+            notes = self._draw(source, pending, segment, options, memories, writer, clock, tell)
         return DrawingReport(dict(clock.times_s), notes)
 
     def join_clip(
@@ -210,9 +221,9 @@ class VideoRetalkingEngine:
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
-        then: Callable[[CachingFrameSource, ClipAnalysis, list[FaceCacheSession]], Looked],
+        then: Callable[[CachingFrameSource, PendingAnalysis, list[FaceCacheSession]], Looked],
     ) -> Looked:
-        """Do the first pass, and call `then` inside the face cache sessions."""
+        """Do the first pass, up to the coefficients, and call `then` inside the face cache sessions."""
         refuse_unsupported(options, self.capabilities, has_original_arithmetic=True)
         progress(Progress("analyze", 0.0))
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
@@ -223,8 +234,9 @@ class VideoRetalkingEngine:
         ):
             self._networks.findings()  # of a render that ended early
             with clock.stage("analyze"):
-                scene = self._analysis.scene(clip, source, options, sessions, count, progress)
-            return then(source, scene, list(sessions.values()))
+                pending = self._analysis.scene(clip, source, options, sessions, count, progress)
+            with closing(pending):
+                return then(source, pending, list(sessions.values()))
 
     @contextmanager
     def _turn(self, stage: JobStage, progress: ProgressHook) -> Iterator[None]:
@@ -237,7 +249,7 @@ class VideoRetalkingEngine:
     def _draw(
         self,
         source: FrameSource,
-        scene: ClipAnalysis,
+        pending: PendingAnalysis,
         segment: range,
         options: RenderOptions,
         memories: list[FaceCacheSession],
@@ -248,12 +260,12 @@ class VideoRetalkingEngine:
         """Pass two, encoded beside it: each speaker is drawn onto the frames of the one before. Returns what there is
         to say about it."""
         self._networks.findings()
-        made_exact: list[str] = []
+        scene, made_exact = pending.analysis, list[str]()
         drawings = [
             self._renderer(scene, speaker, options, source.info, memories[speaker.look], made_exact)
             for speaker in scene.speakers
         ]
-        items = shown_frames(scene, source, segment)
+        items = _analyzed_in_time(shown_frames(scene, source, segment), pending)
         for drawing in drawings:
             items = drawing.frames(items)
 
@@ -336,6 +348,22 @@ class VideoRetalkingEngine:
             face_boxes=boxes[0],
             lines=report_lines(clip, boxes, None),
         )
+
+
+def _analyzed_in_time(items: Iterator[DrawnFrame], pending: PendingAnalysis) -> Iterator[DrawnFrame]:
+    """The frames, each once the analysis has reached it."""
+    order = pending.analysis.timeline.source_index
+    for item in items:
+        pending.reach(int(order[item.number]))
+        yield item
+
+
+def _tell_coefficients(progress: ProgressHook) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        share = TRACK_SHARE + (ANALYZE_SHARE - TRACK_SHARE) * done / total
+        progress(Progress("analyze", share, done, total))
+
+    return tell
 
 
 def _face_boxes(scene: ClipAnalysis, info: VideoInfo, options: RenderOptions) -> list[NDArray[np.float32]]:
