@@ -1,4 +1,4 @@
-"""Our image arithmetic, mel and SSIM against the libraries': `python -m bench.imaging [--device cuda]`.
+"""Our image arithmetic and SSIM against the libraries': `python -m bench.imaging [--device cuda]`.
 
 Prints, by turns, the milliseconds of either (the fastest call; on CUDA with the queue empty before and after), the
 largest difference of their results and, on CUDA, how often a call waits for the device: the renderer queues batches, so

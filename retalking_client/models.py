@@ -142,7 +142,8 @@ class RenderedSegment(_Response):
 
 
 class Render(_Response):
-    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless."""
+    """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless. kernels:
+    `plain`, `mixed` or `compiled`, of a neural engine."""
 
     engine: str
     engine_version: str
@@ -152,6 +153,7 @@ class Render(_Response):
     stage_times_s: dict[str, float]
     synthetic_weights: bool = False
     notes: list[RenderNote] = Field(default_factory=list)
+    kernels: str | None = None
     audio_track: AudioTrack | None = None
     segments: list[RenderedSegment] = Field(default_factory=list)
 

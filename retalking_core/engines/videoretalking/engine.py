@@ -1,9 +1,9 @@
 """The videoretalking engine: the whole method, top to bottom (Cheng et al., SIGGRAPH Asia 2022).
 
 First pass, `ClipAnalyzer`: follow the face. Second pass, `FrameRenderer.render_batch`: neutralize the expression,
-enhance the face, draw the lips, restore the face, composite it into the frame. `CoefficientReader` reads the face's 3DMM
-coefficients beside it, just in time. Memory does not grow with the clip's length, except for the numbers of the first
-pass.
+enhance the face, draw the lips, restore the face, composite it into the frame. `CoefficientReader` reads the face's
+3DMM coefficients beside it, just in time. Memory does not grow with the clip's length, except for the numbers of the
+first pass.
 """
 
 from __future__ import annotations
