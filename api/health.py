@@ -12,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
+from redis.exceptions import RedisError
 
 from api.dependencies import Dependencies, WithDependencies
 from api.engines import auto_engine
@@ -67,7 +68,6 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
         "objects": lambda: _check_objects(parts),
         "workers": lambda: _check_workers(parts),
         "engine": lambda: _check_engine(parts),
-        "kernels": lambda: _kernels(parts),
     }
     states: dict[str, str] = {}
     faults: dict[str, str] = {}
@@ -88,7 +88,9 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
         for name in checks:
             group.start_soon(run, name)
     if not faults:
-        return view_response(Readiness(parts={name: states[name] for name in checks}))
+        # Informs only: which kernels run makes nothing unready.
+        kernels = await anyio.to_thread.run_sync(_kernels, parts)
+        return view_response(Readiness(parts={name: states[name] for name in checks} | {"kernels": kernels}))
     errors = [FieldError(location="service", pointer=name, message=faults[name]) for name in checks if name in faults]
     detail = "Not ready: " + "; ".join(f"{error.pointer} {error.message}" for error in errors) + "."
     return problem_response(request, "service_unavailable", detail, errors=errors)
@@ -139,8 +141,11 @@ def _check_engine(parts: Dependencies) -> str:
 
 
 def _kernels(parts: Dependencies) -> str:
-    """`compiled`, `plain`, or how many workers run which; never a reason not to be ready."""
-    states = Counter(worker.kernels for worker in parts.store.workers.live() if worker.kernels)
+    """`compiled`, `plain` or `mixed`, or how many workers run which; `none` where no engine compiles any."""
+    try:
+        states = Counter(worker.kernels for worker in parts.store.workers.live() if worker.kernels)
+    except RedisError:
+        return "unknown"
     if len(states) < 2:
         return next(iter(states), "none")
     return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))

@@ -125,8 +125,9 @@ class InferenceNetwork(nn.Module):
 
     @contextlib.contextmanager
     def context(self, *, fixed_sizes: bool = False) -> Iterator[None]:
-        """For calling a method of `network` other than its forward. On CUDA no other network launches meanwhile: wait for
-        results outside. fixed_sizes: those of the inputs never change, so that it pays to try cuDNN's algorithms."""
+        """For calling a method of `network` other than its forward. On CUDA no other network launches meanwhile: wait
+        for results outside. fixed_sizes: those of the inputs never change, so that it pays to try cuDNN's algorithms.
+        """
         half = HALF_DTYPES.get(self.variant.precision)
         device = self.device.type
         autocast = torch.autocast(device, dtype=half, enabled=half is not None)
