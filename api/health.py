@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -11,6 +12,7 @@ import anyio
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel
+from redis.exceptions import RedisError
 
 from api.dependencies import Dependencies, WithDependencies
 from api.engines import auto_engine
@@ -86,7 +88,9 @@ async def get_readiness(request: Request, parts: WithDependencies) -> Response:
         for name in checks:
             group.start_soon(run, name)
     if not faults:
-        return view_response(Readiness(parts={name: states[name] for name in checks}))
+        # Informs only: which kernels run makes nothing unready.
+        kernels = await anyio.to_thread.run_sync(_kernels, parts)
+        return view_response(Readiness(parts={name: states[name] for name in checks} | {"kernels": kernels}))
     errors = [FieldError(location="service", pointer=name, message=faults[name]) for name in checks if name in faults]
     detail = "Not ready: " + "; ".join(f"{error.pointer} {error.message}" for error in errors) + "."
     return problem_response(request, "service_unavailable", detail, errors=errors)
@@ -134,6 +138,17 @@ def _check_engine(parts: Dependencies) -> str:
         return auto_engine(parts.settings.engine, live)
     except ServiceError as fault:
         raise _NotReadyError(f"is missing: {fault.message.rstrip('.')}") from None
+
+
+def _kernels(parts: Dependencies) -> str:
+    """`compiled`, `plain` or `mixed`, or how many workers run which; `none` where no engine compiles any."""
+    try:
+        states = Counter(worker.kernels for worker in parts.store.workers.live() if worker.kernels)
+    except RedisError:
+        return "unknown"
+    if len(states) < 2:
+        return next(iter(states), "none")
+    return ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
 
 
 @metrics_router.get(

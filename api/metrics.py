@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 
 from jobs.models import WorkerInfo
 from jobs.store import JobStore, Tally
+from retalking_core.vocabulary.engines import KernelState
 
 logger = logging.getLogger("retalking.api")
 
@@ -105,7 +107,7 @@ class StoreCollector(Collector):
         stuck = GaugeMetricFamily("retalking_janitor_stuck", "Items that the janitor failed on and will try again")
         stuck.add_metric([], self._store.janitor_failures.count())
         gauges = [webhooks, fetches, exports, items, stuck, quarantine, depth, jobs, demand, workers, busy]
-        return [*gauges, gpu_family(live), *tally_families(self._store.counters.tally())]
+        return [*gauges, gpu_family(live), kernels_family(live), *tally_families(self._store.counters.tally())]
 
 
 # Kind in the tally -> name, help, label
@@ -141,6 +143,13 @@ def tally_families(tally: Tally) -> list[Metric]:
             histogram.add_metric([value] if labels else [], buckets, durations.sum_s)
         families.append(histogram)
     return families
+
+
+def kernels_family(workers: Sequence[WorkerInfo]) -> Metric:
+    gauge = GaugeMetricFamily("retalking_workers_kernels", "Live render workers by their kernels", labels=["kernels"])
+    for state in get_args(KernelState):
+        gauge.add_metric([state], sum(worker.kernels == state for worker in workers))
+    return gauge
 
 
 def gpu_family(workers: Sequence[WorkerInfo]) -> Metric:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from bench.comparison import compare, handed_over
+from bench.compiled import compile_now
 from bench.engine_cases import CASES, FAST_BATCH, SHORT_S, Case, Figures, print_table, slower_cases
 from bench.engine_inputs import BENCH_LIMITS, Inputs
 from bench.load_watch import LoadWatch
@@ -58,6 +59,9 @@ class Bench:
             began = time.perf_counter()
             store = NetworkStore(self._models, self._device, variants)
             VideoRetalkingEngine(store, tracker=_nothing(), batch_size=batch).warm_up()
+            if variants:
+                store.get("fan2d")
+                compile_now(store, batch)
             if self._device == "cuda":
                 torch.cuda.synchronize()
             self.starts_s[f"{mode}, batch {batch}"] = time.perf_counter() - began

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from retalking_core.engines.videoretalking.engine import call_options, warm_up_network
+from bench.compiled import compile_now
 from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.inference import InferenceNetwork, fast_variants
+from retalking_core.networks.kernels import example_call
 from retalking_core.weights.store import NetworkStore
 
 CALLS = 2
@@ -26,9 +27,9 @@ def measure(name: str, network: InferenceNetwork, batch: int) -> list[tuple[str,
     """(kernel, ms a call, times a call), the longest first."""
     device = network.device
     on_gpu = device.type == "cuda"
-    inputs = [torch.randn(batch, *shape, device=device) for shape in INPUT_SHAPES[name]]
-    options = call_options(name, device)
-    warm_up_network(name, network, device)
+    one, options = example_call(name, device)
+    inputs = [each.repeat_interleave(batch, dim=0) for each in one]
+    network(*inputs, **options)
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         for _ in range(CALLS):
             network(*inputs, **options)
@@ -51,7 +52,10 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     store = NetworkStore(asked.models, device, fast_variants(asked.batch) if device == "cuda" else {})
     for name in asked.networks:
-        rows = measure(name, store.jobs.get(name), asked.batch)
+        network = store.get(name)
+        if device == "cuda":
+            compile_now(store, asked.batch)
+        rows = measure(name, network, asked.batch)
         held = f", {torch.cuda.memory_reserved() / 2**30:.2f} GiB held by torch" if device == "cuda" else ""
         print(f"\n{name}, batch {asked.batch} on {device}: {sum(ms for _, ms, _ in rows):.2f} ms{held}")
         for key, ms, count in rows[: asked.most]:

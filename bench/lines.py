@@ -177,6 +177,7 @@ def _engines(asked: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Cal
 def _neural(models: Path, inference: str) -> Engine:
     import torch
 
+    from bench.compiled import compile_now
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
     from retalking_core.weights.store import NetworkStore
@@ -187,7 +188,12 @@ def _neural(models: Path, inference: str) -> Engine:
     variants = {} if inference == "float32" else fast_variants(BATCH)
     if inference == "eager":
         variants = {name: replace(variant, compiled_batch=None) for name, variant in variants.items()}
-    return VideoRetalkingEngine(NetworkStore(models, device, variants), limits=DEFAULT_LIMITS, synthetic_weights=True)
+    store = NetworkStore(models, device, variants)
+    engine = VideoRetalkingEngine(store, limits=DEFAULT_LIMITS, synthetic_weights=True)
+    if inference == "compiled":
+        engine.warm_up()
+        compile_now(store, BATCH)
+    return engine
 
 
 def _make_weights(models: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from jobs.settings import Settings
     from jobs.store import JobStore
+    from retalking_core.networks.kernels import KernelCache
 
 State = Literal["ok", "warning", "error"]
 _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -113,7 +115,7 @@ def run_checks(settings: Settings, *, is_running: bool = True) -> Iterator[Findi
     yield from check_disk(settings)
     yield from check_engines(settings)
     yield check_weights(settings)
-    yield check_cuda(settings)
+    yield from check_cuda(settings)
 
 
 def _check_stores(settings: Settings) -> Iterator[Finding]:
@@ -403,18 +405,44 @@ def check_engines(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def check_cuda(settings: Settings) -> Finding:
+def check_cuda(settings: Settings) -> Iterator[Finding]:
+    """The device, and the compiled kernels for it."""
     state: State = "error" if settings.engine == "videoretalking" else "warning"
     try:
         import torch
 
-        from retalking_core.networks.inference import missing_build_tools
+        from retalking_core.networks.kernels import KernelCache
     except ImportError:
-        return Finding("cuda", state, "torch is not installed", "pip install 'retalking[gpu]' on the worker.")
+        yield Finding("cuda", state, "torch is not installed", "pip install 'retalking[gpu]' on the worker.")
+        return
     if not torch.cuda.is_available():
         remedy = f"Install a driver for CUDA {torch.version.cuda or '-'}; the neural engine needs a device."
-        return Finding("cuda", state, "no device found", remedy)
-    if settings.inference != "exact" and (obstacle := missing_build_tools()):
-        return Finding("cuda", "error", "a device was found, but networks cannot be compiled for it", obstacle)
+        yield Finding("cuda", state, "no device found", remedy)
+        return
     devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return Finding("cuda", "ok", ", ".join(f"{each.name} ({each.total_memory / 1024**3:.0f} GiB)" for each in devices))
+    found = ", ".join(f"{each.name} ({each.total_memory / 1024**3:.0f} GiB)" for each in devices)
+    yield Finding("cuda", "ok", found)
+    if settings.inference != "exact" and settings.kernels != "plain":
+        folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", settings.data_dir / "compiled"))
+        yield check_kernels(settings, KernelCache(folder, torch.device("cuda"), settings.inference_batch))
+
+
+def check_kernels(settings: Settings, cache: KernelCache) -> Finding:
+    """Whether workers find compiled kernels, or can compile them."""
+    from retalking_core.errors import KernelsUnfitError
+    from retalking_core.networks.kernels import compiled_names, missing_build_tools
+
+    names = compiled_names()
+    missing = cache.missing(names)
+    found = f"{len(names) - len(missing)} of {len(names)} networks are compiled"
+    if not missing:
+        return Finding("kernels", "ok", found)
+    if settings.kernels_dir is not None:
+        try:
+            return Finding("kernels", "ok", f"{found}; the bundle {cache.find_bundle(settings.kernels_dir).name} fits")
+        except KernelsUnfitError as fault:
+            return Finding("kernels", "warning", f"{found}, and no bundle fits", fault.message)
+    if obstacle := missing_build_tools():
+        remedy = f"{obstacle} Or set RETALKING_KERNELS_DIR to the folder of a bundle (`retalking compile`)."
+        return Finding("kernels", "warning", f"{found}, and the others cannot be compiled here", remedy)
+    return Finding("kernels", "ok", f"{found}; the others will be, beside the first jobs")

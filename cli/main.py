@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from cli import bench, keys, provenance, weights
 from cli.analyze import analyze
+from cli.compile import compile_kernels
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
@@ -27,6 +28,7 @@ app.command()(run)
 app.command()(analyze)
 app.command()(evaluate)
 app.command()(doctor)
+app.command("compile")(compile_kernels)
 app.command(context_settings=bench.PASS_ON)(bench.bench)
 app.add_typer(weights.app, name="weights")
 app.add_typer(provenance.app, name="provenance")

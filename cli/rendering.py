@@ -110,8 +110,13 @@ class LocalRenderer:
         return Rendered(report, wall_s, follows)
 
 
-def open_renderer(request: RenderRequest, settings: Settings, console: Console, advice: str = "") -> LocalRenderer:
-    """Load the requested engine (or the best one for `auto`). Raises CommandError; advice ends its message."""
+def open_renderer(
+    request: RenderRequest, settings: Settings, console: Console, advice: str = "", *, once: bool = False
+) -> LocalRenderer:
+    """Load the requested engine (or the best one for `auto`). once: for a single clip, so that kernels which are
+    compiled in the background would come too late. Raises CommandError; advice ends its message."""
+    if once and settings.kernels == "background":
+        settings = settings.model_copy(update={"kernels": "plain"})
     try:
         from retalking_core.face_cache import LocalFaceCache
         from worker.engines import choose_engine, load_engines, media_limits

@@ -88,7 +88,7 @@ def _run_one(
 ) -> None:
     from jobs.settings import Settings
 
-    done = open_renderer(request, Settings(), console).render(video, spoken, out, request.options())
+    done = open_renderer(request, Settings(), console, once=True).render(video, spoken, out, request.options())
     print_rendered(done, console)
     typer.echo(out)
 

@@ -415,6 +415,12 @@ _TABLE = [
     ErrorCode("disk_full", 507, "The worker's disk is full", "Try again later.", True),
     ErrorCode("canceled", 409, "The job was canceled", "Submit it again if you still need it."),
     ErrorCode("internal_error", 500, "Internal error", "Report the request id or the job id.", True),
+    ErrorCode(
+        "kernels_unfit",
+        503,
+        "Compiled kernels do not fit this machine",
+        "Run `retalking compile --out DIR` on a machine with the same GPU and the same packages.",
+    ),
     # Weight files (reported by `retalking weights`, and by a worker that cannot load its engine)
     ErrorCode("weights_missing", 503, "A weight file is missing", "Run `retalking weights fetch`."),
     ErrorCode("weights_truncated", 503, "A weight file is truncated", "Run `retalking weights fetch` again."),

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from jobs.names import MAX_PRIORITY, PREFIX_PATTERN, USUAL_PRIORITY
 from retalking_core.vocabulary.containers import InputSlot
-from retalking_core.vocabulary.engines import EngineInfo
+from retalking_core.vocabulary.engines import EngineInfo, KernelState
 from retalking_core.vocabulary.metrics import Better
 from retalking_core.vocabulary.options import (
     MAX_SEGMENTS,
@@ -351,6 +351,11 @@ class RenderInfo(FrozenModel):
         "off",
         description="Whether the face analysis of an earlier job of the same account on the same video was reused; "
         "off: caching is disabled",
+    )
+    kernels: KernelState | None = Field(
+        None,
+        description="Kernels of the neural engine's networks: plain (until the compiled ones are ready; slower, equal "
+        "up to rounding), compiled, or mixed; null: an engine that compiles none, or a split job",
     )
     audio_track: AudioTrackInfo | None = Field(None, description="Which sound of the speech file was used")
     inputs: dict[str, DecodedInput] = Field(default_factory=dict, description="Inputs as they were read")
@@ -701,3 +706,4 @@ class WorkerInfo(FrozenModel):
     busy_with: str | None = Field(None, description="Id of the job in progress")
     polled_at: datetime | None = Field(None, description="When its parent process last polled the broker")
     gpu_memory: list[GpuMemory] = Field(default_factory=list)
+    kernels: KernelState | None = Field(None, description="What the neural engine's networks run; null: none compiles")

@@ -206,11 +206,22 @@ class Settings(BaseSettings):
     )
     inference: Literal["auto", "exact", "fast"] = Field(
         "auto",
-        description="Arithmetic of the neural engine: exact (float32), fast (half precision, compiled; needs CUDA), or "
+        description="Arithmetic of the neural engine: exact (float32), fast (half precision; needs CUDA), or "
         "auto: fast if CUDA is available",
     )
     inference_batch: int = Field(
         16, ge=1, le=32, description="Batch size of the neural engine on a CUDA device, in frames"
+    )
+    kernels: Literal["background", "before_ready", "plain"] = Field(
+        "background",
+        description="Compiled kernels of the neural engine: background (the first jobs run plain kernels, several "
+        "times slower, until the compiled ones are ready), before_ready (the worker waits for them before its first "
+        "job), or plain (never compiled)",
+    )
+    kernels_dir: Path | None = Field(
+        None,
+        description="Folder with bundles that `retalking compile` wrote. They are executed: trust them like code. "
+        "Empty: none",
     )
     gpu_slots: int = Field(
         1,

@@ -615,6 +615,13 @@ class InternalError(ApiError):
     advice = "Report the request id or the job id."
 
 
+class KernelsUnfitError(ApiError):
+    """Compiled kernels do not fit this machine."""
+
+    code = "kernels_unfit"
+    advice = "Run `retalking compile --out DIR` on a machine with the same GPU and the same packages."
+
+
 class WeightsMissingError(ApiError):
     """A weight file is missing."""
 

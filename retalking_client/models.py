@@ -160,7 +160,8 @@ class DecodedInput(_Response):
 
 class Render(_Response):
     """Report of the engine. synthetic_weights: made with generated checkpoints, so the result is meaningless.
-    face_cache: how much of an earlier face analysis was used: `hit`, `partial`, `miss`, or `off`."""
+    face_cache: how much of an earlier face analysis was used: `hit`, `partial`, `miss`, or `off`. kernels: `plain`,
+    `mixed` or `compiled`, of a neural engine."""
 
     engine: str
     engine_version: str
@@ -171,6 +172,7 @@ class Render(_Response):
     synthetic_weights: bool = False
     notes: list[RenderNote] = Field(default_factory=list)
     face_cache: str = "off"
+    kernels: str | None = None
     audio_track: AudioTrack | None = None
     inputs: dict[str, DecodedInput] = Field(default_factory=dict)
     segments: list[RenderedSegment] = Field(default_factory=list)

@@ -32,10 +32,11 @@ class EngineEnvironment:
     Attributes:
         models_dir: Folder with checkpoints.
         compiled_dir: Folder for what an engine compiles and finds again at its next start.
+        kernels_dir: Folder with bundles of compiled kernels (`retalking compile`); None: there are none.
         chosen: Engine that RETALKING_ENGINE names, or `auto`. An engine that is slow here may insist on being named.
         limits: How much media one job may bring.
         face_cache: Keeps what an engine learns of a video's face for the next speech on it; None: nothing is kept.
-        tracker, inference, inference_batch: Settings of the neural engine (docs/configuration.md).
+        tracker, inference, inference_batch, kernels: Settings of the neural engine (docs/configuration.md).
     """
 
     models_dir: Path
@@ -46,6 +47,8 @@ class EngineEnvironment:
     tracker: Literal["auto", "dlib", "neural"] = "auto"
     inference: Literal["auto", "exact", "fast"] = "auto"
     inference_batch: int = 16
+    kernels: Literal["background", "before_ready", "plain"] = "background"
+    kernels_dir: Path | None = None
 
 
 def no_obstacle(_: EngineEnvironment) -> str | None:

@@ -166,6 +166,12 @@ class MetricUnavailableError(Exception):
         self.reason = reason
 
 
+class KernelsUnfitError(RetalkingError):
+    """Compiled kernels are missing, damaged, wrong, or made for another GPU, version or batch size."""
+
+    code = "kernels_unfit"
+
+
 class WeightsError(RetalkingError):
     """Base of everything a weight file can be refused for."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.notes import Note
+from retalking_core.vocabulary.engines import KernelState
 
 # Which field of an interlaced stream comes first: the top one, the bottom one, or what each picture states. Empty:
 # progressive.
@@ -205,6 +206,7 @@ class RenderReport:
     engine aimed at per output frame, 0 (closed) .. 1, of the first speaker; None for engines without one.
     faceless_ranges_s: output ranges passed through untouched although somebody speaks. synthetic_weights: made with
     generated checkpoints. face_cache: `hit` (all that a cache can give), `partial`, `miss`, or `off` without one.
+    kernels: what the networks ran; None for engines that compile none, and for a split clip, where workers may differ.
     audio_track: the sound that was used. held: the clip where its frames are still in memory. face_boxes: f32 [M, 4],
     left, top, right, bottom px of the first speaker's face in the result, NaN where it is not seen. lines: in the order
     of the caller's list; none from an engine that draws no lines.
@@ -225,6 +227,7 @@ class RenderReport:
     synthetic_weights: bool = False
     notes: list[Note] = field(default_factory=list)
     face_cache: str = "off"
+    kernels: KernelState | None = None
     audio_track: AudioTrack | None = None
     held: DecodedClip | None = field(default=None, repr=False, compare=False)
     face_boxes: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)

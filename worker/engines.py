@@ -12,7 +12,7 @@ from jobs.settings import Settings
 from retalking_core.engine_plugins import EngineEnvironment, FoundPlugin, PluginError, find_plugins
 from retalking_core.errors import EngineUnavailableError, RetalkingError, WeightsError
 from retalking_core.media.limits import MediaLimits
-from retalking_core.vocabulary.engines import AUTO, preferred_engine
+from retalking_core.vocabulary.engines import AUTO, KernelState, preferred_engine
 
 if TYPE_CHECKING:  # the parent of a render worker imports this module, and must stay free of numpy
     from retalking_core.engine import Engine
@@ -57,6 +57,8 @@ def engine_environment(settings: Settings, cache: FaceCache | None = None) -> En
         tracker=settings.tracker,
         inference=settings.inference,
         inference_batch=settings.inference_batch,
+        kernels=settings.kernels,
+        kernels_dir=settings.kernels_dir,
     )
 
 
@@ -121,6 +123,12 @@ def warm_up_engines(engines: EngineSet, later: str = "") -> EngineSet:
         else:
             ready[name] = engine
     return EngineSet(ready, unavailable)
+
+
+def kernels_of(engines: EngineSet) -> KernelState | None:
+    """What the networks of these engines run at this moment; None if no engine compiles any."""
+    states = (getattr(engine, "kernels", None) for engine in engines.by_name.values())
+    return next((state for state in states if state is not None), None)
 
 
 def engine_obstacle(found: FoundPlugin, environment: EngineEnvironment) -> str | None:

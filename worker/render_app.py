@@ -32,7 +32,7 @@ from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
 from jobs.traces import span, staged, start_traces
-from worker.engines import PREVIEW, LoadEngines, media_limits, warm_up_engines
+from worker.engines import PREVIEW, LoadEngines, kernels_of, media_limits, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
 from worker.supervision import (
     STORE_TIMEOUT_S,
@@ -99,7 +99,11 @@ class RenderProcess:
             settings.worker_ttl_s,
             is_closing=lambda: self._notice.is_given,
             unavailable=engines.unavailable,
-            condition=lambda: {"polled_at": self._polls.at, "gpu_memory": gpu_memory()},
+            condition=lambda: {
+                "polled_at": self._polls.at,
+                "gpu_memory": gpu_memory(),
+                "kernels": kernels_of(engines),
+            },
         )
         self.heartbeat.start()
         if PREVIEW in engines.by_name:

@@ -139,6 +139,7 @@ def render_info(report: RenderReport, clip: ClipPlan, inputs: Inputs) -> RenderI
         synthetic_weights=report.synthetic_weights,
         notes=render_notes(report.notes),
         face_cache=report.face_cache,
+        kernels=report.kernels,
         audio_track=_track_info(report.audio_track),
         inputs={part: DecodedInput(sha256=sha256, **facts(part)) for part, sha256 in inputs.digests.items()},
         segments=[_segment_info(line) for line in report.lines] if clip.has_lines else [],

@@ -350,7 +350,8 @@ def _run_lips(windows: list[NDArray[np.uint8]], network: InferenceNetwork) -> ND
     """Windows u8 [5, 224, 224, 3] -> [n, 1024]; the network takes [n, 3, 5, 224, 224], BGR, 0..255."""
     stacked = torch.from_numpy(np.stack(windows)).to(network.device)
     with network.context():
-        return cast(SyncNet, network.network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float().cpu().numpy()
+        lips = cast(SyncNet, network.network).embed_lip(stacked.permute(0, 4, 1, 2, 3).float()).float()
+    return lips.cpu().numpy()  # outside: nothing else launches inside, and this waits for the device
 
 
 def _embed_sound(
@@ -363,5 +364,6 @@ def _embed_sound(
     for first in range(0, count, batch):
         with network.context():
             piece = torch.from_numpy(windows[first : first + batch]).to(network.device)
-            found.append(cast(SyncNet, network.network).embed_audio(piece).float().cpu().numpy())
+            sounds = cast(SyncNet, network.network).embed_audio(piece).float()
+        found.append(sounds.cpu().numpy())
     return np.concatenate(found)

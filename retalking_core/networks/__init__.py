@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from importlib import import_module
 
 from torch import nn
@@ -34,6 +35,11 @@ INPUT_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "parsenet": ((3, 512, 512),),
     "fan2d": ((3, 256, 256),),
 }
+
+
+# Held by threads that import the libraries of networks, or others as large, side by side: packages that import each
+# other in circles are not safe otherwise, and imports hold the interpreter's lock anyway.
+IMPORTS = threading.RLock()
 
 
 def build(name: str, **arguments: object) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How each network runs: memory layout, precision, folded norms, compilation, CUDA graphs.
+"""How each network runs: memory layout, precision, folded norms, compiled kernels, CUDA graphs.
 
 `prepare` changes a loaded network once. Folding, fusing and layout change results by rounding only (within the
 tolerance of the golden vectors). Half precision changes more, so networks whose output is a score or a geometry refuse
@@ -8,14 +8,11 @@ it.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
@@ -23,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from retalking_core.errors import KernelsUnfitError
 from retalking_core.networks.layers import SpectralNormConv2d
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -47,9 +45,9 @@ class InferenceVariant:
     """How a network runs. precision: of convolutions and matrix products. `tf32` is float32 with ten bits of mantissa
     inside them, on CUDA only; `bf16` and `fp16` run under autocast, where FFTs, norms' statistics, grid positions and
     demodulation stay in float32, and products use TF32. Results are always float32.
-    compiled_batch: if given, the network is compiled for batches of exactly this size (torch.compile; elementwise work
-    is merged into few kernels), and other batches are cut and filled up to it; on CUDA its call is recorded and
-    replayed. The compiler keeps its results in TORCHINDUCTOR_CACHE_DIR."""
+    compiled_batch: if given, the network can be compiled for batches of exactly this size (`compile_kernels`;
+    elementwise work is merged into few kernels), and then cuts and fills other batches up to it; on CUDA its call is
+    recorded and replayed. Until then it runs torch's own kernels, on batches of any size."""
 
     precision: Precision = "fp32"
     channels_last: bool = False
@@ -69,67 +67,119 @@ REFERENCE = InferenceVariant(fold=False)
 
 
 def fast_variants(batch: int) -> dict[str, InferenceVariant]:
-    """For a GPU: half precision where it is allowed, TF32 for what finds the face, compiled for batches of this size.
-    S3FD alone is not: it sees windows of many sizes.
+    """For a GPU: half precision where it is allowed, TF32 for what finds the face, to be compiled for batches of this
+    size. S3FD alone is not: it sees windows of many sizes.
 
-    fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32 (docs/benchmarks.md, raw tables).
-    What leaves its range is caught, and that network goes on in float32 (`NetworkStore.run_in_float32`).
+    fp16 and not bf16: its ten bits of mantissa keep the networks 5 to 10 times nearer to float32
+    (bench/results/networks-h200.md). What leaves its range is caught, and that network goes on in float32
+    (`NetworkStore.run_in_float32`).
     """
     half = {name: InferenceVariant("fp16", compiled_batch=batch) for name in HALF_ALLOWED if name != "ganimation"}
     found = {name: InferenceVariant("tf32", compiled_batch=batch) for name in ("fan2d", "deep3d")}
     return half | found | {"s3fd": InferenceVariant("tf32")}
 
 
+# Root mean square of the difference between compiled and plain kernels, relative to that of the plain result. Rounding
+# in half precision stays below 0.02; kernels that read wrong weights give about 1.
+MOST_DIFFERENCE = 0.25
+# Held while networks on CUDA launch their kernels: torch's switches for TF32 and cuDNN belong to the whole process.
+_launching = threading.RLock()
+
+
 class InferenceNetwork(nn.Module):
-    """A network behind its variant: tensors in, float32 tensors out, no gradients. `network` is the bare module."""
+    """A network behind its variant: tensors in, float32 tensors out, no gradients. `network` is the bare module.
+
+    Networks may be called from several threads: on CUDA, one launches its kernels after the other.
+    """
 
     def __init__(self, network: nn.Module, variant: InferenceVariant) -> None:
         super().__init__()
         self.network, self.variant = network, variant
-        run: Callable[..., Any] = network
-        if variant.compiled_batch is not None:
-            run = torch.compile(network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
-            if next(network.parameters()).is_cuda:
-                run = CudaGraphCall(run)
-        # In a tuple, or torch would take it for a second child with the same weights.
-        self._how = (run,)
+        # At most one. In a tuple, or torch would take it for a second child with the same weights.
+        self._compiled: tuple[Callable[..., Any], ...] = ()
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def _run(self, *inputs: Any, **options: Any) -> Any:
-        return self._how[0](*inputs, **options)
+    @property
+    def awaits_kernels(self) -> bool:
+        """Whether it runs torch's own kernels and can be compiled."""
+        return self.variant.compiled_batch is not None and not self._compiled
+
+    def compile_kernels(self, *inputs: Tensor, check: bool = True, **options: Any) -> None:
+        """Compile for `compiled_batch` samples, and on CUDA record the call. From the next call on the network runs
+        compiled kernels; if this raises, it keeps the plain ones. The compiler uses TORCHINDUCTOR_CACHE_DIR.
+
+        inputs, options: a call as the caller makes it, at most `compiled_batch` samples. check: compare its results
+        with those of the plain kernels. Raises: KernelsUnfitError if they differ by more than rounding, and what the
+        compiler and the driver raise.
+        """
+        expected = self(*inputs, **options) if check else None
+        run: Callable[..., Any] = torch.compile(self.network, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS)
+        if self.device.type == "cuda":
+            run = CudaGraphCall(run)
+        found = self._run((run,), inputs, options)
+        if check and not (error := _relative_difference(found, expected)) <= MOST_DIFFERENCE:
+            raise KernelsUnfitError(f"compiled kernels differ from the plain ones by {error:.2g} of the result")
+        self._compiled = (run,)
 
     @contextlib.contextmanager
-    def context(self) -> Iterator[None]:
-        """For calling a method of `network` other than its forward."""
+    def context(self, *, fixed_sizes: bool = False) -> Iterator[None]:
+        """For calling a method of `network` other than its forward. On CUDA no other network launches meanwhile: wait
+        for results outside. fixed_sizes: those of the inputs never change, so that it pays to try cuDNN's algorithms.
+        """
         half = HALF_DTYPES.get(self.variant.precision)
-        autocast = torch.autocast(self.device.type, dtype=half, enabled=half is not None)
-        # Sizes never change in a compiled network, so that it pays to try cuDNN's algorithms.
-        fixed = self.variant.compiled_batch is not None
-        with torch.inference_mode(), _switches(self.variant.precision != "fp32", fixed), autocast:
+        device = self.device.type
+        autocast = torch.autocast(device, dtype=half, enabled=half is not None)
+        with contextlib.ExitStack() as held:
+            if device == "cuda":
+                held.enter_context(_launching)
+                held.enter_context(_switches(self.variant.precision != "fp32", fixed_sizes))
+            held.enter_context(torch.inference_mode())
+            held.enter_context(autocast)
             yield
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self._run(self._compiled, inputs, options)
+
+    def _run(self, compiled: tuple[Callable[..., Any], ...], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if self.variant.channels_last:
             inputs = tuple(_channels_last(x) for x in inputs)
-        with self.context():
-            if self.variant.compiled_batch is None:
-                return _map_tensors(self._run(*inputs, **options), Tensor.float)
-            return self._in_fixed_batches(inputs, options, self.variant.compiled_batch)
+        with self.context(fixed_sizes=bool(compiled)):
+            if not compiled:
+                return _map_tensors(self.network(*inputs, **options), Tensor.float)
+            return self._in_fixed_batches(compiled[0], inputs, options)
 
-    def _in_fixed_batches(self, inputs: tuple[Tensor, ...], options: dict[str, Any], size: int) -> Any:
+    def _in_fixed_batches(self, run: Callable[..., Any], inputs: tuple[Tensor, ...], options: dict[str, Any]) -> Any:
         """Inputs have the batch on their first axis; options are the same for every sample."""
-        parts = []
+        parts, size = [], self.variant.compiled_batch
+        assert size is not None
         for start in range(0, len(inputs[0]), size):
             count = min(size, len(inputs[0]) - start)
             filled = (_filled(x[start : start + count], size) for x in inputs)
-            result = self._run(*filled, **options)
+            result = run(*filled, **options)
             # A copy in any case: the next call overwrites what a recording gave.
             kept = partial(_first_in_float32, count)
             parts.append(_map_tensors(result, kept))
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _relative_difference(found: Any, expected: Any) -> float:
+    """The largest of all outputs. NaN and infinities count as 0: half precision may reach them with any kernels."""
+    pairs = zip(_tensors(found), _tensors(expected), strict=True)
+    return max(_rms(a.nan_to_num(0, 0, 0) - b.nan_to_num(0, 0, 0)) / max(_rms(b), 1e-6) for a, b in pairs)
+
+
+def _rms(x: Tensor) -> float:
+    return x.nan_to_num(0, 0, 0).square().mean().sqrt().item()
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors of a nested result, in order."""
+    found: list[Tensor] = []
+    _taken_apart(value, found)
+    return found
 
 
 def _first_in_float32(count: int, x: Tensor) -> Tensor:
@@ -238,21 +288,6 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(first, (tuple, list)):
         return type(first)(_joined(list(part)) for part in zip(*parts, strict=True))
     return first
-
-
-def missing_build_tools() -> str | None:
-    """What compilation lacks besides torch, and how to install it; None if networks can be compiled.
-
-    Triton builds its launchers with a C compiler.
-    """
-    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
-        return "There is no C compiler: install g++ (Debian: apt-get install g++), or name one in CC."
-    scheme = sysconfig.get_default_scheme()
-    # As Triton looks for them: Debian's own scheme names a folder for local packages.
-    headers = Path(sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"])
-    if not (headers / "Python.h").is_file():
-        return f"Python's headers are not at {headers}: install them (Debian: apt-get install libpython3-dev)."
-    return None
 
 
 # Calls before the recording: what is compiled, tried out or planned lazily is done in them.

@@ -15,6 +15,9 @@ EngineChoice = Literal["auto", "videoretalking", "preview"] | Annotated[str, Str
 PREFERENCE = ("videoretalking", "preview")
 """Engines that come with Retalking, best first: what `auto` means where the deployment does not name one."""
 
+KernelState = Literal["plain", "mixed", "compiled"]
+"""What the networks of an engine run: torch's own kernels, compiled ones, or some networks these and some those."""
+
 MODELS = {"video_retalking": "videoretalking"}
 """Name of a published model -> the engine that implements it."""
 

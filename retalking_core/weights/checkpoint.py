@@ -249,8 +249,9 @@ def check_content(path: Path, entry: WeightFile) -> tuple[int, tuple[str, ...]]:
     return len(checkpoint.tensors), checkpoint.ignored
 
 
-def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name: str | None = None) -> None:
-    """Against the folder's lock and the table's pin. Raises weights_digest_mismatch.
+def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name: str | None = None) -> str | None:
+    """Against the folder's lock and the table's pin. Raises weights_digest_mismatch. Returns the digest; None where
+    there is nothing to compare it with, so that the file was not read.
 
     name: that the file will have, where it has another one yet. A generated file need not meet the pin: it is reported
     as synthetic wherever it is used.
@@ -258,7 +259,7 @@ def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name:
     name = name or path.name
     pin = entry.pins.get(name)
     if pin is None and locked is None:
-        return
+        return None
     digest = file_sha256(path)
     if locked is not None and digest != locked.sha256:
         raise WeightsDigestMismatchError(
@@ -267,7 +268,7 @@ def check_digest(path: Path, entry: WeightFile, locked: LockedFile | None, name:
             file=name,
         )
     if pin is None or digest == pin.sha256 or (locked and locked.accepted) or synthetic_seed(path) is not None:
-        return
+        return digest
     sources = "one public source" if pin.sources == 1 else f"{pin.sources} public sources"
     raise WeightsDigestMismatchError(
         f"{name} has SHA-256 {digest}, but the published file has {pin.sha256} ({sources}). If you trust this file, "

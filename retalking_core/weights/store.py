@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from retalking_core import networks
 from retalking_core.device import enable_expandable_segments
 from retalking_core.digests import file_sha256
+from retalking_core.networks import INPUT_SHAPES
 from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
+from retalking_core.vocabulary.engines import KernelState
 from retalking_core.weights.checkpoint import check_digest, read_state_dict, synthetic_seed
 from retalking_core.weights.table import WEIGHT_FILES, find_file, read_lock
 
@@ -19,7 +22,7 @@ from retalking_core.weights.table import WEIGHT_FILES, find_file, read_lock
 class NetworkStore:
     """Loads from a folder of weight files. variants: how each network runs; what is not named runs in float32, folded.
 
-    LNet is part of ENet and exists once: it runs as ENet's variant says.
+    LNet is part of ENet and exists once: it runs as ENet's variant says. Several threads may load at once.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class NetworkStore:
         self._loaded: dict[str, InferenceNetwork] = {}
         self._synthetic: set[str] = set()
         self._digests: dict[str, str] = {}
+        self._loading = {name: threading.Lock() for name in networks.NETWORKS}
+        enable_expandable_segments(self.device)
         for name, variant in self._variants.items():
             variant.check(name)
         if "lnet" in self._variants and self._variants["lnet"] != self._variants.get("enet", self._variants["lnet"]):
@@ -44,15 +49,33 @@ class NetworkStore:
     def loaded(self) -> tuple[str, ...]:
         return tuple(self._loaded)
 
+    @property
+    def networks(self) -> Mapping[str, InferenceNetwork]:
+        """What is loaded, by name."""
+        return dict(self._loaded)
+
+    def kernels(self) -> KernelState | None:
+        """What the loaded networks run that can be compiled; None if there are none."""
+        waiting = {
+            network.awaits_kernels
+            for name, network in self.networks.items()
+            if network.variant.compiled_batch is not None and name in INPUT_SHAPES
+        }
+        if not waiting:
+            return None
+        return "mixed" if len(waiting) > 1 else "plain" if waiting.pop() else "compiled"
+
     def get(self, name: str) -> InferenceNetwork:
         """The network, ready to run. The first call reads its file; raises a `WeightsError` if that is not right."""
-        if name not in self._loaded:
-            parts = {"low_res": self.get("lnet").network} if name == "enet" else {}
-            self._loaded[name] = prepare(name, self._load(name, parts), self._variant(name))
-        return self._loaded[name]
+        with self._loading[name]:
+            if name not in self._loaded:
+                parts = {"low_res": self.get("lnet").network} if name == "enet" else {}
+                self._loaded[name] = prepare(name, self._load(name, parts), self._variant(name))
+            return self._loaded[name]
 
     def digest(self, name: str) -> str:
-        """Of the file and of how the network runs: one digest, one result."""
+        """Of the file and of how the network runs: one digest, one result, up to the rounding of plain and compiled
+        kernels."""
         if name not in self._digests:
             path = find_file(self.folder, WEIGHT_FILES[name])
             locked = read_lock(self.folder).get(path.name)
@@ -80,11 +103,12 @@ class NetworkStore:
     def _load(self, name: str, parts: Mapping[str, nn.Module]) -> nn.Module:
         entry = WEIGHT_FILES[name]
         path = find_file(self.folder, entry)
-        check_digest(path, entry, read_lock(self.folder).get(path.name))
+        # Known from here on: reading the file again for `digest` would take as long as loading it.
+        if digest := check_digest(path, entry, read_lock(self.folder).get(path.name)):
+            self._digests[name] = digest
         state = read_state_dict(path, entry)
-        enable_expandable_segments(self.device)
         state = self._place(state)
-        with torch.device("meta"):
+        with networks.IMPORTS, torch.device("meta"):
             network = networks.build(name, **parts)
         for prefix, part in parts.items():
             state |= {f"{prefix}.{key}": tensor for key, tensor in part.state_dict().items()}

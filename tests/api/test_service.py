@@ -46,8 +46,26 @@ def test_probes(api: RunningApi) -> None:
     with api.live_worker(PREVIEW):
         ready = api.client.get("/readyz")
         assert ready.status_code == 200
-        assert set(ready.json()["parts"]) == {"redis", "objects", "workers", "engine"}
+        assert set(ready.json()["parts"]) == {"redis", "objects", "workers", "engine", "kernels"}
         assert ready.json()["parts"]["engine"] == "preview"
+
+
+def test_readiness_tells_which_kernels_run(api: RunningApi) -> None:
+    cards = {name: WorkerInfo(id=name, engines=[PREVIEW], started_at=datetime.now(UTC)) for name in ("one", "two")}
+
+    def told(**kernels: str | None) -> str:
+        for name, state in kernels.items():
+            api.store.workers.report(cards[name].model_copy(update={"kernels": state}), 60)
+        return api.client.get("/readyz").json()["parts"]["kernels"]
+
+    try:
+        assert told(one=None) == "none"
+        assert told(one="plain") == "plain"
+        assert told(two="compiled") == "1 compiled, 1 plain"
+        assert told(one="compiled") == "compiled"
+    finally:
+        for name in cards:
+            api.store.workers.forget(name)
 
 
 def test_not_ready_without_the_engine_of_the_deployment(redis_url: str, tmp_path: Path) -> None:
@@ -93,7 +111,7 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
     api.finish(api.new_job())
     api.fail(api.new_job())
     memory = GpuMemory(device="cuda:0", used_bytes=5_000, total_bytes=80_000)
-    card = WorkerInfo(id="w", engines=[PREVIEW], started_at=datetime.now(UTC), gpu_memory=[memory])
+    card = WorkerInfo(id="w", engines=[PREVIEW], started_at=datetime.now(UTC), gpu_memory=[memory], kernels="mixed")
     api.store.workers.report(card, 60)
     try:
         text = api.client.get("/metrics").text
@@ -104,6 +122,8 @@ def test_metrics_of_jobs_and_devices(api: RunningApi) -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+    assert samples["retalking_workers_kernels", ("kernels", "mixed")] == 1
+    assert samples["retalking_workers_kernels", ("kernels", "compiled")] == 0
     assert samples["retalking_jobs_finished_total", ("status", "succeeded")] >= 1
     assert samples["retalking_jobs_failed_total", ("code", "face_not_found")] >= 1
     assert samples["retalking_job_run_seconds_count",] >= 1

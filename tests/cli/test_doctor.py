@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from cli.doctor import NEED_REDIS, check_clock
+from cli.doctor import NEED_REDIS, check_clock, check_kernels
 from cli.keys import make_key
 from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import open_store
@@ -207,3 +207,29 @@ def test_a_broken_engine_plug_in_is_named(
     assert "no_such_module_of_test" in row["found"]
     assert findings["engine preview"][0]["state"] == "ok"
     assert findings["engine videoretalking"][0]["state"] == "warning"
+
+
+def test_the_state_of_compiled_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from retalking_core.networks import kernels
+
+    cache = kernels.KernelCache(tmp_path / "compiled", torch.device("cpu"), 16)
+    settings = Settings(_env_file=None)
+    monkeypatch.setattr(kernels, "missing_build_tools", lambda: None)
+    assert check_kernels(settings, cache).state == "ok"
+    monkeypatch.setattr(kernels, "missing_build_tools", lambda: "There is no C compiler.")
+    found = check_kernels(settings, cache)
+    assert (found.state, found.remedy.startswith("There is no C compiler.")) == ("warning", True)
+    (tmp_path / "bundles").mkdir()
+    (tmp_path / "bundles" / "broken.zip").write_bytes(b"PK")
+    found = check_kernels(settings.model_copy(update={"kernels_dir": tmp_path / "bundles"}), cache)
+    assert found.state == "warning"
+    assert "broken.zip is damaged" in found.remedy
+    for name in kernels.compiled_names():
+        cache.mark(name)
+    cache.write_bundle(tmp_path / "bundles", kernels.compiled_names())
+    assert check_kernels(settings, cache).state == "ok"
+    other = kernels.KernelCache(tmp_path / "other", torch.device("cpu"), 16)
+    found = check_kernels(settings.model_copy(update={"kernels_dir": tmp_path / "bundles"}), other)
+    assert found.state == "ok"
+    assert cache.bundle_name in found.found

@@ -12,10 +12,14 @@ import pytest
 from rich.console import Console
 
 from cli.dataset import Pairing, result_names
-from cli.rendering import open_stages
+from cli.rendering import RenderRequest, open_renderer, open_stages
+from jobs.settings import Settings
+from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.progress import Progress
+from retalking_core.vocabulary.options import JobOptions
 from tests.cli.conftest import Ended, media_seconds
 from tests.media.clips import make_png
+from worker.engines import EngineSet
 
 Call = Callable[..., Ended]
 
@@ -152,3 +156,23 @@ def test_a_wrong_file_of_segments_is_one_line(call: Call, tmp_path: Path, portra
         assert "Traceback" not in done.err
     both = call("run", str(portrait), str(short_speech), "--segments", str(listed), "-o", "out.mp4")
     assert both.code == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "once", "used"), [("background", True, "plain"), ("background", False, "background")]
+)
+@pytest.mark.parametrize("waits", [False, True])
+def test_one_clip_does_not_begin_to_compile(
+    asked: str, once: bool, used: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that are compiled in the background would come after it; who asks to wait for them gets them."""
+    seen: list[str] = []
+
+    def load(settings: Settings, *_: object) -> EngineSet:
+        seen.append(settings.kernels)
+        return EngineSet({"preview": PreviewEngine()})
+
+    monkeypatch.setattr("worker.engines.load_engines", load)
+    settings = Settings(_env_file=None, kernels="before_ready" if waits else asked)
+    open_renderer(RenderRequest(JobOptions(engine="preview")), settings, Console(), once=once)
+    assert seen == ["before_ready" if waits else used]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from retalking_core.vocabulary.engines import KernelState
+
 
 class Warped(NamedTuple):
     flow_field: Tensor
@@ -39,6 +41,7 @@ class StandIns:
 
     def __init__(self, fits: int = 1000, **replaced: Callable[..., Any]) -> None:
         self.asked: dict[str, list[int]] = {}
+        self.kernel_state: KernelState | None = None
         self._fits, self._replaced, self._classes = fits, replaced, class_map()
 
     def digest(self, name: str) -> str:
@@ -46,6 +49,9 @@ class StandIns:
 
     def run_in_float32(self, name: str) -> bool:
         return False
+
+    def kernels(self) -> KernelState | None:
+        return self.kernel_state
 
     def get(self, name: str) -> Callable[..., Any]:
         plain = getattr(self, f"_{name}")

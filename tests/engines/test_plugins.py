@@ -19,7 +19,7 @@ from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.engines.videoretalking.engine import NETWORKS
 from retalking_core.engines.videoretalking.plugin import chosen_tracker, computes_fast, obstacle
 from retalking_core.errors import EngineUnavailableError
-from retalking_core.networks import inference
+from retalking_core.networks import kernels
 from retalking_core.weights.checkpoint import SYNTHETIC_RECORD
 from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES
 from tests.api.running import ROOT
@@ -248,8 +248,7 @@ def test_the_engine_needs_the_weights_that_the_table_says() -> None:
         ("fast", True, True),
     ],
 )
-def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "missing_build_tools", lambda: None)
+def test_fast_where_a_gpu_is(asked: str, has_cuda: bool, fast: bool) -> None:
     assert computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference=asked), has_cuda) is fast
 
 
@@ -268,7 +267,5 @@ def test_nothing_to_compile_with_is_said(missing: str, tmp_path: Path, monkeypat
         compiler.touch(mode=0o755)
         monkeypatch.setenv("CC", str(compiler))
         monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
-    told = "apt-get install g\\+\\+" if missing == "compiler" else "apt-get install libpython3-dev"
-    assert not computes_fast(EngineEnvironment(NOWHERE, NOWHERE), has_cuda=True)
-    with pytest.raises(EngineUnavailableError, match=told):
-        computes_fast(EngineEnvironment(NOWHERE, NOWHERE, inference="fast"), has_cuda=True)
+    told = "apt-get install g++" if missing == "compiler" else "apt-get install libpython3-dev"
+    assert told in (kernels.missing_build_tools() or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,19 @@ import torch
 from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
-from retalking_core.errors import EngineFaultError, FaceMissingError, FaceNotFoundError, OptionUnsupportedError
+from retalking_core.errors import (
+    EngineFaultError,
+    FaceMissingError,
+    FaceNotFoundError,
+    OptionUnsupportedError,
+    RenderCanceled,
+)
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import RenderOptions
-from retalking_core.progress import Progress
+from retalking_core.progress import Progress, ignore_progress
+from retalking_core.threads import Turns
 from retalking_core.types import Frame, RenderReport
 from tests.engines.stand_ins import StandIns, speaking_enet
 from tests.faces.clips import backdrop, portrait, write_clip
@@ -267,3 +275,46 @@ def _spoiled(result: object) -> object:
         return result
     parts = [_spoiled(part) for part in result]
     return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+
+
+def test_kernels_do_not_change_within_a_render_and_the_report_names_them(
+    clip: Path, speech: Path, tmp_path: Path
+) -> None:
+    networks = StandIns()
+    networks.kernel_state = "plain"
+    engine = VideoRetalkingEngine(networks)
+    engine.turns = Turns(idle_s=0, patience_s=0)
+    during: list[str | None] = []
+
+    def swap() -> None:
+        with engine.turns.between_jobs():
+            networks.kernel_state = "compiled"
+
+    def watch(_: Progress) -> None:
+        if len(during) == 1:  # the first word comes before the turn
+            thread.start()
+        during.append(engine.kernels)
+
+    thread = threading.Thread(target=swap)
+    first = render_files(engine, clip, speech, tmp_path / "first.mp4", RenderOptions(), watch)
+    thread.join(30)
+    assert first.kernels == "plain"
+    assert len(during) > 2
+    assert set(during) == {"plain"}
+    second = render_files(engine, clip, speech, tmp_path / "second.mp4", RenderOptions(), ignore_progress)
+    assert second.kernels == "compiled"
+
+
+def test_a_job_that_waits_for_kernels_can_be_canceled(clip: Path, speech: Path, tmp_path: Path) -> None:
+    engine, seen = VideoRetalkingEngine(StandIns()), list[int]()
+
+    def cancel(progress: Progress) -> None:
+        seen.append(progress.done)
+        if progress.done == 2:
+            raise RenderCanceled("not wanted any more")
+
+    with engine.turns.between_jobs(), pytest.raises(RenderCanceled):
+        render_files(engine, clip, speech, tmp_path / "result.mp4", RenderOptions(), cancel)
+    assert seen[-2:] == [1, 2], "waiting counts as progress"
+    assert not list(tmp_path.iterdir())
+    render_files(engine, clip, speech, tmp_path / "result.mp4", RenderOptions(), ignore_progress)

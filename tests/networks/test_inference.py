@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -18,6 +19,7 @@ from retalking_core.networks.inference import (
     FOLDABLE,
     HALF_ALLOWED,
     REFERENCE,
+    InferenceNetwork,
     InferenceVariant,
     optimize_for_inference,
     prepare,
@@ -207,7 +209,14 @@ def test_half_precision_weights_are_cast_once_except_where_positions_hang_on_the
     assert network.mapping_net.first[0].weight.dtype == torch.float32
 
 
-def test_tf32_is_allowed_only_where_the_variant_says_so() -> None:
+@pytest.fixture
+def seemingly_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switches are for CUDA alone. Autocast warns, and does nothing."""
+    monkeypatch.setattr(InferenceNetwork, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+
+def test_tf32_is_allowed_only_where_the_variant_says_so(seemingly_on_cuda: None) -> None:
     seen: list[bool] = []
 
     class Probe(nn.Linear):
@@ -220,3 +229,32 @@ def test_tf32_is_allowed_only_where_the_variant_says_so() -> None:
         prepare("dnet", Probe(2, 2), InferenceVariant(precision))(torch.zeros(1, 2))
     assert seen == [False, True, True]
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_networks_in_several_threads_see_their_own_switches(seemingly_on_cuda: None) -> None:
+    """torch's permission for TF32 belongs to the process: an evaluation beside a render must not change it under it."""
+    seen: dict[str, set[bool]] = {"fp32": set(), "tf32": set()}
+
+    class Probe(nn.Linear):
+        precision = ""
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen[self.precision].add(torch.backends.cudnn.allow_tf32)
+            result = super().forward(x)
+            threading.Event().wait(0.0005)  # lets the other thread in
+            seen[self.precision].add(torch.backends.cudnn.allow_tf32)
+            return result
+
+    def work(precision: str) -> None:
+        probe = Probe(2, 2)
+        probe.precision = precision
+        network = prepare("arcface", probe, InferenceVariant(precision))  # type: ignore[arg-type]
+        for _ in range(50):
+            network(torch.zeros(1, 2))
+
+    threads = [threading.Thread(target=work, args=(precision,)) for precision in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"fp32": {False}, "tf32": {True}}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from retalking_core import errors
 from retalking_core.digests import file_sha256
 from retalking_core.networks.inference import REFERENCE, InferenceVariant
+from retalking_core.weights import checkpoint
+from retalking_core.weights import store as store_module
 from retalking_core.weights.checkpoint import verify_file
 from retalking_core.weights.store import NetworkStore
 from retalking_core.weights.synthesis import synthesize, synthetic_state_dict, write_checkpoint
@@ -118,3 +122,48 @@ def test_verify_finds_a_flipped_bit_that_loading_would_not(tmp_path: Path) -> No
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
     assert isinstance(verify_file(tmp_path, entry).problem, errors.WeightsTruncatedError)
+
+
+def test_threads_that_load_at_once_get_one_copy_of_each(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, loads = NetworkStore(folder), list[str]()
+    load = store._load
+
+    def counted(name: str, parts: Mapping[str, nn.Module]) -> nn.Module:
+        loads.append(name)
+        return load(name, parts)
+
+    monkeypatch.setattr(store, "_load", counted)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(store.get, ("enet", "lnet", "syncnet", "enet", "lnet", "syncnet")))
+    assert sorted(loads) == ["enet", "lnet", "syncnet"]
+    assert found[:3] == found[3:]
+    assert found[0].network.low_res is found[1].network
+
+
+def test_a_file_is_read_once_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_checkpoint(tmp_path, WEIGHT_FILES["syncnet"], 1)
+    (tmp_path / LOCK_NAME).unlink()
+    read: list[Path] = []
+
+    def counted(file: Path) -> str:
+        read.append(file)
+        return file_sha256(file)
+
+    for module in (checkpoint, store_module):
+        monkeypatch.setattr(module, "file_sha256", counted)
+    store = NetworkStore(tmp_path)
+    store.get("syncnet")
+    assert store.digest("syncnet").startswith(file_sha256(path))
+    assert read == [path]
+
+
+def test_the_state_of_kernels_is_that_of_the_loaded_networks(folder: Path) -> None:
+    variant = InferenceVariant(compiled_batch=2)
+    store = NetworkStore(folder, variants={"enet": variant, "lnet": variant})
+    assert store.kernels() is None
+    store.get("syncnet")
+    assert store.kernels() is None, "no network that can be compiled"
+    network = store.get("enet")
+    assert store.kernels() == "plain"
+    network._compiled = (network.network,)
+    assert store.kernels() == "compiled", "LNet runs as part of ENet"

@@ -6,7 +6,8 @@ Small numbers only (about 3 kB a frame), so that a long clip costs no memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core import __version__
-from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
+from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram, mel_windows
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.device import download, upload
 from retalking_core.engines.original.stages import first_rectangle
-from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, ValidatingNetworks, in_groups
+from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import (
     FaceAnalysis,
     FaceCacheSession,
@@ -51,6 +52,8 @@ from retalking_core.stages.regions import (
     region_side,
 )
 from retalking_core.stages.stabilize import (
+    WINDOW_BEFORE,
+    WINDOW_LENGTH,
     expression_of,
     load_template,
     regress_coefficients,
@@ -152,53 +155,160 @@ def crop_256(frames: list[Frame], places: FacePlaces, color: ColorTags, device: 
     return crop_resized(regions.pictures, crops, CROP_PX).flip(1)
 
 
-def read_coefficients(
-    source: FrameSource,
-    faces: ClipFaces,
-    networks: ValidatingNetworks,
-    batches: AdaptiveBatcher,
-    on_frame: Callable[[int, int], None],
-) -> NDArray[np.float32]:
-    """f32 [n, 262], zero where no face is visible."""
-    regressor = networks.get("deep3d")
-    numbers = np.flatnonzero(faces.visible)
+@dataclass(frozen=True)
+class _Regressed:
+    """Rows f32 [b, 262] of the frames `at`, on their way from the device: complete once `done` is."""
 
-    def regress(items: Sequence[tuple[int, Frame]]) -> tuple[NDArray[np.int64], Tensor]:
+    at: NDArray[np.int64]
+    rows: Tensor
+    findings: OutputChecks
+    done: torch.cuda.Event | None
+
+
+class CoefficientReader:
+    """Reads the coefficients of one face as far as drawing needs them, and no farther ahead than that takes no wait.
+
+    Drawing a frame needs those of its neighbors in the same run (`WINDOW_BEFORE`, `WINDOW_LENGTH`). `reach` starts two
+    batches beyond them, so that the device has done what it waits for before the drawing that was started meanwhile.
+    Batches are the same ones whoever calls what when: so are the numbers.
+    """
+
+    def __init__(
+        self, source: FrameSource, faces: ClipFaces, networks: ValidatingNetworks, batches: AdaptiveBatcher
+    ) -> None:
+        self._faces, self._networks, self._batches, self._color = faces, networks, batches, source.info.color
+        self._count = len(faces.visible)
+        self._numbers = np.flatnonzero(faces.visible)
+        frames = PrefetchingFrameSource(source, AHEAD).frames_at(self._numbers.tolist())
+        self._groups = in_groups(zip(self._numbers.tolist(), frames, strict=True), batches.size)
+        self._frames = frames
+        self._running: deque[_Regressed] = deque()
+        self._windows: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self.rows = np.zeros((self._count, 262), np.float32)
+        """f32 [n, 262], zero where no face is visible; complete after `finish`."""
+        # Frames before which batches were started, rows are there, and windows are filled.
+        self._started = self._known = self._filled = 0
+
+    def windows(self, template: NDArray[np.float32]) -> NDArray[np.float32]:
+        """f32 [n, 73, 26]: each frame among its neighbors of the same run, with the template's expression; zero where
+        no face is visible. Filled as the reading goes on."""
+        windows = np.zeros((self._count, 73, 26), np.float32)
+        self._windows.append((windows, template))
+        return windows
+
+    def reach(self, frame: int) -> None:
+        """The windows of all frames up to this one are filled on return. Raises: EngineFaultError."""
+        if frame < self._filled:
+            return
+        needed = min(frame + WINDOW_LENGTH - WINDOW_BEFORE, self._count)
+        while self._started < min(needed + 2 * self._batches.size, self._count):
+            self._start()
+        while self._known < needed:
+            self._settle()
+        self._fill()
+
+    @property
+    def frames(self) -> int:
+        """How many show the face."""
+        return len(self._numbers)
+
+    def finish(self, on_frame: Callable[[int], None]) -> None:
+        """Read the rest."""
+        while self._started < self._count:
+            self._start()
+            on_frame(int(np.searchsorted(self._numbers, self._started)))
+        while self._known < self._count:
+            self._settle()
+        self._fill()
+
+    def close(self) -> None:
+        """Stop decoding ahead."""
+        if isinstance(self._frames, Generator):
+            self._frames.close()
+
+    def _start(self) -> None:
+        group = next(self._groups, None)
+        if group is None:
+            self._started = self._count
+            return
+        for at, rows in self._batches.run(group, self._regress):
+            host, done = download(rows), None
+            if self._networks.device.type == "cuda":
+                done = torch.cuda.Event()
+                done.record()
+            self._running.append(_Regressed(at, host, self._networks.findings(), done))
+        self._started = group[-1][0] + 1
+
+    def _regress(self, items: Sequence[tuple[int, Frame]]) -> tuple[NDArray[np.int64], Tensor]:
         at = np.array([number for number, _ in items])
-        places = faces.at(at)
-        pictures = crop_256([frame for _, frame in items], places, source.info.color, networks.device)
-        return at, regress_coefficients(regressor, pictures, places.scaled())
+        places = self._faces.at(at)
+        pictures = crop_256([frame for _, frame in items], places, self._color, self._networks.device)
+        return at, regress_coefficients(self._networks.get("deep3d"), pictures, places.scaled())
 
-    frames = PrefetchingFrameSource(source, AHEAD).frames_at(numbers.tolist())
-    found: list[tuple[NDArray[np.int64], Tensor]] = []
-    done = 0
-    for group in in_groups(zip(numbers.tolist(), frames, strict=True), batches.size):
-        found += batches.run(group, regress)
-        done += len(group)
-        on_frame(done, len(numbers))
-    return _gathered(found, len(faces.visible), networks)
+    def _settle(self) -> None:
+        """Take in the oldest batch; without one, only frames without a face are left."""
+        if not self._running:
+            self._known = self._started
+            return
+        batch = self._running.popleft()
+        if batch.done is not None:
+            batch.done.synchronize()
+        batch.findings.check()
+        self.rows[batch.at] = batch.rows.numpy()
+        self._known = int(batch.at[-1]) + 1
+
+    def _fill(self) -> None:
+        filled = self._count if self._known >= self._count else self._filled
+        for start, stop in self._faces.runs:
+            ready = stop if self._known >= stop else self._known - (WINDOW_LENGTH - WINDOW_BEFORE - 1)
+            frames = np.arange(max(start, self._filled), ready)
+            for windows, template in self._windows if len(frames) else ():
+                windows[frames] = semantic_windows(self.rows[start:stop], frames - start, template=template)
+            if ready < stop:
+                filled = max(filled, ready)
+                break
+            filled = max(filled, stop)
+        self._filled = filled
 
 
-def _gathered(
-    found: list[tuple[NDArray[np.int64], Tensor]], count: int, networks: ValidatingNetworks
+def plan_windows(
+    coefficients: NDArray[np.float32], faces: ClipFaces, template: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Rows from the device into their places, once all work on them is done."""
-    result = np.zeros((count, 262), np.float32)
-    rows, findings = download(torch.cat([row for _, row in found])), networks.findings()
-    if networks.device.type == "cuda":
-        torch.cuda.current_stream(networks.device).synchronize()
-    findings.check()
-    result[np.concatenate([at for at, _ in found])] = rows.numpy()
-    return result
-
-
-def plan_windows(analysis: FaceAnalysis, faces: ClipFaces, template: NDArray[np.float32]) -> NDArray[np.float32]:
-    """f32 [n, 73, 26]: each frame among its neighbors of the same run, with the template's expression."""
-    coefficients = analysis.coefficients
+    """f32 [n, 73, 26], as of `CoefficientReader.windows`, of coefficients that are known."""
     windows = np.zeros((len(coefficients), 73, 26), np.float32)
     for start, stop in faces.runs:
         windows[start:stop] = semantic_windows(coefficients[start:stop], np.arange(stop - start), template=template)
     return windows
+
+
+@dataclass(frozen=True)
+class PendingAnalysis:
+    """A clip's analysis, whose windows are filled while it is used.
+
+    readers: of the faces that no cache knew, each with the session that remembers what it reads, and the face's track.
+    """
+
+    analysis: ClipAnalysis
+    readers: tuple[tuple[CoefficientReader, FaceCacheSession, FaceTrack], ...]
+
+    def reach(self, frame: int) -> None:
+        """See `CoefficientReader.reach`."""
+        for reader, _, _ in self.readers:
+            reader.reach(frame)
+
+    def finish(self, on_frame: Callable[[int, int], None]) -> ClipAnalysis:
+        """Read the rest, and remember it. on_frame: frames with a face that were read, of all."""
+        before, total = 0, sum(reader.frames for reader, _, _ in self.readers)
+        for reader, session, track in self.readers:
+            offset = before
+            reader.finish(lambda done, offset=offset: on_frame(offset + done, total))  # type: ignore[misc]
+            session.remember(FaceAnalysis(track, reader.rows))
+            before += reader.frames
+        return self.analysis
+
+    def close(self) -> None:
+        for reader, _, _ in self.readers:
+            reader.close()
 
 
 @dataclass(frozen=True)
@@ -222,15 +332,15 @@ def speech_windows(speaker: Speaker, frames: int) -> NDArray[np.float32]:
     """The sound of each output frame, f32 [frames, 80, 16], zero between the lines."""
     windows = np.zeros((frames, BANDS, WINDOW_FRAMES), np.float32)
     for line in speaker.lines:
-        spoken = mel_windows(mel_spectrogram_librosa(line.speech), line.timeline.fps, len(line.frames))
+        spoken = mel_windows(mel_spectrogram(line.speech), line.timeline.fps, len(line.frames))
         windows[line.frames.start : line.frames.stop] = spoken
     return windows
 
 
 # Those that the face memory hangs on.
 REFERENCE_NETWORKS = ("deep3d", "dnet", "gpen512", "parsenet")
-# Share of the whole render that the first pass takes: half for the track, half for the coefficients.
-ANALYZE_SHARE = 0.2
+# Share of the whole render that the first pass takes, and of it the track, before the coefficients.
+ANALYZE_SHARE, TRACK_SHARE = 0.2, 0.1
 
 
 class ClipAnalyzer:
@@ -306,12 +416,12 @@ class ClipAnalyzer:
         sessions: dict[Look, FaceCacheSession],
         count: int,
         progress: ProgressHook,
-    ) -> ClipAnalysis:
-        """Pass one: a track for each face, coefficients, and what follows from both."""
-        steps, done = len({speaker.face for speaker in clip.speakers}) + len(sessions), 0
+    ) -> PendingAnalysis:
+        """Pass one: a track for each face, what follows from it, and readers of the coefficients."""
+        steps, done = len({speaker.face for speaker in clip.speakers}), 0
 
         def tell(part: int, total: int) -> None:
-            progress(Progress("analyze", ANALYZE_SHARE * (done + part / total) / steps, part, total))
+            progress(Progress("analyze", TRACK_SHARE * (done + part / total) / steps, part, total))
 
         def track(_number: int, choice: FaceChoice) -> FaceTrack:
             nonlocal done
@@ -329,23 +439,26 @@ class ClipAnalyzer:
         tracks = track_speakers(clip, options, track)
         looks = list(sessions)
         faces = {face: self._locate(found, count, source, options) for face, found in tracks.items()}
-        for look, session in sessions.items():
-            if session.analysis is None:
-                batches = AdaptiveBatcher(self._batch_size)
-                rows = read_coefficients(source, faces[look[0]], self._networks, batches, tell)
-                session.remember(FaceAnalysis(tracks[look[0]], rows))
-            done += 1
+        readers = {
+            look: CoefficientReader(source, faces[look[0]], self._networks, AdaptiveBatcher(self._batch_size))
+            for look, session in sessions.items()
+            if session.analysis is None
+        }
 
         def learn(speaker: Speaker) -> SpeakerAnalysis:
             look, found = (speaker.face, speaker.expression), faces[speaker.face]
-            analysis, order = sessions[look].analysis, clip.timeline.source_index
-            assert analysis is not None  # remembered above
-            seen, speaks = analysis.track.uncovered().visible[order], speaker.speaks(clip.frames)
-            covered = np.zeros_like(seen) if analysis.track.covered is None else analysis.track.covered[order]
+            known, track, order = sessions[look].analysis, tracks[speaker.face], clip.timeline.source_index
+            seen, speaks = track.uncovered().visible[order], speaker.speaks(clip.frames)
+            covered = np.zeros_like(seen) if track.covered is None else track.covered[order]
+            template = self._expression(speaker.expression)
             return SpeakerAnalysis(
                 look=looks.index(look),
                 faces=found,
-                windows=plan_windows(analysis, found, self._expression(speaker.expression)),
+                windows=(
+                    readers[look].windows(template)
+                    if known is None
+                    else plan_windows(known.coefficients, found, template)
+                ),
                 sound=speech_windows(speaker, clip.frames),
                 strength=effect_strength(seen, speaks, clip.timeline.fps),
                 still=self._still(source, found) if options.one_shot else None,
@@ -354,7 +467,10 @@ class ClipAnalyzer:
             )
 
         speakers = tuple(map(learn, clip.speakers))
-        return ClipAnalysis(clip.timeline, speakers, source.info.color, source.info.height)
+        analysis = ClipAnalysis(clip.timeline, speakers, source.info.color, source.info.height)
+        return PendingAnalysis(
+            analysis, tuple((reader, sessions[look], tracks[look[0]]) for look, reader in readers.items())
+        )
 
     def _locate(self, track: FaceTrack, count: int, source: FrameSource, options: RenderOptions) -> ClipFaces:
         faces = locate_faces(track, count, source, options.pads)

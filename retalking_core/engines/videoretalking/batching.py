@@ -10,6 +10,7 @@ from torch import Tensor
 
 from retalking_core.device import download
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
+from retalking_core.vocabulary.engines import KernelState
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +36,10 @@ class NetworkSource(Protocol):
         """From now on, if it ran in half precision. False when it did not: then its numbers are its own."""
         ...
 
+    def kernels(self) -> KernelState | None:
+        """What the networks run that can be compiled; None if there are none."""
+        ...
+
 
 class ValidatingNetworks:
     """Networks whose results are looked at: NaN or a picture of one color never leaves.
@@ -55,6 +60,9 @@ class ValidatingNetworks:
 
     def run_in_float32(self, name: str) -> bool:
         return self._source.run_in_float32(name)
+
+    def kernels(self) -> KernelState | None:
+        return self._source.kernels()
 
     def get(self, name: str) -> Callable[..., Any]:
         network = self._source.get(name)

@@ -1,34 +1,38 @@
 """The videoretalking engine: the whole method, top to bottom (Cheng et al., SIGGRAPH Asia 2022).
 
-First pass, `ClipAnalyzer`: follow the face, read its 3DMM coefficients. Second pass, `FrameRenderer.render_batch`:
-neutralize the expression, enhance the face, draw the lips, restore the face, composite it into the frame. Memory does
-not grow with the clip's length, except for the numbers of the first pass.
+First pass, `ClipAnalyzer`: follow the face. Second pass, `FrameRenderer.render_batch`: neutralize the expression,
+enhance the face, draw the lips, restore the face, composite it into the frame. `CoefficientReader` reads the face's
+3DMM coefficients beside it, just in time. Memory does not grow with the clip's length, except for the numbers of the
+first pass.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
-from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import (
     AHEAD,
     ANALYZE_SHARE,
+    TRACK_SHARE,
     ClipAnalysis,
     ClipAnalyzer,
+    DrawnFrame,
+    PendingAnalysis,
     SpeakerAnalysis,
     shown_frames,
 )
@@ -44,19 +48,21 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.writer import ResultWriter, output_size
-from retalking_core.networks import INPUT_SHAPES
-from retalking_core.networks.enet import ENet
+from retalking_core.networks import IMPORTS
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
-from retalking_core.stages.lips import fixed_noise
-from retalking_core.threads import EncoderThread
-from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
+from retalking_core.threads import EncoderThread, Turns
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
+from retalking_core.vocabulary.engines import KernelState
+from retalking_core.vocabulary.stages import JobStage
 from retalking_core.weights.templates import TEMPLATE_KEYS
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
 REPORT_EVERY = 4
+# Threads that load networks at the start.
+LOADERS = 4
 # Frames kept between the two passes: about 5 s of 1080p. A longer video is decoded again.
 KEPT_BYTES = 2**29
 Looked = TypeVar("Looked")
@@ -64,19 +70,10 @@ MADE_BY = "Synthetic media: lip-sync by Retalking, engine videoretalking."
 UNTRAINED = "SYNTHETIC WEIGHTS: made with generated checkpoints that were never trained; not a usable result."
 
 
-def warm_up_network(name: str, network: Callable[..., object], device: torch.device) -> None:
-    """One call with inputs of the right sizes, as the engine makes it."""
-    network(*(torch.zeros(1, *shape, device=device) for shape in INPUT_SHAPES[name]), **call_options(name, device))
-
-
-def call_options(name: str, device: torch.device) -> dict[str, object]:
-    """What the engine gives a network besides its batch."""
-    return {"noises": fixed_noise(ENet.noise_sizes, 0, device)} if name == "enet" else {}
-
-
 class VideoRetalkingEngine:
     """An `Engine` on the method's networks. templates: the original's expression file, if there is one.
-    cache: keeps what depends on the video alone for the next speech; absent, nothing is kept."""
+    cache: keeps what depends on the video alone for the next speech; absent, nothing is kept. `turns`: whoever changes
+    the networks waits for theirs."""
 
     def __init__(
         self,
@@ -88,7 +85,7 @@ class VideoRetalkingEngine:
         batch_size: int | None = None,
         cache: FaceCache | None = None,
     ) -> None:
-        self._networks = ValidatingNetworks(networks)
+        self._networks, self.turns = ValidatingNetworks(networks), Turns()
         self._limits, self._cache, self._templates = limits, cache, templates
         self._tracker = tracker or DlibFaceTracker()
         self._batch_size = batch_size or (BATCH_CUDA if networks.device.type == "cuda" else BATCH_CPU)
@@ -105,19 +102,26 @@ class VideoRetalkingEngine:
             face_margin=1.0,  # the aligned crop that it restores and composites reaches no farther
         )
 
+    @property
+    def kernels(self) -> KernelState | None:
+        """What the networks run at this moment, see `RenderReport`."""
+        return self._networks.kernels()
+
     def warm_up(self) -> None:
-        """Load the tracker and every network that a plain render needs. On a GPU each runs once: what is compiled is
-        compiled now (or read from the compiler's cache), and not by the first job."""
-        on_gpu = self._networks.device.type == "cuda"
-        for name in NETWORKS:
-            network = self._networks.get(name)
-            if on_gpu and name in INPUT_SHAPES:
-                warm_up_network(name, network, self._networks.device)
-        self._tracker.warm_up()
-        mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
-        self._networks.findings()
-        if on_gpu:
-            torch.cuda.empty_cache()  # of trying out algorithms; the device may have other slots
+        """Load the tracker and every network that a plain render needs, side by side: reading files, checking their
+        digests, copying to the device and importing hinder one another little."""
+
+        def load(name: str) -> None:
+            self._networks.get(name)
+            self._networks.digest(name)
+
+        with self.turns.job(), ThreadPoolExecutor(LOADERS, thread_name_prefix="weights") as pool:
+            # LNet is loaded with ENet, whose part it is.
+            loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
+            with IMPORTS:
+                self._tracker.warm_up()
+            for each in loading:
+                each.result()
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
@@ -127,7 +131,12 @@ class VideoRetalkingEngine:
         out_of_memory, and what a missing or damaged weight file is refused for."""
         clock = StageClock()
 
-        def draw(source: CachingFrameSource, scene: ClipAnalysis, memories: list[FaceCacheSession]) -> RenderReport:
+        def draw(
+            source: CachingFrameSource, pending: PendingAnalysis, memories: list[FaceCacheSession]
+        ) -> RenderReport:
+            scene = pending.analysis
+            if source.held(clip.video) is None:
+                pending.finish(_tell_coefficients(progress))  # or the clip would be decoded twice at a time
             metadata = self._metadata()
             writer = ResultWriter(result, source.info, scene.timeline, clip.sound, options.output, metadata, clip.tap)
             if clip.tap is not None:
@@ -139,14 +148,16 @@ class VideoRetalkingEngine:
                 progress(Progress("synthesize", share, done, total))
 
             everything = range(len(scene.timeline.source_index))
-            notes = self._draw(source, scene, everything, options, memories, writer, clock, tell)
+            notes = self._draw(source, pending, everything, options, memories, writer, clock, tell)
+            if self._cache is not None:
+                pending.finish(lambda _done, _total: tell(len(everything), len(everything)))
             progress(Progress("synthesize", 1.0, len(everything), len(everything)))
             for memory in memories:
                 memory.keep()
             outcomes = {memory.outcome for memory in memories}
             face_cache = outcomes.pop() if len(outcomes) == 1 else "partial"
             report = self._report(clip, scene, options, clock.times_s, notes, face_cache)
-            return replace(report, held=source.held(clip.video))
+            return replace(report, held=source.held(clip.video), kernels=self.kernels)
 
         return self._analyze(clip, result.parent, options, progress, clock, draw)
 
@@ -162,7 +173,7 @@ class VideoRetalkingEngine:
             options,
             progress,
             clock,
-            lambda _source, found, _memories: save_analysis(scene, found),
+            lambda _source, pending, _memories: save_analysis(scene, pending.finish(_tell_coefficients(progress))),
         )
         return DrawingReport(dict(clock.times_s))
 
@@ -176,12 +187,13 @@ class VideoRetalkingEngine:
         def tell(done: int, total: int) -> None:
             progress(Progress("synthesize", done / total, done, total))
 
-        with ExitStack() as opened:
+        with self._turn("synthesize", progress), ExitStack() as opened:
             memories = [
                 opened.enter_context(self._analysis.memory(None, video, 0, options, result.parent, progress))
                 for _ in range(found.looks)
             ]
-            notes = self._draw(source, found, segment, options, memories, writer, clock, tell)
+            pending = PendingAnalysis(found, ())
+            notes = self._draw(source, pending, segment, options, memories, writer, clock, tell)
         return DrawingReport(dict(clock.times_s), notes)
 
     def join_clip(
@@ -208,23 +220,35 @@ class VideoRetalkingEngine:
         options: RenderOptions,
         progress: ProgressHook,
         clock: StageClock,
-        then: Callable[[CachingFrameSource, ClipAnalysis, list[FaceCacheSession]], Looked],
+        then: Callable[[CachingFrameSource, PendingAnalysis, list[FaceCacheSession]], Looked],
     ) -> Looked:
-        """Do the first pass, and call `then` inside the face cache sessions."""
+        """Do the first pass, up to the coefficients, and call `then` inside the face cache sessions."""
         refuse_unsupported(options, self.capabilities, has_original_arithmetic=True)
         progress(Progress("analyze", 0.0))
-        self._networks.findings()  # of a render that ended early
         source, timeline = CachingFrameSource(clip.source, KEPT_BYTES), clip.timeline
         count = analyzed_count(int(timeline.source_index.max()), source.info.frame_count)
-        with self._analysis.sessions(self._cache, clip, count, options, scratch, progress) as sessions:
+        with (
+            self._turn("analyze", progress),
+            self._analysis.sessions(self._cache, clip, count, options, scratch, progress) as sessions,
+        ):
+            self._networks.findings()  # of a render that ended early
             with clock.stage("analyze"):
-                scene = self._analysis.scene(clip, source, options, sessions, count, progress)
-            return then(source, scene, list(sessions.values()))
+                pending = self._analysis.scene(clip, source, options, sessions, count, progress)
+            with closing(pending):
+                return then(source, pending, list(sessions.values()))
+
+    @contextmanager
+    def _turn(self, stage: JobStage, progress: ProgressHook) -> Iterator[None]:
+        """Of a job. Networks do not change meanwhile."""
+        seen = itertools.count(1)
+        # A growing count: waiting counts as progress.
+        with self.turns.job(lambda: progress(Progress(stage, 0.0, next(seen)))):
+            yield
 
     def _draw(
         self,
         source: FrameSource,
-        scene: ClipAnalysis,
+        pending: PendingAnalysis,
         segment: range,
         options: RenderOptions,
         memories: list[FaceCacheSession],
@@ -235,12 +259,12 @@ class VideoRetalkingEngine:
         """Pass two, encoded beside it: each speaker is drawn onto the frames of the one before. Returns what there is
         to say about it."""
         self._networks.findings()
-        made_exact: list[str] = []
+        scene, made_exact = pending.analysis, list[str]()
         drawings = [
             self._renderer(scene, speaker, options, source.info, memories[speaker.look], made_exact)
             for speaker in scene.speakers
         ]
-        items = shown_frames(scene, source, segment)
+        items = _analyzed_in_time(shown_frames(scene, source, segment), pending)
         for drawing in drawings:
             items = drawing.frames(items)
 
@@ -323,6 +347,22 @@ class VideoRetalkingEngine:
             face_boxes=boxes[0],
             lines=report_lines(clip, boxes, None),
         )
+
+
+def _analyzed_in_time(items: Iterator[DrawnFrame], pending: PendingAnalysis) -> Iterator[DrawnFrame]:
+    """The frames, each once the analysis has reached it."""
+    order = pending.analysis.timeline.source_index
+    for item in items:
+        pending.reach(int(order[item.number]))
+        yield item
+
+
+def _tell_coefficients(progress: ProgressHook) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        share = TRACK_SHARE + (ANALYZE_SHARE - TRACK_SHARE) * done / total
+        progress(Progress("analyze", share, done, total))
+
+    return tell
 
 
 def _face_boxes(scene: ClipAnalysis, info: VideoInfo, options: RenderOptions) -> list[NDArray[np.float32]]:

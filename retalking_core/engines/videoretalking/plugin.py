@@ -58,11 +58,13 @@ def _has_cuda() -> bool:
 
 
 def load(environment: EngineEnvironment) -> Engine:
-    """The networks are read now: only loading shows whether the weights are right. Raises a WeightsError."""
+    """The networks are read now: only loading shows whether the weights are right. Their compiled kernels may follow
+    between jobs. Raises a WeightsError."""
     import torch
 
     from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
     from retalking_core.networks.inference import fast_variants
+    from retalking_core.networks.kernels import KernelCache, KernelSwap, compilers_at_once
     from retalking_core.weights.checkpoint import synthetic_seed
     from retalking_core.weights.store import NetworkStore
     from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, find_file
@@ -72,10 +74,7 @@ def load(environment: EngineEnvironment) -> Engine:
     if not has_cuda:
         log.warning("there is no CUDA device: the neural engine runs on the CPU, up to a minute a frame")
     variants = fast_variants(environment.inference_batch) if computes_fast(environment, has_cuda) else {}
-    if variants:
-        # A start that finds it takes 40 s instead of 3 minutes.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(environment.compiled_dir.resolve()))
-    # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
+    # face-alignment fails where numba finds no folder to write to: read-only installations whose user has no home.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.compiled_dir.resolve() / "numba"))
     networks = NetworkStore(environment.models_dir, "cuda" if has_cuda else "cpu", variants)
     engine = VideoRetalkingEngine(
@@ -88,6 +87,15 @@ def load(environment: EngineEnvironment) -> Engine:
         cache=environment.face_cache,
     )
     engine.warm_up()
+    if variants and environment.kernels != "plain":
+        # The compiler's own name for the folder.
+        folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(environment.compiled_dir.resolve()))
+        cache = KernelCache(Path(folder), networks.device, environment.inference_batch)
+        swap = KernelSwap(lambda: networks.networks, cache, engine.turns, environment.kernels_dir)
+        if environment.kernels == "before_ready":
+            swap.run(compilers_at_once())
+        else:
+            swap.start()
     return engine
 
 
@@ -108,23 +116,14 @@ def _expression_templates(models_dir: Path) -> Path | None:
 
 
 def computes_fast(environment: EngineEnvironment, has_cuda: bool) -> bool:
-    """Raises EngineUnavailableError when `fast` is asked for by name where no CUDA device is, or nothing to compile
-    with."""
+    """Raises EngineUnavailableError when `fast` is asked for by name where no CUDA device is."""
     from retalking_core.errors import EngineUnavailableError
-    from retalking_core.networks.inference import missing_build_tools
 
     if environment.inference == "fast" and not has_cuda:
         raise EngineUnavailableError(
             "RETALKING_INFERENCE=fast needs a CUDA device, and there is none; use auto or exact."
         )
-    if environment.inference == "exact" or not has_cuda:
-        return False
-    missing = missing_build_tools()
-    if missing is not None and environment.inference == "fast":
-        raise EngineUnavailableError(f"RETALKING_INFERENCE=fast compiles its networks. {missing}")
-    if missing is not None:
-        log.error("networks cannot be compiled and run in float32, several times slower. %s", missing)
-    return missing is None
+    return has_cuda and environment.inference != "exact"
 
 
 def chosen_tracker(environment: EngineEnvironment, has_cuda: bool) -> str:
