@@ -48,6 +48,9 @@ def test_memory_that_grows_is_a_violation_and_memory_that_rose_at_the_start_is_n
     warming = [(age, 100 + min(age, 100) * 2.0) for age, _ in _process(0, 0, 400)]
     judge_memory(_watch({"api": {1: _process(80, 0.1, 500)}, "webhooks": {2: warming}}), ledger)
     assert list(ledger.violations) == ["memory of the api grew"]
+    still = Ledger()
+    judge_memory(_watch({"api": {1: _process(150, 0.043, 478)}}), still)  # 155 MB an hour, but 8 MB in all
+    assert not still.violations
 
 
 def test_the_cost_of_a_job_is_compared_between_the_first_and_the_last_third() -> None:
