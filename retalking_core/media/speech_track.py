@@ -28,6 +28,12 @@ _AHEAD_BLOCKS = 2048
 
 # Containers whose players take PCM. In MP4 it is too new (ISO 23003-5).
 _PCM_MUXERS = frozenset({"mov", "matroska"})
+# Encoder, its sample format and options, by the bits of PCM (None: AAC). Of 32 bits, that of 24 takes the upper ones.
+_ENCODERS: dict[int | None, tuple[str, str, dict[str, str]]] = {
+    None: ("aac", "fltp", _AAC_OPTIONS),
+    16: ("pcm_s16le", "s16", {}),
+    24: ("pcm_s24le", "s32", {}),
+}
 
 
 class SpeechTrack:
@@ -41,7 +47,7 @@ class SpeechTrack:
         self._layout = LAYOUTS[sound.channels]
         muxer = container.format.name
         self._pcm_bits = sound.pcm_bits if muxer in _PCM_MUXERS else None
-        codec, options = ("aac", _AAC_OPTIONS) if self._pcm_bits is None else (f"pcm_s{self._pcm_bits}le", {})
+        codec, self._format, options = _ENCODERS[self._pcm_bits]
         stream = container.add_stream(codec, rate=self._rate_hz, options=options)
         assert isinstance(stream, AudioStream)
         self._stream = stream
@@ -72,11 +78,6 @@ class SpeechTrack:
                 return
             self._given = end
             yield from packets
-
-    @property
-    def _format(self) -> str:
-        """FFmpeg's name of the encoder's sample format; of 32 bits, the encoder of 24 takes the upper ones."""
-        return {None: "fltp", 16: "s16", 24: "s32"}[self._pcm_bits]
 
     def close(self) -> None:
         if self._ahead is not None:

@@ -22,11 +22,12 @@ from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.result_file import ResultFile
 from retalking_core.media.segments import SegmentWriter
-from retalking_core.media.speech import load_waveform, nearest_aac_rate, read_speech
+from retalking_core.media.speech import SoundStore, load_waveform, nearest_aac_rate, read_speech
+from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, output_size
 from retalking_core.options import OutputOptions
-from retalking_core.types import ColorTags, VideoInfo
+from retalking_core.types import ColorTags, Timeline, VideoInfo
 from tests.media import clips
 
 LIMITS = MediaLimits()
@@ -320,3 +321,28 @@ def test_the_shared_clips_come_out_as_long_as_the_speech(shared_media: Path, tmp
     speech_s = load_waveform(shared_media / "1.wav", LIMITS).duration_s
     assert abs(video_s - audio_s) <= 61 / 1350
     assert abs(video_s - speech_s) <= 61 / 1350
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+@pytest.mark.parametrize("muxer", ["mov", "matroska", "mp4"])
+def test_sound_that_was_pcm_stays_pcm_where_the_container_takes_it(muxer: str, bits: int, tmp_path: Path) -> None:
+    full = 2 ** (bits - 1)
+    samples = np.random.default_rng(1).integers(-full, full, (2, 48_000))
+    sound, path = SoundStore(48_000, 2), tmp_path / "result"
+    sound.write((samples / full).astype(np.float32))
+    sound.pcm_bits = 16 if bits == 16 else 24
+    with av.open(str(path), "w", format=muxer) as out:
+        track = SpeechTrack(out, sound, Timeline(np.arange(25), Fraction(25)))
+        out.start_encoding()
+        track.begin()
+        for packet in track.packets_until(None):
+            out.mux(packet)
+        track.close()
+    sound.close()
+    with av.open(str(path)) as made:
+        codec = made.streams.audio[0].codec_context.name
+        decoded = np.concatenate([frame.to_ndarray() for frame in made.decode(audio=0)], axis=1)
+    assert codec == ("aac" if muxer == "mp4" else f"pcm_s{bits}le")
+    if muxer != "mp4":
+        # FFmpeg keeps 24 bits in the upper ones of 32.
+        assert np.array_equal(decoded.reshape(-1, 2).T >> (8 if bits == 24 else 0), samples)
