@@ -19,7 +19,6 @@ from retalking_core.errors import InputError, UnsupportedContainerError
 from retalking_core.media.color import region_to_bgr
 from retalking_core.media.interlace import find_field_order
 from retalking_core.media.limits import DEFAULT_LIMITS as LIMITS
-from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import read_speech
 from retalking_core.media.writer import output_size
@@ -385,5 +384,5 @@ def test_a_damaged_header_that_points_before_the_file_is_a_named_error(tmp_path:
             data[place] = rng.integers(0, 256)
         path = tmp_path / f"{trial}.caf"
         path.write_bytes(data)
-        with suppress(InputError), read_speech(path, MediaLimits(max_audio_s=20)):
+        with suppress(InputError), read_speech(path, LIMITS):
             pass
