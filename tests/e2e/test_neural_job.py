@@ -1,7 +1,7 @@
 """The neural engine through HTTP: a job, and a second one on the same video that finds its face in the cache.
 
 With the weight files of RETALKING_WEIGHTS_DIR, else with generated ones. On a GPU all frames of the clip are made; two
-CPU cores take 10 s to a minute a frame, so there the speech is one frame long.
+CPU cores take 10 s to a minute a frame, so there the speech is two frames long.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import pytest
 from scipy.io import savemat
 
 from retalking_core.digests import file_sha256
-from retalking_core.weights import synthesis
-from retalking_core.weights.synthesis import draw_weights
-from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, Manifest, record
+from retalking_core.weights.synthesis import synthesize
+from retalking_core.weights.table import ENGINE_WEIGHTS, WEIGHT_FILES, LockedFile, record
 from tests.e2e.conftest import Service, running_service
 
 WEIGHTS = os.environ.get("RETALKING_WEIGHTS_DIR", "")
@@ -34,20 +33,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.media, pytest.mark.timeout(3 * CPU_FR
 
 @pytest.fixture(scope="module")
 def weights(media_dir: Path) -> Iterator[Path]:
-    """Generated ones take 1.7 GB, and are not left for pytest to keep. They hold only the first tensor of ENet's copy
-    of LNet, which nobody reads."""
+    """Generated ones take 2.2 GB, and are not left for pytest to keep."""
     if WEIGHTS:
         yield Path(WEIGHTS)
         return
-
-    def draw_once(manifest: Manifest, network: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-        copied = [key for key in manifest if key.startswith("low_res.")][1:]
-        return draw_weights({key: spec for key, spec in manifest.items() if key not in copied}, network, seed)
-
     with TemporaryDirectory(prefix="retalking-weights-") as folder:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(synthesis, "draw_weights", draw_once)
-            synthesis.synthesize(Path(folder), 1, ENGINE_WEIGHTS)
+        synthesize(Path(folder), 1, ENGINE_WEIGHTS)
         add_what_training_leaves(Path(folder))
         yield Path(folder)
 
@@ -92,7 +83,7 @@ def neural(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of it where there is a GPU, else so much as one frame takes."""
+    """All of it where there is a GPU, else so much as two frames take."""
     import torch
 
     if torch.cuda.is_available():
@@ -100,7 +91,7 @@ def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = tmp_path_factory.mktemp("speech") / "short.wav"
     with wave.open(str(media_dir / "1.wav")) as whole, wave.open(str(short), "wb") as part:
         part.setparams(whole.getparams())
-        part.writeframes(whole.readframes(round(whole.getframerate() / 22.131)))
+        part.writeframes(whole.readframes(round(2 / 22.131 * whole.getframerate())))
     return short
 
 
