@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
@@ -26,12 +27,37 @@ _PREEMPHASIS = 0.97
 def mel_spectrogram(waveform: Waveform) -> NDArray[np.float32]:
     """f32 [80, T] in -4 (silence) .. 4, T = 1 + floor(n / 200): 80 frames a second, frame k centered on sample 200 k.
 
-    Computed in float64 (Wav2Lip's analysis: pre-emphasis 0.97, 800-point Hann STFT, Slaney mel 55..7600 Hz, dB). Raises
-    ValueError when the waveform is not at 16 kHz.
+    Computed in float64 (Wav2Lip's analysis: pre-emphasis 0.97, 800-point Hann STFT, Slaney mel 55..7600 Hz, dB) with
+    numpy alone. Raises ValueError when the waveform is not at 16 kHz.
     """
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
+
+    def magnitude(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SIZE)[::HOP]
+        return np.abs(np.fft.rfft(frames * window, axis=1)).T
+
+    return _mel_levels(waveform, magnitude, mel_basis())
+
+
+def mel_spectrogram_librosa(waveform: Waveform) -> NDArray[np.float32]:
+    """`mel_spectrogram` with librosa's STFT and filters (extra `gpu`): no sample differs. The first call of a process
+    takes 2 s of CPU time for imports, and 20 s more where numba has no compiled functions in its cache."""
+    import librosa
+
+    def magnitude(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        spectrum = librosa.stft(samples, n_fft=FFT_SIZE, hop_length=HOP, center=False)
+        return np.abs(spectrum)
+
+    basis = librosa.filters.mel(sr=RATE_HZ, n_fft=FFT_SIZE, n_mels=BANDS, fmin=_LOW_HZ, fmax=_HIGH_HZ, dtype=np.float64)
+    return _mel_levels(waveform, magnitude, basis)
+
+
+def _mel_levels(
+    waveform: Waveform, magnitude: Callable[[NDArray[np.float64]], NDArray[np.float64]], basis: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """magnitude: samples [FFT_SIZE + k * HOP] to [401, k + 1]; basis: [80, 401]."""
     if waveform.rate_hz != RATE_HZ:
         raise ValueError(f"the mel is defined at {RATE_HZ} Hz, the waveform has {waveform.rate_hz}")
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
     samples = waveform.samples.astype(np.float64)
     emphasized = np.append(samples[:1], samples[1:] - _PREEMPHASIS * samples[:-1])
     padded = np.pad(emphasized, FFT_SIZE // 2)
@@ -40,10 +66,8 @@ def mel_spectrogram(waveform: Waveform) -> NDArray[np.float32]:
     # In blocks of 100 s: ten minutes at once would need 600 MB for the windows alone.
     for start in range(0, count, BLOCK_FRAMES):
         stop = min(start + BLOCK_FRAMES, count)
-        block = padded[start * HOP : (stop - 1) * HOP + FFT_SIZE]
-        frames = np.lib.stride_tricks.sliding_window_view(block, FFT_SIZE)[::HOP]
-        spectrum = np.abs(np.fft.rfft(frames * window, axis=1)).T
-        level_db = 20.0 * np.log10(np.maximum(1e-5, tiled_matmul(mel_basis(), spectrum))) - 20.0
+        spectrum = magnitude(padded[start * HOP : (stop - 1) * HOP + FFT_SIZE])
+        level_db = 20.0 * np.log10(np.maximum(1e-5, tiled_matmul(basis, spectrum))) - 20.0
         mel[:, start:stop] = np.clip(8.0 * (level_db + 100.0) / 100.0 - 4.0, -4.0, 4.0)
     return mel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from retalking_core.audio.mel import (
     mel_basis,
     mel_spectrogram,
+    mel_spectrogram_librosa,
     mel_windows,
     window_starts,
 )
@@ -36,8 +38,13 @@ def golden() -> np.lib.npyio.NpzFile:
     return np.load(path)
 
 
-def test_the_slice_of_the_golden_mel() -> None:
-    mel = mel_spectrogram(Waveform(SLICE["wave16k"]))
+BOTH = pytest.mark.parametrize("spectrogram", [mel_spectrogram, mel_spectrogram_librosa])
+Spectrogram = Callable[[Waveform], np.ndarray]
+
+
+@BOTH
+def test_the_slice_of_the_golden_mel(spectrogram: Spectrogram) -> None:
+    mel = spectrogram(Waveform(SLICE["wave16k"]))
     assert mel.dtype == np.float32
     assert mel.shape == (80, 81)
     assert np.abs(mel[:, :78] - SLICE["mel"]).max() < TOLERANCE
@@ -53,18 +60,19 @@ def test_window_counts_of_ten_rates() -> None:
     assert (np.array(counts) == SLICE["chunk_counts"]).all()
 
 
+@BOTH
 @pytest.mark.golden
-def test_the_whole_golden_mel(golden: np.lib.npyio.NpzFile) -> None:
+def test_the_whole_golden_mel(golden: np.lib.npyio.NpzFile, spectrogram: Spectrogram) -> None:
     assert np.abs(mel_basis() - golden["mel_basis"]).max() < 1e-7
     for wave, mel in (("wave16k", "mel"), ("media_wav16k", "media_mel")):
-        ours = mel_spectrogram(Waveform(golden[wave]))
+        ours = spectrogram(Waveform(golden[wave]))
         assert ours.shape == golden[mel].shape
         assert np.abs(ours - golden[mel]).max() < TOLERANCE
     lengths = [name for name in golden.files if name.startswith("mel_T_n")]
     assert lengths
     for name in lengths:
         wave = Waveform(np.zeros(int(name.removeprefix("mel_T_n")), np.float32))
-        assert mel_spectrogram(wave).shape[1] == golden[name], name
+        assert spectrogram(wave).shape[1] == golden[name], name
 
 
 @pytest.mark.golden
@@ -90,18 +98,20 @@ def test_silence_is_minus_four_and_short_speech_is_padded_with_it() -> None:
     assert (windows[:, :, 6:] == -4).all()
 
 
-def test_a_long_wave_is_the_same_in_blocks() -> None:
+@BOTH
+def test_a_long_wave_is_the_same_in_blocks(spectrogram: Spectrogram) -> None:
     """Block borders lie every 8000 frames (100 s)."""
     rng = np.random.default_rng(1)
     samples = rng.normal(0, 0.1, 101 * 16000).astype(np.float32)
-    mel = mel_spectrogram(Waveform(samples))
-    tail = mel_spectrogram(Waveform(samples[98 * 16000 :]))
+    mel = spectrogram(Waveform(samples))
+    tail = spectrogram(Waveform(samples[98 * 16000 :]))
     assert np.abs(mel[:, 98 * 80 + 4 :] - tail[:, 4:]).max() < TOLERANCE
 
 
-def test_another_rate_is_refused() -> None:
+@BOTH
+def test_another_rate_is_refused(spectrogram: Spectrogram) -> None:
     with pytest.raises(ValueError, match="16000"):
-        mel_spectrogram(Waveform(np.zeros(100, np.float32), rate_hz=8000))
+        spectrogram(Waveform(np.zeros(100, np.float32), rate_hz=8000))
 
 
 @given(frames=st.integers(0, 400), count=st.integers(0, 200), fps=st.sampled_from([25, 30, Fraction(1350, 61)]))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core import __version__
-from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram, mel_windows
+from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.device import download, upload
 from retalking_core.engines.original.stages import first_rectangle
@@ -332,7 +332,7 @@ def speech_windows(speaker: Speaker, frames: int) -> NDArray[np.float32]:
     """The sound of each output frame, f32 [frames, 80, 16], zero between the lines."""
     windows = np.zeros((frames, BANDS, WINDOW_FRAMES), np.float32)
     for line in speaker.lines:
-        spoken = mel_windows(mel_spectrogram(line.speech), line.timeline.fps, len(line.frames))
+        spoken = mel_windows(mel_spectrogram_librosa(line.speech), line.timeline.fps, len(line.frames))
         windows[line.frames.start : line.frames.stop] = spoken
     return windows
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
+from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
@@ -53,7 +54,7 @@ from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import EncoderThread, Turns
-from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
 from retalking_core.vocabulary.engines import KernelState
 from retalking_core.vocabulary.stages import JobStage
 from retalking_core.weights.templates import TEMPLATE_KEYS
@@ -120,6 +121,7 @@ class VideoRetalkingEngine:
             loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
             with IMPORTS:
                 self._tracker.warm_up()
+                mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
             for each in loading:
                 each.result()
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)

@@ -74,7 +74,7 @@ def load(environment: EngineEnvironment) -> Engine:
     if not has_cuda:
         log.warning("there is no CUDA device: the neural engine runs on the CPU, up to a minute a frame")
     variants = fast_variants(environment.inference_batch) if computes_fast(environment, has_cuda) else {}
-    # face-alignment fails where numba finds no folder to write to: read-only installations whose user has no home.
+    # librosa fails where numba finds no folder to write to: read-only installations whose user has no home.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(environment.compiled_dir.resolve() / "numba"))
     networks = NetworkStore(environment.models_dir, "cuda" if has_cuda else "cpu", variants)
     engine = VideoRetalkingEngine(
