@@ -181,8 +181,10 @@ def test_real_speech_closes_its_bilabials() -> None:
 
 
 def test_a_transcript_finds_more_of_the_bilabials() -> None:
-    """Of those that the network alone leaves out: with PocketSphinx it leaves out none here."""
+    """Of those that are doubtful: the network alone leaves out none here, so closures are made less probable."""
     posteriors = network_posteriors(band_levels(read_spoken()[0]))
+    posteriors[:, Viseme.BILABIAL] *= 0.03
+    posteriors /= posteriors.sum(1, keepdims=True)
     sure = np.ones(len(posteriors), np.float32)
     heard, spelled = (VisemeTrack(each, sure) for each in (posteriors, align_transcript(TEXT, posteriors)))
     assert recognize_visemes(read_spoken()[0], TEXT).notes == ()
