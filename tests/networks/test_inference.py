@@ -211,9 +211,10 @@ def test_half_precision_weights_are_cast_once_except_where_positions_hang_on_the
 
 @pytest.fixture
 def seemingly_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switches are for CUDA alone. Autocast warns, and does nothing."""
+    """Switches are for CUDA alone; the numbers are a CPU's."""
+    autocast = torch.autocast
     monkeypatch.setattr(InferenceNetwork, "device", torch.device("cuda"))
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "autocast", lambda _device, **options: autocast("cpu", **options))
 
 
 def test_tf32_is_allowed_only_where_the_variant_says_so(seemingly_on_cuda: None) -> None:
