@@ -28,7 +28,9 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
-_FILE_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO)
+# A range for JSON, the result of a job that analyzed a video: where `application/json` is named, generated clients parse
+# videos as JSON.
+_FILE_TYPES = dict.fromkeys([*(kind.content_type for kind in OUTPUTS.values()), "application/*"], _VIDEO)
 _FILE_HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
     "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},
