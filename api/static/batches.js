@@ -12,7 +12,7 @@ const PER_PAGE = 12;
 const SHOWN_FAILURES = 100;
 // A longer list is uploaded: the service limits JSON bodies.
 const MOST_BODY_BYTES = 900_000;
-const EXAMPLE = '{"video_url": "https://example.com/face.mp4", "audio_url": "https://example.com/1.wav"}';
+const EXAMPLE = '{"video_url": "https:…/face.mp4", "audio_url": "https:…/1.wav"}';
 
 /** @typedef {BatchSummary["counts"]} Counts */
 
