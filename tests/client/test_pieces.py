@@ -20,7 +20,7 @@ from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, We
 from retalking_client.calls import submit_call
 from retalking_client.downloading import target_of
 from retalking_client.events import EventCursor, EventParser
-from retalking_client.options import JobFilters
+from retalking_client.options import AccountChanges, JobFilters
 from retalking_client.responses import Attempts, error_of_response, retry_after_s
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
@@ -142,8 +142,9 @@ def test_the_page_lists_the_methods() -> None:
     assert len(named) >= 12
     for name, arguments in named:
         known = set(inspect.signature(getattr(Client, name)).parameters)
-        if "filters" in known:
-            known |= set(JobFilters.__annotations__)
+        for arguments_of, unpacked in (("filters", JobFilters), ("changes", AccountChanges)):
+            if arguments_of in known:
+                known |= set(unpacked.__annotations__)
         listed = [each.strip(" =*") for each in arguments.split(",") if each.strip()]
         assert set(listed) <= known, name
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
