@@ -119,7 +119,7 @@ def test_no_more_is_read_than_two_batches_ahead(asked: list[int]) -> None:
     reading.windows(TEMPLATE)
     for frame in range(3, 100):
         reading.reach(frame)
-        assert asked[-1] < frame + 13 + 3 * BATCH
+        assert sum(number >= frame + 13 for number in asked) < 3 * BATCH  # between runs there is nothing to read
     reading.close()
 
 
