@@ -311,7 +311,7 @@ def test_a_job_that_waits_for_kernels_can_be_canceled(clip: Path, speech: Path, 
     def cancel(progress: Progress) -> None:
         seen.append(progress.done)
         if progress.done == 2:
-            raise RenderCanceled
+            raise RenderCanceled("no longer wanted")
 
     with engine.turns.between_jobs(), pytest.raises(RenderCanceled):
         render_files(engine, clip, speech, tmp_path / "result.mp4", RenderOptions(), cancel)
