@@ -97,6 +97,10 @@ class Stack:
     def attempt_folders(self) -> list[Path]:
         return list(Path(str(self.settings.work_dir)).glob("retalking-attempt-*"))
 
+    def check_no_folder_stays(self) -> None:
+        """An attempt removes its folder after it recorded the end of its job."""
+        wait_until(lambda: not self.attempt_folders(), 10, what="no temporary folder is left")
+
     @property
     def marks(self) -> Path:
         return self.settings.data_dir / "marks"

@@ -47,7 +47,7 @@ def test_the_time_limit_fails_the_job_and_a_hung_process_does_not_end_the_worker
         assert _failure(stack, Act.STUBBORN) == "render_timeout"
         assert stack.finish(stack.submit()).status is JobStatus.SUCCEEDED
         assert worker.child != child
-        assert stack.attempt_folders() == []
+        stack.check_no_folder_stays()
 
 
 def _failure(stack: Stack, act: Act) -> str:
@@ -80,7 +80,7 @@ def test_sigterm_releases_a_long_job_uncounted(stack: Stack, worker: WorkerProce
     assert time.monotonic() - began < 8
     job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
     assert stack.store.workers.live() == []
     stack.store.jobs.request_cancel(job_id, retention_s=60)
 
@@ -93,7 +93,7 @@ def test_a_cold_shutdown_releases_the_job_too(stack: Stack, worker: WorkerProces
     worker.wait()
     job = stack.store.jobs.get(job_id)
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
     stack.store.jobs.request_cancel(job_id, retention_s=60)
 
 

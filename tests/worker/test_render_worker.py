@@ -67,7 +67,7 @@ def test_a_job_is_rendered_published_and_leaves_no_temporary_file(stack: Stack, 
         assert len(result.streams.audio) == 1
     assert job.render is not None
     assert job.render.engine == "preview"
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
     stages = [event.stage for event in stack.store.jobs.events(job.id, after=None) if event.event == "job.progress"]
     assert stages[0] == "fetch"
     assert stages[-1] == "publish"
@@ -135,7 +135,7 @@ def test_an_engine_error_has_a_code_and_reveals_no_secret(
     assert job.error.code == code
     assert "secret" not in job.error.message
     assert "/" not in job.error.message
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
     assert worker.child == child
 
 
@@ -154,7 +154,7 @@ def test_a_process_that_ran_out_of_memory_is_replaced_and_costs_no_other_job(
         assert (other.status, other.attempt) == (JobStatus.SUCCEEDED, 1), other.error
     assert worker.child != child
     assert worker.says("process is replaced")
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
 
 
 def test_a_video_that_takes_all_memory_does_not_affect_later_jobs(redis_url: str, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_bad_media_has_a_code_and_leaves_the_worker_alive(
     assert (job.status, job.error.code) == (JobStatus.FAILED, code), job.error
     assert len(job.error.message) > 20
     assert worker.child == child
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
 
 
 def test_a_named_engine_that_is_not_loaded_is_refused(stack: Stack, worker: WorkerProcess) -> None:
@@ -233,7 +233,7 @@ def test_a_killed_child_costs_an_attempt_not_the_job(stack: Stack, worker: Worke
     job = stack.tend(job_id)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2), job.error
     assert worker.child != child
-    assert stack.attempt_folders() == []
+    stack.check_no_folder_stays()
     assert worker.says("temporary folders of dead attempts removed")
 
 

@@ -125,7 +125,7 @@ def test_a_split_job_gives_the_same_frames_and_sound(split_stack: Stack, whole: 
     sweep(split_stack)
     assert segment_files(split_stack, job.id) == []
     assert split_stack.objects.info(job.result.key).size_bytes == job.result.size_bytes
-    assert split_stack.attempt_folders() == []
+    split_stack.check_no_folder_stays()
 
 
 def test_a_short_job_is_not_split(split_stack: Stack, second: WorkerProcess, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_cancel_stops_every_worker(split_stack: Stack, second: WorkerProcess) 
     assert split_stack.store.segments.state(job_id) is None
     sweep(split_stack)
     assert segment_files(split_stack, job_id) == []
-    wait_until(lambda: split_stack.attempt_folders() == [], 5)
+    split_stack.check_no_folder_stays()
 
 
 @pytest.mark.faults
