@@ -28,9 +28,11 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
-# A range for JSON, the result of a job that analyzed a video: where `application/json` is named, generated clients parse
-# videos as JSON.
-_FILE_TYPES = dict.fromkeys([*(kind.content_type for kind in OUTPUTS.values()), "application/*"], _VIDEO)
+# The range stands for JSON, the result of a job that analyzed a video: clients that are generated from a document that
+# names `application/json` parse videos as JSON.
+_FILE_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO) | {
+    "application/*": {"schema": {}}
+}
 _FILE_HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
     "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},

@@ -201,7 +201,7 @@ CPYTHON_FAULT = "AST constructor recursion depth mismatch"
 
 
 # Of each operation and phase, and in all. `make generated` asks for more.
-EXAMPLES = int(os.environ.get("RETALKING_TEST_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("RETALKING_TEST_EXAMPLES", "25"))
 LEAST_CASES = int(os.environ.get("RETALKING_TEST_CASES", "1000"))
 
 
