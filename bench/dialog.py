@@ -11,16 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.service import started
+from bench.service import finished, started
 from retalking_client import Client, Job
 from tests.media.dialogs import Dialog, make_real_dialog, measure_result
-
-JOB_S = 900.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,13 +53,8 @@ def dub(url: str, scene: Dialog, result: Path) -> Job:
         {"audio": line.audio, "start_s": line.start_s, "end_s": line.end_s, "face": line.face} for line in scene.lines
     ]
     with Client(url) as client:
-        job = client.submit(scene.video, segments=segments, engine="preview", output={"crf": 0})
-        began = time.perf_counter()
-        while not (job := client.get(job.id)).is_over or job.evaluation_pending:
-            if time.perf_counter() - began > JOB_S:
-                raise SystemExit(f"{job.id} is not over after {JOB_S:.0f} s")
-            time.sleep(0.5)
-        job.raise_for_status()
+        sent = client.submit(scene.video, segments=segments, engine="preview", output={"crf": 0})
+        job = finished(client, sent)
         client.download(job, result)
     return job
 
