@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from retalking_client.models import Status
 if TYPE_CHECKING:
     from mcp.server.fastmcp import FastMCP
 
+T = TypeVar("T")
 MAX_WAIT_S = 300
 MAX_ITEMS = 500
 # Shown to an agent: more would fill its context.
@@ -148,14 +149,10 @@ class _Tools:
         limit: Annotated[int, Field(ge=1, le=100)] = 20,
     ) -> list[dict[str, Any]]:
         """List jobs, newest first."""
-        found: list[dict[str, Any]] = []
         with _refusals():
             async with AsyncClient(self._url) as client:
-                async for job in client.jobs(status=status, batch=batch_id, page_size=limit):
-                    found.append(_shown(job))
-                    if len(found) == limit:
-                        break
-        return found
+                jobs = client.jobs(status=status, batch=batch_id, page_size=limit)
+                return [_shown(job) for job in await _first(jobs, limit)]
 
     async def submit_batch(
         self,
@@ -195,14 +192,19 @@ class _Tools:
 
     async def list_batches(self, limit: Annotated[int, Field(ge=1, le=100)] = 20) -> list[dict[str, Any]]:
         """List batches, newest first."""
-        found: list[dict[str, Any]] = []
         with _refusals():
             async with AsyncClient(self._url) as client:
-                async for batch in client.batches():
-                    found.append(_shown_batch(batch))
-                    if len(found) == limit:
-                        break
-        return found
+                return [_shown_batch(batch) for batch in await _first(client.batches(), limit)]
+
+
+async def _first(items: AsyncIterator[T], limit: int) -> list[T]:
+    """The first ones, so that no page is fetched beyond them."""
+    found: list[T] = []
+    async for item in items:
+        found.append(item)
+        if len(found) == limit:
+            break
+    return found
 
 
 def _shown(job: Job) -> dict[str, Any]:
