@@ -18,6 +18,9 @@ from tests.services import DATABASES, S3Endpoint, start_s3
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# One for every process of the run: what numba compiles for librosa takes 20 s of CPU time in a new folder.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+
 
 @pytest.fixture(scope="session")
 def media_dir() -> Path:

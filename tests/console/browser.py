@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Route, expect, sync_playwright
 
+from tests.services import PATIENCE
+
 # No sandbox as root; nothing that calls home; a microphone that beeps once a second and needs no permission.
 _FLAGS = (
     "--disable-gpu",
@@ -67,10 +69,10 @@ class Watched:
 
     def wait(self, condition: str, timeout_s: float = 20.0) -> None:
         """Until a JavaScript expression is true. Playwright's own wait evaluates text in the page, which the content
-        policy refuses, rightly."""
-        deadline = time.monotonic() + timeout_s
+        policy refuses, rightly; `wait_until` would let no event of the page through."""
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while not self.page.evaluate(condition):
-            assert time.monotonic() < deadline, f"not within {timeout_s} s: {condition}"
+            assert time.monotonic() < deadline, f"not within {PATIENCE * timeout_s} s: {condition}"
             self.page.wait_for_timeout(50)
 
     def audit(self) -> list[str]:

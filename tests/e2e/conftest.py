@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.services import free_port, untraced
+from tests.services import free_port, untraced, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,13 +33,11 @@ class Service:
             return self.client.post("/jobs", files=files, data=fields)
 
     def finish(self, job_id: str, timeout_s: float = 180.0) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            job = self.client.get(f"/jobs/{job_id}").json()
-            if job["status"] in {"succeeded", "failed", "canceled"}:
-                return job
-            time.sleep(0.2)
-        raise AssertionError(f"job {job_id} is still {job['status']} ({job['stage']}) after {timeout_s} s")
+        def is_over() -> bool:
+            return self.client.get(f"/jobs/{job_id}").json()["status"] in {"succeeded", "failed", "canceled"}
+
+        wait_until(is_over, timeout_s, 0.2, f"{job_id} is over")
+        return self.client.get(f"/jobs/{job_id}").json()
 
     def download(self, job_id: str, target: Path) -> Path:
         with self.client.stream("GET", f"/jobs/{job_id}/result", follow_redirects=True) as answer:
@@ -52,17 +49,14 @@ class Service:
 
 
 def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"`retalking up` ended with {process.returncode}:\n{log.read_text()}")
+    def is_ready() -> bool:
+        assert process.poll() is None, f"`retalking up` ended with {process.returncode}:\n{log.read_text()}"
         try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                return
+            return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
         except httpx.TransportError:
-            time.sleep(0.2)
-        time.sleep(0.2)
-    raise AssertionError(f"not ready after {timeout_s} s:\n{log.read_text()}")
+            return False
+
+    wait_until(is_ready, timeout_s, 0.2, f"ready; log: {log}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.outcome import check_outcomes
 from tests.faults.service import Service
+from tests.services import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -98,7 +99,4 @@ def test_a_submission_whose_second_file_fails_leaves_no_first_one(service: Servi
         assert service.post().status_code == 503
     (left,) = {key.split("/")[1] for key in set(service.objects.list_keys("jobs/")) - before}
     service.store.uploads.add_arrival(left, 0.0)  # A day has passed
-    deadline = time.monotonic() + 20
-    while set(service.objects.list_keys("jobs/")) != before:
-        assert time.monotonic() < deadline, "the janitor did not find the file"
-        time.sleep(0.1)
+    wait_until(lambda: set(service.objects.list_keys("jobs/")) == before, 20, what="the janitor finds the file")

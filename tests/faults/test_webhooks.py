@@ -13,6 +13,7 @@ from jobs.models import Delivery
 from tests.faults.hooks import Answer
 from tests.faults.outcome import check_outcomes
 from tests.faults.service import Service
+from tests.services import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -94,10 +95,7 @@ def test_the_receiver_asks_for_nonsense(service: Service, asked: str) -> None:
     """Ignored, or bounded: the next attempt has its time, and the worker lives."""
     service.hooks.plan = lambda _, before: Answer(503, {"Retry-After": asked}) if before == 0 else Answer()
     job_id = service.submit()
-    deadline = time.monotonic() + 30
-    while not any(each.attempts for each in service.store.webhooks.deliveries(job_id)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(each.attempts for each in service.store.webhooks.deliveries(job_id)), 30)
     assert _delivery(service, job_id).attempts[0].status_code == 503
     if asked.startswith("9"):  # a day is the longest that it gets
         service.store.webhooks.redeliver(job_id, _delivery(service, job_id).id)
@@ -109,10 +107,7 @@ def test_the_webhook_worker_is_killed_while_it_delivers(service: Service) -> Non
     """The receiver holds the request when its sender dies: the hold on the delivery runs out, another sends it."""
     service.hooks.plan = lambda _, before: Answer(after_s=0.8 if before == 0 else 0.0)
     job_id = service.submit()
-    deadline = time.monotonic() + 20
-    while not service.hooks.about(job_id):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: service.hooks.about(job_id), 20)
     service.webhooks.kill()
     service.mend()
     (delivery,) = service.store.webhooks.deliveries(job_id)

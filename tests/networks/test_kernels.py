@@ -36,6 +36,7 @@ from retalking_core.networks.kernels import (
     example_call,
 )
 from retalking_core.threads import Turns
+from tests.services import wait_until
 
 # The compiler's own modules warn when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -291,20 +292,13 @@ def compiling(folder: Path) -> list[int]:
     return found
 
 
-def wait_until(condition: Any, limit_s: float = 60) -> None:
-    until_s = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
-
-
 def test_who_stops_does_not_wait_for_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "missing_build_tools", lambda: None)
     cache = KernelCache(tmp_path, CPU, 2)
     stopped = swap(small(1), cache)
     thread = threading.Thread(target=stopped.run)
     thread.start()
-    wait_until(lambda: compiling(cache.folder))
+    wait_until(lambda: compiling(cache.folder), 60)
     stopped.stop()
     thread.join(30)
     assert not thread.is_alive()
@@ -330,11 +324,11 @@ def test_compilers_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     with worker.stdout:
         assert worker.stdout.readline() == b"started\n"
         # Once the lock is there, the compiler's own thread waits for the end of its parent.
-        wait_until(lambda: list(tmp_path.rglob("gfpgan.lock")))
+        wait_until(lambda: list(tmp_path.rglob("gfpgan.lock")), 60)
         assert compiling(tmp_path)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
-    wait_until(lambda: not compiling(tmp_path))
+    wait_until(lambda: not compiling(tmp_path), 60)
 
 
 def test_all_are_compiled_and_failures_are_collected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

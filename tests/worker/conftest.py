@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,16 +79,19 @@ class Stack:
 
     def tend(self, job_id: str, timeout_s: float = 30.0) -> Job:
         """Requeue lost leases, and send, until the job is over."""
-        deadline = time.monotonic() + timeout_s
-        while not (job := self.store.jobs.get(job_id)).status.is_over:
-            assert time.monotonic() < deadline, job
+
+        def is_over() -> bool:
+            if self.store.jobs.get(job_id).status.is_over:
+                return True
             for lost in self.store.jobs.requeue_lost():
                 if not lost.status.is_over:
                     self.send(lost.id)
             for unsent in self.store.jobs.unsent(0.0):
                 self.send(unsent.id)
-            time.sleep(0.05)
-        return job
+            return False
+
+        wait_until(is_over, timeout_s, 0.05, f"{job_id} is over")
+        return self.store.jobs.get(job_id)
 
     def files_of(self, job_id: str) -> list[str]:
         return [key.removeprefix(job_prefix(job_id)) for key in self.objects.list_keys(job_prefix(job_id))]
