@@ -26,10 +26,15 @@ class ServedFile:
     download_name: str
 
     @property
+    def has_ranges(self) -> bool:
+        """False for JSON: clients parse what is announced as JSON, and a part of it is none."""
+        return self.content_type != "application/json"
+
+    @property
     def headers(self) -> dict[str, str]:
         return {
             "ETag": self.etag,
-            "Accept-Ranges": "bytes",
+            "Accept-Ranges": "bytes" if self.has_ranges else "none",
             "Content-Disposition": f'attachment; filename="{self.download_name}"',
             "Cache-Control": "private, max-age=3600",
         }
@@ -49,7 +54,7 @@ def file_response(request: Request, parts: Dependencies, owner: str, file: Serve
     check_if_match(request.headers, file.etag)
     if is_unchanged(request.headers, file.etag):
         return Response(status_code=304, headers=headers)
-    byte_range = requested_range(request.headers, file.size_bytes, file.etag)
+    byte_range = requested_range(request.headers, file.size_bytes, file.etag) if file.has_ranges else None
     start, end = (byte_range.start, byte_range.end) if byte_range else (0, file.size_bytes)
     try:
         parts.objects.info(file.key)

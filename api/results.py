@@ -28,20 +28,19 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 link_router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 
 _VIDEO = {"schema": {"type": "string", "format": "binary"}}
+_VIDEO_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO)
 # The range stands for JSON, the result of a job that analyzed a video: clients that are generated from a document that
 # names `application/json` parse videos as JSON.
-_FILE_TYPES = dict.fromkeys((kind.content_type for kind in OUTPUTS.values()), _VIDEO) | {
-    "application/*": {"schema": {}}
-}
+_FILE_TYPES = _VIDEO_TYPES | {"application/*": {"schema": {}}}
 _FILE_HEADERS = {
     "ETag": {"schema": {"type": "string"}, "description": "Hash of the content"},
-    "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes"]}},
+    "Accept-Ranges": {"schema": {"type": "string", "enum": ["bytes", "none"]}},
     "Content-Disposition": {"schema": {"type": "string"}},
 }
 _RANGE_HEADER = {"Content-Range": {"schema": {"type": "string"}}}
 RESULT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file", "content": _FILE_TYPES, "headers": _FILE_HEADERS},
-    206: {"description": "The requested range", "content": _FILE_TYPES, "headers": _FILE_HEADERS | _RANGE_HEADER},
+    206: {"description": "The requested range", "content": _VIDEO_TYPES, "headers": _FILE_HEADERS | _RANGE_HEADER},
     304: {"description": "If-None-Match names the current file"},
     307: {
         "description": "The object store serves the file at a link that expires",

@@ -92,6 +92,16 @@ def test_a_form_with_a_speech_is_refused_and_leaves_nothing_behind(api: RunningA
     check_problem(api.client.post("/videos/analyze/upload", json={}), 415, "unsupported_media_type")
 
 
+def test_the_json_of_an_analysis_is_sent_whole(api: RunningApi) -> None:
+    """A part of it would be announced as JSON, and be none."""
+    job_id = api.client.post("/videos/analyze/upload", files={"video": ("face.mp4", MP4)}).json()["id"]
+    api.finish_analysis(job_id)
+    whole = api.client.get(f"/jobs/{job_id}/result")
+    assert whole.headers["accept-ranges"] == "none"
+    asked = api.client.get(f"/jobs/{job_id}/result", headers={"Range": "bytes=20-"})
+    assert (asked.status_code, asked.json()) == (200, whole.json())
+
+
 def test_a_record_of_an_earlier_version_is_a_render() -> None:
     source = InputRef(kind="url", url="http://127.0.0.1:9/a")
     stored = json.loads(JobSpec(video=source, audio=source, request=JobRequest()).model_dump_json())
