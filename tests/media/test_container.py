@@ -26,8 +26,8 @@ from retalking_core.errors import (
 from retalking_core.media import container
 from retalking_core.media.container import open_container, sniff_kind
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.picture_header import exif_orientation
 from retalking_core.media.reader import open_video
+from retalking_core.media.still import exif_orientation
 from retalking_core.types import Frame
 from retalking_core.vocabulary.containers import ContainerKind
 from tests.faults.hostile_bases import videos
