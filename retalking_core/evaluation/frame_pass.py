@@ -25,7 +25,7 @@ from retalking_core.evaluation.face_points import PointFinder
 from retalking_core.evaluation.frames import BgrOfFrames, Picture, read_bgr
 from retalking_core.evaluation.image_quality import BLOCK_PX, SIDE_PX, SimilarityMeter, cpbd, toolkit_gray
 from retalking_core.faces.landmarks import bounding_box
-from retalking_core.media.badge import badge_box
+from retalking_core.media.encoder import badge_box
 from retalking_core.media.sources import PrefetchingFrameSource
 from retalking_core.threads import disable_opencv_threads
 from retalking_core.types import Frame

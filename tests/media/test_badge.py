@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 
-from retalking_core.media.badge import Badge, badge_box
+from retalking_core.media.encoder import Badge, badge_box
 from tests.media import clips
 from tests.media.test_writer import render
 

@@ -20,7 +20,7 @@ from retalking_core.errors import FaceMissingError, FaceNotFoundError, OptionUns
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import evaluate, measure_all
 from retalking_core.faces.track import effect_strength, faceless_ranges_s, fade_strength
-from retalking_core.media.badge import badge_box
+from retalking_core.media.encoder import badge_box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import OutputOptions, RenderOptions
