@@ -23,10 +23,10 @@ from retalking_core.faces.track import TrackRequest
 from retalking_core.media.encoder import PictureEncoder
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.result_file import ResultFile
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.speech import Speech, read_speech
 from retalking_core.media.timeline import plan_timeline
+from retalking_core.media.writer import ResultFile
 from retalking_core.options import OutputOptions
 from retalking_core.progress import StageClock
 from retalking_core.threads import disable_opencv_threads

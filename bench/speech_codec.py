@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.sound import decode_sound
 from retalking_core.media.speech import read_speech
-from retalking_core.media.speech_track import BITS_PER_SAMPLE, BLOCK
+from retalking_core.media.writer import BITS_PER_SAMPLE, BLOCK
 
 CODERS = ("twoloop", "fast")
 BANDS_HZ = ((0, 1000), (1000, 4000), (4000, 8000), (8000, 16000))

@@ -14,9 +14,8 @@ from av.packet import Packet
 
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import GROUP_FRAMES, PictureEncoder, place
-from retalking_core.media.result_file import ResultFile, writing
 from retalking_core.media.speech import SoundStore
-from retalking_core.media.writer import output_size
+from retalking_core.media.writer import ResultFile, output_size, writing
 from retalking_core.options import OutputOptions
 from retalking_core.progress import Progress, ProgressHook, ignore_progress
 from retalking_core.types import Frame, Timeline, VideoInfo

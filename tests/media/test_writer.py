@@ -20,12 +20,10 @@ from retalking_core.media import writer as writer_module
 from retalking_core.media.encoder import PictureSettings
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.result_file import ResultFile
 from retalking_core.media.segments import SegmentWriter
 from retalking_core.media.speech import SoundStore, load_waveform, nearest_aac_rate, read_speech
-from retalking_core.media.speech_track import SpeechTrack
 from retalking_core.media.timeline import plan_timeline
-from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.media.writer import ResultFile, ResultWriter, SpeechTrack, output_size
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColorTags, Timeline, VideoInfo
 from tests.media import clips
