@@ -22,8 +22,7 @@ from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from retalking_core.digests import file_sha256
 from retalking_core.engine import settled_render
 from retalking_core.errors import RenderCanceled
-from retalking_core.media.excerpts import Excerpts
-from retalking_core.media.tap import ResultTap
+from retalking_core.media.tap import Excerpts, ResultTap
 from retalking_core.progress import Progress
 from retalking_core.video_analysis import analyze_video
 from retalking_core.vocabulary.engines import preferred_engine

@@ -11,11 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from retalking_core.media.excerpts import PREVIEW_S, Excerpts, fitted, write_poster, write_preview
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import read_speech
-from retalking_core.media.tap import ResultTap
+from retalking_core.media.tap import PREVIEW_S, Excerpts, ResultTap, fitted, write_poster, write_preview
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import OutputOptions
 from retalking_core.types import Timeline
@@ -85,8 +84,8 @@ def test_excerpts_are_made_of_the_pictures_as_they_are_encoded(tmp_path: Path, m
     with Excerpts(tmp_path / "poster", tmp_path / "preview") as excerpts:
         result = write_result(tmp_path, excerpts)
         with monkeypatch.context() as patched:
-            patched.delattr("retalking_core.media.excerpts.write_poster")
-            patched.delattr("retalking_core.media.excerpts.write_preview")
+            patched.delattr("retalking_core.media.tap.write_poster")
+            patched.delattr("retalking_core.media.tap.write_preview")
             assert excerpts.finish(result) == [excerpts.poster, excerpts.preview]
     write_preview(result, tmp_path / "later.mp4")
     write_poster(result, tmp_path / "later.jpg")
@@ -107,8 +106,8 @@ def test_pictures_that_cannot_be_used_do_not_cost_the_result(tmp_path: Path, mon
 
     with Excerpts(tmp_path / "poster", tmp_path / "preview") as excerpts:
         with monkeypatch.context() as patched:
-            patched.setattr("retalking_core.media.excerpts.save_poster", full)
-            patched.setattr("retalking_core.media.excerpts.PreviewClip.add", full)
+            patched.setattr("retalking_core.media.tap.save_poster", full)
+            patched.setattr("retalking_core.media.tap.PreviewClip.add", full)
             result = write_result(tmp_path, excerpts)
         assert excerpts.finish(result) == [excerpts.poster, excerpts.preview]
     assert len(pictures_of(excerpts.preview)) == PREVIEW_S * 25

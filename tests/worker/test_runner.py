@@ -25,7 +25,7 @@ from jobs.store import JobStore, LeaseLostError
 from retalking_core.clip_plan import plan_clip
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.media import excerpts
+from retalking_core.media import tap
 from retalking_core.media.limits import MediaLimits
 from retalking_core.progress import Progress
 from tests.services import S3Endpoint
@@ -296,7 +296,7 @@ def test_excerpts_that_cannot_be_made_do_not_cost_the_render(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(excerpts, "PreviewClip", fail)
+    monkeypatch.setattr(tap, "PreviewClip", fail)
     job_id = submit()
     run_job(job_id, context)
     job = context.store.jobs.get(job_id)
