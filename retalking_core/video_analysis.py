@@ -13,8 +13,8 @@ from retalking_core.face_choice import hear_own_sound
 from retalking_core.faces.people import MOST_FACES, Person, find_people
 from retalking_core.faces.speaking import ACTIVE, RATE_HZ, SpeechCues, sample_mouth, speaking_probability
 from retalking_core.faces.track import visible_runs
-from retalking_core.media.color import even_box, region_to_bgr
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.planes import even_box, region_to_bgr
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import PrefetchingFrameSource
 from retalking_core.progress import Progress, ProgressHook

@@ -18,7 +18,7 @@ from retalking_core.evaluation.image_quality import BLOCK_PX
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.sync import MouthSync, SyncScore, measure_agreement, measure_sync
 from retalking_core.faces.landmarks import MOUTH, RIGID, face_scale, fit_similarity, five_points, relative_gap
-from retalking_core.media.color import even_box, region_to_bgr
+from retalking_core.media.planes import even_box, region_to_bgr
 from retalking_core.media.sound import packet_duration_s
 from retalking_core.types import ColorTags, Frame, FrameSource
 from retalking_core.vocabulary.metrics import METRIC_TABLE, Better, MetricInfo

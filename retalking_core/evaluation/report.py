@@ -26,7 +26,7 @@ from retalking_core.evaluation.frame_pass import face_box
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric_table import MetricValue
 from retalking_core.evaluation.metrics import METRICS
-from retalking_core.media.color import even_box, region_to_bgr
+from retalking_core.media.planes import even_box, region_to_bgr
 from retalking_core.media.speech import Speech, read_speech, silent_speech
 from retalking_core.media.writer import ResultWriter
 from retalking_core.options import OutputOptions

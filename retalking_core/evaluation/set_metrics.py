@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metric_table import MetricValue
-from retalking_core.media.color import region_to_bgr
+from retalking_core.media.planes import region_to_bgr
 from retalking_core.types import FrameSource
 
 # 2048 features need as many samples for a covariance that has an inverse.

@@ -25,8 +25,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from retalking_core.errors import EngineFaultError
-from retalking_core.media.color import resolve_matrix
-from retalking_core.media.planes import SCALER_THREADS, plane_samples, to_picture
+from retalking_core.media.planes import SCALER_THREADS, plane_samples, resolve_matrix, to_picture
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColorTags, Frame, VideoInfo
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retalking_core.media.color import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
+from retalking_core.media.planes import blend_bgr_into, even_box, region_to_bgr, resolve_matrix
 from retalking_core.types import ColorTags, Frame
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import CodecUnsupportedError, UnsupportedContainerError
-from retalking_core.media.color import region_to_bgr
 from retalking_core.media.limits import DEFAULT_LIMITS as LIMITS
+from retalking_core.media.planes import region_to_bgr
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import read_speech
 from retalking_core.types import Frame

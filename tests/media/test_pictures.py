@@ -13,8 +13,8 @@ from PIL import Image
 from pillow_heif import register_heif_opener
 
 from retalking_core.errors import MediaUnreadableError
-from retalking_core.media.color import region_to_bgr
 from retalking_core.media.limits import MediaLimits
+from retalking_core.media.planes import region_to_bgr
 from retalking_core.media.reader import open_video
 from retalking_core.types import Frame
 from tests.media import clips

@@ -8,7 +8,7 @@ from retalking_core import imaging
 from retalking_core.engines.original import imaging as original
 from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, moved
 from retalking_core.imaging import crop_resized, place_resized, warp_batch
-from retalking_core.media.color import color_matrices
+from retalking_core.media.planes import color_matrices
 from retalking_core.stages import composite, regions
 from retalking_core.types import ColorTags, Frame
 from tests.stages.golden_set import GoldenSet, triangle_pattern

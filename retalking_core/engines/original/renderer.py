@@ -28,7 +28,7 @@ from retalking_core.engines.original.stages import (
 from retalking_core.engines.videoretalking.analysis import ClipAnalysis, ClipFaces, DrawnFrame, SpeakerAnalysis
 from retalking_core.engines.videoretalking.batching import ValidatingNetworks
 from retalking_core.faces.landmarks import five_points
-from retalking_core.media.color import blend_bgr_into, region_to_bgr
+from retalking_core.media.planes import blend_bgr_into, region_to_bgr
 from retalking_core.networks.enet import ENet
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
