@@ -14,11 +14,16 @@ from av.video.stream import VideoStream
 
 from retalking_core.errors import CodecUnsupportedError, MediaTooLongError, MediaUnreadableError
 from retalking_core.media.container import MediaFile, check_picture_size, open_container
-from retalking_core.media.cursor import FrameCursor, PictureDecoder, video_stream
+from retalking_core.media.cursor import (
+    FrameCursor,
+    PacketTable,
+    PictureDecoder,
+    find_field_order,
+    scan_packets,
+    video_stream,
+)
 from retalking_core.media.faults import reading
-from retalking_core.media.interlace import find_field_order
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.packets import PacketTable, scan_packets
 from retalking_core.media.planes import (
     EXIF_TURNS,
     PictureGeometry,

@@ -26,9 +26,9 @@ from retalking_core.errors import (
     NoAudioStreamError,
 )
 from retalking_core.media.container import MediaFile, open_container
+from retalking_core.media.cursor import too_long
 from retalking_core.media.faults import DAMAGED_PACKET, UNSUPPORTED, reading
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.packets import too_long
 from retalking_core.media.priming import Priming
 from retalking_core.notes import Note, Range, join_ranges
 from retalking_core.types import AudioTrack

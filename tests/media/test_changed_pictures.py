@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import InputError, UnsupportedContainerError
-from retalking_core.media.interlace import find_field_order
+from retalking_core.media.cursor import find_field_order
 from retalking_core.media.limits import DEFAULT_LIMITS as LIMITS
 from retalking_core.media.planes import region_to_bgr
 from retalking_core.media.reader import StillReader, VideoReader, open_video
