@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from retalking_core.errors import NoAudioStreamError, OptionUnsupportedError
 from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech, lines_of
 from retalking_core.media.limits import MediaLimits
-from retalking_core.media.mixing import MOST_GAIN_DB, SpeechMixer
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import (
     ANALYSIS_RATE_HZ,
+    MOST_GAIN_DB,
     SoundStore,
     Speech,
+    SpeechMixer,
     is_audible,
     pcm_bits_of,
     read_speech,
