@@ -10,7 +10,7 @@ from torch import nn
 # Network -> module and class.
 _CLASSES = {
     "dnet": ("dnet", "DNet"),
-    "lnet": ("lnet", "LNet"),
+    "lnet": ("enet", "LNet"),
     "enet": ("enet", "ENet"),
     "deep3d": ("third_party", "Deep3D"),
     "gpen512": ("gpen", "GPEN512"),

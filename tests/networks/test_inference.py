@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retalking_core.networks.enet import FourierUnit
 from retalking_core.networks.inference import (
     CHANNELS_LAST_ALLOWED,
     FOLDABLE,
@@ -24,7 +25,6 @@ from retalking_core.networks.inference import (
     optimize_for_inference,
     prepare,
 )
-from retalking_core.networks.lnet import FourierUnit
 from tests.networks.bfloat16 import Float32Sums
 from tests.networks.golden import load_synthetic, make_input, read_golden
 
@@ -184,7 +184,7 @@ def test_the_fft_runs_in_float32_whatever_comes_in(dtype: torch.dtype, monkeypat
 
 
 def test_the_inverse_fft_is_torchs_for_a_spectrum_that_is_not_hermitian() -> None:
-    from retalking_core.networks.lnet import _inverse_spectrum
+    from retalking_core.networks.enet import _inverse_spectrum
 
     for width in (11, 12):
         spectrum = torch.randn(2, 3, 12, width // 2 + 1, dtype=torch.complex64)
