@@ -21,8 +21,8 @@ from retalking_core.device import upload
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.landmarks import STANDARD_FIVE, fit_orthographic, five_points_3dmm
 from retalking_core.imaging import resampling_matrix
+from retalking_core.weights.checkpoint import read_templates
 from retalking_core.weights.table import WEIGHT_FILES
-from retalking_core.weights.templates import read_templates
 
 ALIGNED_PX = 224
 # Scale of the standard face in the aligned picture, px a unit.

@@ -1,20 +1,27 @@
 """Reads a checkpoint safely and checks it against its manifest, strictly.
 
-No code from a file ever runs: `weights_only=True`, and objects of other packages become placeholders (`foreign.py`).
+No code from a file ever runs: `weights_only=True`, and objects of other packages become placeholders.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
 import struct
+import sys
 import tarfile
+import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from _compat_pickle import IMPORT_MAPPING
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.io import loadmat, whosmat
 from torch import Tensor
 
 from retalking_core.digests import file_sha256
@@ -28,7 +35,6 @@ from retalking_core.errors import (
     WeightsUnsafeError,
     WeightsWrongFileError,
 )
-from retalking_core.weights.foreign import Placeholder, load_with_placeholders
 from retalking_core.weights.table import (
     LOCK_NAME,
     NETWORK_FILES,
@@ -40,7 +46,146 @@ from retalking_core.weights.table import (
     load_manifest,
     read_lock,
 )
-from retalking_core.weights.templates import read_templates
+
+MAX_FOREIGN = 64
+# What training code keeps in a checkpoint of the standard library: data without behavior. Anything else of it, such as
+# `subprocess.Popen` or `builtins.eval`, can only be there to run.
+DATA_OF_STANDARD_LIBRARY = frozenset(
+    {"argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "collections.deque"}
+    | {"_codecs.encode", "copyreg._reconstructor"}
+    | {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes")}
+    | {f"builtins.{name}" for name in ("bytearray", "list", "tuple", "dict", "set", "frozenset", "slice", "range")}
+    | {f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")}
+    | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
+)
+
+
+class _ComparesAsDict(type):
+    """torch's unpickler sets items only on `type(target) in [dict, ...]`. To be equal to dict lets it hand the items of
+    foreign mappings to `Placeholder.__setitem__`."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is dict
+
+    __hash__ = type.__hash__
+
+
+class Placeholder(metaclass=_ComparesAsDict):
+    """Stands for an object of a foreign class: swallows arguments and items, and only keeps its state."""
+
+    name = ""
+    """Full name of the global that the file asked for."""
+    state: object = None
+
+    def __new__(cls, *_args: object) -> Placeholder:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __setitem__(self, _key: object, _value: object) -> None:
+        pass
+
+
+_ALLOWED_GLOBALS = threading.Lock()  # torch keeps one list of them for the process
+
+
+def load_with_placeholders(path: Path, mmap: bool, known: Iterable[str] = ()) -> object:
+    """Content of a checkpoint on the CPU, with placeholders for objects of other packages, which run nothing. Raises
+    WeightsUnsafeError, with a message without the file's name, for a global that is code; otherwise what `torch.load`
+    raises.
+
+    A pickle names classes and functions to call (globals). torch's `weights_only` unpickler refuses every one that it
+    does not know, and with it whole checkpoints that merely keep a numpy scalar or training options beside their
+    weights. Here each such name is replaced by an inert class of its own, so that the unpickler has something to call
+    and nothing of the named package is imported.
+
+    known: names to replace from the start, however many; all others are found one by one.
+    """
+    foreign: dict[str, Callable[..., Placeholder]] = {name: _placeholder(name) for name in known}
+    most = len(foreign) + MAX_FOREIGN
+    while True:
+        try:
+            with _ALLOWED_GLOBALS, torch.serialization.safe_globals([(inert, name) for name, inert in foreign.items()]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            name = _refused_global(str(error))
+            if name is None or name in foreign:
+                raise
+            if _is_code(name, str(error)) or len(foreign) >= most:
+                raise WeightsUnsafeError(
+                    f"loading it would mean trusting {name}, which is more than tensors and plain containers"
+                ) from None
+            foreign[name] = _placeholder(name)
+
+
+def _placeholder(name: str) -> type[Placeholder]:
+    return type("Placeholder", (Placeholder,), {"name": name})
+
+
+def _refused_global(message: str) -> str | None:
+    """Full name of the global that torch's unpickler stopped at; its message drops `builtins.`."""
+    found = re.search(r"GLOBAL (\S+)", message)
+    if found is None:
+        return None
+    return found[1] if "." in found[1] else f"builtins.{found[1]}"
+
+
+def _is_code(name: str, message: str) -> bool:
+    if "is blocked" in message:  # os, posix, nt, sys
+        return True
+    if name.startswith("torch."):  # a module or an optimizer kept whole is data, torch.load or torch.hub is not
+        return not name.startswith(("torch.nn.", "torch.optim."))
+    module, _, attribute = name.rpartition(".")
+    module = IMPORT_MAPPING.get(module, module)  # protocol 2 writes Python 2's names: `commands` for `subprocess`
+    is_standard = module.partition(".")[0] in sys.stdlib_module_names
+    return is_standard and f"{module}.{attribute}" not in DATA_OF_STANDARD_LIBRARY
+
+
+COEFFICIENTS = 64
+TEMPLATE_KEYS = {"neutral": "expression_center", "smile": "expression_mouth"}
+MAX_ELEMENTS = 10_000_000  # the variables are compressed: bounded before they are unpacked
+
+
+def read_templates(path: Path, name: str | None = None) -> dict[str, NDArray[np.float32]]:
+    """f32 [64] of `neutral` and `smile`: row 0 of 2-D variables with at least 64 columns. Only these are read.
+
+    name: for messages, where the file has another one yet.
+
+    Raises: weights_wrong_file, weights_truncated,
+    weights_shape_mismatch.
+    """
+    name = name or path.name
+    try:
+        shapes = {variable: shape for variable, shape, _kind in whosmat(path, appendmat=False)}
+    except Exception as error:  # the reader of MATLAB files raises what it stumbles over
+        raise WeightsWrongFileError(f"{name} is not a MATLAB 5 file", file=name) from error
+    missing = [key for key in TEMPLATE_KEYS.values() if key not in shapes]
+    if missing:
+        raise WeightsWrongFileError(f"{name} has no variable {' and '.join(missing)}", file=name)
+    for key in TEMPLATE_KEYS.values():
+        shape = shapes[key]
+        if len(shape) != 2 or shape[0] < 1 or shape[1] < COEFFICIENTS or np.prod(shape) > MAX_ELEMENTS:
+            wanted = f"2-D with at least {COEFFICIENTS} columns"
+            raise WeightsShapeMismatchError(f"{name}: {key} is {list(shape)}, not {wanted}", file=name, tensors=[key])
+    try:
+        content: dict[str, Any] = loadmat(path, appendmat=False, variable_names=list(TEMPLATE_KEYS.values()))
+    except Exception as error:
+        raise WeightsTruncatedError(f"{name} ends too early or is damaged", file=name) from error
+    return {word: _first_row(content.get(key), key, name) for word, key in TEMPLATE_KEYS.items()}
+
+
+def _first_row(values: object, key: str, file: str) -> NDArray[np.float32]:
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.ndim != 2:
+        raise WeightsShapeMismatchError(f"{file}: {key} holds no real numbers", file=file, tensors=[key])
+    row = values[0, :COEFFICIENTS].astype(np.float32)
+    if not np.isfinite(row).all():
+        raise WeightsShapeMismatchError(f"{file}: {key} holds numbers that are not finite", file=file, tensors=[key])
+    return row
+
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 COUNTER = "num_batches_tracked"

@@ -22,8 +22,7 @@ from retalking_core.errors import (
     WeightsTruncatedError,
     WeightsWrongFileError,
 )
-from retalking_core.weights.checkpoint import check_state_dict
-from retalking_core.weights.foreign import Placeholder, load_with_placeholders
+from retalking_core.weights.checkpoint import Placeholder, check_state_dict, load_with_placeholders
 from retalking_core.weights.table import LockedFile, Pin, WeightFile, record
 
 PUBLISHED = {

@@ -22,7 +22,7 @@ from scipy.io import savemat
 from retalking_core import errors
 from retalking_core.digests import file_sha256
 from retalking_core.weights import checkpoint, synthesis, table
-from retalking_core.weights.checkpoint import check_digest, read_checkpoint, verify_file
+from retalking_core.weights.checkpoint import check_digest, read_checkpoint, read_templates, verify_file
 from retalking_core.weights.synthesis import synthetic_state_dict, write_checkpoint
 from retalking_core.weights.table import (
     NETWORK_FILES,
@@ -35,7 +35,6 @@ from retalking_core.weights.table import (
     load_manifest,
     read_lock,
 )
-from retalking_core.weights.templates import read_templates
 from retalking_core.weights.torchscript import convert
 
 LENIENT = ("dnet", "lnet", "enet", "ganimation")

@@ -20,8 +20,8 @@ from retalking_core.evaluation.metrics import METRICS
 from retalking_core.options import RenderOptions
 from retalking_core.vocabulary import containers, engines, options
 from retalking_core.vocabulary.metrics import METRIC_TABLE, Better
+from retalking_core.weights.checkpoint import TEMPLATE_KEYS
 from retalking_core.weights.table import WEIGHT_FILES
-from retalking_core.weights.templates import TEMPLATE_KEYS
 from tests.api.running import ROOT
 
 

@@ -60,7 +60,7 @@ from retalking_core.stages.stabilize import (
     semantic_windows,
 )
 from retalking_core.types import ColorTags, FaceTrack, Frame, FrameSource, Timeline
-from retalking_core.weights.templates import TEMPLATE_KEYS
+from retalking_core.weights.checkpoint import TEMPLATE_KEYS
 
 # Two neighboring boxes that overlap less belong to different shots.
 SAME_SHOT_OVERLAP = 0.3

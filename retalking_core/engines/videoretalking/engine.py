@@ -57,7 +57,7 @@ from retalking_core.threads import EncoderThread, Turns
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
 from retalking_core.vocabulary.engines import KernelState
 from retalking_core.vocabulary.stages import JobStage
-from retalking_core.weights.templates import TEMPLATE_KEYS
+from retalking_core.weights.checkpoint import TEMPLATE_KEYS
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
 BATCH_CUDA, BATCH_CPU = 16, 2
