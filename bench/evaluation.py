@@ -22,8 +22,7 @@ from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric_table import MetricValue
-from retalking_core.evaluation.metrics import available_metrics, looks_of, measure_all
+from retalking_core.evaluation.metrics import MetricValue, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress

@@ -28,8 +28,7 @@ from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric_table import MetricValue
-from retalking_core.evaluation.metrics import METRICS
+from retalking_core.evaluation.metrics import METRICS, MetricValue
 from retalking_core.evaluation.report import (
     ClipSection,
     ReportPage,

@@ -24,7 +24,7 @@ from retalking_client.cli.progress import PlainDisplay
 if TYPE_CHECKING:
     from jobs.settings import Settings
     from retalking_core.engine import Engine
-    from retalking_core.evaluation.metric_table import LineValue
+    from retalking_core.evaluation.metrics import LineValue
     from retalking_core.lines import LineInput
     from retalking_core.media.limits import MediaLimits
     from retalking_core.options import Compat, RenderOptions

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric_table import POINTS, LineValue, MetricValue
-from retalking_core.evaluation.metrics import METRICS, measure_all
+from retalking_core.evaluation.metrics import METRICS, POINTS, LineValue, MetricValue, measure_all
 
 Curve = list[float | None]
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric_table import MetricValue
+from retalking_core.evaluation.metrics import MetricValue
 from retalking_core.media.planes import region_to_bgr
 from retalking_core.types import FrameSource
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retalking_core.evaluation.image_quality import cpbd, similarity, toolkit_gray
-from retalking_core.evaluation.metric_table import TEMPLATE, align_face, cosines
+from retalking_core.evaluation.metrics import TEMPLATE, align_face, cosines
 from retalking_core.evaluation.set_metrics import frechet_distance
 from retalking_core.evaluation.sync import score_sync
 from retalking_core.evaluation.sync_protocols import mfcc

@@ -11,8 +11,7 @@ from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.metric_table import MetricValue
-from retalking_core.evaluation.metrics import METRICS, available_metrics, evaluate, measure_all
+from retalking_core.evaluation.metrics import METRICS, MetricValue, available_metrics, evaluate, measure_all
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from tests.evaluation.clips import (
