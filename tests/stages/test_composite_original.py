@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from retalking_core.engines.original import imaging
 from retalking_core.engines.original import restoration as stage
+from retalking_core.engines.original import stages as original
 from retalking_core.engines.original.restoration import mouth_mask_original, restore_frame_original
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.landmarks import GPEN_TEMPLATE
@@ -27,7 +27,7 @@ def _rectangles(rows: np.ndarray) -> np.ndarray:
 @blending
 def test_blend_of_small_pictures(golden: GoldenSet) -> None:
     for levels in (2, 3, 6):
-        own = imaging.blend_laplacian_original(golden["A64"], golden["B64"], golden["m64"], levels)
+        own = original.blend_laplacian_original(golden["A64"], golden["B64"], golden["m64"], levels)
         golden.check(f"lap64_L{levels}", own, 1e-3)
 
 
@@ -36,7 +36,7 @@ def test_blend_at_512(golden: GoldenSet) -> None:
     one, other = (triangle_pattern(512, 512, golden[f"lap512_{x}_tri"]) for x in "AB")
     mask = _rectangles(golden["lap512_mask_rects"])
     for levels in (6, 10):
-        own = imaging.blend_laplacian_original(one, other, mask, levels)
+        own = original.blend_laplacian_original(one, other, mask, levels)
         golden.check(f"lap512_L{levels}_stride5", own[::5, ::5], 1e-3)
         golden.check(f"lap512_L{levels}_minmax", [own.min(), own.max()], 1e-3)
 
@@ -44,13 +44,13 @@ def test_blend_at_512(golden: GoldenSet) -> None:
 @blending
 def test_pyramid_steps(golden: GoldenSet) -> None:
     picture = golden["pyr_in"]
-    golden.check("pyr_down_u8", imaging.pyr_down(picture), 0)
-    golden.check("pyr_down_f32", imaging.pyr_down(picture.astype(np.float32)), 1e-4)
+    golden.check("pyr_down_u8", original.pyr_down(picture), 0)
+    golden.check("pyr_down_f32", original.pyr_down(picture.astype(np.float32)), 1e-4)
     small = picture.astype(np.float32)
-    golden.check("pyr_up_f32", imaging.pyr_up(small[:6, :7]), 1e-4)
-    golden.check("pyr_up_1x1", imaging.pyr_up(np.full((1, 1, 3), 37, np.float32)), 1e-4)
-    golden.check("pyr_down_2x2", imaging.pyr_down(small[:2, :2]), 1e-4)
-    golden.check("pyr_down_1x1", imaging.pyr_down(small[:1, :1]), 1e-4)
+    golden.check("pyr_up_f32", original.pyr_up(small[:6, :7]), 1e-4)
+    golden.check("pyr_up_1x1", original.pyr_up(np.full((1, 1, 3), 37, np.float32)), 1e-4)
+    golden.check("pyr_down_2x2", original.pyr_down(small[:2, :2]), 1e-4)
+    golden.check("pyr_down_1x1", original.pyr_down(small[:1, :1]), 1e-4)
 
 
 def _faces(golden: GoldenSet, case: str) -> stage.DetectedFaces:
@@ -60,7 +60,7 @@ def _faces(golden: GoldenSet, case: str) -> stage.DetectedFaces:
 @enhancing
 def test_constants(golden: GoldenSet) -> None:
     golden.check("reference5", GPEN_TEMPLATE, 1e-6)
-    golden.check("kernel3", imaging.SMOOTHING, 0)
+    golden.check("kernel3", original.SMOOTHING, 0)
 
 
 @enhancing

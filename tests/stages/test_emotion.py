@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retalking_core.engines.original import stages as original_stages
-from retalking_core.engines.original.imaging import truncate_u8
+from retalking_core.engines.original.stages import truncate_u8
 from retalking_core.stages import lips as stage
 from tests.stages.golden_set import GoldenSet, named_pattern_parameters, triangle_pattern
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retalking_core import imaging
-from retalking_core.engines.original import imaging as original
+from retalking_core.engines.original import stages as original
 from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, moved
 from retalking_core.imaging import crop_resized, place_resized, warp_batch
 from retalking_core.media.planes import color_matrices

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retalking_core import imaging as batched
-from retalking_core.engines.original import imaging
+from retalking_core.engines.original import stages as original
 from retalking_core.imaging import invert_affine
 from tests.stages.golden_set import GoldenSet
 
@@ -31,14 +31,14 @@ def _resampled(picture: np.ndarray, width: int, height: int, kernel: batched.Ker
 def test_p1_resize_of_8_bit_pictures_is_exact(golden: GoldenSet) -> None:
     for size in golden.pick(SIZES, prefix="resize_u8_"):
         height, width = map(int, size.split("x"))
-        golden.check(f"resize_u8_{size}", imaging.resize_bilinear(golden["img"], width, height), 0)
+        golden.check(f"resize_u8_{size}", original.resize_bilinear(golden["img"], width, height), 0)
 
 
 def test_p1_resize_of_float_pictures(golden: GoldenSet) -> None:
     for size in golden.pick(SIZES, prefix="resize_f32_"):
         height, width = map(int, size.split("x"))
         picture = golden["img"].astype(np.float32)
-        golden.check(f"resize_f32_{size}", imaging.resize_bilinear(picture, width, height), 1e-5)
+        golden.check(f"resize_f32_{size}", original.resize_bilinear(picture, width, height), 1e-5)
 
 
 def test_p1_batched_resize_agrees(golden: GoldenSet) -> None:
@@ -52,10 +52,10 @@ def test_p1_batched_resize_agrees(golden: GoldenSet) -> None:
 
 def test_p2_p3_affine(golden: GoldenSet) -> None:
     picture, matrix = golden["img"], golden["affine"]
-    golden.check("warp_linear_border0", imaging.warp_affine(picture, matrix, 60, 50), 0)
-    golden.check("warp_flags3_border0", imaging.warp_affine(picture, matrix, 60, 50), 0)
-    golden.check("warp_border_135_133_132", imaging.warp_affine(picture, matrix, 60, 50, (135, 133, 132)), 0)
-    golden.check("warp_f32", imaging.warp_affine(golden["mask"], matrix, 60, 50), 1e-5)
+    golden.check("warp_linear_border0", original.warp_affine(picture, matrix, 60, 50), 0)
+    golden.check("warp_flags3_border0", original.warp_affine(picture, matrix, 60, 50), 0)
+    golden.check("warp_border_135_133_132", original.warp_affine(picture, matrix, 60, 50, (135, 133, 132)), 0)
+    golden.check("warp_f32", original.warp_affine(golden["mask"], matrix, 60, 50), 1e-5)
     golden.check("affine_inverse", invert_affine(matrix), 1e-12)
 
 
@@ -63,10 +63,10 @@ def test_p4_gaussian_blur(golden: GoldenSet) -> None:
     mask = golden["mask"]
     canvas = np.zeros((180, 165), np.float32)
     canvas[70:110, 60:104] = mask
-    golden.check("blur_101_s11", imaging.blur_gaussian(canvas, 101, 11)[::3, ::3], 2e-7)
+    golden.check("blur_101_s11", original.blur_gaussian(canvas, 101, 11)[::3, ::3], 2e-7)
     for size in (5, 7, 9, 13):
-        golden.check(f"blur_{size}_s0", imaging.blur_gaussian(mask, size, 0), 2e-7)
-    golden.check("blur_auto_s1", imaging.blur_gaussian(mask, 0, 1), 2e-7)
+        golden.check(f"blur_{size}_s0", original.blur_gaussian(mask, size, 0), 2e-7)
+    golden.check("blur_auto_s1", original.blur_gaussian(mask, 0, 1), 2e-7)
 
 
 def test_p4_batched_blur_agrees(golden: GoldenSet) -> None:
@@ -76,12 +76,12 @@ def test_p4_batched_blur_agrees(golden: GoldenSet) -> None:
 
 def test_p5_erosion(golden: GoldenSet) -> None:
     for size in (2, 4, 12):
-        golden.check(f"erode_{size}", imaging.erode_block(golden["mask"], size), 0)
+        golden.check(f"erode_{size}", original.erode_block(golden["mask"], size), 0)
 
 
 def test_p6_p7_p11_conversions(golden: GoldenSet) -> None:
-    golden.check("filter3", imaging.smooth_3x3(golden["img"]), 0)
-    golden.check("csa_out", imaging.absolute_u8(golden["csa_in"]), 0)
+    golden.check("filter3", original.smooth_3x3(golden["img"]), 0)
+    golden.check("csa_out", original.absolute_u8(golden["csa_in"]), 0)
 
 
 def test_p9_antialiased_resize(golden: GoldenSet) -> None:
@@ -92,5 +92,5 @@ def test_p9_antialiased_resize(golden: GoldenSet) -> None:
 
 def test_p10_quad_and_perspective(golden: GoldenSet) -> None:
     picture = golden["img"]
-    golden.check("pil_quad_32", imaging.warp_quad(picture, golden["quad"].reshape(4, 2), 32, 32), 1, 1e-3)
-    golden.check("pil_persp_53x37", imaging.warp_perspective(picture, golden["persp"], 53, 37)[0], 1, 1e-3)
+    golden.check("pil_quad_32", original.warp_quad(picture, golden["quad"].reshape(4, 2), 32, 32), 1, 1e-3)
+    golden.check("pil_persp_53x37", original.warp_perspective(picture, golden["persp"], 53, 37)[0], 1, 1e-3)

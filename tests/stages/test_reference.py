@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from retalking_core.engines.original import stages as original_stages
-from retalking_core.engines.original.imaging import resize_bilinear
+from retalking_core.engines.original.stages import resize_bilinear
 from retalking_core.faces.landmarks import oriented_square
 from retalking_core.stages import lips as stage
 from tests.stages.golden_set import GoldenSet, triangle_pattern

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.engines.original.imaging import (
+from retalking_core.engines.original.stages import (
     absolute_u8,
     blend_laplacian_original,
     blur_gaussian,
