@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from jobs.names import MAX_PRIORITY, PREFIX_PATTERN, USUAL_PRIORITY
 from retalking_core.vocabulary.containers import InputSlot
-from retalking_core.vocabulary.engines import EngineInfo, KernelState
+from retalking_core.vocabulary.engines import JOB_STAGES, EngineInfo, KernelState
 from retalking_core.vocabulary.metrics import Better
 from retalking_core.vocabulary.options import (
     MAX_SEGMENTS,
@@ -23,7 +23,6 @@ from retalking_core.vocabulary.options import (
     OutputOptions,
     UpperFace,
 )
-from retalking_core.vocabulary.stages import JOB_STAGES
 
 
 class JobStatus(StrEnum):

@@ -50,9 +50,8 @@ from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from retalking_core.types import Frame, RenderReport
 from retalking_core.vocabulary.containers import HEAD_BYTES, sniff
-from retalking_core.vocabulary.engines import ENGINE_NAME, EngineCapabilities
+from retalking_core.vocabulary.engines import ENGINE_NAME, JOB_STAGES, EngineCapabilities
 from retalking_core.vocabulary.options import EXPRESSION_IMAGE
-from retalking_core.vocabulary.stages import JOB_STAGES
 
 FPS = 25
 FRAMES = 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from retalking_core.errors import RenderCanceled
-from retalking_core.vocabulary.stages import JobStage
+from retalking_core.vocabulary.engines import JobStage
 
 Item = TypeVar("Item")
 EVALUATE: JobStage = "evaluate"

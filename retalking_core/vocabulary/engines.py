@@ -1,9 +1,9 @@
-"""Names of engines, which of them `auto` means, and what an engine says that it can do."""
+"""Names of engines, which of them `auto` means, and what an engine says that it can do; the stages of a job."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -66,3 +66,9 @@ def preferred_engine(wanted: str, offered: Collection[str]) -> str | None:
     if wanted != AUTO:
         return wanted if wanted in offered else None
     return next((name for name in (*PREFERENCE, *sorted(offered)) if name in offered), None)
+
+
+JobStage = Literal["fetch", "analyze", "synthesize", "evaluate", "publish"]
+"""Stages of a job, in order. An engine reports `analyze` and `synthesize`, the evaluation `evaluate`."""
+
+JOB_STAGES: tuple[JobStage, ...] = get_args(JobStage)

@@ -55,8 +55,7 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import EncoderThread, Turns
 from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
-from retalking_core.vocabulary.engines import KernelState
-from retalking_core.vocabulary.stages import JobStage
+from retalking_core.vocabulary.engines import JobStage, KernelState
 from retalking_core.weights.checkpoint import TEMPLATE_KEYS
 
 NETWORKS = ("deep3d", "dnet", "gpen512", "lnet", "enet", "gfpgan", "parsenet")
