@@ -20,8 +20,8 @@ from starlette.requests import Request
 
 from api.dependencies import Dependencies
 from api.limits import too_large
-from jobs.containers import check_container, is_job_list
 from jobs.errors import ServiceError
+from jobs.intake import check_container, is_job_list
 from jobs.objects import ObjectWriter
 from jobs.opening import storage_refusal
 from jobs.store import ArrivalLostError, ByteQuota, StorageQuotaError

@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.containers import check_container
 from jobs.errors import ServiceError
 from jobs.models import InputPart, InputRef, JobSpec, slot_of
 from jobs.names import upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore
 from jobs.settings import Settings
 from jobs.store import JobStore
-from retalking_core.vocabulary.containers import HEAD_BYTES
+from retalking_core.vocabulary.containers import (
+    ACCEPTED,
+    ACCEPTED_NAMES,
+    HEAD_BYTES,
+    KINDS,
+    ContainerKind,
+    InputSlot,
+    describe,
+    sniff,
+)
+
+
+def check_container(head: bytes, slot: InputSlot | None, file: str = "") -> ContainerKind:
+    """The container that begins with these bytes. Raises container_unsupported if the slot does not accept it.
+
+    file: what the message calls the file; empty: by its slot.
+    """
+    found = sniff(head)
+    if found is not None and found in (ACCEPTED[slot] if slot else KINDS):
+        return found
+    what, advice = (f"a {found.name} file", "") if found else describe(head)
+    wanted = ACCEPTED_NAMES[slot] if slot else "a video, speech or picture file"
+    name = file or (f"`{slot}` file" if slot else "file")
+    sentences = (f"The {name} is {what}.", advice, f"Send {wanted}.")
+    raise ServiceError("container_unsupported", " ".join(filter(None, sentences)))
+
+
+def is_job_list(head: bytes) -> bool:
+    """True for the first bytes of a list of jobs (JSON Lines), which a batch names by its upload."""
+    return head.lstrip().startswith(b"{")
+
 
 # Keeps an upload from expiring while it is copied; an object store copies 2 GB in seconds.
 KEEP_UPLOAD_S = 300.0

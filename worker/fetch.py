@@ -17,8 +17,8 @@ from urllib.parse import urljoin
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.containers import check_container
 from jobs.errors import ServiceError
+from jobs.intake import check_container
 from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError, send_job
 from jobs.models import ErrorInfo, InputPart, InputRef, Job, slot_of
