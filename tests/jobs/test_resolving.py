@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import egress
-from jobs.egress import HostTimeoutError, check_url, check_url_async
-from jobs.resolving import QUEUE_LIMIT, LookupTimeoutError, Resolver
+from jobs.egress import QUEUE_LIMIT, HostTimeoutError, LookupTimeoutError, Resolver, check_url, check_url_async
 from tests.services import silent_name_server, wait_until
 
 PUBLIC = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80))]
