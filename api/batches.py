@@ -59,7 +59,7 @@ from jobs.store import (
     RecordNotStorableError,
     WrongStateError,
 )
-from jobs.traces import current_traceparent
+from jobs.telemetry import current_traceparent
 from jobs.view import summarize_batch, view_batch
 
 # Of an uploaded list; a body is limited by max_json_bytes.

@@ -18,9 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.metrics import RequestMetrics
 from api.problems import problem_response
 from jobs.errors import is_thread_shortage
-from jobs.logging_config import log_context
 from jobs.settings import Settings
-from jobs.traces import span
+from jobs.telemetry import log_context, span
 
 logger = logging.getLogger("retalking.api")
 

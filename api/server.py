@@ -23,11 +23,10 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from api.main import create_app
-from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
-from jobs.traces import start_traces
+from jobs.telemetry import configure_logging, start_traces
 
 # Connections that the kernel queues while the process is busy or restarts.
 BACKLOG = 1024
@@ -131,7 +130,7 @@ class Server(uvicorn.Server):
 def app() -> FastAPI:
     settings = Settings()
     configure_logging(settings.log_format)
-    start_traces(settings, "api")
+    start_traces(settings.traces_endpoint, "api")
     # It would log the signatures of upload links; `api.middleware` logs every request without its query.
     logging.getLogger("uvicorn.access").disabled = True
     return create_app(settings, open_store(settings), open_objects(settings), make_celery(settings))

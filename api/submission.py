@@ -56,7 +56,7 @@ from jobs.store import (
     RecordNotStorableError,
     RecordUnreadableError,
 )
-from jobs.traces import current_traceparent
+from jobs.telemetry import current_traceparent
 
 # Jobs of one batch
 MAX_ITEMS = 500

@@ -28,7 +28,7 @@ from jobs.names import (
 )
 from jobs.settings import Settings
 from jobs.store import JobStore
-from jobs.traces import span
+from jobs.telemetry import span
 
 
 class MessageNotSentError(Exception):

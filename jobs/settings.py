@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jobs.logging_config import LogFormat
 from jobs.names import OWN_FOLDERS, PREFIX_PATTERN
+from jobs.telemetry import LogFormat
 
 # As suggested by Standard Webhooks: 76 hours in total.
 DEFAULT_RETRIES_S = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 
 from jobs.errors import ERROR_CODES
 from jobs.intake import check_speech, check_upload
-from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError, send_job
 from jobs.models import Batch, ErrorInfo, InputPart, InputRef, Job, JobSpec
 from jobs.names import input_key, job_prefix, new_job_id
@@ -38,6 +37,7 @@ from jobs.store import (
     StorageQuotaError,
     WrongStateError,
 )
+from jobs.telemetry import log_context
 from worker.faults import describe_fault, is_unexpected
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from redis.exceptions import RedisError
 from standardwebhooks import Webhook
 
 from jobs.errors import ServiceError
-from jobs.logging_config import log_context
 from jobs.models import (
     Batch,
     BatchMessage,
@@ -35,7 +34,7 @@ from jobs.models import (
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets
 from jobs.store import BatchNotFoundError, JobNotFoundError, JobStore
-from jobs.traces import span
+from jobs.telemetry import log_context, span
 from worker.egress import Egress, UnreachableError
 
 log = logging.getLogger(__name__)

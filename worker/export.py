@@ -17,13 +17,12 @@ from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.logging_config import log_context
 from jobs.models import DeliveryAttempt, ErrorInfo, Export, Job, ResultInfo
 from jobs.names import export_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError, JobStore, LeaseLostError
-from jobs.traces import span
+from jobs.telemetry import log_context, span
 from worker.delivery import JITTER, describe_status
 from worker.egress import RATE_WINDOW_S, Egress, UnreachableError
 from worker.retry import retry_redis

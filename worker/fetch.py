@@ -19,7 +19,6 @@ from redis.exceptions import RedisError
 
 from jobs.errors import ServiceError
 from jobs.intake import check_container
-from jobs.logging_config import log_context
 from jobs.messages import MessageNotSentError, send_job
 from jobs.models import ErrorInfo, InputPart, InputRef, Job, slot_of
 from jobs.names import fetched_input_key
@@ -27,7 +26,7 @@ from jobs.objects import ObjectStore, ObjectStoreError, ObjectWriter
 from jobs.opening import FreeSpace, byte_quota, storage_refusal
 from jobs.settings import Settings
 from jobs.store import ByteQuota, Fetch, JobNotFoundError, JobStore, LeaseLostError, StorageQuotaError
-from jobs.traces import span
+from jobs.telemetry import log_context, span
 from retalking_core.errors import RenderCanceled
 from retalking_core.vocabulary.containers import HEAD_BYTES
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from jobs.store import Fetch, Lease, LeaseLostError, SegmentLease
 from jobs.store.evaluations import EvaluationLease
-from jobs.traces import enter_stage
+from jobs.telemetry import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.supervision import ShutdownNotice
 

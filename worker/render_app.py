@@ -25,13 +25,12 @@ from celery.exceptions import Reject
 from celery.utils.nodenames import nodename
 from redis.exceptions import RedisError
 
-from jobs.logging_config import configure_logging, log_context
 from jobs.messages import make_celery, send_job, watch_polls
 from jobs.names import EVALUATE_TASK, RENDER_QUEUE, RENDER_TASK, SEGMENTS_TASK
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store import JobNotFoundError
-from jobs.traces import span, staged, start_traces
+from jobs.telemetry import configure_logging, log_context, span, staged, start_traces
 from worker.engines import PREVIEW, LoadEngines, kernels_of, media_limits, warm_up_engines
 from worker.memory import data_bytes, gpu_memory, limit_memory
 from worker.supervision import (
@@ -82,7 +81,7 @@ class RenderProcess:
         from worker.translation import metric_names
 
         settings = self._settings
-        start_traces(settings, "render-worker")
+        start_traces(settings.traces_endpoint, "render-worker")
         limit_memory(settings.worker_memory_bytes)
         removed = sweep_orphans(scratch_root(settings.work_dir))
         if removed:

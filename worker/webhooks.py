@@ -13,12 +13,11 @@ import time
 from types import FrameType
 from typing import Any
 
-from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store, watched_space
 from jobs.settings import Settings
 from jobs.signing import WebhookSecrets, link_secret
-from jobs.traces import start_traces
+from jobs.telemetry import configure_logging, start_traces
 from jobs.view import view_batch, view_job
 from worker.batches import BatchFeeder
 from worker.delivery import WebhookDeliverer
@@ -58,7 +57,7 @@ def open_parts(settings: Settings, notice: ShutdownNotice) -> tuple[list[Dispatc
 def main() -> None:
     settings = Settings()
     configure_logging(settings.log_format)
-    start_traces(settings, "webhook-worker")
+    start_traces(settings.traces_endpoint, "webhook-worker")
     is_over, notice = threading.Event(), ShutdownNotice()
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -14,10 +14,10 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from jobs.errors import ERROR_CODES, ServiceError
-from jobs.logging_config import JsonFormatter
 from jobs.objects import ObjectStoreError, ObjectStoreFullError
 from jobs.settings import Settings
 from jobs.store import LeaseLostError
+from jobs.telemetry import JsonFormatter
 from retalking_core import errors as core
 from retalking_core.engine import Engine
 from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin, FoundPlugin
