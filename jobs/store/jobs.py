@@ -77,7 +77,7 @@ class Jobs:
         waited_s: float = 0.0,
     ) -> Created:
         """Store a queued job with its queue entry, its outbox entry (message not yet sent) and its deadline. A job with
-        inputs given by URL joins queue and outbox only when they are fetched (jobs/store/fetches.py).
+        inputs given by URL joins queue and outbox only when they are fetched (jobs/store/transfers.py).
 
         An idempotency key that already created a job returns that job unchanged if the fingerprints agree, else raises
         IdempotencyConflictError. Keys of different owners are independent.
