@@ -19,8 +19,7 @@ from api.openapi import json_body
 from api.problems import refusals
 from jobs.errors import ServiceError
 from jobs.store import AccountNotFoundError, KeyNotFoundError, KeyRevokedError, TooManyKeysError, UnknownCursorError
-from jobs.store.keys import MAX_KEYS, Account, ApiKey, Scope
-from jobs.store.usage import MAX_MONTHS, MonthUsage
+from jobs.store.keys import MAX_KEYS, MAX_MONTHS, Account, ApiKey, MonthUsage, Scope
 
 router = APIRouter(tags=["accounts"])
 usage_router = APIRouter(tags=["accounts"])

@@ -46,7 +46,7 @@ from jobs.store.base import RedisBase
 from jobs.store.batches import Batches
 from jobs.store.evaluations import Evaluations
 from jobs.store.jobs import Jobs
-from jobs.store.keys import Accounts, Keys
+from jobs.store.keys import Accounts, Keys, UsageTotals
 from jobs.store.operations import Counters, JanitorFailures, Locks, Workers
 from jobs.store.quarantine import Quarantine
 from jobs.store.segments import SegmentLease, SegmentOutcome, Segments, SplitPlan, SplitState
@@ -91,7 +91,6 @@ from jobs.store.types import (
     WrongStateError,
 )
 from jobs.store.uploads import Uploads
-from jobs.store.usage import UsageTotals
 from jobs.store.webhooks import Webhooks
 
 __all__ = [

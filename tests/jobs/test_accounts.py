@@ -22,9 +22,8 @@ from jobs.store import (
     UnknownCursorError,
 )
 from jobs.store.base import _source
-from jobs.store.keys import MAX_KEYS, ApiKey, Scope, digest_of, key_id_of, new_key_text
+from jobs.store.keys import MAX_KEYS, ApiKey, MonthUsage, Scope, digest_of, key_id_of, new_key_text
 from jobs.store.types import Lease
-from jobs.store.usage import MonthUsage
 from retalking_core.vocabulary.engines import EngineInfo
 from tests.jobs.making import EVALUATION, RENDER, RETENTION_S, claim, result_of, spec_of, succeed, worker_info
 
