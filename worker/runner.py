@@ -33,8 +33,7 @@ from worker.faults import describe_fault, is_transient, is_unexpected
 from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
-from worker.provenance import open_signer
-from worker.publication import Publication, put_file
+from worker.publication import Publication, open_signer, put_file
 from worker.retry import retry_redis
 from worker.scratch import attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
