@@ -25,7 +25,7 @@ from jobs.store import JobNotFoundError, JobStore, LeaseLostError
 from jobs.telemetry import log_context, span
 from worker.delivery import JITTER, describe_status
 from worker.egress import RATE_WINDOW_S, Egress, UnreachableError
-from worker.retry import retry_redis
+from worker.faults import retry_redis
 
 log = logging.getLogger(__name__)
 

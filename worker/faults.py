@@ -1,4 +1,5 @@
-"""Exceptions of an attempt or a fetch -> public errors, and which of them are worth another attempt.
+"""Exceptions of an attempt or a fetch -> public errors, and which of them are worth another attempt; retries of single
+calls to the job store and the object store, which may be unreachable for a moment.
 
 Needs no media library, since the webhook worker fetches inputs.
 """
@@ -6,12 +7,17 @@ Needs no media library, since the webhook worker fetches inputs.
 from __future__ import annotations
 
 import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from celery.exceptions import SoftTimeLimitExceeded
+from redis.exceptions import RedisError
 
 from jobs.errors import ERROR_CODES, ServiceError, is_thread_shortage
 from jobs.models import ErrorInfo
-from jobs.objects import ObjectNotFoundError, ObjectStoreError, ObjectStoreFullError
+from jobs.objects import ObjectNotFoundError, ObjectStoreError, ObjectStoreFullError, ObjectTooLargeError
 from retalking_core.errors import InputError, RetalkingError
 
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -78,3 +84,42 @@ def _info(code: str, message: str) -> ErrorInfo:
 
 
 _OUT_OF_MEMORY = _info("out_of_memory", "The worker ran out of memory.")
+
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def retry_redis(call: Callable[[], T], limit_s: float = 60.0) -> T:
+    """Repeat a call to the job store until Redis answers. Raises the last RedisError after `limit_s`.
+
+    The store's transitions are idempotent, so a call whose answer was lost has no second effect.
+    """
+    deadline = time.monotonic() + limit_s
+    pause_s = 0.2
+    while True:
+        try:
+            return call()
+        except RedisError as fault:
+            if time.monotonic() + pause_s > deadline:
+                raise
+            log.warning("job store unreachable: %s", type(fault).__name__)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 5.0)
+
+
+def retry_storage(call: Callable[[], T], pauses_s: Sequence[float], wait: Callable[[float], None]) -> T:
+    """Repeat a call to the object store after each of the pauses. Raises the last ObjectStoreError.
+
+    wait: sleeps, and raises if the work must stop.
+    """
+    for pause_s in pauses_s:
+        try:
+            return call()
+        except ObjectTooLargeError:
+            raise
+        except ObjectStoreError as fault:
+            log.warning("object store failed, retrying in %s s: %s", pause_s, type(fault).__name__)
+            wait(pause_s)
+    return call()

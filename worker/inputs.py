@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.errors import ServiceError
 from jobs.models import InputPart, Job, slot_of
 from jobs.objects import ObjectStore, ObjectTooLargeError
-from worker.retry import retry_storage
+from worker.faults import retry_storage
 
 # Where having the inputs ends, in the progress of the whole job.
 FETCHED = 0.05

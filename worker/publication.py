@@ -20,7 +20,7 @@ from retalking_core.types import RenderReport
 from retalking_core.vocabulary.containers import HEAD_BYTES
 from retalking_core.vocabulary.options import JobOptions
 from worker.context import Attempt
-from worker.retry import retry_storage
+from worker.faults import retry_storage
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,9 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress
 from retalking_core.vocabulary.containers import OUTPUTS
 from worker.context import RunContext
-from worker.faults import describe_fault, is_unexpected
+from worker.faults import describe_fault, is_unexpected, retry_redis, retry_storage
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
-from worker.retry import retry_redis, retry_storage
 from worker.scratch import attempt_folder, scratch_root
 from worker.translation import render_notes, render_options
 

@@ -27,7 +27,7 @@ from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
-from worker.retry import retry_redis, retry_storage
+from worker.faults import retry_redis, retry_storage
 from worker.segments import SplitClip, render_segment, renderer_of, segment_lease
 from worker.translation import core_notes
 

@@ -16,8 +16,8 @@ from jobs.store import JobStore, Lease, LeaseLostError
 from retalking_core.errors import RenderCanceled
 from tests.services import wait_until
 from tests.worker.test_runner import Interposed
+from worker.faults import retry_redis
 from worker.lease import LeaseKeeper, ShutdownRequestedError
-from worker.retry import retry_redis
 from worker.supervision import ShutdownNotice
 
 
