@@ -28,10 +28,9 @@ from retalking_core.progress import EVALUATE, Progress, ProgressHook
 from retalking_core.types import RenderReport
 from worker.context import Attempt, RunContext
 from worker.faults import describe_fault, retry_redis, retry_storage
-from worker.inputs import InputLoader
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
-from worker.scratch import attempt_folder, scratch_root
+from worker.scratch import InputLoader, attempt_folder, scratch_root
 from worker.translation import Targets, measure, measurement_of, metrics_of, render_options, spoken, write_curves
 
 log = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from retalking_core.errors import RenderCanceled
 from retalking_core.vocabulary.containers import HEAD_BYTES
 from worker.egress import RATE_WINDOW_S, Egress, TooSlowError, UnreachableError
 from worker.faults import describe_fault, is_transient, is_unexpected, retry_redis
-from worker.inputs import FETCHED, too_large
 from worker.lease import LeaseKeeper, ShutdownRequestedError
+from worker.scratch import FETCHED, too_large
 from worker.supervision import ShutdownNotice
 
 log = logging.getLogger(__name__)

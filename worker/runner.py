@@ -30,11 +30,10 @@ from worker.context import Attempt, RunContext
 from worker.engines import choose_engine, wanted_engine
 from worker.evaluation import RenderedClip, evaluate_after, follows, is_wanted
 from worker.faults import describe_fault, is_transient, is_unexpected, retry_redis
-from worker.inputs import FETCHED, InputLoader, Inputs
 from worker.lease import LeaseKeeper, ShutdownRequestedError
 from worker.memory import release_frames
 from worker.publication import Publication, open_signer, put_file
-from worker.scratch import attempt_folder, scratch_root
+from worker.scratch import FETCHED, InputLoader, Inputs, attempt_folder, scratch_root
 from worker.splitting import RenderTask, render
 from worker.translation import Targets, early_looks, render_info, render_options, result_info, spoken
 

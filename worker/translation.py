@@ -42,8 +42,8 @@ from retalking_core.progress import ProgressHook, ignore_progress
 from retalking_core.types import AudioTrack, LineReport, RenderReport
 from retalking_core.vocabulary.containers import OUTPUTS, OutputContainer
 from retalking_core.vocabulary.options import EXPRESSION_IMAGE, JobOptions
-from worker.inputs import Inputs
 from worker.lease import ShutdownRequestedError
+from worker.scratch import Inputs
 
 
 def render_options(options: JobOptions, expression_image: Path | None, owner: str = "") -> RenderOptions:

@@ -23,8 +23,8 @@ from jobs.store import JobStore, Origin, ReceiverRules
 from tests.services import free_port, own_database, wait_until
 from tests.worker.receiver import Receiver, Reply, receiving
 from worker.fetch import InputFetcher
-from worker.inputs import InputLoader
 from worker.janitor import Janitor
+from worker.scratch import InputLoader
 from worker.supervision import ShutdownNotice
 
 # What the first bytes of a WebM file and of a WAV file look like; no more of them is read here.
