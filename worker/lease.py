@@ -44,7 +44,7 @@ def kill_process() -> None:
 
 
 class LeaseBackend(Protocol):
-    """Renews leases: the job store for jobs, `worker.segments.SegmentLeaseBackend` for segments,
+    """Renews leases: the job store for jobs, `worker.splitting.SegmentLeaseBackend` for segments,
     `worker.evaluation.EvaluationLeaseBackend` for evaluations, `worker.fetch.FetchLeaseBackend` for fetches."""
 
     def report(self, lease: Any, *, stage: str, progress: float, lease_s: float) -> bool: ...

@@ -146,7 +146,7 @@ class RenderProcess:
         self._work(job_id, run_job)
 
     def help(self, job_id: str) -> None:
-        from worker.segments import help_job
+        from worker.splitting import help_job
 
         self._work(job_id, help_job)
 

@@ -27,7 +27,7 @@ from tests.worker.segmented_engine import SlowEngine
 from tests.worker.test_runner import Interposed
 from worker.context import RunContext
 from worker.engines import EngineSet
-from worker.segments import help_job, renderer_of
+from worker.splitting import help_job, renderer_of
 from worker.supervision import ShutdownNotice
 
 
