@@ -24,7 +24,6 @@ from retalking_client.calls import (
     redirected_request,
 )
 from retalking_client.codes import JobNotFinishedError, ResultNotReadyError
-from retalking_client.downloading import BytesHook, PartialFile, target_of
 from retalking_client.errors import EventsLostError, UnexpectedAnswerError, WaitTimeoutError
 from retalking_client.events import SILENCE_S, EventCursor, EventParser, ProgressHook, Watch
 from retalking_client.models import (
@@ -58,7 +57,15 @@ from retalking_client.options import (
     Segment,
     SubmitOptions,
 )
-from retalking_client.responses import Attempts, PageType, RetryPolicy, parse_response
+from retalking_client.responses import (
+    Attempts,
+    BytesHook,
+    PageType,
+    PartialFile,
+    RetryPolicy,
+    parse_response,
+    target_of,
+)
 
 
 class Client:

@@ -18,10 +18,9 @@ from standardwebhooks import Webhook
 
 from retalking_client import Client, Job, RetryPolicy, UnexpectedAnswerError, WebhookInvalidError, verify_webhook
 from retalking_client.calls import submit_call
-from retalking_client.downloading import target_of
 from retalking_client.events import EventCursor, EventParser
 from retalking_client.options import AccountChanges, JobFilters
-from retalking_client.responses import Attempts, error_of_response, retry_after_s
+from retalking_client.responses import Attempts, error_of_response, retry_after_s, target_of
 
 SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY="
 JOB = {"id": "job_1", "status": "succeeded", "created_at": "2026-01-01T00:00:00Z"}

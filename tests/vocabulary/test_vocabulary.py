@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 import retalking_core.vocabulary
 from jobs.models import JobOutput, JobRequest
-from retalking_client import downloading
 from retalking_client import options as client
+from retalking_client import responses
 from retalking_client.models import Metric
 from retalking_core.evaluation.metrics import METRICS
 from retalking_core.options import RenderOptions
@@ -67,7 +67,7 @@ def test_the_client_s_options_are_those_of_the_service() -> None:
     assert words(get_type_hints(client.SoundOptions)["mix"]) == words(options.SoundMix)
     assert set(get_type_hints(client.Margins)) == set(get_type_hints(options.Pads))
     assert words(get_type_hints(Metric)["better"]) == words(Better)
-    assert {kind.content_type: name for name, kind in containers.OUTPUTS.items()} == downloading.SUFFIXES
+    assert {kind.content_type: name for name, kind in containers.OUTPUTS.items()} == responses.SUFFIXES
 
 
 def test_the_library_s_options_are_those_of_a_job() -> None:
