@@ -21,7 +21,7 @@ from retalking_client.errors import (
     WaitTimeoutError,
     WebhookInvalidError,
 )
-from retalking_client.events import Progress
+from retalking_client.events import Progress, verify_webhook
 from retalking_client.models import (
     Account,
     AccountUsage,
@@ -49,7 +49,6 @@ from retalking_client.models import (
 )
 from retalking_client.options import AccountChanges, AnalyzeOptions, BatchJob, JobFilters, Segment, SubmitOptions
 from retalking_client.responses import RetryPolicy
-from retalking_client.webhooks import verify_webhook
 
 __all__ = [
     "Account",
