@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.extras import MissingExtraError
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from retalking_core.vocabulary.video_analysis import VideoAnalysis
 
 

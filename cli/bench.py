@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from cli.extras import MissingExtraError
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

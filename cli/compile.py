@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 
 
 def compile_kernels(

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from cli.rendering import Rendered, RenderRequest, open_renderer
 from jobs.settings import Settings
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 from retalking_core.digests import file_sha256
 from retalking_core.errors import RetalkingError
 

@@ -20,8 +20,7 @@ from cli.dataset import Pairing, find_pairings
 from cli.rendering import RenderRequest, open_renderer
 from jobs.settings import Settings
 from retalking_client import Client, RetalkingClientError
-from retalking_client.cli.common import describe_note
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError, describe_note
 from retalking_client.cli.progress import follow
 from retalking_core.clip_plan import plan_clip
 from retalking_core.errors import MetricUnavailableError, RetalkingError

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from retalking_core.vocabulary.engines import AUTO, preferred_engine
 
 if TYPE_CHECKING:

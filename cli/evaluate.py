@@ -12,8 +12,7 @@ from rich.console import Console
 
 from cli.extras import MissingExtraError
 from cli.segments import read_segments
-from retalking_client.cli.common import print_metrics
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError, print_metrics
 from retalking_core.vocabulary.engines import MODELS, PREFERENCE
 from retalking_core.vocabulary.metrics import METRIC_TABLE
 from retalking_core.vocabulary.options import FaceChoice, FaceName, JobOptions

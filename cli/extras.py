@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 
 
 class MissingExtraError(CommandError):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.names import MAX_PRIORITY, USUAL_PRIORITY
-from retalking_client.cli.failures import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 
 # The job store is imported by the commands themselves: `retalking` also starts where only the client is installed.
 if TYPE_CHECKING:

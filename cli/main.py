@@ -16,7 +16,7 @@ from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.run import run
 from cli.up import up
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from retalking_client.cli.main import add_client_commands, exit_on_error, new_app
 from retalking_core.errors import RetalkingError
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.extras import MissingExtraError
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 
 app = typer.Typer(no_args_is_help=True, help="Signing of results: try it with a test certificate.")
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from cli.extras import MissingExtraError
 from jobs.errors import ServiceError
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from retalking_client.cli.progress import PlainDisplay
 
 if TYPE_CHECKING:

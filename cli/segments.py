@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 from retalking_core.vocabulary.containers import PICTURE_SUFFIXES
 from retalking_core.vocabulary.options import EXPRESSION_TEMPLATES, FaceChoice, UpperFace
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cli.extras import MissingExtraError
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 
 _LOOPBACK = ("127.", "localhost", "::1")
 

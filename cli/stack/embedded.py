@@ -39,7 +39,7 @@ from cli.stack.processes import (
 from cli.stack.redis_server import EmbeddedRedis, RedisServerError
 from cli.stack.tether import tether
 from jobs.settings import Settings
-from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
+from retalking_client.cli.common import EXIT_UNAVAILABLE, CommandError
 
 log = logging.getLogger(__name__)
 

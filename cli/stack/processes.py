@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from cli.stack.tether import tether
 from jobs.settings import Settings
-from retalking_client.cli.failures import EXIT_UNAVAILABLE, CommandError
+from retalking_client.cli.common import EXIT_UNAVAILABLE, CommandError
 
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from jobs.settings import Settings
 from jobs.signing import stored_secret
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, CommandError
 
 PORT_FILE = "port"
 START_TIMEOUT_S = 20.0

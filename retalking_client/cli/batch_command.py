@@ -13,8 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from retalking_client import Batch, BatchJob, BatchSummary, Client, calls
-from retalking_client.cli.common import DEFAULT_URL, AsJson, ServiceUrl, open_client, print_json, validate_options
-from retalking_client.cli.failures import EXIT_FAILED, EXIT_USAGE, CommandError
+from retalking_client.cli.common import (
+    DEFAULT_URL,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    AsJson,
+    CommandError,
+    ServiceUrl,
+    open_client,
+    print_json,
+    validate_options,
+)
 from retalking_client.cli.jobs import OnlyId, Timeout, describe_age
 from retalking_client.options import MediaInput
 

@@ -1,4 +1,6 @@
-"""What the commands share: address and JSON options, `--option key=value`, and printing."""
+"""What the commands share: address and JSON options, `--option key=value`, printing, and errors that end a
+command: a stable code, one sentence and an exit code, printed once by `exit_on_error`.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,28 @@ from retalking_client import (
     ServiceUnreachableError,
     UnexpectedAnswerError,
 )
-from retalking_client.cli.failures import EXIT_DENIED, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, CommandError
 from retalking_client.codes import InvalidOptionError
 from retalking_client.models import Job
+
+EXIT_FAILED = 1
+"""The job failed, or the request was refused."""
+EXIT_USAGE = 2
+"""The command line is wrong (also what Typer uses)."""
+EXIT_UNAVAILABLE = 3
+"""A service is unreachable, or a part of the embedded stack did not start."""
+EXIT_DENIED = 4
+"""The service wants an API key (RETALKING_API_KEY), or this key lacks the permission."""
+
+
+class CommandError(Exception):
+    """Ends a command. code: stable name, from the public table if the service sent it; message: what to do now."""
+
+    def __init__(self, code: str, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.exit_code = exit_code
+
 
 _DENIED = (401, 403)
 _UNAVAILABLE = (ServiceUnreachableError, UnexpectedAnswerError, EventsLostError)

@@ -12,8 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from retalking_client.cli.common import AsJson
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
+from retalking_client.cli.common import EXIT_USAGE, AsJson, CommandError
 
 if TYPE_CHECKING:
     from retalking_client.provenance import Manifest, Provenance

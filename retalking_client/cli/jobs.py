@@ -19,7 +19,9 @@ from rich.table import Table
 from retalking_client import Client, Job, calls
 from retalking_client.cli.common import (
     DEFAULT_URL,
+    EXIT_USAGE,
     AsJson,
+    CommandError,
     JobId,
     JobIds,
     ServiceUrl,
@@ -28,7 +30,6 @@ from retalking_client.cli.common import (
     print_json,
     print_metrics,
 )
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.progress import follow
 
 app = typer.Typer(invoke_without_command=True, help="List jobs, or show one. Without a command: list.")

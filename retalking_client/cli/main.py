@@ -16,8 +16,7 @@ import typer
 from retalking_client import RetalkingClientError, __version__
 from retalking_client.cli import batch_command, jobs
 from retalking_client.cli.batch_command import batch
-from retalking_client.cli.common import command_error
-from retalking_client.cli.failures import EXIT_FAILED, CommandError
+from retalking_client.cli.common import EXIT_FAILED, CommandError, command_error
 from retalking_client.cli.inspect_command import inspect
 from retalking_client.cli.jobs import cancel, delete, download, events, redeliver, retry, wait
 from retalking_client.cli.mcp_command import mcp

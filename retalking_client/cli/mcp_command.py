@@ -20,8 +20,7 @@ from retalking_client import (
     WaitTimeoutError,
 )
 from retalking_client.cli.batch_command import read_job
-from retalking_client.cli.common import DEFAULT_URL, ServiceUrl, validate_options
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import DEFAULT_URL, CommandError, ServiceUrl, validate_options
 from retalking_client.models import Status
 
 if TYPE_CHECKING:

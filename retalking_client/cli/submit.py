@@ -13,14 +13,15 @@ from rich.console import Console
 from retalking_client import Client, Job, Segment, SubmitOptions, Upload, calls
 from retalking_client.cli.common import (
     DEFAULT_URL,
+    EXIT_USAGE,
     AsJson,
+    CommandError,
     ServiceUrl,
     open_client,
     print_json,
     read_pairs,
     validate_options,
 )
-from retalking_client.cli.failures import EXIT_USAGE, CommandError
 from retalking_client.cli.jobs import OnlyId, ResultOut, Timeout, finish
 from retalking_client.cli.progress import follow
 

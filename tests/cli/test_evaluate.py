@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.dataset import Pairing, find_pairings
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from tests.cli.conftest import Ended, Up
 from tests.evaluation.clips import write_talking_clip
 from tests.faces.clips import portrait as picture_of_face

@@ -6,8 +6,7 @@ import pytest
 
 from jobs.models import JobRequest
 from retalking_client import SubmitOptions
-from retalking_client.cli.common import read_pairs, validate_options
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError, read_pairs, validate_options
 
 
 def test_pairs_become_a_spec() -> None:

@@ -11,7 +11,7 @@ import pytest
 from api.segments import SegmentSubmission
 from retalking_client import Segment
 from retalking_client.calls import submit_call
-from retalking_client.cli.failures import CommandError
+from retalking_client.cli.common import CommandError
 from retalking_client.cli.submit import read_segments
 from tests.api.running import WAV, RunningApi
 
