@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from cli.extras import MissingExtraError
-from cli.segments import read_segments
+from cli.rendering import read_segments
 from retalking_client.cli.common import EXIT_USAGE, CommandError, print_metrics
 from retalking_core.vocabulary.engines import MODELS, PREFERENCE
 from retalking_core.vocabulary.metrics import METRIC_TABLE

@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 
 from cli.evaluate import chosen_engine
-from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times
-from cli.segments import read_segments
+from cli.rendering import Rendered, RenderRequest, open_renderer, print_stage_times, read_segments
 from retalking_client.cli.common import EXIT_USAGE, CommandError, describe_note, read_pairs, validate_options
 from retalking_core.vocabulary.containers import OUTPUT_CONTAINERS, PICTURE_SUFFIXES
 from retalking_core.vocabulary.options import JobOptions
