@@ -201,11 +201,10 @@ def _boxes_of(result: Path, choice: FaceChoice) -> NDArray[np.float32]:
 
 def _with_lines(measurement: Measurement, lines: list[LineInput], face: FaceChoice | None) -> Measurement:
     """The result with its segments, whose faces are looked for in it. Raises CommandError."""
-    from retalking_core.clip_plan import plan_clip
+    from retalking_core.clip_plan import plan_clip, report_lines, track_speakers
     from retalking_core.errors import InputError
     from retalking_core.faces.dlib_tracker import DlibFaceTracker
     from retalking_core.faces.track import TrackRequest
-    from retalking_core.line_reports import report_lines, track_speakers
     from retalking_core.options import RenderOptions
     from retalking_core.types import FaceTrack
 

@@ -1,23 +1,37 @@
 """The inputs of one render, opened once, and the plan of its frames, from what was really decoded.
 
 What is spoken is a list of lines: one speech each, for one face, from a start to an end on the video's clock. A render
-of two files is one line over everything.
+of two files is one line over everything. Engines find here a track for each face that speaks, and what a report says
+about each line.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.errors import NoAudioStreamError, OptionUnsupportedError
-from retalking_core.lines import Line, LineInput, Speaker, SpokenLine, cast_speakers, check_lines, cut_speech, lines_of
+from retalking_core.errors import FaceNotFoundError, NoAudioStreamError, OptionUnsupportedError
+from retalking_core.faces.landmarks import iou
+from retalking_core.faces.track import faceless_ranges_s, refuse_faceless
+from retalking_core.lines import (
+    Line,
+    LineInput,
+    Speaker,
+    SpokenLine,
+    cast_speakers,
+    check_lines,
+    cut_speech,
+    lines_of,
+    overlap_error,
+)
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import StillReader, VideoReader, open_video
 from retalking_core.media.speech import (
@@ -34,9 +48,9 @@ from retalking_core.media.speech import (
 from retalking_core.media.tap import ResultTap
 from retalking_core.media.timeline import plan_timeline, result_rate
 from retalking_core.media.writer import output_size
-from retalking_core.notes import Note, frame_ranges_s, merge_notes
-from retalking_core.options import RenderOptions
-from retalking_core.types import AudioTrack, RenderReport, Timeline, VideoInfo, Waveform
+from retalking_core.notes import Note, Range, frame_ranges_s, merge_notes
+from retalking_core.options import FaceChoice, RenderOptions
+from retalking_core.types import AudioTrack, FaceTrack, LineReport, RenderReport, Timeline, VideoInfo, Waveform
 
 __all__ = ["ClipPlan", "Line", "LineInput", "Speaker", "plan_clip"]
 
@@ -292,3 +306,79 @@ def _own_sound_notes(own: Speech | None, info: VideoInfo, options: RenderOptions
         )
     sentence = "The result is longer than the video, whose own sound ends with it."
     return [Note("original_sound_ends", sentence, ((round(info.duration_s, 3), round(end_s, 3)),))]
+
+
+# Overlap of two tracks' boxes (intersection over union) from which they are on one face.
+SAME_FACE = 0.5
+
+
+def track_speakers(
+    clip: ClipPlan, options: RenderOptions, track: Callable[[int, FaceChoice], FaceTrack]
+) -> dict[FaceChoice, FaceTrack]:
+    """The track of each face that speaks; speakers of one choice share it. track: follows the face of a choice, given
+    its number, from 0.
+
+    Raises FaceNotFoundError for a speaker without a face and for a line on which it never shows one, FaceMissingError
+    with `missing_face=fail`, SegmentsOverlapError where different choices are one and the same face at one time.
+    """
+    tracks: dict[FaceChoice, FaceTrack] = {}
+    for speaker in clip.speakers:
+        with speaker.named_in_errors(clip.has_lines):
+            if speaker.face not in tracks:
+                tracks[speaker.face] = track(len(tracks), speaker.face)
+            _check_visible(clip, speaker, tracks[speaker.face], options)
+    for one, other in combinations(clip.speakers, 2):
+        if one.face != other.face:
+            _refuse_same_face(clip, one, other, tracks)
+    return tracks
+
+
+def _check_visible(clip: ClipPlan, speaker: Speaker, track: FaceTrack, options: RenderOptions) -> None:
+    order, shown = clip.timeline.source_index, track.uncovered().visible
+    if options.missing_face == "fail":
+        refuse_faceless(track, np.unique(order[speaker.speaks(clip.frames)]), clip.source)
+    for line in speaker.lines:
+        if not shown[line.timeline.source_index].any():
+            raise FaceNotFoundError(
+                "No usable face in the part of the video that would be shown."
+                if not clip.has_lines
+                else f"The face is not seen between {line.start_s:.2f} and {line.end_s:.2f} s."
+            )
+
+
+def _refuse_same_face(clip: ClipPlan, one: Speaker, other: Speaker, tracks: dict[FaceChoice, FaceTrack]) -> None:
+    boxes = [tracks[speaker.face].boxes[clip.timeline.source_index] for speaker in (one, other)]
+    for first in one.lines:
+        for second in other.lines:
+            both = range(max(first.frames.start, second.frames.start), min(first.frames.stop, second.frames.stop))
+            alike = [k for k in both if iou(boxes[0][k], boxes[1][k]) >= SAME_FACE]
+            if 2 * len(alike) > len(both):
+                start_s, end_s = max(first.start_s, second.start_s), min(first.end_s, second.end_s)
+                one_number, other_number = sorted((first.number, second.number))
+                raise overlap_error(one_number, other_number, start_s, end_s)
+
+
+def coverage_of(clip: ClipPlan, visible: Sequence[NDArray[np.bool_]]) -> tuple[float, list[Range]]:
+    """Share of the spoken frames that show the speaker's face, and the ranges in which one speaks and is not seen.
+
+    visible: bool [M] for each speaker.
+    """
+    speaks = [speaker.speaks(clip.frames) for speaker in clip.speakers]
+    spoken, seen = (sum(int(each.sum()) for each in kind) for kind in (speaks, np.logical_and(speaks, visible)))
+    missing = np.any([speaking & ~seen_ for speaking, seen_ in zip(speaks, visible, strict=True)], axis=0)
+    times_s = np.arange(clip.frames) / float(clip.timeline.fps)
+    return seen / spoken, faceless_ranges_s(~missing, times_s, clip.timeline.duration_s)
+
+
+def report_lines(
+    clip: ClipPlan, boxes: Sequence[NDArray[np.float32]], targets: Sequence[NDArray[np.float32]] | None
+) -> tuple[LineReport, ...]:
+    """boxes: f32 [M, 4] px of the result, targets: f32 [M], for each speaker."""
+
+    def report(line: Line, number: int) -> LineReport:
+        part = slice(line.frames.start, line.frames.stop)
+        target = None if targets is None else targets[number][part]
+        return LineReport(line.number, line.start_s, line.end_s, line.frames.start, boxes[number][part], target)
+
+    reports = [report(line, number) for number, speaker in enumerate(clip.speakers) for line in speaker.lines]
+    return tuple(sorted(reports, key=lambda each: each.number))

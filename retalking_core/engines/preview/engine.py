@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.visemes import recognize_visemes
-from retalking_core.clip_plan import ClipPlan
+from retalking_core.clip_plan import ClipPlan, coverage_of, report_lines, track_speakers
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.engines.preview.mouth_render import (
@@ -34,7 +34,6 @@ from retalking_core.engines.preview.mouth_warp import region_box, solve_field
 from retalking_core.errors import EngineFaultError
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker, TrackRequest, covered_notes, effect_strength
-from retalking_core.line_reports import coverage_of, report_lines, track_speakers
 from retalking_core.lines import Speaker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video

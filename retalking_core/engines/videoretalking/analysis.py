@@ -19,7 +19,7 @@ from torch import Tensor
 
 from retalking_core import __version__
 from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
-from retalking_core.clip_plan import ClipPlan
+from retalking_core.clip_plan import ClipPlan, track_speakers
 from retalking_core.device import download, upload
 from retalking_core.engines.original.stages import first_rectangle
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
@@ -34,7 +34,6 @@ from retalking_core.face_cache import FaceCache
 from retalking_core.faces.landmarks import bounding_box, iou
 from retalking_core.faces.track import FaceTracker, TrackRequest, effect_strength, visible_runs
 from retalking_core.imaging import crop_resized
-from retalking_core.line_reports import track_speakers
 from retalking_core.lines import Speaker
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from retalking_core import __version__
 from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
-from retalking_core.clip_plan import ClipPlan
+from retalking_core.clip_plan import ClipPlan, coverage_of, report_lines
 from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import (
@@ -43,7 +43,6 @@ from retalking_core.engines.videoretalking.renderer import FrameRenderer
 from retalking_core.face_cache import FaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.track import FaceTracker, covered_notes
-from retalking_core.line_reports import coverage_of, report_lines
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments
