@@ -20,8 +20,7 @@ from retalking_core.clip_plan import plan_clip
 from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
-from retalking_core.evaluation.early import EarlyLooks
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.evaluation.metrics import MetricValue, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.options import RenderOptions

@@ -21,8 +21,7 @@ from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError
 from jobs.store.evaluations import FIRST_FENCE, EvaluationLease, Evaluations
 from retalking_core.clip_plan import ClipPlan, plan_clip
-from retalking_core.evaluation.early import EarlyLooks
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.face_choice import settle_faces
 from retalking_core.progress import EVALUATE, Progress, ProgressHook
 from retalking_core.types import RenderReport

@@ -31,8 +31,7 @@ from retalking_core.digests import file_sha256
 from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.clip_scores import measured_curves
-from retalking_core.evaluation.early import EarlyLooks
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.evaluation.metrics import METRICS, MetricValue, available_metrics, looks_of, measure_all
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.tap import ResultTap

@@ -11,10 +11,9 @@ import pytest
 
 from retalking_core.clip_plan import ClipPlan, LineInput, plan_clip
 from retalking_core.engines.preview.engine import PreviewEngine
-from retalking_core.evaluation.early import EarlyLooks
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_pass import boxes_around, face_box
-from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.evaluation.metrics import METRICS, available_metrics, looks_of, measure_all
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS

@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.evaluation.clip import EvaluationModels
-from retalking_core.evaluation.early import EarlyLooks
+from retalking_core.evaluation.measurement import EarlyLooks
 from retalking_core.evaluation.metrics import available_metrics
 from retalking_core.media.limits import MediaLimits
 from tests.faces.clips import backdrop, place_face, write_clip
