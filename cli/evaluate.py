@@ -81,7 +81,7 @@ def evaluate(
         message = "--reference, --face, --segments and --report go with a RESULT."
         raise CommandError("invalid_option", message, EXIT_USAGE)
     try:
-        from cli.dataset_evaluation import DatasetRun, run_dataset
+        from cli.dataset import DatasetRun, run_dataset
     except ImportError as error:
         raise MissingExtraError("report", error.name) from error
     plan = DatasetRun(dataset_folder(dataset), chosen_engine(model, engine), jobs, out, chosen_metrics(metrics))
