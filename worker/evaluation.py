@@ -1,4 +1,4 @@
-"""Evaluation of a render: before the job succeeds, or after it under a lease of its own (jobs/store/evaluations.py).
+"""Evaluation of a render: before the job succeeds, or after it under a lease of its own (jobs/store/leases.py).
 
 After it, the worker that rendered goes on with what it has at hand. If it dies or shuts down, the janitor wakes another
 one, which evaluates the same frames from the object store. The numbers are the same on all ways.
@@ -19,7 +19,7 @@ from jobs.models import Job, MetricResult
 from jobs.names import curves_key, targets_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError
-from jobs.store.evaluations import FIRST_FENCE, EvaluationLease, Evaluations
+from jobs.store.leases import FIRST_FENCE, EvaluationLease, Evaluations
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.face_choice import settle_faces

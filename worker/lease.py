@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self
 from redis.exceptions import RedisError
 
 from jobs.store import Fetch, Lease, LeaseLostError, SegmentLease
-from jobs.store.evaluations import EvaluationLease
+from jobs.store.leases import EvaluationLease
 from jobs.telemetry import enter_stage
 from retalking_core.errors import RenderCanceled
 from worker.supervision import ShutdownNotice

@@ -24,7 +24,7 @@ from jobs.models import Job, WorkerInfo
 from jobs.names import scene_key, segment_key
 from jobs.objects import ObjectStore, ObjectStoreError
 from jobs.store import JobNotFoundError, LeaseLostError, SegmentLease, SegmentOutcome, SplitPlan, SplitState
-from jobs.store.segments import Segments
+from jobs.store.leases import Segments
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.errors import RenderCanceled

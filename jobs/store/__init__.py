@@ -44,12 +44,11 @@ import redis
 
 from jobs.store.base import RedisBase
 from jobs.store.batches import Batches
-from jobs.store.evaluations import Evaluations
 from jobs.store.jobs import Jobs
 from jobs.store.keys import Accounts, Keys, UsageTotals
+from jobs.store.leases import Evaluations, SegmentLease, SegmentOutcome, Segments, SplitPlan, SplitState
 from jobs.store.operations import Counters, JanitorFailures, Locks, Workers
 from jobs.store.quarantine import Quarantine
-from jobs.store.segments import SegmentLease, SegmentOutcome, Segments, SplitPlan, SplitState
 from jobs.store.transfers import Exports, Fetches
 from jobs.store.types import (
     UNOWNED,

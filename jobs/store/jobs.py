@@ -335,7 +335,7 @@ class Jobs:
     ) -> Job:
         """running -> succeeded. Raises WrongStateError if cancellation was requested before: then call cancel().
 
-        render: None for an analysis. evaluation_lease_s: the evaluation follows (jobs/store/evaluations.py); this
+        render: None for an analysis. evaluation_lease_s: the evaluation follows (jobs/store/leases.py); this
         worker holds it under the first fence.
         """
         metrics = "" if evaluation is None else metrics_json(evaluation)

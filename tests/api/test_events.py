@@ -14,7 +14,7 @@ import pytest
 
 from jobs.models import DeliveryAttempt
 from jobs.store import ReceiverRules
-from jobs.store.evaluations import FIRST_FENCE, EvaluationLease
+from jobs.store.leases import FIRST_FENCE, EvaluationLease
 from tests.api.running import RunningApi, check_problem
 
 

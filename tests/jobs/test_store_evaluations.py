@@ -8,7 +8,7 @@ import pytest
 
 from jobs.models import Job
 from jobs.store import JobStore, LeaseLostError
-from jobs.store.evaluations import FIRST_FENCE, EvaluationLease
+from jobs.store.leases import FIRST_FENCE, EvaluationLease
 from tests.jobs.making import EVALUATION, HOOK, RENDER, RETENTION_S, result_of, start_job
 
 
