@@ -210,14 +210,14 @@ def convert(
 ) -> None:
     """Convert a TorchScript archive into the plain checkpoint that is used here. Its code is not run."""
     need_torch()
-    from retalking_core.weights.torchscript import convert as write
+    from retalking_core.weights.checkpoint import convert_torchscript
 
     (entry,) = chosen([name])
     if (folder / entry.file).exists():
         screen().print(f"[red]refused[/red] already exists: {entry.file}", soft_wrap=True)
         raise typer.Exit(1)
     try:
-        path = write(archive, folder, entry, frozenset(digest.lower() for digest in accept or ()))
+        path = convert_torchscript(archive, folder, entry, frozenset(digest.lower() for digest in accept or ()))
     except WeightsError as error:
         screen().print(f"[red]{error.code}[/red] {error.message}", soft_wrap=True)
         raise typer.Exit(1) from None

@@ -22,7 +22,13 @@ from scipy.io import savemat
 from retalking_core import errors
 from retalking_core.digests import file_sha256
 from retalking_core.weights import checkpoint, synthesis, table
-from retalking_core.weights.checkpoint import check_digest, read_checkpoint, read_templates, verify_file
+from retalking_core.weights.checkpoint import (
+    check_digest,
+    convert_torchscript,
+    read_checkpoint,
+    read_templates,
+    verify_file,
+)
 from retalking_core.weights.synthesis import synthetic_state_dict, write_checkpoint
 from retalking_core.weights.table import (
     NETWORK_FILES,
@@ -35,7 +41,6 @@ from retalking_core.weights.table import (
     load_manifest,
     read_lock,
 )
-from retalking_core.weights.torchscript import convert
 
 LENIENT = ("dnet", "lnet", "enet", "ganimation")
 
@@ -453,14 +458,14 @@ def test_a_torchscript_archive_is_converted_without_running_it(
     archive, state = torchscript
     entry = WEIGHT_FILES["fan2d"]
     with pytest.raises(errors.WeightsDigestMismatchError, match=f"--accept-digest {file_sha256(archive)}"):
-        convert(archive, tmp_path / "models", entry)
+        convert_torchscript(archive, tmp_path / "models", entry)
 
     def fail(*_arguments: object, **_options: object) -> None:
         raise AssertionError("the archive was run")
 
     for name in ("load", "jit_module_from_flatbuffer"):
         monkeypatch.setattr(torch.jit, name, fail)
-    path = convert(archive, tmp_path / "models", entry, frozenset([file_sha256(archive)]))
+    path = convert_torchscript(archive, tmp_path / "models", entry, frozenset([file_sha256(archive)]))
     read = read_checkpoint(path, entry).tensors
     assert read.keys() == state.keys()
     assert all(torch.equal(read[key], state[key]) for key in state)
@@ -474,5 +479,5 @@ def test_what_is_no_torchscript_archive_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "fan.zip"
     source.write_bytes(b"PK nothing")
     with pytest.raises(errors.WeightsWrongFileError, match="TorchScript"):
-        convert(source, tmp_path, WEIGHT_FILES["fan2d"], frozenset([file_sha256(source)]))
+        convert_torchscript(source, tmp_path, WEIGHT_FILES["fan2d"], frozenset([file_sha256(source)]))
     assert list(tmp_path.iterdir()) == [source]
