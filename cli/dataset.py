@@ -30,7 +30,6 @@ from retalking_core.clip_plan import plan_clip
 from retalking_core.digests import file_sha256
 from retalking_core.errors import MetricUnavailableError, RetalkingError
 from retalking_core.evaluation.clip import EvaluationModels
-from retalking_core.evaluation.clip_scores import ClipScores, means, score
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, MetricValue
 from retalking_core.evaluation.report import (
@@ -41,7 +40,7 @@ from retalking_core.evaluation.report import (
     write_page,
     write_players,
 )
-from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid, no_fid
+from retalking_core.evaluation.scores import ClipFeatures, ClipScores, clip_features, fid, means, no_fid, score
 from retalking_core.media.limits import MediaLimits
 from retalking_core.vocabulary.options import JobOptions
 from worker.engines import media_limits

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from retalking_core.evaluation.clip_scores import ClipScores
     from retalking_core.evaluation.measurement import Measurement
+    from retalking_core.evaluation.scores import ClipScores
     from retalking_core.lines import LineInput
 
 
@@ -157,8 +157,8 @@ def _score_file(
     try:
         from jobs.settings import Settings
         from retalking_core.evaluation.clip import EvaluationModels
-        from retalking_core.evaluation.clip_scores import score
         from retalking_core.evaluation.measurement import Measurement
+        from retalking_core.evaluation.scores import score
     except ImportError as error:
         raise MissingExtraError("preview", error.name) from error
 

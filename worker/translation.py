@@ -30,9 +30,9 @@ from retalking_core.clip_plan import ClipPlan, LineInput
 from retalking_core.digests import file_sha256
 from retalking_core.errors import RenderCanceled
 from retalking_core.evaluation.clip import EvaluationModels
-from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.evaluation.metrics import METRICS, MetricValue, available_metrics, looks_of, measure_all
+from retalking_core.evaluation.scores import measured_curves
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.tap import ResultTap
 from retalking_core.notes import Note

@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from retalking_core.errors import InputError, MetricUnavailableError
-from retalking_core.evaluation.clip_scores import ClipCurves, ClipScores, Curve, SyncCurve, means
 from retalking_core.evaluation.frame_pass import face_box
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import METRICS, MetricValue
+from retalking_core.evaluation.scores import ClipCurves, ClipScores, Curve, SyncCurve, means
 from retalking_core.media.planes import even_box, region_to_bgr
 from retalking_core.media.speech import Speech, read_speech, silent_speech
 from retalking_core.media.writer import ResultWriter

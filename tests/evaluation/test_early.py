@@ -14,9 +14,9 @@ import pytest
 from retalking_core.clip_plan import ClipPlan, plan_clip
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import EngineFaultError, RenderCanceled
-from retalking_core.evaluation.clip_scores import measured_curves
 from retalking_core.evaluation.measurement import EarlyLooks, Measurement
 from retalking_core.evaluation.metrics import available_metrics, looks_of, measure_all
+from retalking_core.evaluation.scores import measured_curves
 from retalking_core.media import tap as tap_module
 from retalking_core.media.encoder import GROUP_FRAMES
 from retalking_core.media.limits import DEFAULT_LIMITS

@@ -10,7 +10,7 @@ import pytest
 
 from retalking_core.evaluation.image_quality import cpbd, similarity, toolkit_gray
 from retalking_core.evaluation.metrics import TEMPLATE, align_face, cosines
-from retalking_core.evaluation.set_metrics import frechet_distance
+from retalking_core.evaluation.scores import frechet_distance
 from retalking_core.evaluation.sync import score_sync
 from retalking_core.evaluation.sync_protocols import mfcc
 from retalking_core.faces.landmarks import fit_similarity

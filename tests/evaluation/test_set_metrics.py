@@ -12,7 +12,7 @@ from torchvision.models.inception import Inception3
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.evaluation.measurement import Measurement
-from retalking_core.evaluation.set_metrics import ClipFeatures, clip_features, fid
+from retalking_core.evaluation.scores import ClipFeatures, clip_features, fid
 from retalking_core.networks.third_party import FIDInception
 from retalking_core.weights.synthesis import synthesize
 from retalking_core.weights.table import load_manifest
