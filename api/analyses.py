@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 from api.access import WithCaller
 from api.dependencies import Dependencies, WithDependencies
-from api.files import file_response
 from api.jobs import (
     ACCEPTED_ANSWERS,
     SUBMISSION_REFUSALS,
@@ -20,7 +19,7 @@ from api.jobs import (
 )
 from api.openapi import ANALYSIS_FORM_BODY, ANALYSIS_JSON_BODY
 from api.problems import refusals
-from api.results import RESULT_PARAMETERS, excerpt_responses, file_beside, result_of
+from api.results import RESULT_PARAMETERS, excerpt_responses, file_beside, file_response, result_of
 from api.submission import refuse_json
 from jobs.errors import ServiceError
 from jobs.models import Job, JobView, ResultInfo

@@ -14,11 +14,18 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from api.access import ANYONE, Caller, LinkExpires, LinkHolder, LinkSignature, WithCaller, check_link
 from api.dependencies import Dependencies, WithDependencies
-from api.files import ServedFile, file_response
 from api.jobs import JobId, find_job, view_response
 from api.middleware import EMBEDDABLE
 from api.problems import refusals
-from api.results import FILE_REFUSALS, RESULT_PARAMETERS, RESULT_RESPONSES, find_excerpt, served_result
+from api.results import (
+    FILE_REFUSALS,
+    RESULT_PARAMETERS,
+    RESULT_RESPONSES,
+    ServedFile,
+    file_response,
+    find_excerpt,
+    served_result,
+)
 from jobs.errors import ServiceError
 from jobs.models import SEGMENT_AUDIO, InputRef, Job
 from jobs.objects import ObjectNotFoundError
