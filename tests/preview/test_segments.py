@@ -9,9 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.clip_plan import plan_clip
-from retalking_core.engine import SegmentedEngine, render_files
+from retalking_core.engine import SegmentedEngine, load_analysis, render_files, save_analysis
 from retalking_core.engines.preview.engine import PreviewAnalysis, PreviewEngine
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.limits import DEFAULT_LIMITS

@@ -10,9 +10,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.clip_plan import ClipPlan
-from retalking_core.engine import DrawingReport, EngineCapabilities, sum_of_times
+from retalking_core.engine import DrawingReport, EngineCapabilities, load_analysis, save_analysis, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.segments import SegmentWriter, join_segments, plan_segments

@@ -14,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core import __version__
-from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.visemes import recognize_visemes
 from retalking_core.clip_plan import ClipPlan, coverage_of, report_lines, track_speakers
-from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
+from retalking_core.engine import (
+    DrawingReport,
+    EngineCapabilities,
+    load_analysis,
+    refuse_unsupported,
+    save_analysis,
+    sum_of_times,
+)
 from retalking_core.engines.preview.mouth_motion import MouthMotion, plan_mouth_motion
 from retalking_core.engines.preview.mouth_render import (
     MouthInterior,

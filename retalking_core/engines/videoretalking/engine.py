@@ -21,10 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core import __version__
-from retalking_core.analysis_file import load_analysis, save_analysis
 from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
 from retalking_core.clip_plan import ClipPlan, coverage_of, report_lines
-from retalking_core.engine import DrawingReport, EngineCapabilities, refuse_unsupported, sum_of_times
+from retalking_core.engine import (
+    DrawingReport,
+    EngineCapabilities,
+    load_analysis,
+    refuse_unsupported,
+    save_analysis,
+    sum_of_times,
+)
 from retalking_core.engines.original.renderer import OriginalRenderer
 from retalking_core.engines.videoretalking.analysis import (
     AHEAD,
