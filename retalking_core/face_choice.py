@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.errors import FaceNotFoundError, InputError
-from retalking_core.faces.people import Person, VideoPeople, find_people
-from retalking_core.faces.speaking import MouthTrack, SpeechCues, find_speaker, hear_speech, sample_mouth
+from retalking_core.faces.people import (
+    MouthTrack,
+    Person,
+    SpeechCues,
+    VideoPeople,
+    find_people,
+    find_speaker,
+    hear_speech,
+    sample_mouth,
+)
 from retalking_core.faces.track import OnFrame
 from retalking_core.lines import Line, Speaker, gather_speakers
 from retalking_core.media.limits import MediaLimits

@@ -10,8 +10,16 @@ from PIL import Image
 
 from retalking_core.errors import InputError
 from retalking_core.face_choice import hear_own_sound
-from retalking_core.faces.people import MOST_FACES, Person, find_people
-from retalking_core.faces.speaking import ACTIVE, RATE_HZ, SpeechCues, sample_mouth, speaking_probability
+from retalking_core.faces.people import (
+    ACTIVE,
+    MOST_FACES,
+    RATE_HZ,
+    Person,
+    SpeechCues,
+    find_people,
+    sample_mouth,
+    speaking_probability,
+)
 from retalking_core.faces.track import visible_runs
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import even_box, region_to_bgr

@@ -24,8 +24,7 @@ from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
 from retalking_core.errors import FaceNotFoundError, RenderCanceled
 from retalking_core.face_choice import Cast, Crop, locate_choice
-from retalking_core.faces.people import VideoPeople, find_people
-from retalking_core.faces.speaking import hear_speech
+from retalking_core.faces.people import VideoPeople, find_people, hear_speech
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.options import FaceChoice, FacePoint, FaceTrackId, RenderOptions
