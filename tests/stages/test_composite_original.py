@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from retalking_core.engines.original import restoration as stage
+from retalking_core.engines.original import renderer as stage
 from retalking_core.engines.original import stages as original
-from retalking_core.engines.original.restoration import mouth_mask_original, restore_frame_original
+from retalking_core.engines.original.renderer import mouth_mask_original, restore_frame_original
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.landmarks import GPEN_TEMPLATE
 from tests.stages.golden_set import GoldenSet, triangle_pattern

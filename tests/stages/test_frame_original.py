@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retalking_core.engines.original import renderer as stage
-from retalking_core.engines.original.restoration import DetectedFaces
+from retalking_core.engines.original.renderer import DetectedFaces
 from retalking_core.faces.landmarks import five_points
 from tests.faces.shapes import frontal_face
 from tests.stages.golden_set import GoldenSet, triangle_pattern

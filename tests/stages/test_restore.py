@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from retalking_core.engines.original import restoration as stage
+from retalking_core.engines.original import renderer as stage
 from retalking_core.faces.landmarks import GFPGAN_TEMPLATE
 from tests.stages.golden_set import GoldenSet
 from tests.stages.stubs import Pattern
