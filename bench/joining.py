@@ -22,7 +22,7 @@ from retalking_core.media.encoder import CODEC, GROUP_FRAMES, PRESET, THREADS, P
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.planes import to_picture
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import plan_segments
+from retalking_core.media.writer import plan_segments
 from retalking_core.types import VideoInfo
 from tests.media.clips import gradient_rgb
 

@@ -29,7 +29,7 @@ from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, Engine, SegmentedEngine
 from retalking_core.errors import RenderCanceled
 from retalking_core.media.encoder import encoder_version
-from retalking_core.media.segments import plan_segments
+from retalking_core.media.writer import plan_segments
 from retalking_core.notes import Note
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook

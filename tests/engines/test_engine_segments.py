@@ -14,7 +14,7 @@ from retalking_core.engines.videoretalking import engine as videoretalking
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import SegmentWriter
+from retalking_core.media.writer import SegmentWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from retalking_core.types import Frame

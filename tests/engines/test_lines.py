@@ -16,8 +16,7 @@ from retalking_core.face_cache import LocalFaceCache
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import SegmentWriter
-from retalking_core.media.writer import ResultWriter
+from retalking_core.media.writer import ResultWriter, SegmentWriter
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import Frame

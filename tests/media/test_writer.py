@@ -7,7 +7,6 @@ import sys
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 
 import av
 import cv2
@@ -15,15 +14,13 @@ import numpy as np
 import pytest
 
 from retalking_core.errors import AudioInvalidError, EngineFaultError, RetalkingError
-from retalking_core.media import segments as segments_module
 from retalking_core.media import writer as writer_module
 from retalking_core.media.encoder import PictureSettings
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import SegmentWriter
 from retalking_core.media.speech import SoundStore, load_waveform, nearest_aac_rate, read_speech
 from retalking_core.media.timeline import plan_timeline
-from retalking_core.media.writer import ResultFile, ResultWriter, SpeechTrack, output_size
+from retalking_core.media.writer import ResultFile, ResultWriter, SegmentWriter, SpeechTrack, output_size
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColorTags, Timeline, VideoInfo
 from tests.media import clips
@@ -245,9 +242,9 @@ def test_a_folder_that_does_not_exist_is_an_error_of_ours(tmp_path: Path, opened
         ResultWriter(tmp_path / "absent" / "r.mp4", source.info, timeline, sound, OutputOptions(), {})
 
 
-@pytest.mark.parametrize("module", [writer_module, segments_module])
+@pytest.mark.parametrize("kind", [ResultWriter, SegmentWriter])
 def test_a_constructor_that_fails_closes_what_it_opened(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack
 ) -> None:
     """The exception, which somebody may hold, holds the writer: what it opened stayed open, encoder and all."""
     source = open_video(clips.make_video(tmp_path / "clip.mp4", frames=10), LIMITS)
@@ -264,14 +261,14 @@ def test_a_constructor_that_fails_closes_what_it_opened(
         discard(file)
 
     sound = opened.enter_context(read_speech(speech, LIMITS)).sound
-    monkeypatch.setattr(module, "PictureEncoder", no_memory)
+    monkeypatch.setattr(writer_module, "PictureEncoder", no_memory)
     monkeypatch.setattr(ResultFile, "discard", note)
     makers = {
-        writer_module: lambda: ResultWriter(tmp_path / "r.mp4", source.info, timeline, sound, OutputOptions(), {}),
-        segments_module: lambda: SegmentWriter(tmp_path / "s.mp4", source.info, timeline, range(10), OutputOptions()),
+        ResultWriter: lambda: ResultWriter(tmp_path / "r.mp4", source.info, timeline, sound, OutputOptions(), {}),
+        SegmentWriter: lambda: SegmentWriter(tmp_path / "s.mp4", source.info, timeline, range(10), OutputOptions()),
     }
     with pytest.raises(MemoryError):
-        makers[module]()
+        makers[kind]()
     assert len(discarded) == 1
 
 

@@ -14,7 +14,7 @@ from retalking_core.engine import SegmentedEngine, load_analysis, render_files, 
 from retalking_core.engines.preview.engine import PreviewAnalysis, PreviewEngine
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.limits import DEFAULT_LIMITS
-from retalking_core.media.segments import plan_segments
+from retalking_core.media.writer import plan_segments
 from retalking_core.options import OutputOptions, RenderOptions
 from retalking_core.progress import Progress, ignore_progress
 from tests.faces.clips import portrait, write_clip

@@ -14,8 +14,7 @@ from retalking_core.clip_plan import ClipPlan
 from retalking_core.engine import DrawingReport, EngineCapabilities, load_analysis, save_analysis, sum_of_times
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import SegmentWriter, join_segments, plan_segments
-from retalking_core.media.writer import ResultWriter
+from retalking_core.media.writer import ResultWriter, SegmentWriter, join_segments, plan_segments
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.types import RenderReport, Timeline, VideoInfo

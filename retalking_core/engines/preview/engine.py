@@ -43,9 +43,8 @@ from retalking_core.faces.track import FaceTracker, TrackRequest, covered_notes,
 from retalking_core.lines import Speaker
 from retalking_core.media.limits import DEFAULT_LIMITS, MediaLimits
 from retalking_core.media.reader import open_video
-from retalking_core.media.segments import SegmentWriter, join_segments
 from retalking_core.media.sources import CachingFrameSource, PrefetchingFrameSource
-from retalking_core.media.writer import ResultWriter, output_size
+from retalking_core.media.writer import ResultWriter, SegmentWriter, join_segments, output_size
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import FaceChoice, RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
