@@ -17,9 +17,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from retalking_core.media.container import open_container
+from retalking_core.media.container import DAMAGED_PACKET, open_container, reading
 from retalking_core.media.cursor import choose_threads, video_stream
-from retalking_core.media.faults import DAMAGED_PACKET, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import SCALER_THREADS, is_untouched, to_picture
 from retalking_core.threads import ReadAhead

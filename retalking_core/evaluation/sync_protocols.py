@@ -28,7 +28,7 @@ from retalking_core.evaluation.frames import Picture, read_bgr, through_jpeg
 from retalking_core.evaluation.sync import SyncScore, score_sync
 from retalking_core.faces.landmarks import iou
 from retalking_core.faces.neural_tracker import MEANS_BGR, decode_boxes
-from retalking_core.media.faults import reading
+from retalking_core.media.container import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decode_sound
 from retalking_core.media.timeline import nearest_in_time

@@ -1,9 +1,14 @@
-"""Opening files that strangers sent: the kind is read from the bytes, the demuxer is forced, nothing else is opened."""
+"""Opening files that strangers sent: the kind is read from the bytes, the demuxer is forced, nothing else is opened.
+
+Failures of decoders and demuxers become the library's named errors here, in one place.
+"""
 
 from __future__ import annotations
 
 import errno
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +20,15 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from retalking_core.errors import EmptyFileError, PictureTooLargeError, TooManyStreamsError, UnsupportedContainerError
-from retalking_core.media.faults import reading
+from retalking_core.errors import (
+    CodecUnsupportedError,
+    EmptyFileError,
+    InputError,
+    MediaUnreadableError,
+    PictureTooLargeError,
+    TooManyStreamsError,
+    UnsupportedContainerError,
+)
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.still import PAM_DEMUXER, read_still
 from retalking_core.notes import Note
@@ -29,6 +41,47 @@ from retalking_core.vocabulary.containers import (
     refusal,
     sniff,
 )
+
+UNSUPPORTED = (
+    av.error.DecoderNotFoundError,
+    av.error.PatchWelcomeError,
+    av.error.NotImplementedError,
+    av.error.BSFNotFoundError,
+)
+
+# What decoders answer to one damaged packet (EINVAL: sizes in it that no picture may have); the next may be fine.
+DAMAGED_PACKET = (
+    av.error.InvalidDataError,
+    av.error.EOFError,
+    av.error.ArgumentError,
+    av.error.ExternalError,
+    av.error.UnknownError,
+    av.error.UndefinedError,  # the AAC decoder's own numbers
+)
+
+
+def input_error(error: Exception, kind: str) -> InputError:
+    """The named error for a failed read of the caller's `kind` ("video", "picture", "speech file")."""
+    if isinstance(error, UNSUPPORTED):
+        return CodecUnsupportedError(
+            f"The {kind} uses a codec or a codec feature that cannot be decoded here; convert it to H.264 and AAC."
+        )
+    return MediaUnreadableError(
+        f"The {kind} is damaged or incomplete and cannot be read; upload the whole file again or re-export it."
+    )
+
+
+@contextmanager
+def reading(kind: str) -> Iterator[None]:
+    """Every FFmpeg failure inside the block leaves it as an `InputError`, but for one that no file can cause: EAGAIN,
+    which decoders report when the machine lets them start no thread."""
+    try:
+        yield
+    except av.error.BlockingIOError:
+        raise
+    except av.error.FFmpegError as error:
+        raise input_error(error, kind) from error
+
 
 # Codecs of still pictures. FFmpeg decodes a first picture of every stream to learn what a file holds, cover pictures
 # too: a song of 12 MB with covers took 161 s and 7.3 GB, at each look. A film in one of these codecs states its size in

@@ -29,8 +29,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from retalking_core.errors import CodecUnsupportedError, MediaTooLongError, MediaUnreadableError, NoVideoStreamError
-from retalking_core.media.container import MediaFile, open_container
-from retalking_core.media.faults import DAMAGED_PACKET, reading
+from retalking_core.media.container import DAMAGED_PACKET, MediaFile, open_container, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import PlaneConverter
 from retalking_core.types import FieldOrder, Frame

@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from retalking_core.errors import CodecUnsupportedError, MediaTooLongError, MediaUnreadableError
-from retalking_core.media.container import MediaFile, check_picture_size, open_container
+from retalking_core.media.container import MediaFile, check_picture_size, open_container, reading
 from retalking_core.media.cursor import (
     FrameCursor,
     PacketTable,
@@ -22,7 +22,6 @@ from retalking_core.media.cursor import (
     scan_packets,
     video_stream,
 )
-from retalking_core.media.faults import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import (
     EXIF_TURNS,

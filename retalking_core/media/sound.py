@@ -25,9 +25,8 @@ from retalking_core.errors import (
     MediaUnreadableError,
     NoAudioStreamError,
 )
-from retalking_core.media.container import MediaFile, open_container
+from retalking_core.media.container import DAMAGED_PACKET, UNSUPPORTED, MediaFile, open_container, reading
 from retalking_core.media.cursor import too_long
-from retalking_core.media.faults import DAMAGED_PACKET, UNSUPPORTED, reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.priming import Priming
 from retalking_core.notes import Note, Range, join_ranges

@@ -22,7 +22,7 @@ from av.filter import Graph
 from numpy.typing import NDArray
 
 from retalking_core.errors import AudioInvalidError
-from retalking_core.media.faults import reading
+from retalking_core.media.container import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import MIN_SPEECH_S, SoundRecord, decode_sound, empty_speech
 from retalking_core.notes import Note, Range, join_ranges

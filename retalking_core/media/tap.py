@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retalking_core.errors import RenderCanceled
+from retalking_core.media.container import reading
 from retalking_core.media.cursor import choose_threads
 from retalking_core.media.encoder import CODEC, PRESET
-from retalking_core.media.faults import reading
 from retalking_core.media.planes import EXIF_TURNS, PlaneConverter, picture_color, picture_geometry
 from retalking_core.types import DecodedClip, Frame, LineReport, Timeline, VideoInfo
 

@@ -23,7 +23,7 @@ from retalking_core.engine import Engine
 from retalking_core.engine_plugins import EngineEnvironment, EnginePlugin, FoundPlugin
 from retalking_core.evaluation.measurement import Measurement
 from retalking_core.evaluation.metrics import available_metrics
-from retalking_core.media.faults import reading
+from retalking_core.media.container import reading
 from retalking_core.media.writer import writing
 from retalking_core.options import FaceBox, FacePoint, OutputOptions, RenderOptions, SoundOptions
 from retalking_core.progress import Progress
