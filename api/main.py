@@ -13,10 +13,9 @@ from api import (
     analyses,
     batches,
     events,
-    health,
     jobs,
     media,
-    quarantine,
+    operations,
     results,
     service,
     uploads,
@@ -90,12 +89,12 @@ def _include_features(app: FastAPI) -> None:
     app.include_router(accounts.usage_router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
     for router, access in (
         (service.router, authorize_any),
-        (quarantine.router, authorize_admin),
+        (operations.quarantine_router, authorize_admin),
         (accounts.router, authorize_admin),
     ):
         app.include_router(router, dependencies=[Security(access), strict], responses=refused | unmatched)
     for router in (results.link_router, media.signed_router, uploads.link_router, service.open_router):
         app.include_router(router, dependencies=[strict], responses=unmatched)
     # Probes and scrapers add parameters of their own
-    app.include_router(health.metrics_router, dependencies=[Security(authorize_metrics)], responses=refused)
-    app.include_router(health.router)
+    app.include_router(operations.metrics_router, dependencies=[Security(authorize_metrics)], responses=refused)
+    app.include_router(operations.router)
