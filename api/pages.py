@@ -21,7 +21,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/", response_class=HTMLResponse)
 async def show_start_page() -> HTMLResponse:
-    page = (files("api.static") / "index.html").read_text("utf-8")
+    page = (files("api") / "static" / "index.html").read_text("utf-8")
     return HTMLResponse(page, headers=page_headers(page))
 
 

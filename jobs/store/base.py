@@ -133,5 +133,5 @@ class RedisBase:
 
 @cache
 def _source(script: str) -> str:
-    folder = resources.files("jobs.lua")
+    folder = resources.files("jobs") / "lua"
     return "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in ("prelude", script))

@@ -1,1 +1,0 @@
-"""Pages that are served as they are."""
