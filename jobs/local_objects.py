@@ -19,15 +19,14 @@ from typing import BinaryIO, Self
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
+    ObjectStore,
     ObjectStoreError,
     ObjectStoreFullError,
-    ObjectTooLargeError,
     checked_folder,
     checked_key,
     checked_prefix,
 )
 
-COPY_CHUNK_BYTES = 1 << 20
 # An unfinished write of this age belongs to a process that died
 LEFTOVER_AGE_S = 86400
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -82,7 +81,7 @@ class LocalObjectWriter:
         self._path.unlink(missing_ok=True)
 
 
-class LocalObjectStore:
+class LocalObjectStore(ObjectStore):
     """Implements jobs.objects.ObjectStore on a folder. Several processes may share it."""
 
     def __init__(self, root: Path, keep_free_bytes: int = 0) -> None:
@@ -127,25 +126,6 @@ class LocalObjectStore:
 
     def writer(self, key: str, content_type: str = "application/octet-stream") -> LocalObjectWriter:
         return LocalObjectWriter(self, checked_key(key), content_type)
-
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        with path.open("rb") as source, self.writer(key, content_type) as writer:
-            while chunk := source.read(COPY_CHUNK_BYTES):
-                writer.write(chunk)
-            return writer.commit()
-
-    def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
-        info = self.info(key)
-        if max_bytes is not None and info.size_bytes > max_bytes:
-            raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
-        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-        try:
-            with part.open("xb") as target:
-                target.writelines(self.read(key, chunk_bytes=COPY_CHUNK_BYTES))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """Opens the file at once: ObjectNotFoundError is raised here, not at the first chunk."""

@@ -4,6 +4,7 @@ the keys that both accept."""
 from __future__ import annotations
 
 import re
+import secrets
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 MAX_KEY_CHARS = 512
+COPY_CHUNK_BYTES = 1 << 20
 # No segment starts with a dot: no `..`, no hidden file. No backslash, colon, control or non-ASCII character.
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
 _KEY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
@@ -59,7 +61,11 @@ class ObjectWriter(Protocol):
 class ObjectStore(Protocol):
     def writer(self, key: str, content_type: str = "application/octet-stream") -> ObjectWriter: ...
 
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo: ...
+    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
+        with path.open("rb") as source, self.writer(key, content_type) as writer:
+            while chunk := source.read(COPY_CHUNK_BYTES):
+                writer.write(chunk)
+            return writer.commit()
 
     def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
         """Write the object to `path`, whole or not at all.
@@ -67,7 +73,19 @@ class ObjectStore(Protocol):
         Raises ObjectNotFoundError, ObjectTooLargeError (over max_bytes), ObjectStoreError; OSError if `path` cannot be
         written.
         """
-        ...
+        info = self.info(key)
+        if max_bytes is not None and info.size_bytes > max_bytes:
+            raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
+        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+        try:
+            with part.open("xb") as target:
+                target.writelines(self.read(key, 0, info.size_bytes, COPY_CHUNK_BYTES))
+                if target.tell() != info.size_bytes:
+                    raise ObjectStoreError(f"{key}: received {target.tell()} of {info.size_bytes} bytes")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """Bytes start..end (end exclusive; None: to the end) in chunks. Raises ObjectNotFoundError at the call."""

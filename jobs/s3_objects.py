@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import mimetypes
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import boto3
@@ -18,9 +16,9 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 from jobs.objects import (
     ObjectInfo,
     ObjectNotFoundError,
+    ObjectStore,
     ObjectStoreError,
     ObjectStoreFullError,
-    ObjectTooLargeError,
     attachment_header,
     checked_folder,
     checked_key,
@@ -135,7 +133,7 @@ class S3ObjectWriter:
                 _log.warning("%s: parts of an aborted upload are left: %s", self._key, type(error).__name__)
 
 
-class S3ObjectStore:
+class S3ObjectStore(ObjectStore):
     """Implements jobs.objects.ObjectStore on a bucket. Thread-safe; keep one per process."""
 
     def __init__(
@@ -174,28 +172,6 @@ class S3ObjectStore:
 
     def writer(self, key: str, content_type: str = "application/octet-stream") -> S3ObjectWriter:
         return S3ObjectWriter(self._client, self._bucket, checked_key(key), content_type)
-
-    def put_file(self, key: str, path: Path, content_type: str) -> ObjectInfo:
-        with path.open("rb") as source, self.writer(key, content_type) as writer:
-            while chunk := source.read(1 << 20):
-                writer.write(chunk)
-            return writer.commit()
-
-    def fetch(self, key: str, path: Path, max_bytes: int | None = None) -> ObjectInfo:
-        info = self.info(key)
-        if max_bytes is not None and info.size_bytes > max_bytes:
-            raise ObjectTooLargeError(f"{key} has {info.size_bytes} bytes; {max_bytes} are allowed")
-        part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-        try:
-            with part.open("xb") as target:
-                for chunk in self.read(key, 0, info.size_bytes, 1 << 20):
-                    target.write(chunk)
-                if target.tell() != info.size_bytes:
-                    raise ObjectStoreError(f"{key}: received {target.tell()} of {info.size_bytes} bytes")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return info
 
     def read(self, key: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """Requests the object at once: ObjectNotFoundError is raised here, not at the first chunk."""
