@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from jobs.errors import ServiceError
 from jobs.models import InputPart, Job, slot_of
 from jobs.objects import ObjectStore, ObjectTooLargeError
+from retalking_core.digests import file_sha256
 from worker.faults import retry_storage
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class InputLoader:
     def load(self, job: Job, folder: Path) -> Inputs:
         """Of a render. Raises the errors of `fetch`."""
         paths = self.fetch(job, folder)
-        digests = {part: ref.sha256 or _sha256(paths[part]) for part, ref in job.inputs.items()}
+        digests = {part: ref.sha256 or file_sha256(paths[part]) for part, ref in job.inputs.items()}
         return Inputs(paths, digests)
 
     def fetch(self, job: Job, folder: Path) -> dict[InputPart, Path]:
@@ -140,11 +140,6 @@ class InputLoader:
             retry_storage(lambda: self.objects.fetch(key, path, self.max_bytes), self.pauses_s, self.wait)
         except ObjectTooLargeError:
             raise too_large(part, self.max_bytes) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def too_large(part: str, max_bytes: int) -> ServiceError:
