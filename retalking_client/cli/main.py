@@ -14,13 +14,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from retalking_client import RetalkingClientError, __version__
-from retalking_client.cli import batch_command, jobs
-from retalking_client.cli.batch_command import batch
+from retalking_client.cli import jobs
 from retalking_client.cli.common import EXIT_FAILED, CommandError, command_error
 from retalking_client.cli.inspect_command import inspect
 from retalking_client.cli.jobs import cancel, delete, download, events, redeliver, retry, wait
 from retalking_client.cli.mcp_command import mcp
-from retalking_client.cli.submit import submit
+from retalking_client.cli.submit import batch, batches_app, submit
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -33,7 +32,7 @@ def new_app(help_text: str) -> typer.Typer:
 def add_client_commands(app: typer.Typer) -> None:
     app.command()(submit)
     app.command()(batch)
-    app.add_typer(batch_command.app, name="batches")
+    app.add_typer(batches_app, name="batches")
     app.add_typer(jobs.app, name="jobs")
     for command in (wait, events, download, cancel, delete, redeliver, retry, inspect, mcp):
         app.command()(command)

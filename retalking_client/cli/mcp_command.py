@@ -19,8 +19,8 @@ from retalking_client import (
     SubmitOptions,
     WaitTimeoutError,
 )
-from retalking_client.cli.batch_command import read_job
 from retalking_client.cli.common import DEFAULT_URL, CommandError, ServiceUrl, validate_options
+from retalking_client.cli.submit import read_job
 from retalking_client.models import Status
 
 if TYPE_CHECKING:
