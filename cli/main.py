@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 from cli import bench, keys, provenance, weights
 from cli.analyze import analyze
-from cli.compile import compile_kernels
 from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.run import run
 from cli.up import demo, up
+from cli.weights import compile_kernels
 from retalking_client.cli.common import CommandError
 from retalking_client.cli.main import add_client_commands, exit_on_error, new_app
 from retalking_core.errors import RetalkingError
