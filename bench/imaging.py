@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retalking_core.audio.mel import mel_spectrogram, mel_spectrogram_librosa
-from retalking_core.device import upload
 from retalking_core.imaging import blur, invert_affine, pyr_down, pyr_up, warp_batch
 from retalking_core.media.planes import color_matrices
+from retalking_core.networks.inference import upload
 from retalking_core.stages.regions import convert_colors
 from retalking_core.types import ColorTags, Waveform
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.device import upload
+from retalking_core.networks.inference import upload
 
 Kernel = Literal["bilinear", "bicubic", "lanczos"]
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from retalking_core.device import upload
 from retalking_core.faces.dlib_models import Box, DlibModels, Gray
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.follower import FaceFollower, FaceSearch, LandmarkProposal, implied_box
 from retalking_core.faces.landmarks import iou
 from retalking_core.imaging import crop_resized
+from retalking_core.networks.inference import upload
 from retalking_core.types import Frame
 
 MEANS_BGR = (104.0, 117.0, 123.0)

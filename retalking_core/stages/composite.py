@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.device import upload
 from retalking_core.faces.landmarks import GFPGAN_TEMPLATE, GPEN_TEMPLATE, fit_similarity, five_points
 from retalking_core.imaging import blend_change, blur, box_cover, clear_border, invert_affine, place_resized, warp_batch
+from retalking_core.networks.inference import upload
 from retalking_core.numerics import smoothstep
 from retalking_core.stages.stabilize import from_signed, to_signed
 

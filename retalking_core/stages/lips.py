@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.device import upload
 from retalking_core.faces.landmarks import oriented_square
 from retalking_core.imaging import crop_resized
+from retalking_core.networks.inference import upload
 from retalking_core.stages.regions import CROP_PX
 
 # Softness of the square's edge in pixels of the 256 crop. The original pastes it hard.

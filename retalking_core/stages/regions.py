@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.device import upload
 from retalking_core.faces.landmarks import oriented_square
 from retalking_core.faces.track import visible_runs
 from retalking_core.media.planes import color_matrices
+from retalking_core.networks.inference import upload
 from retalking_core.types import ColorTags, FaceTrack, Frame
 
 # Sides are multiples of this, so that a pyramid of seven levels fits.

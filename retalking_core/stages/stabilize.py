@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.device import upload
 from retalking_core.errors import OptionUnsupportedError
 from retalking_core.faces.landmarks import STANDARD_FIVE, fit_orthographic, five_points_3dmm
 from retalking_core.imaging import resampling_matrix
+from retalking_core.networks.inference import upload
 from retalking_core.weights.checkpoint import read_templates
 from retalking_core.weights.table import WEIGHT_FILES
 

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from retalking_core import networks
-from retalking_core.device import enable_expandable_segments
 from retalking_core.digests import file_sha256
 from retalking_core.networks import INPUT_SHAPES
-from retalking_core.networks.inference import HALF_DTYPES, InferenceNetwork, InferenceVariant, prepare
+from retalking_core.networks.inference import (
+    HALF_DTYPES,
+    InferenceNetwork,
+    InferenceVariant,
+    enable_expandable_segments,
+    prepare,
+)
 from retalking_core.vocabulary.engines import KernelState
 from retalking_core.weights.checkpoint import check_digest, read_state_dict, synthetic_seed
 from retalking_core.weights.table import WEIGHT_FILES, find_file, read_lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retalking_core.device import OPERATORS_CHOICE, enable_expandable_segments
+from retalking_core.networks.inference import OPERATORS_CHOICE, enable_expandable_segments
 
 GPU = torch.device("cuda")
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from retalking_core.device import upload
 from retalking_core.errors import FaceNotFoundError
 from retalking_core.faces.landmarks import oriented_square
 from retalking_core.imaging import resampling_matrix
+from retalking_core.networks.inference import upload
 from retalking_core.stages.lips import LIP_PX, EmotionNetwork, action_units, to_face_size, to_network_size
 from retalking_core.stages.regions import CROP_PX, NOMINAL_PX, FirstFrameCrop, pad_boxes
 from retalking_core.stages.stabilize import from_signed

@@ -20,7 +20,6 @@ from torch import Tensor
 from retalking_core import __version__
 from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
 from retalking_core.clip_plan import ClipPlan, track_speakers
-from retalking_core.device import download, upload
 from retalking_core.engines.original.stages import first_rectangle
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
 from retalking_core.engines.videoretalking.face_cache_session import (
@@ -38,6 +37,7 @@ from retalking_core.lines import Speaker
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import PrefetchingFrameSource
+from retalking_core.networks.inference import download, upload
 from retalking_core.options import FaceChoice, RenderOptions
 from retalking_core.progress import Progress, ProgressHook
 from retalking_core.stages.composite import pyramid_levels

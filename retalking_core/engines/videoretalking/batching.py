@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from retalking_core.device import download
 from retalking_core.errors import EngineFaultError, OutOfMemoryError
+from retalking_core.networks.inference import download
 from retalking_core.vocabulary.engines import KernelState
 
 Item = TypeVar("Item")

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retalking_core.device import DeviceClock, download, upload
 from retalking_core.engines.videoretalking.analysis import ClipAnalysis, DrawnFrame, SpeakerAnalysis
 from retalking_core.engines.videoretalking.batching import (
     AdaptiveBatcher,
@@ -26,6 +25,7 @@ from retalking_core.engines.videoretalking.face_cache_session import FaceCacheSe
 from retalking_core.errors import EngineFaultError
 from retalking_core.imaging import crop_resized
 from retalking_core.networks.enet import ENet
+from retalking_core.networks.inference import DeviceClock, download, upload
 from retalking_core.notes import Note, frame_ranges_s
 from retalking_core.options import RenderOptions
 from retalking_core.stages.composite import BlendPlan, composite, enhance, faces_found, paste_prediction, restore
