@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from retalking_core.audio.visemes import recognize_visemes
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.engines.preview.engine import PreviewAnalysis, black_level, learn_speaker, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -25,7 +26,6 @@ from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.speech import Speech, read_speech
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultFile
 from retalking_core.options import OutputOptions
 from retalking_core.progress import StageClock

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cli.demo_input import write_demo_speech, write_portrait
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.engine import render_files
 from retalking_core.engines.preview.engine import PreviewEngine
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import LengthMode, OutputOptions, RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import ColorTags, VideoInfo

@@ -23,6 +23,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 from scipy.signal import medfilt
 
+from retalking_core.clip_plan import nearest_in_time
 from retalking_core.errors import MetricUnavailableError
 from retalking_core.evaluation.frames import Picture, read_bgr, through_jpeg
 from retalking_core.evaluation.sync import SyncScore, score_sync
@@ -31,7 +32,6 @@ from retalking_core.faces.neural_tracker import MEANS_BGR, decode_boxes
 from retalking_core.media.container import reading
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.sound import decode_sound
-from retalking_core.media.timeline import nearest_in_time
 from retalking_core.networks.inference import InferenceNetwork
 from retalking_core.networks.syncnet import SyncNet
 from retalking_core.progress import ProgressReporter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -31,7 +32,6 @@ from retalking_core.media.planes import (
     picture_color,
     picture_geometry,
 )
-from retalking_core.media.timeline import exact_rate
 from retalking_core.notes import Note
 from retalking_core.types import ColorTags, Frame, VideoInfo
 
@@ -309,3 +309,13 @@ def _open_still(media: MediaFile, limits: MediaLimits, still_fps: float) -> Stil
         notes=media.notes,
     )
     return StillReader(info, frame)
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The rate as a fraction; the NTSC family (23.976, 29.97, 59.94, ...) becomes n * 1000 / 1001 exactly."""
+    if not (math.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps must be positive, not {fps}")
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    if ntsc > 0 and abs(float(ntsc) - fps) < 1e-3 and abs(fps - round(fps)) > 1e-6:
+        return ntsc
+    return Fraction(fps).limit_denominator(10_000)

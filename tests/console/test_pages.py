@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from cli.keys import make_key
 from jobs.store.keys import Scope
-from retalking_core.media.timeline import plan_timeline
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.options import LengthMode
 from tests.api.running import RunningApi, input_files, run_api
 from tests.console.browser import Watched, open_page

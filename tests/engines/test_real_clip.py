@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from retalking_core import clip_plan
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.engine import render_files
 from retalking_core.engines.videoretalking.engine import VideoRetalkingEngine
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import ignore_progress
 from retalking_core.types import RenderReport

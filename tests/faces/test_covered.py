@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from retalking_core.audio.visemes import recognize_visemes
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.engines.preview.engine import PreviewAnalysis, black_level, learn_speaker, synthesize
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
@@ -17,7 +18,6 @@ from retalking_core.faces.track import TrackRequest, covered_notes
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import load_waveform
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.options import RenderOptions
 from retalking_core.progress import StageClock
 from retalking_core.types import FaceTrack, Frame

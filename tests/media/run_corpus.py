@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.errors import InputError
 from retalking_core.evaluation.face_points import find_points
 from retalking_core.evaluation.frame_pass import face_box
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import read_speech
-from retalking_core.media.timeline import plan_timeline
 from tests.e2e.conftest import Service, running_service
 from tests.faces.clips import portrait, write_clip
 from tests.media.corpus import FACES, SITUATIONS, SPOKEN, write_speech

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.planes import PlaneConverter
 from retalking_core.media.reader import open_video
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.types import Frame
 from tests.media import clips
 

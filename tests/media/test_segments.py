@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.errors import EngineFaultError
 from retalking_core.media.encoder import GROUP_FRAMES
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import read_speech
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultWriter, SegmentWriter, join_segments, plan_segments
 from retalking_core.options import OutputOptions
 from tests.media import clips

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retalking_core.media.timeline import exact_rate, plan_timeline
+from retalking_core.clip_plan import plan_timeline
+from retalking_core.media.reader import exact_rate
 from retalking_core.options import LengthMode
 from retalking_core.types import ColorTags, VideoInfo
 

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
+from retalking_core.clip_plan import plan_timeline
 from retalking_core.errors import AudioInvalidError, EngineFaultError, RetalkingError
 from retalking_core.media import writer as writer_module
 from retalking_core.media.encoder import PictureSettings
 from retalking_core.media.limits import MediaLimits
 from retalking_core.media.reader import open_video
 from retalking_core.media.speech import SoundStore, load_waveform, nearest_aac_rate, read_speech
-from retalking_core.media.timeline import plan_timeline
 from retalking_core.media.writer import ResultFile, ResultWriter, SegmentWriter, SpeechTrack, output_size
 from retalking_core.options import OutputOptions
 from retalking_core.types import ColorTags, Timeline, VideoInfo
