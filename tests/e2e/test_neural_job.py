@@ -1,7 +1,7 @@
 """The neural engine through HTTP: a job, and a second one on the same video that finds its face in the cache.
 
 With the weight files of RETALKING_WEIGHTS_DIR, else with generated ones. On a GPU all frames of the clip are made; two
-CPU cores take 10 s to a minute a frame, so there the speech is two frames long.
+CPU cores take 10 s to a minute a frame, so there the speech is one frame long.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def neural(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of it where there is a GPU, else so much as two frames take."""
+    """All of it where there is a GPU, else so much as one frame takes."""
     import torch
 
     if torch.cuda.is_available():
@@ -91,7 +91,7 @@ def speech(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = tmp_path_factory.mktemp("speech") / "short.wav"
     with wave.open(str(media_dir / "1.wav")) as whole, wave.open(str(short), "wb") as part:
         part.setparams(whole.getparams())
-        part.writeframes(whole.readframes(round(2 / 22.131 * whole.getframerate())))
+        part.writeframes(whole.readframes(round(whole.getframerate() / 22.131)))
     return short
 
 

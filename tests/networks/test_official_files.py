@@ -113,7 +113,8 @@ def official_content(entry: WeightFile) -> dict[str, Any]:
         case "deep3d":
             return {"net_recon": state, "opt_00": training["opt"], "sched_00": training["sched"]}
         case _ if nesting:
-            return {nesting: state, "optimizer": training["opt"], "global_step": 7, **foreign_objects()}
+            # Objects first: the reader starts anew at each kind of them, and would read all tensors a dozen times.
+            return {**foreign_objects(), nesting: state, "optimizer": training["opt"], "global_step": 7}
     return state
 
 

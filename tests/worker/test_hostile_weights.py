@@ -43,23 +43,23 @@ def test_the_trap_is_real(marker: Path) -> None:
     assert marker.exists()
 
 
-@pytest.mark.parametrize("asked", ["videoretalking", "auto"])
-def test_a_job_of_a_worker_that_is_set_to_the_neural_engine_ends_with_the_reason(
-    stack: Stack, hostile_models: Path, marker: Path, tmp_path: Path, asked: str
+def test_jobs_of_a_worker_that_is_set_to_the_neural_engine_end_with_the_reason(
+    stack: Stack, hostile_models: Path, marker: Path, tmp_path: Path
 ) -> None:
-    """Also one that waited before the worker started. Such a worker once ended, and its jobs stayed in the queue."""
-    job_id = stack.submit(engine=asked)
+    """Also those that waited before the worker started. Such a worker once ended, and its jobs stayed in the queue."""
+    waiting = [stack.submit(engine=asked) for asked in ("videoretalking", "auto")]
     settings = {"RETALKING_ENGINE": "videoretalking", "RETALKING_MODELS_DIR": str(hostile_models)}
     with running("worker.gpu", stack, tmp_path / "worker.log", **settings) as process:
-        job = stack.finish(job_id, timeout_s=60)
+        jobs = [stack.finish(job_id, timeout_s=60) for job_id in waiting]
         (card,) = stack.store.workers.live()
         preview = stack.finish(stack.submit(engine="preview"), timeout_s=60)
-    assert job.error is not None
-    assert job.error.code == "engine_unavailable"
-    for text in (job.error.message, card.unavailable["videoretalking"]):
-        assert ".pth is refused: " in text
-        assert "weights_unsafe" in text
-        assert "retalking weights verify" in text
+    for job in jobs:
+        assert job.error is not None
+        assert job.error.code == "engine_unavailable"
+        for text in (job.error.message, card.unavailable["videoretalking"]):
+            assert ".pth is refused: " in text
+            assert "weights_unsafe" in text
+            assert "retalking weights verify" in text
     assert process.says("RETALKING_ENGINE=videoretalking cannot be offered")
     assert preview.error is None or preview.error.code != "engine_unavailable"
     assert not marker.exists()
