@@ -10,7 +10,6 @@ the motion of the sound alone takes over (`acoustic_motion.py`).
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,7 +186,7 @@ def _shown_moments(frames: int, frame_s: float, holds: Track, vowels_s: Track) -
     A viewer sees frames, not curves: at 25 a second, a sound of 20 to 60 ms may fall between two centers. Of two holds
     in one frame the last of the list is shown, and a frame whose center is held shows no vowel.
     """
-    centers = (np.arange(frames) + 0.5) * frame_s
+    centers: Track = (np.arange(frames) + 0.5) * frame_s
     begun, ended = np.sort(holds[:, 0]), np.sort(holds[:, 1]) + PRESS_LAG_S
     held = np.searchsorted(begun, centers, "right") > np.searchsorted(ended, centers)
     moments = centers.copy()
@@ -240,7 +239,7 @@ def _mix(one: Track, other: Track | float, share: Track) -> Track:
     return one + (other - one) * share
 
 
-def _sample(track: Track, rate_hz: float, times_s: NDArray[Any], width_s: float) -> Track:
+def _sample(track: Track, rate_hz: float, times_s: Track, width_s: float) -> Track:
     """Mean of a track over each output frame's own time, so that slow frame rates do not alias; 0 after its end."""
     positions = (times_s[:, None] + np.linspace(-0.5, 0.5, 5) * width_s) * rate_hz
     return np.interp(positions, np.arange(len(track)), track, right=0.0).mean(axis=1)
