@@ -186,7 +186,7 @@ def _shown_moments(frames: int, frame_s: float, holds: Track, vowels_s: Track) -
     A viewer sees frames, not curves: at 25 a second, a sound of 20 to 60 ms may fall between two centers. Of two holds
     in one frame the last of the list is shown, and a frame whose center is held shows no vowel.
     """
-    centers: Track = (np.arange(frames) + 0.5) * frame_s
+    centers = (np.arange(frames, dtype=np.float64) + 0.5) * frame_s
     begun, ended = np.sort(holds[:, 0]), np.sort(holds[:, 1]) + PRESS_LAG_S
     held = np.searchsorted(begun, centers, "right") > np.searchsorted(ended, centers)
     moments = centers.copy()
