@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from retalking_core.audio.phones import Report
 from retalking_core.clip_plan import ClipPlan
 from retalking_core.errors import FaceNotFoundError, InputError
 from retalking_core.faces.people import (
@@ -125,14 +126,15 @@ def locate_choice(
     return (cast.place_of(face, shown) if isinstance(face, FaceTrackId) else face), note
 
 
-def hear_own_sound(video: Path, info: VideoInfo, limits: MediaLimits) -> SpeechCues | InputError:
-    """What the sound of a video says; the reason, where there is nothing to hear."""
+def hear_own_sound(video: Path, info: VideoInfo, limits: MediaLimits, report: Report) -> SpeechCues | InputError:
+    """What the sound of a video says; the reason, where there is nothing to hear. report: as of `recognize_visemes`."""
     if info.is_still:
         return InputError("It is a picture.")
     try:
-        return hear_speech(load_waveform(video, limits))
+        speech = load_waveform(video, limits)
     except InputError as error:
         return error
+    return hear_speech(speech, report)
 
 
 @dataclass(frozen=True)
@@ -148,17 +150,19 @@ class Cast:
     info: VideoInfo
     crop: Crop
     limits: MediaLimits
+    on_frame: OnFrame
 
     @classmethod
     def of_video(cls, video: Path, source: FrameSource, crop: Crop, limits: MediaLimits, on_frame: OnFrame) -> Cast:
-        """on_frame: as of `find_people`."""
+        """on_frame: as of `find_people`; called again while the sound is heard, with all frames done."""
         people = find_people(PrefetchingFrameSource(source), on_frame)
         # How long the video really is, is known when it was read.
-        return cls(video, people, source.info, crop, limits)
+        return cls(video, people, source.info, crop, limits, on_frame)
 
     @cached_property
     def cues(self) -> SpeechCues | InputError:
-        return hear_own_sound(self.video, self.info, self.limits)
+        frames = self.info.frame_count
+        return hear_own_sound(self.video, self.info, self.limits, lambda _share: self.on_frame(frames, frames))
 
     def identify(self, choice: FaceChoice, shown: NDArray[np.int64]) -> tuple[FaceChoice, Note | None]:
         """The track of the person whom a choice means on some frames; a choice of a place as it is; and what was

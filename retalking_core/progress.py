@@ -62,6 +62,10 @@ class ProgressReporter:
             self._finished += 1
         self._report(0.0, total, total)
 
+    def report_share(self, _share: float) -> None:
+        """For work that is none of the `parts`: the fraction stays, the hook may end the evaluation."""
+        self._report(0.0, 0, 0)
+
     def stop(self) -> None:
         """Running loops stop at their next progress report."""
         self._stopped = True

@@ -52,8 +52,12 @@ def analyze_video(video: Path, thumbnails: Path, limits: MediaLimits, progress: 
     found = find_people(PrefetchingFrameSource(source), on_frame)
     # How long it really is, is known when it was read.
     info = source.info
-    cues = hear_own_sound(video, info, limits)
-    progress(Progress("analyze", (1 + PEOPLE_SHARE) / 2))
+
+    def on_share(share: float) -> None:
+        progress(Progress("analyze", PEOPLE_SHARE + (1 - PEOPLE_SHARE) / 2 * share))
+
+    cues = hear_own_sound(video, info, limits, on_share)
+    on_share(1.0)
     notes = []
     if isinstance(cues, InputError) and not info.is_still:
         notes.append(f"Nobody can be heard: {cues.message}")

@@ -111,9 +111,8 @@ def _lag(sync: MouthSync | str) -> tuple[float, dict[str, float]] | str:
 
 
 def _viseme_agreement(measurement: Measurement) -> Outcome:
-    agreement = measure_agreement(
-        relative_gap(measurement.landmarks), float(measurement.video.info.fps), recognize_visemes(measurement.waveform)
-    )
+    visemes = recognize_visemes(measurement.waveform, report=measurement.reporter.report_share)
+    agreement = measure_agreement(relative_gap(measurement.landmarks), float(measurement.video.info.fps), visemes)
     return agreement if isinstance(agreement, str) else (agreement.share, agreement.detail)
 
 

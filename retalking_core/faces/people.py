@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retalking_core.audio.phones import Viseme
+from retalking_core.audio.phones import Report, Viseme, ignore_share
 from retalking_core.audio.visemes import VISEME_RATE_HZ, recognize_visemes
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.faces.dlib_models import SAME_PERSON_DISTANCE, Box, DlibModels, Gray, resident_models
@@ -78,10 +78,11 @@ class SpeechCues:
     voice: Values
 
 
-def hear_speech(speech: Waveform) -> SpeechCues:
-    """speech: the video's own sound. No voice activity detector beside the viseme network: docs/dependencies.md."""
+def hear_speech(speech: Waveform, report: Report = ignore_share) -> SpeechCues:
+    """speech: the video's own sound. report: as of `recognize_visemes`. No voice activity detector beside the viseme
+    network: docs/dependencies.md."""
     count = max(1, int(speech.duration_s * RATE_HZ))
-    visemes = recognize_visemes(speech)
+    visemes = recognize_visemes(speech, report=report)
     timeline = Timeline(np.zeros(count, np.int64), Fraction(RATE_HZ))
     motion = plan_mouth_motion(speech, timeline, visemes)
     times_s = (np.arange(count) + 0.5) / RATE_HZ

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from retalking_core.audio.visemes import Viseme, VisemeTrack
-from retalking_core.evaluation.metrics import evaluate
+from retalking_core.errors import RenderCanceled
+from retalking_core.evaluation.measurement import Measurement
+from retalking_core.evaluation.metrics import evaluate, measure_all
 from retalking_core.evaluation.sync import LipAgreement, measure_agreement
+from retalking_core.progress import Progress
+from retalking_core.types import Waveform
 from tests.audio.spoken import read_spoken
 from tests.faces.clips import backdrop, write_clip
 from tests.preview.speech import write_wav
@@ -78,3 +84,16 @@ def test_a_file_without_a_face_or_without_speech_has_a_reason(tmp_path: Path) ->
     (value,) = evaluate(clip, write_wav(tmp_path / "noise.wav", type(speech)(noise)), None, ["viseme_agreement"])
     assert value.value is None
     assert "0 p, b or m" in value.reason
+
+
+@pytest.mark.skipif(find_spec("pocketsphinx") is None, reason="PocketSphinx is not installed: no long decoding")
+def test_a_canceled_evaluation_stops_hearing(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "empty.mp4", [backdrop(160, 120)] * 50)
+    speech = Waveform(read_spoken()[0].samples[800:])  # not heard before: answers are kept
+
+    def cancel_while_hearing(step: Progress) -> None:
+        if step.total == 0:
+            raise RenderCanceled("enough")
+
+    with pytest.raises(RenderCanceled):
+        measure_all(Measurement(clip, speech, progress=cancel_while_hearing), ["viseme_agreement"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +254,20 @@ def test_voices_are_told_from_music_and_silence(speech: Waveform) -> None:
     music = Waveform(make_music(48_000, 16_000, 2))
     assert hear_speech(music).voice.mean() < 0.1
     assert hear_speech(Waveform(np.zeros(48_000, np.float32))).voice.max() == 0
+
+
+@pytest.mark.skipif(find_spec("pocketsphinx") is None, reason="PocketSphinx is not installed: no long decoding")
+def test_hearing_who_speaks_can_be_canceled(speech: Waveform, tmp_path: Path) -> None:
+    file = write_scene(tmp_path / "scene.mp4", [two_heads()] * 12, Waveform(speech.samples[800:]))
+    calls: list[tuple[int, int]] = []
+
+    def cancel(done: int, total: int) -> None:
+        calls.append((done, total))
+        raise RenderCanceled("enough")
+
+    with pytest.raises(RenderCanceled):
+        replace(cast_of(file), on_frame=cancel).identify("speaking", np.arange(12))
+    assert calls == [(12, 12)]
 
 
 def test_a_render_draws_on_the_speaker_alone(faces: dict[str, list[Picture]], speech: Waveform, tmp_path: Path) -> None:

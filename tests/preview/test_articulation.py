@@ -69,6 +69,21 @@ def test_a_short_open_vowel_between_bilabials_opens() -> None:
     assert motion.opening[38:45].max() > 0.4 * at(motion.opening, 0.15)
 
 
+@pytest.mark.parametrize(("fps", "least"), [(24.0, 0.5), (25.0, 0.5), (30.0, 0.35), (60.0, 0.3)])
+@pytest.mark.parametrize("consonant", ["m", "f"])
+def test_every_short_open_vowel_between_closures_is_seen(consonant: str, fps: float, least: float) -> None:
+    """Vowels of 60 ms, each at another place between two frames. The more frames there are, the more the speed of lips
+    counts. No closure is given up for it."""
+    score = [("a", 0.3), *[(consonant, 0.071), ("a", 0.06)] * 12, (consonant, 0.071), ("a", 0.3)]
+    motion = plan(score, fps)
+    centers_s = (np.arange(len(motion.opening)) + 0.5) / fps
+    hold = motion.closure if consonant == "m" else motion.tuck
+    for k in range(12):
+        vowel_s, hold_s = 0.401 + 0.131 * k, 0.3355 + 0.131 * k
+        assert motion.opening[np.abs(centers_s - vowel_s) <= 0.05].max() >= least * at(motion.opening, 0.15, fps), k
+        assert hold[np.abs(centers_s - hold_s) <= 0.0355].max() > 0.5, k
+
+
 def test_lips_shut_over_a_lowered_jaw() -> None:
     motion = plan([("a", 0.3), ("m", 0.07), ("a", 0.3)])
     assert motion.opening[31:36].max() == 0

@@ -10,7 +10,6 @@ the motion of the sound alone takes over (`acoustic_motion.py`).
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +44,10 @@ CLOSE_S, RELEASE_S = 0.05, 0.045
 PRESS_S, PRESS_LAG_S = 0.02, 0.005
 # Posterior and trust from which a hold is believed, and its least length. Lips stay together for 60 to 110 ms (Löfqvist
 # and Gracco 1997), also where less of it is heard.
-HELD, TRUSTED, LEAST_HOLD_S, CONTACT_S = 0.4, 0.25, 0.02, 0.06
+HELD, TRUSTED, LEAST_RUN_S, CONTACT_S = 0.4, 0.25, 0.02, 0.06
+# Open and half-open vowels that last no longer than this open fully in their middle. Of the time from there to a hold
+# the contact takes no more than this share.
+SHORT_VOWEL_S, CONTACT_SHARE = 0.08, 0.3
 # A lower lip at the upper teeth leaves this gap to the upper lip.
 TUCK_OPENING = 0.18
 # Effort of the softest and of the loudest syllables, and the loudness below which the mouth goes to rest.
@@ -102,8 +104,11 @@ class MouthMotion:
 def plan_mouth_motion(speech: Waveform, timeline: Timeline, visemes: VisemeTrack) -> MouthMotion:
     """The motion for every frame of a timeline; closed wherever there is no speech. visemes: of this speech."""
     frame_s = 1 / float(timeline.fps)
-    times_s = (np.arange(len(timeline.source_index)) + 0.5) * frame_s
     sound, trust = analyze_sound(speech), _trust(visemes)
+    bilabials, labiodentals = (_holds(visemes, held, trust) for held in (Viseme.BILABIAL, Viseme.LABIODENTAL))
+    vowels_s = _short_vowels(visemes, trust)
+    holds = np.concatenate([labiodentals, bilabials])
+    times_s = _shown_moments(len(timeline.source_index), frame_s, holds, vowels_s)
     opening, spread, closure, loudness = (
         _sample(track, MEL_RATE_HZ, times_s + ACOUSTIC_LEAD_S, frame_s)
         for track in (sound.opening, sound.spread, sound.closure, sound.loudness)
@@ -116,8 +121,8 @@ def plan_mouth_motion(speech: Waveform, timeline: Timeline, visemes: VisemeTrack
     # Loud syllables open the mouth further than soft ones, and where nothing sounds nothing is spoken.
     heard = np.clip(loudness / LEAST_LOUDNESS, 0, 1)
     effort = heard * (SOFT + (LOUD - SOFT) * loudness)
-    shut, pressed = _hold(_holds(visemes, Viseme.BILABIAL, trust), times_s)
-    tuck = _hold(_holds(visemes, Viseme.LABIODENTAL, trust), times_s)[0] * (1 - shut)
+    shut, pressed = _hold(bilabials, vowels_s, times_s)
+    tuck = _hold(labiodentals, vowels_s, times_s)[0] * (1 - shut)
     # Of the sound's share nothing is left in silence, and less where the lips are pursed.
     open_weight = weight * (1 - ACOUSTIC_SHARE * (1 - silent) * (1 - 0.5 * np.maximum(-spoken_spread, 0)))
     jaw = np.clip(_mix(opening, spoken_jaw * effort, weight), 0, 1) * (1 - JAW_RISE * shut)
@@ -156,29 +161,70 @@ def _trust(visemes: VisemeTrack) -> Track:
     return trust
 
 
-def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> list[tuple[float, float]]:
-    """Where a viseme sounds: start and end in seconds."""
-    held = np.concatenate([[False], (visemes.posteriors[:, viseme] >= HELD) & (trust >= TRUSTED), [False]])
-    edges = np.flatnonzero(np.diff(held)).reshape(-1, 2) / VISEME_RATE_HZ
-    return [(start, end) for start, end in edges.tolist() if end - start > LEAST_HOLD_S - 1e-6]
+def _runs(sounding: NDArray[np.bool_]) -> Track:
+    """Where a flag at `VISEME_RATE_HZ` is set for `LEAST_RUN_S` or longer: start and end in seconds, f64 [N, 2]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], sounding, [False]]))).reshape(-1, 2) / VISEME_RATE_HZ
+    return edges[edges[:, 1] - edges[:, 0] > LEAST_RUN_S - 1e-6]
 
 
-def _hold(holds: list[tuple[float, float]], times_s: NDArray[Any]) -> tuple[Track, Track]:
-    """How near the lips are to a hold, and how firmly they press, 0..1 each, at each frame.
+def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> Track:
+    """Where a viseme is held: start and end in seconds, f64 [H, 2]."""
+    return _runs((visemes.posteriors[:, viseme] >= HELD) & (trust >= TRUSTED))
 
-    A hold shorter than a frame may fall between two frames; the one nearest to its middle then shows it.
+
+def _short_vowels(visemes: VisemeTrack, trust: Track) -> Track:
+    """Middles of open and half-open vowels of `SHORT_VOWEL_S` at most, in seconds, f64 [V]. No hold overlaps them."""
+    opened = visemes.posteriors[:, [Viseme.MID, Viseme.OPEN]].sum(axis=1)
+    runs = _runs((opened > 1 - HELD) & (trust >= TRUSTED))
+    return runs[runs[:, 1] - runs[:, 0] < SHORT_VOWEL_S + 1e-6].mean(axis=1)
+
+
+def _shown_moments(frames: int, frame_s: float, holds: Track, vowels_s: Track) -> Track:
+    """The moment that each output frame shows, in seconds, f64 [M]: the middle of a hold or of a short vowel within the
+    frame, or else the frame's center.
+
+    A viewer sees frames, not curves: at 25 a second, a sound of 20 to 60 ms may fall between two centers. Of two holds
+    in one frame the last of the list is shown, and a frame whose center is held shows no vowel.
     """
-    way, press = np.zeros((2, len(times_s)))
-    for start, end in holds:
-        # Positive inside the sound. The contact reaches further than what is heard of it, the pressure does not.
-        inside = np.minimum(times_s - start, end - times_s + PRESS_LAG_S)
-        spare = max(CONTACT_S - (end - start), 0) / 2
-        early, late = np.maximum(start - spare - times_s, 0), np.maximum(times_s - end - spare, 0)
-        np.maximum(way, smoothstep(np.clip(1 - early / CLOSE_S - late / RELEASE_S, 0, 1)), out=way)
-        np.maximum(press, np.clip(0.5 + inside / PRESS_S, 0, 1), out=press)
-        nearest = int(np.abs(times_s - (start + end) / 2).argmin())
-        way[nearest] = press[nearest] = 1
-    return way, press
+    centers = (np.arange(frames, dtype=np.float64) + 0.5) * frame_s
+    begun, ended = np.sort(holds[:, 0]), np.sort(holds[:, 1]) + PRESS_LAG_S
+    held = np.searchsorted(begun, centers, "right") > np.searchsorted(ended, centers)
+    moments = centers.copy()
+    for middles_s, free in ((vowels_s, ~held), (holds.mean(axis=1), np.ones(frames, bool))):
+        places = (middles_s / frame_s).astype(int)
+        shown = np.append(free, False)[np.minimum(places, frames)]
+        moments[places[shown]] = middles_s[shown]
+    return moments
+
+
+def _hold(holds: Track, vowels_s: Track, times_s: Track) -> tuple[Track, Track]:
+    """How near the lips are to a hold, and how firmly they press, 0..1 each, at each moment.
+
+    holds: of one viseme, in order. vowels_s: where the lips are away from it; a vowel nearby shortens contact and ways.
+    """
+    bounds = np.concatenate([[-np.inf], vowels_s, [np.inf]])
+    room_before = holds[:, 0] - bounds[np.searchsorted(bounds, holds[:, 0]) - 1]
+    room_after = bounds[np.searchsorted(bounds, holds[:, 1])] - holds[:, 1]
+    # One more hold in the far past and one in the far future, so that each moment has a last and a next one.
+    starts, ends = (np.concatenate([[-np.inf], edges, [np.inf]]) for edges in holds.T)
+    spare, before, after = (
+        np.pad(each, 1, constant_values=1.0)
+        for each in (np.maximum(CONTACT_S - (holds[:, 1] - holds[:, 0]), 0) / 2, room_before, room_after)
+    )
+    following = np.searchsorted(starts, times_s, side="right")
+    last = following - 1
+    until, since = starts[following] - times_s, times_s - ends[last]
+    coming = _nearness(until, spare[following], before[following], CLOSE_S)
+    leaving = _nearness(since, spare[last], after[last], RELEASE_S)
+    # The contact reaches further than what is heard of it, the pressure does not.
+    inside = np.maximum(np.minimum(times_s - starts[last], PRESS_LAG_S - since), -until)
+    return smoothstep(np.maximum(coming, leaving)), np.clip(0.5 + inside / PRESS_S, 0, 1)
+
+
+def _nearness(distance: Track, spare: Track, room: Track, way: float) -> Track:
+    """0 away .. 1 in contact, by the distance from a hold, all in seconds. The lips are away before `room` ends."""
+    contact = np.minimum(spare, CONTACT_SHARE * room)
+    return np.clip(1 - np.maximum(distance - contact, 0) / np.minimum(way, room - contact), 0, 1)
 
 
 def _limit_speed(opening: Track, frame_s: float) -> Track:
@@ -193,7 +239,7 @@ def _mix(one: Track, other: Track | float, share: Track) -> Track:
     return one + (other - one) * share
 
 
-def _sample(track: Track, rate_hz: float, times_s: NDArray[Any], width_s: float) -> Track:
+def _sample(track: Track, rate_hz: float, times_s: Track, width_s: float) -> Track:
     """Mean of a track over each output frame's own time, so that slow frame rates do not alias; 0 after its end."""
     positions = (times_s[:, None] + np.linspace(-0.5, 0.5, 5) * width_s) * rate_hz
     return np.interp(positions, np.arange(len(track)), track, right=0.0).mean(axis=1)
