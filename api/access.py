@@ -23,6 +23,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.dependencies import Dependencies, WithDependencies, dependencies_of
+from api.strictness import check_request
 from jobs.errors import ServiceError
 from jobs.names import MAX_PRIORITY
 from jobs.signing import account_of_holder, is_signed
@@ -76,8 +77,8 @@ ANYONE = Caller()
 
 
 class Access(HTTPBearer):
-    """Admits the callers of a router: identifies them, and counts the request. Parses the header itself, because
-    FastAPI resolves each further dependency on every request.
+    """Admits the callers of a router: identifies them, counts the request, and checks what it sends. One dependency
+    does it all, because FastAPI takes longer to resolve each than most of them run.
 
     needed: from the method to the scope that a key must allow; None: any valid key.
     """
@@ -91,6 +92,7 @@ class Access(HTTPBearer):
     ) -> HTTPAuthorizationCredentials | None:
         credentials = await super().__call__(request)
         request.state.caller = await admit(request, dependencies_of(request), credentials, self._needed(request.method))
+        await check_request(request)
         return credentials
 
 
@@ -157,14 +159,18 @@ def _count_request(request: Request, parts: Dependencies, account: Account) -> N
         raise ServiceError("rate_limited", message, headers={"Retry-After": str(wait_s)})
 
 
-async def caller_of(request: Request) -> Caller:
-    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see
-    get_dependencies."""
+def caller_of(request: Request) -> Caller:
+    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint."""
     caller: Caller = request.state.caller
     return caller
 
 
-WithCaller = Annotated[Caller, Depends(caller_of)]
+async def get_caller(request: Request) -> Caller:
+    """async: see get_dependencies."""
+    return caller_of(request)
+
+
+WithCaller = Annotated[Caller, Depends(get_caller)]
 
 
 LinkExpires = Annotated[int, Query(ge=0, le=10**12, description="From the link")]
