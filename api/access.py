@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -22,7 +22,8 @@ from fastapi import Depends, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.dependencies import Dependencies, WithDependencies
+from api.dependencies import Dependencies, WithDependencies, dependencies_of
+from api.strictness import check_request
 from jobs.errors import ServiceError
 from jobs.names import MAX_PRIORITY
 from jobs.signing import account_of_holder, is_signed
@@ -31,11 +32,8 @@ from jobs.store.keys import Account, ApiKey, Scope, key_id_of
 SCHEME = "ApiKey"
 LINK_SCHEME = "SignedLink"
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name=SCHEME,
-    description="`Authorization: Bearer rtk_...`; where the deployment requires keys",
-)
+_DESCRIPTION = "`Authorization: Bearer rtk_...`; where the deployment requires keys"
+_bearer = HTTPBearer(auto_error=False, scheme_name=SCHEME, description=_DESCRIPTION)
 WithKey = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
@@ -78,19 +76,29 @@ class Caller:
 ANYONE = Caller()
 
 
-async def authorize(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
-    """Reading needs the scope `read`, everything else `submit`."""
-    scope = Scope.READ if request.method in _READING else Scope.SUBMIT
-    request.state.caller = await admit(request, parts, credentials, scope)
+class Access(HTTPBearer):
+    """Admits the callers of a router: identifies them, counts the request, and checks what it sends. One dependency
+    does it all, because FastAPI takes longer to resolve each than most of them run.
+
+    needed: from the method to the scope that a key must allow; None: any valid key.
+    """
+
+    def __init__(self, needed: Callable[[str], Scope | None]) -> None:
+        super().__init__(auto_error=False, scheme_name=SCHEME, description=_DESCRIPTION)
+        self._needed = needed
+
+    async def __call__(  # type: ignore[override]  # no WebSockets here
+        self, request: Request
+    ) -> HTTPAuthorizationCredentials | None:
+        credentials = await super().__call__(request)
+        request.state.caller = await admit(request, dependencies_of(request), credentials, self._needed(request.method))
+        await check_request(request)
+        return credentials
 
 
-async def authorize_any(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
-    """Any valid key."""
-    request.state.caller = await admit(request, parts, credentials, None)
-
-
-async def authorize_admin(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
-    request.state.caller = await admit(request, parts, credentials, Scope.ADMIN)
+authorize = Access(lambda method: Scope.READ if method in _READING else Scope.SUBMIT)
+authorize_any = Access(lambda method: None)
+authorize_admin = Access(lambda method: Scope.ADMIN)
 
 
 async def authorize_metrics(request: Request, parts: WithDependencies, credentials: WithKey) -> None:
@@ -103,28 +111,35 @@ async def admit(
     request: Request, parts: Dependencies, credentials: HTTPAuthorizationCredentials | None, scope: Scope | None
 ) -> Caller:
     """Identify the caller, and count the request. Raises unauthorized, forbidden, rate_limited, cross_site_refused."""
+    base = request.scope["root_path"]
     if not parts.settings.require_keys:
         refuse_other_sites(request, parts.settings.public_url, parts.settings.cors_origins)
-        return Caller(base=request.scope["root_path"])
-    text = credentials.credentials if credentials else None
-    key, account = await run_in_threadpool(_identify, parts, text)
+        return Caller(base=base)
+    if credentials is None:
+        message = "This call needs an API key, and none was sent."
+        raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
+    # In one thread, because each handover costs more than the work
+    key, account = await run_in_threadpool(_identify_and_count, request, parts, credentials.credentials, scope)
+    return Caller(key, account, base)
+
+
+def _identify_and_count(
+    request: Request, parts: Dependencies, text: str, scope: Scope | None
+) -> tuple[ApiKey, Account]:
+    key, account = _identify(parts, text)
     if scope is not None and not key.allows(scope):
         header = f'Bearer error="insufficient_scope", scope="{scope.value}"'
         message = f"This call needs a key with the scope `{scope.value}`."
         raise ServiceError("forbidden", message, headers={"WWW-Authenticate": header})
-    await run_in_threadpool(_count_request, request, parts, account)
-    return Caller(key, account, request.scope["root_path"])
+    _count_request(request, parts, account)
+    return key, account
 
 
-def _identify(parts: Dependencies, text: str | None) -> tuple[ApiKey, Account]:
+def _identify(parts: Dependencies, text: str) -> tuple[ApiKey, Account]:
     """Unknown, wrong and revoked keys get the same answer, so that it reveals nothing."""
-    if text is None:
-        message = "This call needs an API key, and none was sent."
-        raise ServiceError("unauthorized", message, headers={"WWW-Authenticate": "Bearer"})
     key_id = key_id_of(text)
-    key = parts.store.keys.find(key_id) if key_id else None
-    account = parts.store.accounts.find(key.account) if key and key.matches(text) and key.is_valid else None
-    if key is None or account is None:
+    key, account = parts.store.keys.find_with_account(key_id) if key_id else (None, None)
+    if key is None or account is None or not key.matches(text) or not key.is_valid:
         header = 'Bearer error="invalid_token"'
         raise ServiceError("unauthorized", "This API key is not valid.", headers={"WWW-Authenticate": header})
     return key, account
@@ -144,14 +159,18 @@ def _count_request(request: Request, parts: Dependencies, account: Account) -> N
         raise ServiceError("rate_limited", message, headers={"Retry-After": str(wait_s)})
 
 
-async def caller_of(request: Request) -> Caller:
-    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint. async: see
-    get_dependencies."""
+def caller_of(request: Request) -> Caller:
+    """Raises AttributeError, and so denies access, if no `authorize` ran before the endpoint."""
     caller: Caller = request.state.caller
     return caller
 
 
-WithCaller = Annotated[Caller, Depends(caller_of)]
+async def get_caller(request: Request) -> Caller:
+    """async: see get_dependencies."""
+    return caller_of(request)
+
+
+WithCaller = Annotated[Caller, Depends(get_caller)]
 
 
 LinkExpires = Annotated[int, Query(ge=0, le=10**12, description="From the link")]

@@ -66,10 +66,14 @@ class Dependencies:
         return await anyio.to_thread.run_sync(lambda: call(*args, **kwargs), limiter=self.listener_threads)
 
 
-async def get_dependencies(request: Request) -> Dependencies:
-    """async because FastAPI runs a plain function in a thread, which costs more than the work of most endpoints."""
+def dependencies_of(request: Request) -> Dependencies:
     parts: Dependencies = request.app.state.parts
     return parts
+
+
+async def get_dependencies(request: Request) -> Dependencies:
+    """async because FastAPI runs a plain function in a thread, which costs more than the work of most endpoints."""
+    return dependencies_of(request)
 
 
 WithDependencies = Annotated[Dependencies, Depends(get_dependencies)]

@@ -16,8 +16,8 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Requ
 from fastapi.concurrency import run_in_threadpool
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints
 
-from api.access import Caller, WithCaller
-from api.dependencies import Dependencies, WithDependencies
+from api.access import Caller, WithCaller, caller_of
+from api.dependencies import Dependencies, WithDependencies, dependencies_of
 from api.openapi import FORM_BODY, JSON_BODY
 from api.problems import refusals
 from api.submission import accept_submission, refuse_json
@@ -343,14 +343,9 @@ def _text(value: Any) -> str | None:
         **refusals("job_not_found", "record_unreadable", "service_unavailable"),
     },
 )
-async def get_job(
-    request: Request,
-    job_id: JobId,
-    parts: WithDependencies,
-    caller: WithCaller,
-    prefer: PreferHeader = None,
-    wait: WaitQuery = None,
-) -> Response:
+async def get_job(request: Request, job_id: JobId, prefer: PreferHeader = None, wait: WaitQuery = None) -> Response:
+    # Not injected: polls are most of all requests, and FastAPI takes long to resolve a dependency
+    parts, caller = dependencies_of(request), caller_of(request)
     headers: dict[str, str] = {}
     wait_s = _wait_s(request, wait, headers)
     if wait_s is None:

@@ -83,18 +83,18 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
 def _include_features(app: FastAPI) -> None:
     """Routers, each with the access it requires. Open: signed links, probes, the table of error codes."""
     refused = refusals("unauthorized", "forbidden", "rate_limited", "cross_site_refused", "host_not_allowed")
-    strict, unmatched = Depends(check_request), refusals("precondition_failed")
+    unmatched = refusals("precondition_failed")
+    # First, because routes are matched in order. Not strict: probes and scrapers add parameters of their own
+    app.include_router(operations.router)
     for feature in (jobs, analyses, batches, results, media, events, uploads, webhooks):
-        app.include_router(feature.router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
-    app.include_router(accounts.usage_router, dependencies=[Security(authorize), strict], responses=refused | unmatched)
+        app.include_router(feature.router, dependencies=[Security(authorize)], responses=refused | unmatched)
+    app.include_router(accounts.usage_router, dependencies=[Security(authorize)], responses=refused | unmatched)
     for router, access in (
         (service.router, authorize_any),
         (operations.quarantine_router, authorize_admin),
         (accounts.router, authorize_admin),
     ):
-        app.include_router(router, dependencies=[Security(access), strict], responses=refused | unmatched)
+        app.include_router(router, dependencies=[Security(access)], responses=refused | unmatched)
     for router in (results.link_router, media.signed_router, uploads.link_router, service.open_router):
-        app.include_router(router, dependencies=[strict], responses=unmatched)
-    # Probes and scrapers add parameters of their own
+        app.include_router(router, dependencies=[Depends(check_request)], responses=unmatched)
     app.include_router(operations.metrics_router, dependencies=[Security(authorize_metrics)], responses=refused)
-    app.include_router(operations.router)

@@ -7,11 +7,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,7 +52,8 @@ class Tracing:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request.state.request_id
+                request_id = (REQUEST_ID_HEADER.lower().encode(), request.state.request_id.encode())
+                message["headers"] = [*message["headers"], request_id]
             await send(message)
 
         parent = request.headers.get("traceparent", "")
@@ -109,23 +109,32 @@ def accepted_id(value: str | None) -> str:
     return value if value and _REQUEST_ID.fullmatch(value) else f"req_{uuid.uuid4().hex}"
 
 
+def _encoded(headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    """As ASGI has them."""
+    return {name.lower().encode(): value.encode() for name, value in headers.items()}
+
+
 # For responses that are not pages: nothing in them may run, load or be framed, even if a browser sniffs another type
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'"
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    # URLs contain job ids and link signatures: do not send them to other sites
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    # The console records speech; nothing else is used
-    "Permissions-Policy": "microphone=(self), camera=(), geolocation=(), payment=(), usb=()",
-}
-_UNLESS_SET = {
-    "Content-Security-Policy": DATA_POLICY,
-    # Jobs are private and change; files and pages override this
-    "Cache-Control": "no-store",
-    # Pages of other sites may not embed them; signed links override this, because they are made to be shared
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+_ALWAYS = _encoded(
+    {
+        "X-Content-Type-Options": "nosniff",
+        # URLs contain job ids and link signatures: do not send them to other sites
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        # The console records speech; nothing else is used
+        "Permissions-Policy": "microphone=(self), camera=(), geolocation=(), payment=(), usb=()",
+    }
+)
+_UNLESS_SET = _encoded(
+    {
+        "Content-Security-Policy": DATA_POLICY,
+        # Jobs are private and change; files and pages override this
+        "Cache-Control": "no-store",
+        # Pages of other sites may not embed them; signed links override this, because they are made to be shared
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+)
 EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 
 
@@ -143,11 +152,10 @@ class ResponseHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
-                    headers[name] = value
-                for name, value in (_UNLESS_SET | getattr(request.state, "headers", {})).items():
-                    headers.setdefault(name, value)
+                headers = message["headers"] = [pair for pair in message["headers"] if pair[0] not in _ALWAYS]
+                given = {name for name, _ in headers}
+                optional = _UNLESS_SET | _encoded(getattr(request.state, "headers", {}))
+                headers += [*_ALWAYS.items(), *(pair for pair in optional.items() if pair[0] not in given)]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

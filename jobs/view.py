@@ -46,7 +46,7 @@ def view_job(
 
     at: the time of `job`; None: now. link_key: signs links to results that the API serves itself, if it requires keys.
     holder: id of the API key whose revocation ends such links; None: the owner's last one. base: prefix of their paths.
-    estimate: of a queued job, if it was read with it.
+    estimate: if it was read with the job.
     """
     request = job.spec.request
     if estimate is None and job.status is JobStatus.QUEUED:
@@ -114,7 +114,7 @@ def _eta_s(job: Job, estimate: QueueEstimate | None, store: JobStore, at: dateti
         elapsed_s = max(0.0, (at - job.started_at).total_seconds())
         if job.progress > MIN_PROGRESS_FOR_RATE:
             return round(elapsed_s * (1.0 - job.progress) / job.progress, 1)
-        mean_s = store.jobs.mean_run_s()
+        mean_s = estimate.mean_run_s if estimate else store.jobs.mean_run_s()
         return None if mean_s is None else round(max(0.0, mean_s - elapsed_s), 1)
     if estimate is None or estimate.position is None or estimate.mean_run_s is None:
         return None

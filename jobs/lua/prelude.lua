@@ -1,19 +1,9 @@
--- Shared by all scripts. KEYS[1] is the key prefix; its hash tag keeps all keys in one cluster slot.
--- Replies are lists whose first item is the outcome; jobs/store/base.py turns it into a value or an error.
--- A field that holds '' means "none".
-local P = KEYS[1]
-local clock = redis.call('TIME')
-local NOW = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+-- Shared by the scripts that change a job; jobs/store/base.py says which are without it.
 
 -- 1 % steps of progress make at most 100 events an attempt; the cap holds over many attempts.
 local MAX_PROGRESS_EVENTS = 1000
 -- Far above what the rules here let a job write: only a guard, it drops the oldest.
 local MAX_EVENTS = 5000
-
-local function key(kind, id)
-  if id then return P .. kind .. ':' .. id end
-  return P .. kind
-end
 
 local function get(id, field) return redis.call('HGET', key('job', id), field) end
 

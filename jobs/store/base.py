@@ -24,6 +24,10 @@ from jobs.store.types import (
     WrongStateError,
 )
 
+# Scripts of every request, which need jobs/lua/basics.lua alone: to define the functions of the prelude takes Redis
+# longer than they run
+_WITHOUT_PRELUDE = frozenset({"consume_token", "read_job", "read_key", "read_queue"})
+
 
 class RedisBase:
     """A Redis client with a key prefix.
@@ -134,4 +138,5 @@ class RedisBase:
 @cache
 def _source(script: str) -> str:
     folder = resources.files("jobs") / "lua"
-    return "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in ("prelude", script))
+    names = ("basics", script) if script in _WITHOUT_PRELUDE else ("basics", "prelude", script)
+    return "\n".join((folder / f"{name}.lua").read_text("utf-8") for name in names)

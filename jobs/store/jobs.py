@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any, cast
 
 import redis
-from redis.client import Pipeline
 
 from jobs.egress import receiver_of
 from jobs.errors import ERROR_CODES
@@ -146,20 +145,17 @@ class Jobs:
         return job
 
     def get_with_estimate(self, job_id: str) -> tuple[Job, QueueEstimate | None]:
-        """get(), and what an ETA is computed from if the job is queued, in one round trip: most calls are polls."""
+        """get(), and what an ETA is computed from unless the record is at fault, in one round trip: most requests are
+        polls."""
         try:
-            with self._redis.client.pipeline(transaction=False) as pipe:
-                pipe.hgetall(self._redis.key("job", job_id))
-                self._ask_estimates(pipe, [job_id])
-                fields, *replies = pipe.execute()
+            fields, rank, mean_ms, workers = self._redis.call("read_job", job_id)
         except (redis.ResponseError, UnicodeDecodeError) as fault:
             if not is_record_fault(fault):
                 raise
             return self.get(job_id), None
         if not fields:
             return self.get(job_id), None
-        job = self._quarantine.readable_job(job_id, fields)
-        return job, _estimates(replies)[0] if job.status is JobStatus.QUEUED else None
+        return self._quarantine.readable_job(job_id, pairs(fields)), _estimate(rank, mean_ms, workers)
 
     def page(
         self,
@@ -214,18 +210,9 @@ class Jobs:
         return None if rank is None else rank + 1
 
     def queue_estimates(self, job_ids: Sequence[str]) -> list[QueueEstimate]:
-        """Positions, mean duration and live workers, in one round trip. Not a script: Redis reads these in a tenth of
-        the time that the prelude of a script takes."""
-        with self._redis.client.pipeline(transaction=False) as pipe:
-            self._ask_estimates(pipe, job_ids)
-            return _estimates(pipe.execute())
-
-    def _ask_estimates(self, pipe: Pipeline, job_ids: Sequence[str]) -> None:
-        pipe.time()
-        pipe.get(self._redis.key("mean_run_ms"))
-        pipe.zrange(self._redis.key("workers"), 0, -1, withscores=True)
-        for job_id in job_ids:
-            pipe.zrank(self._redis.key("waiting"), job_id)
+        """Of at least one job. Positions, mean duration and live workers, in one round trip."""
+        mean_ms, workers, *ranks = self._redis.call("read_queue", *job_ids)
+        return [_estimate(rank, mean_ms, workers) for rank in ranks]
 
     def queue_depths(self) -> dict[int, int]:
         """Waiting jobs by priority."""
@@ -525,12 +512,9 @@ def _warn_once(job_id: str, event_id: str, reason: str) -> None:
     log.warning("unreadable event %s skipped: %s", event_id, reason, extra={"job": job_id})
 
 
-def _estimates(replies: Sequence[Any]) -> list[QueueEstimate]:
-    """Of the replies to Jobs._ask_estimates()."""
-    (seconds, micros), mean_ms, workers, *ranks = replies
-    now_ms = seconds * 1000 + micros // 1000
-    live = sum(expires_ms > now_ms for _, expires_ms in workers)
-    return [QueueEstimate(None if rank is None else rank + 1, _seconds_of(mean_ms), live) for rank in ranks]
+def _estimate(rank: int | None, mean_ms: str | None, workers: int) -> QueueEstimate:
+    """rank: in the queue, from 0; None: the job is not in it."""
+    return QueueEstimate(None if rank is None else rank + 1, _seconds_of(mean_ms), workers)
 
 
 def _seconds_of(milliseconds: str | None) -> float | None:

@@ -21,13 +21,14 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+import redis
 from pydantic import Field, model_validator
 
 from jobs.models import FrozenModel, JobStatus
 from jobs.names import MAX_PRIORITY, USUAL_PRIORITY
 from jobs.store.base import RedisBase
-from jobs.store.quarantine import Quarantine
-from jobs.store.records import stored_json
+from jobs.store.quarantine import Quarantine, is_record_fault
+from jobs.store.records import UNREADABLE, read_json, stored_json
 from jobs.store.types import AccountNotFoundError, Allowance, KeyNotFoundError, KeyRevokedError, TooManyKeysError
 
 # Of one account; at most so many are valid, and older revoked ones are forgotten.
@@ -164,6 +165,20 @@ class Keys:
     def find(self, key_id: str) -> ApiKey | None:
         """Also a revoked key: check `is_valid`. None: unknown, or its record cannot be read."""
         return self._quarantine.read_record("api_key", key_id, ApiKey) if is_key_id(key_id) else None
+
+    def find_with_account(self, key_id: str) -> tuple[ApiKey | None, Account | None]:
+        """find(), and the account of the key, usually in one round trip: every request reads both."""
+        if not is_key_id(key_id):
+            return None, None
+        try:
+            record, account_record = self._redis.call("read_key", key_id)
+            if record is not None and account_record is not None:
+                return read_json(ApiKey, record), read_json(Account, account_record)
+        except (redis.ResponseError, *UNREADABLE) as fault:
+            if not is_record_fault(fault):
+                raise
+        key = self.find(key_id)
+        return key, self._accounts.find(key.account) if key else None
 
     def get(self, key_id: str) -> ApiKey:
         """Raises KeyNotFoundError."""

@@ -120,6 +120,43 @@ def test_an_unreadable_account_does_not_get_the_limits_of_the_deployment(job_sto
     assert job_store.quarantine.size() == 0
 
 
+def test_a_key_is_read_with_its_account_in_one_round_trip(job_store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, _ = job_store.keys.create("a", SCOPES)
+    second, _ = job_store.keys.create("b", SCOPES, account=key.id)
+    job_store.keys.find_with_account(key.id)  # loads the script
+    trips = []
+    send = redis.Connection.send_packed_command
+    monkeypatch.setattr(
+        redis.Connection, "send_packed_command", lambda *args, **more: [trips.append(1), send(*args, **more)]
+    )
+    assert job_store.keys.find_with_account(second.id) == (second, job_store.accounts.get(key.id))
+    assert len(trips) == 3  # two of accounts.get
+    revoked = job_store.keys.revoke(second.id)
+    assert job_store.keys.find_with_account(second.id)[0] == revoked
+
+
+def test_reading_a_key_with_its_account_copes_with_every_record(job_store: JobStore) -> None:
+    assert job_store.keys.find_with_account("0" * 16) == (None, None)
+    assert job_store.keys.find_with_account("no id") == (None, None)
+    old = key_of_an_earlier_version(job_store, live_jobs=3, requests_per_minute=11, stored_bytes=4096)
+    key, account = job_store.keys.find_with_account(old.id)
+    assert (key, account.live_jobs) == (old, 3)
+    client, broken = job_store.redis.client, [job_store.keys.create("a", SCOPES)[0] for _ in range(4)]
+    client.set(job_store.redis.key("api_key", broken[0].id), "{")
+    client.delete(job_store.redis.key("api_key", broken[1].id))
+    client.hset(job_store.redis.key("api_key", broken[1].id), "no", "text")
+    client.set(job_store.redis.key("account", broken[2].id), "{")
+    client.set(job_store.redis.key("api_key", broken[3].id), '"no object"')
+    found = [job_store.keys.find_with_account(each.id) for each in broken]
+    assert found == [(None, None), (None, None), (broken[2], None), (None, None)]
+    assert {(each.kind, each.id) for each in job_store.quarantine.records()} == {
+        ("api_key", broken[0].id),
+        ("api_key", broken[1].id),
+        ("account", broken[2].id),
+        ("api_key", broken[3].id),
+    }
+
+
 def test_rotating(job_store: JobStore) -> None:
     old, _ = job_store.keys.create("a", SCOPES, max_priority=2)
     new, text = job_store.keys.rotate(old.id, 60)

@@ -77,6 +77,7 @@ def test_positions_follow_priority_then_age(job_store: JobStore) -> None:
 def test_a_poll_reads_job_and_queue_in_one_round_trip(job_store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = add_job(job_store), add_job(job_store)
     job_store.workers.report(worker_info("w"), ttl_s=60)
+    job_store.jobs.get_with_estimate(first.id)  # loads the script
     trips = []
     send = redis.Connection.send_packed_command
     monkeypatch.setattr(
@@ -91,7 +92,7 @@ def test_a_poll_reads_job_and_queue_in_one_round_trip(job_store: JobStore, monke
         QueueEstimate(None, None, 1),
     ]
     claim(job_store, first.id)
-    assert job_store.jobs.get_with_estimate(first.id)[1] is None
+    assert job_store.jobs.get_with_estimate(first.id)[1] == QueueEstimate(None, None, 1)
     with pytest.raises(JobNotFoundError):
         job_store.jobs.get_with_estimate(new_job_id())
 
