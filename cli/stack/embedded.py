@@ -27,6 +27,7 @@ from types import FrameType
 
 import httpx
 
+from cli.stack.forked import can_fork, import_shared_modules
 from cli.stack.processes import (
     Child,
     StackAddress,
@@ -76,8 +77,12 @@ class EmbeddedStack:
         return [*self._workers, self._api]
 
     def start(self) -> None:
+        """The processes are forked if that is possible; restarted ones are fresh."""
+        fork = can_fork()
+        if fork:
+            import_shared_modules()
         for child in self.children:
-            child.start()
+            child.start(fork=fork)
 
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
         """At most _READY_LIMIT_S. A child that dies meanwhile is an error: only what once worked is restarted."""
