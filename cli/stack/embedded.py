@@ -27,7 +27,7 @@ from types import FrameType
 
 import httpx
 
-from cli.stack.forked import can_fork, import_shared_modules
+from cli.stack.forked import prepare_to_fork
 from cli.stack.processes import (
     Child,
     StackAddress,
@@ -78,9 +78,7 @@ class EmbeddedStack:
 
     def start(self) -> None:
         """The processes are forked if that is possible; restarted ones are fresh."""
-        fork = can_fork()
-        if fork:
-            import_shared_modules()
+        fork = prepare_to_fork()
         for child in self.children:
             child.start(fork=fork)
 
@@ -188,7 +186,7 @@ def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
         yield None
         return
     try:
-        server = EmbeddedRedis(folder / "redis", launcher=tether())
+        server = EmbeddedRedis(folder / "redis", launcher=tether(), meanwhile=prepare_to_fork)
     except RedisServerError as error:
         raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
     with server:

@@ -30,21 +30,20 @@ _POLL_S = 0.02
 _SET_NAME = 15  # PR_SET_NAME
 
 
-def import_shared_modules() -> None:
-    """What all processes of the service import. None of it starts a thread or opens a connection."""
-    for name in _SHARED:
-        import_module(name)
+def prepare_to_fork() -> bool:
+    """Import what all processes of the service import. None of it starts a thread or opens a connection.
 
-
-def can_fork() -> bool:
-    """Whether this process is single-threaded: locks and thread pools (of OpenCV, OpenBLAS) do not survive a fork.
-
-    False outside Linux, where system libraries do not survive one either.
+    Returns whether this process may fork, which needs a single thread: locks and thread pools (of OpenCV, OpenBLAS) do
+    not survive a fork. False outside Linux, where system libraries do not survive one either; nothing is imported then.
     """
     try:
-        return len(os.listdir("/proc/self/task")) == 1
+        is_single = len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False
+    if is_single:
+        for name in _SHARED:
+            import_module(name)
+    return is_single
 
 
 class ForkedProcess:

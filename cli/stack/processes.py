@@ -63,7 +63,7 @@ class Child:
 
         The working folder is the data folder: files in the user's folder must not be imported in place of ours.
 
-        fork: fork this process, which has imported `forked.import_shared_modules`; otherwise a fresh interpreter runs,
+        fork: fork this process, which `forked.prepare_to_fork` allowed; otherwise a fresh interpreter runs,
         with what is on the disk now.
         """
         _rotate(self.spec.log)

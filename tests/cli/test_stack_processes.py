@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.stack.forked import can_fork
+from cli.stack.forked import prepare_to_fork
 from cli.stack.processes import (
     Child,
     ChildSpec,
@@ -144,8 +144,8 @@ def test_a_process_gets_what_its_spec_says_and_nothing_else_of_its_parent(make_c
 def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(60)")
     parent = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom cli.stack.forked import can_fork\n"
-        "from cli.stack.processes import Child, ChildSpec\nassert can_fork()\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom cli.stack.forked import prepare_to_fork\n"
+        "from cli.stack.processes import Child, ChildSpec\nassert prepare_to_fork()\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\nfolder = Path({str(tmp_path)!r})\n"
         "child = Child(ChildSpec('sample', 'sleeper', (), folder / 'log', 1.0), os.environ, folder)\n"
         "child.start(fork=True)\nprint(child.pid, flush=True)\ntime.sleep(60)"
@@ -163,7 +163,7 @@ def test_a_process_with_threads_does_not_fork() -> None:
     thread = threading.Thread(target=over.wait)
     thread.start()
     try:
-        assert not can_fork()
+        assert not prepare_to_fork()
     finally:
         over.set()
         thread.join()
