@@ -67,7 +67,6 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
     _include_features(app)
     install_pages(app)
     install_problems(app)
-    install_openapi(app)
     if not settings.require_keys:
         app.add_middleware(HostGuard, own_hosts=own_hosts(settings))
     app.add_middleware(HeadAsGet)
@@ -76,7 +75,7 @@ def create_app(settings: Settings, store: JobStore, objects: ObjectStore, celery
     app.add_middleware(PathForms)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors_rules(settings.cors_origins))
-    app.openapi()  # takes 0.3 s: build it now, not in the event loop of the first request
+    install_openapi(app)  # last: it reads all routes
     return app
 
 

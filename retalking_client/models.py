@@ -65,7 +65,7 @@ class ApiError(RetalkingClientError):
 
 
 class _Response(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
 
 class Named(_Response):

@@ -27,6 +27,7 @@ from types import FrameType
 
 import httpx
 
+from cli.stack.forked import prepare_to_fork
 from cli.stack.processes import (
     Child,
     StackAddress,
@@ -76,8 +77,10 @@ class EmbeddedStack:
         return [*self._workers, self._api]
 
     def start(self) -> None:
+        """The processes are forked if that is possible; restarted ones are fresh."""
+        fork = prepare_to_fork()
         for child in self.children:
-            child.start()
+            child.start(fork=fork)
 
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
         """At most _READY_LIMIT_S. A child that dies meanwhile is an error: only what once worked is restarted."""
@@ -183,7 +186,7 @@ def _redis(url: str | None, folder: Path) -> Iterator[EmbeddedRedis | None]:
         yield None
         return
     try:
-        server = EmbeddedRedis(folder / "redis", launcher=tether())
+        server = EmbeddedRedis(folder / "redis", launcher=tether(), meanwhile=prepare_to_fork)
     except RedisServerError as error:
         raise CommandError("redis_failed", str(error), EXIT_UNAVAILABLE) from error
     with server:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from cli.stack.forked import ForkedProcess
 from cli.stack.tether import tether
 from jobs.settings import Settings
 from retalking_client.cli.common import EXIT_UNAVAILABLE, CommandError
@@ -34,8 +35,10 @@ class ChildSpec:
     """What to run."""
 
     name: str
-    command: tuple[str, ...]
-    """Absolute program and arguments, without secrets: the process list shows them."""
+    module: str
+    """Run as `python -m`."""
+    arguments: tuple[str, ...]
+    """Without secrets: the process list shows them."""
     log: Path
     grace_s: float
     """Time to exit after SIGTERM."""
@@ -50,30 +53,48 @@ class Child:
         self.spec = spec
         self._environment = dict(environment)
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._started_s = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._restart_at_s: float | None = None
 
-    def start(self) -> None:
+    def start(self, *, fork: bool = False) -> None:
         """In a session of its own, so that Ctrl-C reaches only the parent, which stops its children in order.
 
         The working folder is the data folder: files in the user's folder must not be imported in place of ours.
+
+        fork: fork this process, which `forked.prepare_to_fork` allowed; otherwise a fresh interpreter runs,
+        with what is on the disk now.
         """
         _rotate(self.spec.log)
         with self.spec.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*tether(), *self.spec.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                cwd=self._folder,
-                start_new_session=True,
-                pass_fds=self.spec.keep_fds,
-            )
+            self._process = self._fork(log.fileno()) if fork else self._execute(log.fileno())
         self._started_s = time.monotonic()
         self._restart_at_s = None
+
+    def _fork(self, log: int) -> ForkedProcess:
+        spec = self.spec
+        return ForkedProcess(
+            spec.name,
+            spec.module,
+            spec.arguments,
+            log=log,
+            environment=self._environment,
+            folder=self._folder,
+            keep_fds=spec.keep_fds,
+        )
+
+    def _execute(self, log: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*tether(), sys.executable, "-P", "-m", self.spec.module, *self.spec.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            cwd=self._folder,
+            start_new_session=True,
+            pass_fds=self.spec.keep_fds,
+        )
 
     @property
     def pid(self) -> int | None:
@@ -211,20 +232,17 @@ def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
 
     Node names must be unique on a broker that several stacks share.
     """
-    node_id, limit_s = secrets.token_hex(4), grace_s + 12.0
-    module = (sys.executable, "-P", "-m")
-    render = (*module, "worker.gpu", "--name", f"render-{node_id}")
-    webhooks = (*module, "worker.webhooks")
+    node_id, limit_s, logs = secrets.token_hex(4), grace_s + 12.0, folder / "logs"
     return [
-        ChildSpec("render worker", render, folder / "logs" / "gpu-worker.log", limit_s),
-        ChildSpec("webhook worker", webhooks, folder / "logs" / "webhook-worker.log", limit_s),
+        ChildSpec("render worker", "worker.gpu", ("--name", f"render-{node_id}"), logs / "gpu-worker.log", limit_s),
+        ChildSpec("webhook worker", "worker.webhooks", (), logs / "webhook-worker.log", limit_s),
     ]
 
 
 def api_spec(folder: Path, listener: int) -> ChildSpec:
-    command = (sys.executable, "-P", "-m", "api.server", "--fd", str(listener))
-    limits = ("--grace-s", "3")  # open event streams must not delay the exit
-    return ChildSpec("API", (*command, *limits), folder / "logs" / "api.log", grace_s=10.0, keep_fds=(listener,))
+    # The limit: open event streams must not delay the exit.
+    arguments = ("--fd", str(listener), "--grace-s", "3")
+    return ChildSpec("API", "api.server", arguments, folder / "logs" / "api.log", grace_s=10.0, keep_fds=(listener,))
 
 
 def child_environment(settings: Settings, folder: Path, redis_url: str, address: StackAddress) -> dict[str, str]:

@@ -13,7 +13,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import redis
@@ -50,11 +50,16 @@ class EmbeddedRedis:
     """Runs from construction to stop(). A new server on the same data_dir has the data of the last one.
 
     port None: a free one. launcher: program and arguments that become the server (`cli.stack.tether`: it then ends with
-    its parent). databases: their number; the service uses only the first.
+    its parent). databases: their number; the service uses only the first. meanwhile: called while the server starts.
     """
 
     def __init__(
-        self, data_dir: Path, port: int | None = None, launcher: Sequence[str] = (), databases: int = 1
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        launcher: Sequence[str] = (),
+        databases: int = 1,
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         self._data_dir = data_dir
         self._databases = databases
@@ -69,6 +74,7 @@ class EmbeddedRedis:
                 self.port = port if port is not None else _free_port()
                 self._process = self._launch()
                 try:
+                    meanwhile()
                     self._wait_until_ready()
                     return
                 except RedisServerError:

@@ -19,12 +19,17 @@ def tether() -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "cli.stack.tether", str(os.getpid()))
 
 
-def become(parent_pid: int, command: list[str]) -> None:
-    """Replace this process by `command`. Only Linux has such a tie; elsewhere the child just starts."""
+def end_with_parent(parent_pid: int) -> None:
+    """Only Linux has such a tie; elsewhere nothing happens. Exits if that parent is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent_pid:  # the parent died before the tie was made
             sys.exit(1)
+
+
+def become(parent_pid: int, command: list[str]) -> None:
+    """Replace this process by `command`, tied to its parent."""
+    end_with_parent(parent_pid)
     os.execv(command[0], command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,13 +13,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
+from api.main import create_app
+from api.openapi import build_document
 from api.paths import VERSION
 from api.problems import PROBLEM_TYPE
 from cli.keys import make_key
 from jobs.errors import ERROR_CODES
+from jobs.messages import make_celery
 from jobs.models import BATCH_EVENT, JobRequest, JobStatus, WebhookEvent
+from jobs.opening import open_objects, open_store
+from jobs.settings import Settings
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from jobs.store.keys import Scope, key_id_of
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
@@ -64,6 +72,32 @@ BATCH = {"jobs": [{"video_url": ADDRESS, "audio_url": ADDRESS}], "webhook_url": 
 @pytest.fixture(scope="module")
 def document(api: RunningApi) -> dict[str, Any]:
     return api.client.get("/openapi.json").json()
+
+
+def test_probes_do_not_wait_for_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built beside the start; a call that is checked against it waits without holding up others."""
+    may_build, built_in_time = threading.Event(), []
+
+    def build(app: FastAPI) -> dict[str, Any]:
+        built_in_time.append(may_build.wait(60))
+        return build_document(app)
+
+    monkeypatch.setattr("api.openapi.build_document", build)
+    settings = Settings(_env_file=None, data_dir=tmp_path)
+    app = create_app(settings, open_store(settings), open_objects(settings), make_celery(settings))
+
+    async def call() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000") as client:
+            checked = asyncio.create_task(client.get("/v1/errors", params={"misspelled": "1"}))
+            for _ in range(3):
+                assert (await client.get("/healthz")).status_code == 200
+            assert not checked.done()
+            may_build.set()
+            return await checked
+
+    response = asyncio.run(call())
+    assert response.json()["code"] == "invalid_request", response.text
+    assert built_in_time == [True]
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
