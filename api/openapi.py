@@ -6,7 +6,6 @@ import json
 import threading
 from typing import Any, cast, get_args
 
-import anyio
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
@@ -62,13 +61,6 @@ def install_openapi(app: FastAPI) -> None:
 
     app.openapi = build  # type: ignore[method-assign]
     threading.Thread(target=build, name="openapi", daemon=True).start()
-
-
-async def openapi_document(app: FastAPI) -> dict[str, Any]:
-    """Waits in another thread while it is built, and not in the event loop."""
-    if app.openapi_schema is not None:
-        return app.openapi_schema
-    return await anyio.to_thread.run_sync(app.openapi)
 
 
 def build_document(app: FastAPI) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 
-from api.openapi import openapi_document
 from api.paths import VERSION
 from api.problems import FieldError, describe_errors
 from jobs.errors import ServiceError
@@ -31,7 +31,8 @@ async def check_request(request: Request) -> None:
     """Raises invalid_request for parameters, headers and bodies that the operation does not take,
     unsupported_media_type for an encoded body, and precondition_failed for If-Match where there is no ETag."""
     template = getattr(request.scope.get("route"), "path", "")
-    await openapi_document(request.app)
+    if request.app.openapi_schema is None:  # still being built: wait in a thread, not in the event loop
+        await anyio.to_thread.run_sync(request.app.openapi)
     accepted = _accepted(request.app, template, request.method.lower())
     if accepted is None:  # not in the document: it refuses by itself
         return

@@ -29,11 +29,11 @@ from starlette.types import ASGIApp, Message
 from api.main import create_app
 from cli.stack.processes import Child, StackAddress, api_spec, child_environment, listening_socket
 from cli.stack.redis_server import EmbeddedRedis
-from jobs.logging_config import configure_logging
 from jobs.messages import make_celery
 from jobs.opening import open_objects, open_store
 from jobs.settings import Settings
 from jobs.store.keys import Scope
+from jobs.telemetry import configure_logging
 from jobs.view import view_job
 from tests.jobs.making import add_job
 from tests.services import free_port, wait_until

@@ -45,7 +45,7 @@ PRESS_S, PRESS_LAG_S = 0.02, 0.005
 # Posterior and trust from which a hold is believed, and its least length. Lips stay together for 60 to 110 ms (Löfqvist
 # and Gracco 1997), also where less of it is heard.
 HELD, TRUSTED, LEAST_RUN_S, CONTACT_S = 0.4, 0.25, 0.02, 0.06
-# Open and half-open vowels that last no longer than this open fully in their middle. Of the time from there to a hold
+# Open vowels that last no longer than this open fully in their middle. Of the time from there to a hold
 # the contact takes no more than this share.
 SHORT_VOWEL_S, CONTACT_SHARE = 0.08, 0.3
 # A lower lip at the upper teeth leaves this gap to the upper lip.
@@ -173,8 +173,8 @@ def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> Track:
 
 
 def _short_vowels(visemes: VisemeTrack, trust: Track) -> Track:
-    """Middles of open and half-open vowels of `SHORT_VOWEL_S` at most, in seconds, f64 [V]. No hold overlaps them."""
-    opened = visemes.posteriors[:, [Viseme.MID, Viseme.OPEN]].sum(axis=1)
+    """Middles of open vowels of `SHORT_VOWEL_S` at most, in seconds, f64 [V]. No hold overlaps them."""
+    opened = visemes.posteriors[:, Viseme.OPEN]
     runs = _runs((opened > 1 - HELD) & (trust >= TRUSTED))
     return runs[runs[:, 1] - runs[:, 0] < SHORT_VOWEL_S + 1e-6].mean(axis=1)
 
