@@ -27,7 +27,7 @@ from tests.api.running import ROOT
 
 def test_the_vocabulary_imports_nothing_but_pydantic() -> None:
     names = [module.name for module in pkgutil.iter_modules(retalking_core.vocabulary.__path__)]
-    assert {"options", "metrics", "containers", "engines", "stages"} <= set(names)
+    assert {"options", "metrics", "containers", "engines"} <= set(names)
     code = (
         "import sys, pydantic, pydantic.dataclasses, pydantic_core; before = set(sys.modules)\n"
         f"for name in {names}: __import__(f'retalking_core.vocabulary.{{name}}')\n"
