@@ -157,7 +157,7 @@ def frechet_distance(one: NDArray[np.floating[Any]], other: NDArray[np.floating[
     shift = one.astype(np.float64).mean(axis=0) - other.astype(np.float64).mean(axis=0)
     first, second = _factor(one), _factor(other)
     cross = np.linalg.svd(first @ second.T, compute_uv=False).sum()
-    return float(max(0.0, shift @ shift + (first**2).sum() + (second**2).sum() - 2 * cross))
+    return max(0.0, float(shift @ shift + (first**2).sum() + (second**2).sum() - 2 * cross))
 
 
 def _factor(features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -139,7 +139,8 @@ def _normalized(patches: NDArray[np.uint8], black: float) -> Patches:
     faces[:, 0] -= black
     skin = faces[SKIN].mean(axis=(2, 3), keepdims=True)
     faces[:, 1:] = (faces[:, 1:] - skin[:, 1:]) * CHROMA_WEIGHT
-    return faces * (np.float32(100) / np.maximum(skin[:, :1], DARK))
+    faces *= 100 / np.maximum(skin[:, :1], DARK)
+    return faces
 
 
 def _block_means(cells: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -103,7 +103,7 @@ def drop_chin(frame: Frame, landmarks: NDArray[np.float32], opening: float) -> F
     face_px = float(landmarks[CHIN, 1] - landmarks[:, 1].min())
     drop = even(opening * DROP * face_px)
     left, right = even(landmarks[LEFT_CORNER, 0]), even(landmarks[RIGHT_CORNER, 0])
-    top = even(landmarks[[LEFT_CORNER, RIGHT_CORNER], 1].mean())
+    top = even(float(landmarks[[LEFT_CORNER, RIGHT_CORNER], 1].mean()))
     bottom = min(even(landmarks[CHIN, 1]) + drop, frame.y.shape[0])
     if drop == 0 or left < 0 or top < 0 or right > frame.y.shape[1] or bottom - drop <= top:
         return frame
