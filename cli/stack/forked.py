@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cli.stack.tether import end_with_parent
 
-_SHARED = ("jobs.logging_config", "jobs.messages", "jobs.opening", "jobs.traces")
+_SHARED = ("jobs.messages", "jobs.opening", "jobs.telemetry")
 _RESET = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL_S = 0.02
 _SET_NAME = 15  # PR_SET_NAME
