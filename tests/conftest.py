@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
@@ -25,6 +26,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 # One for every process of the run: what numba compiles for librosa takes 20 s of CPU time in a new folder.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+
+
+# No bound by the clock: a busy machine may take seconds for any example.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from cli.stack.processes import (
     listening_socket,
 )
 from jobs.settings import Settings
-from tests.services import accepted_socket, own_database, wait_until
+from tests.services import accepted_socket, own_database, untraced, wait_until
 
 Make = Callable[..., Child]
 
@@ -39,7 +39,7 @@ def make_child(tmp_path: Path) -> Iterator[Make]:
     def make(code: str, grace_s: float = 5.0, keep_fds: tuple[int, ...] = ()) -> Child:
         (tmp_path / "sample_child.py").write_text(code)
         spec = ChildSpec("sample", "sample_child", ("--some", "thing"), tmp_path / "sample.log", grace_s, keep_fds)
-        environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "SAMPLE": "1"}
+        environment = untraced() | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "SAMPLE": "1"}
         made.append(Child(spec, environment, tmp_path))
         return made[-1]
 
@@ -117,7 +117,8 @@ def test_a_process_gets_what_its_spec_says_and_nothing_else_of_its_parent(make_c
         "for fd in range(3, 256):\n"
         "    try: open_fds.append((fd, os.fstat(fd))[0])\n"
         "    except OSError: pass\n"
-        "handlers = [signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)\n"
+        # A signal that is ignored stays so: `nohup` and jobs in the background ignore some.
+        "handlers = [signal.getsignal(n) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler)\n"
         "            for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]\n"
         "print(json.dumps([__name__, sys.argv[1:], os.getcwd(), os.environ['SAMPLE'], os.getsid(0) == os.getpid(),\n"
         "    handlers, len(signal.pthread_sigmask(signal.SIG_BLOCK, ())), open_fds, sys.stdin.read()]), flush=True)\n"

@@ -94,12 +94,12 @@ def test_without_locks_every_render_computes(
 def test_a_long_render_keeps_its_lock(tmp_path: Path, job_store: JobStore) -> None:
     objects, limits = LocalObjectStore(tmp_path / "objects"), CacheLimits(1 << 20, DAY_S)
     name = key()
-    with StoredFaceCache(job_store, objects, limits, tmp_path, lock_s=0.3).open(name, no_wait):
-        until = time.monotonic() + 1.0
+    with StoredFaceCache(job_store, objects, limits, tmp_path, lock_s=2.0).open(name, no_wait):
+        until = time.monotonic() + 4.0
         while time.monotonic() < until:
             assert not job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001)
             time.sleep(0.05)
-    wait_until(lambda: job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001), 2)
+    wait_until(lambda: job_store.locks.acquire(f"face-cache-{name}", "somebody", 0.001), 5)
 
 
 def test_foreign_objects_under_the_prefix_are_kept(tmp_path: Path) -> None:
