@@ -59,7 +59,12 @@ DATA_OF_STANDARD_LIBRARY = frozenset(
     | {"_codecs.encode", "copyreg._reconstructor"}
     | {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes")}
     | {f"builtins.{name}" for name in ("bytearray", "list", "tuple", "dict", "set", "frozenset", "slice", "range")}
-    | {f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")}
+    # Python 3.13 alone calls the module `pathlib._local`.
+    | {
+        f"{module}.{name}"
+        for module in ("pathlib", "pathlib._local")
+        for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    }
     | {f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")}
 )
 

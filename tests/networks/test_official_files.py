@@ -8,7 +8,9 @@ import os
 import pathlib
 import pickle
 import subprocess
+import sys
 import tarfile
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -306,6 +308,17 @@ def test_malformed_pickles_and_tar_archives_have_a_name(tmp_path: Path) -> None:
         archive.addfile(info)
     with pytest.raises(errors.WeightsUnsafeError, match="tar archive"):
         read_checkpoint(tmp_path / entry.file, entry)
+
+
+def test_paths_may_be_called_as_in_python_3_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("pathlib._local")
+    path = type("PosixPath", (), {"__module__": module.__name__})
+    monkeypatch.setattr(module, "PosixPath", path, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    entry = WEIGHT_FILES["gfpgan"]
+    content = official_content(entry)
+    content["folder"] = path()
+    read_checkpoint(save(tmp_path, entry, content), entry)
 
 
 def test_placeholders_do_not_stay_behind(tmp_path: Path) -> None:
