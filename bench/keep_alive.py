@@ -50,9 +50,9 @@ def api_process(folder: Path, redis_url: str, by_descriptor: bool) -> Iterator[S
         spec = api_spec(folder, listener.fileno())
         port = listener.getsockname()[1] if by_descriptor else free_port()
         if not by_descriptor:
-            at = spec.command.index("--fd")
-            command = (*spec.command[:at], "--host", "127.0.0.1", "--port", str(port), *spec.command[at + 2 :])
-            spec = replace(spec, command=command, keep_fds=())
+            at = spec.arguments.index("--fd")
+            arguments = (*spec.arguments[:at], "--host", "127.0.0.1", "--port", str(port), *spec.arguments[at + 2 :])
+            spec = replace(spec, arguments=arguments, keep_fds=())
         address = StackAddress("127.0.0.1", port)
         api = Child(spec, child_environment(Settings(_env_file=None), folder, redis_url, address), folder)
         api.start()
