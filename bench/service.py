@@ -4,6 +4,11 @@ Starts `retalking up` in a fresh folder, waits for `/readyz`, and sends one job 
 with `evaluate_policy` none, inline and after in turn, so that all see the same machine; then several inline jobs at
 once for the throughput. `--root` names another checkout, whose service is measured beside the first, by turns.
 
+    retalking bench service VIDEO SPEECH --engine videoretalking --setting RETALKING_MODELS_DIR=DIR --hits
+
+measures the neural engine, once its kernels are compiled. `--hits`: each job is sent with pads of its own, so that its
+face is not in the cache, and sent again, when it is.
+
 wall: seconds by the clock, p50 and p95 over the runs, and the smallest. CPU: seconds of all processes of the service.
 On a machine with other work only CPU seconds can be compared: what runs side by side waits for cores.
 
@@ -24,7 +29,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,9 +41,10 @@ from retalking_client import Client, Job
 from tests.services import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_S, JOB_S = 180.0, 600.0
+READY_S, COMPILED_S, JOB_S = 180.0, 400.0, 600.0
 POLICIES = ("none", "inline", "after")
 RENDER = ("read", "analyze", "synthesize")
+FIRST_PAD, PADS = 8, 48
 SLOWER_BY = 1.15
 # Figures that `--against` compares: those that other work on the machine hardly moves.
 GUARDED = ("start, CPU s", "job none, CPU s", "job inline, CPU s")
@@ -49,12 +55,15 @@ Runs = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Service:
-    """A service of its own. start_s, start_cpu_s: what it took until it was ready."""
+    """A service of its own. start_s, start_cpu_s: what it took until it was ready. faces: options of jobs, each of
+    which makes one face of the video another one to the face cache. devices: those that its jobs named."""
 
     url: str
     process: psutil.Process
     start_s: float
     start_cpu_s: float
+    faces: Iterator[dict[str, Any]] = field(default_factory=lambda: ({"pads": {"bottom": k}} for k in count_pads()))
+    devices: list[str] = field(default_factory=list)
 
     def cpu_s(self) -> float:
         """CPU seconds of its processes so far."""
@@ -68,22 +77,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: dict[Path, Runs] = {root: defaultdict(list) for root in roots}
     for number in range(asked.starts):
         for root in roots:
-            with started(root) as service:
+            with started(root, asked.setting, asked.gpu) as service:
                 add(runs[root], {"start, s": service.start_s, "start, CPU s": service.start_cpu_s})
                 if number == 0 and asked.together:
                     measure_throughput(service, asked, runs[root])
     with ExitStack() as stack:
-        services = {root: stack.enter_context(started(root)) for root in roots}
+        services = {root: stack.enter_context(started(root, asked.setting, asked.gpu)) for root in roots}
+        for service in services.values():
+            wait_for_kernels(service)
         for turn in range(asked.repeat + 1):
             for policy in POLICIES:
                 for root, service in services.items():
-                    measured = measure_job(service, asked, policy)
-                    if turn:  # the first round only warms up
-                        add(runs[root], measured)
+                    face = next(service.faces) if asked.hits else {}
+                    for suffix in ("", " hit") if asked.hits else ("",):
+                        measured = measure_job(service, asked, policy, suffix, face)
+                        if turn:  # the first round only warms up
+                            add(runs[root], measured)
     figures = {str(root): figures_of(found) for root, found in runs.items()}
     for root, table in figures.items():
         print_table(root, table)
-    document = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "figures": figures[str(roots[0])]}
+    document = {
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "engine": asked.engine,
+        "device": services[roots[0]].devices,
+        "figures": figures[str(roots[0])],
+    }
     if asked.json is not None:
         asked.json.write_text(json.dumps(document, indent=2) + "\n")
     if asked.against and (worse := worse_figures(document, json.loads(asked.against.read_text()))):
@@ -98,6 +117,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("video", type=Path)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--engine", default="preview")
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the service")
+    parser.add_argument("--gpu", action="append", default=[], help="CUDA device for a render worker; once for each")
+    parser.add_argument("--hits", action="store_true", help="faces that are not in the cache, and that are")
     parser.add_argument("--repeat", type=int, default=5, help="jobs of each policy")
     parser.add_argument("--starts", type=int, default=2)
     parser.add_argument("--together", type=int, default=4, help="jobs sent at once for the throughput; 0: none")
@@ -107,23 +129,30 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def count_pads() -> range:
+    """Pixels below the face: those of a face that is wanted, and as many faces as a run sends."""
+    return range(FIRST_PAD, FIRST_PAD + PADS)
+
+
 @contextmanager
-def started(root: Path = ROOT) -> Iterator[Service]:
-    """The service of a checkout, in a fresh data folder."""
+def started(root: Path, settings: Sequence[str] = (), gpus: Sequence[str] = ()) -> Iterator[Service]:
+    """The service of a checkout, in a fresh data folder. settings: `NAME=VALUE`. gpus: see `retalking up --gpu`."""
     with tempfile.TemporaryDirectory(prefix="retalking-bench-") as folder:
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RETALKING_")}
         paths = [str(root), *(path for path in os.environ.get("PYTHONPATH", "").split(":") if path != str(ROOT))]
         environment["PYTHONPATH"] = ":".join(filter(None, paths))
+        environment |= dict(setting.split("=", 1) for setting in settings)
         command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", f"{folder}/data"]
+        command += [part for number in gpus for part in ("--gpu", number)]
         log = Path(folder) / "up.log"
         with log.open("wb") as sink:
             began = time.perf_counter()
             process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=sink, env=environment)
         try:
             # More often costs CPU time, which the service needs to start.
-            while not is_ready(url):
+            while parts_of(url).get("workers") != f"{max(1, len(gpus)) * slots_of(environment)} live":
                 if process.poll() is not None or time.perf_counter() - began > READY_S:
                     raise SystemExit(log.read_text())
                 time.sleep(0.1)
@@ -145,20 +174,42 @@ def cpu_s_of(process: psutil.Process) -> float:
     return total
 
 
-def is_ready(url: str) -> bool:
+def slots_of(environment: Mapping[str, str]) -> int:
+    return int(environment.get("RETALKING_GPU_SLOTS", "1"))
+
+
+def parts_of(url: str) -> dict[str, str]:
+    """What `/readyz` says of each part; nothing while it is not ready."""
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        answer = httpx.get(f"{url}/readyz", timeout=5)
     except httpx.TransportError:
-        return False
+        return {}
+    return answer.json()["parts"] if answer.status_code == 200 else {}
 
 
-def measure_job(service: Service, asked: argparse.Namespace, policy: str) -> dict[str, float]:
-    """One job: seconds by figure."""
+def wait_for_kernels(service: Service) -> None:
+    """Until every worker draws with compiled kernels, if its engine compiles any."""
+    began = time.perf_counter()
+    while (kernels := parts_of(service.url).get("kernels")) not in ("compiled", "none"):
+        if time.perf_counter() - began > COMPILED_S:
+            raise SystemExit(f"kernels after {COMPILED_S:.0f} s: {kernels}")
+        time.sleep(1.0)
+    print(f"kernels {kernels} {time.perf_counter() - began:.0f} s after the service was ready", flush=True)
+
+
+def measure_job(
+    service: Service, asked: argparse.Namespace, policy: str, suffix: str, face: Mapping[str, Any]
+) -> dict[str, float]:
+    """One job: seconds by figure. suffix: of the figures' names. face: options of the job."""
     before_s = service.cpu_s()
     with Client(service.url) as client:
-        job = client.submit(asked.video, asked.speech, engine=asked.engine, evaluate_policy=policy)
+        job = client.submit(asked.video, asked.speech, engine=asked.engine, evaluate_policy=policy, **face)
         job = finished(client, job)
     assert job.render is not None
+    if asked.hits and job.render.face_cache != (suffix.strip() or "miss"):
+        raise SystemExit(f"{job.id}: the face cache told {job.render.face_cache}")
+    if (device := str(job.render.device)) not in service.devices:
+        service.devices.append(device)
     job_s, stages = seconds(job.started_at, job.finished_at), dict(job.render.stage_times_s)
     times = {"job": job_s, "waited": seconds(job.created_at, job.started_at)}
     times |= {name: stages[name] for name in (*RENDER, "evaluate") if name in stages}
@@ -170,20 +221,24 @@ def measure_job(service: Service, asked: argparse.Namespace, policy: str) -> dic
         events = [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
         (at,) = (event["at"] for event in events if event["event"] == "job.evaluated")
         times["evaluated"] = seconds(job.started_at, datetime.fromisoformat(at))
-    named = {f"{name} {policy}, s": value for name, value in times.items()}
-    return named | {f"job {policy}, CPU s": service.cpu_s() - before_s}
+    named = {f"{name} {policy}{suffix}, s": value for name, value in times.items()}
+    return named | {f"job {policy}{suffix}, CPU s": service.cpu_s() - before_s}
 
 
 def measure_throughput(service: Service, asked: argparse.Namespace, runs: Runs) -> None:
     """Output frames a second over jobs that were sent at once to a fresh service, evaluation included."""
+    wait_for_kernels(service)
+    faces = [next(service.faces) if asked.hits else {} for _ in range(asked.together)]
     with Client(service.url) as client:
-        finished(client, client.submit(asked.video, asked.speech, engine=asked.engine))  # warms up
-        began = time.perf_counter()
-        sent = [client.submit(asked.video, asked.speech, engine=asked.engine) for _ in range(asked.together)]
-        jobs = [finished(client, job) for job in sent]
-        took_s = time.perf_counter() - began
-    frames = sum(job.result.frames for job in jobs if job.result is not None)
-    add(runs, {f"throughput of {asked.together} jobs, frames/s": frames / took_s})
+        for _ in range(2 * max(1, len(asked.gpu))):  # warms up every worker, most likely
+            finished(client, client.submit(asked.video, asked.speech, engine=asked.engine))
+        for suffix in ("", " hit") if asked.hits else ("",):
+            began = time.perf_counter()
+            sent = [client.submit(asked.video, asked.speech, engine=asked.engine, **face) for face in faces]
+            jobs = [finished(client, job) for job in sent]
+            took_s = time.perf_counter() - began
+            frames = sum(job.result.frames for job in jobs if job.result is not None)
+            add(runs, {f"throughput of {asked.together} jobs{suffix}, frames/s": frames / took_s})
 
 
 def finished(client: Client, job: Job) -> Job:
@@ -220,9 +275,10 @@ def figures_of(runs: Runs) -> dict[str, dict[str, float]]:
         name: {"p50": percentile(found, 0.5), "p95": percentile(found, 0.95), "min": min(found)}
         for name, found in runs.items()
     }
-    render_s = min(runs["render none, s"])
-    for policy in POLICIES:
-        figures[f"job {policy} over render"] = {"min": min(runs[f"job {policy}, s"]) / render_s}
+    for suffix in (each for each in ("", " hit") if f"render none{each}, s" in runs):
+        render_s = min(runs[f"render none{suffix}, s"])
+        for policy in POLICIES:
+            figures[f"job {policy}{suffix} over render"] = {"min": min(runs[f"job {policy}{suffix}, s"]) / render_s}
     return figures
 
 

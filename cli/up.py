@@ -32,6 +32,10 @@ def up(
     data: Annotated[
         Path | None, typer.Option(help="Folder of queue, inputs and results  [default: RETALKING_DATA_DIR, else data]")
     ] = None,
+    gpu: Annotated[
+        list[int] | None,
+        typer.Option(min=0, metavar="N", help="CUDA device for a render worker; once for each  [default: one worker]"),
+    ] = None,
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Allow everyone who can reach the host, without API keys")
     ] = False,
@@ -55,7 +59,8 @@ def up(
     redis_url = settings.redis_url.get_secret_value() if "redis_url" in settings.model_fields_set else None
     with catch_signals() as stop:
         try:
-            with open_stack(settings, StackAddress(host, port), folder, stop, console.print, redis_url) as stack:
+            address, gpus = StackAddress(host, port), list(dict.fromkeys(gpu or ()))
+            with open_stack(settings, address, folder, stop, console.print, redis_url, gpus) as stack:
                 _set_up_log(console, stack.folder / "logs" / "up.log")
                 _print_address(console, stack.address.url, stack.folder, settings.require_keys)
                 if settings.require_keys:

@@ -20,7 +20,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -154,10 +154,12 @@ def open_stack(
     stop: StopSignal,
     say: Callable[[str], None],
     redis_url: str | None = None,
+    gpus: Sequence[int] = (),
 ) -> Iterator[EmbeddedStack]:
     """Start the stack, wait until it is ready, and stop it at the end of the block.
 
-    say: prints a line for the user. redis_url: of an external Redis; None: an embedded one in the data folder.
+    say: prints a line for the user. redis_url: of an external Redis; None: an embedded one in the data folder. gpus:
+    numbers of the CUDA devices that get a render worker each; none: one worker, on what it finds.
     """
     folder = prepare_folder(data)
     with (
@@ -168,7 +170,8 @@ def open_stack(
         address = StackAddress(address.host, listener.getsockname()[1])
         broker_url = redis.url if redis else str(redis_url)
         environment = child_environment(settings, folder, broker_url, address)
-        workers = [Child(spec, environment, folder) for spec in worker_specs(folder, settings.shutdown_grace_s)]
+        specs = worker_specs(folder, settings.shutdown_grace_s, gpus)
+        workers = [Child(spec, environment, folder) for spec in specs]
         api = Child(api_spec(folder, listener.fileno()), environment, folder)
         stack = EmbeddedStack(address, folder, redis, workers, api, stop)
         try:

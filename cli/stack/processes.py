@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,8 @@ class ChildSpec:
     """Time to exit after SIGTERM."""
     keep_fds: tuple[int, ...] = ()
     """Sockets that it inherits."""
+    gpu: int | None = None
+    """The only CUDA device that it sees, by its number; None: what this process sees."""
 
 
 class Child:
@@ -51,7 +53,8 @@ class Child:
 
     def __init__(self, spec: ChildSpec, environment: Mapping[str, str], folder: Path) -> None:
         self.spec = spec
-        self._environment = dict(environment)
+        device = {} if spec.gpu is None else {"CUDA_VISIBLE_DEVICES": str(spec.gpu)}
+        self._environment = dict(environment) | device
         self._folder = folder
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._started_s = 0.0
@@ -227,16 +230,26 @@ def listening_socket(address: StackAddress) -> Iterator[socket.socket]:
         yield listener
 
 
-def worker_specs(folder: Path, grace_s: float) -> list[ChildSpec]:
-    """grace_s: time that a worker leaves its job before it releases it; it needs a little longer to exit.
+def worker_specs(folder: Path, grace_s: float, gpus: Sequence[int] = ()) -> list[ChildSpec]:
+    """A render worker, or one for each of these CUDA devices, and a webhook worker.
+
+    grace_s: time that a worker leaves its job before it releases it; it needs a little longer to exit.
 
     Node names must be unique on a broker that several stacks share.
     """
     node_id, limit_s, logs = secrets.token_hex(4), grace_s + 12.0, folder / "logs"
-    return [
-        ChildSpec("render worker", "worker.gpu", ("--name", f"render-{node_id}"), logs / "gpu-worker.log", limit_s),
-        ChildSpec("webhook worker", "worker.webhooks", (), logs / "webhook-worker.log", limit_s),
+    renderers = [
+        ChildSpec(
+            "render worker" if gpu is None else f"render worker of GPU {gpu}",
+            "worker.gpu",
+            ("--name", f"render-{node_id}" + ("" if gpu is None else f"-{gpu}")),
+            logs / ("gpu-worker.log" if gpu is None else f"gpu-worker-{gpu}.log"),
+            limit_s,
+            gpu=gpu,
+        )
+        for gpu in gpus or (None,)
     ]
+    return [*renderers, ChildSpec("webhook worker", "worker.webhooks", (), logs / "webhook-worker.log", limit_s)]
 
 
 def api_spec(folder: Path, listener: int) -> ChildSpec:
