@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import urljoin
@@ -146,7 +146,14 @@ class InputFetcher:
         )
         claim = FetchClaim(fetch, self._store, self._space, settings)
         limits = (settings.max_upload_bytes, self._retry_pauses_s)
-        return Download(fetch, self._objects, egress, claim, keeper, *limits).run()
+        return Download(fetch, self._objects, egress, claim, keeper, *limits, partial(self._note_error, fetch)).run()
+
+    def _note_error(self, fetch: Fetch, error: ServiceError) -> None:
+        """A caller whose server is silent is told so, also if this process is killed in every attempt."""
+        try:
+            self._store.fetches.renew(fetch, self._settings.lease_s, error=describe_fault(error))
+        except RedisError as fault:
+            log.warning("the error of a try was not kept: %s", type(fault).__name__)
 
     def _give_up(self, fetch: Fetch, fault: Exception) -> None:
         """Due again after a passing fault while attempts are left; else failed, with a public reason."""
@@ -242,6 +249,8 @@ class Download:
     keeper: LeaseKeeper
     max_bytes: int
     retry_pauses_s: Sequence[float]
+    on_failed_try: Callable[[ServiceError], None]
+    """Called before a try is repeated."""
 
     def __post_init__(self) -> None:
         self._ends_at = time.monotonic() + self.egress.total_s
@@ -271,8 +280,10 @@ class Download:
             except _PassingError as fault:
                 if time.monotonic() + (pause_s or 0.0) >= self._ends_at:
                     raise self._too_late(part) from fault
+                error = ServiceError("input_unreachable", f"The {part} could not be fetched: {fault}.")
                 if pause_s is None:
-                    raise ServiceError("input_unreachable", f"The {part} could not be fetched: {fault}.") from fault
+                    raise error from fault
+                self.on_failed_try(error)
                 self.keeper.wait(pause_s)
             else:
                 self._stored_bytes += stored.size_bytes or 0

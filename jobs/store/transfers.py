@@ -45,10 +45,13 @@ class Fetches:
             taken.append(Fetch(job, fields["holder"], int(fields["fetch_fence"]), tries, last_error))
         return taken
 
-    def renew(self, fetch: Fetch, hold_s: float, *, stage: str = "", progress: float = 0.0) -> bool:
-        """Renew the hold; with a stage, store the progress as jobs.report() does. Returns whether cancellation was
+    def renew(
+        self, fetch: Fetch, hold_s: float, *, stage: str = "", progress: float = 0.0, error: ErrorInfo | None = None
+    ) -> bool:
+        """Renew the hold; with a stage, store the progress as jobs.report() does. error: of a try that will be
+        repeated; the job ends with it if this process dies in the last attempt. Returns whether cancellation was
         requested. Raises LeaseLostError."""
-        report = (stage, repr(float(progress)), new_delivery_id())
+        report = (stage, repr(float(progress)), new_delivery_id(), stored_json(error) if error else "")
         (cancel,) = self._redis.call("renew_fetch", fetch.job_id, fetch.holder, int(hold_s * 1000), *report)
         return bool(cancel == "1")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -437,3 +437,24 @@ def test_a_fetch_that_dies_after_a_failed_attempt_ends_with_the_error_of_that_at
         time.sleep(0.1)
     bench.fetcher().fetch(bench.take())
     assert bench.store.jobs.get(job_id).error.code == "storage_failed"
+
+
+def test_a_fetch_that_dies_between_two_tries_ends_with_the_error_of_the_first(bench: Bench, receiver: Receiver) -> None:
+    class DeadlyStore(LocalObjectStore):
+        def writer(self, key: str, content_type: str = "") -> NoReturn:
+            raise SystemExit("the process dies here")
+
+    job_id = bench.add(receiver.url)
+    receiver.replies = [Reply(status=503), Reply(chunks=(FILM,))]
+    deadly = DeadlyStore(bench.folder / "deadly")
+    with pytest.raises(SystemExit):
+        bench.fetcher(objects=deadly, lease_s=1.1).fetch(bench.take(ReceiverRules(slots=8, hold_s=0.2)))
+    for pause_s in (1.2, 0.1):
+        time.sleep(pause_s)
+        bench.take(ReceiverRules(slots=8, hold_s=0.05))
+    time.sleep(0.1)
+    bench.fetcher().fetch(bench.take())
+    error = bench.store.jobs.get(job_id).error
+    assert error is not None
+    assert error.code == "input_unreachable"
+    assert "503" in error.message
