@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from retalking_core.audio.mel import mel_spectrogram, mel_spectrogram_librosa
 from retalking_core.imaging import blur, invert_affine, pyr_down, pyr_up, warp_batch
 from retalking_core.media.planes import color_matrices
 from retalking_core.networks.inference import upload
 from retalking_core.stages.regions import convert_colors
-from retalking_core.types import ColorTags, Waveform
+from retalking_core.types import ColorTags
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ def make_pairs(device: torch.device, batch: int) -> list[Pair]:
     cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
     matrix = np.broadcast_to(np.array([[cosine, -sine, 20.0], [sine, cosine, -10.0]]), (batch, 2, 3))
     luma, chroma = pictures[:, :1].round(), pictures[:, 1:, ::2, ::2].round()
-    waveform = Waveform(np.random.default_rng(0).normal(0, 0.1, 20 * 16_000).astype(np.float32))
     transform = kornia.geometry.transform
     pairs = [
         Pair(
@@ -96,10 +94,7 @@ def make_pairs(device: torch.device, batch: int) -> list[Pair]:
                 "0..255",
             )
         )
-    mels = Pair(
-        "mel of 20 s (librosa)", partial(mel_spectrogram, waveform), partial(mel_spectrogram_librosa, waveform), "-4..4"
-    )
-    return [*pairs, mels]
+    return pairs
 
 
 def elapsed_ms(work: Callable[[], object], device: torch.device) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 
@@ -24,38 +23,12 @@ _LOW_HZ, _HIGH_HZ = 55.0, 7600.0
 _PREEMPHASIS = 0.97
 
 
-def mel_spectrogram(waveform: Waveform) -> NDArray[np.float32]:
+def mel_spectrogram(waveform: Waveform, basis: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
     """f32 [80, T] in -4 (silence) .. 4, T = 1 + floor(n / 200): 80 frames a second, frame k centered on sample 200 k.
 
-    Computed in float64 (Wav2Lip's analysis: pre-emphasis 0.97, 800-point Hann STFT, Slaney mel 55..7600 Hz, dB) with
-    numpy alone. Raises ValueError when the waveform is not at 16 kHz.
+    Computed in float64 (Wav2Lip's analysis: pre-emphasis 0.97, 800-point Hann STFT, Slaney mel 55..7600 Hz, dB). basis:
+    filters [80, 401], `mel_basis()` if none are given. Raises ValueError when the waveform is not at 16 kHz.
     """
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
-
-    def magnitude(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-        frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SIZE)[::HOP]
-        return np.abs(np.fft.rfft(frames * window, axis=1)).T
-
-    return _mel_levels(waveform, magnitude, mel_basis())
-
-
-def mel_spectrogram_librosa(waveform: Waveform) -> NDArray[np.float32]:
-    """`mel_spectrogram` with librosa's STFT and filters (extra `gpu`): no sample differs. The first call of a process
-    takes 2 s of CPU time for imports, and 20 s more where numba has no compiled functions in its cache."""
-    import librosa
-
-    def magnitude(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-        spectrum = librosa.stft(samples, n_fft=FFT_SIZE, hop_length=HOP, center=False)
-        return np.abs(spectrum)
-
-    basis = librosa.filters.mel(sr=RATE_HZ, n_fft=FFT_SIZE, n_mels=BANDS, fmin=_LOW_HZ, fmax=_HIGH_HZ, dtype=np.float64)
-    return _mel_levels(waveform, magnitude, basis)
-
-
-def _mel_levels(
-    waveform: Waveform, magnitude: Callable[[NDArray[np.float64]], NDArray[np.float64]], basis: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """magnitude: samples [FFT_SIZE + k * HOP] to [401, k + 1]; basis: [80, 401]."""
     if waveform.rate_hz != RATE_HZ:
         raise ValueError(f"the mel is defined at {RATE_HZ} Hz, the waveform has {waveform.rate_hz}")
     samples = waveform.samples.astype(np.float64)
@@ -63,13 +36,21 @@ def _mel_levels(
     padded = np.pad(emphasized, FFT_SIZE // 2)
     count = 1 + len(samples) // HOP
     mel = np.empty((BANDS, count), np.float32)
+    basis = mel_basis() if basis is None else basis
     # In blocks of 100 s: ten minutes at once would need 600 MB for the windows alone.
     for start in range(0, count, BLOCK_FRAMES):
         stop = min(start + BLOCK_FRAMES, count)
-        spectrum = magnitude(padded[start * HOP : (stop - 1) * HOP + FFT_SIZE])
+        spectrum = _magnitude(padded[start * HOP : (stop - 1) * HOP + FFT_SIZE])
         level_db = 20.0 * np.log10(np.maximum(1e-5, tiled_matmul(basis, spectrum))) - 20.0
         mel[:, start:stop] = np.clip(8.0 * (level_db + 100.0) / 100.0 - 4.0, -4.0, 4.0)
     return mel
+
+
+def _magnitude(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of an STFT without padding, samples [FFT_SIZE + k * HOP] -> [401, k + 1]."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FFT_SIZE) / FFT_SIZE)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, FFT_SIZE)[::HOP]
+    return np.abs(np.fft.rfft(frames * window, axis=1)).T
 
 
 def window_starts(mel_frames: int, fps: Fraction | float) -> NDArray[np.int64]:
@@ -110,6 +91,19 @@ def mel_basis() -> NDArray[np.float64]:
     rising = (bins_hz - low) / (center - low)
     falling = (high - bins_hz) / (high - center)
     basis = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
+    basis.flags.writeable = False
+    return basis
+
+
+@lru_cache(maxsize=1)
+def librosa_basis() -> NDArray[np.float64]:
+    """`mel_basis` by librosa (extra `gpu`). librosa's STFT is not used: to import it takes 30 s of CPU time where numba
+    finds nothing compiled in its cache (docs/dependencies.md)."""
+    from librosa.filters import mel
+
+    basis: NDArray[np.float64] = mel(
+        sr=RATE_HZ, n_fft=FFT_SIZE, n_mels=BANDS, fmin=_LOW_HZ, fmax=_HIGH_HZ, dtype=np.float64
+    )
     basis.flags.writeable = False
     return basis
 

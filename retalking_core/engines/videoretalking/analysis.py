@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retalking_core import __version__
-from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, mel_spectrogram_librosa, mel_windows
+from retalking_core.audio.mel import BANDS, WINDOW_FRAMES, librosa_basis, mel_spectrogram, mel_windows
 from retalking_core.clip_plan import ClipPlan, track_speakers
 from retalking_core.engines.original.stages import first_rectangle
 from retalking_core.engines.videoretalking.batching import AdaptiveBatcher, OutputChecks, ValidatingNetworks, in_groups
@@ -331,7 +331,7 @@ def speech_windows(speaker: Speaker, frames: int) -> NDArray[np.float32]:
     """The sound of each output frame, f32 [frames, 80, 16], zero between the lines."""
     windows = np.zeros((frames, BANDS, WINDOW_FRAMES), np.float32)
     for line in speaker.lines:
-        spoken = mel_windows(mel_spectrogram_librosa(line.speech), line.timeline.fps, len(line.frames))
+        spoken = mel_windows(mel_spectrogram(line.speech, librosa_basis()), line.timeline.fps, len(line.frames))
         windows[line.frames.start : line.frames.stop] = spoken
     return windows
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retalking_core import __version__
-from retalking_core.audio.mel import RATE_HZ, mel_spectrogram_librosa
+from retalking_core.audio.mel import librosa_basis
 from retalking_core.clip_plan import ClipPlan, coverage_of, report_lines
 from retalking_core.engine import (
     DrawingReport,
@@ -54,11 +54,12 @@ from retalking_core.media.reader import open_video
 from retalking_core.media.sources import CachingFrameSource
 from retalking_core.media.writer import ResultWriter, SegmentWriter, join_segments, output_size
 from retalking_core.networks import IMPORTS
+from retalking_core.networks.kernels import example_call
 from retalking_core.notes import Note, merge_notes
 from retalking_core.options import RenderOptions
 from retalking_core.progress import Progress, ProgressHook, StageClock
 from retalking_core.threads import EncoderThread, Turns
-from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo, Waveform
+from retalking_core.types import Frame, FrameSource, RenderReport, VideoInfo
 from retalking_core.vocabulary.engines import JobStage, KernelState
 from retalking_core.weights.checkpoint import TEMPLATE_KEYS
 
@@ -116,17 +117,22 @@ class VideoRetalkingEngine:
         digests, copying to the device and importing hinder one another little."""
 
         def load(name: str) -> None:
-            self._networks.get(name)
+            network = self._networks.get(name)
             self._networks.digest(name)
+            if self._networks.device.type == "cuda":
+                # The device's libraries load their code and choose algorithms while other files are still read.
+                inputs, options = example_call(name, self._networks.device)
+                network(*(x.expand(self._batch_size, *x.shape[1:]).contiguous() for x in inputs), **options)
 
         with self.turns.job(), ThreadPoolExecutor(LOADERS, thread_name_prefix="weights") as pool:
             # LNet is loaded with ENet, whose part it is.
             loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
             with IMPORTS:
                 self._tracker.warm_up()
-                mel_spectrogram_librosa(Waveform(np.zeros(RATE_HZ, np.float32)))  # numba compiles at the first call
+                librosa_basis()
             for each in loading:
                 each.result()
+            self._networks.findings()  # of noise
         digests = " ".join(self._networks.digest(name) for name in NETWORKS)
         fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.capabilities = self.capabilities.model_copy(update={"fingerprint": fingerprint})
