@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,13 @@ Runs = dict[str, list[float]]
 @dataclass(frozen=True)
 class Service:
     """A service of its own. start_s, start_cpu_s: what it took until it was ready. faces: options of jobs, each of
-    which makes one face of the video another one to the face cache. devices: those that its jobs named."""
+    which makes one face of the video another one to the face cache."""
 
     url: str
     process: psutil.Process
     start_s: float
     start_cpu_s: float
     faces: Iterator[dict[str, Any]] = field(default_factory=lambda: ({"pads": {"bottom": k}} for k in count_pads()))
-    devices: list[str] = field(default_factory=list)
 
     def cpu_s(self) -> float:
         """CPU seconds of its processes so far."""
@@ -75,24 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parse_arguments(arguments)
     roots = list(dict.fromkeys(root.resolve() for root in (ROOT, *asked.root)))
     runs: dict[Path, Runs] = {root: defaultdict(list) for root in roots}
-    for number in range(asked.starts):
+    for _ in range(asked.starts):
         for root in roots:
             with started(root, asked.setting, asked.gpu) as service:
                 add(runs[root], {"start, s": service.start_s, "start, CPU s": service.start_cpu_s})
-                if number == 0 and asked.together:
-                    measure_throughput(service, asked, runs[root])
-    with ExitStack() as stack:
-        services = {root: stack.enter_context(started(root, asked.setting, asked.gpu)) for root in roots}
-        for service in services.values():
-            wait_for_kernels(service)
-        for turn in range(asked.repeat + 1):
-            for policy in POLICIES:
-                for root, service in services.items():
-                    face = next(service.faces) if asked.hits else {}
-                    for suffix in ("", " hit") if asked.hits else ("",):
-                        measured = measure_job(service, asked, policy, suffix, face)
-                        if turn:  # the first round only warms up
-                            add(runs[root], measured)
+    devices = measure_turns(asked, runs)
     figures = {str(root): figures_of(found) for root, found in runs.items()}
     for root, table in figures.items():
         print_table(root, table)
@@ -100,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "engine": asked.engine,
-        "device": services[roots[0]].devices,
+        "devices": devices,
         "figures": figures[str(roots[0])],
     }
     if asked.json is not None:
@@ -108,6 +95,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if asked.against and (worse := worse_figures(document, json.loads(asked.against.read_text()))):
         print("worse than before:", *worse, sep="\n  ")
         sys.exit(1)
+
+
+def measure_turns(asked: argparse.Namespace, runs: Mapping[Path, Runs]) -> list[str]:
+    """Jobs of each kind and root in turn, then several at once. Returns the devices that the jobs named."""
+    devices: dict[str, None] = {}
+    with ExitStack() as stack:
+        services = {root: stack.enter_context(started(root, asked.setting, asked.gpu)) for root in runs}
+        for service in services.values():
+            wait_for_kernels(service)
+        for turn in range(asked.repeat + 1):
+            for policy, (root, service) in product(POLICIES, services.items()):
+                face = next(service.faces) if asked.hits else {}
+                for suffix in ("", " hit") if asked.hits else ("",):
+                    measured, device = measure_job(service, asked, policy, suffix, face)
+                    devices[device] = None
+                    if turn:  # the first round only warms up
+                        add(runs[root], measured)
+        if asked.together:
+            for root, service in services.items():
+                measure_throughput(service, asked, runs[root])
+    return list(devices)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -199,8 +207,8 @@ def wait_for_kernels(service: Service) -> None:
 
 def measure_job(
     service: Service, asked: argparse.Namespace, policy: str, suffix: str, face: Mapping[str, Any]
-) -> dict[str, float]:
-    """One job: seconds by figure. suffix: of the figures' names. face: options of the job."""
+) -> tuple[dict[str, float], str]:
+    """One job: seconds by figure, and its device. suffix: of the figures' names. face: options of the job."""
     before_s = service.cpu_s()
     with Client(service.url) as client:
         job = client.submit(asked.video, asked.speech, engine=asked.engine, evaluate_policy=policy, **face)
@@ -208,8 +216,6 @@ def measure_job(
     assert job.render is not None
     if asked.hits and job.render.face_cache != (suffix.strip() or "miss"):
         raise SystemExit(f"{job.id}: the face cache told {job.render.face_cache}")
-    if (device := str(job.render.device)) not in service.devices:
-        service.devices.append(device)
     job_s, stages = seconds(job.started_at, job.finished_at), dict(job.render.stage_times_s)
     times = {"job": job_s, "waited": seconds(job.created_at, job.started_at)}
     times |= {name: stages[name] for name in (*RENDER, "evaluate") if name in stages}
@@ -222,16 +228,13 @@ def measure_job(
         (at,) = (event["at"] for event in events if event["event"] == "job.evaluated")
         times["evaluated"] = seconds(job.started_at, datetime.fromisoformat(at))
     named = {f"{name} {policy}{suffix}, s": value for name, value in times.items()}
-    return named | {f"job {policy}{suffix}, CPU s": service.cpu_s() - before_s}
+    return named | {f"job {policy}{suffix}, CPU s": service.cpu_s() - before_s}, job.render.device
 
 
 def measure_throughput(service: Service, asked: argparse.Namespace, runs: Runs) -> None:
-    """Output frames a second over jobs that were sent at once to a fresh service, evaluation included."""
-    wait_for_kernels(service)
+    """Output frames a second over jobs that were sent at once, evaluation included."""
     faces = [next(service.faces) if asked.hits else {} for _ in range(asked.together)]
     with Client(service.url) as client:
-        for _ in range(2 * max(1, len(asked.gpu))):  # warms up every worker, most likely
-            finished(client, client.submit(asked.video, asked.speech, engine=asked.engine))
         for suffix in ("", " hit") if asked.hits else ("",):
             began = time.perf_counter()
             sent = [client.submit(asked.video, asked.speech, engine=asked.engine, **face) for face in faces]

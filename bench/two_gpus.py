@@ -2,8 +2,9 @@
 
     python -m bench.two_gpus 1.mp4 1.wav --setting RETALKING_MODELS_DIR=DIR --gpu 0 --gpu 1 [--json FILE]
 
-Starts `retalking up` with the first of the GPUs, then with all, and sends to each: the clip repeated to `--seconds` at
-`--canvas`, which several workers split, and `--together` short jobs at once. Jobs are not evaluated.
+Starts `retalking up` with the first of the GPUs and, beside it, with all. Once the kernels of both are compiled, one is
+idle while the other gets the clip repeated to `--seconds` at `--canvas`, which several workers split, and then
+`--together` short jobs at once. Jobs are not evaluated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from retalking_client import Client
 
 def measure(service: Service, asked: argparse.Namespace, clip: Path, speech: Path, workers: int) -> dict[str, Any]:
     """Seconds and notes of the long job; frames a second of the short ones."""
-    wait_for_kernels(service)
     with Client(service.url) as client:
 
         def submit(video: Path, audio: Path) -> Any:
@@ -62,12 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
     document: dict[str, Any] = {"canvas": asked.canvas, "seconds": asked.seconds, "runs": {}}
-    with tempfile.TemporaryDirectory(prefix="retalking-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="retalking-bench-") as folder, ExitStack() as stack:
         inputs = Inputs(asked.video, asked.speech, None, Path(folder))
         (clip, _), speech = inputs.clip(asked.canvas, asked.seconds), inputs.speech(asked.seconds)
-        for gpus in dict.fromkeys([tuple(asked.gpu[:1]), tuple(asked.gpu)]):
-            with started(ROOT, asked.setting, gpus) as service:
-                found = measure(service, asked, clip, speech, len(gpus))
+        services = {
+            gpus: stack.enter_context(started(ROOT, asked.setting, gpus))
+            for gpus in dict.fromkeys([tuple(asked.gpu[:1]), tuple(asked.gpu)])
+        }
+        for service in services.values():
+            wait_for_kernels(service)
+        for gpus, service in services.items():
+            found = measure(service, asked, clip, speech, len(gpus))
             document["runs"][" ".join(gpus)] = found
             print(f"GPUs {' '.join(gpus)}: {json.dumps(found)}", flush=True)
             if asked.json:

@@ -128,8 +128,8 @@ class VideoRetalkingEngine:
             # LNet is loaded with ENet, whose part it is.
             loading = [pool.submit(load, name) for name in NETWORKS if name != "lnet"]
             with IMPORTS:
-                self._tracker.warm_up()
                 librosa_basis()
+            self._tracker.warm_up()
             for each in loading:
                 each.result()
             self._networks.findings()  # of noise
