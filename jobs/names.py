@@ -90,7 +90,12 @@ def fetched_input_key(job_id: str, part: str, fence: int) -> str:
 def result_key(job_id: str, fence: int, container: str) -> str:
     """One key per lease, so that a late writer that lost its lease never overwrites the published file. Not one per
     attempt: an attempt that is released uncounted passes its number on. A fence is never reused."""
-    return f"{job_prefix(job_id)}result/lease-{fence}.{container}"
+    return f"{lease_prefix(job_id, fence)}{container}"
+
+
+def lease_prefix(job_id: str, fence: int) -> str:
+    """Prefix of everything that a lease publishes."""
+    return f"{job_prefix(job_id)}result/lease-{fence}."
 
 
 def curves_key(result: str) -> str:
@@ -116,11 +121,6 @@ def preview_key(result: str) -> str:
 def portrait_key(result: str, track: str) -> str:
     """JPEG of a person of an analysis, next to its result. result: its key."""
     return f"{result.rpartition('.')[0]}.{track}.jpg"
-
-
-def published_keys(result: str) -> tuple[str, ...]:
-    """Everything that a lease may publish. result: key of its result."""
-    return result, curves_key(result), targets_key(result), poster_key(result), preview_key(result)
 
 
 def segments_prefix(job_id: str) -> str:

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from jobs.messages import MessageNotSentError, ask_to_evaluate, send_job, waiting_renders
 from jobs.models import Job
-from jobs.names import UPLOADS_PREFIX, is_job_id, job_prefix, published_keys, result_key, segments_prefix, upload_key
+from jobs.names import UPLOADS_PREFIX, is_job_id, job_prefix, lease_prefix, segments_prefix, upload_key
 from jobs.objects import ObjectNotFoundError, ObjectStore, ObjectStoreError
 from jobs.settings import Settings
 from jobs.store import JanitorQueue, JobNotFoundError, JobStore
@@ -100,8 +100,11 @@ class Janitor:
             log.warning("lease expired: %s", job.status, extra={"job": job.id, "attempt": job.attempt})
         self._send(lost)  # what is not sent now stays in the outbox
         for job in lost:
-            for key in _lost_objects(job):
-                self._do("delete the lost result", partial(self._objects.delete, key))
+            self._do("delete what a lost attempt published", partial(self._delete_published, job))
+
+    def _delete_published(self, job: Job) -> None:
+        for key in list(self._objects.list_keys(lease_prefix(job.id, job.fence))):
+            self._objects.delete(key)
 
     def fail_past_deadline(self) -> None:
         for job in self._store.jobs.fail_past_deadline(self._settings.retention_s):
@@ -130,8 +133,12 @@ class Janitor:
     def resume_evaluations(self) -> None:
         """Of jobs that succeeded, and whose worker died or shut down before it had evaluated them."""
         for job in self._store.evaluations.take_due(pause_s=STRANDED_S, longest_s=POSTPONE_LONGEST_S):
-            log.warning("evaluation without a worker: message sent", extra={"job": job.id})
-            ask_to_evaluate(self._app, job)
+            try:
+                ask_to_evaluate(self._app, job)
+            except MessageNotSentError as fault:
+                log.warning("message of an evaluation not sent, due again: %s", fault, extra={"job": job.id})
+            else:
+                log.warning("evaluation without a worker: message sent", extra={"job": job.id})
 
     def give_up_deliveries(self) -> None:
         """Events whose receiver did not answer for the whole schedule; they stay listed, and can be redelivered."""
@@ -288,8 +295,3 @@ class Janitor:
         while not self._stopped.is_set():
             self.round()
             self._stopped.wait(self._settings.janitor_interval_s)
-
-
-def _lost_objects(job: Job) -> tuple[str, ...]:
-    """Keys under which the attempt that lost its lease publishes."""
-    return published_keys(result_key(job.id, job.fence, job.result_suffix))

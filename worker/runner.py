@@ -295,7 +295,11 @@ def _release_at_exit(attempt: Attempt) -> None:
 
 
 def _settle(attempt: Attempt, outcome: str, call: Callable[[], object]) -> None:
-    """Record how the attempt ended. If the store stays unreachable, the lease expires instead."""
+    """Record how the attempt ended. If the store stays unreachable, the lease expires instead.
+
+    What it wrote is deleted first: if the process dies in between, the lease expires, and the janitor deletes it.
+    """
+    _delete_published(attempt)
     try:
         retry_redis(call)
         attempt.log(logging.INFO, outcome)
@@ -303,7 +307,6 @@ def _settle(attempt: Attempt, outcome: str, call: Callable[[], object]) -> None:
         attempt.log(logging.INFO, "job continued without this attempt")
     except RedisError:
         attempt.log(logging.ERROR, f"job store unreachable: `{outcome}` not recorded, the lease will expire")
-    _delete_published(attempt)
 
 
 def _delete_published(attempt: Attempt) -> None:

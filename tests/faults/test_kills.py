@@ -15,12 +15,13 @@ import pytest
 
 from jobs.messages import make_celery
 from jobs.models import JobStatus
-from jobs.names import RENDER_QUEUE, RENDER_TASK, published_keys
+from jobs.names import RENDER_QUEUE, RENDER_TASK
 from jobs.settings import Settings
 from tests.faults.outcome import check_outcomes
 from tests.faults.processes import is_running
 from tests.faults.service import Service
 from tests.faults.timed_engine import GLUTTON, KILLER
+from tests.jobs.making import published_keys
 from tests.services import S3Endpoint, wait_until
 
 pytestmark = pytest.mark.faults

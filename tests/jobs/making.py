@@ -15,12 +15,17 @@ from jobs.models import (
     ResultInfo,
     WorkerInfo,
 )
-from jobs.names import new_job_id
+from jobs.names import curves_key, new_job_id, poster_key, preview_key, targets_key
 from jobs.store import JobStore, Lease
 
 RETENTION_S = 3600
 HOOK = "https://hooks.example.com/in"
 EVERY_EVENT = ["job.started", "job.progress", "job.succeeded", "job.failed", "job.canceled"]
+
+
+def published_keys(result: str) -> tuple[str, ...]:
+    """Everything that the render of a lease may publish. result: key of its result."""
+    return result, curves_key(result), targets_key(result), poster_key(result), preview_key(result)
 
 
 def spec_of(**request: Any) -> JobSpec:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from jobs.messages import MessageNotSentError, waiting_renders
-from jobs.models import ErrorInfo, JobStatus, WorkerInfo
-from jobs.names import RENDER_QUEUE, new_upload_id, published_keys, result_key, upload_key
+from jobs.models import ErrorInfo, Job, JobStatus, WorkerInfo
+from jobs.names import RENDER_QUEUE, new_upload_id, portrait_key, result_key, upload_key
 from jobs.objects import ObjectStoreError
 from jobs.store import JobNotFoundError
+from tests.jobs.making import published_keys
 from tests.services import wait_until
 from tests.worker.conftest import Clips, Stack, make_stack
 from tests.worker.test_runner import Interposed, interposed_jobs
@@ -84,7 +85,7 @@ def test_what_a_lost_attempt_published_is_deleted(stack: Stack, janitor: Janitor
     job_id = stack.create(output={"container": "mkv"})
     lease = claim(stack, job_id, lease_s=0.001)
     key = result_key(job_id, lease.fence, "mkv")
-    for written in published_keys(key):
+    for written in (*published_keys(key), portrait_key(key, "track_1")):
         stack.objects.put_file(written, stack.clips.video, "video/x-matroska")
     time.sleep(0.01)
     janitor.round()
@@ -362,3 +363,22 @@ def test_an_unreadable_record_blocks_no_other(
     janitor.round()
     assert stack.store.quarantine.size() == 0
     assert not any(stack.files_of(job_id) for job_id in broken)
+
+
+def test_an_evaluation_whose_message_cannot_be_sent_does_not_end_the_step(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is due again by itself."""
+    jobs = [stack.store.jobs.get(stack.create()) for _ in range(2)]
+    asked: list[str] = []
+
+    def ask(_: object, job: Job) -> None:
+        asked.append(job.id)
+        raise MessageNotSentError("away")
+
+    monkeypatch.setattr(rounds, "ask_to_evaluate", ask)
+    evaluations = Interposed(stack.store.evaluations, take_due=lambda **_: jobs)
+    store: Any = Interposed(stack.store, evaluations=evaluations)
+    Janitor(stack.celery, store, stack.objects, stack.settings).round()
+    assert asked == [job.id for job in jobs]
+    assert [record.levelname for record in caplog.records if "evaluation" in record.message] == ["WARNING"] * 2

@@ -15,13 +15,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, Job, JobRequest, JobSpec, JobStatus
-from jobs.names import curves_key, input_key, job_prefix, new_job_id, published_keys, targets_key
+from jobs.names import curves_key, input_key, job_prefix, new_job_id, targets_key
 from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_client.provenance import read_provenance
 from retalking_core.evaluation.clip import EvaluationModels
 from retalking_core.media.limits import MediaLimits
 from retalking_core.provenance import TrialCertificate, make_trial_certificate
+from tests.jobs.making import published_keys
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker.context import RunContext

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from jobs.local_objects import LocalObjectStore
 from jobs.models import InputRef, JobRequest, JobSpec, JobStatus, WorkerInfo
-from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, published_keys, targets_key
+from jobs.names import curves_key, input_key, job_prefix, new_job_id, poster_key, targets_key
 from jobs.objects import ObjectInfo, ObjectStoreError
 from jobs.opening import open_objects
 from jobs.settings import Settings
@@ -28,7 +28,8 @@ from retalking_core.evaluation.measurement import Measurement
 from retalking_core.media import tap
 from retalking_core.media.limits import MediaLimits
 from retalking_core.progress import Progress
-from tests.services import S3Endpoint
+from tests.jobs.making import published_keys
+from tests.services import S3Endpoint, wait_until
 from tests.worker.conftest import Clips
 from tests.worker.scripted_engine import Act, ScriptedEngine
 from worker import evaluation, runner
@@ -254,11 +255,9 @@ def test_a_shutdown_releases_the_job_uncounted(context: RunContext, submit: Call
     assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
 
 
-def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
-    context: RunContext, submit: Callable[..., str]
-) -> None:
-    """Handed back uncounted, an attempt gives its number to the next one, which publishes and succeeds before the first
-    one comes to delete what it had published itself."""
+def test_the_late_delete_of_an_attempt_spares_the_next_one(context: RunContext, submit: Callable[..., str]) -> None:
+    """An attempt loses its lease, and the next one publishes and succeeds before the first one comes to delete what it
+    had published itself."""
     job_id = submit(evaluate=["ssim"])
     going_down = ShutdownNotice()
     put_first: list[str] = []
@@ -272,8 +271,15 @@ def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
 
     deleted: list[str] = []
 
+    def is_handed_back() -> bool:
+        """Its keeper may renew the lease in between."""
+        context.store.jobs.abandon(job_id, context.worker_id)
+        context.store.jobs.requeue_lost()
+        return context.store.jobs.get(job_id).status is JobStatus.QUEUED
+
     def delete_late(key: str) -> None:
         if not deleted:
+            wait_until(is_handed_back, what="the lease is lost")
             run_job(job_id, replace(context, worker_id="w2"))
         deleted.append(key)
         context.objects.delete(key)
@@ -281,13 +287,48 @@ def test_the_late_delete_of_a_released_attempt_spares_the_next_one(
     objects = Interposed(context.objects, put_file=put, delete=delete_late)
     run_job(job_id, replace(context, objects=objects, notice=going_down))
     job = context.store.jobs.get(job_id)
-    assert (job.status, job.worker, job.attempt) == (JobStatus.SUCCEEDED, "w2", 1)
+    assert (job.status, job.worker, job.attempt) == (JobStatus.SUCCEEDED, "w2", 2)
     # The result, and what of its excerpts and curves was uploaded beside it before the shutdown was seen.
     assert sorted(deleted) == sorted(put_first)
     assert any(is_result(key) for key in deleted)
     assert job.result is not None
     assert not set(deleted) & {*published_keys(job.result.key)}
     assert sorted(results(context, job_id)) == sorted({*published_keys(job.result.key)} - {targets_key(job.result.key)})
+
+
+@pytest.mark.parametrize("verb", ["cancel", "release", "fail"])
+def test_an_attempt_deletes_its_files_before_its_end_is_recorded(
+    context: RunContext, submit: Callable[..., str], verb: str
+) -> None:
+    """A process that dies in between leaves a lease that expires; files of an ended job would stay as long as it."""
+    job_id = submit(max_attempts=1)
+    going_down = ShutdownNotice()
+
+    def put(key: str, path: Path, content_type: str) -> ObjectInfo:
+        info = context.objects.put_file(key, path, content_type)
+        if verb == "release":
+            going_down.give(0.0)
+        elif verb == "fail" and is_result(key):
+            raise ObjectStoreError("full")
+        return info
+
+    def report(*args: Any, stage: str, **named: Any) -> bool:
+        if verb == "cancel" and stage == "publish":
+            wait_until(lambda: results(context, job_id), what="something is published")
+            context.store.jobs.request_cancel(job_id, retention_s=60)
+        return context.store.jobs.report(*args, stage=stage, **named)
+
+    left: list[list[str]] = []
+
+    def end(*args: Any, **named: Any) -> object:
+        left.append(results(context, job_id))
+        return getattr(context.store.jobs, verb)(*args, **named)
+
+    store = interposed_jobs(context.store, report=report, **{verb: end})
+    objects = Interposed(context.objects, put_file=put)
+    run_job(job_id, replace(context, store=store, objects=objects, notice=going_down))
+    assert left == [[]]
+    assert results(context, job_id) == []
 
 
 def test_excerpts_that_cannot_be_made_do_not_cost_the_render(
