@@ -35,8 +35,8 @@ from retalking_core.audio.visemes import (
     Viseme,
     VisemeTrack,
     band_levels,
-    network_posteriors,
     recognize_visemes,
+    run_network,
 )
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
@@ -279,15 +279,15 @@ def print_planned(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> N
 
 
 def recognize_network(speech: Waveform) -> VisemeTrack:
-    posteriors = network_posteriors(band_levels(speech))
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    posteriors, shown = run_network(band_levels(speech))
+    return VisemeTrack(posteriors, posteriors.max(axis=1), posteriors[:, Viseme.DENTAL] * shown)
 
 
 def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
     posteriors = phone_visemes(speech)
     if posteriors is None:
         raise SystemExit("PocketSphinx is not installed: pip install pocketsphinx")
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    return VisemeTrack(posteriors, posteriors.max(axis=1), np.zeros(len(posteriors), np.float32))
 
 
 def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
@@ -295,7 +295,7 @@ def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
     labels = spoken.labels()
     posteriors = np.zeros((len(labels), len(Viseme)), np.float32)
     posteriors[np.arange(len(labels)), labels] = 1
-    return VisemeTrack(posteriors, np.ones(len(labels), np.float32))
+    return VisemeTrack(posteriors, np.ones(len(labels), np.float32), spoken.tongue().astype(np.float32))
 
 
 RECOGNIZERS: dict[str, Recognizer] = {

@@ -17,8 +17,8 @@ from retalking_core.audio.visemes import (
     VisemeTrack,
     band_levels,
     bilabial_holds,
-    network_posteriors,
     recognize_visemes,
+    run_network,
 )
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.speech import load_waveform
@@ -104,7 +104,7 @@ def test_without_pocketsphinx_the_network_hears_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr("retalking_core.audio.phones.find_spec", lambda _: None)
     recognize_visemes(Waveform(speech.samples[:16_000]))  # its answer is kept instead
     alone = recognize_visemes(speech)
-    assert np.array_equal(alone.posteriors, network_posteriors(band_levels(speech)))
+    assert np.array_equal(alone.posteriors, run_network(band_levels(speech))[0])
     # PocketSphinx makes the network surer of these sounds.
     sureness = []
     for track in (alone, both):
@@ -182,11 +182,11 @@ def test_real_speech_closes_its_bilabials() -> None:
 
 def test_a_transcript_finds_more_of_the_bilabials() -> None:
     """Of those that are doubtful: the network alone leaves out none here, so closures are made less probable."""
-    posteriors = network_posteriors(band_levels(read_spoken()[0]))
+    posteriors, shown = run_network(band_levels(read_spoken()[0]))
     posteriors[:, Viseme.BILABIAL] *= 0.03
     posteriors /= posteriors.sum(1, keepdims=True)
     sure = np.ones(len(posteriors), np.float32)
-    heard, spelled = (VisemeTrack(each, sure) for each in (posteriors, align_transcript(TEXT, posteriors)))
+    heard, spelled = (VisemeTrack(each, sure, shown) for each in (posteriors, align_transcript(TEXT, posteriors)))
     assert recognize_visemes(read_spoken()[0], TEXT).notes == ()
     assert spelled.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
     before, after = (np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (heard, spelled))

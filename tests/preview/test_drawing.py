@@ -45,8 +45,9 @@ def plan(
     strength: float = 1.0,
     jaw: float | None = None,
     tuck: float = 0.0,
+    tongue: float = 0.0,
 ) -> MouthShape:
-    pose = MouthPose(opening, opening if jaw is None else jaw, spread, closure, tuck)
+    pose = MouthPose(opening, opening if jaw is None else jaw, spread, closure, tuck, tongue)
     return plan_shape(marks, REST, 0.7, pose, strength)
 
 
