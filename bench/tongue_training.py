@@ -1,7 +1,7 @@
-"""Teach a network of `bench.viseme_training` which dentals show the tongue: `python -m bench.tongue_training visemes.npz`.
+"""Teach a viseme network which dentals show the tongue: `python -m bench.tongue_training visemes.npz`.
 
 Logistic regression (Cox 1958) on the network's last hidden layer: θ, ð and l against the other dentals of flite's and
-espeak-ng's voices, half of them in noise. Takes a minute on one core; needs no torch. The result goes into the same file.
+espeak-ng's voices, half of them in noise. Takes a minute on one core, needs no torch, and adds the result to the file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ NOISE_DB = (-50.0, -10.0)
 PENALTY, STEPS = 1e-3, 25
 
 
-def hear_dentals(
-    seed: int, left_out: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def hear_dentals(seed: int, left_out: list[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Hidden activity [N, 160] of frames of dentals, and whether each shows the tongue."""
     chance = np.random.default_rng(seed)
     activity, shown = [], []
@@ -49,9 +47,7 @@ def hear_dentals(
     return np.concatenate(activity), np.concatenate(shown)
 
 
-def fit(
-    activity: NDArray[np.float64], shown: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def fit(activity: NDArray[np.float64], shown: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Weights f32 [160] and bias f32 [] by Newton's method; both kinds of dentals weigh the same, and large weights of
     standardized activity are penalized."""
     mean, spread = activity.mean(axis=0), activity.std(axis=0) + 1e-3

@@ -49,6 +49,17 @@ def test_closed_lips_are_found_and_not_elsewhere() -> None:
     assert all(found_in(track, Viseme.LABIODENTAL, of(LABIODENTALS)))
 
 
+def test_the_tongue_is_heard_in_th_and_l_and_not_in_other_dentals() -> None:
+    """docs/visemes.md has the shares over many sentences."""
+    tongue = recognize_visemes(read_spoken()[0]).tongue
+    heard, other = (
+        [tongue[round(100 * a) : round(100 * b)].max() > 0.4 for _, a, b in of(names)]
+        for names in (("th", "dh", "l"), ("t", "d", "n", "s", "z", *BILABIALS, *LABIODENTALS))
+    )
+    assert np.mean(heard) >= 0.7
+    assert np.mean(other) <= 0.15
+
+
 @pytest.mark.parametrize("gain", [0.01, 0.1, 2.0])
 def test_level_does_not_matter(gain: float) -> None:
     speech, _ = read_spoken()
@@ -75,6 +86,7 @@ def test_rows_are_probabilities_of_hundredths_of_seconds() -> None:
         assert track.posteriors.shape == (-(-count // 160), len(Viseme))
         assert track.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
         assert ((track.confidence >= 0) & (track.confidence <= 1)).all()
+        assert ((track.tongue >= 0) & (track.tongue <= track.posteriors[:, Viseme.DENTAL])).all()
     assert recognize_visemes(Waveform(np.zeros(0, np.float32))).posteriors.shape == (0, len(Viseme))
 
 

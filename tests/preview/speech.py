@@ -15,7 +15,13 @@ from retalking_core.types import Waveform
 RATE_HZ = 16_000
 # First three formants (Hz) of an adult voice; gain of the whole sound.
 # l has no sound of its own here: it sounds as a dark vowel.
-FORMANTS = {"l": (360, 1100, 2600), "a": (780, 1250, 2600), "i": (300, 2300, 3000), "u": (320, 800, 2300), "m": (240, 900, 2100)}
+FORMANTS = {
+    "l": (360, 1100, 2600),
+    "a": (780, 1250, 2600),
+    "i": (300, 2300, 3000),
+    "u": (320, 800, 2300),
+    "m": (240, 900, 2100),
+}
 GAINS = {"l": 0.5, "a": 1.0, "i": 0.45, "u": 0.5, "m": 0.18, "s": 0.25, "f": 0.1, " ": 0.0}
 VISEMES = {
     "l": Viseme.DENTAL,

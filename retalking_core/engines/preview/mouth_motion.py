@@ -199,10 +199,10 @@ def _shown_moments(frames: int, frame_s: float, tongues: Track, lips: Track, vow
     """
     centers = (np.arange(frames, dtype=np.float64) + 0.5) * frame_s
     begun, ended = np.sort(lips[:, 0]), np.sort(lips[:, 1]) + PRESS_LAG_S
-    free = np.searchsorted(begun, centers, "right") <= np.searchsorted(ended, centers)
+    apart = np.searchsorted(begun, centers, "right") <= np.searchsorted(ended, centers)
     moments = centers.copy()
     anywhere = np.ones(frames, bool)
-    for middles_s, free in ((tongues.mean(axis=1), free), (vowels_s, free), (lips.mean(axis=1), anywhere)):
+    for middles_s, free in ((tongues.mean(axis=1), apart), (vowels_s, apart), (lips.mean(axis=1), anywhere)):
         places = (middles_s / frame_s).astype(int)
         shown = np.append(free, False)[np.minimum(places, frames)]
         moments[places[shown]] = middles_s[shown]
