@@ -203,7 +203,7 @@ def _recognize(speech: Waveform, transcript: str, report: Report) -> VisemeTrack
     notes: tuple[Note, ...] = ()
     if transcript:
         try:
-            posteriors = align_transcript(transcript, posteriors)
+            posteriors, shown = align_transcript(transcript, posteriors, shown)
         except TranscriptMismatchError as error:
             notes = (Note("transcript_unused", f"The transcript was left out: {error}"),)
     return VisemeTrack(posteriors, _confidence(posteriors), posteriors[:, Viseme.DENTAL] * shown, notes)

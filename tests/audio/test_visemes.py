@@ -198,7 +198,8 @@ def test_a_transcript_finds_more_of_the_bilabials() -> None:
     posteriors[:, Viseme.BILABIAL] *= 0.03
     posteriors /= posteriors.sum(1, keepdims=True)
     sure = np.ones(len(posteriors), np.float32)
-    heard, spelled = (VisemeTrack(each, sure, shown) for each in (posteriors, align_transcript(TEXT, posteriors)))
+    spelled_posteriors, _ = align_transcript(TEXT, posteriors, shown)
+    heard, spelled = (VisemeTrack(each, sure, shown) for each in (posteriors, spelled_posteriors))
     assert recognize_visemes(read_spoken()[0], TEXT).notes == ()
     assert spelled.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
     before, after = (np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (heard, spelled))
@@ -231,11 +232,29 @@ def test_alignment_spells_other_alphabets() -> None:
     blurred[np.arange(len(classes)), classes] = 0.35
     blurred[:, Viseme.DENTAL] += 0.25
     blurred /= blurred.sum(1, keepdims=True)
+    unknown = np.full(len(classes), 0.5, np.float32)
     for text in ("mama tu", "мама ту", "μπάμπα του", "मामा तू", "ぱぱ とう"):
-        aligned = align_transcript(text, blurred)
+        aligned, _ = align_transcript(text, blurred, unknown)
         pressed = aligned[:, Viseme.BILABIAL] > 0.5
         assert pressed[11:17].all(), text
         assert pressed[31:37].all(), text
         assert not pressed[50:58].any(), text
     with pytest.raises(TranscriptMismatchError):
-        align_transcript("mama tu " * 40, blurred)
+        align_transcript("mama tu " * 40, blurred, unknown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        *((text, True) for text in ("mala", "matha", "мала", "μαθα", "μαδα", "माला")),
+        *((text, False) for text in ("mana", "mata", "masa", "мата", "μανα", "माना")),
+    ],
+)
+def test_letters_tell_which_dentals_show_the_tongue(text: str, shows: bool) -> None:
+    """A dental of which the ear cannot tell; other sounds are left as they are."""
+    classes = np.repeat([0, 1, 8, 3, 8, 0], [10, 8, 12, 10, 12, 10])
+    heard = np.full((len(classes), 9), 0.02, np.float32)
+    heard[np.arange(len(classes)), classes] = 0.84
+    _, shown = align_transcript(text, heard, np.full(len(classes), 0.5, np.float32))
+    assert ((shown[31:39] > 0.7) if shows else (shown[31:39] < 0.3)).all()
+    assert (shown[11:17] == 0.5).all()
