@@ -1,7 +1,7 @@
 """Teach a viseme network which dentals show the tongue: `python -m bench.tongue_training visemes.npz`.
 
 Logistic regression (Cox 1958) on the network's last hidden layer: θ, ð and l against the other dentals of flite's and
-espeak-ng's voices, half of them in noise. Takes a minute on one core, needs no torch, and adds the result to the file.
+espeak-ng's voices, half of them in noise. Takes a minute on one core and no torch; the result goes into the file.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def fit(activity: NDArray[np.float64], shown: NDArray[np.bool_]) -> tuple[NDArra
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", type=Path, help="a result of `viseme_training train`; gets two more arrays")
+    parser.add_argument(
+        "network", type=Path, help="a result of `viseme_training train`; two of its arrays are replaced"
+    )
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--leave-out", nargs="*", default=[], metavar="VOICE", help="parts of names of voices")
     arguments = parser.parse_args()
     with np.load(arguments.network, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    untaught = {"kernel_tongue": np.zeros(arrays["kernel_out"].shape[1], np.float32), "bias_tongue": np.float32(0)}
-    np.savez_compressed(arguments.network, **(arrays | untaught))
     visemes.NETWORK_FILE = arguments.network
     kernel, bias = fit(*hear_dentals(arguments.seed, arguments.leave_out))
     np.savez_compressed(arguments.network, **(arrays | {"kernel_tongue": kernel, "bias_tongue": bias}))

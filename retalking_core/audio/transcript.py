@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,8 +88,10 @@ def align_transcript(
     kinds, misfit = _align(transcript, posteriors)
     if misfit > MOST_MISFIT:
         raise TranscriptMismatchError("it does not match what is said")
-    together = posteriors * np.maximum([_weights(kind) for kind in kinds], UNLIKELY).astype(np.float32)
-    odds = np.array([TONGUE_ODDS if kind == _TONGUE else 1 / TONGUE_ODDS if "D" in kind else 1.0 for kind in kinds])
+    different, kind_of = np.unique(kinds, return_inverse=True)
+    together = posteriors * np.maximum(np.array([_weights(kind) for kind in different], np.float32)[kind_of], UNLIKELY)
+    change = [TONGUE_ODDS if kind == _TONGUE else 1 / TONGUE_ODDS if "D" in kind else 1.0 for kind in different]
+    odds = np.array(change)[kind_of]
     shown = (shown * odds / (shown * odds + 1 - shown)).astype(np.float32)
     return together / together.sum(axis=1, keepdims=True), shown
 
@@ -153,7 +154,6 @@ def _romanize(transcript: str) -> str:
     return "".join(found)
 
 
-@lru_cache(maxsize=256)
 def _weights(kind: str) -> list[float]:
     kind = kind.replace(_TONGUE, "D")
     chosen = {letter: 1.0 if k == 0 else float(np.exp(-SECOND_CHOICE)) for k, letter in enumerate(kind)}
