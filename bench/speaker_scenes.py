@@ -34,7 +34,7 @@ Picture = NDArray[np.uint8]
 def still_motion(count: int) -> MouthMotion:
     """Lips that stay shut."""
     nothing = np.zeros(count, np.float32)
-    return MouthMotion(nothing, nothing, nothing, nothing, nothing)
+    return MouthMotion(*[nothing] * 6)
 
 
 def chewing_motion(count: int, seed: int) -> MouthMotion:
@@ -43,7 +43,7 @@ def chewing_motion(count: int, seed: int) -> MouthMotion:
     phase = np.cumsum(2 * np.pi * (1.5 + 0.25 * np.convolve(rng.normal(size=count), np.ones(9) / 3, "same")) / FPS)
     open_now = (0.3 + 0.15 * rng.random()) * np.clip(np.sin(phase), 0, None) ** 2
     nothing = np.zeros(count)
-    tracks = (open_now, 0.5 + 0.4 * np.sin(phase), 0.2 * np.sin(phase / 2), nothing, nothing)
+    tracks = (open_now, 0.5 + 0.4 * np.sin(phase), 0.2 * np.sin(phase / 2), nothing, nothing, nothing)
     return MouthMotion(*(np.asarray(track, np.float32) for track in tracks))
 
 
@@ -51,7 +51,7 @@ def smiling_motion(count: int) -> MouthMotion:
     """A smile that comes, stays and goes, with the lips slightly parted."""
     smile = np.clip(1.5 * np.sin(np.pi * np.arange(count) / count), 0, 1)
     nothing = np.zeros(count)
-    tracks = (0.25 * smile, 0.2 * smile, smile, nothing, nothing)
+    tracks = (0.25 * smile, 0.2 * smile, smile, nothing, nothing, nothing)
     return MouthMotion(*(np.asarray(track, np.float32) for track in tracks))
 
 

@@ -53,6 +53,8 @@ _IPA: dict[str, Viseme] = {
     **dict.fromkeys("ɛəʌɜɚɝɘɵɐɤɯ", E),
     **dict.fromkeys("aɑæɶ", A),
 }
+# Dentals that show the tongue, where ARPAbet and IPA agree or one has no such letter: th, dh, l; θ, ð and laterals.
+_TONGUE_ARPABET, _TONGUE_IPA = frozenset(["th", "dh", "l", "el"]), frozenset("θðlɫɭɬɮ")
 _IPA_VOWELS = frozenset("uʊoɔyʏøœɒɞiɪeɨᵻɛəʌɜɚɝɘɵɐɤɯaɑæɶ")
 _IPA_STOPS = frozenset("pbtdkgɡqɢcɟʈɖɓɗɠʔ")
 _GLIDES = frozenset("jwɥɰ")
@@ -72,6 +74,12 @@ class Phone:
     def is_all(self, viseme: Viseme) -> bool:
         return self.visemes == (viseme,)
 
+    @property
+    def shows_tongue(self) -> bool:
+        """Of flite's and espeak-ng's phones alone: Festival's other languages write other sounds in these letters."""
+        symbol = self.symbol.strip("ˈˌ")
+        return self.is_all(Viseme.DENTAL) and (symbol in _TONGUE_ARPABET or symbol[:1] in _TONGUE_IPA)
+
 
 @dataclass(frozen=True)
 class SpokenText:
@@ -82,13 +90,25 @@ class SpokenText:
 
     def labels(self) -> NDArray[np.int64]:
         """Viseme of each frame of `VISEME_RATE_HZ`, i64 [T]; what no phone covers is silence."""
-        labels = np.zeros(int(np.ceil(self.speech.duration_s * VISEME_RATE_HZ)), np.int64)
-        centers_s = (np.arange(len(labels)) + 0.5) / VISEME_RATE_HZ
+        centers_s = self._centers_s()
+        labels = np.zeros(len(centers_s), np.int64)
         for phone in self.phones:
             edges = np.linspace(phone.start_s, phone.end_s, len(phone.visemes) + 1)
             for viseme, start_s, end_s in zip(phone.visemes, edges[:-1], edges[1:], strict=True):
                 labels[(centers_s >= start_s) & (centers_s < end_s)] = viseme
         return labels
+
+    def tongue(self) -> NDArray[np.bool_]:
+        """Whether a phone that shows the tongue sounds, of each frame of `VISEME_RATE_HZ`, bool [T]."""
+        centers_s = self._centers_s()
+        shown = np.zeros(len(centers_s), bool)
+        for phone in self.phones:
+            shown |= phone.shows_tongue & (centers_s >= phone.start_s) & (centers_s < phone.end_s)
+        return shown
+
+    def _centers_s(self) -> NDArray[np.float64]:
+        count = int(np.ceil(self.speech.duration_s * VISEME_RATE_HZ))
+        return (np.arange(count) + 0.5) / VISEME_RATE_HZ
 
 
 def missing_tools() -> list[str]:

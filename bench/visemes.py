@@ -35,8 +35,8 @@ from retalking_core.audio.visemes import (
     Viseme,
     VisemeTrack,
     band_levels,
-    network_posteriors,
     recognize_visemes,
+    run_network,
 )
 from retalking_core.engines.preview.mouth_motion import plan_mouth_motion
 from retalking_core.types import Timeline, Waveform
@@ -147,13 +147,15 @@ class Heard:
 
 @dataclass
 class Planned:
-    """What the planned mouth does in each sound; openings 0..1, closure and tuck at their largest."""
+    """What the planned mouth does in each sound; openings 0..1, closure, tuck and tongue at their largest."""
 
     bilabial: list[float] = field(default_factory=list)
     closure: list[float] = field(default_factory=list)
     other_closure: list[float] = field(default_factory=list)
     labiodental: list[float] = field(default_factory=list)
     tuck: list[float] = field(default_factory=list)
+    tongue: list[float] = field(default_factory=list)
+    other_tongue: list[float] = field(default_factory=list)
     open_vowel: list[float] = field(default_factory=list)
     rounded: list[float] = field(default_factory=list)
     spread: list[float] = field(default_factory=list)
@@ -194,6 +196,10 @@ def add_planned(planned: Planned, spoken: SpokenText, track: VisemeTrack) -> Non
             planned.tuck.append(float(motion.tuck[inside].max()))
         elif phone.is_vowel and phone.visemes[0] == Viseme.OPEN:
             planned.open_vowel.append(float(motion.opening[hold].max()))
+        if phone.shows_tongue:
+            planned.tongue.append(float(motion.tongue[inside].max()))
+        elif _is_consonant(phone):
+            planned.other_tongue.append(float(motion.tongue[inside].max()))
         _add_vowel(phone, float(motion.spread[inside].mean()), planned.rounded, planned.spread)
 
 
@@ -255,13 +261,14 @@ def print_heard(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> Non
 
 def print_planned(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> None:
     print(
-        "\nPlanned mouth at 25 fps: openings in the hold or within 20 ms of it; closure and tuck above 0.5 in the sound"
+        "\nPlanned mouth at 25 fps: openings in the hold or within 20 ms of it; closure, tuck, tongue above 0.5 in it"
     )
     print(
         "| voice | bilabials at most 0.08 | closure in bilabials | in other consonants "
-        "| f, v at most 0.4 of an open vowel | tuck in f, v | open vowels at least half | AUC |"
+        "| f, v at most 0.4 of an open vowel | tuck in f, v | open vowels at least half | AUC "
+        "| tongue in th, l | in other consonants |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, texts in rows.items():
         planned = Planned()
         for spoken in texts:
@@ -271,23 +278,30 @@ def print_planned(rows: dict[str, list[SpokenText]], recognize: Recognizer) -> N
         toothed = _share([opening <= 0.4 * wide for opening in planned.labiodental])
         opened = _share([opening >= 0.5 * wide for opening in planned.open_vowel])
         auc = area_under_curve(planned.rounded, planned.spread)
-        pressed, other, tucked = (
+        pressed, other, tucked, raised, wrongly = (
             _share([value > 0.5 for value in values])
-            for values in (planned.closure, planned.other_closure, planned.tuck)
+            for values in (
+                planned.closure,
+                planned.other_closure,
+                planned.tuck,
+                planned.tongue,
+                planned.other_tongue,
+            )
         )
-        print(f"| {name} | {shut} | {pressed} | {other} | {toothed} | {tucked} | {opened} | {auc:.3f} |")
+        shares = " | ".join([shut, pressed, other, toothed, tucked, opened, f"{auc:.3f}", raised, wrongly])
+        print(f"| {name} | {shares} |")
 
 
 def recognize_network(speech: Waveform) -> VisemeTrack:
-    posteriors = network_posteriors(band_levels(speech))
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    posteriors, shown = run_network(band_levels(speech))
+    return VisemeTrack(posteriors, posteriors.max(axis=1), posteriors[:, Viseme.DENTAL] * shown)
 
 
 def recognize_pocketsphinx(speech: Waveform) -> VisemeTrack:
     posteriors = phone_visemes(speech)
     if posteriors is None:
         raise SystemExit("PocketSphinx is not installed: pip install pocketsphinx")
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    return VisemeTrack(posteriors, posteriors.max(axis=1), np.zeros(len(posteriors), np.float32))
 
 
 def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
@@ -295,7 +309,7 @@ def spoken_visemes(spoken: SpokenText) -> VisemeTrack:
     labels = spoken.labels()
     posteriors = np.zeros((len(labels), len(Viseme)), np.float32)
     posteriors[np.arange(len(labels)), labels] = 1
-    return VisemeTrack(posteriors, np.ones(len(labels), np.float32))
+    return VisemeTrack(posteriors, np.ones(len(labels), np.float32), spoken.tongue().astype(np.float32))
 
 
 RECOGNIZERS: dict[str, Recognizer] = {

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from retalking_core.audio.phones import VISEME_LETTERS
 
 Posteriors = NDArray[np.float32]
-# Classes that a letter may stand for, likeliest first; a letter may always be silent.
+# Classes that a letter may stand for, likeliest first; a letter may always be silent. L is a dental
+# that shows the tongue.
+_TONGUE = "L"
 _LETTERS = {
     **dict.fromkeys("bpm", "B"),
     "f": "F",
     "v": "FB",
     "w": "RF",
-    **dict.fromkeys("tdnlz", "D"),
+    **dict.fromkeys("tdnz", "D"),
+    "l": _TONGUE,
     "s": "DR",
     "c": "KDR",
     **dict.fromkeys("kqhr", "K"),
@@ -36,14 +39,24 @@ _LETTERS = {
     "o": "RAE",
     "u": "REI",
 }
-_DIGRAPHS = {"ph": "F", "th": "D", "sh": "R", "ch": "RKD", "zh": "R"}
+_DIGRAPHS = {"ph": "F", "th": _TONGUE, "sh": "R", "ch": "RKD", "zh": "R"}
 # Alphabets whose letters have names in Unicode that begin (EM: end) with their sound; of kana, all of the name sounds.
 _SCRIPTS, _SYLLABLES = ("CYRILLIC", "GREEK", "DEVANAGARI"), ("HIRAGANA", "KATAKANA")
 # Names that do not.
 _NAMES = {
     **dict.fromkeys(["sha", "shcha", "zhe", "che"], "R"),
     **dict.fromkeys(["hard", "soft", "sign", "virama", "anusvara", "visarga", "nukta", "candrabindu"], ""),
-    **{"beta": "F", "phi": "F", "fita": "F", "ya": "I", "yu": "R", "io": "R", "yeru": "I"},
+    **{
+        "theta": _TONGUE,
+        "delta": _TONGUE,
+        "beta": "F",
+        "phi": "F",
+        "fita": "F",
+        "ya": "I",
+        "yu": "R",
+        "io": "R",
+        "yeru": "I",
+    },
 }
 _SPECIAL = {"ß": "s", "ł": "w", "ø": "o", "æ": "e", "œ": "o", "ð": "d", "þ": "t", "đ": "d", "ı": "i"}
 _SOUNDS = re.compile("|".join([*_DIGRAPHS, "[a-zA-Z]"]))
@@ -55,6 +68,8 @@ BEAM = 400
 MOST_SILENT = 3
 # Weight of a class that the aligned letter does not allow.
 UNLIKELY = 0.05
+# By how much a letter changes the odds that a dental shows the tongue. th is t in German, and l is silent in "half".
+TONGUE_ODDS = 4.0
 MOST_MISFIT = 0.5
 
 
@@ -62,19 +77,28 @@ class TranscriptMismatchError(ValueError):
     """The transcript cannot be aligned with the speech; the message says why."""
 
 
-def align_transcript(transcript: str, posteriors: Posteriors) -> Posteriors:
-    """Posteriors f32 [T, 9] sharpened by the letters of the transcript.
+def align_transcript(
+    transcript: str, posteriors: Posteriors, shown: NDArray[np.float32]
+) -> tuple[Posteriors, NDArray[np.float32]]:
+    """Posteriors f32 [T, 9] and the probability f32 [T] that a dental shows the tongue, by the letters of the
+    transcript.
 
     Time and memory grow with T times `BEAM`. Raises TranscriptMismatchError.
     """
-    together, misfit = _align(transcript, posteriors)
+    kinds, misfit = _align(transcript, posteriors)
     if misfit > MOST_MISFIT:
         raise TranscriptMismatchError("it does not match what is said")
-    return together
+    different, kind_of = np.unique(kinds, return_inverse=True)
+    together = posteriors * np.maximum(np.array([_weights(kind) for kind in different], np.float32)[kind_of], UNLIKELY)
+    change = [TONGUE_ODDS if kind == _TONGUE else 1 / TONGUE_ODDS if "D" in kind else 1.0 for kind in different]
+    odds = np.array(change)[kind_of]
+    shown = (shown * odds / (shown * odds + 1 - shown)).astype(np.float32)
+    return together / together.sum(axis=1, keepdims=True), shown
 
 
-def _align(transcript: str, posteriors: Posteriors) -> tuple[Posteriors, float]:
-    """Also the misfit: nats a frame by which the letters explain the speech worse than free classes do."""
+def _align(transcript: str, posteriors: Posteriors) -> tuple[list[str], float]:
+    """Kind of the letter that each frame belongs to, and the misfit: nats a frame by which the letters explain the
+    speech worse than free classes do."""
     states = _spell(transcript)
     if len(states) == 1:
         raise TranscriptMismatchError("its script does not spell sounds")
@@ -89,8 +113,7 @@ def _align(transcript: str, posteriors: Posteriors) -> tuple[Posteriors, float]:
     visited = np.zeros(len(states), bool)
     visited[path] = True
     misfit = float((free - emissions[np.arange(len(path)), kind_of[path]]).mean() + skip[~visited].sum() / len(path))
-    together = posteriors * np.maximum(weights[kind_of[path]], UNLIKELY)
-    return together / together.sum(axis=1, keepdims=True), misfit
+    return [states[k][0] for k in path], misfit
 
 
 def _spell(transcript: str) -> list[tuple[str, float]]:
@@ -101,7 +124,7 @@ def _spell(transcript: str) -> list[tuple[str, float]]:
         for sound in _SOUNDS.findall(word):
             kind = sound if sound.isupper() else _DIGRAPHS.get(sound) or _LETTERS[sound]
             # A double consonant is one sound.
-            if len(states) == before or states[-1][0] != kind or kind[0] not in "BFDK":
+            if len(states) == before or states[-1][0] != kind or kind[0] not in "BFDK" + _TONGUE:
                 states.append((kind, SILENT_VOWEL if sound in _VOWELS else SILENT_CONSONANT))
         if len(states) > before:
             states.append(("S", 0.0))
@@ -132,6 +155,7 @@ def _romanize(transcript: str) -> str:
 
 
 def _weights(kind: str) -> list[float]:
+    kind = kind.replace(_TONGUE, "D")
     chosen = {letter: 1.0 if k == 0 else float(np.exp(-SECOND_CHOICE)) for k, letter in enumerate(kind)}
     return [chosen.get(letter, 0.0) for letter in VISEME_LETTERS]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +48,13 @@ class VisemeTrack:
 
     posteriors: f32 [T, 9], at `VISEME_RATE_HZ`; row k covers k/100 to (k+1)/100 s and sums to 1. Columns: `Viseme`.
     confidence: f32 [T], 0 (guessed) .. 1 (sure), of the most probable classes around each row.
+    tongue: f32 [T], probability of a dental that shows the tongue (θ, ð or l); at most the posterior of DENTAL.
     notes: what became of the transcript, where it was not used.
     """
 
     posteriors: NDArray[np.float32]
     confidence: NDArray[np.float32]
+    tongue: NDArray[np.float32]
     notes: tuple[Note, ...] = ()
 
 
@@ -88,9 +89,20 @@ def normalize_levels(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip((heard - mean) / SCALE_DB, -3, 3).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class _Network:
+    """layers: kernel [taps, in, out], bias [out] and dilation of each. kernel [160, 9], bias: of the classes. tongue
+    [160], tongue_bias: among dentals, of those that show the tongue."""
+
+    layers: list[tuple[NDArray[np.float32], NDArray[np.float32], int]]
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    tongue: NDArray[np.float32]
+    tongue_bias: NDArray[np.float32]
+
+
 @lru_cache(maxsize=1)
-def _network() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32], int]], NDArray[np.float32], NDArray[Any]]:
-    """Layers as kernel [taps, in, out], bias and dilation; kernel and bias of the classes."""
+def _network() -> _Network:
     with np.load(NETWORK_FILE, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     dilations = [1, *arrays["dilations"].tolist()]
@@ -98,14 +110,16 @@ def _network() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32], int
         (arrays[f"kernel_{k}"] * arrays[f"scale_{k}"], arrays[f"bias_{k}"], dilation)
         for k, dilation in enumerate(dilations)
     ]
-    return layers, arrays["kernel_out"][0] * arrays["scale_out"], arrays["bias_out"]
+    kernel = arrays["kernel_out"][0] * arrays["scale_out"]
+    return _Network(layers, kernel, arrays["bias_out"], arrays["kernel_tongue"], arrays["bias_tongue"])
 
 
-def network_posteriors(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Posteriors of levels in dB, whose formants are first moved to where the network is surest.
+def run_network(levels: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Posteriors f32 [T, 9] of levels in dB [T, 40], and the probability f32 [T] that a dental, if it is one, shows the
+    tongue.
 
-    Vocal tract length normalization (Lee and Rose 1996): a small head has its formants higher. Tried on the loudest
-    20 s.
+    The formants are first moved to where the network is surest by vocal tract length normalization (Lee and Rose 1996):
+    a small head has its formants higher. Tried on the loudest 20 s.
     """
     begin = 0
     if len(levels) > _TRIAL_FRAMES:
@@ -114,10 +128,14 @@ def network_posteriors(levels: NDArray[np.float32]) -> NDArray[np.float32]:
     trial = levels[begin : begin + _TRIAL_FRAMES]
     sureness = {}
     for factor in WARPS:
-        posteriors = _posteriors(normalize_levels(_warp(trial, factor)))
+        posteriors = _posteriors(hidden_activity(normalize_levels(_warp(trial, factor))))
         sounds = posteriors[:, Viseme.SILENCE] < 0.5
         sureness[factor] = float(posteriors[sounds].max(axis=1).mean()) if sounds.any() else 0.0
-    return _posteriors(normalize_levels(_warp(levels, max(WARPS, key=lambda factor: sureness[factor]))))
+    best = max(WARPS, key=lambda factor: sureness[factor])
+    hidden = hidden_activity(normalize_levels(_warp(levels, best)))
+    network = _network()
+    shown = 1 / (1 + np.exp(-(tiled_matmul(hidden, network.tongue[:, None])[:, 0] + network.tongue_bias)))
+    return _posteriors(hidden), shown.astype(np.float32)
 
 
 def _warp(levels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
@@ -130,14 +148,18 @@ def _warp(levels: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
     return levels[:, below] * (1 - part) + levels[:, below + 1] * part
 
 
-def _posteriors(levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Normalized levels [T, 40] -> probabilities of the classes [T, 9]."""
-    layers, kernel, bias = _network()
+def hidden_activity(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Normalized levels [T, 40] -> what the network's last hidden layer makes of them, f32 [T, 160]."""
     hidden = levels
-    for k, layer in enumerate(layers):
+    for k, layer in enumerate(_network().layers):
         found = np.maximum(_convolve(hidden, *layer), 0)
         hidden = found if k == 0 else hidden + found
-    logits = tiled_matmul(hidden, kernel) + bias
+    return hidden
+
+
+def _posteriors(hidden: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Hidden activity [T, 160] -> probabilities of the classes [T, 9]."""
+    logits = tiled_matmul(hidden, _network().kernel) + _network().bias
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -174,17 +196,17 @@ def _recognize(speech: Waveform, transcript: str, report: Report) -> VisemeTrack
     levels = band_levels(speech)
     if not len(levels) or levels.max() < SILENCE_LEVEL_DB:
         return _silence(len(levels))
-    posteriors = network_posteriors(levels)
+    posteriors, shown = run_network(levels)
     phones = phone_visemes(speech, report)
     if phones is not None:
         posteriors = _fuse(posteriors, phones)
     notes: tuple[Note, ...] = ()
     if transcript:
         try:
-            posteriors = align_transcript(transcript, posteriors)
+            posteriors, shown = align_transcript(transcript, posteriors, shown)
         except TranscriptMismatchError as error:
             notes = (Note("transcript_unused", f"The transcript was left out: {error}"),)
-    return VisemeTrack(posteriors, _confidence(posteriors), notes)
+    return VisemeTrack(posteriors, _confidence(posteriors), posteriors[:, Viseme.DENTAL] * shown, notes)
 
 
 def _fuse(posteriors: NDArray[np.float32], phones: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -213,7 +235,7 @@ def _confidence(posteriors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _silence(count: int) -> VisemeTrack:
     posteriors = np.zeros((count, len(Viseme)), np.float32)
     posteriors[:, Viseme.SILENCE] = 1
-    return VisemeTrack(posteriors, np.ones(count, np.float32))
+    return VisemeTrack(posteriors, np.ones(count, np.float32), np.zeros(count, np.float32))
 
 
 def bilabial_holds(track: VisemeTrack, least_confidence: float = 0.5) -> list[tuple[float, float]]:

@@ -17,8 +17,8 @@ from retalking_core.audio.visemes import (
     VisemeTrack,
     band_levels,
     bilabial_holds,
-    network_posteriors,
     recognize_visemes,
+    run_network,
 )
 from retalking_core.media.limits import DEFAULT_LIMITS
 from retalking_core.media.speech import load_waveform
@@ -49,6 +49,17 @@ def test_closed_lips_are_found_and_not_elsewhere() -> None:
     assert all(found_in(track, Viseme.LABIODENTAL, of(LABIODENTALS)))
 
 
+def test_the_tongue_is_heard_in_th_and_l_and_not_in_other_dentals() -> None:
+    """docs/visemes.md has the shares over many sentences."""
+    tongue = recognize_visemes(read_spoken()[0]).tongue
+    heard, other = (
+        [tongue[round(100 * a) : round(100 * b)].max() > 0.4 for _, a, b in of(names)]
+        for names in (("th", "dh", "l"), ("t", "d", "n", "s", "z", *BILABIALS, *LABIODENTALS))
+    )
+    assert np.mean(heard) >= 0.7
+    assert np.mean(other) <= 0.15
+
+
 @pytest.mark.parametrize("gain", [0.01, 0.1, 2.0])
 def test_level_does_not_matter(gain: float) -> None:
     speech, _ = read_spoken()
@@ -75,6 +86,7 @@ def test_rows_are_probabilities_of_hundredths_of_seconds() -> None:
         assert track.posteriors.shape == (-(-count // 160), len(Viseme))
         assert track.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
         assert ((track.confidence >= 0) & (track.confidence <= 1)).all()
+        assert ((track.tongue >= 0) & (track.tongue <= track.posteriors[:, Viseme.DENTAL])).all()
     assert recognize_visemes(Waveform(np.zeros(0, np.float32))).posteriors.shape == (0, len(Viseme))
 
 
@@ -104,7 +116,7 @@ def test_without_pocketsphinx_the_network_hears_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr("retalking_core.audio.phones.find_spec", lambda _: None)
     recognize_visemes(Waveform(speech.samples[:16_000]))  # its answer is kept instead
     alone = recognize_visemes(speech)
-    assert np.array_equal(alone.posteriors, network_posteriors(band_levels(speech)))
+    assert np.array_equal(alone.posteriors, run_network(band_levels(speech))[0])
     # PocketSphinx makes the network surer of these sounds.
     sureness = []
     for track in (alone, both):
@@ -182,11 +194,12 @@ def test_real_speech_closes_its_bilabials() -> None:
 
 def test_a_transcript_finds_more_of_the_bilabials() -> None:
     """Of those that are doubtful: the network alone leaves out none here, so closures are made less probable."""
-    posteriors = network_posteriors(band_levels(read_spoken()[0]))
+    posteriors, shown = run_network(band_levels(read_spoken()[0]))
     posteriors[:, Viseme.BILABIAL] *= 0.03
     posteriors /= posteriors.sum(1, keepdims=True)
     sure = np.ones(len(posteriors), np.float32)
-    heard, spelled = (VisemeTrack(each, sure) for each in (posteriors, align_transcript(TEXT, posteriors)))
+    spelled_posteriors, _ = align_transcript(TEXT, posteriors, shown)
+    heard, spelled = (VisemeTrack(each, sure, shown) for each in (posteriors, spelled_posteriors))
     assert recognize_visemes(read_spoken()[0], TEXT).notes == ()
     assert spelled.posteriors.sum(1) == pytest.approx(1, abs=1e-4)
     before, after = (np.mean(found_in(track, Viseme.BILABIAL, of(BILABIALS))) for track in (heard, spelled))
@@ -219,11 +232,29 @@ def test_alignment_spells_other_alphabets() -> None:
     blurred[np.arange(len(classes)), classes] = 0.35
     blurred[:, Viseme.DENTAL] += 0.25
     blurred /= blurred.sum(1, keepdims=True)
+    unknown = np.full(len(classes), 0.5, np.float32)
     for text in ("mama tu", "мама ту", "μπάμπα του", "मामा तू", "ぱぱ とう"):
-        aligned = align_transcript(text, blurred)
+        aligned, _ = align_transcript(text, blurred, unknown)
         pressed = aligned[:, Viseme.BILABIAL] > 0.5
         assert pressed[11:17].all(), text
         assert pressed[31:37].all(), text
         assert not pressed[50:58].any(), text
     with pytest.raises(TranscriptMismatchError):
-        align_transcript("mama tu " * 40, blurred)
+        align_transcript("mama tu " * 40, blurred, unknown)
+
+
+@pytest.mark.parametrize(
+    ("text", "shows"),
+    [
+        *((text, True) for text in ("mala", "matha", "мала", "μαθα", "μαδα", "माला")),
+        *((text, False) for text in ("mana", "mata", "masa", "мата", "μανα", "माना")),
+    ],
+)
+def test_letters_tell_which_dentals_show_the_tongue(text: str, shows: bool) -> None:
+    """A dental of which the ear cannot tell; other sounds are left as they are."""
+    classes = np.repeat([0, 1, 8, 3, 8, 0], [10, 8, 12, 10, 12, 10])
+    heard = np.full((len(classes), 9), 0.02, np.float32)
+    heard[np.arange(len(classes)), classes] = 0.84
+    _, shown = align_transcript(text, heard, np.full(len(classes), 0.5, np.float32))
+    assert ((shown[31:39] > 0.7) if shows else (shown[31:39] < 0.3)).all()
+    assert (shown[11:17] == 0.5).all()

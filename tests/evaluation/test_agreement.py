@@ -29,7 +29,7 @@ def track_with(holds_s: list[tuple[float, float]], seconds: float = 4.0, sure: f
         labels[round(100 * start_s) : round(100 * end_s)] = Viseme.BILABIAL
     posteriors = np.full((len(labels), len(Viseme)), (1 - sure) / 8, np.float32)
     posteriors[np.arange(len(labels)), labels] = sure
-    return VisemeTrack(posteriors, posteriors.max(axis=1))
+    return VisemeTrack(posteriors, posteriors.max(axis=1), np.zeros(len(posteriors), np.float32))
 
 
 HOLDS_S = [(0.5, 0.58), (1.2, 1.28), (2.0, 2.08), (3.0, 3.08)]
@@ -71,7 +71,8 @@ def test_too_few_or_unclear_bilabials_say_why() -> None:
     vowels = unclear.posteriors[:, Viseme.OPEN] > 0.5
     unclear.posteriors[vowels] = 0.1
     unclear.posteriors[vowels, Viseme.OPEN] = 0.2
-    assert "unclear" in measure_agreement(gap, FPS, VisemeTrack(unclear.posteriors, unclear.posteriors.max(axis=1)))
+    unsure = VisemeTrack(unclear.posteriors, unclear.posteriors.max(axis=1), unclear.tongue)
+    assert "unclear" in measure_agreement(gap, FPS, unsure)
 
 
 def test_a_file_without_a_face_or_without_speech_has_a_reason(tmp_path: Path) -> None:

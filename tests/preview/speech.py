@@ -14,9 +14,17 @@ from retalking_core.types import Waveform
 
 RATE_HZ = 16_000
 # First three formants (Hz) of an adult voice; gain of the whole sound.
-FORMANTS = {"a": (780, 1250, 2600), "i": (300, 2300, 3000), "u": (320, 800, 2300), "m": (240, 900, 2100)}
-GAINS = {"a": 1.0, "i": 0.45, "u": 0.5, "m": 0.18, "s": 0.25, "f": 0.1, " ": 0.0}
+# l has no sound of its own here: it sounds as a dark vowel.
+FORMANTS = {
+    "l": (360, 1100, 2600),
+    "a": (780, 1250, 2600),
+    "i": (300, 2300, 3000),
+    "u": (320, 800, 2300),
+    "m": (240, 900, 2100),
+}
+GAINS = {"l": 0.5, "a": 1.0, "i": 0.45, "u": 0.5, "m": 0.18, "s": 0.25, "f": 0.1, " ": 0.0}
 VISEMES = {
+    "l": Viseme.DENTAL,
     "a": Viseme.OPEN,
     "i": Viseme.SPREAD,
     "u": Viseme.ROUNDED,
@@ -28,7 +36,7 @@ VISEMES = {
 
 
 def make_sound(score: Sequence[tuple[str, float]], seed: int = 3) -> Waveform:
-    """Sounds (a, i, u, m, s, f or space for silence) with their lengths in seconds."""
+    """Sounds (a, i, u, l, m, s, f or space for silence) with their lengths in seconds."""
     pieces = [_one_sound(sound, seconds, seed + k) for k, (sound, seconds) in enumerate(score)]
     samples = np.concatenate(pieces)
     return Waveform((0.5 * samples / max(float(np.abs(samples).max()), 1e-6)).astype(np.float32))
@@ -40,7 +48,10 @@ def recognized(score: Sequence[tuple[str, float]], confidence: float = 1.0) -> V
     posteriors = np.full((ends[-1], len(Viseme)), 0.01, np.float32)
     for (sound, _), start, end in zip(score, [0, *ends], ends, strict=False):
         posteriors[start:end, VISEMES[sound]] = 0.92
-    return VisemeTrack(posteriors, np.full(len(posteriors), confidence, np.float32))
+    tongue = np.zeros(len(posteriors), np.float32)
+    for (sound, _), start, end in zip(score, [0, *ends], ends, strict=False):
+        tongue[start:end] = 0.9 if sound == "l" else 0.0
+    return VisemeTrack(posteriors, np.full(len(posteriors), confidence, np.float32), tongue)
 
 
 def talk(seconds: float) -> Waveform:

@@ -101,6 +101,44 @@ def test_f_brings_the_lower_lip_to_the_teeth() -> None:
     assert motion.tuck[16:].max() < 0.1, "no other consonant does"
 
 
+def test_the_tongue_is_seen_at_l_for_as_long_as_people_show_it() -> None:
+    motion = plan([("a", 0.4), ("l", 0.06), ("a", 0.4), ("s", 0.1), ("i", 0.3), (" ", 0.3)])
+    assert motion.tongue[40:46].min() > 0.9
+    seen_s = (motion.tongue > 0.5).sum() / 100
+    assert 0.06 <= seen_s <= 0.12
+    assert 0.1 < at(motion.tongue, 0.38) < 0.9, "it leaves ahead of the sound"
+    assert max(motion.tongue[:34].max(), motion.tongue[53:].max()) == 0, "vowels, hiss and silence"
+    assert np.abs(np.diff(motion.tongue)).max() <= 0.35
+
+
+@pytest.mark.parametrize("fps", RATES)
+def test_every_l_shows_the_tongue_in_some_frame_at_any_frame_rate(fps: float) -> None:
+    motion = plan([(" ", 0.2), *[("a", 0.213), ("l", 0.05)] * 12, ("a", 0.2)], fps)
+    centers_s = (np.arange(len(motion.tongue)) + 0.5) / fps
+    for k in range(12):
+        near = np.abs(centers_s - 0.2 - 0.263 * k - 0.238) <= 0.025 + 0.5 / fps
+        assert motion.tongue[near].max() > 0.9, k
+    assert motion.closure.max() < 0.1
+
+
+def test_lips_that_meet_hide_the_tongue() -> None:
+    motion = plan([("a", 0.3), ("l", 0.06), ("m", 0.08), ("l", 0.06), ("a", 0.3), ("f", 0.09), ("l", 0.06), ("a", 0.3)])
+    for hidden in (slice(36, 44), slice(81, 89)):
+        assert motion.tongue[hidden].max() == 0
+    assert motion.opening[36:44].max() == 0
+    assert motion.tuck[81:89].min() == 1
+    assert motion.tongue[44:50].max() > 0.5
+
+
+def test_a_frame_shows_a_closure_or_a_short_vowel_rather_than_the_tongue() -> None:
+    """Beside l as elsewhere, what the lips do counts first."""
+    with_l = plan([("a", 0.3), *[("m", 0.05), ("l", 0.05), ("a", 0.06)] * 8, ("a", 0.2)], 25.0)
+    centers_s = (np.arange(len(with_l.opening)) + 0.5) / 25
+    for k in range(8):
+        near = np.abs(centers_s - 0.3 - 0.16 * k - 0.025) <= 0.045
+        assert with_l.opening[near].min() == 0, k
+
+
 def test_rounding_reaches_ahead() -> None:
     motion = plan([("a", 0.3), ("s", 0.3), ("u", 0.2), ("i", 0.3)])
     assert at(motion.spread, 0.65) < -0.8
@@ -140,22 +178,22 @@ def test_music_without_speech_leaves_the_mouth_shut(sound: str) -> None:
     motion = plan([(" ", 0.2 * len(sound))], sound=music)
     assert motion.opening.max() < 0.02
     assert np.abs(motion.spread).max() < 0.05
-    assert motion.tuck.max() == motion.closure.max() == 0
+    assert motion.tuck.max() == motion.closure.max() == motion.tongue.max() == 0
 
 
 def test_no_sound_keeps_the_mouth_closed_whatever_was_recognized() -> None:
-    score = [("a", 0.5), ("u", 0.5)]
+    score = [("a", 0.5), ("l", 0.1), ("u", 0.4)]
     motion = plan(score, sound=Waveform(np.zeros(16_000, np.float32)))
-    assert motion.opening.max() == motion.jaw.max() == np.abs(motion.spread).max() == 0
+    assert motion.opening.max() == motion.jaw.max() == np.abs(motion.spread).max() == motion.tongue.max() == 0
 
 
 def test_doubt_falls_back_to_the_sound() -> None:
     """Wrong visemes without confidence change nothing; with half of it they pull half the way."""
     sound = make_sound([("a", 0.4), ("m", 0.08), ("a", 0.4), (" ", 0.2)])
-    wrong = [("u", 0.96)]
+    wrong = [("u", 0.56), ("l", 0.1), ("u", 0.3)]
     timeline = Timeline(np.arange(96), Fraction(100))
     alone = plan_mouth_motion(sound, timeline, recognized(wrong, 0.0))
-    for track in ("opening", "jaw", "spread", "closure", "tuck"):
+    for track in ("opening", "jaw", "spread", "closure", "tuck", "tongue"):
         doubted = getattr(plan_mouth_motion(sound, timeline, recognized(wrong, 0.1)), track)
         assert np.abs(doubted - getattr(alone, track)).max() < 1e-3, track
     none, half, full = (plan(wrong, 100.0, confidence, sound).spread[20:30].mean() for confidence in (0.1, 0.43, 0.9))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from retalking_core.engines.preview.mouth_motion import MouthPose
 from retalking_core.engines.preview.mouth_render import (
     MouthInterior,
     draw_mouth,
+    edge_px,
     paint_interior,
     rank_open_frames,
     sharpest,
@@ -17,7 +20,13 @@ from retalking_core.engines.preview.mouth_render import (
     take_interior,
 )
 from retalking_core.engines.preview.mouth_shape import MouthRest, MouthShape, face_axes, learn_rest, plan_shape
-from retalking_core.engines.preview.mouth_warp import mouth_curves, region_box, smooth_curve, solve_field
+from retalking_core.engines.preview.mouth_warp import (
+    mouth_curves,
+    reach_of,
+    region_box,
+    smooth_curve,
+    solve_field,
+)
 from retalking_core.faces.dlib_tracker import DlibFaceTracker
 from retalking_core.faces.landmarks import inner_gap
 from retalking_core.faces.track import TrackRequest
@@ -45,8 +54,9 @@ def plan(
     strength: float = 1.0,
     jaw: float | None = None,
     tuck: float = 0.0,
+    tongue: float = 0.0,
 ) -> MouthShape:
-    pose = MouthPose(opening, opening if jaw is None else jaw, spread, closure, tuck)
+    pose = MouthPose(opening, opening if jaw is None else jaw, spread, closure, tuck, tongue)
     return plan_shape(marks, REST, 0.7, pose, strength)
 
 
@@ -171,6 +181,60 @@ def test_f_shows_the_upper_teeth_on_the_lower_lip(subject: tuple) -> None:
         lower.append(float(shape.after[66] @ shape.down))
     assert seen[1] > seen[0] + 30
     assert lower[1] < lower[0] - 0.01 * shape.scale
+
+
+@pytest.mark.parametrize("opening", [0.6, 0.9])
+@pytest.mark.parametrize("painted", [False, True])
+def test_a_raised_tongue_has_its_color_and_stays_between_the_lips(
+    subject: tuple, painted: bool, opening: float
+) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    interior = paint_interior(frame, marks, 16) if painted else take_interior(frame, marks, face_axes(marks)[1], 16)
+    shapes = [plan(marks, opening, tongue=tongue) for tongue in (0.0, 1.0)]
+    (without, _), (raised, _) = (draw(frame, shape, interior) for shape in shapes)
+    changed = raised.y != without.y
+    curves = mouth_curves(shapes[1].after, shapes[1].gaps, reach=reach_of(shapes[1]))
+    ys, xs = np.nonzero(changed)
+    along, down = curves.coordinates(xs.astype(np.float32), ys.astype(np.float32))
+    middle, half_gap = curves.at(along.astype(np.float32))
+    assert changed.sum() > 0.15 * 2 * curves.half_gap.mean() * 2 * curves.half_width
+    assert (np.abs(down - middle) - half_gap).max() <= edge_px(shapes[1].scale)
+    assert np.abs(along).max() <= 0.8 * curves.half_width
+    x, y = (0.25 * shapes[1].after[62] + 0.75 * shapes[1].after[66]).astype(int)
+    chroma = np.s_[y // 2 - 1 : y // 2 + 1, x // 2 - 3 : x // 2 + 4]
+    color = np.array([plane[chroma].mean() for plane in (raised.u, raised.v)])
+    assert np.abs(color - interior.tongue[1:]).max() <= 5
+    lip = drawn_light(raised, shapes[1].after[57])
+    assert 0.35 * lip < drawn_light(raised, np.array([x, y])) < lip, "neither a hole nor a lamp"
+
+
+def drawn_light(frame: Frame, place: np.ndarray) -> float:
+    x, y = place.astype(int)
+    return float(frame.y[y - 1 : y + 2, x - 3 : x + 4].mean()) - 16
+
+
+def test_a_tongue_at_rest_changes_no_pixel(subject: tuple) -> None:
+    """Neither its color nor a strength of zero shows."""
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    interior = take_interior(frame, marks, face_axes(marks)[1], 16)
+    other = replace(interior, tongue=np.array([235, 40, 240], np.float32))
+    plain, _ = draw(frame, plan(marks, 0.7), interior)
+    for tongue, strength in ((0.0, 1.0), (1.0, 0.0)):
+        drawn, _ = draw(frame, plan(marks, 0.7, tongue=tongue, strength=strength), other)
+        expected = plain if strength else draw(frame, plan(marks, 0.7, strength=0.0), interior)[0]
+        for new, old in ((drawn.y, expected.y), (drawn.u, expected.u), (drawn.v, expected.v)):
+            assert (new == old).all()
+
+
+def test_the_tongue_rises_without_a_jump(subject: tuple) -> None:
+    frame, track, _ = subject
+    marks = track.landmarks[0]
+    interior = take_interior(frame, marks, face_axes(marks)[1], 16)
+    seen = [draw(frame, plan(marks, 0.7, tongue=t), interior)[0].y.astype(int) for t in np.linspace(0, 1, 11)]
+    steps = np.abs(np.diff(seen, axis=0)).sum(axis=(1, 2))
+    assert steps.max() < 0.4 * np.abs(seen[-1] - seen[0]).sum()
 
 
 def test_a_mouth_is_shut_up_to_its_corners() -> None:

@@ -92,4 +92,4 @@ def test_mouth_is_neither_late_nor_early() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
-        MouthMotion(*(np.zeros(count, np.float32) for count in (3, 4, 3, 3, 3)))
+        MouthMotion(*(np.zeros(count, np.float32) for count in (3, 4, 3, 3, 3, 3)))

@@ -58,6 +58,8 @@ ACOUSTIC_SHARE = 0.7
 JAW_RISE = 0.35
 # Confidence up to which the sound alone drives the mouth, and from which the visemes alone do.
 DOUBTFUL, SURE = 0.25, 0.6
+# Opening from which a raised tongue is seen, and from which it is seen whole.
+TONGUE_HIDDEN, TONGUE_SEEN = 0.08, 0.2
 # Openings a second. 1 is about 17 mm, and lips reach 250 to 300 mm/s in fast speech (Löfqvist and Gracco 1997).
 CLOSING_SPEED, OPENING_SPEED = 17.0, 14.0
 
@@ -73,6 +75,7 @@ class MouthPose:
     spread: float
     closure: float
     tuck: float
+    tongue: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class MouthMotion:
     spread: -1 rounded .. 1 wide.
     closure: 0 .. 1 lips pressed together.
     tuck: 0 .. 1 lower lip at the edge of the upper teeth.
+    tongue: 0 .. 1 tip of the tongue at the upper teeth, as for th and l.
     """
 
     opening: NDArray[np.float32]
@@ -91,10 +95,11 @@ class MouthMotion:
     spread: NDArray[np.float32]
     closure: NDArray[np.float32]
     tuck: NDArray[np.float32]
+    tongue: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         if len({track.shape for track in astuple(self)}) != 1 or self.opening.ndim != 1:
-            raise ValueError("opening, jaw, spread, closure and tuck must be vectors of one length")
+            raise ValueError("the tracks of a motion must be vectors of one length")
 
     def pose(self, frame: int) -> MouthPose:
         """Of one output frame."""
@@ -105,10 +110,13 @@ def plan_mouth_motion(speech: Waveform, timeline: Timeline, visemes: VisemeTrack
     """The motion for every frame of a timeline; closed wherever there is no speech. visemes: of this speech."""
     frame_s = 1 / float(timeline.fps)
     sound, trust = analyze_sound(speech), _trust(visemes)
-    bilabials, labiodentals = (_holds(visemes, held, trust) for held in (Viseme.BILABIAL, Viseme.LABIODENTAL))
+    tongues, bilabials, labiodentals = (
+        _holds(probable, trust)
+        for probable in (visemes.tongue, *visemes.posteriors.T[[Viseme.BILABIAL, Viseme.LABIODENTAL]])
+    )
     vowels_s = _short_vowels(visemes, trust)
-    holds = np.concatenate([labiodentals, bilabials])
-    times_s = _shown_moments(len(timeline.source_index), frame_s, holds, vowels_s)
+    lips = np.concatenate([labiodentals, bilabials])
+    times_s = _shown_moments(len(timeline.source_index), frame_s, tongues, lips, vowels_s)
     opening, spread, closure, loudness = (
         _sample(track, MEL_RATE_HZ, times_s + ACOUSTIC_LEAD_S, frame_s)
         for track in (sound.opening, sound.spread, sound.closure, sound.loudness)
@@ -130,7 +138,10 @@ def plan_mouth_motion(speech: Waveform, timeline: Timeline, visemes: VisemeTrack
     opening = _limit_speed(_mix(opening, TUCK_OPENING, tuck) * (1 - shut), frame_s)
     spread = np.clip(_mix(spread, spoken_spread * heard, weight), -1, 1)
     closure = np.clip(np.maximum(closure * (1 - weight), pressed), 0, 1)
-    return MouthMotion(*(track.astype(np.float32) for track in (opening, jaw, spread, closure, tuck)))
+    # Lips hide a tongue that they touch, and what is not heard is not spoken.
+    room = smoothstep(np.clip((opening - TONGUE_HIDDEN) / (TONGUE_SEEN - TONGUE_HIDDEN), 0, 1))
+    tongue = _hold(tongues, vowels_s, times_s)[0] * heard * room * (1 - np.maximum(shut, tuck))
+    return MouthMotion(*(track.astype(np.float32) for track in (opening, jaw, spread, closure, tuck, tongue)))
 
 
 def _coarticulate(posteriors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -167,9 +178,9 @@ def _runs(sounding: NDArray[np.bool_]) -> Track:
     return edges[edges[:, 1] - edges[:, 0] > LEAST_RUN_S - 1e-6]
 
 
-def _holds(visemes: VisemeTrack, viseme: Viseme, trust: Track) -> Track:
-    """Where a viseme is held: start and end in seconds, f64 [H, 2]."""
-    return _runs((visemes.posteriors[:, viseme] >= HELD) & (trust >= TRUSTED))
+def _holds(probable: NDArray[np.float32], trust: Track) -> Track:
+    """Where a sound with this probability [T] is held: start and end in seconds, f64 [H, 2]."""
+    return _runs((probable >= HELD) & (trust >= TRUSTED))
 
 
 def _short_vowels(visemes: VisemeTrack, trust: Track) -> Track:
@@ -179,18 +190,19 @@ def _short_vowels(visemes: VisemeTrack, trust: Track) -> Track:
     return runs[runs[:, 1] - runs[:, 0] < SHORT_VOWEL_S + 1e-6].mean(axis=1)
 
 
-def _shown_moments(frames: int, frame_s: float, holds: Track, vowels_s: Track) -> Track:
-    """The moment that each output frame shows, in seconds, f64 [M]: the middle of a hold or of a short vowel within the
-    frame, or else the frame's center.
+def _shown_moments(frames: int, frame_s: float, tongues: Track, lips: Track, vowels_s: Track) -> Track:
+    """The moment that each output frame shows, in seconds, f64 [M]: the middle of a hold of the lips, of a short vowel,
+    or of a hold of the tongue within the frame, in this order, or else the frame's center.
 
     A viewer sees frames, not curves: at 25 a second, a sound of 20 to 60 ms may fall between two centers. Of two holds
-    in one frame the last of the list is shown, and a frame whose center is held shows no vowel.
+    of the lips in one frame the last of the list is shown, and a frame whose center they hold shows nothing else.
     """
     centers = (np.arange(frames, dtype=np.float64) + 0.5) * frame_s
-    begun, ended = np.sort(holds[:, 0]), np.sort(holds[:, 1]) + PRESS_LAG_S
-    held = np.searchsorted(begun, centers, "right") > np.searchsorted(ended, centers)
+    begun, ended = np.sort(lips[:, 0]), np.sort(lips[:, 1]) + PRESS_LAG_S
+    apart = np.searchsorted(begun, centers, "right") <= np.searchsorted(ended, centers)
     moments = centers.copy()
-    for middles_s, free in ((vowels_s, ~held), (holds.mean(axis=1), np.ones(frames, bool))):
+    anywhere = np.ones(frames, bool)
+    for middles_s, free in ((tongues.mean(axis=1), apart), (vowels_s, apart), (lips.mean(axis=1), anywhere)):
         places = (middles_s / frame_s).astype(int)
         shown = np.append(free, False)[np.minimum(places, frames)]
         moments[places[shown]] = middles_s[shown]

@@ -43,12 +43,14 @@ class MouthInterior:
     """The inside of a mouth, flattened: rows from the upper to the lower lip, columns from corner to corner.
 
     yuv: f32 [rows, columns, 3], 8-bit levels. half_width, gaps (f32 [columns]): its size, in units of the face scale.
-    light: mean luma of the skin around it, above black. drawn: painted, not taken from the clip.
+    tongue: f32 [3], color of the tongue where it is in front, 8-bit levels. light: mean luma of the skin around it,
+    above black. drawn: painted, not taken from the clip.
     """
 
     yuv: NDArray[np.float32]
     half_width: float
     gaps: NDArray[np.float32]
+    tongue: NDArray[np.float32]
     light: float
     drawn: bool
 
@@ -98,7 +100,21 @@ def take_interior(frame: Frame, marks: Points, down: NDArray[np.float32], black:
     chroma = cv2.merge([frame.u, frame.v])
     chroma = cv2.remap(chroma, (x - 0.5) / 2, (y - 0.5) / 2, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     yuv = _centered(np.dstack([luma, chroma]).astype(np.float32))
-    return MouthInterior(yuv, curves.half_width / scale, columns / scale, skin_light(frame, marks, black), False)
+    tongue = _tongue_color(yuv, _lower_lip_color(frame, marks), black)
+    return MouthInterior(
+        yuv, curves.half_width / scale, columns / scale, tongue, skin_light(frame, marks, black), False
+    )
+
+
+def _tongue_color(yuv: NDArray[np.float32], lip: NDArray[np.float64], black: float) -> NDArray[np.float32]:
+    """Of the tongue in a flattened mouth, or, where none is seen there, of the lower lip; always less bright than the
+    lip, and never as dark as a tongue deep in the mouth."""
+    low = yuv[TEXTURE_ROWS // 2 : -TEXTURE_ROWS // 16, TEXTURE_COLUMNS // 4 : -TEXTURE_COLUMNS // 4].reshape(-1, 3)
+    light, redness = (low[:, 0] - black) / max(lip[0] - black, 1.0), (low[:, 2] - 128) / max(lip[2] - 128, 1.0)
+    is_tongue = (redness > 0.5) & (light > 0.4) & (light < 1.2)
+    color = low[is_tongue].mean(axis=0) if is_tongue.mean() > TONGUE_VISIBLE else lip
+    darkest, brightest = (black + share * (lip[0] - black) for share in TONGUE_LIGHT)
+    return np.array([np.clip(color[0], darkest, brightest), *color[1:]], np.float32)
 
 
 def _centered(yuv: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,7 +144,7 @@ def _flat_places(curves: MouthCurves) -> tuple[NDArray[np.float32], NDArray[np.f
 def paint_interior(frame: Frame, marks: Points, black: float) -> MouthInterior:
     """A mouth for a clip that never shows one: dark cavity, upper teeth, a tongue, in the light of the face."""
     light = skin_light(frame, marks, black)
-    lip = _mean_yuv(frame, np.concatenate([marks[56:59], marks[65:68]]))
+    lip = _lower_lip_color(frame, marks)
     t, u = np.meshgrid(np.linspace(0, 1, TEXTURE_ROWS), np.linspace(-1, 1, TEXTURE_COLUMNS), indexing="ij")
     # As dark as the darkest parts of the face (pupils, nostrils): a hazy clip has no black, and so has its mouth.
     dark = max(_darkest(frame, marks), black + 0.14 * light)
@@ -144,7 +160,8 @@ def paint_interior(frame: Frame, marks: Points, black: float) -> MouthInterior:
     enamel = np.stack([black + 1.1 * light * shade * groove, np.full_like(t, 124), np.full_like(t, 131)], axis=2)
     _mix(yuv, 0.88 * teeth, enamel)
     yuv = cv2.GaussianBlur(yuv.astype(np.float32), (0, 0), 1.2)
-    return MouthInterior(yuv, 0.29, (0.19 * (1 - u[0] ** 2) ** 0.7).astype(np.float32), light, True)
+    gaps = (0.19 * (1 - u[0] ** 2) ** 0.7).astype(np.float32)
+    return MouthInterior(yuv, 0.29, gaps, _tongue_color(yuv, lip, black), light, True)
 
 
 def _darkest(frame: Frame, marks: Points) -> float:
@@ -162,6 +179,10 @@ def _bump(x: NDArray[Any]) -> NDArray[Any]:
     return np.clip(1 - x * x, 0, 1) ** 1.5
 
 
+def _lower_lip_color(frame: Frame, marks: Points) -> NDArray[np.float64]:
+    return _mean_yuv(frame, np.concatenate([marks[56:59], marks[65:68]]))
+
+
 def _mean_yuv(frame: Frame, points: NDArray[np.float32]) -> NDArray[np.float64]:
     height, width = frame.y.shape
     x = np.clip(points[:, 0].astype(int), 0, width - 1)
@@ -173,6 +194,14 @@ Plane = NDArray[np.uint8]
 # Gap (face scales) from which the inside of the mouth becomes visible; it is fully visible at twice this gap.
 SLIT, SLIT_SHADE = 0.028, 0.6
 LEAST_GAP_PX = 0.3
+# Share of the lower half of a flattened mouth that must look like tongue. Least and most light of a tongue in front, of
+# the lower lip's.
+TONGUE_VISIBLE, TONGUE_LIGHT = 0.2, (0.68, 0.85)
+# Raised, the tip of the tongue ends at the edge of the upper teeth: this far below the upper lip (face scales), within
+# these shares of the gap.
+TEETH_LENGTH, TIP_HIGHEST, TIP_LOWEST = 0.07, 0.38, 0.62
+# Half width of the tip: of the mouth's half width, and in face scales at most.
+TIP_WIDTH, TIP_WIDEST = 0.6, 0.17
 
 
 def edge_px(scale: float) -> float:
@@ -200,6 +229,8 @@ def draw_interior(
     # A tongue that was bright in a wide-open mouth lies deeper in the dark of a smaller one.
     lit *= 1 - 0.5 * ease(depth / np.maximum(gap, 1e-3)) * np.clip(1 - gap / (interior.gaps.max() * scale), 0, 1)
     lit += tuck * np.maximum(0.9 - lit, 0)
+    if shape.tongue > 0:
+        _raise_tongue(yuv, lit, patch, interior.tongue, scale, shape.tongue)
     bright = black + (yuv[..., 0] - black) * lit * (light / interior.light)
     # A narrow slit shows no detail: it is the lips' own color in shadow, and becomes a mouth as it widens; except at f
     # and v, where the teeth are right behind it.
@@ -212,6 +243,33 @@ def draw_interior(
     share = cv2.resize(alpha, size, interpolation=cv2.INTER_AREA) * cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
     color = cv2.resize(yuv, size, interpolation=cv2.INTER_AREA)[..., 1:]
     chroma[...] = np.clip(chroma + (color - chroma) * share[..., None] + 0.5, 0, 255)
+
+
+def _raise_tongue(
+    yuv: NDArray[np.float32],
+    lit: NDArray[Any],
+    patch: MouthPatch,
+    color: NDArray[np.float32],
+    scale: float,
+    raised: float,
+) -> None:
+    """Put the tip of the tongue in front of what the interior shows, into its colors and light.
+
+    A blunt dome that stands on the lower lip: with `raised` 1 it ends at the upper teeth, darker there, in their
+    shadow, and toward its sides.
+    """
+    bottom = float(patch.half_gap.max())
+    gap = 2 * bottom
+    top = min(max(TEETH_LENGTH * scale, TIP_HIGHEST * gap), TIP_LOWEST * gap)
+    height = max(raised * (gap - top), 1e-3)
+    u = patch.along / min(TIP_WIDTH * patch.half_width, TIP_WIDEST * scale)
+    up = (bottom - patch.offset) / height
+    edge = edge_px(scale) / height
+    dome = np.sqrt(np.clip(1 - np.abs(u) ** 2.5, 0, 1))
+    share = ease((dome - up) / (2 * edge) + 0.5) * ease((1.05 - np.abs(u)) / 0.3) * min(1.0, 2 * raised)
+    shade = (0.7 + 0.3 * ease((dome - up) / 0.5)) * (1 - 0.3 * u**2) * (1 - 0.06 * np.exp(-((u / 0.12) ** 2)))
+    _mix(yuv, share, color)
+    lit += share * (shade - lit)
 
 
 def _read_interior(

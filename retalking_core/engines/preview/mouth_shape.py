@@ -51,6 +51,7 @@ class MouthShape:
     before, after: landmarks f32 [68, 2] px. gaps_before: f32 [3] px, how far the lips stand open in the source (the
     resting gap of closed lips taken off). gaps: f32 [3] px, how far they shall be seen open. meeting: f32 [3] px, how
     far apart the field puts the lips. scale: px. across, down: unit axes. tuck: 0..1, lower lip at the upper teeth.
+    tongue: 0..1, its tip at the upper teeth.
     """
 
     before: Points
@@ -62,6 +63,7 @@ class MouthShape:
     across: NDArray[np.float32]
     down: NDArray[np.float32]
     tuck: float
+    tongue: float
 
     @property
     def was_open(self) -> float:
@@ -153,6 +155,7 @@ def plan_shape(marks: Points, rest: MouthRest, rest_width: float, pose: MouthPos
         across=across,
         down=down,
         tuck=tuck,
+        tongue=pose.tongue * strength,
     )
 
 
