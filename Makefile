@@ -30,7 +30,7 @@ demo: $(VENV)/.embedded
 	$(BIN)/retalking demo --out $(OUT)
 
 test: $(VENV)/.all check
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= --durations=25
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m checks.branch_coverage pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=25
 	$(BIN)/coverage report --format=total --fail-under=$(COVERAGE)
 
 # Every situation of tests/media/corpus.py through a running service: the table in docs/inputs.md.

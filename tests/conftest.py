@@ -16,13 +16,8 @@ from cli.stack.redis_server import EmbeddedRedis
 from jobs.opening import connect_redis
 from jobs.store import JobStore
 from tests.services import DATABASES, S3Endpoint, start_s3
-from tests.tracing import sitecustomize
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# Of the processes that tests start; this one has the module already.
-_paths = [str(Path(sitecustomize.__file__).parent), os.environ.get("PYTHONPATH", "")]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 # One for every process of the run: what numba compiles for librosa takes 20 s of CPU time in a new folder.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))

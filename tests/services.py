@@ -29,12 +29,6 @@ DATABASES = 256
 _databases = itertools.count(1)
 
 
-def untraced(**more: str) -> dict[str, str]:
-    """The environment for processes whose coverage is not measured: tools of others, and services whose code other
-    tests run too. Tracing adds 60 to 70 % to the CPU time of a Python process, also where it traces nothing of ours."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")} | more
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from jobs.errors import ERROR_CODES
 from retalking_core import errors as core_errors
-from tests.services import untraced
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +19,7 @@ def test_the_import_rule_holds() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
     tool = str(lint) if lint.exists() else shutil.which("lint-imports")
     assert tool, "import-linter is part of the dev extra"
-    done = subprocess.run([tool, "--no-cache"], cwd=ROOT, env=untraced(), capture_output=True, text=True, check=False)
+    done = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -31,7 +30,7 @@ def test_every_benchmark_can_be_imported() -> None:
     assert "soak" in names
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(f'bench.{name}')"
     command = [sys.executable, "-c", code, *names]
-    done = subprocess.run(command, cwd=ROOT, env=untraced(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

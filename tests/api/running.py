@@ -36,7 +36,7 @@ from jobs.settings import Settings
 from jobs.store import JobStore
 from retalking_core.vocabulary.engines import EngineInfo
 from retalking_core.vocabulary.video_analysis import AnalyzedPerson, TimeRange, VideoAnalysis
-from tests.services import free_port, untraced, wait_until
+from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBLEM = "application/problem+json"
@@ -200,11 +200,9 @@ def run_api(
     prefix: tuple[str, ...] = (),
     *,
     module: str = "api.server",
-    traced: bool = True,
     **env: str,
 ) -> Iterator[RunningApi]:
-    """prefix: of the command. module: what the process runs. traced: whether its coverage is measured.
-    env: settings by name, without the prefix."""
+    """prefix: of the command. module: what the process runs. env: settings by name, without the prefix."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     named = {
@@ -214,8 +212,7 @@ def run_api(
         **env,
     }
     settings = Settings(_env_file=None, **{name.lower(): value for name, value in named.items()})
-    environment = dict(os.environ) if traced else untraced()
-    variables = environment | {f"RETALKING_{name}": value for name, value in named.items()}
+    variables = os.environ | {f"RETALKING_{name}": value for name, value in named.items()}
     log = folder / "api.log"
     command = [*prefix, sys.executable, "-m", module, "--port", str(port)]
     with log.open("wb") as output:

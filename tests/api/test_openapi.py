@@ -30,7 +30,7 @@ from jobs.settings import Settings
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from jobs.store.keys import Scope, key_id_of
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
-from tests.services import own_database, untraced
+from tests.services import own_database
 
 # Found by a worker and told in the job's `error`; no request is answered with them.
 JOB_ONLY = {
@@ -242,9 +242,9 @@ LEAST_CASES = int(os.environ.get("RETALKING_TEST_CASES", "1000"))
 @pytest.mark.timeout(1700 * max(1, EXAMPLES // 25))
 def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     """Schemathesis over a running service that wants keys: all checks, all phases. A fixed seed: a red run can be run
-    again. Untraced: the other tests measure the coverage of the API."""
+    again."""
     env = {"ALLOW_PRIVATE_HOSTS": "127.0.0.1", "REQUIRE_KEYS": "true"}
-    with run_api(tmp_path, own_database(redis_url), traced=False, **env) as api, api.live_worker(PREVIEW, NEURAL):
+    with run_api(tmp_path, own_database(redis_url), **env) as api, api.live_worker(PREVIEW, NEURAL):
         plenty = {"requests_per_minute": 60000, "live_jobs": 100000, "max_priority": 2}
         key = make_key(api.store, "generated requests", frozenset({Scope.ADMIN}), **plenty)
         rendering = Rendering(api)
@@ -253,11 +253,11 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
         config = Path(__file__).with_name("schemathesis.toml")
         command = [str(tool), "--config-file", str(config), "run", f"{api.url}/openapi.json"]
         command += ["--header", f"Authorization: Bearer {key}", "--max-examples", str(EXAMPLES)]
-        variables = untraced(
-            PYTHONPATH=str(ROOT),
-            HYPOTHESIS_STORAGE_DIRECTORY=str(tmp_path),
-            RETALKING_TEST_KEY_ID=str(key_id_of(key)),
-        )
+        variables = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
+            "RETALKING_TEST_KEY_ID": str(key_id_of(key)),
+        }
         for _ in range(3):
             done = subprocess.run(
                 command,

@@ -29,7 +29,7 @@ VIDEO = bytes(range(256)) * 500
 
 @pytest.fixture(scope="module")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with run_api(tmp_path_factory.mktemp("mcp-api"), own_database(redis_url), traced=False) as running:
+    with run_api(tmp_path_factory.mktemp("mcp-api"), own_database(redis_url)) as running:
         yield running
 
 

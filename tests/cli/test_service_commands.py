@@ -26,7 +26,7 @@ ABSENT = ("redis", "celery", "kombu", "boto3", "pydantic_settings", "fastapi", "
 
 @pytest.fixture(scope="module")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with run_api(tmp_path_factory.mktemp("cli-api"), own_database(redis_url), traced=False) as running:
+    with run_api(tmp_path_factory.mktemp("cli-api"), own_database(redis_url)) as running:
         yield running
 
 

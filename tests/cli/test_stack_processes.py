@@ -27,7 +27,7 @@ from cli.stack.processes import (
     listening_socket,
 )
 from jobs.settings import Settings
-from tests.services import accepted_socket, own_database, untraced, wait_until
+from tests.services import accepted_socket, own_database, wait_until
 
 Make = Callable[..., Child]
 
@@ -39,7 +39,9 @@ def make_child(tmp_path: Path) -> Iterator[Make]:
     def make(code: str, grace_s: float = 5.0, keep_fds: tuple[int, ...] = ()) -> Child:
         (tmp_path / "sample_child.py").write_text(code)
         spec = ChildSpec("sample", "sample_child", ("--some", "thing"), tmp_path / "sample.log", grace_s, keep_fds)
-        environment = untraced() | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "SAMPLE": "1"}
+        # Without the marks of coverage, which are an open file.
+        environment = {name: value for name, value in os.environ.items() if name != "BRANCH_COVERAGE_MARKS"}
+        environment |= {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "SAMPLE": "1"}
         made.append(Child(spec, environment, tmp_path))
         return made[-1]
 

@@ -49,7 +49,7 @@ class Blocking:
 
 @pytest.fixture(scope="session")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
-    with run_api(tmp_path_factory.mktemp("client-api"), own_database(redis_url), traced=False) as running:
+    with run_api(tmp_path_factory.mktemp("client-api"), own_database(redis_url)) as running:
         yield running
 
 

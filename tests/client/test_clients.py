@@ -290,7 +290,7 @@ def test_the_key_goes_to_the_service_and_nowhere_else(
 def test_a_service_that_wants_keys(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory, face: Path, speech: Path, tmp_path: Path
 ) -> None:
-    with run_api(tmp_path_factory.mktemp("keys"), own_database(redis_url), traced=False, REQUIRE_KEYS="true") as locked:
+    with run_api(tmp_path_factory.mktemp("keys"), own_database(redis_url), REQUIRE_KEYS="true") as locked:
         with Client(locked.url, retry=QUICK) as nobody, pytest.raises(ApiError) as refused:
             nobody.submit(face, speech)
         assert refused.value.status == 401
@@ -305,7 +305,7 @@ def test_a_service_that_wants_keys(
 
 def test_keys_and_usage(redis_url: str, tmp_path_factory: pytest.TempPathFactory, face: Path, speech: Path) -> None:
     folder = tmp_path_factory.mktemp("accounts")
-    with run_api(folder, own_database(redis_url), traced=False, REQUIRE_KEYS="true") as locked:
+    with run_api(folder, own_database(redis_url), REQUIRE_KEYS="true") as locked:
         admin_key = make_key(locked.store, "ops", frozenset({Scope.ADMIN}))
         with Client(locked.url, api_key=admin_key) as admin:
             made = admin.create_key("studio", live_jobs=5)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.api.running import ROOT
-from tests.services import untraced
 
 SERVICE = {"api", "cli", "jobs", "retalking_client", "retalking_core", "worker"}
 
@@ -22,7 +21,7 @@ SERVICE = {"api", "cli", "jobs", "retalking_client", "retalking_core", "worker"}
 def build(source: Path, out: Path) -> zipfile.ZipFile:
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(out)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
-    subprocess.run(command, env=untraced(), check=True, timeout=240)
+    subprocess.run(command, check=True, timeout=240)
     (wheel,) = out.glob("*.whl")
     return zipfile.ZipFile(wheel)
 

@@ -38,7 +38,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 @pytest.fixture(scope="module")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     """The API alone: jobs wait until a test plays the worker."""
-    with run_api(tmp_path_factory.mktemp("console-api"), own_database(redis_url), traced=False) as running:
+    with run_api(tmp_path_factory.mktemp("console-api"), own_database(redis_url)) as running:
         yield running
 
 

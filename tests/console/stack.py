@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.services import free_port, untraced, wait_until
+from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +29,7 @@ def run_stack(folder: Path, prefix: tuple[str, ...] = (), **env: str) -> Iterato
     """`retalking up` on a free port, ready for jobs. prefix: of the command. env: settings by name, without theirs."""
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "up.log"
-    plain = {key: value for key, value in untraced().items() if not key.startswith("RETALKING_")}
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")}
     variables = plain | {f"RETALKING_{name}": value for name, value in env.items()} | {"PYTHONPATH": str(ROOT)}
     command = [*prefix, sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(folder / "data")]
     with log.open("wb") as sink:

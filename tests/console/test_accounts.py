@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     folder = tmp_path_factory.mktemp("console-accounts")
-    with run_api(folder, own_database(redis_url), traced=False, REQUIRE_KEYS="true") as running:
+    with run_api(folder, own_database(redis_url), REQUIRE_KEYS="true") as running:
         yield running
 
 

@@ -32,7 +32,7 @@ STATUSES = ("queued", "running", "succeeded", "failed", "canceled")
 def locked(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     """A service that wants keys."""
     folder = tmp_path_factory.mktemp("console-locked")
-    with run_api(folder, own_database(redis_url), traced=False, REQUIRE_KEYS="true") as running:
+    with run_api(folder, own_database(redis_url), REQUIRE_KEYS="true") as running:
         yield running
 
 
@@ -277,7 +277,7 @@ def test_players_open_what_the_object_store_presigns(
     """Another origin, no key, no CORS rule, and inputs without a content type of their own."""
     env = {name.removeprefix("RETALKING_"): value for name, value in s3.env().items()}
     clip = make_video(tmp_path / "clip.mp4", frames=25, speech_s=1.0).read_bytes()
-    with run_api(tmp_path / "api", own_database(redis_url), traced=False, **env) as stored:
+    with run_api(tmp_path / "api", own_database(redis_url), **env) as stored:
         job_id = stored.client.post("/jobs", files=input_files(clip)).json()["id"]
         stored.finish(job_id, clip)
         store_host = urlsplit(s3.endpoint).netloc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from jobs.models import JobStatus
 from jobs.store import JobNotFoundError
 from jobs.store.keys import Scope
 from tests.api.running import MP4, WAV, RunningApi, run_api
-from tests.services import own_database, untraced
+from tests.services import own_database
 from worker.delivery import signed_headers
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ FETCH = ("--client", "@hey-api/client-fetch")
 @pytest.fixture(scope="module")
 def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
     env = {"REQUIRE_KEYS": "true"}
-    with run_api(tmp_path_factory.mktemp("generated"), own_database(redis_url), traced=False, **env) as running:
+    with run_api(tmp_path_factory.mktemp("generated"), own_database(redis_url), **env) as running:
         yield running
 
 
@@ -78,7 +79,7 @@ def check(api: RunningApi, command: list[str], folder: Path, **env: str) -> None
     """Runs a script that prints what it saw, as JSON."""
     with rendering(api):
         done = subprocess.run(
-            command, cwd=folder, env=untraced(**env), capture_output=True, text=True, check=False, timeout=120
+            command, cwd=folder, env=os.environ | env, capture_output=True, text=True, check=False, timeout=120
         )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -103,7 +104,6 @@ def test_python(api: RunningApi, key: str, folder: Path) -> None:
     done = subprocess.run(
         [*command, "--config", str(settings)],
         cwd=folder,
-        env=untraced(),
         capture_output=True,
         text=True,
         check=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.services import free_port, untraced, wait_until
+from tests.services import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +66,7 @@ def running_service(data_dir: Path, ready_s: float = 90.0, **settings: str) -> I
     log = data_dir / "up.log"
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {key: value for key, value in untraced().items() if not key.startswith("RETALKING_")} | settings
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")} | settings
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(data_dir / "data")]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)

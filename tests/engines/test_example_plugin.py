@@ -14,7 +14,6 @@ import pytest
 from retalking_core.engine_conformance import Clips, make_clips
 from tests.api.running import ROOT
 from tests.client.test_wheels import build, copy_sources
-from tests.services import untraced
 
 pytestmark = pytest.mark.timeout(600)
 EXAMPLE = ROOT / "examples" / "engine_plugin"
@@ -24,7 +23,7 @@ EXAMPLE = ROOT / "examples" / "engine_plugin"
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of programs of a fresh environment that shares this one's packages, but not its checkout."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], env=untraced(), check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = (folder / "lib").glob("python*/site-packages")
     (site / "shared.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     sources = tmp_path_factory.mktemp("sources")
@@ -38,7 +37,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(source, wheels).close()
         (wheel,) = wheels.glob("*.whl")
         command = [*install, "--quiet", "--no-deps", "--no-index", str(wheel)]
-        subprocess.run(command, env=untraced(), check=True, timeout=240)
+        subprocess.run(command, check=True, timeout=240)
     return folder / "bin"
 
 
