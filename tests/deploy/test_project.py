@@ -40,10 +40,10 @@ def test_the_test_target_checks_everything() -> None:
         "ruff check .",
         "ruff format --check .",
         "lint-imports",
-        "-m pytest",
+        "-m checks.branch_coverage pytest",
     ):
         assert step in commands
-    assert commands.index("locks/all.txt") < commands.index("-m pytest")
+    assert commands.index("locks/all.txt") < commands.index("-m checks.branch_coverage pytest")
 
 
 def test_nothing_is_compiled() -> None:
