@@ -25,6 +25,7 @@ from cli.stack.processes import (
     child_environment,
     describe_exit,
     listening_socket,
+    worker_specs,
 )
 from jobs.settings import Settings
 from tests.services import accepted_socket, own_database, wait_until
@@ -36,9 +37,10 @@ Make = Callable[..., Child]
 def make_child(tmp_path: Path) -> Iterator[Make]:
     made: list[Child] = []
 
-    def make(code: str, grace_s: float = 5.0, keep_fds: tuple[int, ...] = ()) -> Child:
+    def make(code: str, grace_s: float = 5.0, keep_fds: tuple[int, ...] = (), gpu: int | None = None) -> Child:
         (tmp_path / "sample_child.py").write_text(code)
-        spec = ChildSpec("sample", "sample_child", ("--some", "thing"), tmp_path / "sample.log", grace_s, keep_fds)
+        log, arguments = tmp_path / "sample.log", ("--some", "thing")
+        spec = ChildSpec("sample", "sample_child", arguments, log, grace_s, keep_fds, gpu)
         # Without the marks of coverage, which are an open file.
         environment = {name: value for name, value in os.environ.items() if name != "BRANCH_COVERAGE_MARKS"}
         environment |= {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}", "SAMPLE": "1"}
@@ -77,6 +79,29 @@ def test_a_child_that_dies_is_started_again_after_growing_pauses(
     wait_until(lambda: child.spec.log.read_text().count("here") == 4, 10, what="four starts")
     pauses = [child._pause_s]
     assert pauses[0] == pytest.approx(0.4), "0.05 s doubled at each of three deaths"
+
+
+def test_each_gpu_gets_a_render_worker_of_its_own(tmp_path: Path) -> None:
+    specs = worker_specs(tmp_path, 1.0, (0, 2))
+    assert [(spec.module, spec.gpu) for spec in specs] == [
+        ("worker.gpu", 0),
+        ("worker.gpu", 2),
+        ("worker.webhooks", None),
+    ]
+    for distinct in (
+        {spec.name for spec in specs},
+        {spec.log for spec in specs},
+        {spec.arguments for spec in specs},
+    ):
+        assert len(distinct) == len(specs)
+
+
+def test_a_render_worker_sees_its_gpu_alone(make_child: Make, fork: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    child = make_child("import os; print('sees', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)", gpu=2)
+    child.start(fork=fork)
+    wait_for(child, "sees")
+    assert child.log_tail() == "  sees 2"
 
 
 def test_the_end_is_asked_for_first(make_child: Make, fork: bool) -> None:
