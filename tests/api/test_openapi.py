@@ -30,6 +30,7 @@ from jobs.settings import Settings
 from jobs.store import JobNotFoundError, LeaseLostError, WrongStateError
 from jobs.store.keys import Scope, key_id_of
 from tests.api.running import NEURAL, PREVIEW, ROOT, RunningApi, run_api
+from tests.media.clips import make_video
 from tests.services import own_database
 
 # Found by a worker and told in the job's `error`; no request is answered with them.
@@ -247,6 +248,10 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
     with run_api(tmp_path, own_database(redis_url), **env) as api, api.live_worker(PREVIEW, NEURAL):
         plenty = {"requests_per_minute": 60000, "live_jobs": 100000, "max_priority": 2}
         key = make_key(api.store, "generated requests", frozenset({Scope.ADMIN}), **plenty)
+        headers = {"Authorization": f"Bearer {key}"}
+        upload = api.client.post("/uploads", headers=headers).json()
+        film = make_video(tmp_path / "film.mp4", frames=3, speech_s=0.1).read_bytes()
+        assert httpx.put(upload["url"], content=film).status_code == 200
         rendering = Rendering(api)
         rendering.start()
         tool = Path(sys.executable).with_name("schemathesis")
@@ -257,6 +262,7 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
             "PYTHONPATH": str(ROOT),
             "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
             "RETALKING_TEST_KEY_ID": str(key_id_of(key)),
+            "RETALKING_TEST_UPLOAD_ID": upload["id"],
         }
         for _ in range(3):
             done = subprocess.run(
@@ -272,7 +278,6 @@ def test_generated_requests(redis_url: str, tmp_path: Path) -> None:
                 break
         rendering.stopping.set()
         rendering.join(10)
-        headers = {"Authorization": f"Bearer {key}"}
         assert api.client.get("/jobs?limit=100", headers=headers).status_code == 200
         served = api.client.get("/metrics", headers=headers).text
         document = api.client.get("/openapi.json").json()
