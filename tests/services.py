@@ -29,6 +29,11 @@ DATABASES = 256
 _databases = itertools.count(1)
 
 
+def first_on_path(folder: Path) -> str:
+    """PYTHONPATH with a folder in front: what is there measures coverage."""
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -22,7 +22,7 @@ from tests.api.running import MP4, ROOT, WAV, RunningApi, run_api
 from tests.cli.conftest import clean_environment
 from tests.client.conftest import finish
 from tests.client.test_batches import play_feeder
-from tests.services import own_database
+from tests.services import first_on_path, own_database
 
 VIDEO = bytes(range(256)) * 500
 
@@ -36,7 +36,7 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 def talk(url: str, folder: Path, conversation: Callable[[ClientSession], Awaitable[Any]]) -> Any:
     (folder / "face.mp4").write_bytes(MP4)
     (folder / "speech.wav").write_bytes(WAV)
-    environment = clean_environment(RETALKING_URL=url, PYTHONPATH=str(ROOT))
+    environment = clean_environment(RETALKING_URL=url, PYTHONPATH=first_on_path(ROOT))
     server = StdioServerParameters(
         command=sys.executable, args=["-m", "retalking_client.cli.main", "mcp"], env=environment, cwd=folder
     )

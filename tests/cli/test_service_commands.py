@@ -15,7 +15,7 @@ from tests.api.running import MP4, ROOT, WAV, RunningApi, run_api
 from tests.cli.conftest import RETALKING, Ended, clean_environment
 from tests.client.breaking_proxy import BreakingProxy, Fault
 from tests.client.conftest import finish
-from tests.services import own_database, wait_until
+from tests.services import first_on_path, own_database, wait_until
 
 Call = Callable[..., Ended]
 VIDEO = bytes(range(256)) * 500
@@ -199,7 +199,7 @@ def test_a_shell_completes_commands_and_jobs(ask: Call, api: RunningApi) -> None
                 COMP_WORDS=words,
                 COMP_CWORD=str(len(words.split(" ")) - 1),
                 RETALKING_URL=api.url,
-                PYTHONPATH=str(ROOT),
+                PYTHONPATH=first_on_path(ROOT),
             ),
             capture_output=True,
             text=True,

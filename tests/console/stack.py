@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.services import free_port, wait_until
+from tests.services import first_on_path, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,9 @@ def run_stack(folder: Path, prefix: tuple[str, ...] = (), **env: str) -> Iterato
     folder.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), folder / "up.log"
     plain = {key: value for key, value in os.environ.items() if not key.startswith("RETALKING_")}
-    variables = plain | {f"RETALKING_{name}": value for name, value in env.items()} | {"PYTHONPATH": str(ROOT)}
+    variables = (
+        plain | {f"RETALKING_{name}": value for name, value in env.items()} | {"PYTHONPATH": first_on_path(ROOT)}
+    )
     command = [*prefix, sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data", str(folder / "data")]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=variables)

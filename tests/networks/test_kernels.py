@@ -36,7 +36,7 @@ from retalking_core.networks.kernels import (
     example_call,
 )
 from retalking_core.threads import Turns
-from tests.services import wait_until
+from tests.services import first_on_path, wait_until
 
 # The compiler's own modules warn when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -319,7 +319,7 @@ def test_compilers_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
     worker = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": first_on_path(ROOT)},
         cwd=tmp_path,
     )
     assert worker.stdout is not None
