@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 READY_S, COMPILED_S, JOB_S = 180.0, 400.0, 600.0
 POLICIES = ("none", "inline", "after")
 RENDER = ("read", "analyze", "synthesize")
-FIRST_PAD, PADS = 8, 48
+FIRST_PAD = 8
 SLOWER_BY = 1.15
 # Figures that `--against` compares: those that other work on the machine hardly moves.
 GUARDED = ("start, CPU s", "job none, CPU s", "job inline, CPU s")
@@ -56,14 +56,18 @@ Runs = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class Service:
-    """A service of its own. start_s, start_cpu_s: what it took until it was ready. faces: options of jobs, each of
-    which makes one face of the video another one to the face cache."""
+    """A service of its own. start_s, start_cpu_s: what it took until it was ready. pads: below the face, px; each makes
+    it another face to the face cache."""
 
     url: str
     process: psutil.Process
     start_s: float
     start_cpu_s: float
-    faces: Iterator[dict[str, Any]] = field(default_factory=lambda: ({"pads": {"bottom": k}} for k in count_pads()))
+    pads: Iterator[int] = field(default_factory=lambda: count(FIRST_PAD))
+
+    def next_face(self) -> dict[str, Any]:
+        """Options of a job whose face is not in the cache."""
+        return {"pads": {"bottom": next(self.pads)}}
 
     def cpu_s(self) -> float:
         """CPU seconds of its processes so far."""
@@ -106,7 +110,7 @@ def measure_turns(asked: argparse.Namespace, runs: Mapping[Path, Runs]) -> list[
             wait_for_kernels(service)
         for turn in range(asked.repeat + 1):
             for policy, (root, service) in product(POLICIES, services.items()):
-                face = next(service.faces) if asked.hits else {}
+                face = service.next_face() if asked.hits else {}
                 for suffix in ("", " hit") if asked.hits else ("",):
                     measured, device = measure_job(service, asked, policy, suffix, face)
                     devices[device] = None
@@ -135,11 +139,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument("--against", type=Path, help="JSON of an earlier run on such a machine: the guard")
     return parser.parse_args(arguments)
-
-
-def count_pads() -> range:
-    """Pixels below the face: those of a face that is wanted, and as many faces as a run sends."""
-    return range(FIRST_PAD, FIRST_PAD + PADS)
 
 
 @contextmanager
@@ -233,7 +232,7 @@ def measure_job(
 
 def measure_throughput(service: Service, asked: argparse.Namespace, runs: Runs) -> None:
     """Output frames a second over jobs that were sent at once, evaluation included."""
-    faces = [next(service.faces) if asked.hits else {} for _ in range(asked.together)]
+    faces = [service.next_face() if asked.hits else {} for _ in range(asked.together)]
     with Client(service.url) as client:
         for suffix in ("", " hit") if asked.hits else ("",):
             began = time.perf_counter()
